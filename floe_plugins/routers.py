@@ -1,0 +1,121 @@
+"""Routers: how much the expert's word counts against the host's, token by token.
+
+A router is parameter-free in the sense of the Floe paper (arXiv 2602.14302): it has no trained
+weights and sees only what the two models say. It answers with log-odds,
+``ln(w_expert / w_host)``, from which both weights follow by the logistic function. They sum to one
+and are finite by construction, whatever the router computes.
+
+The arithmetic below uses operators only, so it runs on NumPy arrays and on torch tensors alike;
+this module imports neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+#: A NumPy array or a torch tensor of floats with shape (rows,).
+FloatArray = Any
+
+#: Log-odds stand for "all weight on one model" beyond this; the other keeps e**-60.
+CERTAIN = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSignals:
+    """What a router may look at, for the rows of one decoding step.
+
+    None of it depends on the token that is about to be sampled.
+
+    Attributes
+    ----------
+    host_entropy : array, shape (rows,), float64
+        Entropy of the host's next-token distribution, nats.
+    expert_entropy : array, shape (rows,), float64
+        Entropy of the expert's distribution after alignment to the host's vocabulary, nats.
+    disagreement : array, shape (rows,), float64
+        Jensen-Shannon divergence of the two, nats, in [0, ln 2].
+    evidence : array, shape (rows,), float64
+        Running average of ``ln p_host - ln p_expert`` over the tokens already in the text, nats per
+        token; positive where the host has predicted the text better.
+    """
+
+    host_entropy: FloatArray
+    expert_entropy: FloatArray
+    disagreement: FloatArray
+    evidence: FloatArray
+
+
+@runtime_checkable
+class Router(Protocol):
+    """The interface that every router has; register with ``floe_register_routers``."""
+
+    @property
+    def name(self) -> str:
+        """The name by which the configuration chooses this router."""
+        ...
+
+    def log_odds(self, signals: RouterSignals) -> FloatArray:
+        """Return ``ln(w_expert / w_host)`` per row, shape (rows,).
+
+        A row's answer may depend on that row's signals alone, so that a request's text does not
+        change with its neighbours in the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EvidenceRouter:
+    """Weigh by who predicted the text so far better, and by who is surer now.
+
+    ``w_host / w_expert = exp(2 d + (H_expert - H_host) / 2)`` with `d` the evidence and `H` the
+    entropies, in nats.
+    """
+
+    name: str = "evidence"
+
+    def log_odds(self, signals: RouterSignals) -> FloatArray:
+        """Return the log-odds of the expert, shape (rows,)."""
+        surer = (signals.host_entropy - signals.expert_entropy) / 2
+        return surer - 2 * signals.evidence
+
+
+@dataclass(frozen=True)
+class EntropyRouter:
+    """The paper's parameter-free gate: ``w`` proportional to ``exp(-entropy)``."""
+
+    name: str = "entropy"
+
+    def log_odds(self, signals: RouterSignals) -> FloatArray:
+        """Return the log-odds of the expert, shape (rows,)."""
+        return signals.host_entropy - signals.expert_entropy
+
+
+@dataclass(frozen=True)
+class ConstantRouter:
+    """The same log-odds at every token: the plain mean, or one model alone.
+
+    Parameters
+    ----------
+    name : str
+        The name in the configuration.
+    value : float
+        The log-odds of the expert, finite.
+    """
+
+    name: str
+    value: float
+
+    def log_odds(self, signals: RouterSignals) -> FloatArray:
+        """Return `value` for every row, shape (rows,)."""
+        return signals.evidence * 0 + self.value
+
+
+#: The routers that Floe ships, in the order in which ``floe-llm plugins`` lists them.
+BUILT_IN_ROUTERS: tuple[Router, ...] = (
+    EvidenceRouter(),
+    EntropyRouter(),
+    ConstantRouter(name="mean", value=0.0),
+    ConstantRouter(name="host", value=-CERTAIN),
+    ConstantRouter(name="expert", value=CERTAIN),
+)

@@ -1,0 +1,131 @@
+"""Which tokens of two vocabularies mean the same: the static maps f and g, and their groups.
+
+`f(v)` is the first expert token of the expert's own tokenization of ``bytes(v)``, for a host token
+`v`; `g(u)` is the first host token of the host's own tokenization of ``bytes(u)``, for an expert
+token `u`. Where several tokens have the same bytes, the tokenizers' own choice is meant: taking
+another (the lowest id, as exact-string matching of TLI does) makes fusion worse than no fusion.
+
+The group of an expert token is ``G(u) = {v : f(v) = u} + {g(u)}``. Every host token is in at most one
+group by f, kept as compressed rows (``members[offsets[u]:offsets[u + 1]]``), and `extra` holds g(u)
+where f does not already put it into the group of `u`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+#: Changes whenever the maps of the same two tokenizers would come out differently.
+FORMAT = 1
+
+#: In `first_expert` and `first_host`: the token maps to nothing.
+NOTHING = -1
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentMaps:
+    """The maps of a (host, expert) pair of tokenizers.
+
+    Attributes
+    ----------
+    first_expert : int32 array, shape (host tokens,)
+        f; `NOTHING` for special tokens.
+    first_host : int32 array, shape (expert tokens,)
+        g; `NOTHING` for special tokens.
+    offsets : int64 array, shape (expert tokens + 1,)
+        Where the group of each expert token begins in `members`.
+    members : int32 array, shape (host tokens that f maps,)
+        Host tokens by group: the inverse of f.
+    place : int32 array, shape (host tokens,)
+        Where in its group f puts each host token; `NOTHING` where f maps it to nothing.
+    extra : int32 array, shape (expert tokens,)
+        g(u) where it is not in the group of `u` by f, else `NOTHING`.
+    end_ids : int32 array
+        The expert's end tokens. They are one event: its mass stands at ``end_ids[0]``, whose group
+        is the host's end tokens. Empty for equal tokenizers, where nothing is to be joined.
+    """
+
+    first_expert: IntArray
+    first_host: IntArray
+    offsets: npt.NDArray[np.int64]
+    members: IntArray
+    place: IntArray
+    extra: IntArray
+    end_ids: IntArray
+
+    def group(self, expert_token: int) -> set[int]:
+        """Return the host tokens that begin what `expert_token` means."""
+        begin, end = self.offsets[expert_token], self.offsets[expert_token + 1]
+        tokens = {int(token) for token in self.members[begin:end]}
+        extra = int(self.extra[expert_token])
+        return tokens if extra == NOTHING else tokens | {extra}
+
+
+def maps_key(host: ByteVocabulary, expert: ByteVocabulary) -> str:
+    """Return the name under which this pair's maps are kept; depends on content alone."""
+    return f"v{FORMAT}-{host.fingerprint[:24]}-{expert.fingerprint[:24]}"
+
+
+def build_maps(host: ByteVocabulary, expert: ByteVocabulary) -> AlignmentMaps:
+    """Build f, g and the groups; for equal tokenizers both are the identity by definition."""
+    if host.fingerprint == expert.fingerprint:
+        identity = np.arange(len(host), dtype=np.int32)
+        first_expert, first_host = identity, identity.copy()
+        ends = np.empty(0, dtype=np.int32)
+    else:
+        first_expert = _first_tokens(host, expert)
+        first_host = _first_tokens(expert, host)
+        ends = _join_ends(host, expert, first_expert, first_host)
+    return maps_from_firsts(first_expert, first_host, end_ids=ends)
+
+
+def maps_from_firsts(
+    first_expert: IntArray, first_host: IntArray, *, end_ids: IntArray | None = None
+) -> AlignmentMaps:
+    """Derive the groups from f and g; see :class:`AlignmentMaps` for shapes and meaning."""
+    hosts = np.flatnonzero(first_expert != NOTHING)
+    owners = first_expert[hosts]
+    order = np.argsort(owners, kind="stable")
+    counts = np.bincount(owners, minlength=len(first_host))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    place = np.full(len(first_expert), NOTHING, dtype=np.int32)
+    place[hosts[order]] = np.arange(len(hosts)) - offsets[owners[order]]
+    already = first_expert[first_host] == np.arange(len(first_host))
+    return AlignmentMaps(
+        first_expert=first_expert,
+        first_host=first_host,
+        offsets=offsets,
+        members=hosts[order].astype(np.int32),
+        place=place,
+        extra=np.where(already, NOTHING, first_host).astype(np.int32),
+        end_ids=np.empty(0, dtype=np.int32) if end_ids is None else end_ids,
+    )
+
+
+def _first_tokens(source: ByteVocabulary, target: ByteVocabulary) -> IntArray:
+    """Map each token of `source` to the first token of `target`'s tokenization of its bytes."""
+    firsts = np.full(len(source), NOTHING, dtype=np.int32)
+    spelled = [(token, data) for token, data in enumerate(source.token_bytes) if data]
+    answers = target.first_tokens([data for _, data in spelled])
+    for (token, _), first in zip(spelled, answers, strict=True):
+        if first is not None:
+            firsts[token] = first
+    return firsts
+
+
+def _join_ends(
+    host: ByteVocabulary, expert: ByteVocabulary, first_expert: IntArray, first_host: IntArray
+) -> IntArray:
+    """Make the ends of turn of both models one event; return the expert's end tokens."""
+    if not host.end_ids or not expert.end_ids:
+        return np.empty(0, dtype=np.int32)
+    expert_ends = np.array(sorted(expert.end_ids), dtype=np.int32)
+    first_expert[sorted(host.end_ids)] = expert_ends[0]
+    first_host[expert_ends] = min(host.end_ids)
+    return expert_ends
