@@ -1,0 +1,209 @@
+"""A folder that is either complete and what it was when it was written, or absent.
+
+It is filled as a hidden sibling under a lock and renamed into place. Its manifest, written last,
+holds the size and SHA-256 of every other file.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from floe_plugins.errors import ModelError
+from floe_plugins.paths import CACHE_VARIABLE
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "floe-manifest.json"
+
+# Files up to this size are hashed again at every use; larger ones are checked by size.
+_SMALL_BYTES = 1 << 20
+
+_BLOCK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    advance : callable, optional
+        Called with the number of bytes read since the last call.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def fault(folder: Path, *, thorough: bool = False) -> str | None:
+    """Say what is wrong with a folder that has a manifest.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    thorough : bool, optional
+        Hash every file, not just those up to 1 MiB.
+
+    Returns
+    -------
+    str or None
+        A clause such as ``config.json has changed``, or None if nothing is wrong.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is missing or unreadable"
+    for name, recorded in files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != recorded["bytes"]:
+                return f"{name} has {size} bytes instead of {recorded['bytes']}"
+            hashed = thorough or size <= _SMALL_BYTES
+            if hashed and sha256_of(path) != recorded["sha256"]:
+                return f"{name} has changed"
+        except OSError:
+            return f"{name} cannot be read"
+    return None
+
+
+def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -> Path:
+    """Return the complete folder, filling it first if it is absent or damaged.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the folder is to be.
+    fill : callable
+        Writes the files into the empty folder that it is given.
+    facts : dict
+        JSON values for the manifest, beside the checksums.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    ModelError
+        If the folder cannot be written, in one sentence that says what to do. Nothing is left
+        behind then, nor after an interruption.
+    """
+    if fault(folder) is None:
+        return folder
+    with explained(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            # Whoever held the lock before may have made it.
+            damage = fault(folder) if folder.exists() else None
+            if damage is None and folder.exists():
+                return folder
+            _sweep(folder)
+            with filled(folder, fill, facts=facts) as complete:
+                if damage is not None:
+                    logger.warning("Making %s again: %s.", folder, damage)
+                    _discard(folder)
+                complete.rename(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def filled(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -> Iterator[Path]:
+    """Fill a hidden sibling of `folder` and yield it; the caller renames it into place.
+
+    Whatever has not been renamed is removed at the end, also after an error or an interruption.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_partial_prefix(folder)) as partial:
+        work = Path(partial) / folder.name
+        work.mkdir()
+        fill(work)
+        _seal(work, facts)
+        yield work
+
+
+@contextlib.contextmanager
+def explained(parent: Path) -> Iterator[None]:
+    """Turn an error of the file system under `parent` into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(parent)).free / 1e9
+            raise ModelError(
+                f"The disk with {parent} is full ({free:.1f} GB free): free at least 2 GB there, "
+                f"or set {CACHE_VARIABLE} to a folder on another disk."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ModelError(
+                f"{parent} cannot be written ({error.strerror}): make it writable, "
+                f"or set {CACHE_VARIABLE} to a folder that is."
+            ) from error
+        raise ModelError(
+            f"Writing to {parent} failed ({error.strerror or type(error).__name__}): check that "
+            f"disk, or set {CACHE_VARIABLE} to a folder on another."
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("Waiting for another process that is making %s.", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _seal(folder: Path, facts: dict[str, Any]) -> None:
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # A rename must not become durable before the data that it names.
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+    text = json.dumps({**facts, "files": files}, indent=2, sort_keys=True)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _partial_prefix(folder: Path) -> str:
+    return f".{folder.name}.partial-"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that was killed left behind; the lock says nobody is at work."""
+    for stale in folder.parent.glob(f"{_partial_prefix(folder)}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _discard(folder: Path) -> None:
+    # Renamed first: a reader must find the old folder, the new one or none, never half of one.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_partial_prefix(folder)) as partial:
+        folder.rename(Path(partial) / folder.name)
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
