@@ -108,7 +108,8 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
     """
     if fault(folder) is None:
         return folder
-    with explained(folder.parent):
+    remedy = f"set {CACHE_VARIABLE} to a folder elsewhere"
+    with explained(folder.parent, otherwise=remedy):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             # Whoever held the lock before may have made it.
@@ -139,8 +140,16 @@ def filled(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any])
 
 
 @contextlib.contextmanager
-def explained(parent: Path) -> Iterator[None]:
-    """Turn an error of the file system under `parent` into one sentence that says what to do."""
+def explained(parent: Path, *, otherwise: str) -> Iterator[None]:
+    """Turn an error of the file system into a `ModelError`: one sentence that says what to do.
+
+    Parameters
+    ----------
+    parent : Path
+        The folder that is written to.
+    otherwise : str
+        What a user can do instead of repairing it, as the end of a sentence.
+    """
     try:
         yield
     except OSError as error:
@@ -148,16 +157,15 @@ def explained(parent: Path) -> Iterator[None]:
             free = shutil.disk_usage(_existing(parent)).free / 1e9
             raise ModelError(
                 f"The disk with {parent} is full ({free:.1f} GB free): free at least 2 GB there, "
-                f"or set {CACHE_VARIABLE} to a folder on another disk."
+                f"or {otherwise}."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ModelError(
-                f"{parent} cannot be written ({error.strerror}): make it writable, "
-                f"or set {CACHE_VARIABLE} to a folder that is."
+                f"{parent} cannot be written ({error.strerror}): make it writable, or {otherwise}."
             ) from error
         raise ModelError(
             f"Writing to {parent} failed ({error.strerror or type(error).__name__}): check that "
-            f"disk, or set {CACHE_VARIABLE} to a folder on another."
+            f"disk, or {otherwise}."
         ) from error
 
 

@@ -1,0 +1,339 @@
+"""Loads plugins and says what each of them registered.
+
+Plugins come from the entry-point group `floe_llm` and from dotted paths. They are asked one by one
+in the order of their names, so the order of installation changes nothing, and every error names
+the plugin that caused it.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, cast
+
+import pluggy
+
+from floe_plugins import PROJECT, builtin, hookspecs
+from floe_plugins.errors import PluginError
+from floe_plugins.gate.detector import Detector
+from floe_plugins.models.source import ModelSource
+from floe_plugins.routers import Router
+
+PLUGINS_VARIABLE = "FLOE_LLM_PLUGINS"
+"""Environment variable: the plugins to load, separated by commas; ``none`` or empty for none."""
+
+BUILT_IN = "floe"
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Registered(Generic[T]):
+    """A thing that a plugin registered.
+
+    Attributes
+    ----------
+    name : str
+        The thing's own name, unique among its kind.
+    plugin : str
+        The plugin that registered it; ``floe`` for what comes with Floe.
+    value : object
+        The detector, router or model source.
+    """
+
+    name: str
+    plugin: str
+    value: T
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A loaded plugin.
+
+    Attributes
+    ----------
+    name : str
+        The name of its entry point, or its dotted path.
+    origin : str
+        The dotted path of the module or object.
+    distribution, version : str or None
+        The installed distribution that it belongs to, if it came by an entry point.
+    hooks : tuple of str
+        The hooks that it implements.
+    registers : mapping of str to tuple of str
+        Per hook, the names of what it registered.
+    """
+
+    name: str
+    origin: str
+    distribution: str | None
+    version: str | None
+    hooks: tuple[str, ...] = ()
+    registers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PluginManager:
+    """What is loaded, by kind and name.
+
+    Attributes
+    ----------
+    plugins : tuple of Plugin
+        Floe's own first, the others by name.
+    detectors, routers, model_sources : mapping of str to Registered
+        By the name of the thing.
+    """
+
+    plugins: tuple[Plugin, ...]
+    detectors: Mapping[str, Registered[Detector]]
+    routers: Mapping[str, Registered[Router]]
+    model_sources: Mapping[str, Registered[ModelSource]]
+
+
+# Hook -> the attributes, then the methods that everything it registers must have.
+_HOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "floe_register_detectors": (("name", "labels"), ("detect",)),
+    "floe_register_routers": (("name",), ("log_odds",)),
+    "floe_register_model_sources": (("name",), ("references", "resolve")),
+}
+
+
+def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
+    """Load the plugins and return what they registered.
+
+    Parameters
+    ----------
+    paths : iterable of str, optional
+        Dotted paths to load besides the installed plugins, as ``package.module`` or
+        ``package.module:attribute``. A server's engine is a process of its own, so a plugin that
+        is not installed reaches it only by such a path.
+
+    Returns
+    -------
+    PluginManager
+        The same object for the same paths and the same value of ``FLOE_LLM_PLUGINS``.
+
+    Raises
+    ------
+    PluginError
+        If a plugin cannot be loaded, implements an unknown hook or one with a wrong signature, or
+        registers something invalid or under a name that is taken. Names the plugin.
+    """
+    return _load(os.environ.get(PLUGINS_VARIABLE), tuple(sorted(set(paths))))
+
+
+@functools.cache
+def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
+    found = _installed()
+    names, selected_paths = _select(selection, found)
+    loader = pluggy.PluginManager(PROJECT)
+    loader.add_hookspecs(hookspecs)
+
+    loader.register(builtin, name=BUILT_IN)
+    plugins = [
+        Plugin(BUILT_IN, builtin.__name__, "floe-llm", _version("floe-llm")),
+    ]
+    for name in sorted(names):
+        entry = found[name]
+        _register(loader, name, entry.value)
+        distribution = entry.dist
+        plugins.append(
+            Plugin(
+                name,
+                entry.value,
+                distribution.name if distribution else None,
+                distribution.version if distribution else None,
+            )
+        )
+    for path in sorted({*paths, *selected_paths}):
+        _register(loader, path, path)
+        plugins.append(Plugin(path, path, None, None))
+
+    things = {hook: _ask(loader, hook, [plugin.name for plugin in plugins]) for hook in _HOOKS}
+    return PluginManager(
+        plugins=tuple(_with_registrations(plugin, loader, things) for plugin in plugins),
+        detectors=cast("Mapping[str, Registered[Detector]]", things["floe_register_detectors"]),
+        routers=cast("Mapping[str, Registered[Router]]", things["floe_register_routers"]),
+        model_sources=cast(
+            "Mapping[str, Registered[ModelSource]]", things["floe_register_model_sources"]
+        ),
+    )
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=PROJECT):
+        other = found.get(entry.name)
+        if other is not None and other.value != entry.value:
+            raise PluginError(
+                f"Two installed plugins are called {entry.name!r}: {_describe(other)} and "
+                f"{_describe(entry)}; uninstall one, or name the others in {PLUGINS_VARIABLE}."
+            )
+        if entry.name == BUILT_IN:
+            raise PluginError(
+                f"The plugin of {_describe(entry)} is called {BUILT_IN!r}, which is Floe's own "
+                "name; it needs another."
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _describe(entry: metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} ({entry.value})" if entry.dist else entry.value
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _select(
+    selection: str | None, found: Mapping[str, metadata.EntryPoint]
+) -> tuple[set[str], set[str]]:
+    """Split the environment variable into entry-point names and dotted paths."""
+    if selection is None:
+        return set(found), set()
+    chosen = {part.strip() for part in selection.split(",")} - {"", "none"}
+    names = chosen & set(found)
+    paths = {part for part in chosen - names if "." in part or ":" in part}
+    unknown = sorted(chosen - names - paths)
+    if unknown:
+        raise PluginError(
+            f"{PLUGINS_VARIABLE} names {unknown[0]!r}, which is neither installed "
+            f"({', '.join(sorted(found)) or 'no plugin is'}) nor a dotted path."
+        )
+    return names, paths
+
+
+def _register(loader: pluggy.PluginManager, name: str, path: str) -> None:
+    plugin = _import(name, path)
+    _refuse_unmarked(name, plugin)
+    try:
+        loader.register(plugin, name=name)
+        loader.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"The plugin {name!r} is not valid: {_first_line(error)}") from error
+    except ValueError as error:
+        raise PluginError(f"The plugin {name!r} is the same object as another one.") from error
+
+
+def _import(name: str, path: str) -> object:
+    module, _, attribute = path.partition(":")
+    try:
+        plugin: object = importlib.import_module(module)
+        for part in attribute.split(".") if attribute else ():
+            plugin = getattr(plugin, part)
+    except Exception as error:  # noqa: BLE001 - a plugin's module may raise anything
+        raise PluginError(
+            f"The plugin {name!r} cannot be loaded from {path!r}: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    if inspect.isclass(plugin):
+        raise PluginError(
+            f"The plugin {name!r} is the class {path}; accepted are a module or an instance."
+        )
+    return plugin
+
+
+def _refuse_unmarked(name: str, plugin: object) -> None:
+    """Refuse hooks that pluggy would pass over in silence: misspelt or not marked ones."""
+    for attribute, value in inspect.getmembers(plugin, inspect.isroutine):
+        if not attribute.startswith("floe_") or hasattr(value, f"{PROJECT}_impl"):
+            continue
+        if attribute in _HOOKS:
+            raise PluginError(
+                f"The plugin {name!r} defines {attribute} without @floe_plugins.hookimpl."
+            )
+        raise PluginError(
+            f"The plugin {name!r} defines {attribute}, which is no hook; "
+            f"hooks are {', '.join(_HOOKS)}."
+        )
+
+
+def _ask(
+    loader: pluggy.PluginManager, hook: str, order: Sequence[str]
+) -> Mapping[str, Registered[Any]]:
+    """Call one hook of every plugin and check what comes back."""
+    implementations = {impl.plugin_name: impl for impl in loader.hook.__dict__[hook].get_hookimpls()}
+    things: dict[str, Registered[Any]] = {}
+    for plugin in order:
+        implementation = implementations.get(plugin)
+        if implementation is None:
+            continue
+        if implementation.hookwrapper or implementation.wrapper:
+            # A wrapper could drop what another plugin registers.
+            raise PluginError(
+                f"The plugin {plugin!r} wraps {hook}; a plugin may only add to what others register."
+            )
+        for thing in _call(plugin, hook, implementation.function):
+            name = _checked_name(plugin, hook, thing)
+            if name in things:
+                raise PluginError(
+                    f"The plugins {things[name].plugin!r} and {plugin!r} both register {name!r} "
+                    f"with {hook}; names must be unique."
+                )
+            things[name] = Registered(name, plugin, thing)
+    return MappingProxyType(things)
+
+
+def _call(plugin: str, hook: str, function: Any) -> Sequence[object]:
+    try:
+        result = function()
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+        raise PluginError(
+            f"The plugin {plugin!r} raised {type(error).__name__} in {hook}: {_first_line(error)}"
+        ) from error
+    if not isinstance(result, list | tuple):
+        raise PluginError(
+            f"The plugin {plugin!r} returned {type(result).__name__} from {hook}; "
+            "accepted is a list or a tuple."
+        )
+    return result
+
+
+def _checked_name(plugin: str, hook: str, thing: object) -> str:
+    attributes, methods = _HOOKS[hook]
+    missing = [
+        *(name for name in attributes if not hasattr(thing, name)),
+        *(name for name in methods if not callable(getattr(thing, name, None))),
+    ]
+    if missing or inspect.isclass(thing):
+        what = f"without {', '.join(missing)}" if missing else "that is a class, not an instance"
+        raise PluginError(
+            f"The plugin {plugin!r} registers with {hook} a "
+            f"{getattr(thing, '__name__', type(thing).__name__)} {what}."
+        )
+    name = thing.name  # type: ignore[attr-defined]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(
+            f"The plugin {plugin!r} registers the name {name!r} with {hook}; accepted are lower-case "
+            "letters, digits, '-' and '_', a letter first."
+        )
+    return name
+
+
+def _with_registrations(
+    plugin: Plugin, loader: pluggy.PluginManager, things: Mapping[str, Mapping[str, Registered[Any]]]
+) -> Plugin:
+    callers = loader.get_hookcallers(loader.get_plugin(plugin.name)) or []
+    hooks = tuple(sorted(caller.name for caller in callers))
+    registers = {
+        hook: tuple(thing.name for thing in things[hook].values() if thing.plugin == plugin.name)
+        for hook in hooks
+    }
+    return Plugin(
+        plugin.name, plugin.origin, plugin.distribution, plugin.version, hooks, registers
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
