@@ -40,7 +40,9 @@ def test_entropy_is_proportional_to_exp_of_minus_entropy() -> None:
 
 def test_mean_host_and_expert_are_constant() -> None:
     assert router("mean").log_odds(signals(rows=3)).tolist() == [0.0, 0.0, 0.0]
-    assert router("host").log_odds(signals())[0] < -50 < 50 < router("expert").log_odds(signals())[0]
+    assert (
+        router("host").log_odds(signals())[0] < -50 < 50 < router("expert").log_odds(signals())[0]
+    )
 
 
 @pytest.mark.parametrize("name", [each.name for each in BUILT_IN_ROUTERS])

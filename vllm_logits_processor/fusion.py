@@ -38,7 +38,7 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
     Returns
     -------
     Weights
-        A row where the router answers NaN, or that the expert has no feasible word on, is the host's.
+        A row where the router answers NaN, or the expert has no feasible word, is the host's.
 
     Raises
     ------
@@ -58,7 +58,8 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
     )
     if odds.shape != evidence.shape:
         raise ValueError(
-            f"Router {router.name!r} answered with shape {odds.shape}; accepted is {evidence.shape}."
+            f"Router {router.name!r} answered with shape {odds.shape}; "
+            f"accepted is {evidence.shape}."
         )
     usable = aligned.feasible & ~np.isnan(odds)
     # exp of at most 0 in both branches: no overflow, and the pair sums to one.
@@ -70,8 +71,8 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
 def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
     """Turn the host's logits of some rows into fused ones, in place.
 
-    ``fused(v) = host(v) + ln(w_host + w_expert m(v))``, less the same for the tail: a constant of the
-    row, which no softmax sees. So only members of known groups are written, every other logit
+    ``fused(v) = host(v) + ln(w_host + w_expert m(v))``, less the same for the tail: a constant of
+    the row, which no softmax sees. So only members of known groups are written, every other logit
     keeps its bits, and a token at -inf stays there.
 
     Parameters

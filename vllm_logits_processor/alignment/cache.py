@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import fields
@@ -10,17 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 
+from floe_plugins.paths import cache_dir
 from vllm_logits_processor.alignment.maps import AlignmentMaps, build_maps, maps_key
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-
-
-def cache_folder() -> Path:
-    """Return the folder of the maps: under `FLOE_CACHE_DIR` or the user's cache folder (XDG)."""
-    root = os.environ.get("FLOE_CACHE_DIR") or platformdirs.user_cache_dir("floe-llm")
-    return Path(root) / "alignment"
 
 
 def load_maps(
@@ -35,9 +28,9 @@ def load_maps(
     host, expert : ByteVocabulary
         The pair; the maps are kept under a key of both contents.
     folder : Path, optional
-        Where to keep maps; `cache_folder()` if not given.
+        Where to keep maps; ``alignment`` in Floe's cache folder if not given.
     """
-    folder = folder or cache_folder()
+    folder = folder or cache_dir() / "alignment"
     target = folder / maps_key(host, expert)
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +43,8 @@ def load_maps(
 
 
 def _map(path: Path) -> Any:
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 4096 else np.load(path)
-    return array
+    """Map an array; small ones are read, since an empty one cannot be mapped."""
+    return np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None)
 
 
 def _write(maps: AlignmentMaps, target: Path) -> None:

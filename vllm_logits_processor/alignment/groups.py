@@ -34,8 +34,8 @@ class StepGroups:
     """Members of the known groups of a step, and which group each belongs to.
 
     Entry `i` of the top-K of a row is one group, numbered ``row * K + i``. No (row, token) stands
-    twice among the members. A member belongs to one group by f, or to none, and to further groups by g
-    through the links.
+    twice among the members. A member belongs to one group by f, or to none, and to further groups
+    by g through the links.
 
     Attributes
     ----------
@@ -59,8 +59,9 @@ class StepGroups:
     def group_sums(self, values: FloatArray) -> FloatArray:
         """Sum `values`, shape (members,), over each group; returns shape (groups,)."""
         owned = self.owner != NOTHING
-        sums = np.bincount(self.owner[owned], values[owned], minlength=self.count)
-        return sums + np.bincount(self.link_group, values[self.link_member], minlength=self.count)
+        by_f = np.bincount(self.owner[owned], values[owned], minlength=self.count)
+        by_g = np.bincount(self.link_group, values[self.link_member], minlength=self.count)
+        return np.asarray(by_f + by_g, dtype=np.float64)
 
     def member_sums(self, values: FloatArray) -> FloatArray:
         """Sum `values`, shape (groups,), over the groups of each member; returns (members,)."""

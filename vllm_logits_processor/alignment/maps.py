@@ -5,9 +5,9 @@
 token `u`. Where several tokens have the same bytes, the tokenizers' own choice is meant: taking
 another (the lowest id, as exact-string matching of TLI does) makes fusion worse than no fusion.
 
-The group of an expert token is ``G(u) = {v : f(v) = u} + {g(u)}``. Every host token is in at most one
-group by f, kept as compressed rows (``members[offsets[u]:offsets[u + 1]]``), and `extra` holds g(u)
-where f does not already put it into the group of `u`.
+The group of an expert token is ``G(u) = {v : f(v) = u} + {g(u)}``. Every host token is in at most
+one group by f, kept as compressed rows (``members[offsets[u]:offsets[u + 1]]``), and `extra` holds
+g(u) where f does not already put it into the group of `u`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def _first_tokens(source: ByteVocabulary, target: ByteVocabulary) -> IntArray:
     spelled = [(token, data) for token, data in enumerate(source.token_bytes) if data]
     answers = target.first_tokens([data for _, data in spelled])
     for (token, _), first in zip(spelled, answers, strict=True):
-        if first is not None:
+        # Text that the tokenizer cannot spell becomes its unknown token, which means nothing.
+        if first is not None and target.token_bytes[first] is not None:
             firsts[token] = first
     return firsts
 

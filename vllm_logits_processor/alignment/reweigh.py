@@ -131,7 +131,9 @@ def _tail_statistics(masked: torch.Tensor, rows: IntArray) -> _Tail:
     )
 
 
-def _factors(groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: ExpertTopK) -> Aligned:
+def _factors(
+    groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: ExpertTopK
+) -> Aligned:
     count, width = top.logprobs.shape
     highest = tail.maximum.copy()
     np.maximum.at(highest, groups.rows, member_logits)
@@ -159,7 +161,9 @@ def _factors(groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: Ex
         out=np.zeros(groups.count),
         where=host_groups > 0,
     )
-    tail_factor = np.divide(expert_tail * scale, host_tail, out=np.zeros(count), where=host_tail > 0)
+    tail_factor = np.divide(
+        expert_tail * scale, host_tail, out=np.zeros(count), where=host_tail > 0
+    )
     factor = np.where(feasible[groups.rows], groups.member_sums(ratio), 1.0)
     tail_factor = np.where(feasible, tail_factor, 1.0)
 
@@ -170,7 +174,7 @@ def _factors(groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: Ex
     fused = host * factor
 
     def row_sums(members: FloatArray) -> FloatArray:
-        return np.bincount(groups.rows, members, minlength=count)
+        return np.bincount(groups.rows, members, minlength=count).astype(np.float64)
 
     return Aligned(
         rows=groups.rows,
@@ -190,7 +194,8 @@ def _factors(groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: Ex
 
 def _xlogx(values: FloatArray) -> FloatArray:
     """Return x ln x, 0 at 0."""
-    return values * np.log(np.where(values > 0, values, 1.0))
+    logs: FloatArray = np.log(np.where(values > 0, values, 1.0))
+    return values * logs
 
 
 def _divergence(first: FloatArray, second: FloatArray) -> FloatArray:

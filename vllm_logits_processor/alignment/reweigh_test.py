@@ -48,9 +48,13 @@ def softmax(logits: torch.Tensor) -> FloatArray:
     return torch.softmax(logits.double(), dim=-1).numpy()
 
 
-def defined_q(host: FloatArray, maps: AlignmentMaps, ids: list[int], expert: FloatArray) -> FloatArray:
+def defined_q(
+    host: FloatArray, maps: AlignmentMaps, ids: list[int], expert: FloatArray
+) -> FloatArray:
     """q of one row, transcribed from the definition; `host` where nothing is feasible."""
-    groups = [(maps.group(token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0]
+    groups = [
+        (maps.group(token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
+    ]
     known = set().union(*(members for members, _ in groups)) if groups else set()
     rest = set(range(len(host))) - known
     groups.append((rest, max(0.0, 1.0 - sum(mass for _, mass in groups))))
@@ -109,7 +113,9 @@ def test_fused_logits_are_the_mixture_and_masks_survive(
     weights = weigh(ConstantRouter(name="test", value=odds), aligned, np.zeros(len(rows)))
     assert weights.host + weights.expert == pytest.approx(np.ones(len(rows)))
     fuse(logits, rows, aligned, weights)
-    mixture = weights.host[:, None] * softmax(before) + weights.expert[:, None] * q_of(aligned, before)
+    mixture = weights.host[:, None] * softmax(before) + weights.expert[:, None] * q_of(
+        aligned, before
+    )
     assert softmax(logits) == pytest.approx(mixture, rel=1e-4, abs=1e-6)
     assert bool(torch.isneginf(logits[torch.isneginf(before)]).all())
     assert not torch.isnan(logits).any()
@@ -121,7 +127,8 @@ def test_identity_with_equal_vocabularies(seed: int, size: int) -> None:
     same = np.arange(size, dtype=np.int32)
     probabilities = random.dirichlet(np.full(size, 0.5), 2)
     top = ExpertTopK(
-        token_ids=np.tile(np.arange(size), (2, 1)), logprobs=np.log(np.maximum(probabilities, 1e-300))
+        token_ids=np.tile(np.arange(size), (2, 1)),
+        logprobs=np.log(np.maximum(probabilities, 1e-300)),
     )
     logits = torch.from_numpy(random.normal(0, 3, (2, size)).astype(np.float32))
     aligned = align(logits, np.arange(2), top, maps_from_firsts(same, same))

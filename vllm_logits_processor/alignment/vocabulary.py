@@ -139,7 +139,7 @@ class ByteVocabulary:
         for token, token_id in backend.get_vocab(with_added_tokens=True).items():
             if token_id in special:
                 continue
-            # Added tokens of a byte-level tokenizer are spelled as the text is, not in its alphabet.
+            # Added tokens of a byte-level tokenizer are spelled as text, not in its alphabet.
             plain = byte_level and token_id in added
             table[token_id] = token.encode() if plain else spell(token)
         return cls(
@@ -171,9 +171,7 @@ class ByteVocabulary:
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """Return the bytes that `token_ids` add to a text; special tokens add none."""
         size = len(self.token_bytes)
-        return b"".join(
-            self.token_bytes[token] or b"" for token in token_ids if 0 <= token < size
-        )
+        return b"".join(self.token_bytes[token] or b"" for token in token_ids if 0 <= token < size)
 
     def encode(self, data: bytes) -> list[int]:
         """Tokenize bytes from the middle of a text: no special tokens, no leading space.
@@ -238,7 +236,9 @@ def _mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
     spec["post_processor"] = None
     spec["truncation"] = spec["padding"] = None
     # A text that spells a special token is text: a user must not be able to write one.
+    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
     spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["special"]]
+    spec["model"] = _without_spellings(spec["model"], special)
     for component, key in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         kept = []
         for step in _steps(spec[component], key=key):
@@ -251,6 +251,24 @@ def _mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
             kept.append(step)
         spec[component] = {"type": "Sequence", key: kept} if kept else None
     return Tokenizer.from_str(json.dumps(spec))
+
+
+def _without_spellings(model: dict[str, Any], special: set[int]) -> dict[str, Any]:
+    """Rename special tokens inside the model to what no text holds; unigram would match them."""
+
+    def renamed(token: str, token_id: int) -> str:
+        return f"\U0010fffe{token_id}" if token_id in special else token
+
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        entries = [[renamed(token, at), score] for at, (token, score) in enumerate(vocabulary)]
+        return {**model, "vocab": entries}
+    unknown: str = model.get("unk_token") or ""
+    return {
+        **model,
+        "vocab": {renamed(token, token_id): token_id for token, token_id in vocabulary.items()},
+        "unk_token": renamed(unknown, vocabulary[unknown]) if unknown in vocabulary else None,
+    }
 
 
 def _byte_level_bytes(token: str) -> bytes:

@@ -24,12 +24,13 @@ class CircuitBreaker:
     _probing: bool = field(default=False, init=False)
 
     def allows(self, now: float) -> bool:
-        """Tell whether a call may start at `now` (seconds, monotonic); a probe counts as started."""
+        """Tell whether a call may start at `now` (seconds, monotonic), as a probe or freely."""
         if self._opened_at is None:
             return True
-        if self._probing or now - self._opened_at < self.cooldown_s:
+        if now - self._opened_at < self.cooldown_s:
             return False
-        self._probing = True
+        # The clock starts again: a probe whose request was aborted must not be the last one.
+        self._probing, self._opened_at = True, now
         return True
 
     def succeeded(self) -> None:

@@ -26,8 +26,8 @@ _TOKEN_ID = "token_id:"
 class CompletionsExpert:
     """Asks for the next token of many prompts in one request, without blocking the caller.
 
-    One thread with an event loop serves all calls, over connections that stay open. Nothing is locked
-    while a call is on its way.
+    One thread with an event loop serves all calls, over connections that stay open. Nothing is
+    locked while a call is on its way.
 
     Parameters
     ----------

@@ -66,12 +66,13 @@ def checked_top_k(
     for place, row in enumerate(rows):
         if not row:
             raise ExpertError(f"The expert's reply has no logprobs for prompt {place}.")
-        ids[place, : len(row)], logprobs[place, : len(row)] = zip(*row, strict=True)
-        if len(set(ids[place, : len(row)].tolist())) != len(row):
+        tokens = [token for token, _ in row]
+        if min(tokens) < 0 or max(tokens) >= vocabulary:
+            raise ExpertError(f"The expert's reply has token ids outside 0..{vocabulary - 1}.")
+        if len(set(tokens)) != len(tokens):
             raise ExpertError("The expert's reply names a token twice in one row.")
-    filled = ids != NOTHING
-    if ((ids[filled] < 0) | (ids[filled] >= vocabulary)).any() or filled.sum() != sum(map(len, rows)):
-        raise ExpertError(f"The expert's reply has token ids outside 0..{vocabulary - 1}.")
+        ids[place, : len(row)] = tokens
+        logprobs[place, : len(row)] = [logprob for _, logprob in row]
     # vLLM clamps the logprob of an impossible token to a large negative number; NaN fails "<=".
     if not (logprobs <= 1e-3).all():
         raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")

@@ -1,0 +1,61 @@
+"""Child processes that never outlive whoever started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def spawn(
+    command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` as the leader of a process group of its own, output into `log`."""
+    with log.open("ab") as sink:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float = 15.0) -> None:
+    """End a process of `spawn` and all of its group: politely first, then for good."""
+    for signum, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+        if not _group_lives(process.pid):
+            break
+        os.killpg(process.pid, signum)
+        deadline = time.monotonic() + wait_s
+        while _group_lives(process.pid) and time.monotonic() < deadline:
+            process.poll()  # a zombie leader keeps its group alive
+            time.sleep(0.05)
+    process.wait(timeout=5)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Return the last lines of a log, for messages."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,164 @@
+"""vLLM's OpenAI server on CPU, as a child process."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import httpx
+
+from integration_tests.processes import end, free_port, spawn, tail
+
+START_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSpec:
+    """How to start a server.
+
+    Attributes
+    ----------
+    model : str
+        Folder of the checkpoint.
+    name : str
+        The name under which it is served.
+    core : int
+        The CPU core that it computes on; two servers must not share one.
+    dtype : str
+        ``float32`` where texts must not depend on the batch, ``bfloat16`` for speed.
+    floe : dict or None
+        The ``floe`` section of ``--additional-config``; with it the logits processor is loaded.
+    arguments : sequence of str
+        Further arguments of vLLM.
+    """
+
+    model: str
+    name: str
+    core: int
+    dtype: str = "float32"
+    floe: dict[str, Any] | None = None
+    arguments: Sequence[str] = ()
+    port: int | None = None
+
+    def command(self, port: int) -> list[str]:
+        """Return the command line; the module form works with every build of vLLM."""
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", self.model, "--served-model-name", self.name]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        command += ["--dtype", self.dtype, "--max-model-len", "1024", "--max-num-seqs", "8"]
+        command += ["--enforce-eager", "--block-size", "32", "--disable-uvicorn-access-log"]
+        if self.floe is not None:
+            command += ["--logits-processors", "vllm_logits_processor:FloeLogitsProcessor"]
+            command += ["--additional-config", json.dumps({"floe": self.floe})]
+        return [*command, *self.arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the server's processes."""
+        return {
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": str(self.core),
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server."""
+
+    name: str
+    url: str
+    log: Path
+    process: Popen[bytes]
+
+    def kill(self) -> None:
+        """End the server at once, as if its machine had gone."""
+        end(self.process, grace_s=0.0)
+
+    def post(self, route: str, body: dict[str, Any], *, timeout_s: float = 120.0) -> httpx.Response:
+        """Send a request to ``/v1/<route>``; the model's name is filled in."""
+        body = {"model": self.name, **body}
+        return httpx.post(f"{self.url}/{route}", json=body, timeout=timeout_s, trust_env=False)
+
+    def complete(self, prompt: str | list[str], **options: Any) -> list[str]:
+        """Return one greedy completion per prompt."""
+        body = {"prompt": prompt, "max_tokens": 24, "temperature": 0.0, **options}
+        reply = self.post("completions", body)
+        if reply.status_code != httpx.codes.OK:
+            raise RuntimeError(f"{self.name} answered HTTP {reply.status_code}: {reply.text[:500]}")
+        choices = sorted(reply.json()["choices"], key=lambda choice: int(choice["index"]))
+        return [str(choice["text"]) for choice in choices]
+
+    def prompts_served(self) -> int:
+        """Return how many requests the server has finished, by its own count."""
+        text = httpx.get(f"{self.url.removesuffix('/v1')}/metrics", trust_env=False).text
+        name = "vllm:request_success_total"
+        return int(
+            sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+        )
+
+
+@contextmanager
+def running(
+    *specs: ServerSpec, logs: Path, waiting: Callable[[str, float], None] | None = None
+) -> Iterator[list[Server]]:
+    """Start servers side by side, wait until all answer, and end them on the way out.
+
+    Parameters
+    ----------
+    *specs : ServerSpec
+    logs : Path
+        Folder for their logs.
+    waiting : callable, optional
+        Called about once a second with the name of the server waited for and the seconds so far.
+
+    Raises
+    ------
+    RuntimeError
+        If a server ends or does not answer in time; quotes the end of its log.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    servers: list[Server] = []
+    try:
+        for spec in specs:
+            port = spec.port or free_port()
+            log = logs / f"{spec.name}-{port}.log"
+            process = spawn(spec.command(port), log=log, env=spec.environment)
+            url = f"http://127.0.0.1:{port}/v1"
+            servers.append(Server(name=spec.name, url=url, log=log, process=process))
+        for server in servers:
+            _wait(server, waiting)
+        yield servers
+    finally:
+        for server in servers:
+            end(server.process)
+
+
+def _wait(server: Server, waiting: Callable[[str, float], None] | None) -> None:
+    begun = time.monotonic()
+    while (spent := time.monotonic() - begun) < START_TIMEOUT_S:
+        if server.process.poll() is not None:
+            raise RuntimeError(
+                f"The server {server.name!r} ended with code {server.process.returncode} while it "
+                f"started:\n{tail(server.log)}"
+            )
+        try:
+            if httpx.get(f"{server.url}/models", timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if waiting is not None:
+            waiting(server.name, spent)
+        time.sleep(1)
+    raise RuntimeError(
+        f"The server {server.name!r} did not answer in {START_TIMEOUT_S:.0f} s:\n{tail(server.log)}"
+    )

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
+from vllm_logits_processor.experts.reply import ExpertError
+
+HALF = math.log(0.5)
+
+
+def well(body: dict[str, Any]) -> bytes:
+    return completion(
+        [{len(prompt): HALF, 1000 + place: -3.0} for place, prompt in enumerate(body["prompt"])]
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[FakeExpert]:
+    with fake_expert(well) as state:
+        yield state
+
+
+@pytest.fixture
+def expert(server: FakeExpert) -> Iterator[CompletionsExpert]:
+    client = CompletionsExpert(
+        url=server.url,
+        top_k=2,
+        vocabulary=2000,
+        end_ids=np.empty(0, dtype=np.int32),
+        api_key="open-sesame",
+        timeout_s=2.0,
+    )
+    yield client
+    client.close()
+
+
+def test_one_request_asks_for_all_prompts(server: FakeExpert, expert: CompletionsExpert) -> None:
+    reply = expert.start([[1, 2, 3], [4]], model="slm").result(timeout=5)
+    assert reply.top.token_ids.tolist() == [[3, 1000], [1, 1001]]
+    assert reply.top.logprobs.tolist() == [[HALF, -3.0], [HALF, -3.0]]
+    (request,) = server.requests
+    assert request["prompt"] == [[1, 2, 3], [4]]
+    assert request["model"] == "slm"
+    assert (request["logprobs"], request["max_tokens"]) == (2, 1)
+    assert request["return_tokens_as_token_ids"] is True
+    assert server.headers[0]["Authorization"] == "Bearer open-sesame"
+    assert reply.sent_bytes == len(json.dumps(request, separators=(",", ":")))
+    assert reply.received_bytes == len(well(request))
+
+
+def test_connections_are_reused(server: FakeExpert, expert: CompletionsExpert) -> None:
+    for _ in range(5):
+        expert.start([[1]], model="slm").result(timeout=5)
+    assert len(server.requests) == 5
+    assert len(server.connections) == 1
+
+
+def test_starting_does_not_wait(server: FakeExpert, expert: CompletionsExpert) -> None:
+    server.delay_s = 0.5
+    begun = time.monotonic()
+    future = expert.start([[1]], model="slm")
+    assert time.monotonic() - begun < 0.2
+    assert future.result(timeout=5).top.token_ids.tolist() == [[1, 1000]]
+
+
+def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsExpert) -> None:
+    def reversed_choices(body: dict[str, Any]) -> bytes:
+        return json.dumps({"choices": json.loads(well(body))["choices"][::-1]}).encode()
+
+    server.answer = reversed_choices
+    reply = expert.start([[1, 2], [4]], model="slm").result(timeout=5)
+    assert reply.top.token_ids[:, 0].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not a completion"),
+        (b"<html>", "not a completion"),
+        (b"[]", "not a completion"),
+        (b'{"choices": [{"index": 0, "logprobs": null}]}', "not a completion"),
+        (b'{"choices": [{"index": 0, "logprobs": {"top_logprobs": []}}]}', "not a completion"),
+        (b'{"choices": []}', "not one choice for each"),
+        (completion([{1: -1.0}, {1: -1.0}]), "not one choice for each"),
+        (completion([{}]), "no logprobs"),
+        (completion([{5000: -1.0}]), "outside"),
+        (completion([{1: math.nan}]), "NaN"),
+        (b'{"choices": [], "x": "' + b"x" * 200_000 + b'"}', "larger than"),
+    ],
+)
+def test_a_broken_reply_is_refused(
+    server: FakeExpert, expert: CompletionsExpert, body: bytes, reason: str
+) -> None:
+    server.answer = lambda _: body
+    with pytest.raises(ExpertError, match=reason):
+        expert.start([[1]], model="slm").result(timeout=5)
+    server.answer = well
+    assert expert.start([[1]], model="slm").result(timeout=5).top.token_ids[0, 0] == 1
+
+
+def test_http_errors_name_the_status(server: FakeExpert, expert: CompletionsExpert) -> None:
+    server.status = 503
+    with pytest.raises(ExpertError, match="HTTP 503"):
+        expert.start([[1]], model="slm").result(timeout=5)
+
+
+def test_an_expert_that_hangs_is_given_up(server: FakeExpert, expert: CompletionsExpert) -> None:
+    server.delay_s = 3.0
+    with pytest.raises(ExpertError, match="did not answer"):
+        expert.start([[1]], model="slm").result(timeout=5)
+
+
+def test_nobody_there_is_an_error_without_the_prompt() -> None:
+    client = CompletionsExpert(
+        url="http://127.0.0.1:9/v1", top_k=1, vocabulary=10, end_ids=np.empty(0, dtype=np.int32)
+    )
+    with pytest.raises(ExpertError, match="did not answer") as caught:
+        client.start([[424242]], model="slm").result(timeout=5)
+    assert "424242" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    client.close()

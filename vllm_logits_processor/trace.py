@@ -1,0 +1,57 @@
+"""One line of figures per step and stream, for clients that want to see the fusion at work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceLine:
+    """What happened to one token. No text, no token.
+
+    Attributes
+    ----------
+    label : str or None
+        The request's ``floe_label``.
+    position : int
+        Which token of the answer, from 0.
+    outcome : str
+        ``fused``, or why the host's logits were kept: ``host`` (asked for), ``private``, ``open``
+        (breaker), ``busy`` (late calls still on their way), ``late``, ``failed``, ``infeasible``,
+        ``no-prompt``.
+    expert_weight : float
+        Weight of the expert; 0 where the host's logits were kept.
+    waited_ms : float
+        Milliseconds from the start of the join until the reply was there.
+    sent_bytes, received_bytes : int
+        This stream's share of the bodies of the expert's call; 0 without one.
+    """
+
+    label: str | None
+    position: int
+    outcome: str
+    expert_weight: float = 0.0
+    waited_ms: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Trace:
+    """Appends lines to a file; every step's lines are on disk before its tokens are sampled.
+
+    Parameters
+    ----------
+    path : str or None
+        The file; None keeps no trace.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+
+    def write(self, lines: list[TraceLine]) -> None:
+        """Append the lines of one step."""
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
