@@ -1,0 +1,235 @@
+"""Whole steps on small trained tokenizers, with an expert whose replies the test decides.
+
+The expert is scripted because faults and timing must be exact; integration_tests has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from floe_plugins.gate import Gate
+from floe_plugins.routers import BUILT_IN_ROUTERS
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.maps import build_maps
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.conftest import trained_vocabulary
+from vllm_logits_processor.engine import FusionEngine, Pair
+from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.stream import UNKNOWN_TOKEN, Stream
+
+HOST, EXPERT = trained_vocabulary("byte-level"), trained_vocabulary("sentencepiece")
+PAIR = Pair(host=HOST, expert=EXPERT, maps=build_maps(HOST, EXPERT))
+FUSED = RequestOptions(mode="fused")
+
+
+class Scripted:
+    """Answers at once with a favourite token, fails, or stays silent."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[list[int]], str]] = []
+        self.mode = "answer"
+
+    def start(self, prompts: Sequence[Sequence[int]], *, model: str) -> Future[ExpertReply]:
+        self.calls.append(([list(prompt) for prompt in prompts], model))
+        future: Future[ExpertReply] = Future()
+        if self.mode == "fail":
+            future.set_exception(ExpertError("The expert is down."))
+        if self.mode == "answer":
+            favourite = EXPERT.encode(b" cat")[0]
+            top = ExpertTopK(
+                token_ids=np.full((len(prompts), 1), favourite),
+                logprobs=np.full((len(prompts), 1), np.log(0.9)),
+            )
+            future.set_result(ExpertReply(top=top, sent_bytes=100, received_bytes=60))
+        return future
+
+
+@pytest.fixture
+def expert() -> Scripted:
+    return Scripted()
+
+
+def engine(expert: Scripted, *, gate: Gate | None = None, **values: Any) -> FusionEngine:
+    section = ExpertConfig(url="http://x", model="slm", tokenizer="t", trusted=gate is None)
+    values = {"deadline_ms": 50, "first_deadline_ms": 50, **values}
+    router = next(each for each in BUILT_IN_ROUTERS if each.name == "evidence")
+    config = FloeConfig(expert=section, **values)
+    return FusionEngine(config=config, pair=PAIR, expert=expert, router=router, gate=gate)
+
+
+def stream_of(parts: FusionEngine, text: bytes, options: RequestOptions = FUSED) -> Stream:
+    stream = parts.new_stream(HOST.encode(text), [], options)
+    assert stream is not None
+    return stream
+
+
+def some_logits(rows: int = 1) -> torch.Tensor:
+    return torch.randn(rows, len(HOST), generator=torch.Generator().manual_seed(0))
+
+
+def step(parts: FusionEngine, streams: dict[int, Stream], rows: int = 1) -> torch.Tensor:
+    logits = some_logits(rows)
+    parts.begin_step(list(streams.values()))
+    parts.finish_step(logits, streams)
+    return logits
+
+
+def test_the_expert_is_heard(expert: Scripted) -> None:
+    parts = engine(expert)
+    fused = step(parts, {0: stream_of(parts, b"The")})
+    cat = HOST.encode(b" cat")[0]
+    gain = torch.softmax(fused, -1)[0, cat] / torch.softmax(some_logits(), -1)[0, cat]
+    assert gain > 5
+
+
+def test_one_call_per_step_and_model(expert: Scripted) -> None:
+    parts = engine(expert)
+    adapter = RequestOptions(mode="fused", expert_model="cluster-1")
+    streams = {
+        0: stream_of(parts, b"The cat"),
+        1: stream_of(parts, b"The mat", adapter),
+        2: stream_of(parts, b"The"),
+    }
+    step(parts, streams, rows=3)
+    assert expert.calls == [
+        ([EXPERT.encode(b"The cat"), EXPERT.encode(b"The")], "slm"),
+        ([EXPERT.encode(b"The mat")], "cluster-1"),
+    ]
+
+
+def test_a_call_carries_the_text_so_far(expert: Scripted) -> None:
+    parts = engine(expert)
+    stream = stream_of(parts, b"The cat")
+    step(parts, {0: stream})
+    stream.output_ids += HOST.encode(b" sat on")
+    step(parts, {0: stream})
+    assert [prompts for prompts, _ in expert.calls] == [
+        [EXPERT.encode(b"The cat")],
+        [EXPERT.encode(b"The cat sat on")],
+    ]
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("fail", "failed"), ("silent", "late")])
+def test_without_an_answer_the_host_keeps_its_bits(
+    expert: Scripted, tmp_path: Path, mode: str, outcome: str
+) -> None:
+    expert.mode = mode
+    parts = engine(expert, trace_file=str(tmp_path / "trace"), breaker_failures=2)
+    stream = stream_of(parts, b"The")
+    for token in (5, 6, 7):
+        assert torch.equal(step(parts, {0: stream}), some_logits())
+        stream.output_ids.append(token)
+    lines = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == [outcome, outcome, "open"]
+    assert len(expert.calls) == 2
+
+
+def test_rows_without_a_stream_keep_their_bits(expert: Scripted) -> None:
+    parts = engine(expert)
+    fused = step(parts, {1: stream_of(parts, b"The")}, rows=3)
+    assert torch.equal(fused[[0, 2]], some_logits(3)[[0, 2]])
+    assert not torch.equal(fused[1], some_logits(3)[1])
+
+
+def test_a_row_does_not_depend_on_its_neighbours(expert: Scripted) -> None:
+    parts = engine(expert)
+    streams = {row: stream_of(parts, text) for row, text in enumerate((b"The", b"A cat", b"12"))}
+    together = step(parts, streams, rows=3)
+    for row, text in enumerate((b"The", b"A cat", b"12")):
+        alone = some_logits(3)
+        stream = {row: stream_of(parts, text)}
+        parts.begin_step(list(stream.values()))
+        parts.finish_step(alone, stream)
+        assert torch.equal(alone[row], together[row])
+
+
+def test_a_host_request_makes_no_stream(expert: Scripted) -> None:
+    parts = engine(expert)
+    assert parts.new_stream([1], [], RequestOptions(mode="host")) is None
+    assert parts.new_stream([1], [], RequestOptions()) is not None
+    quiet = engine(expert, default_mode="host")
+    assert quiet.new_stream([1], [], RequestOptions()) is None
+    assert quiet.new_stream([1], [], FUSED) is not None
+
+
+def test_private_text_is_never_sent(expert: Scripted) -> None:
+    parts = engine(expert, gate=Gate())
+    secret = stream_of(parts, b"Write to joe@example.org")
+    clear = stream_of(parts, b"The cat")
+    fused = step(parts, {0: secret, 1: clear}, rows=2)
+    assert expert.calls == [([EXPERT.encode(b"The cat")], "slm")]
+    assert torch.equal(fused[0], some_logits(2)[0])
+
+
+def test_an_answer_that_turns_private_is_sent_no_further(expert: Scripted) -> None:
+    parts = engine(expert, gate=Gate())
+    stream = stream_of(parts, b"Write to ")
+    step(parts, {0: stream})
+    stream.output_ids += HOST.encode(b"joe@example.org ")
+    step(parts, {0: stream})
+    stream.output_ids += HOST.encode(b"and so on " * 300)
+    step(parts, {0: stream})
+    assert len(expert.calls) == 1
+
+
+def test_an_embedded_prompt_is_declined(expert: Scripted) -> None:
+    parts = engine(expert)
+    stream = parts.new_stream(None, [], FUSED)
+    assert stream is not None
+    assert torch.equal(step(parts, {0: stream}), some_logits())
+    assert expert.calls == []
+
+
+def test_the_weighed_token_is_no_evidence_until_it_is_sampled(expert: Scripted) -> None:
+    """A router that saw the token it weighs would give other logits for other futures."""
+    parts = engine(expert)
+    cat, other = HOST.encode(b" cat")[0], HOST.encode(b"12")[0]
+    first, second = stream_of(parts, b"The"), stream_of(parts, b"The")
+    assert torch.equal(step(parts, {0: first}), step(parts, {0: second}))
+    assert first.evidence.value == second.evidence.value == 0.0
+    first.output_ids.append(cat)
+    second.output_ids.append(other)
+    step(parts, {0: first})
+    step(parts, {0: second})
+    # The expert foretold " cat": evidence is on its side there, and on the host's otherwise.
+    assert first.evidence.value < 0 < second.evidence.value
+
+
+def test_a_position_decoded_twice_asks_once(expert: Scripted) -> None:
+    """Chunked prefill gives rows whose sample is thrown away."""
+    parts = engine(expert)
+    stream = stream_of(parts, b"The cat sat")
+    assert torch.equal(step(parts, {0: stream}), step(parts, {0: stream}))
+    assert len(expert.calls) == 1
+
+
+def test_a_hidden_token_is_awaited_and_then_asked_for(expert: Scripted) -> None:
+    """Async scheduling shows the last token only after the forward pass."""
+    parts = engine(expert)
+    stream = stream_of(parts, b"The")
+    step(parts, {0: stream})
+    stream.output_ids.append(UNKNOWN_TOKEN)
+    parts.begin_step([stream])
+    assert len(expert.calls) == 1
+    stream.output_ids[-1] = HOST.encode(b" cat")[0]
+    logits = some_logits()
+    parts.finish_step(logits, {0: stream})
+    assert expert.calls[-1] == ([EXPERT.encode(b"The cat")], "slm")
+    assert not torch.equal(logits, some_logits())
+
+
+def test_a_token_that_stays_hidden_stops_with_an_explanation(expert: Scripted) -> None:
+    parts = engine(expert)
+    stream = stream_of(parts, b"The")
+    stream.output_ids.append(UNKNOWN_TOKEN)
+    with pytest.raises(RuntimeError, match="--logits-processors vllm_logits_processor"):
+        step(parts, {0: stream})
