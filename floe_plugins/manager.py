@@ -232,7 +232,7 @@ def _import(name: str, path: str) -> object:
         plugin: object = importlib.import_module(module)
         for part in attribute.split(".") if attribute else ():
             plugin = getattr(plugin, part)
-    except Exception as error:  # noqa: BLE001 - a plugin's module may raise anything
+    except Exception as error:  # a plugin's module may raise anything
         raise PluginError(
             f"The plugin {name!r} cannot be loaded from {path!r}: "
             f"{type(error).__name__}: {_first_line(error)}"
@@ -263,7 +263,9 @@ def _ask(
     loader: pluggy.PluginManager, hook: str, order: Sequence[str]
 ) -> Mapping[str, Registered[Any]]:
     """Call one hook of every plugin and check what comes back."""
-    implementations = {impl.plugin_name: impl for impl in loader.hook.__dict__[hook].get_hookimpls()}
+    implementations = {
+        impl.plugin_name: impl for impl in loader.hook.__dict__[hook].get_hookimpls()
+    }
     things: dict[str, Registered[Any]] = {}
     for plugin in order:
         implementation = implementations.get(plugin)
@@ -272,7 +274,8 @@ def _ask(
         if implementation.hookwrapper or implementation.wrapper:
             # A wrapper could drop what another plugin registers.
             raise PluginError(
-                f"The plugin {plugin!r} wraps {hook}; a plugin may only add to what others register."
+                f"The plugin {plugin!r} wraps {hook}; a plugin may only add to what others "
+                "register."
             )
         for thing in _call(plugin, hook, implementation.function):
             name = _checked_name(plugin, hook, thing)
@@ -288,7 +291,7 @@ def _ask(
 def _call(plugin: str, hook: str, function: Any) -> Sequence[object]:
     try:
         result = function()
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+    except Exception as error:  # a plugin may raise anything
         raise PluginError(
             f"The plugin {plugin!r} raised {type(error).__name__} in {hook}: {_first_line(error)}"
         ) from error
@@ -315,14 +318,16 @@ def _checked_name(plugin: str, hook: str, thing: object) -> str:
     name = thing.name  # type: ignore[attr-defined]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise PluginError(
-            f"The plugin {plugin!r} registers the name {name!r} with {hook}; accepted are lower-case "
-            "letters, digits, '-' and '_', a letter first."
+            f"The plugin {plugin!r} registers the name {name!r} with {hook}; accepted are "
+            "lower-case letters, digits, '-' and '_', a letter first."
         )
     return name
 
 
 def _with_registrations(
-    plugin: Plugin, loader: pluggy.PluginManager, things: Mapping[str, Mapping[str, Registered[Any]]]
+    plugin: Plugin,
+    loader: pluggy.PluginManager,
+    things: Mapping[str, Mapping[str, Registered[Any]]],
 ) -> Plugin:
     callers = loader.get_hookcallers(loader.get_plugin(plugin.name)) or []
     hooks = tuple(sorted(caller.name for caller in callers))
@@ -330,9 +335,7 @@ def _with_registrations(
         hook: tuple(thing.name for thing in things[hook].values() if thing.plugin == plugin.name)
         for hook in hooks
     }
-    return Plugin(
-        plugin.name, plugin.origin, plugin.distribution, plugin.version, hooks, registers
-    )
+    return Plugin(plugin.name, plugin.origin, plugin.distribution, plugin.version, hooks, registers)
 
 
 def _first_line(error: BaseException) -> str:

@@ -69,9 +69,7 @@ class Gate:
         max_chars: int = 200_000,
     ) -> None:
         if policy not in list(Policy):
-            raise ConfigError(
-                f"The gate's policy is {policy!r}; accepted are {', '.join(Policy)}."
-            )
+            raise ConfigError(f"The gate's policy is {policy!r}; accepted are {', '.join(Policy)}.")
         if not 0 < timeout_s <= 60:
             raise ConfigError(
                 f"The gate's timeout_s is {timeout_s!r}; accepted are more than 0 up to 60 seconds."
@@ -201,8 +199,8 @@ def _members(detectors: Sequence[Detector | str] | None) -> list[Member]:
 def _labels(detector: Detector, plugin: str) -> frozenset[str]:
     if not isinstance(detector, Detector):
         raise ConfigError(
-            f"{type(detector).__name__} is no detector; accepted are a registered name or an object "
-            "with name, labels and detect."
+            f"{type(detector).__name__} is no detector; accepted are a registered name or an "
+            "object with name, labels and detect."
         )
     labels = detector.labels
     if (
@@ -225,7 +223,7 @@ def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
 
 def _redacted(text: str, spans: Sequence[Span]) -> str:
     """Replace spans, sorted by place, by placeholders; overlapping ones become one."""
-    pieces = []
+    pieces: list[str] = []
     end = 0
     for span in spans:
         if span.start >= end:

@@ -246,13 +246,13 @@ def _reader(gguf_path: Path) -> "GGUFReader":
     """
     from gguf import GGUFReader
 
-    class PlainReader(GGUFReader):  # type: ignore[misc]
+    class PlainReader(GGUFReader):
         @property
-        def data(self) -> np.ndarray:
+        def data(self) -> Any:
             return self._plain
 
         @data.setter
-        def data(self, mapped: np.ndarray) -> None:
+        def data(self, mapped: Any) -> None:
             self._plain = np.asarray(mapped)
 
     return PlainReader(gguf_path)
@@ -270,9 +270,7 @@ def _state(
     block_names = _BLOCK_NAMES | architecture.block_names
     state = {}
     for tensor in reader.tensors:
-        values = architecture.undo(
-            tensor.name, dequantize(tensor.data, tensor.tensor_type), config
-        )
+        values = architecture.undo(tensor.name, dequantize(tensor.data, tensor.tensor_type), config)
         name = _transformers_name(tensor.name, block_names)
         # Tensors that were never quantized are still views of the read-only file.
         writable = np.require(values, requirements=["C", "W"])
@@ -318,7 +316,7 @@ def _tokenizer(gguf_path: Path, *, pre_tokenizer: str, add_bos: bool) -> "PreTra
     from tokenizers import pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
         str(gguf_path.parent), gguf_file=gguf_path.name, clean_up_tokenization_spaces=False
     )
     backend = tokenizer.backend_tokenizer

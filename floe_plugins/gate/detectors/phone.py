@@ -30,7 +30,9 @@ _CUE = re.compile(
     r"|ring|reach|landline|hotline|answering|m[oó]vil|portable)\b",
     re.IGNORECASE,
 )
-_CUE_AFTER = re.compile(r"[ \t,;:(-]{0,3}(?:office|fax|mobile|cell|phone|home|work)\b", re.IGNORECASE)
+_CUE_AFTER = re.compile(
+    r"[ \t,;:(-]{0,3}(?:office|fax|mobile|cell|phone|home|work)\b", re.IGNORECASE
+)
 _CUE_CHARS = 40
 
 # Fewer digits than these are years, times and quantities.

@@ -21,7 +21,8 @@ US_SSN = PatternDetector(
     # No area is 000, 666 or, for citizens, above 899 (those are taxpayer numbers, private too);
     # no group is 00, no serial 0000.
     pattern=re.compile(
-        r"(?<![\w-])(?!000|666)\d{3}(?P<separator>[ .-]?)(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
+        r"(?<![\w-])(?!000|666)\d{3}(?P<separator>[ .-]?)"
+        r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
     ),
     confirms=_written_or_announced,
 )

@@ -1,0 +1,51 @@
+"""The command `floe-llm`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from floe_plugins.commands import check, model, plugins
+from floe_plugins.errors import FloeError
+
+_ERROR = 2
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: what the command returns, 2 after an error, 130 after an interruption.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except FloeError as error:
+        print(f"floe-llm: {error}", file=sys.stderr)
+        return _ERROR
+    except KeyboardInterrupt:
+        print("floe-llm: interrupted.", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="floe-llm",
+        description="Models, privacy checks and plugins of Floe.",
+        epilog="Exit codes: 0 done, 1 see `check --help`, 2 error.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"floe-llm {metadata.version('floe-llm')}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (model, check, plugins):
+        group.add_to(commands)
+    return parser
