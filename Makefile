@@ -1,0 +1,34 @@
+# The Python to make the environment with: 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+
+UNIT := floe_plugins flower_strategy vllm_logits_processor
+PYTEST := $(BIN)/python -m pytest --durations=25
+
+.PHONY: help setup demo test lint unit integration clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## Prepare the environment in .venv (PYTHON=python3.12 chooses the interpreter)
+	@$(PYTHON) .ci/setup_env.py
+
+demo: setup ## Federated training, then two models that answer together
+	@$(BIN)/python -m integration_tests.demo
+
+test: lint ## Everything: lint, types, unit and integration tests
+	$(PYTEST) $(UNIT) integration_tests
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: setup ## The tests beside the code
+	$(PYTEST) $(UNIT)
+
+integration: setup ## Real Flower runs and real vLLM servers
+	$(PYTEST) integration_tests
+
+clean: ## Remove the environment and what tools leave behind
+	rm -rf .venv .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

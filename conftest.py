@@ -1,0 +1,22 @@
+"""The environment that every test runs in, and the processes that tests start."""
+
+import os
+
+os.environ.update(
+    {
+        # The tests need no network: models come from installed packages.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Flower would otherwise make an environment of its own for the app.
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        # Tests fork, which the tokenizers' threads do not survive.
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "Agg",
+    }
+)
+# What the machine that runs the tests has set must not choose their plugins.
+os.environ.pop("FLOE_LLM_PLUGINS", None)
