@@ -304,16 +304,20 @@ def _call(plugin: str, hook: str, function: Any) -> Sequence[object]:
 
 
 def _checked_name(plugin: str, hook: str, thing: object) -> str:
+    if inspect.isclass(thing):
+        raise PluginError(
+            f"The plugin {plugin!r} registers the class {thing.__name__} with {hook}; accepted are "
+            "instances."
+        )
     attributes, methods = _HOOKS[hook]
     missing = [
         *(name for name in attributes if not hasattr(thing, name)),
         *(name for name in methods if not callable(getattr(thing, name, None))),
     ]
-    if missing or inspect.isclass(thing):
-        what = f"without {', '.join(missing)}" if missing else "that is a class, not an instance"
+    if missing:
         raise PluginError(
-            f"The plugin {plugin!r} registers with {hook} a "
-            f"{getattr(thing, '__name__', type(thing).__name__)} {what}."
+            f"The plugin {plugin!r} registers with {hook} a {type(thing).__name__} without "
+            f"{', '.join(missing)}."
         )
     name = thing.name  # type: ignore[attr-defined]
     if not isinstance(name, str) or not _NAME.fullmatch(name):

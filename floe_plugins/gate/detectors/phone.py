@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from floe_plugins.gate.detector import Span
 
 # What stands between two digits of one number: nothing, a separator, or a bracket.
-_GAP = r"(?:[ ./-]|[ -]?[()][ -]?)?+"
+_GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
 
 # Not within a word, a decimal or a number with a thousands separator.
 _BEGIN = r"(?<![\w.+])(?<!\d,)"
