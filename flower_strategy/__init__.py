@@ -1,0 +1,93 @@
+"""Federated fine-tuning of a small language model with Flower.
+
+`FloeStrategy` gives each device a LoRA rank that its hardware affords, puts devices with alike
+tasks into clusters, and aggregates adapters of different ranks exactly within each. The functions
+in `flower_strategy.client` are its other side.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
+    from flower_strategy.aggregation import AdapterMean, Aggregate, truncate
+    from flower_strategy.base_model import adapted_shapes, load_base_model
+    from flower_strategy.clustering import ClusteringSettings
+    from flower_strategy.data.examples import Example, LocalData
+    from flower_strategy.data.partition import hold_out
+    from flower_strategy.devices import Device
+    from flower_strategy.embedding import EmbeddingSettings, embed_texts
+    from flower_strategy.export import choose_adapter, load_history, load_manifest
+    from flower_strategy.profiles import DeviceProfile
+    from flower_strategy.ranks import DeadlinePolicy, RankDecision, RankPolicy
+    from flower_strategy.replies import ReplyRules
+    from flower_strategy.run_config import RunConfig
+    from flower_strategy.strategy import FloeStrategy
+    from flower_strategy.training import TrainingSettings
+
+# Name -> module. Loaded on first use, so that importing the package stays light.
+_HOMES = {
+    "AdapterMean": "aggregation",
+    "AdapterState": "adapter",
+    "Aggregate": "aggregation",
+    "ClusteringSettings": "clustering",
+    "DeadlinePolicy": "ranks",
+    "Device": "devices",
+    "DeviceProfile": "profiles",
+    "EmbeddingSettings": "embedding",
+    "Example": "data.examples",
+    "FloeStrategy": "strategy",
+    "LocalData": "data.examples",
+    "LoraFactors": "adapter",
+    "RankDecision": "ranks",
+    "RankPolicy": "ranks",
+    "ReplyRules": "replies",
+    "RunConfig": "run_config",
+    "TrainingSettings": "training",
+    "adapted_shapes": "base_model",
+    "choose_adapter": "export",
+    "embed_texts": "embedding",
+    "hold_out": "data.partition",
+    "initial_adapter": "adapter",
+    "load_base_model": "base_model",
+    "load_history": "export",
+    "load_manifest": "export",
+    "truncate": "aggregation",
+}
+
+__all__ = [
+    "AdapterMean",
+    "AdapterState",
+    "Aggregate",
+    "ClusteringSettings",
+    "DeadlinePolicy",
+    "Device",
+    "DeviceProfile",
+    "EmbeddingSettings",
+    "Example",
+    "FloeStrategy",
+    "LocalData",
+    "LoraFactors",
+    "RankDecision",
+    "RankPolicy",
+    "ReplyRules",
+    "RunConfig",
+    "TrainingSettings",
+    "adapted_shapes",
+    "choose_adapter",
+    "embed_texts",
+    "hold_out",
+    "initial_adapter",
+    "load_base_model",
+    "load_history",
+    "load_manifest",
+    "truncate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

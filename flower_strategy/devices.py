@@ -1,0 +1,184 @@
+"""What a device is: its memory, its speed and its uplink, real or simulated."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from floe_plugins.errors import ConfigError
+
+GIB = 1024**3
+_CGROUP_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One device.
+
+    Attributes
+    ----------
+    name : str
+        Class of the device, as reports show it.
+    memory_bytes : int
+        Memory that training may use.
+    slowdown : float (default: 1.0)
+        Times slower than the machine that simulates it; 1 on a real device.
+    bandwidth : float (default: inf)
+        Upload in bytes per second; infinite where it is not known.
+    simulated : bool (default: False)
+        Whether its seconds are those of a virtual clock.
+    """
+
+    name: str
+    memory_bytes: int
+    slowdown: float = 1.0
+    bandwidth: float = math.inf
+    simulated: bool = False
+
+    def upload_seconds(self, num_bytes: int) -> float:
+        """Seconds to send `num_bytes`."""
+        return num_bytes / self.bandwidth
+
+
+# Memory left to an app, slowdown against a laptop core, and uplink of a phone on a mobile
+# network, an embedded board on shared wireless, and a laptop on a home line.
+DEVICE_CLASSES = {
+    device.name: device
+    for device in (
+        Device(name="phone", memory_bytes=3 * GIB, slowdown=3.0, bandwidth=0.25e6, simulated=True),
+        Device(
+            name="jetson", memory_bytes=6 * GIB, slowdown=2.75, bandwidth=1.25e6, simulated=True
+        ),
+        Device(name="laptop", memory_bytes=12 * GIB, slowdown=1.0, bandwidth=8e6, simulated=True),
+    )
+}
+
+
+def parse_device(text: str) -> Device:
+    """Return a simulated device from a class name or ``NAME:GIB:SLOWDOWN:MBPS``.
+
+    Raises
+    ------
+    ConfigError
+        The text is neither.
+    """
+    if text in DEVICE_CLASSES:
+        return DEVICE_CLASSES[text]
+    name, *numbers = text.split(":")
+    try:
+        memory, slowdown, bandwidth = (float(number) for number in numbers)
+    except ValueError:
+        memory = slowdown = bandwidth = 0.0
+    if not name or not all(0 < number < math.inf for number in (memory, slowdown, bandwidth)):
+        raise ConfigError(
+            f"Run configuration devices has {text!r}, which is no device class: it must be one of "
+            f"{', '.join(DEVICE_CLASSES)}, or NAME:GIB:SLOWDOWN:MBPS with numbers above 0."
+        )
+    return Device(
+        name=name,
+        memory_bytes=int(memory * GIB),
+        slowdown=slowdown,
+        bandwidth=bandwidth * 1e6,
+        simulated=True,
+    )
+
+
+def simulated_device(classes: Sequence[str], partition_id: int) -> Device:
+    """Return the device of a simulated node: the classes are given out in turn."""
+    return parse_device(classes[partition_id % len(classes)])
+
+
+def this_device(node_config: Mapping[str, str | int | float | bool]) -> Device:
+    """Return the machine that this runs on, as far as it can be measured.
+
+    Parameters
+    ----------
+    node_config : Mapping
+        ``flower-supernode --node-config``: ``device`` names it, ``bandwidth-mbps`` is its upload
+        in MB/s, ``memory-gib`` lowers the memory that training may use.
+
+    Raises
+    ------
+    ConfigError
+        A value is not a positive number.
+    """
+    memory = available_memory()
+    if "memory-gib" in node_config:
+        memory = min(memory, int(_positive(node_config, "memory-gib") * GIB))
+    bandwidth = math.inf
+    if "bandwidth-mbps" in node_config:
+        bandwidth = _positive(node_config, "bandwidth-mbps") * 1e6
+    return Device(
+        name=str(node_config.get("device", "device")), memory_bytes=memory, bandwidth=bandwidth
+    )
+
+
+def _positive(node_config: Mapping[str, str | int | float | bool], key: str) -> float:
+    value = node_config[key]
+    if isinstance(value, (bool, str)) or not 0 < value < math.inf:
+        raise ConfigError(f"--node-config {key}={value!r} must be a number above 0.")
+    return float(value)
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may still take: the machine's, within its cgroup."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    for limit_path, used_path in _CGROUP_LIMITS:
+        limit = _read_number(limit_path)
+        if limit is not None:
+            free = min(free, max(0, limit - (_read_number(used_path) or 0)))
+    return free
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        text = Path(path).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+class Stopwatch:
+    """Seconds of work on a device.
+
+    On a real device that is wall time. Simulated devices share one machine, so theirs is the
+    processor time per thread, which other work on the machine does not lengthen, times the
+    device's slowdown: a virtual clock.
+
+    Parameters
+    ----------
+    device : Device
+        The device.
+    threads : int
+        Threads that the work runs on.
+    """
+
+    def __init__(self, device: Device, *, threads: int) -> None:
+        self._device = device
+        self._threads = threads
+        self._read: Callable[[], float] = (
+            time.process_time if device.simulated else time.perf_counter
+        )
+        self._start = self._read()
+
+    def seconds(self) -> float:
+        """Return the device's seconds since the watch was made."""
+        elapsed = self._read() - self._start
+        if self._device.simulated:
+            elapsed *= self._device.slowdown / self._threads
+        return elapsed

@@ -1,0 +1,109 @@
+"""The task embedding: one vector that says what a device's texts are like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.adapter import FloatArray
+
+if TYPE_CHECKING:
+    from flower_strategy.base_model import BaseModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSettings:
+    """How a device embeds its task.
+
+    Attributes
+    ----------
+    texts : int (default: 8)
+        Local texts that are averaged over.
+    max_length : int (default: 64)
+        Most tokens of each text.
+    clip : float (default: 0.0)
+        Largest length of a text's vector before averaging; 0 does not clip. Every text's vector
+        has length 1 before that.
+    noise : float (default: 0.0)
+        Standard deviation of the Gaussian noise added to the average, in units of `clip`, or of 1
+        where nothing is clipped.
+    """
+
+    texts: int = 8
+    max_length: int = 64
+    clip: float = 0.0
+    noise: float = 0.0
+
+
+def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:
+    """Return one vector per text: the mean of the frozen model's last hidden states.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    texts : Sequence[str]
+        The texts.
+    max_length : int (default: 64)
+        Most tokens of each text.
+
+    Returns
+    -------
+    FloatArray
+        Shape (texts, hidden), float32, rows of unit length.
+    """
+    import torch
+
+    vectors = []
+    decoder = base.model.get_decoder()
+    for text in texts:
+        ids = base.tokenizer(text, add_special_tokens=False)["input_ids"][:max_length]
+        if not ids:
+            continue
+        with torch.no_grad():
+            hidden = decoder(input_ids=torch.tensor([ids], device=base.device)).last_hidden_state
+        vectors.append(_unit(hidden[0].float().mean(dim=0).cpu().numpy()))
+    if not vectors:
+        raise ConfigError("There is no text to embed: all are empty.")
+    return np.stack(vectors)
+
+
+def task_embedding(
+    base: BaseModel,
+    texts: Sequence[str],
+    settings: EmbeddingSettings,
+    *,
+    seed: int | None = None,
+) -> FloatArray:
+    """Return a device's task embedding, shape (hidden,), unit length; the texts stay here.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    texts : Sequence[str]
+        Local texts; the first `settings.texts` are used.
+    settings : EmbeddingSettings
+        Clipping and noise.
+    seed : int, optional
+        Seed of the noise. Without one it is drawn from the system, as privacy needs.
+    """
+    vectors = embed_texts(base, texts[: settings.texts], max_length=settings.max_length)
+    if settings.clip:
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors * np.minimum(1.0, settings.clip / norms)
+    mean = vectors.mean(axis=0)
+    if settings.noise:
+        generator = np.random.default_rng(seed)
+        mean = mean + generator.normal(
+            scale=settings.noise * (settings.clip or 1.0), size=mean.shape
+        )
+    return _unit(mean)
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)

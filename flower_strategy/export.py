@@ -1,0 +1,247 @@
+"""What a run leaves behind: one PEFT adapter per cluster, a manifest, and the history.
+
+The output folder::
+
+    manifest.json
+    history.json
+    cluster-0/adapter_config.json
+    cluster-0/adapter_model.safetensors
+    cluster-1/...
+
+``manifest.json``::
+
+    {"format": 1,
+     "model": "embedded:smollm2-135m-instruct",   # as configured
+     "base_model_path": "...",                    # where it was found
+     "rank": 16,                                  # of every adapter; alpha is the same
+     "rank_policy": "deadline", "candidate_ranks": [4, 8, 16, 32], "deadline_seconds": 71.2,
+     "training": {"local_steps": 4, ...},         # TrainingSettings
+     "clusters": [
+        {"name": "cluster-0", "adapter": "cluster-0",      # folder, relative to the manifest
+         "members": ["1234"],                              # node ids, as text: they have 64 bits
+         "centroid": [0.01, ...],                          # unit length
+         "discarded_energy": 0.02,                         # in [0, 1], of the last mean
+         "loss_before": 2.1, "loss_after": 0.9}],          # held-out, nats per response token
+     "devices": [
+        {"node": "1234", "device": "phone", "label": "code", "cluster": "cluster-0",
+         "rank": 4,                                        # null where left out
+         "reason": "rank 8 needs 90.1 s, the deadline is 71.2 s",
+         "predicted_seconds": 71.2, "observed_seconds": 68.0,   # of the last round, or null
+         "examples": 102, "memory_bytes": 3221225472,
+         "bandwidth": 250000.0,                            # bytes per second, null if not known
+         "embedding": [0.01, ...]}]}                       # for the heatmap: cosines of these
+
+``history.json``::
+
+    {"format": 1,
+     "rounds": [
+        {"round": 0, "seconds": 12.3,
+         "clusters": {"cluster-0": {"asked": 2, "replies": 2, "moved": true, "train_loss": 1.2,
+                                    "held_out_loss": 0.9, "discarded_energy": 0.01}},
+         "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "predicted_seconds": 71.2,
+                              "observed_seconds": 68.0, "bytes_down": 4884480,
+                              "bytes_up": 4884480, "num_examples": 102, "train_loss": 1.1,
+                              "held_out_loss": 0.8, "held_out_tokens": 300}},
+         "refused": [{"node": "1234", "stage": "train", "reason": "..."}]}]}
+
+Round 0 is the evaluation before training. Numbers that do not exist are null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from floe_plugins import models
+from flower_strategy.adapter import AdapterState, FloatArray
+from flower_strategy.aggregation import truncate
+from flower_strategy.ranks import RankPolicy
+from flower_strategy.state import RoundRecord, RunState
+from flower_strategy.training import TrainingSettings
+
+MANIFEST_FILE = "manifest.json"
+HISTORY_FILE = "history.json"
+
+
+def export_run(
+    state: RunState,
+    folder: Path,
+    *,
+    training: TrainingSettings,
+    rank: int,
+    policy: RankPolicy,
+) -> dict[str, Any]:
+    """Write a run's adapters, manifest and history.
+
+    Parameters
+    ----------
+    state : RunState
+        The run.
+    folder : Path
+        Where to write; made when absent.
+    training : TrainingSettings
+        The run's settings; names the base model.
+    rank : int
+        Rank of every adapter, one that vLLM accepts.
+    policy : RankPolicy
+        Named in the manifest.
+
+    Returns
+    -------
+    dict[str, Any]
+        The manifest.
+    """
+    base_model = models.resolve(training.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    clusters = []
+    for cluster in state.clusters:
+        bank = truncate(state.banks[cluster.name], rank)
+        save_adapter(bank.adapter, folder / cluster.name, rank=rank, base_model=base_model)
+        kept = 1.0 - bank.discarded_energy
+        for record in reversed(state.history):
+            outcome = record.clusters.get(cluster.name)
+            if outcome is not None and outcome.moved:
+                kept *= 1.0 - outcome.discarded_energy
+                break
+        losses = state.losses(cluster.name)
+        clusters.append(
+            {
+                "name": cluster.name,
+                "adapter": cluster.name,
+                "members": [str(node) for node in cluster.members],
+                "centroid": cluster.centroid.tolist(),
+                "discarded_energy": 1.0 - kept,
+                "loss_before": losses[0] if losses else None,
+                "loss_after": losses[-1] if losses else None,
+            }
+        )
+    manifest = {
+        "format": 1,
+        "model": training.model,
+        "base_model_path": base_model,
+        "rank": rank,
+        "rank_policy": policy.name,
+        "candidate_ranks": list(policy.candidates),
+        "deadline_seconds": getattr(policy, "deadline", None),
+        "training": asdict(training),
+        "clusters": clusters,
+        "devices": [_device(state, node) for node in state.profiles],
+    }
+    _write(folder / MANIFEST_FILE, manifest)
+    _write(
+        folder / HISTORY_FILE,
+        {"format": 1, "rounds": [_round(record) for record in state.history]},
+    )
+    return manifest
+
+
+def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
+    """Write one adapter as PEFT does, alpha equal to the rank, so that vLLM serves it.
+
+    vLLM takes one rank and one scaling for all layers: every layer gets `rank` terms, with zeros
+    where it has fewer, and the scaling goes into the factors.
+
+    Parameters
+    ----------
+    adapter : AdapterState
+        The adapter, at most `rank` terms.
+    folder : Path
+        The adapter's folder; made when absent.
+    rank : int
+        The rank.
+    base_model : str
+        What PEFT's configuration names as base.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    from flower_strategy.base_model import to_peft
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = adapter.with_scaling(1.0).resized(rank)
+    LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted({layer.rpartition(".")[2] for layer in whole.layers}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    save_file(to_peft(whole), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read a run's manifest."""
+    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST_FILE).read_text("utf-8"))
+    return manifest
+
+
+def load_history(folder: Path | str) -> dict[str, Any]:
+    """Read a run's history."""
+    history: dict[str, Any] = json.loads((Path(folder) / HISTORY_FILE).read_text("utf-8"))
+    return history
+
+
+def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
+    """Return the name of the cluster whose centroid is closest in angle to an embedding.
+
+    Parameters
+    ----------
+    manifest : Mapping[str, Any]
+        What `load_manifest` gives.
+    embedding : FloatArray
+        Shape (hidden,), of a text, by `embed_texts` with the same base model.
+    """
+    closeness: dict[str, float] = {
+        cluster["name"]: float(np.dot(cluster["centroid"], embedding))
+        for cluster in manifest["clusters"]
+    }
+    return max(closeness, key=lambda name: closeness[name])
+
+
+def _device(state: RunState, node: int) -> dict[str, Any]:
+    profile, decision = state.profiles[node], state.decisions[node]
+    observed = [
+        record.devices[node].observed_seconds
+        for record in state.history
+        if node in record.devices and record.devices[node].observed_seconds is not None
+    ]
+    return {
+        "node": str(node),
+        "device": profile.device,
+        "label": profile.label,
+        "cluster": state.cluster_of(node).name,
+        "rank": decision.rank,
+        "reason": decision.reason,
+        "predicted_seconds": decision.predicted_seconds,
+        "observed_seconds": observed[-1] if observed else None,
+        "examples": profile.num_examples,
+        "memory_bytes": profile.memory_bytes,
+        "bandwidth": profile.bandwidth if math.isfinite(profile.bandwidth) else None,
+        "embedding": profile.embedding.tolist(),
+    }
+
+
+def _round(record: RoundRecord) -> dict[str, Any]:
+    return {
+        "round": record.round,
+        "seconds": record.seconds,
+        "clusters": {name: asdict(outcome) for name, outcome in record.clusters.items()},
+        "devices": {str(node): asdict(device) for node, device in record.devices.items()},
+        "refused": [
+            {"node": str(refusal.node), "stage": refusal.stage, "reason": refusal.reason}
+            for refusal in record.refused
+        ],
+    }
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    part.replace(path)

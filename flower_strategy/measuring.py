@@ -1,0 +1,127 @@
+"""What training costs on this device: seconds per step at two ranks, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.base_model import BaseModel, adapted, layer_shapes
+from flower_strategy.data.examples import Example
+from flower_strategy.devices import Device, Stopwatch
+from flower_strategy.training import TrainingSettings, collate, response_loss
+
+_FLOAT_BYTES = 4
+_COPIES_PER_FACTOR = 4  # the factor, its gradient, AdamW's two moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """Measured cost of training on one device.
+
+    Attributes
+    ----------
+    step_ranks : tuple[int, int]
+        The two ranks that were timed.
+    step_seconds : tuple[float, float]
+        Seconds per step at these ranks, on the device's clock.
+    fixed_bytes : int
+        Base weights, and what a step keeps for its backward pass.
+    bytes_per_rank : int
+        Memory that one rank adds.
+    upload_per_rank : int
+        Bytes of one rank's factors.
+    """
+
+    step_ranks: tuple[int, int]
+    step_seconds: tuple[float, float]
+    fixed_bytes: int
+    bytes_per_rank: int
+    upload_per_rank: int
+
+
+def measure_training(
+    base: BaseModel,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    device: Device,
+    *,
+    ranks: tuple[int, int],
+) -> TrainingCost:
+    """Run two real training steps at each of two ranks and time the second.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    examples : Sequence[Example]
+        The device's examples; their texts are joined into one batch of full length, so that the
+        budget holds for any of them.
+    settings : TrainingSettings
+        Batch size and length.
+    device : Device
+        Whose clock is read.
+    ranks : tuple[int, int]
+        The two ranks.
+    """
+    text = "\n".join(example.text for example in examples)
+    characters = 16 * settings.max_length
+    text = (text * (characters // max(len(text), 1) + 1))[:characters]
+    batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
+    shapes = layer_shapes(base.model)
+    numbers = sum(out + inner for out, inner in shapes.values())
+    seconds, saved = [], 0
+    for rank in ranks:
+        adapter = initial_adapter(shapes, rank=rank, seed=settings.seed)
+        step_seconds, saved = _time_step(base, adapter, batch, settings, device)
+        seconds.append(step_seconds)
+    return TrainingCost(
+        step_ranks=ranks,
+        step_seconds=(seconds[0], seconds[1]),
+        fixed_bytes=base.weight_bytes + saved,
+        bytes_per_rank=numbers * _FLOAT_BYTES * _COPIES_PER_FACTOR,
+        upload_per_rank=numbers * _FLOAT_BYTES,
+    )
+
+
+def _time_step(
+    base: BaseModel,
+    adapter: AdapterState,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    device: Device,
+) -> tuple[float, int]:
+    """Return the seconds of a warm step, and the bytes that it keeps for its backward pass."""
+    with adapted(base, adapter) as model, torch.enable_grad():
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=0.0)
+        own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        saved: dict[int, int] = {}
+
+        def record(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        def step() -> None:
+            batch = collate(examples, base, settings.max_length)
+            loss, tokens = response_loss(model.get_base_model(), batch)
+            optimizer.zero_grad(set_to_none=True)
+            (loss / max(tokens, 1)).backward()
+            optimizer.step()
+
+        with torch.autograd.graph.saved_tensors_hooks(record, _same):
+            step()
+        watch = Stopwatch(device, threads=torch.get_num_threads())
+        step()
+        if base.device.type == "cuda":
+            torch.cuda.synchronize()
+        return watch.seconds(), sum(saved.values())
+
+
+def _same(tensor: Any) -> Any:
+    return tensor

@@ -1,0 +1,77 @@
+"""What the server sends: the profile query, and adapters with the settings to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from flower_strategy.adapter import AdapterState
+from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY
+from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.training import TrainingSettings
+
+PROFILE_QUERY = f"{MessageType.QUERY}.profile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """The settings that go with every message of a run.
+
+    Attributes
+    ----------
+    training : TrainingSettings
+        What devices are asked to do.
+    embedding : EmbeddingSettings
+        How devices embed their task.
+    devices : tuple[str, ...] (default: ())
+        Classes of simulated devices, given out in turn.
+    """
+
+    training: TrainingSettings
+    embedding: EmbeddingSettings
+    devices: tuple[str, ...] = ()
+
+    def profile_query(self, nodes: Sequence[int], probe_ranks: tuple[int, int]) -> list[Message]:
+        """Return the profile query, one message per node; the ranks are those to be timed."""
+        config = self.training.to_record()
+        config["embedding-texts"] = self.embedding.texts
+        config["embedding-clip"] = self.embedding.clip
+        config["embedding-noise"] = self.embedding.noise
+        config["devices"] = list(self.devices)
+        config["probe-ranks"] = list(probe_ranks)
+        content = RecordDict({CONFIG_KEY: config})
+        return [
+            Message(content=content, message_type=PROFILE_QUERY, dst_node_id=node) for node in nodes
+        ]
+
+    def adapter_messages(
+        self,
+        message_type: str,
+        adapters: Mapping[int, AdapterState],
+        *,
+        server_round: int,
+        extra: ConfigRecord,
+    ) -> list[Message]:
+        """Return one message per node: its adapter and the settings to use it with.
+
+        Nodes that get one and the same adapter object share its arrays, so Flower stores them
+        once. It is a list, since the deployment engine's grid iterates twice.
+        """
+        contents: dict[int, RecordDict] = {}
+        messages = []
+        for node, adapter in adapters.items():
+            if id(adapter) not in contents:
+                config = self.training.to_record()
+                config.update(extra)
+                config["server-round"] = server_round
+                config["scaling"] = adapter.scaling
+                config["devices"] = list(self.devices)
+                contents[id(adapter)] = RecordDict(
+                    {ARRAYS_KEY: adapter.to_arrays(), CONFIG_KEY: config}
+                )
+            messages.append(
+                Message(content=contents[id(adapter)], message_type=message_type, dst_node_id=node)
+            )
+        return messages

@@ -1,0 +1,152 @@
+"""What a device tells the server about itself before the first round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from floe_plugins.errors import FloeError
+from flower_strategy.adapter import FloatArray
+
+PROFILE_KEY = "profile"
+DEVICE_KEY = "device"
+EMBEDDING_KEY = "embedding"
+_LONGEST_NAME = 64
+
+
+class ProfileError(FloeError, ValueError):
+    """A reply is no usable device profile; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceProfile:
+    """A device's measured budget and its task embedding.
+
+    Attributes
+    ----------
+    device : str
+        Class of the device.
+    label : str
+        Name of the node's main task where the run is simulated, else empty.
+    memory_bytes : int
+        Memory that training may use.
+    fixed_bytes : int
+        Memory that training takes at any rank: base weights and activations.
+    bytes_per_rank : int
+        Memory that one rank adds: factors, gradients, AdamW's two moments.
+    upload_per_rank : int
+        Bytes of one rank's factors on the wire.
+    step_ranks : tuple[int, int]
+        The two ranks that were timed.
+    step_seconds : tuple[float, float]
+        Seconds per optimizer step at these ranks.
+    bandwidth : float
+        Upload in bytes per second, infinite where not known.
+    num_examples : int
+        Training examples on the device.
+    embedding : FloatArray
+        Task embedding, shape (hidden,), unit length.
+    """
+
+    device: str
+    label: str = ""
+    memory_bytes: int
+    fixed_bytes: int
+    bytes_per_rank: int
+    upload_per_rank: int
+    step_ranks: tuple[int, int]
+    step_seconds: tuple[float, float]
+    bandwidth: float
+    num_examples: int
+    embedding: FloatArray
+
+    def to_record(self) -> RecordDict:
+        """Write the profile into the content of a reply."""
+        return RecordDict(
+            {
+                PROFILE_KEY: MetricRecord(
+                    {
+                        "memory-bytes": self.memory_bytes,
+                        "fixed-bytes": self.fixed_bytes,
+                        "bytes-per-rank": self.bytes_per_rank,
+                        "upload-per-rank": self.upload_per_rank,
+                        "step-ranks": list(self.step_ranks),
+                        "step-seconds": list(self.step_seconds),
+                        "bandwidth": self.bandwidth,
+                        "num-examples": self.num_examples,
+                    }
+                ),
+                DEVICE_KEY: ConfigRecord({"device": self.device, "label": self.label}),
+                EMBEDDING_KEY: ArrayRecord({"embedding": Array(self.embedding)}),
+            }
+        )
+
+    @staticmethod
+    def from_record(record: RecordDict) -> DeviceProfile:
+        """Read and check a profile.
+
+        Raises
+        ------
+        ProfileError
+            A part is missing, of the wrong type, or out of range.
+        """
+        try:
+            numbers = record.metric_records[PROFILE_KEY]
+            words = record.config_records[DEVICE_KEY]
+            embedding = record.array_records[EMBEDDING_KEY]["embedding"].numpy()
+            ranks = _pair(numbers, "step-ranks")
+            profile = DeviceProfile(
+                device=str(words["device"])[:_LONGEST_NAME],
+                label=str(words["label"])[:_LONGEST_NAME],
+                memory_bytes=_whole(numbers, "memory-bytes"),
+                fixed_bytes=_whole(numbers, "fixed-bytes"),
+                bytes_per_rank=_whole(numbers, "bytes-per-rank"),
+                upload_per_rank=_whole(numbers, "upload-per-rank"),
+                step_ranks=(int(ranks[0]), int(ranks[1])),
+                step_seconds=_pair(numbers, "step-seconds"),
+                bandwidth=_real(numbers, "bandwidth"),
+                num_examples=_whole(numbers, "num-examples"),
+                embedding=embedding.astype(np.float32),
+            )
+        except KeyError as error:
+            raise ProfileError(f"The profile has no {error}.") from error
+        profile._check()
+        return profile
+
+    def _check(self) -> None:
+        if self.num_examples < 1:
+            raise ProfileError(f"num-examples is {self.num_examples}; at least 1 is needed.")
+        if not self.bandwidth > 0:
+            raise ProfileError(f"bandwidth is {self.bandwidth}; it must be above 0.")
+        if not all(0 < seconds < math.inf for seconds in self.step_seconds):
+            raise ProfileError(f"step-seconds is {self.step_seconds}; both must be above 0.")
+        norm = float(np.linalg.norm(self.embedding))
+        if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
+            raise ProfileError(
+                f"The embedding has shape {self.embedding.shape} and length {norm:.4g}; it must "
+                "be one vector of length 1."
+            )
+
+
+def _real(numbers: MetricRecord, key: str) -> float:
+    value = numbers[key]
+    if isinstance(value, list):
+        raise ProfileError(f"{key} is {value}; one number is needed.")
+    return float(value)
+
+
+def _whole(numbers: MetricRecord, key: str) -> int:
+    value = _real(numbers, key)
+    if not math.isfinite(value) or value < 0:
+        raise ProfileError(f"{key} is {value}; it must be finite and not negative.")
+    return int(value)
+
+
+def _pair(numbers: MetricRecord, key: str) -> tuple[float, float]:
+    value = numbers[key]
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProfileError(f"{key} is {value}; two numbers are needed.")
+    return float(value[0]), float(value[1])

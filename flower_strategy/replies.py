@@ -1,0 +1,187 @@
+"""Reading what devices send back; whatever is wrong with a reply, only that reply is lost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message, MetricRecord
+
+from floe_plugins.errors import FloeError
+from flower_strategy.adapter import AdapterState
+from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profiles import DeviceProfile
+
+
+class ReplyError(FloeError, ValueError):
+    """A reply cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyRules:
+    """What a reply must satisfy.
+
+    Attributes
+    ----------
+    min_replies : int (default: 1)
+        Good replies that a cluster needs to move; a smaller cluster needs all its members.
+    max_examples : int (default: 10_000_000)
+        Most examples that a device may claim: the count is its weight in the mean.
+    """
+
+    min_replies: int = 1
+    max_examples: int = 10_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a device was sent to train.
+
+    Attributes
+    ----------
+    cluster : str
+        Its cluster.
+    adapter : AdapterState
+        The adapter sent, at the device's rank and scaling.
+    """
+
+    cluster: str
+    adapter: AdapterState
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReply:
+    """A good training reply.
+
+    Attributes
+    ----------
+    adapter : AdapterState
+        The trained adapter.
+    num_examples : int
+        Its weight.
+    loss : float
+        Mean training loss.
+    seconds : float
+        Training and upload on the device's clock.
+    """
+
+    adapter: AdapterState
+    num_examples: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """A good evaluation reply.
+
+    Attributes
+    ----------
+    loss : float
+        Held-out loss, nats per response token.
+    num_tokens : int
+        Its weight.
+    """
+
+    loss: float
+    num_tokens: int
+
+
+def read_profile(message: Message) -> DeviceProfile:
+    """Return a device's profile.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error or no profile.
+    """
+    _no_error(message)
+    try:
+        return DeviceProfile.from_record(message.content)
+    # A node can send anything, and decoding it can raise anything; the run must outlive that.
+    except Exception as error:
+        raise ReplyError(str(error) or repr(error)) from error
+
+
+def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> TrainReply:
+    """Return a training reply that fits what was asked.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error, has other layers, shapes or scaling than what was sent, numbers
+        that are not finite, or a count of examples that is not positive or absurd.
+    """
+    _no_error(message)
+    try:
+        metrics = message.content.metric_records[METRICS_KEY]
+        scaling = _finite(metrics, "scaling")
+        adapter = AdapterState.from_arrays(
+            message.content.array_records[ARRAYS_KEY], scaling=scaling
+        )
+    # As in `read_profile`.
+    except Exception as error:
+        raise ReplyError(_reason(error)) from error
+    expected = asked.adapter
+    if adapter.layers.keys() != expected.layers.keys():
+        odd = sorted(adapter.layers.keys() ^ expected.layers.keys())
+        raise ReplyError(f"{len(odd)} layers differ from those sent, among them {odd[0]}.")
+    for name, factors in adapter.layers.items():
+        sent = expected.layers[name]
+        if (factors.b.shape, factors.a.shape) != (sent.b.shape, sent.a.shape):
+            raise ReplyError(
+                f"{name} has factors {factors.b.shape} and {factors.a.shape}, sent were "
+                f"{sent.b.shape} and {sent.a.shape}."
+            )
+        if not (np.isfinite(factors.a).all() and np.isfinite(factors.b).all()):
+            raise ReplyError(f"{name} holds numbers that are not finite.")
+    if not math.isclose(scaling, expected.scaling, rel_tol=1e-6):
+        raise ReplyError(f"scaling is {scaling}, sent was {expected.scaling}.")
+    try:
+        loss, seconds = _finite(metrics, "train-loss"), _finite(metrics, "seconds")
+        examples = _finite(metrics, "num-examples")
+    except KeyError as error:
+        raise ReplyError(_reason(error)) from error
+    if not 1 <= examples <= rules.max_examples or examples != int(examples):
+        raise ReplyError(
+            f"num-examples is {examples:g}; it must be a whole number from 1 to "
+            f"{rules.max_examples}."
+        )
+    return TrainReply(adapter, int(examples), loss, seconds)
+
+
+def read_evaluate_reply(message: Message, rules: ReplyRules) -> EvaluateReply:
+    """Return an evaluation reply.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error, or its numbers are missing or not finite.
+    """
+    _no_error(message)
+    try:
+        metrics = message.content.metric_records[METRICS_KEY]
+        loss, tokens = _finite(metrics, "held-out-loss"), _finite(metrics, "num-tokens")
+    # As in `read_profile`.
+    except Exception as error:
+        raise ReplyError(_reason(error)) from error
+    if loss < 0 or not 1 <= tokens <= 1e4 * rules.max_examples:
+        raise ReplyError(f"held-out-loss is {loss:g} over {tokens:g} tokens.")
+    return EvaluateReply(loss, int(tokens))
+
+
+def _no_error(message: Message) -> None:
+    if message.has_error():
+        raise ReplyError((message.error.reason or "").strip() or f"error {message.error.code}")
+
+
+def _finite(metrics: MetricRecord, key: str) -> float:
+    value = metrics[key]
+    if isinstance(value, list) or not math.isfinite(value):
+        raise ReplyError(f"{key} is {value}; one finite number is needed.")
+    return float(value)
+
+
+def _reason(error: Exception) -> str:
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error) or repr(error)

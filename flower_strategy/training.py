@@ -1,0 +1,236 @@
+"""Local work on a device: encoding examples, training an adapter, measuring the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord
+from torch.nn import functional
+
+from flower_strategy.adapter import AdapterState, lora_scaling
+from flower_strategy.base_model import BaseModel, adapted, from_peft
+from flower_strategy.data.examples import Example
+from flower_strategy.run_config import RunConfig
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What the server asks of a device; it travels in every message.
+
+    Attributes
+    ----------
+    model : str
+        Name of the base model.
+    dtype : str (default: "float32")
+        Type of the base model's weights.
+    local_steps : int (default: 4)
+        Optimizer steps per round.
+    batch_size : int (default: 4)
+        Examples per step.
+    learning_rate : float (default: 2e-3)
+        AdamW's learning rate.
+    max_length : int (default: 64)
+        Most tokens of an example.
+    alpha : float (default: 0.0)
+        LoRA's alpha; 0 means alpha = rank.
+    rslora : bool (default: False)
+        Whether alpha is divided by the root of the rank.
+    eval_examples : int (default: 0)
+        Most held-out examples per evaluation; 0 uses all.
+    seed : int (default: 0)
+        Seed of the run.
+    """
+
+    model: str
+    dtype: str = "float32"
+    local_steps: int = 4
+    batch_size: int = 4
+    learning_rate: float = 2e-3
+    max_length: int = 64
+    alpha: float = 0.0
+    rslora: bool = False
+    eval_examples: int = 0
+    seed: int = 0
+
+    def scaling(self, rank: int) -> float:
+        """Return the factor in front of ``b @ a`` at a rank."""
+        return lora_scaling(alpha=self.alpha, rank=rank, rslora=self.rslora)
+
+    @staticmethod
+    def from_config(config: RunConfig) -> TrainingSettings:
+        """Take the settings out of a run configuration."""
+        return TrainingSettings(
+            **{name: getattr(config, name) for name in TrainingSettings.__dataclass_fields__}
+        )
+
+    def to_record(self) -> ConfigRecord:
+        """Write the settings into a message's configuration."""
+        return ConfigRecord({key.replace("_", "-"): value for key, value in vars(self).items()})
+
+    @staticmethod
+    def from_record(record: ConfigRecord) -> TrainingSettings:
+        """Read the settings; other keys of the record are left alone."""
+        known = TrainingSettings.__dataclass_fields__
+        values: dict[str, Any] = {
+            name: record[name.replace("_", "-")]
+            for name in known
+            if name.replace("_", "-") in record
+        }
+        return TrainingSettings(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingOutcome:
+    """What a device has after its local steps.
+
+    Attributes
+    ----------
+    adapter : AdapterState
+        The trained adapter, same rank and scaling as the one it began with.
+    loss : float
+        Mean loss over the steps, nats per response token.
+    """
+
+    adapter: AdapterState
+    loss: float
+
+
+def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
+    """Return an example's token ids and where its response begins.
+
+    Prompt and response are tokenized apart, as the prompt will be when the model is asked. The
+    tokenizer's end-of-text token is learned after the response. Where both are too long, the
+    response keeps at least half of the tokens and the prompt loses its beginning.
+    """
+    prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"]
+    response = tokenizer(example.response, add_special_tokens=False)["input_ids"]
+    if tokenizer.eos_token_id is not None:
+        response = [*response, tokenizer.eos_token_id]
+    response = response[: max(max_length // 2, max_length - len(prompt))]
+    prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
+    return prompt + response, len(prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Encoded examples, padded on the right.
+
+    Attributes
+    ----------
+    ids : torch.Tensor
+        Token ids, shape (rows, tokens).
+    mask : torch.Tensor
+        1 where there is a token, same shape.
+    targets : torch.Tensor
+        The next token of the response, -100 elsewhere; shape (rows, tokens - 1).
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    targets: torch.Tensor
+
+
+def collate(examples: Sequence[Example], base: BaseModel, max_length: int) -> Batch:
+    """Encode examples into one batch on the base model's device."""
+    encoded = [encode(example, base.tokenizer, max_length) for example in examples]
+    width = max(2, *(len(ids) for ids, _ in encoded))
+    padding = base.tokenizer.pad_token_id or 0
+    ids = torch.full((len(encoded), width), padding)
+    mask = torch.zeros_like(ids)
+    targets = torch.full((len(encoded), width - 1), _IGNORED)
+    for row, (tokens, start) in enumerate(encoded):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+        first = max(start, 1)
+        targets[row, first - 1 : len(tokens) - 1] = torch.tensor(tokens[first:])
+    return Batch(ids.to(base.device), mask.to(base.device), targets.to(base.device))
+
+
+def response_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
+    """Return the summed negative log likelihood of the response tokens, and their number.
+
+    The vocabulary's logits are formed at these positions only: with 49,152 tokens they would cost
+    a quarter of the step.
+    """
+    hidden = model.get_decoder()(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state[
+        :, :-1
+    ]
+    wanted = batch.targets != _IGNORED
+    logits = model.get_output_embeddings()(hidden[wanted])
+    loss = functional.cross_entropy(logits.float(), batch.targets[wanted], reduction="sum")
+    return loss, int(wanted.sum())
+
+
+def train_adapter(
+    base: BaseModel,
+    adapter: AdapterState,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    *,
+    order_seed: Sequence[int] = (0,),
+) -> TrainingOutcome:
+    """Train an adapter for the settings' local steps; the base model stays frozen.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    adapter : AdapterState
+        Where training begins.
+    examples : Sequence[Example]
+        The device's examples.
+    settings : TrainingSettings
+        Steps, batch size, learning rate, length.
+    order_seed : Sequence[int]
+        Seed of the batches' order, such as (run seed, round, node).
+    """
+    order = np.random.default_rng(order_seed)
+    rows: list[int] = []
+    losses = []
+    with adapted(base, adapter) as model, torch.enable_grad():
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
+        for _ in range(settings.local_steps):
+            while len(rows) < settings.batch_size:
+                rows += order.permutation(len(examples)).tolist()
+            chosen, rows = rows[: settings.batch_size], rows[settings.batch_size :]
+            batch = collate([examples[row] for row in chosen], base, settings.max_length)
+            total, tokens = response_loss(model.get_base_model(), batch)
+            loss = total / max(tokens, 1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        from peft import get_peft_model_state_dict
+
+        trained = from_peft(get_peft_model_state_dict(model), scaling=adapter.scaling)
+    return TrainingOutcome(trained, math.fsum(losses) / len(losses))
+
+
+def held_out_loss(
+    base: BaseModel,
+    adapter: AdapterState,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+) -> tuple[float, int]:
+    """Return the mean loss per response token on examples, and the number of these tokens."""
+    if settings.eval_examples:
+        examples = examples[: settings.eval_examples]
+    total, tokens = 0.0, 0
+    with adapted(base, adapter) as model, torch.no_grad():
+        for start in range(0, len(examples), settings.batch_size):
+            batch = collate(
+                examples[start : start + settings.batch_size], base, settings.max_length
+            )
+            loss, count = response_loss(model.get_base_model(), batch)
+            total += float(loss)
+            tokens += count
+    return total / max(tokens, 1), tokens

@@ -1,0 +1,224 @@
+"""Running a Flower App in the local simulation, from start to the last process it leaves behind.
+
+``flwr run`` starts a local SuperLink that lives on after the command, and Ray starts processes of
+its own. All of them inherit the environment of the command, so a marker in it finds every one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+_MARKER = "FLOE_RUN_MARKER"
+_GRACE_SECONDS = 10.0
+
+
+@dataclass
+class RunResult:
+    """What a run left.
+
+    Attributes
+    ----------
+    status : str
+        Flower's word for how the run ended: ``finished:completed`` when all went well, else such as
+        ``finished:failed``, ``timeout`` or ``not started``.
+    lines : list[str]
+        The output, line by line, without colours at the ends.
+    seconds : float
+        Wall seconds from the command to the end of its output.
+    """
+
+    status: str
+    lines: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run completed."""
+        return self.status == "finished:completed"
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_flower_app(
+    app_dir: Path | str,
+    run_config: Mapping[str, str | int | float | bool],
+    num_supernodes: int,
+    flwr_home: Path | str,
+    on_line: Callable[[str], None] | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    cpus_per_client: int = 1,
+    timeout: float = 1800.0,
+) -> RunResult:
+    """Run a Flower App as a user does, ``flwr run . --stream`` in its folder, and clean up.
+
+    Parameters
+    ----------
+    app_dir : Path
+        Folder with the app's pyproject.toml; the command runs there.
+    run_config : Mapping
+        What goes into ``--run-config``.
+    num_supernodes : int
+        Number of simulated nodes.
+    flwr_home : Path
+        Flower's folder for this run, made when absent; a fresh one gives a fresh SuperLink.
+    on_line : Callable[[str], None], optional
+        Called with every line as it comes.
+    env : Mapping[str, str], optional
+        Further environment variables.
+    cpus_per_client : int (default: 1)
+        Processor cores per client; clients beyond what the machine has wait.
+    timeout : float (default: 1800.0)
+        Seconds after which the run is ended.
+
+    Returns
+    -------
+    RunResult
+        How it ended. Every process of the run is gone by then, also after an exception or Ctrl-C.
+    """
+    started = time.monotonic()
+    home = Path(flwr_home).absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    environment, marker = _environment(home, env)
+    lines: list[str] = []
+    late = threading.Event()
+    with _ended_at_exit(marker):
+        command = subprocess.Popen(
+            _command(run_config, num_supernodes, cpus_per_client),
+            cwd=app_dir,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+
+        def end_late() -> None:
+            late.set()
+            end_processes(marker)
+
+        watchdog = threading.Timer(timeout, end_late)
+        watchdog.start()
+        try:
+            assert command.stdout is not None
+            for line in command.stdout:
+                lines.append(line.rstrip())
+                if on_line is not None:
+                    on_line(lines[-1])
+            command.wait()
+        finally:
+            watchdog.cancel()
+        status = "timeout" if late.is_set() else _status(app_dir, environment)
+    return RunResult(status, lines, time.monotonic() - started)
+
+
+def end_processes(marker: str) -> None:
+    """End every process that carries a run's marker: first asked, then forced."""
+    asked = False
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while found := list(_processes(marker)):
+        forced = time.monotonic() > deadline
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if forced:
+                    process.kill()
+                elif not asked:
+                    process.terminate()
+        asked = True
+        psutil.wait_procs(found, timeout=0.5)
+
+
+def _command(
+    run_config: Mapping[str, str | int | float | bool], num_supernodes: int, cpus: int
+) -> list[str]:
+    flwr = Path(sys.executable).with_name("flwr")
+    command = [str(flwr), "run", ".", "--stream"]
+    if run_config:
+        written = " ".join(f"{key}={_toml(value)}" for key, value in run_config.items())
+        command += ["--run-config", written]
+    federation = f"num-supernodes={num_supernodes} client-resources-num-cpus={cpus}"
+    return [*command, "--federation-config", federation]
+
+
+def _toml(value: str | int | float | bool) -> str:
+    if isinstance(value, str):
+        # Flower's parser takes neither escapes nor both quotes in one value.
+        quote = "'" if "'" not in value else '"'
+        return f"{quote}{value}{quote}"
+    return json.dumps(value)
+
+
+def _environment(home: Path, extra: Mapping[str, str] | None) -> tuple[dict[str, str], str]:
+    marker = uuid.uuid4().hex
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        # Else Flower installs the app's dependencies into an environment of their own.
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+        **(extra or {}),
+        _MARKER: marker,
+    }
+    return environment, marker
+
+
+def _status(app_dir: Path | str, environment: Mapping[str, str]) -> str:
+    listed = subprocess.run(
+        [str(Path(sys.executable).with_name("flwr")), "ls", "--format", "json"],
+        cwd=app_dir,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    try:
+        runs = json.loads(listed.stdout)["runs"]
+    except (json.JSONDecodeError, KeyError):
+        return "not started"
+    return str(runs[0]["status"]) if runs else "not started"
+
+
+@contextlib.contextmanager
+def _ended_at_exit(marker: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        end_processes(marker)
+
+
+def _processes(marker: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if (
+                process.pid != os.getpid()
+                and process.environ().get(_MARKER) == marker
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                yield process
