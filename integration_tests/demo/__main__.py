@@ -1,0 +1,146 @@
+"""Run the demonstration from end to end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from floe_plugins.errors import FloeError
+from floe_plugins.models import resolve
+from integration_tests.demo.answering import CLOUD_MODEL, Answer, Device, servers
+from integration_tests.demo.federation import DemoError, Federation, federate
+from integration_tests.demo.progress import Progress
+from integration_tests.demo.prompts import PROMPTS
+from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; return the exit code."""
+    options = _options(arguments)
+    # Ended by a supervisor or by Ctrl-C: either way every process is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    progress = Progress()
+    try:
+        _run(options, progress)
+    except KeyboardInterrupt:
+        progress.step("Interrupted; every process that was started has been ended.")
+        return 130
+    except (FloeError, DemoError, OSError, RuntimeError) as error:
+        progress.step(f"The demonstration stopped. {error}")
+        return 1
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m integration_tests.demo",
+        description="Train a small model across six simulated devices, then let it answer together "
+        "with a large one, private prompts staying home.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("floe-demo"), help="a folder to write")
+    parser.add_argument("--rounds", type=int, default=3, help="federated rounds")
+    parser.add_argument("--max-tokens", type=int, default=48, help="most tokens per answer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> None:
+    folder: Path = options.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+    progress.step("Models: out of the installed packages, once.")
+    for name in ("embedded:smollm2-135m-instruct", CLOUD_MODEL):
+        progress.note(f"{name} is at {resolve(name)}")
+
+    progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
+    federation = federate(folder, rounds=options.rounds, progress=progress)
+    clusters = _clusters(federation)
+    if len(clusters) < 2:
+        raise DemoError("The run found one cluster; the embedded tasks should give at least two.")
+    for name, devices, before, after in cluster_rows(clusters):
+        progress.note(f"{name}: {devices}; held-out loss {before} before, {after} after")
+
+    progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
+    adapters = federation.adapters_for(PROMPTS)
+    with servers(federation, folder, progress=progress) as (own, cloud, trace):
+        progress.step("Prompts: the gate decides what the cloud may see.")
+        device = Device(
+            own=own, cloud=cloud, adapters=adapters, trace=trace, max_tokens=options.max_tokens
+        )
+        answers = []
+        for prompt in PROMPTS:
+            answers.append(device.ask(prompt))
+            progress.note(f"{prompt.name}: {answers[-1].verdict}")
+
+    progress.step("Figures and page.")
+    # Imported here: matplotlib takes a while, and nothing before it needs it.
+    from integration_tests.demo.figures import draw_all
+    from integration_tests.demo.page import write_page
+
+    figures = draw_all(federation, answers, folder)
+    write_page(folder / "index.html", clusters=clusters, answers=answers, figures=figures)
+    results = _results(clusters, answers, seconds=progress.seconds)
+    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    _show(options, results, clusters, answers)
+    progress.step(f"Done. Open {folder / 'index.html'}")
+    if all(answer.host_text == answer.text for answer in answers if answer.host_text is not None):
+        raise DemoError("Every fused answer equals the host's own: the expert was not heard.")
+
+
+def _clusters(federation: Federation) -> list[dict[str, Any]]:
+    devices = {each["node"]: each for each in federation.manifest["devices"]}
+    clusters = []
+    for cluster in federation.manifest["clusters"]:
+        members = [devices[node] for node in cluster["members"]]
+        names = [f"{each['device']} ({each['label']}, rank {each['rank']})" for each in members]
+        kept = {key: cluster[key] for key in ("name", "loss_before", "loss_after")}
+        clusters.append({**kept, "devices": names})
+    return clusters
+
+
+def _results(
+    clusters: Sequence[dict[str, Any]], answers: Sequence[Answer], *, seconds: float
+) -> dict[str, Any]:
+    rows = [
+        {**asdict(answer), "mean_weight": answer.mean_weight, "bytes_left": answer.bytes_left}
+        for answer in answers
+    ]
+    return {"seconds": round(seconds, 1), "clusters": list(clusters), "answers": rows}
+
+
+def _show(
+    options: argparse.Namespace,
+    results: dict[str, Any],
+    clusters: Sequence[dict[str, Any]],
+    answers: Sequence[Answer],
+) -> None:
+    if options.json:
+        print(json.dumps(results))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    losses = Table("cluster", "devices", "loss before", "loss after", title="Held-out loss")
+    for cells in cluster_rows(clusters):
+        losses.add_row(*cells)
+    table = Table(title="Answers", show_lines=True)
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold", ratio=3 if column in WIDE else 1)
+    for answer in answers:
+        # Prompts and answers hold brackets, which are text and not markup.
+        table.add_row(*(cell.replace("[", r"\[") for cell in row(answer)))
+    console.print(losses)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The README's commands, run as they stand there; only ports and folders are the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from integration_tests.documents import named_blocks, shell_blocks
+from integration_tests.processes import end, free_port, spawn, tail
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BLOCKS = named_blocks(README)
+PORTS = {"8001": str(free_port()), "8002": str(free_port())}
+ENV = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "HF_HUB_OFFLINE": "1",
+}
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def command(name: str) -> str:
+    """Return a block with the test's ports in place of the README's."""
+    code = BLOCKS[name]
+    for documented, own in PORTS.items():
+        code = code.replace(documented, own)
+    return code
+
+
+def run(name: str, folder: Path, *, code: int = 0, **env: str) -> str:
+    """Run a block in a shell and return what it printed."""
+    result = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", command(name)],
+        cwd=folder,
+        env={**os.environ, **ENV, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    return result.stdout
+
+
+@contextmanager
+def server(name: str, port: str, folder: Path) -> Iterator[None]:
+    """Run a block that serves, and wait until it answers."""
+    log = folder / f"{name}.log"
+    process = spawn(
+        ["bash", "-c", f"exec env {command(name).strip()}"], log=log, env=ENV, cwd=folder
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            assert process.poll() is None, tail(log)
+            assert time.monotonic() < deadline, tail(log)
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
+            except httpx.HTTPError:
+                time.sleep(1)
+            else:
+                break
+        yield
+    finally:
+        end(process)
+
+
+def test_every_shell_command_is_tested() -> None:
+    # `train` is run by federated_test, all others here.
+    tested = {"train", "export", "expert", "host", "ask", "check"}
+    assert tested < set(BLOCKS)
+    assert shell_blocks(README) == len(tested)
+
+
+def test_serving(tmp_path: Path) -> None:
+    run("export", tmp_path)
+    with server("expert", PORTS["8001"], tmp_path), server("host", PORTS["8002"], tmp_path):
+        reply = json.loads(run("ask", tmp_path))
+    assert len(reply["choices"][0]["text"]) > 5
+    assert reply["usage"]["completion_tokens"] > 1
+
+
+def test_a_detector_plugin(tmp_path: Path) -> None:
+    source = BLOCKS["plugin"]
+    name = source.splitlines()[0].removeprefix("# ")
+    (tmp_path / name).write_text(source)
+    # The check's exit code says that the text is private.
+    printed = run("check", tmp_path, code=1)
+    assert "badge-numbers" in printed
+    assert "local" in printed
+    assert "BADGE" in printed
