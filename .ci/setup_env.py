@@ -85,6 +85,8 @@ def _install() -> None:
     rest = [name for name in embedded if name not in bare]
     _pip(
         "install",
+        # Python compiles what it imports; compiling all of it takes minutes.
+        "--no-compile",
         *_torch_options(),
         "--editable",
         f"{ROOT}[{','.join(EXTRAS)}]",
