@@ -27,8 +27,10 @@ from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
     options = _options(arguments)
-    # Ended by a supervisor or by Ctrl-C: either way every process is ended on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ended by a supervisor or by Ctrl-C: either way every process is ended on the way out. A shell
+    # that starts the demonstration in the background ignores SIGINT, so it is set as well.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
     progress = Progress()
     try:
         _run(options, progress)
@@ -49,6 +51,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("floe-demo"), help="a folder to write")
     parser.add_argument("--rounds", type=int, default=3, help="federated rounds")
+    parser.add_argument("--run", type=Path, help="the folder of a finished run, to skip training")
     parser.add_argument("--max-tokens", type=int, default=48, help="most tokens per answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     return parser.parse_args(arguments)
@@ -63,8 +66,11 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     for name in ("embedded:smollm2-135m-instruct", CLOUD_MODEL):
         progress.note(f"{name} is at {resolve(name)}")
 
-    progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
-    federation = federate(folder, rounds=options.rounds, progress=progress)
+    if options.run is None:
+        progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
+        federation = federate(folder, rounds=options.rounds, progress=progress)
+    else:
+        federation = Federation.read(options.run.resolve())
     clusters = _clusters(federation)
     if len(clusters) < 2:
         raise DemoError("The run found one cluster; the embedded tasks should give at least two.")

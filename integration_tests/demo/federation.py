@@ -36,6 +36,11 @@ class Federation:
     manifest: dict[str, Any]
     history: dict[str, Any]
 
+    @classmethod
+    def read(cls, folder: Path) -> Federation:
+        """Read a finished run."""
+        return cls(folder, load_manifest(folder), load_history(folder))
+
     @property
     def adapters(self) -> dict[str, Path]:
         """Folder of each cluster's adapter."""
@@ -75,4 +80,4 @@ def federate(folder: Path, *, rounds: int, progress: Progress) -> Federation:
     if not result.ok:
         end = "\n".join(result.lines[-15:])
         raise DemoError(f"The federated run ended as {result.status!r}:\n{end}")
-    return Federation(output, load_manifest(output), load_history(output))
+    return Federation.read(output)
