@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-UNIT := floe_plugins flower_strategy vllm_logits_processor
+UNIT := .ci floe_plugins flower_strategy vllm_logits_processor
 PYTEST := $(BIN)/python -m pytest --durations=25
 
 .PHONY: help setup demo test lint unit integration clean

@@ -40,11 +40,11 @@ def _list(arguments: argparse.Namespace) -> int:
             plugin.version or "-",
             plugin.distribution or "-",
             hook.removeprefix(_PREFIX),
-            " ".join(plugin.registers[hook]) or "-",
+            " ".join(plugin.registers.get(hook, ())) or "-",
         )
         for plugin in plugins
+        # A plugin without hooks has a line too.
         for hook in plugin.hooks or ("-",)
-        if hook in plugin.registers or not plugin.hooks
     ]
     print_table(("PLUGIN", "VERSION", "DISTRIBUTION", "HOOK", "REGISTERS"), rows)
     return 0
