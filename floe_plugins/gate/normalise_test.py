@@ -8,7 +8,7 @@ from floe_plugins.gate.normalise import normalised
 
 NASTY = st.text(
     alphabet=st.one_of(
-        st.characters(exclude_categories=("Cs",)),
+        st.characters(exclude_categories=["Cs"]),
         st.sampled_from("\u200b\u200d\u00ad\ufeff４１－＠．ﬁ①٣é\u0301½ 1a@"),
     )
 )

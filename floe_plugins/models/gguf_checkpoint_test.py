@@ -200,7 +200,7 @@ def sentencepiece(folder: Path) -> Any:
     reader = _reader(path)
     path.unlink()
     tokens, scores, types = (
-        reader.get_field(f"tokenizer.ggml.{key}").contents()
+        reader.fields[f"tokenizer.ggml.{key}"].contents()
         for key in ("tokens", "scores", "token_type")
     )
     unknown = tokens.index("<unk>")
