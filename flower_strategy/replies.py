@@ -13,6 +13,8 @@ from flower_strategy.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.profiles import DeviceProfile
 
+_LONGEST_REASON = 500
+
 
 class ReplyError(FloeError, ValueError):
     """A reply cannot be used; the message is the reason."""
@@ -173,7 +175,7 @@ def read_evaluate_reply(message: Message, rules: ReplyRules) -> EvaluateReply:
 
 def _no_error(message: Message) -> None:
     if message.has_error():
-        raise ReplyError((message.error.reason or "").strip() or f"error {message.error.code}")
+        raise ReplyError(_last_line(message.error.reason or "") or f"error {message.error.code}")
 
 
 def _finite(metrics: MetricRecord, key: str) -> float:
@@ -181,6 +183,13 @@ def _finite(metrics: MetricRecord, key: str) -> float:
     if isinstance(value, list) or not math.isfinite(value):
         raise ReplyError(f"{key} is {value}; one finite number is needed.")
     return float(value)
+
+
+def _last_line(reason: str) -> str:
+    """Return the sentence at the end of a traceback, without Flower's wrapping."""
+    lines = [line.strip() for line in reason.strip().removesuffix("'>").splitlines()]
+    last = next((line for line in reversed(lines) if line), "")
+    return last.rpartition("occurred. Message: ")[2][:_LONGEST_REASON]
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flower_strategy.clustering import (
+    Cluster,
+    ClusteringSettings,
+    centroid,
+    cluster_devices,
+    nearest,
+    split,
+)
+
+SETTINGS = ClusteringSettings()
+
+
+def around(direction: int, count: int, *, noise: float, seed: int) -> list[NDArray[np.float32]]:
+    generator = np.random.default_rng(seed)
+    vectors = []
+    for _ in range(count):
+        vector = np.eye(24)[direction] + generator.normal(scale=noise, size=24)
+        vectors.append((vector / np.linalg.norm(vector)).astype(np.float32))
+    return vectors
+
+
+def test_three_tasks_make_three_clusters_of_the_right_devices() -> None:
+    vectors = [v for task in range(3) for v in around(task, 4, noise=0.05, seed=task)]
+    order = np.random.default_rng(0).permutation(12)
+    clusters = cluster_devices({100 + int(i): vectors[int(i)] for i in order}, SETTINGS)
+    assert [cluster.members for cluster in clusters] == [
+        (100, 101, 102, 103),
+        (104, 105, 106, 107),
+        (108, 109, 110, 111),
+    ]
+    assert [cluster.name for cluster in clusters] == ["cluster-0", "cluster-1", "cluster-2"]
+
+
+def test_one_task_makes_one_cluster() -> None:
+    vectors = around(0, 9, noise=0.1, seed=3)
+    assert len(cluster_devices(dict(enumerate(vectors)), SETTINGS)) == 1
+
+
+def test_one_or_two_devices_make_one_cluster() -> None:
+    far = [*around(0, 1, noise=0.0, seed=0), *around(1, 1, noise=0.0, seed=0)]
+    assert split(np.stack(far), SETTINGS) == [0, 0]
+    assert split(np.stack(far[:1]), SETTINGS) == [0]
+    assert cluster_devices({}, SETTINGS) == []
+
+
+def test_a_threshold_of_one_never_splits() -> None:
+    vectors = np.stack([v for task in range(2) for v in around(task, 3, noise=0.0, seed=0)])
+    assert split(vectors, ClusteringSettings(threshold=1.0)) == [0] * 6
+    assert len(set(split(vectors, ClusteringSettings(threshold=0.99)))) == 2
+
+
+def test_names_last_when_clusters_come_back_in_another_order_and_new_ones_appear() -> None:
+    first = cluster_devices(
+        dict(enumerate([v for t in (0, 1) for v in around(t, 3, noise=0.05, seed=t)])), SETTINGS
+    )
+    homes = {cluster.name: cluster.members for cluster in first}
+    # Node 0 now sorts behind the others' cluster, and a third task has joined.
+    moved = [v for t in (1, 2, 0) for v in around(t, 3, noise=0.05, seed=t + 10)]
+    second = cluster_devices(dict(enumerate(moved)), SETTINGS, previous=first, first_new=2)
+    found = {cluster.name: cluster.members for cluster in second}
+    assert homes == {"cluster-0": (0, 1, 2), "cluster-1": (3, 4, 5)}
+    assert found == {"cluster-0": (6, 7, 8), "cluster-1": (0, 1, 2), "cluster-2": (3, 4, 5)}
+
+
+def test_a_newcomer_goes_to_the_nearest_centroid() -> None:
+    clusters = [
+        Cluster(f"cluster-{t}", centroid(around(t, 3, noise=0.05, seed=t)), (t,)) for t in range(3)
+    ]
+    (newcomer,) = around(2, 1, noise=0.2, seed=9)
+    assert nearest(newcomer, clusters).name == "cluster-2"
+
+
+def test_a_centroid_has_unit_length() -> None:
+    assert np.linalg.norm(centroid(around(0, 5, noise=0.3, seed=1))) == pytest.approx(1.0)

@@ -1,0 +1,70 @@
+import math
+import time
+
+import pytest
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.devices import (
+    DEVICE_CLASSES,
+    GIB,
+    Device,
+    Stopwatch,
+    available_memory,
+    parse_device,
+    simulated_device,
+    this_device,
+)
+
+
+def test_classes_are_dealt_out_in_turn() -> None:
+    names = [simulated_device(("phone", "laptop"), node).name for node in range(4)]
+    assert names == ["phone", "laptop", "phone", "laptop"]
+    assert DEVICE_CLASSES["phone"].slowdown > DEVICE_CLASSES["laptop"].slowdown
+
+
+def test_a_class_can_be_written_out() -> None:
+    device = parse_device("watch:0.5:12:0.1")
+    assert device == Device(
+        name="watch", memory_bytes=GIB // 2, slowdown=12.0, bandwidth=1e5, simulated=True
+    )
+    assert device.upload_seconds(200_000) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("text", ["fridge", "watch:1:2", "watch:1:2:x", "watch:0:1:1", ":1:1:1"])
+def test_what_is_no_device_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"devices has '{text}'"):
+        parse_device(text)
+
+
+def test_the_real_machine_is_measured_within_its_limits() -> None:
+    device = this_device({})
+    assert 0 < device.memory_bytes <= available_memory() * 1.5
+    assert device.bandwidth == math.inf
+    assert not device.simulated
+    limited = this_device({"device": "board", "memory-gib": 0.25, "bandwidth-mbps": 2.5})
+    assert limited.name == "board"
+    assert limited.memory_bytes == GIB // 4
+    assert limited.bandwidth == 2.5e6
+
+
+def test_a_wrong_node_config_is_named() -> None:
+    with pytest.raises(ConfigError, match="bandwidth-mbps='fast'"):
+        this_device({"bandwidth-mbps": "fast"})
+
+
+def test_the_virtual_clock_counts_work_and_not_waiting() -> None:
+    slow = Device(name="slow", memory_bytes=1, slowdown=10.0, simulated=True)
+    waiting = Stopwatch(slow, threads=1)
+    time.sleep(0.2)
+    assert waiting.seconds() < 1.0
+    working = Stopwatch(slow, threads=1)
+    start = time.process_time()
+    while time.process_time() - start < 0.1:
+        pass
+    assert working.seconds() == pytest.approx(1.0, rel=0.5)
+
+
+def test_a_real_device_counts_wall_time() -> None:
+    watch = Stopwatch(Device(name="real", memory_bytes=1), threads=2)
+    time.sleep(0.1)
+    assert watch.seconds() >= 0.1

@@ -1,0 +1,77 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from flower_strategy.profiles import (
+    DEVICE_KEY,
+    EMBEDDING_KEY,
+    PROFILE_KEY,
+    DeviceProfile,
+    ProfileError,
+)
+
+
+def make_profile(**changes: Any) -> DeviceProfile:
+    values: dict[str, Any] = {
+        "device": "phone",
+        "label": "code",
+        "memory_bytes": 3 * 1024**3,
+        "fixed_bytes": 900_000_000,
+        "bytes_per_rank": 4_884_480,
+        "upload_per_rank": 1_221_120,
+        "step_ranks": (4, 32),
+        "step_seconds": (3.0, 3.5),
+        "bandwidth": 250_000.0,
+        "num_examples": 100,
+        "embedding": np.array([0.6, 0.8], np.float32),
+    }
+    return DeviceProfile(**{**values, **changes})
+
+
+def test_a_record_gives_back_the_profile() -> None:
+    profile = make_profile(bandwidth=float("inf"))
+    back = DeviceProfile.from_record(profile.to_record())
+    assert np.array_equal(back.embedding, profile.embedding)
+    for name, value in vars(profile).items():
+        if name != "embedding":
+            assert getattr(back, name) == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_examples": 0}, "num-examples is 0"),
+        ({"bandwidth": 0.0}, "bandwidth is 0"),
+        ({"step_seconds": (1.0, float("nan"))}, "step-seconds"),
+        ({"embedding": np.array([3.0, 4.0], np.float32)}, "length 5"),
+        ({"embedding": np.array([np.nan, 1.0], np.float32)}, "length nan"),
+        ({"embedding": np.ones((1, 1), np.float32)}, "one vector"),
+    ],
+)
+def test_a_profile_that_cannot_be_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ProfileError, match=complaint):
+        DeviceProfile.from_record(make_profile(**changes).to_record())
+
+
+def test_a_missing_part_is_named() -> None:
+    for part in (PROFILE_KEY, DEVICE_KEY, EMBEDDING_KEY):
+        record = RecordDict(
+            {name: value for name, value in make_profile().to_record().items() if name != part}
+        )
+        with pytest.raises(ProfileError, match=part):
+            DeviceProfile.from_record(record)
+
+
+def test_a_list_where_a_number_belongs_is_refused() -> None:
+    record = make_profile().to_record()
+    record.metric_records[PROFILE_KEY]["bandwidth"] = [1.0, 2.0]
+    with pytest.raises(ProfileError, match="one number is needed"):
+        DeviceProfile.from_record(record)
+
+
+def test_an_integer_embedding_is_read_as_floats() -> None:
+    record = make_profile().to_record()
+    record[EMBEDDING_KEY] = ArrayRecord({"embedding": Array(np.array([0, 1]))})
+    assert DeviceProfile.from_record(record).embedding.dtype == np.float32
