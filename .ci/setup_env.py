@@ -15,6 +15,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - said in a sentence, not by a fai
 
 import fcntl
 import hashlib
+import json
 import platform
 import re
 import subprocess
@@ -23,11 +24,11 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = ROOT / "pyproject.toml"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "floe-setup"
 CONSTRAINTS = ROOT / "constraints.txt"
-INPUTS = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__))
 
 EXTRAS = ("federated", "serving-cpu", "dev")
 
@@ -60,9 +61,11 @@ def main() -> None:
 
 
 def _key() -> str:
-    """Return what the environment depends on: these files and the interpreter."""
-    digest = hashlib.sha256(sys.version.encode())
-    for path in INPUTS:
+    """Return what the environment depends on: interpreter, requirements, constraints, this file."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
+    required = json.dumps([project["build-system"], project["project"]], sort_keys=True)
+    digest = hashlib.sha256(sys.version.encode() + required.encode())
+    for path in (CONSTRAINTS, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -79,7 +82,7 @@ def _make_venv() -> None:
 
 
 def _install() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     embedded = project["optional-dependencies"]["embedded"]
     bare = [name for name in embedded if name.startswith(WITHOUT_DEPENDENCIES)]
     rest = [name for name in embedded if name not in bare]
@@ -135,18 +138,24 @@ def _remove_broken_companions() -> None:
         if reason == f"ModuleNotFoundError: No module named '{name}'":
             continue
         _say(f"Removing {name}: it cannot be imported beside the installed torch ({reason[:120]})")
-        _pip("uninstall", "--yes", "--quiet", name)
+        _pip("uninstall", "--yes", name)
 
 
 def _pip(command: str, *arguments: str) -> None:
+    """Run pip, and print of what it says only what is new."""
     constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
-    done = subprocess.run(
+    with subprocess.Popen(
         [PYTHON, "-m", "pip", "--disable-pip-version-check", command, *constraints, *arguments],
         cwd=ROOT,
-        check=False,
-    )
-    if done.returncode != 0:
-        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {done.returncode}.")
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            if line.startswith(("Collecting ", "Building ", "Installing collected", "Success")):
+                print(line.rstrip()[:100], flush=True)
+    if pip.returncode != 0:
+        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {pip.returncode}.")
 
 
 def _say(text: str) -> None:

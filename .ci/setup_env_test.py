@@ -39,12 +39,29 @@ def test_a_second_call_returns_at_once(checkout: Path) -> None:
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", ".ci/setup_env.py"])
-def test_a_change_asks_for_another_set_up(checkout: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("pyproject.toml", '"torch>=', '"torch>2,>='),
+        ("constraints.txt", "torch==", "torch==1"),
+        (".ci/setup_env.py", "minutes", "hours"),
+    ],
+)
+def test_what_is_installed_from_asks_for_another_set_up(
+    checkout: Path, name: str, old: str, new: str
+) -> None:
     before = key(checkout)
-    with (checkout / name).open("a") as file:
-        file.write("# changed\n")
+    text = (checkout / name).read_text()
+    assert old in text
+    (checkout / name).write_text(text.replace(old, new))
     assert key(checkout) != before
+
+
+def test_settings_of_tools_do_not(checkout: Path) -> None:
+    before = key(checkout)
+    with (checkout / "pyproject.toml").open("a") as file:
+        file.write("[tool.other]\nchanged = true\n")
+    assert key(checkout) == before
 
 
 def test_constraints_hold_every_direct_dependency() -> None:
