@@ -7,6 +7,7 @@ the plugin that caused it.
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -204,14 +205,19 @@ def _select(
         return set(found), set()
     chosen = {part.strip() for part in selection.split(",")} - {"", "none"}
     names = chosen & set(found)
-    paths = {part for part in chosen - names if "." in part or ":" in part}
+    paths = {part for part in chosen - names if _is_path(part)}
     unknown = sorted(chosen - names - paths)
     if unknown:
         raise PluginError(
             f"{PLUGINS_VARIABLE} names {unknown[0]!r}, which is neither installed "
-            f"({', '.join(sorted(found)) or 'no plugin is'}) nor a dotted path."
+            f"({', '.join(sorted(found)) or 'no plugin is'}) nor a module that can be imported."
         )
     return names, paths
+
+
+def _is_path(part: str) -> bool:
+    # What has a dot or a colon is meant as a path: whether it can be imported shows later, by name.
+    return "." in part or ":" in part or importlib.util.find_spec(part) is not None
 
 
 def _register(loader: pluggy.PluginManager, name: str, path: str) -> None:

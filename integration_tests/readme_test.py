@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,26 +51,31 @@ def run(name: str, folder: Path, *, code: int = 0, **env: str) -> str:
 
 
 @contextmanager
-def server(name: str, port: str, folder: Path) -> Iterator[None]:
-    """Run a block that serves, and wait until it answers."""
-    log = folder / f"{name}.log"
-    process = spawn(
-        ["bash", "-c", f"exec env {command(name).strip()}"], log=log, env=ENV, cwd=folder
-    )
+def servers(names: Sequence[str], folder: Path) -> Iterator[None]:
+    """Run the blocks that serve, side by side, and wait until all answer."""
+    processes = {}
     try:
+        for name in names:
+            block = ["bash", "-c", f"exec env {command(name).strip()}"]
+            processes[name] = spawn(block, log=folder / f"{name}.log", env=ENV, cwd=folder)
         deadline = time.monotonic() + 300
-        while True:
-            assert process.poll() is None, tail(log)
-            assert time.monotonic() < deadline, tail(log)
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
-            except httpx.HTTPError:
+        for (name, process), port in zip(processes.items(), PORTS.values(), strict=True):
+            while not answers(port):
+                assert process.poll() is None, tail(folder / f"{name}.log")
+                assert time.monotonic() < deadline, tail(folder / f"{name}.log")
                 time.sleep(1)
-            else:
-                break
         yield
     finally:
-        end(process)
+        for process in processes.values():
+            end(process)
+
+
+def answers(port: str) -> bool:
+    """Tell whether a server answers at this port."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def test_every_shell_command_is_tested() -> None:
@@ -82,7 +87,7 @@ def test_every_shell_command_is_tested() -> None:
 
 def test_serving(tmp_path: Path) -> None:
     run("export", tmp_path)
-    with server("expert", PORTS["8001"], tmp_path), server("host", PORTS["8002"], tmp_path):
+    with servers(("expert", "host"), tmp_path):
         reply = json.loads(run("ask", tmp_path))
     assert len(reply["choices"][0]["text"]) > 5
     assert reply["usage"]["completion_tokens"] > 1
