@@ -6,6 +6,7 @@ follows the batch (who is in which row) and calls the engine before and after ea
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class FloeLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         additional = vllm_config.additional_config
+        _log_with_vllm()
         config = FloeConfig.from_additional_config(
             additional if isinstance(additional, dict) else None
         )
@@ -115,4 +117,11 @@ class FloeLogitsProcessor(LogitsProcessor):
         return stream if stream is not None and stream.output_ids is output_ids else None
 
 
-__all__: list[str] = ["FloeLogitsProcessor"]
+def _log_with_vllm() -> None:
+    """Send Floe's log lines where vLLM's go; vLLM sets up no logger but its own."""
+    theirs = logging.getLogger("vllm")
+    for name in ("floe_plugins", "vllm_logits_processor"):
+        ours = logging.getLogger(name)
+        if not ours.handlers:
+            ours.handlers, ours.propagate = list(theirs.handlers), theirs.propagate
+            ours.setLevel(theirs.level)
