@@ -51,7 +51,7 @@ def measure_training(
     *,
     ranks: tuple[int, int],
 ) -> TrainingCost:
-    """Run two real training steps at each of two ranks and time the second.
+    """Time one real training step at each of two ranks, after one to warm up.
 
     Parameters
     ----------
@@ -73,28 +73,33 @@ def measure_training(
     batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
     shapes = layer_shapes(base.model)
     numbers = sum(out + inner for out, inner in shapes.values())
-    seconds, saved = [], 0
-    for rank in ranks:
-        adapter = initial_adapter(shapes, rank=rank, seed=settings.seed)
-        step_seconds, saved = _time_step(base, adapter, batch, settings, device)
-        seconds.append(step_seconds)
+    steps = [
+        _step(base, initial_adapter(shapes, rank=rank, seed=0), batch, settings, device)
+        for rank in (ranks[0], *ranks)
+    ]
     return TrainingCost(
         step_ranks=ranks,
-        step_seconds=(seconds[0], seconds[1]),
-        fixed_bytes=base.weight_bytes + saved,
+        step_seconds=(steps[1].seconds, steps[2].seconds),
+        fixed_bytes=base.weight_bytes + steps[0].saved_bytes,
         bytes_per_rank=numbers * _FLOAT_BYTES * _COPIES_PER_FACTOR,
         upload_per_rank=numbers * _FLOAT_BYTES,
     )
 
 
-def _time_step(
+@dataclass(frozen=True)
+class _Step:
+    seconds: float
+    saved_bytes: int
+
+
+def _step(
     base: BaseModel,
     adapter: AdapterState,
     examples: Sequence[Example],
     settings: TrainingSettings,
     device: Device,
-) -> tuple[float, int]:
-    """Return the seconds of a warm step, and the bytes that it keeps for its backward pass."""
+) -> _Step:
+    """Run one step; count its seconds and the bytes that it keeps for its backward pass."""
     with adapted(base, adapter) as model, torch.enable_grad():
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
@@ -107,20 +112,15 @@ def _time_step(
                 saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        def step() -> None:
+        watch = Stopwatch(device, threads=torch.get_num_threads())
+        with torch.autograd.graph.saved_tensors_hooks(record, _same):
             batch = collate(examples, base, settings.max_length)
             loss, tokens = response_loss(model.get_base_model(), batch)
-            optimizer.zero_grad(set_to_none=True)
             (loss / max(tokens, 1)).backward()
-            optimizer.step()
-
-        with torch.autograd.graph.saved_tensors_hooks(record, _same):
-            step()
-        watch = Stopwatch(device, threads=torch.get_num_threads())
-        step()
+        optimizer.step()
         if base.device.type == "cuda":
             torch.cuda.synchronize()
-        return watch.seconds(), sum(saved.values())
+        return _Step(watch.seconds(), sum(saved.values()))
 
 
 def _same(tensor: Any) -> Any:

@@ -213,7 +213,7 @@ class RunConfig:
     )
     rounds: int = _key(3, _integer("Rounds of training.", low=1, high=100_000))
     local_steps: int = _key(
-        4, _integer("Optimizer steps per device and round.", low=1, high=1_000_000)
+        3, _integer("Optimizer steps per device and round.", low=1, high=1_000_000)
     )
     batch_size: int = _key(4, _integer("Examples per step.", low=1, high=4096))
     learning_rate: float = _key(

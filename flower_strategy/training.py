@@ -30,7 +30,7 @@ class TrainingSettings:
         Name of the base model.
     dtype : str (default: "float32")
         Type of the base model's weights.
-    local_steps : int (default: 4)
+    local_steps : int (default: 3)
         Optimizer steps per round.
     batch_size : int (default: 4)
         Examples per step.
@@ -50,7 +50,7 @@ class TrainingSettings:
 
     model: str
     dtype: str = "float32"
-    local_steps: int = 4
+    local_steps: int = 3
     batch_size: int = 4
     learning_rate: float = 2e-3
     max_length: int = 64

@@ -1,0 +1,248 @@
+import ast
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.data import Example, load_local_data
+from flower_strategy.data.embedded import TASKS, make_examples
+from flower_strategy.data.hub import load_hub_examples
+from flower_strategy.data.jsonl import custom_template, find_files, read_examples
+from flower_strategy.data.partition import hold_out, main_task, partition
+from flower_strategy.run_config import RunConfig
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------ embedded
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_embedded_tasks_are_the_same_for_the_same_seed_and_hold_nothing_twice(task: str) -> None:
+    examples = make_examples(task, count=200, seed=3)
+    assert examples == make_examples(task, count=200, seed=3)
+    assert examples != make_examples(task, count=200, seed=4)
+    assert len(set(examples)) == 200
+    assert all(example.response[0].isspace() for example in examples)
+
+
+def test_the_arithmetic_is_right() -> None:
+    for example in make_examples("arithmetic", count=300, seed=0):
+        *steps, answer = example.response.strip().rstrip(".").split(". ")
+        for step in steps:
+            left, right = step.split(" = ")
+            assert eval(left) == int(right), step
+        assert answer == f"The answer is {steps[-1].split(' = ')[1]}"
+
+
+def test_records_hold_what_the_sentence_says() -> None:
+    for example in make_examples("records", count=100, seed=0):
+        record = json.loads(example.response)
+        assert all(str(value) in example.prompt for value in record.values())
+
+
+def test_code_examples_are_whole_functions_of_the_standard_library() -> None:
+    for example in make_examples("code", count=50, seed=0):
+        assert example.prompt.startswith("def ")
+        (function,) = ast.parse(example.text).body
+        assert isinstance(function, ast.FunctionDef)
+
+
+# --------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("row", "example"),
+    [
+        ({"prompt": "a", "response": " b"}, Example("a", " b")),
+        ({"question": "q", "answer": "a"}, Example("Question: q\nAnswer:", " a")),
+        (
+            {"question": "q", "context": "c", "answer": "yes", "long_answer": "Since."},
+            Example("Context: c\nQuestion: q\nAnswer:", " yes. Since."),
+        ),
+        (
+            {"instruction": "i", "input": "n", "output": "o"},
+            Example("i\nn\nResponse:", " o"),
+        ),
+        ({"text": "t", "spans": []}, Example("", "t")),
+    ],
+)
+def test_common_fields_are_recognised(
+    tmp_path: Path, row: dict[str, object], example: Example
+) -> None:
+    assert read_examples(write_rows(tmp_path / "data.jsonl", [row])) == [example]
+
+
+def test_a_template_over_other_fields(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "data.jsonl", [{"en": "one", "de": "eins"}])
+    with pytest.raises(ConfigError, match="en, de, which are not recognised"):
+        read_examples(path)
+    template = custom_template("English: {en}\\nGerman:", " {de}")
+    assert read_examples(path, template=template) == [Example("English: one\nGerman:", " eins")]
+
+
+@pytest.mark.parametrize("prompt", ["{en", "{0}", "{en.x}"])
+def test_a_template_that_is_none_is_refused(prompt: str) -> None:
+    with pytest.raises(ConfigError, match="template"):
+        custom_template(prompt, "{de}")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"prompt": "a", "response": "b"}\n{"prompt": ', "line 2: no JSON"),
+        ('["a"]', "line 1: a JSON object is needed, got list"),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a"}', "line 2: no field response"),
+        ('{"prompt": "a", "response": " "}', "line 1: the response is empty"),
+        ("\n", "holds no examples"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        read_examples(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_and_folders_become_tasks_by_name(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"prompt": "a", "response": "b"}]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_rows(folder / "one.jsonl", rows)
+    write_rows(folder / "two.jsonl", rows)
+    write_rows(tmp_path / "three.jsonl", rows)
+    assert list(find_files(f"{folder}, {tmp_path / 'three.jsonl'}")) == ["one", "two", "three"]
+    with pytest.raises(ConfigError, match="two files called 'one'"):
+        find_files(f"{folder},{folder / 'one.jsonl'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"without .jsonl files"):
+        find_files(str(tmp_path / "empty"))
+
+
+def test_an_absent_path_is_answered_with_the_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "project"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    with pytest.raises(ConfigError) as caught:
+        load_local_data(RunConfig(data="../data/x.jsonl"), {"partition-id": 0, "num-partitions": 2})
+    assert f"tried {tmp_path.resolve() / 'data' / 'x.jsonl'}" in str(caught.value)
+
+
+# ----------------------------------------------------------------- partition
+
+
+def pools(count: int) -> dict[str, list[Example]]:
+    return {
+        name: [Example(f"{name} {index}", " x") for index in range(count)] for name in ("a", "b")
+    }
+
+
+def test_no_example_is_on_two_nodes_and_none_is_lost() -> None:
+    shares = [
+        partition(pools(101), partition_id=node, num_partitions=5, mix=0.3, classes=3, seed=1)[0]
+        for node in range(5)
+    ]
+    texts = [example.prompt for share in shares for example in share]
+    assert len(texts) == len(set(texts)) == 202
+
+
+@pytest.mark.parametrize(("mix", "share"), [(0.0, 1.0), (0.4, 0.8), (1.0, 0.5)])
+def test_mix_sets_the_share_of_the_main_task(mix: float, share: float) -> None:
+    examples, main = partition(
+        pools(1000), partition_id=1, num_partitions=4, mix=mix, classes=3, seed=0, max_examples=100
+    )
+    assert len(examples) == 100
+    own = sum(example.prompt.startswith(main) for example in examples)
+    assert own / 100 == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(("tasks", "classes"), [(3, 3), (2, 3), (3, 2), (2, 2), (4, 2)])
+def test_every_task_meets_several_device_classes(tasks: int, classes: int) -> None:
+    met: dict[int, set[int]] = {}
+    for node in range(tasks * classes):
+        met.setdefault(main_task(node, tasks=tasks, classes=classes), set()).add(node % classes)
+    assert len(met) == tasks
+    assert all(len(seen) == classes for seen in met.values())
+
+
+def test_too_little_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Node 0 of 9 gets"):
+        partition(pools(4), partition_id=0, num_partitions=9, mix=0, classes=1, seed=0)
+    with pytest.raises(ConfigError, match="at least 2 are needed"):
+        hold_out([Example("a", " b")], fraction=0.5)
+
+
+def test_both_parts_of_a_node_hold_something() -> None:
+    examples = [Example(str(index), " x") for index in range(10)]
+    for fraction, held in ((0.01, 1), (0.2, 2), (0.9, 9)):
+        data = hold_out(examples, fraction=fraction)
+        assert len(data.held_out) == held
+        assert len(data.train) == 10 - held
+        assert not set(data.train) & set(data.held_out)
+
+
+# ---------------------------------------------------------------- local data
+
+
+def test_nodes_hold_mostly_one_embedded_task() -> None:
+    config = RunConfig(mix=0.1)
+    labels = []
+    for node in range(6):
+        data = load_local_data(config, {"partition-id": node, "num-partitions": 6})
+        labels.append(data.label)
+        assert 90 <= len(data.train) + len(data.held_out) <= 128
+    assert labels == ["code", "arithmetic", "records", "arithmetic", "records", "code"]
+
+
+def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": str(index), "response": " x"} for index in range(10)
+    ]
+    path = write_rows(tmp_path / "mine.jsonl", rows)
+    data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)})
+    assert len(data.train) == 8
+    assert data.label == ""
+
+
+def test_a_hub_data_set_without_flwr_datasets_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "flwr_datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install 'floe-llm\[hub\]'"):
+        load_local_data(RunConfig(data="openai/gsm8k"), {"partition-id": 0, "num-partitions": 2})
+
+
+def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stand-in for flwr-datasets: the real one downloads, and tests run without a network.
+    class Partitioner:
+        def __init__(self, *, num_partitions: int) -> None:
+            self.num_partitions = num_partitions
+
+    class Dataset:
+        def __init__(self, *, dataset: str, partitioners: dict[str, Partitioner]) -> None:
+            self.rows = [{"question": f"{dataset} {i}", "answer": "a"} for i in range(8)]
+            self.number = partitioners["train"].num_partitions
+
+        def load_partition(self, partition_id: int, split: str) -> list[dict[str, str]]:
+            assert split == "train"
+            return self.rows[partition_id :: self.number]
+
+    package, module = ModuleType("flwr_datasets"), ModuleType("flwr_datasets.partitioner")
+    package.__dict__["FederatedDataset"] = Dataset
+    module.__dict__["IidPartitioner"] = Partitioner
+    monkeypatch.setitem(sys.modules, "flwr_datasets", package)
+    monkeypatch.setitem(sys.modules, "flwr_datasets.partitioner", module)
+    examples = load_hub_examples("owner/set", partition_id=1, num_partitions=4)
+    assert [example.prompt for example in examples] == [
+        "Question: owner/set 1\nAnswer:",
+        "Question: owner/set 5\nAnswer:",
+    ]

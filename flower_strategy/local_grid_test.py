@@ -1,0 +1,90 @@
+"""A grid whose nodes run in this process, for tests of the strategy with the real client app."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from flower_strategy.client_app import app
+from flower_strategy.run_config import ConfigValue
+
+Tamper = Callable[[int, Message, Message], Message | None]
+
+
+class LocalGrid(Grid):
+    """Runs the ClientApp for every message at once; what a test tampers with is the reply.
+
+    Parameters
+    ----------
+    run_config : Mapping
+        The run configuration that the nodes see.
+    count : int
+        Number of nodes; their ids are 100, 101, ...
+    tamper : Callable, optional
+        Gets node, message and reply; returns the reply to deliver, or None for none.
+    """
+
+    def __init__(
+        self, run_config: Mapping[str, ConfigValue], count: int, *, tamper: Tamper | None = None
+    ) -> None:
+        self.nodes = {100 + index: index for index in range(count)}
+        self.online = set(self.nodes)
+        self.sent: list[Message] = []
+        self._run_config = dict(run_config)
+        self._tamper = tamper
+        self._replies: dict[str, Message] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = []
+        for message in messages:
+            self.sent.append(message)
+            identifier = str(uuid.uuid4())
+            message.metadata.__dict__["_message_id"] = identifier
+            identifiers.append(identifier)
+            reply: Message | None = self._reply(message)
+            if self._tamper is not None and reply is not None:
+                reply = self._tamper(message.metadata.dst_node_id, message, reply)
+            if reply is not None:
+                self._replies[identifier] = reply
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def get_node_ids(self) -> Iterable[int]:
+        return sorted(self.online)
+
+    def _reply(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        context = Context(
+            run_id=1,
+            node_id=node,
+            node_config={"partition-id": self.nodes[node], "num-partitions": len(self.nodes)},
+            state=RecordDict(),
+            run_config=self._run_config,
+        )
+        try:
+            return app(message, context)
+        # As Flower does: whatever the client app raises becomes an error reply.
+        except Exception as error:  # noqa: BLE001
+            said = f"\nException ClientAppException occurred. Message: {error}"
+            reason = f"<class 'ClientAppException'>:<'{said}'>"
+            return Message(Error(code=2, reason=reason), reply_to=message)
+
+    def set_run(self, run: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> object:  # type: ignore[override]
+        raise NotImplementedError
+
+    def create_message(self, *arguments: object, **options: object) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        raise NotImplementedError

@@ -1,0 +1,371 @@
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, Error, Message, RecordDict
+
+from floe_plugins.errors import ConfigError
+from flower_strategy import FloeStrategy, RunConfig
+from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.admission import NoDevicesError
+from flower_strategy.base_model import adapted_shapes, load_base_model
+from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.export import choose_adapter, load_history, load_manifest
+from flower_strategy.local_grid_test import LocalGrid, Tamper
+from flower_strategy.profiles import EMBEDDING_KEY
+from flower_strategy.run_config import ConfigValue
+
+
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="flwr")
+    return caplog
+
+
+@pytest.fixture
+def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
+    # The devices' bandwidths differ by much and their speeds by little: the tiny model's steps
+    # take milliseconds, so the upload decides, and the ranks do not depend on the machine.
+    return {
+        "model": tiny_model,
+        "output": str(tmp_path / "run"),
+        "rounds": 2,
+        "local-steps": 3,
+        "batch-size": 4,
+        "learning-rate": 0.02,
+        "max-length": 64,
+        "max-examples": 40,
+        "eval-examples": 6,
+        "ranks": "2,4,8",
+        "export-rank": 8,
+        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
+        "silhouette": 0.3,
+        "round-timeout": 0.5,
+    }
+
+
+def run(
+    run_config: dict[str, ConfigValue], *, nodes: int = 6, tamper: Tamper | None = None
+) -> tuple[FloeStrategy, LocalGrid, Any]:
+    config = RunConfig.from_dict(run_config)
+    strategy = FloeStrategy.from_config(config)
+    grid = LocalGrid(run_config, nodes, tamper=tamper)
+    result = start(strategy, grid, config)
+    return strategy, grid, result
+
+
+def start(strategy: FloeStrategy, grid: LocalGrid, config: RunConfig) -> Any:
+    initial = initial_adapter(
+        adapted_shapes(config.model), rank=strategy.bank_rank, seed=config.seed
+    )
+    return strategy.start(
+        grid, initial.to_arrays(), num_rounds=config.rounds, timeout=config.round_timeout
+    )
+
+
+def test_a_run_gives_ranks_clusters_falling_losses_and_an_export(
+    run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
+) -> None:
+    strategy, grid, result = run(run_config)
+    state = strategy.state
+
+    ranks = {
+        state.profiles[node].device: decision.rank for node, decision in state.decisions.items()
+    }
+    assert ranks == {"slow": 2, "middle": 4, "fast": 8}
+    for message in grid.sent:
+        if message.metadata.message_type == "train":
+            sent = AdapterState.from_arrays(message.content.array_records[ARRAYS_KEY])
+            assert sent.rank == state.decisions[message.metadata.dst_node_id].rank
+
+    assert len(state.clusters) >= 2
+    tasks = {
+        cluster.name: {state.profiles[node].label for node in cluster.members}
+        for cluster in state.clusters
+    }
+    assert sum(len(labels) for labels in tasks.values()) == 3
+    for cluster in state.clusters:
+        losses = state.losses(cluster.name)
+        assert len(losses) == 3
+        assert losses[-1] < losses[0]
+        name = f"{cluster.name}/held-out-loss"
+        assert result.evaluate_metrics_clientapp[2][name] == losses[-1]
+
+    assert result.train_metrics_clientapp[1]["replies"] == 6
+    first = next(iter(state.clusters)).name
+    assert f"{first}/model.layers.0.self_attn.q_proj.lora_A" in result.arrays
+
+    folder = Path(str(run_config["output"]))
+    manifest, history = load_manifest(folder), load_history(folder)
+    assert [entry["name"] for entry in manifest["clusters"]] == [c.name for c in state.clusters]
+    assert [len(record["devices"]) for record in history["rounds"]] == [6, 6, 6]
+    for device in manifest["devices"]:
+        assert choose_adapter(manifest, np.array(device["embedding"])) == device["cluster"]
+        assert device["observed_seconds"] > 0
+    for text in ("Policy: deadline", "predicted", "observed", "held-out loss", "MB up"):
+        assert text in log.text
+
+
+def test_nodes_of_one_cluster_and_rank_share_their_arrays(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"silhouette": 1.0, "rounds": 1}
+    _, grid, _ = run(run_config)
+    contents = [m.content for m in grid.sent if m.metadata.message_type == "train"]
+    assert len(contents) == 6
+    assert len({id(content[ARRAYS_KEY]) for content in contents}) == 3
+
+
+def test_peft_loads_what_was_measured(run_config: dict[str, ConfigValue]) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    strategy, _, _ = run({**run_config, "rounds": 1})
+    folder = Path(str(run_config["output"]))
+    manifest = load_manifest(folder)
+    base = load_base_model(str(run_config["model"]))
+    ids = torch.tensor([base.tokenizer("def f(x):")["input_ids"]])
+    plain = base.model(ids).logits
+    for entry in manifest["clusters"]:
+        config = json.loads((folder / entry["adapter"] / "adapter_config.json").read_text())
+        assert config["r"] == config["lora_alpha"] == 8
+        assert not config["rank_pattern"]
+        assert not config["alpha_pattern"]
+        loaded = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"]),
+            str(folder / entry["adapter"]),
+        )
+        moved = loaded(ids).logits
+        assert not torch.allclose(moved, plain, atol=1e-3)
+        reference = AutoModelForCausalLM.from_pretrained(str(run_config["model"]))
+        bank = strategy.state.banks[entry["name"]]
+        for layer in bank.layers:
+            reference.get_submodule(layer).weight.data += torch.from_numpy(bank.delta(layer))
+        torch.testing.assert_close(moved, reference(ids).logits, rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"silhouette": 1.0, "rounds": 1, "alpha": 4.0}
+    replies: list[tuple[float, AdapterState]] = []
+
+    def listen(node: int, message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "train":
+            metrics = reply.content.metric_records[METRICS_KEY]
+            adapter = AdapterState.from_arrays(
+                reply.content.array_records[ARRAYS_KEY], scaling=_number(metrics["scaling"])
+            )
+            replies.append((_number(metrics["num-examples"]), adapter))
+        return reply
+
+    # The bank holds the whole mean: its rank is that of the export.
+    strategy, _, _ = run({**run_config, "export-rank": 32}, tamper=listen)
+    assert {adapter.scaling for _, adapter in replies} == {2.0, 1.0, 0.5}
+    total = sum(weight for weight, _ in replies)
+    bank = strategy.state.banks["cluster-0"]
+    for layer in bank.layers:
+        dense = sum(weight / total * adapter.delta(layer) for weight, adapter in replies)
+        assert np.linalg.norm(bank.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def _break(message: Message, reply: Message, how: str) -> Message | None:
+    content: RecordDict = reply.content
+    arrays = content.array_records[ARRAYS_KEY]
+    metrics = content.metric_records[METRICS_KEY]
+    layer = "model.layers.0.mlp.up_proj"
+    factor = arrays[f"{layer}.lora_B"].numpy().copy()
+    if how == "error":
+        return Message(Error(code=2, reason="out of memory"), reply_to=message)
+    if how == "silent":
+        return None
+    if how == "missing layer":
+        del arrays[f"{layer}.lora_A"], arrays[f"{layer}.lora_B"]
+    elif how == "unpaired":
+        del arrays[f"{layer}.lora_A"]
+    elif how == "shape":
+        arrays[f"{layer}.lora_B"] = Array(factor[:-1])
+    elif how == "nan":
+        factor[0, 0] = np.nan
+        arrays[f"{layer}.lora_B"] = Array(factor)
+    elif how == "infinity":
+        factor[0, 0] = np.inf
+        arrays[f"{layer}.lora_B"] = Array(factor)
+    elif how == "no bytes":
+        broken = Array(factor)
+        broken.data = b"rubbish"
+        arrays[f"{layer}.lora_B"] = broken
+    elif how == "no metrics":
+        del content[METRICS_KEY]
+    else:
+        key, value = how.split("=")
+        metrics[key] = float(value)
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("error", "out of memory"),
+        ("silent", "no reply within"),
+        ("missing layer", "1 layers differ"),
+        ("unpaired", "has no '.lora_A'"),
+        ("shape", "sent were"),
+        ("nan", "not finite"),
+        ("infinity", "not finite"),
+        ("no bytes", ""),
+        ("no metrics", "there is no 'metrics'"),
+        ("num-examples=0", "num-examples is 0"),
+        ("num-examples=-5", "num-examples is -5"),
+        ("num-examples=1e12", "num-examples is 1e+12"),
+        ("num-examples=nan", "num-examples is nan"),
+        ("scaling=3", "scaling is 3.0, sent was 1.0"),
+        ("train-loss=nan", "train-loss is nan"),
+    ],
+)
+def test_a_bad_reply_is_refused_with_node_and_reason_and_the_others_count(
+    run_config: dict[str, ConfigValue], how: str, reason: str
+) -> None:
+    run_config |= {"rounds": 1, "silhouette": 1.0, "local-steps": 1, "eval-examples": 1}
+
+    def tamper(node: int, message: Message, reply: Message) -> Message | None:
+        if node == 102 and message.metadata.message_type == "train":
+            return _break(message, reply, how)
+        return reply
+
+    strategy, _, result = run(run_config, nodes=4, tamper=tamper)
+    record = strategy.state.history[1]
+    assert [(refusal.node, refusal.stage) for refusal in record.refused] == [(102, "train")]
+    assert reason in record.refused[0].reason
+    assert record.clusters["cluster-0"].replies == 3
+    assert record.clusters["cluster-0"].moved
+    assert math.isfinite(float(result.train_metrics_clientapp[1]["train-loss"]))
+    bank = strategy.state.banks["cluster-0"]
+    assert all(np.isfinite(bank.delta(layer)).all() for layer in bank.layers)
+
+
+def test_with_too_few_good_replies_a_cluster_keeps_its_adapter(
+    run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
+) -> None:
+    run_config |= {"rounds": 1, "silhouette": 1.0, "min-replies": 3, "local-steps": 1}
+
+    def tamper(node: int, message: Message, reply: Message) -> Message | None:
+        if node < 102 and message.metadata.message_type == "train":
+            return _break(message, reply, "nan")
+        return reply
+
+    strategy, _, _ = run(run_config, nodes=4, tamper=tamper)
+    record = strategy.state.history[1]
+    assert record.clusters["cluster-0"].replies == 2
+    assert not record.clusters["cluster-0"].moved
+    assert strategy.state.banks["cluster-0"] is strategy.state.initial
+    assert "cluster-0 keeps its adapter: 2 good replies, 3 needed" in log.text
+
+
+def test_a_cluster_smaller_than_min_replies_moves_when_all_its_members_reply(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    strategy, _, _ = run({**run_config, "rounds": 1, "min-replies": 5}, nodes=2)
+    assert strategy.state.history[1].clusters["cluster-0"].moved
+
+
+def test_a_bad_profile_leaves_the_others_and_is_asked_again(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"rounds": 1, "silhouette": 1.0, "local-steps": 1}
+    asked: list[int] = []
+
+    def tamper(node: int, message: Message, reply: Message) -> Message | None:
+        if message.metadata.message_type == "query.profile" and node == 101:
+            asked.append(node)
+            if len(asked) == 1:
+                short = Array(np.array([1.0], np.float32))
+                reply.content.array_records[EMBEDDING_KEY]["embedding"] = short
+        return reply
+
+    strategy, _, _ = run(run_config, nodes=3, tamper=tamper)
+    first, second = strategy.state.history
+    assert [(refusal.node, refusal.stage) for refusal in first.refused] == [(101, "profile")]
+    assert "1 numbers, the others' 32" in first.refused[0].reason
+    assert len(asked) == 2
+    assert set(second.devices) == {100, 101, 102}
+
+
+def test_a_newcomer_joins_the_nearest_cluster_in_the_next_round(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    config = RunConfig.from_dict({**run_config, "rounds": 1})
+    strategy = FloeStrategy.from_config(config)
+    grid = LocalGrid(run_config, 6)
+    grid.online.discard(105)
+
+    class Later(FloeStrategy):
+        def aggregate_evaluate(self, server_round: int, replies: Any) -> Any:
+            grid.online.add(105)
+            return super().aggregate_evaluate(server_round, replies)
+
+    strategy.__class__ = Later
+    start(strategy, grid, config)
+    state = strategy.state
+    assert 105 not in state.history[0].devices
+    assert state.history[1].devices[105].rank == 8
+    mates = [node for node in state.cluster_of(105).members if node != 105]
+    assert {state.profiles[node].label for node in mates} == {state.profiles[105].label}
+
+
+def test_a_node_that_goes_away_is_not_asked(run_config: dict[str, ConfigValue]) -> None:
+    config = RunConfig.from_dict({**run_config, "rounds": 1, "silhouette": 1.0})
+    strategy = FloeStrategy.from_config(config)
+    grid = LocalGrid(run_config, 3)
+
+    class Leaving(FloeStrategy):
+        def aggregate_profile(self, replies: Any) -> Any:
+            found = super().aggregate_profile(replies)
+            grid.online.discard(101)
+            return found
+
+    strategy.__class__ = Leaving
+    start(strategy, grid, config)
+    assert set(strategy.state.history[1].devices) == {100, 102}
+    assert not strategy.state.history[1].refused
+
+
+def test_without_any_device_the_run_ends_with_every_reason(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    with pytest.raises(NoDevicesError, match=r"node 100: Run configuration data='nowhere\.jsonl'"):
+        run({**run_config, "data": "nowhere.jsonl"}, nodes=2)
+    with pytest.raises(NoDevicesError, match=r"node 100: rank 2 needs .* the deadline is 0\.0 s"):
+        run({**run_config, "round-deadline": 0.0001}, nodes=2)
+    with pytest.raises(NoDevicesError, match="none is connected"):
+        run(run_config, nodes=0)
+
+
+def test_a_small_initial_adapter_is_refused(run_config: dict[str, ConfigValue]) -> None:
+    config = RunConfig.from_dict(run_config)
+    strategy = FloeStrategy.from_config(config)
+    initial = initial_adapter(adapted_shapes(config.model), rank=2, seed=0)
+    with pytest.raises(ConfigError, match="has rank 2; candidates and export need 8"):
+        strategy.start(LocalGrid(run_config, 1), initial.to_arrays())
+
+
+def test_the_same_seed_gives_the_same_adapters(run_config: dict[str, ConfigValue]) -> None:
+    banks = [run({**run_config, "rounds": 1}, nodes=3)[0].state.banks for _ in range(2)]
+    assert banks[0].keys() == banks[1].keys()
+    for name, bank in banks[0].items():
+        for layer in bank.layers:
+            np.testing.assert_allclose(
+                bank.delta(layer), banks[1][name].delta(layer), rtol=1e-4, atol=1e-6
+            )
