@@ -104,7 +104,7 @@ def run_flower_app(
     started = time.monotonic()
     home = Path(flwr_home).absolute()
     home.mkdir(parents=True, exist_ok=True)
-    environment, marker = _environment(home, env)
+    environment, marker = flower_environment(home, env)
     app = _stage(Path(app_dir), home / "staged-app") if staged else Path(".")
     lines: list[str] = []
     late = threading.Event()
@@ -191,7 +191,8 @@ def _toml(value: str | int | float | bool) -> str:
     return json.dumps(value)
 
 
-def _environment(home: Path, extra: Mapping[str, str] | None) -> tuple[dict[str, str], str]:
+def flower_environment(home: Path, extra: Mapping[str, str] | None) -> tuple[dict[str, str], str]:
+    """Return the environment of a run, and the marker by which `end_processes` finds all of it."""
     marker = uuid.uuid4().hex
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {

@@ -14,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flower_strategy.conftest import tiny_model
 from integration_tests.documents import named_blocks, shell_blocks
+from integration_tests.flower_runs import end_processes, flower_environment
 from integration_tests.processes import end, free_port, spawn, tail
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -24,6 +26,8 @@ ENV = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "HF_HUB_OFFLINE": "1",
 }
+
+__all__ = ["tiny_model"]
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -79,10 +83,36 @@ def answers(port: str) -> bool:
 
 
 def test_every_shell_command_is_tested() -> None:
-    # `train` is run by federated_test, all others here.
     tested = {"train", "export", "expert", "host", "ask", "check"}
     assert tested < set(BLOCKS)
     assert shell_blocks(README) == len(tested)
+
+
+def test_training(tiny_model: str, tmp_path: Path) -> None:
+    env, marker = flower_environment(tmp_path / "flower", None)
+    # A made-up model instead of SmolLM2, for time: federated_test and demo_test train the real one.
+    block = command("train").replace(
+        "output='floe-run'", f"output='{tmp_path}' model='{tiny_model}'"
+    )
+    assert tiny_model in block
+    try:
+        result = subprocess.run(
+            ["bash", "-euc", block],
+            cwd=README.parent,
+            env={**os.environ, **ENV, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    finally:
+        end_processes(marker)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "[ROUND 3/3]" in result.stdout
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert len(manifest["devices"]) == 6
+    assert (tmp_path / manifest["clusters"][0]["adapter"] / "adapter_config.json").is_file()
 
 
 def test_serving(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "with a large one, private prompts staying home.",
     )
     parser.add_argument("--output", type=Path, default=Path("floe-demo"), help="a folder to write")
-    parser.add_argument("--rounds", type=int, default=3, help="federated rounds")
+    parser.add_argument("--rounds", type=int, default=2, help="federated rounds")
     parser.add_argument("--run", type=Path, help="the folder of a finished run, to skip training")
     parser.add_argument("--max-tokens", type=int, default=48, help="most tokens per answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
