@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from integration_tests.processes import free_port
+
 _MARKER = "FLOE_RUN_MARKER"
 _GRACE_SECONDS = 10.0
 
