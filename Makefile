@@ -5,6 +5,10 @@ BIN := .venv/bin
 UNIT := .ci floe_plugins flower_strategy vllm_logits_processor
 PYTEST := $(BIN)/python -m pytest --durations=25
 
+# Set-up compiles nothing, since Python keeps what it compiles at the first import. Where it is told
+# not to, every process of every server would compile vLLM and torch anew, for minutes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test lint unit integration clean
 
 help: ## Show this list

@@ -20,3 +20,5 @@ os.environ.update(
 )
 # What the machine that runs the tests has set must not choose their plugins.
 os.environ.pop("FLOE_LLM_PLUGINS", None)
+# Servers that tests start would compile everything that they import, each process anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
