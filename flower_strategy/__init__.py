@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flower_strategy.ranks import DeadlinePolicy, RankDecision, RankPolicy
     from flower_strategy.replies import ReplyRules
     from flower_strategy.run_config import RunConfig
-    from flower_strategy.strategy import FloeStrategy
+    from flower_strategy.strategy import FloeStrategy, make_initial_arrays
     from flower_strategy.training import TrainingSettings
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
@@ -54,6 +54,7 @@ _HOMES = {
     "load_base_model": "base_model",
     "load_history": "export",
     "load_manifest": "export",
+    "make_initial_arrays": "strategy",
     "truncate": "aggregation",
 }
 
@@ -83,6 +84,7 @@ __all__ = [
     "load_base_model",
     "load_history",
     "load_manifest",
+    "make_initial_arrays",
     "truncate",
 ]
 

@@ -159,7 +159,7 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         What PEFT's configuration names as base.
     """
     from peft import LoraConfig
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from flower_strategy.base_model import to_peft
 
@@ -173,7 +173,8 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         base_model_name_or_path=base_model,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    save_file(to_peft(whole), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    weights = save(to_peft(whole), metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").write_bytes(weights)
 
 
 def load_manifest(folder: Path | str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
-from flower_strategy.adapter import initial_adapter
 from flower_strategy.run_config import RunConfig
-from flower_strategy.strategy import FloeStrategy
+from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
 app = ServerApp()
 
@@ -27,16 +26,12 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run(grid: Grid, context: Context) -> None:
-    """Check the configuration, make the initial adapter, run the strategy."""
-    from flower_strategy.base_model import adapted_shapes
-
+    """Check the configuration and run the strategy."""
     config = RunConfig.from_dict(context.run_config)
     strategy = FloeStrategy.from_config(config)
-    shapes = adapted_shapes(config.model)
-    initial = initial_adapter(shapes, rank=strategy.bank_rank, seed=config.seed)
     strategy.start(
         grid=grid,
-        initial_arrays=initial.to_arrays(),
+        initial_arrays=make_initial_arrays(strategy),
         num_rounds=config.rounds,
         timeout=config.round_timeout,
     )

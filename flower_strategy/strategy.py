@@ -23,9 +23,10 @@ from flwr.serverapp.strategy import Result
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import Admission
 from flower_strategy.aggregation import AdapterMean
+from flower_strategy.base_model import adapted_shapes
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.export import export_run
@@ -69,7 +70,7 @@ class FloeStrategy(Admission):
         Rank of evaluated and exported adapters.
     min_nodes : int (default: 1)
         Nodes to wait for before the run begins.
-    output : Path, optional
+    output : Path or str, optional
         Folder that the run is exported to; without one nothing is written.
 
     Attributes
@@ -89,7 +90,7 @@ class FloeStrategy(Admission):
         devices: Sequence[str] = (),
         export_rank: int = 16,
         min_nodes: int = 1,
-        output: Path | None = None,
+        output: Path | str | None = None,
     ) -> None:
         self.training = training
         self.envelope = Envelope(
@@ -102,7 +103,7 @@ class FloeStrategy(Admission):
         self.rules = replies or ReplyRules()
         self.export_rank = export_rank
         self.min_nodes = min_nodes
-        self.output = output
+        self.output = None if output is None else Path(output).expanduser().absolute()
         self.state: RunState
         self._asked: dict[int, Asked] = {}
         self._record = RoundRecord(round=0)
@@ -125,7 +126,7 @@ class FloeStrategy(Admission):
             devices=config.devices,
             export_rank=config.export_rank,
             min_nodes=config.min_nodes,
-            output=Path(config.output).expanduser().absolute(),
+            output=config.output,
         )
 
     @property
@@ -154,7 +155,7 @@ class FloeStrategy(Admission):
         grid : Grid
             Flower's grid.
         initial_arrays : ArrayRecord
-            The initial adapter, `initial_adapter(...).to_arrays()`, of at least `bank_rank`.
+            The initial adapter, as `make_initial_arrays` makes it.
         num_rounds : int (default: 3)
             Rounds of training.
         timeout : float (default: 3600)
@@ -346,3 +347,10 @@ class FloeStrategy(Admission):
             policy=self.rank_policy,
         )
         reporting.log_export(self.output, manifest)
+
+
+def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:
+    """Return the adapter that a strategy's run begins with, for `FloeStrategy.start`."""
+    training = strategy.training
+    shapes = adapted_shapes(training.model)
+    return initial_adapter(shapes, rank=strategy.bank_rank, seed=training.seed).to_arrays()

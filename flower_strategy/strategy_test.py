@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import FloeStrategy, RunConfig
+from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes, load_base_model
@@ -62,11 +62,8 @@ def run(
 
 
 def start(strategy: FloeStrategy, grid: LocalGrid, config: RunConfig) -> Any:
-    initial = initial_adapter(
-        adapted_shapes(config.model), rank=strategy.bank_rank, seed=config.seed
-    )
     return strategy.start(
-        grid, initial.to_arrays(), num_rounds=config.rounds, timeout=config.round_timeout
+        grid, make_initial_arrays(strategy), num_rounds=config.rounds, timeout=config.round_timeout
     )
 
 

@@ -21,7 +21,7 @@ PROMPTS = (
     ),
     Prompt(
         "code",
-        'def is_palindrome(text):\n    """Return whether the text reads the same backwards."""\n',
+        'def is_even(number):\n    """Return whether a number is even."""\n    return',
     ),
     Prompt("record", "Text: Ada Ito, 34, works as a baker in Osaka.\nRecord:"),
     Prompt(
@@ -37,4 +37,4 @@ PROMPTS = (
 )
 
 #: Where an answer ends: the next example of the formats that the devices were trained on.
-STOP = ("\n\n\n", "\nProblem:", "\nText:", "\ndef ")
+STOP = ("\n\n", "\nProblem:", "\nText:", "\ndef ")
