@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from flower_strategy.adapter import AdapterError, AdapterState, FloatArray, LoraFactors
 
-DEFAULT_STACK_LIMIT = 512
+DEFAULT_STACK_LIMIT = 1024
 """Stacked rank at which a sum is first compressed to its numeric rank."""
 
 
@@ -78,7 +78,7 @@ class FactoredSum:
     ----------
     shape : tuple[int, int]
         (out, in) of the layer's weight.
-    stack_limit : int (default: 512)
+    stack_limit : int (default: 1024)
         Stacked rank at which the sum is compressed to its numeric rank. When that does not free
         at least half, the limit doubles, so that compression stays a small share of the work.
     """
@@ -179,7 +179,7 @@ class AdapterMean:
     ----------
     shapes : dict[str, tuple[int, int]]
         Layer -> (out, in); every adapter added must have exactly these layers.
-    stack_limit : int (default: 512)
+    stack_limit : int (default: 1024)
         See `FactoredSum`.
     """
 

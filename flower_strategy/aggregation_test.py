@@ -53,7 +53,7 @@ clients = st.lists(
 @given(
     clients=clients,
     shape=st.tuples(st.integers(3, 40), st.integers(3, 40)),
-    limit=st.sampled_from([1, 4, 512]),
+    limit=st.sampled_from([1, 4, 1024]),
     seed=st.integers(0, 2**31),
 )
 def test_the_mean_equals_the_dense_mean_for_mixed_ranks_and_scalings(
@@ -76,7 +76,7 @@ def test_the_mean_equals_the_dense_mean_for_mixed_ranks_and_scalings(
 @settings(max_examples=40, deadline=None)
 @given(
     rank=st.integers(1, 12),
-    limit=st.sampled_from([4, 512]),
+    limit=st.sampled_from([4, 1024]),
     seed=st.integers(0, 2**31),
 )
 def test_the_cut_is_the_best_approximation_and_its_energy_is_true(
