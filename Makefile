@@ -20,8 +20,9 @@ setup: ## Prepare the environment in .venv (PYTHON=python3.12 chooses the interp
 demo: setup ## Federated training, then two models that answer together
 	@$(BIN)/python -m integration_tests.demo
 
-test: lint ## Everything: lint, types, unit and integration tests
-	$(PYTEST) $(UNIT) integration_tests
+test: setup ## Everything: lint, types, unit and integration tests
+	@$(MAKE) --no-print-directory -j2 --output-sync=line lint unit
+	@$(MAKE) --no-print-directory integration
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -43,6 +43,8 @@ def test_real_text_lowers_the_held_out_loss_in_every_cluster(tmp_path: Path) -> 
     config: dict[str, str | int | float | bool] = {
         "data": ",".join(SHARED),
         "rounds": 1,
+        "local-steps": 2,
+        "eval-examples": 4,
         "output": str(output),
         "devices": "phone,laptop",
     }

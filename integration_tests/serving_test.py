@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from floe_plugins.models import resolve
+from integration_tests.processes import free_port
 from integration_tests.vllm_servers import Server, ServerSpec, running
 
 QUESTION = (
@@ -58,19 +59,19 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     folder = tmp_path_factory.mktemp("cloud")
     trace = folder / "trace.jsonl"
     smollm2, gemma = resolve("embedded:smollm2-135m-instruct"), resolve("embedded:gemma-3-270m")
-    with running(ServerSpec(model=smollm2, name="slm", core=0), logs=folder) as (expert,):
-        floe = floe_section(
-            int(expert.url.split(":")[2].removesuffix("/v1")),
-            model="slm",
-            tokenizer="embedded:smollm2-135m-instruct",
-            trusted=True,
-            trace_file=str(trace),
-            breaker_cooldown_s=1.0,
-        )
-        with running(ServerSpec(model=gemma, name="llm", core=1, floe=floe), logs=folder) as (
-            host,
-        ):
-            yield Cloud(host=host, expert=expert, trace=trace)
+    port = free_port()
+    floe = floe_section(
+        port,
+        model="slm",
+        tokenizer="embedded:smollm2-135m-instruct",
+        trusted=True,
+        trace_file=str(trace),
+        breaker_cooldown_s=1.0,
+    )
+    slm = ServerSpec(model=smollm2, name="slm", core=0, port=port)
+    llm = ServerSpec(model=gemma, name="llm", core=1, floe=floe)
+    with running(slm, llm, logs=folder) as (expert, host):
+        yield Cloud(host=host, expert=expert, trace=trace)
 
 
 def test_fused_differs_from_plain_and_says_so(cloud: Cloud) -> None:
