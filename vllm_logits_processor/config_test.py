@@ -57,7 +57,7 @@ def test_wrong_values_get_one_sentence(values: dict[str, Any], sentence: str) ->
 
 
 def test_the_expert_is_required() -> None:
-    with pytest.raises(ConfigError, match="'expert' is missing"):
+    with pytest.raises(ConfigError, match=r"'expert' \(url, model, tokenizer\) is missing"):
         FloeConfig.from_additional_config({"floe": {}})
 
 
