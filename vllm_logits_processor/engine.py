@@ -144,7 +144,7 @@ class FusionEngine:
             if isinstance(call, str):
                 stream.declined = call
             else:
-                stream.pending = PendingWord(position=stream.position, call=call, row=row)
+                stream.pending = PendingWord(call=call, row=row)
 
     def _join(self, stream: Stream) -> TraceLine:
         """Wait for this stream's word until its deadline; say what came of it."""

@@ -28,7 +28,6 @@ UNKNOWN_TOKEN = -1
 class PendingWord:
     """Where the expert's word on one position of one stream will be found."""
 
-    position: int
     call: ExpertCall
     row: int
 
@@ -37,7 +36,6 @@ class PendingWord:
 class SpokenWord:
     """The expert's word on one position, received."""
 
-    position: int
     top: ExpertTopK
     sent_bytes: int
     received_bytes: int
@@ -120,7 +118,6 @@ class Stream:
         # A batched body is one; its bytes are shared out evenly among the streams of the call.
         share = max(1, self.pending.call.streams)
         self.word = SpokenWord(
-            position=self.pending.position,
             top=ExpertTopK(token_ids=reply.top.token_ids[row], logprobs=reply.top.logprobs[row]),
             sent_bytes=reply.sent_bytes // share,
             received_bytes=reply.received_bytes // share,
