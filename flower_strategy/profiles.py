@@ -31,6 +31,10 @@ class DeviceProfile:
         Class of the device.
     label : str
         Name of the node's main task where the run is simulated, else empty.
+    identity : str
+        What stays the same when the node gets another id: ``partition:3`` of a simulated node,
+        ``name:...`` of a SuperNode whose --node-config has a ``name``, else empty. By it a resumed
+        run knows its devices.
     memory_bytes : int
         Memory that training may use.
     fixed_bytes : int
@@ -49,10 +53,14 @@ class DeviceProfile:
         Training examples on the device.
     embedding : FloatArray
         Task embedding, shape (hidden,), unit length.
+    smoothness : float
+        Estimated smoothness L of the device's loss, see `flower_strategy.theory`; 0 where it was
+        not estimated.
     """
 
     device: str
     label: str = ""
+    identity: str = ""
     memory_bytes: int
     fixed_bytes: int
     bytes_per_rank: int
@@ -62,6 +70,7 @@ class DeviceProfile:
     bandwidth: float
     num_examples: int
     embedding: FloatArray
+    smoothness: float = 0.0
 
     def to_record(self) -> RecordDict:
         """Write the profile into the content of a reply."""
@@ -77,9 +86,12 @@ class DeviceProfile:
                         "step-seconds": list(self.step_seconds),
                         "bandwidth": self.bandwidth,
                         "num-examples": self.num_examples,
+                        "smoothness": self.smoothness,
                     }
                 ),
-                DEVICE_KEY: ConfigRecord({"device": self.device, "label": self.label}),
+                DEVICE_KEY: ConfigRecord(
+                    {"device": self.device, "label": self.label, "identity": self.identity}
+                ),
                 EMBEDDING_KEY: ArrayRecord({"embedding": Array(self.embedding)}),
             }
         )
@@ -101,6 +113,7 @@ class DeviceProfile:
             profile = DeviceProfile(
                 device=str(words["device"])[:_LONGEST_NAME],
                 label=str(words["label"])[:_LONGEST_NAME],
+                identity=str(words["identity"])[:_LONGEST_NAME],
                 memory_bytes=_whole(numbers, "memory-bytes"),
                 fixed_bytes=_whole(numbers, "fixed-bytes"),
                 bytes_per_rank=_whole(numbers, "bytes-per-rank"),
@@ -110,6 +123,7 @@ class DeviceProfile:
                 bandwidth=_real(numbers, "bandwidth"),
                 num_examples=_whole(numbers, "num-examples"),
                 embedding=embedding.astype(np.float32),
+                smoothness=_real(numbers, "smoothness"),
             )
         except KeyError as error:
             raise ProfileError(f"The profile has no {error}.") from error
@@ -123,6 +137,10 @@ class DeviceProfile:
             raise ProfileError(f"bandwidth is {self.bandwidth}; it must be above 0.")
         if not all(0 < seconds < math.inf for seconds in self.step_seconds):
             raise ProfileError(f"step-seconds is {self.step_seconds}; both must be above 0.")
+        if not 0 <= self.smoothness < math.inf:
+            raise ProfileError(
+                f"smoothness is {self.smoothness}; it must be finite and at least 0."
+            )
         norm = float(np.linalg.norm(self.embedding))
         if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
             raise ProfileError(
