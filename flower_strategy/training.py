@@ -46,6 +46,12 @@ class TrainingSettings:
         Most held-out examples per evaluation; 0 uses all.
     seed : int (default: 0)
         Seed of the run.
+    proximal : float (default: 0.0)
+        FedProx's mu, see `train_adapter`; 0 leaves the term out.
+    clock : str (default: "virtual")
+        How a simulated device is slow: on a ``"virtual"`` clock, or by waiting (``"real"``).
+    smoothness_steps : int (default: 0)
+        Steps of the power iteration in `flower_strategy.theory`; 0 does not estimate.
     """
 
     model: str
@@ -58,6 +64,9 @@ class TrainingSettings:
     rslora: bool = False
     eval_examples: int = 0
     seed: int = 0
+    proximal: float = 0.0
+    clock: str = "virtual"
+    smoothness_steps: int = 0
 
     def scaling(self, rank: int) -> float:
         """Return the factor in front of ``b @ a`` at a rank."""

@@ -47,11 +47,14 @@ def test_all_seven_projections_are_found_without_loading_weights(
 
 
 def test_settings_travel_in_a_record_beside_other_keys() -> None:
-    settings = TrainingSettings.from_config(RunConfig(rslora=True, alpha=16))
+    settings = TrainingSettings.from_config(
+        RunConfig(rslora=True, alpha=16, proximal=0.5, clock="real", smoothness_steps=4)
+    )
     record = settings.to_record()
     record["server-round"] = 3
     assert TrainingSettings.from_record(record) == settings
     assert settings.scaling(4) == 8.0
+    assert (settings.proximal, settings.clock, settings.smoothness_steps) == (0.5, "real", 4)
     assert isinstance(record, ConfigRecord)
 
 
