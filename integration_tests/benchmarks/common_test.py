@@ -1,0 +1,44 @@
+import json
+import os
+import socket
+
+import pytest
+
+from integration_tests.benchmarks import common
+
+
+def test_json_is_one_object_alone_with_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    options = common.parser("Measures nothing.").parse_args(["--json"])
+    for _ in common.progress(range(2), "counting"):
+        common.note("a word")
+    common.show(options, {"seconds": 1.5}, header=["seconds"], rows=[[1.5]], remarks=["unseen"])
+    out, err = capsys.readouterr()
+    values = json.loads(out)
+    assert values["seconds"] == 1.5
+    assert values["machine"]["cores"] >= 1
+    assert values["machine"]["blas"]
+    assert "counting" in err
+    assert "a word" in err
+
+
+def test_the_table_is_aligned_and_says_where_it_was_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = common.parser("Measures nothing.").parse_args([])
+    common.show(
+        options,
+        {},
+        header=["size", "seconds"],
+        rows=[["2048x2048", 0.123456], ["8x8", 1]],
+        remarks=["A remark."],
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["size       seconds", "2048x2048  0.1235", "8x8        1"]
+    assert lines[-2] == "A remark."
+    assert lines[-1].startswith("Measured on: ")
+
+
+def test_the_machine_has_no_host_name_and_no_path() -> None:
+    text = json.dumps(common.machine())
+    assert socket.gethostname() not in text
+    assert os.sep not in text
