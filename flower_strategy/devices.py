@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.memory import available_memory
 
 GIB = 1024**3
-_CGROUP_LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,29 +120,6 @@ def _positive(node_config: Mapping[str, str | int | float | bool], key: str) -> 
     if isinstance(value, (bool, str)) or not 0 < value < math.inf:
         raise ConfigError(f"--node-config {key}={value!r} must be a number above 0.")
     return float(value)
-
-
-def available_memory() -> int:
-    """Return the bytes that this process may still take: the machine's, within its cgroup."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    for limit_path, used_path in _CGROUP_LIMITS:
-        limit = _read_number(limit_path)
-        if limit is not None:
-            free = min(free, max(0, limit - (_read_number(used_path) or 0)))
-    return free
-
-
-def _read_number(path: str) -> int | None:
-    try:
-        text = Path(path).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 class Stopwatch:

@@ -9,11 +9,11 @@ from flower_strategy.devices import (
     GIB,
     Device,
     Stopwatch,
-    available_memory,
     parse_device,
     simulated_device,
     this_device,
 )
+from flower_strategy.memory import available_memory
 
 
 def test_classes_are_dealt_out_in_turn() -> None:
