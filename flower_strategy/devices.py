@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.memory import available_memory
@@ -28,7 +28,10 @@ class Device:
     bandwidth : float (default: inf)
         Upload in bytes per second; infinite where it is not known.
     simulated : bool (default: False)
-        Whether its seconds are those of a virtual clock.
+        Whether another machine stands for it.
+    waits : bool (default: False)
+        Whether a simulated device is slow for real: it waits, and its seconds are wall time. Else
+        its seconds are those of a virtual clock.
     """
 
     name: str
@@ -36,6 +39,12 @@ class Device:
     slowdown: float = 1.0
     bandwidth: float = math.inf
     simulated: bool = False
+    waits: bool = False
+
+    @property
+    def virtual(self) -> bool:
+        """Whether its seconds are those of a virtual clock."""
+        return self.simulated and not self.waits
 
     def upload_seconds(self, num_bytes: int) -> float:
         """Seconds to send `num_bytes`."""
@@ -85,9 +94,9 @@ def parse_device(text: str) -> Device:
     )
 
 
-def simulated_device(classes: Sequence[str], partition_id: int) -> Device:
+def simulated_device(classes: Sequence[str], partition_id: int, *, waits: bool = False) -> Device:
     """Return the device of a simulated node: the classes are given out in turn."""
-    return parse_device(classes[partition_id % len(classes)])
+    return replace(parse_device(classes[partition_id % len(classes)]), waits=waits)
 
 
 def this_device(node_config: Mapping[str, str | int | float | bool]) -> Device:
@@ -127,7 +136,8 @@ class Stopwatch:
 
     On a real device that is wall time. Simulated devices share one machine, so theirs is the
     processor time per thread, which other work on the machine does not lengthen, times the
-    device's slowdown: a virtual clock.
+    device's slowdown: a virtual clock. A simulated device that waits has wall time, too, and
+    makes it as long as its slowdown says.
 
     Parameters
     ----------
@@ -140,14 +150,26 @@ class Stopwatch:
     def __init__(self, device: Device, *, threads: int) -> None:
         self._device = device
         self._threads = threads
-        self._read: Callable[[], float] = (
-            time.process_time if device.simulated else time.perf_counter
-        )
+        self._read: Callable[[], float] = time.process_time if device.virtual else time.perf_counter
         self._start = self._read()
 
     def seconds(self) -> float:
-        """Return the device's seconds since the watch was made."""
+        """Return what the work since the watch was made takes on the device; never waits."""
+        return self._elapsed() * self._device.slowdown
+
+    def finish(self, *, upload_bytes: int) -> float:
+        """Return the seconds of the work since the watch was made and of an upload after it.
+
+        A simulated device that waits sleeps here until they are over and returns the wall time
+        that has then passed, which is longer where the machine woke it late, or where the work
+        alone took longer than the device (a slowdown below 1) would have needed.
+        """
+        expected = self.seconds() + self._device.upload_seconds(upload_bytes)
+        if not self._device.waits:
+            return expected
+        time.sleep(max(0.0, expected - self._elapsed()))
+        return self._elapsed()
+
+    def _elapsed(self) -> float:
         elapsed = self._read() - self._start
-        if self._device.simulated:
-            elapsed *= self._device.slowdown / self._threads
-        return elapsed
+        return elapsed / self._threads if self._device.virtual else elapsed

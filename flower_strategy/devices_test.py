@@ -68,3 +68,38 @@ def test_a_real_device_counts_wall_time() -> None:
     watch = Stopwatch(Device(name="real", memory_bytes=1), threads=2)
     time.sleep(0.1)
     assert watch.seconds() >= 0.1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_slow_device_reports_its_slowdown_and_its_upload(waits: bool) -> None:
+    slow = Device(
+        name="slow", memory_bytes=1, slowdown=6.0, bandwidth=1e6, simulated=True, waits=waits
+    )
+    began = time.perf_counter()
+    watch = Stopwatch(slow, threads=1)
+    work = time.process_time()
+    while time.process_time() - work < 0.05:
+        pass
+    worked = time.perf_counter() - began
+    reported = watch.finish(upload_bytes=100_000)
+    wall = time.perf_counter() - began
+    if waits:
+        assert reported == pytest.approx(6 * worked + 0.1, rel=0.2)
+        assert reported == pytest.approx(wall, abs=0.005)
+    else:
+        assert reported == pytest.approx(6 * 0.05 + 0.1, rel=0.2)
+        assert wall < worked + 0.05
+
+
+def test_a_device_that_waits_cannot_be_faster_than_the_machine_and_says_so() -> None:
+    fast = Device(name="fast", memory_bytes=1, slowdown=0.1, simulated=True, waits=True)
+    watch = Stopwatch(fast, threads=1)
+    time.sleep(0.1)
+    assert watch.finish(upload_bytes=1000) >= 0.1
+
+
+def test_a_real_device_does_not_wait_for_the_upload_that_is_still_to_come() -> None:
+    began = time.perf_counter()
+    watch = Stopwatch(Device(name="real", memory_bytes=1, bandwidth=1e3), threads=1)
+    assert watch.finish(upload_bytes=10_000) == pytest.approx(10.0, rel=0.1)
+    assert time.perf_counter() - began < 1.0

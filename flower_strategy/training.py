@@ -187,6 +187,11 @@ def train_adapter(
 ) -> TrainingOutcome:
     """Train an adapter for the settings' local steps; the base model stays frozen.
 
+    With ``settings.proximal`` = mu above 0, what is minimised is the loss plus
+    ``mu / 2 * |theta - theta_received|^2`` over all factors: FedProx, Li et al., "Federated
+    Optimization in Heterogeneous Networks" (arXiv 1812.06127), equation 2. The loss that is
+    reported is without this term.
+
     Parameters
     ----------
     base : BaseModel
@@ -196,7 +201,7 @@ def train_adapter(
     examples : Sequence[Example]
         The device's examples.
     settings : TrainingSettings
-        Steps, batch size, learning rate, length.
+        Steps, batch size, learning rate, length, proximal term.
     order_seed : Sequence[int]
         Seed of the batches' order, such as (run seed, round, node).
     """
@@ -205,6 +210,7 @@ def train_adapter(
     losses = []
     with adapted(base, adapter) as model, torch.enable_grad():
         weights = [weight for weight in model.parameters() if weight.requires_grad]
+        received = [weight.detach().clone() for weight in weights] if settings.proximal else []
         optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
         for _ in range(settings.local_steps):
             while len(rows) < settings.batch_size:
@@ -213,8 +219,11 @@ def train_adapter(
             batch = collate([examples[row] for row in chosen], base, settings.max_length)
             total, tokens = response_loss(model.get_base_model(), batch)
             loss = total / max(tokens, 1)
+            objective = loss
+            if settings.proximal:
+                objective = loss + settings.proximal / 2 * _squared_distance(weights, received)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            objective.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             losses.append(float(loss.detach()))
@@ -222,6 +231,14 @@ def train_adapter(
 
         trained = from_peft(get_peft_model_state_dict(model), scaling=adapter.scaling)
     return TrainingOutcome(trained, math.fsum(losses) / len(losses))
+
+
+def _squared_distance(
+    weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    return torch.stack(
+        [(weight - other).square().sum() for weight, other in zip(weights, others, strict=True)]
+    ).sum()
 
 
 def held_out_loss(

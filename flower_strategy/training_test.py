@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,43 @@ def test_training_lowers_the_loss_and_is_the_same_for_the_same_seed(
     layer = next(iter(start.layers))
     assert np.array_equal(outcome.adapter.delta(layer), again.adapter.delta(layer))
     assert not start.delta(layer).any()
+
+
+def moved(start: AdapterState, end: AdapterState) -> float:
+    """Return the distance of two adapters' factors."""
+    return math.sqrt(
+        sum(
+            float(np.square(factors.a - start.layers[name].a).sum())
+            + float(np.square(factors.b - start.layers[name].b).sum())
+            for name, factors in end.layers.items()
+        )
+    )
+
+
+def test_a_large_proximal_term_holds_the_adapter_and_is_not_in_the_reported_loss(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    start = fresh(tiny_base)
+    longer = replace(settings, local_steps=25)
+    free = train_adapter(tiny_base, start, EXAMPLES, longer)
+    held = train_adapter(tiny_base, start, EXAMPLES, replace(longer, proximal=1e4))
+    assert moved(start, held.adapter) < 0.2 * moved(start, free.adapter)
+    # The term itself, which is no part of the loss, would be in the hundreds.
+    first, _ = held_out_loss(tiny_base, start, EXAMPLES, settings)
+    assert free.loss < held.loss < first + 0.5
+
+
+def test_the_proximal_term_pulls_towards_the_adapter_that_came(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    # There the term has no slope: one step is the same with it, bit for bit, two are not.
+    start = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, settings).adapter
+    layer = next(iter(start.layers))
+    for steps, same in ((1, True), (2, False)):
+        short = replace(settings, local_steps=steps)
+        free = train_adapter(tiny_base, start, EXAMPLES, short)
+        held = train_adapter(tiny_base, start, EXAMPLES, replace(short, proximal=10.0))
+        assert np.array_equal(free.adapter.delta(layer), held.adapter.delta(layer)) is same
 
 
 def test_few_examples_suffice_for_a_large_batch(
