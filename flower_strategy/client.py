@@ -17,13 +17,15 @@ from typing import cast
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState
-from flower_strategy.base_model import BaseModel, load_base_model
+from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
 from flower_strategy.measuring import TrainingCost, measure_training
+from flower_strategy.profile_cache import CostKey, cached_cost
 from flower_strategy.profiles import DeviceProfile
+from flower_strategy.theory import adapter_smoothness
 from flower_strategy.training import TrainingSettings, held_out_loss, train_adapter
 
 ARRAYS_KEY = "arrays"
@@ -37,11 +39,26 @@ def device_of(context: Context, config: ConfigRecord) -> Device:
     A real SuperNode is measured. A simulated node, which knows nothing but ``partition-id`` and
     ``num-partitions``, gets its class from the message's ``devices``.
     """
-    node_config = context.node_config
     classes = cast(list[str], config.get("devices", []))
-    if set(node_config) == {"partition-id", "num-partitions"} and classes:
-        return simulated_device(classes, int(node_config["partition-id"]))
-    return this_device(node_config)
+    if _is_simulated(context) and classes:
+        return simulated_device(
+            classes,
+            int(context.node_config["partition-id"]),
+            waits=config.get("clock") == "real",
+        )
+    return this_device(context.node_config)
+
+
+def identity_of(context: Context) -> str:
+    """Return what stays the same when the node gets another id, see `DeviceProfile`."""
+    if _is_simulated(context):
+        return f"partition:{context.node_config['partition-id']}"
+    name = context.node_config.get("name", "")
+    return f"name:{name}" if name != "" else ""
+
+
+def _is_simulated(context: Context) -> bool:
+    return set(context.node_config) == {"partition-id", "num-partitions"}
 
 
 def profile(
@@ -52,7 +69,9 @@ def profile(
     Parameters
     ----------
     message : Message
-        The query; its configuration holds `TrainingSettings` and ``embedding-*`` keys.
+        The query; its configuration holds `TrainingSettings`, ``embedding-*`` keys, the
+        ``probe-ranks`` to be timed, and ``refresh`` to time them even where this machine has done
+        so before.
     context : Context
         The node's context.
     data : LocalData
@@ -78,10 +97,12 @@ def profile(
     found = DeviceProfile(
         device=device.name,
         label=data.label if device.simulated else "",
+        identity=identity_of(context),
         memory_bytes=device.memory_bytes,
         bandwidth=device.bandwidth,
         num_examples=len(data.train),
         embedding=embedding,
+        smoothness=_smoothness(base, data.train, settings, rank=cost.step_ranks[1]),
         **vars(cost),
     )
     return Message(content=found.to_record(), reply_to=message)
@@ -93,7 +114,8 @@ def train(
     """Answer ``train``: the adapter that came, trained on the node's examples.
 
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``seconds`` (training
-    and upload, on the device's clock).
+    and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
+    after these seconds.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -112,7 +134,7 @@ def train(
             int(context.node_config.get("partition-id", context.node_id)),
         ),
     )
-    seconds = watch.seconds() + device.upload_seconds(outcome.adapter.num_bytes)
+    seconds = watch.finish(upload_bytes=outcome.adapter.num_bytes)
     return Message(
         content=RecordDict(
             {
@@ -171,18 +193,23 @@ def _training_cost(
     device: Device,
     config: ConfigRecord,
 ) -> TrainingCost:
-    """Measure the device; simulated ones share one measurement, since they share one machine."""
+    """Return what training costs on the device; simulated ones share their machine's cost."""
     first, second = cast(list[int], config.get("probe-ranks", [4, 32]))
-    key = (settings, first, second)
-    if not device.simulated or key not in _MEASURED:
-        clock = replace(device, slowdown=1.0)
-        cost = measure_training(base, examples, settings, clock, ranks=(first, second))
-        if not device.simulated:
-            return cost
-        _MEASURED[key] = cost
-    cost = _MEASURED[key]
+    machine = replace(device, slowdown=1.0)
+    cost = cached_cost(
+        CostKey.of(base, settings, device, probe_ranks=(first, second)),
+        lambda: measure_training(base, examples, settings, machine, ranks=(first, second)),
+        refresh=bool(config.get("refresh", False)),
+    )
     low, high = cost.step_seconds
     return replace(cost, step_seconds=(low * device.slowdown, high * device.slowdown))
 
 
-_MEASURED: dict[tuple[TrainingSettings, int, int], TrainingCost] = {}
+def _smoothness(
+    base: BaseModel, examples: tuple[Example, ...], settings: TrainingSettings, *, rank: int
+) -> float:
+    """Return the estimated smoothness at a rank, 0 if it is not asked for."""
+    if not settings.smoothness_steps:
+        return 0.0
+    start = initial_adapter(layer_shapes(base.model), rank=rank, seed=settings.seed)
+    return adapter_smoothness(base, start.with_scaling(settings.scaling(rank)), examples, settings)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flower_strategy.base_model import BaseModel, load_base_model
 from flower_strategy.training import TrainingSettings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep measured profiles out of the user's cache, whose models are still found."""
+    folder = tmp_path_factory.mktemp("floe-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flower_strategy.profile_cache.cache_dir", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

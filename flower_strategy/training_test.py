@@ -159,8 +159,8 @@ def test_a_large_proximal_term_holds_the_adapter_and_is_not_in_the_reported_loss
     longer = replace(settings, local_steps=25)
     free = train_adapter(tiny_base, start, EXAMPLES, longer)
     held = train_adapter(tiny_base, start, EXAMPLES, replace(longer, proximal=1e4))
-    assert moved(start, held.adapter) < 0.2 * moved(start, free.adapter)
-    # The term itself, which is no part of the loss, would be in the hundreds.
+    assert moved(start, held.adapter) < 0.05 * moved(start, free.adapter)
+    # The term itself is some 60 at the end.
     first, _ = held_out_loss(tiny_base, start, EXAMPLES, settings)
     assert free.loss < held.loss < first + 0.5
 
