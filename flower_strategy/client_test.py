@@ -1,0 +1,135 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+
+from flower_strategy import client
+from flower_strategy.adapter import initial_adapter
+from flower_strategy.base_model import adapted_shapes
+from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.data.examples import Example, LocalData
+from flower_strategy.profiles import DeviceProfile
+from flower_strategy.training import TrainingSettings
+
+EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))
+DATA = LocalData(train=EXAMPLES, held_out=EXAMPLES[:1], label="words")
+NodeConfig = dict[str, str | int | float | bool]
+SIMULATED: NodeConfig = {"partition-id": 1, "num-partitions": 3}
+
+
+@pytest.fixture(autouse=True)
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test an empty cache of profiles."""
+    monkeypatch.setattr("flower_strategy.profile_cache.cache_dir", lambda: tmp_path)
+    return tmp_path / "profiles"
+
+
+def context_of(node_config: NodeConfig) -> Context:
+    return Context(run_id=1, node_id=77, node_config=node_config, state=RecordDict(), run_config={})
+
+
+def profiled(
+    settings: TrainingSettings,
+    node_config: NodeConfig = SIMULATED,
+    **config: str | int | bool | list[str],
+) -> DeviceProfile:
+    record = settings.to_record()
+    record["probe-ranks"] = [2, 8]
+    for key, value in config.items():
+        record[key] = value
+    message = Message(
+        content=RecordDict({CONFIG_KEY: record}),
+        message_type=f"{MessageType.QUERY}.profile",
+        dst_node_id=77,
+    )
+    reply = client.profile(message, context_of(node_config), data=DATA)
+    return DeviceProfile.from_record(reply.content)
+
+
+def trained(settings: TrainingSettings, device: str) -> float:
+    """Train on a simulated device; return the seconds that it reports."""
+    adapter = initial_adapter(adapted_shapes(settings.model), rank=2, seed=0)
+    config = settings.to_record()
+    config.update(ConfigRecord({"devices": [device], "scaling": 1.0, "server-round": 1}))
+    content = RecordDict({ARRAYS_KEY: adapter.to_arrays(), CONFIG_KEY: config})
+    message = Message(content=content, message_type=MessageType.TRAIN, dst_node_id=77)
+    reply = client.train(message, context_of(SIMULATED), data=DATA)
+    seconds = reply.content.metric_records[METRICS_KEY]["seconds"]
+    assert isinstance(seconds, float)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("node_config", "identity"),
+    [
+        (SIMULATED, "partition:1"),
+        ({"partition-id": 0, "num-partitions": 3}, "partition:0"),
+        ({"name": "attic", "device": "board"}, "name:attic"),
+        ({"name": 7}, "name:7"),
+        ({**SIMULATED, "name": "attic"}, "name:attic"),
+        ({"device": "board"}, ""),
+        ({"name": ""}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_node_is_known_by_its_partition_or_its_name(
+    node_config: NodeConfig, identity: str
+) -> None:
+    assert client.identity_of(context_of(node_config)) == identity
+
+
+def test_the_profile_carries_identity_and_label_of_a_simulated_node(
+    settings: TrainingSettings,
+) -> None:
+    found = profiled(settings, devices=["phone", "watch:0.5:12:0.1", "laptop"])
+    assert (found.device, found.identity, found.label) == ("watch", "partition:1", "words")
+    assert found.num_examples == len(EXAMPLES)
+    real = profiled(settings, {"device": "board", "name": "attic"}, devices=["phone"])
+    assert (real.device, real.identity, real.label) == ("board", "name:attic", "")
+
+
+def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(
+    settings: TrainingSettings, profiles: Path
+) -> None:
+    slow = profiled(settings, devices=["slow:1:10:1"])
+    fast = profiled(settings, devices=["fast:1:1:1"])
+    assert slow.step_seconds == pytest.approx([10 * seconds for seconds in fast.step_seconds])
+    assert len(list(profiles.glob("*.json"))) == 1
+    # A virtual clock counts processor time, a device that waits and a real one wall time.
+    profiled(replace(settings, clock="real"), devices=["fast:1:1:1"])
+    profiled(settings, {"device": "board"})
+    assert len(list(profiles.glob("*.json"))) == 2
+
+
+def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSettings) -> None:
+    first = profiled(settings, {})
+    assert profiled(settings, {}).step_seconds == first.step_seconds
+    assert profiled(settings, {}, refresh=True).step_seconds != first.step_seconds
+    wider = replace(settings, batch_size=2 * settings.batch_size)
+    assert profiled(wider, {}).fixed_bytes > first.fixed_bytes
+
+
+def test_the_smoothness_is_estimated_when_asked_for(settings: TrainingSettings) -> None:
+    assert profiled(settings).smoothness == 0.0
+    few = profiled(replace(settings, smoothness_steps=1)).smoothness
+    more = profiled(replace(settings, smoothness_steps=6)).smoothness
+    assert 0 < few < more
+
+
+def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(
+    settings: TrainingSettings,
+) -> None:
+    real = replace(settings, clock="real", local_steps=1)
+    trained(real, "warm:1:1:1")
+    began = time.perf_counter()
+    reported = trained(real, "slow:1:4:0.02")
+    wall = time.perf_counter() - began
+    upload = initial_adapter(adapted_shapes(settings.model), rank=2, seed=0).num_bytes / 0.02e6
+    assert upload > 0.3
+    assert upload < reported <= wall
+    virtual = replace(settings, local_steps=1)
+    began = time.perf_counter()
+    assert trained(virtual, "far:1:1:0.0001") > 100 * upload
+    assert time.perf_counter() - began < 10
