@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
     other = replace(COST, fixed_bytes=1)
     for field in dataclasses.fields(KEY):
         value = getattr(KEY, field.name)
-        changed = (4, 16) if isinstance(value, tuple) else value * 2
+        changed: Any = (4, 16) if isinstance(value, tuple) else value * 2
         key = replace(KEY, **{field.name: changed})
         assert cached_cost(key, lambda: other, folder=tmp_path) == other, field.name
     assert cached_cost(KEY, refuse, folder=tmp_path) == COST

@@ -51,7 +51,7 @@ def test_the_curvature_of_a_quadratic_is_found_to_one_percent(
 
     def loss() -> torch.Tensor:
         point = torch.cat([first, second])
-        return point @ hessian @ point / 2 + point.sum()
+        return torch.dot(point, hessian @ point) / 2 + point.sum()
 
     estimate = estimate_smoothness(loss, [first, second], steps=30)
     assert estimate == pytest.approx(7.0, rel=0.01)
