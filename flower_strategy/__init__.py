@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from flower_strategy.embedding import EmbeddingSettings, embed_texts
     from flower_strategy.export import choose_adapter, load_history, load_manifest
     from flower_strategy.profiles import DeviceProfile
-    from flower_strategy.ranks import DeadlinePolicy, RankDecision, RankPolicy
+    from flower_strategy.rank_policies import (
+        DeadlinePolicy,
+        FixedPolicy,
+        MemoryPolicy,
+        UniformMinPolicy,
+    )
+    from flower_strategy.ranks import RankDecision, RankPolicy
     from flower_strategy.replies import ReplyRules
     from flower_strategy.run_config import RunConfig
+    from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
     from flower_strategy.training import TrainingSettings
 
@@ -32,20 +39,26 @@ _HOMES = {
     "AdapterMean": "aggregation",
     "AdapterState": "adapter",
     "Aggregate": "aggregation",
+    "AggregationSettings": "settings",
+    "CheckpointSettings": "settings",
     "ClusteringSettings": "clustering",
-    "DeadlinePolicy": "ranks",
+    "DeadlinePolicy": "rank_policies",
     "Device": "devices",
     "DeviceProfile": "profiles",
     "EmbeddingSettings": "embedding",
     "Example": "data.examples",
+    "FixedPolicy": "rank_policies",
     "FloeStrategy": "strategy",
     "LocalData": "data.examples",
     "LoraFactors": "adapter",
+    "MemoryPolicy": "rank_policies",
+    "Participation": "settings",
     "RankDecision": "ranks",
     "RankPolicy": "ranks",
     "ReplyRules": "replies",
     "RunConfig": "run_config",
     "TrainingSettings": "training",
+    "UniformMinPolicy": "rank_policies",
     "adapted_shapes": "base_model",
     "choose_adapter": "export",
     "embed_texts": "embedding",
@@ -62,20 +75,26 @@ __all__ = [
     "AdapterMean",
     "AdapterState",
     "Aggregate",
+    "AggregationSettings",
+    "CheckpointSettings",
     "ClusteringSettings",
     "DeadlinePolicy",
     "Device",
     "DeviceProfile",
     "EmbeddingSettings",
     "Example",
+    "FixedPolicy",
     "FloeStrategy",
     "LocalData",
     "LoraFactors",
+    "MemoryPolicy",
+    "Participation",
     "RankDecision",
     "RankPolicy",
     "ReplyRules",
     "RunConfig",
     "TrainingSettings",
+    "UniformMinPolicy",
     "adapted_shapes",
     "choose_adapter",
     "embed_texts",

@@ -143,6 +143,13 @@ class AdapterState:
             layers[name] = LoraFactors(b=b, a=a)
         return AdapterState(layers, self.scaling)
 
+    def scaled(self, factor: float) -> AdapterState:
+        """Return this adapter with its weight moves multiplied, by way of ``b``."""
+        layers = {
+            name: LoraFactors(b=np.float32(factor) * f.b, a=f.a) for name, f in self.layers.items()
+        }
+        return AdapterState(layers, self.scaling)
+
     def with_scaling(self, scaling: float) -> AdapterState:
         """Return the same weight moves written with another scaling."""
         if scaling == self.scaling:

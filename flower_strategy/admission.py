@@ -1,25 +1,24 @@
-"""The first steps of a run: which devices take part, at which rank, in which cluster."""
+"""The first stage of a round: which devices take part, at which rank, in which cluster."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from floe_plugins.errors import FloeError
 from flower_strategy import reporting
-from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.exchange import exchange
-from flower_strategy.messages import Envelope
+from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import RankPolicy
+from flower_strategy.ranks import RankDecision, training_seconds, upload_seconds
 from flower_strategy.replies import ReplyError, read_profile
-from flower_strategy.state import DeviceRound, Refusal, RoundRecord, RunState
+from flower_strategy.stages import Stages
+from flower_strategy.theory import step_size_warning
 
 logger = logging.getLogger("flwr")
 
@@ -28,71 +27,87 @@ class NoDevicesError(FloeError, RuntimeError):
     """No device can take part in the run; the message gives every device's reason."""
 
 
-class Admission(Strategy):
-    """The part of `FloeStrategy` that admits devices. Every step can be overridden.
-
-    Attributes
-    ----------
-    envelope : Envelope
-        Settings that go with every message.
-    rank_policy : RankPolicy
-        Gives each device its rank.
-    clustering : ClusteringSettings
-        How devices are split.
-    min_nodes : int
-        Nodes to wait for before the run begins.
-    state : RunState
-        The run so far.
-    """
-
-    envelope: Envelope
-    rank_policy: RankPolicy
-    clustering: ClusteringSettings
-    min_nodes: int
-    state: RunState
-    _record: RoundRecord
+class Admission(Stages):
+    """The part of `FloeStrategy` that admits devices. Every step can be overridden."""
 
     def admit(self, grid: Grid, timeout: float) -> None:
-        """Query the profile of every node that is new, give it a rank and a cluster.
+        """Query the profiles that are wanted; give those devices a rank and a cluster.
 
-        The first devices are clustered together; a later one joins the nearest centroid. A node
-        whose profile is refused is asked again in the next round.
+        Wanted are those of nodes that are new, of nodes that were left out a while ago, and of
+        all nodes when they are to be clustered again. The first devices are clustered together; a
+        later one joins the nearest centroid. A node whose profile is refused is asked again in
+        the next round.
 
         Raises
         ------
         NoDevicesError
-            There is no device that can train.
+            There is no device that can train, and no round was finished that would be lost.
         """
-        if not self.state.profiles:
+        if self._record is self._first_record:
             self.wait_for_nodes(grid, timeout)
-        new = [node for node in sorted(grid.get_node_ids()) if node not in self.state.profiles]
-        if new:
-            replies = self.receive(grid, self.configure_profile(new), timeout, stage="profile")
-            profiles = self.aggregate_profile(replies)
-            self.state.profiles |= profiles
-            self.assign_ranks(list(profiles))
-            self.assign_clusters(list(profiles))
-            if profiles:
-                reporting.log_devices(profiles, self.state, self.rank_policy)
+        online = sorted(grid.get_node_ids())
+        new = [node for node in online if node not in self.state.profiles]
+        again = self.nodes_to_measure_again(online)
+        recluster = self.time_to_recluster()
+        asked = set(new) | set(again) | (set(online) if recluster else set())
+        if asked:
+            messages = self.configure_profile(sorted(asked), refresh=again)
+            profiles = self.aggregate_profile(
+                self.receive(grid, messages, timeout, stage="profile")
+            )
+            self.take_profiles(profiles, online)
+            if profiles and recluster:
+                self.recluster()
+            self.warn_of_step_size()
+            if joined := [node for node in self.state.profiles if node in profiles]:
+                reporting.log_devices(joined, self.state, self.rank_policy)
+        for node, decision in self.state.decisions.items():
+            if decision.rank is None:
+                self._record.left_out[node] = decision.reason
         if not any(decision.rank for decision in self.state.decisions.values()):
             reasons = self._record.reasons() + self.state.reasons()
-            raise NoDevicesError(
-                "No device can take part: " + ("; ".join(reasons) or "none is connected.")
-            )
+            sentence = "No device can take part: " + ("; ".join(reasons) or "none is connected.")
+            if self._record is self._first_record:
+                raise NoDevicesError(sentence)
+            logger.warning("%s The run goes on with the next round.", sentence)
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
-        """Wait until `min_nodes` nodes are connected, or the time is up."""
-        end = time.monotonic() + timeout
-        while (count := len(list(grid.get_node_ids()))) < self.min_nodes:
+        """Wait until enough nodes are connected, or the time is up."""
+        end, needed = time.monotonic() + timeout, self.participation.min_nodes
+        while (count := len(list(grid.get_node_ids()))) < needed:
             if time.monotonic() > end:
                 return
-            logger.info("Waiting for nodes: %d of %d are connected.", count, self.min_nodes)
+            logger.info("Waiting for nodes: %d of %d are connected.", count, needed)
             time.sleep(2.0)
 
-    def configure_profile(self, nodes: Sequence[int]) -> list[Message]:
-        """Return the profile query, one message per node."""
+    def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]:
+        """Return the nodes that have been left out long enough to be measured again."""
+        every, now = self.participation.readmit_every, self._record.round
+        return [
+            node
+            for node in online
+            if every
+            and node in self.state.decisions
+            and self.state.decisions[node].rank is None
+            and now - self.state.profiled_in[node] >= every
+        ]
+
+    def time_to_recluster(self) -> bool:
+        """Return whether all devices are to be clustered again in this round."""
+        every, now = self.clustering.every, self._record.round
+        return bool(every and self.state.clusters and now > 1 and (now - 1) % every == 0)
+
+    def configure_profile(
+        self, nodes: Sequence[int], *, refresh: Sequence[int] = ()
+    ) -> list[Message]:
+        """Return the profile query, one message per node; `refresh` measure themselves anew."""
         candidates = self.rank_policy.candidates
-        return self.envelope.profile_query(nodes, (candidates[0], candidates[-1]))
+        ranks = (candidates[0], candidates[-1])
+        cached = [node for node in nodes if node not in refresh]
+        return [
+            *self.envelope.profile_query(cached, ranks),
+            *self.envelope.profile_query(refresh, ranks, refresh=True),
+        ]
 
     def aggregate_profile(self, replies: Iterable[Message]) -> dict[int, DeviceProfile]:
         """Return the good profiles by node; embeddings of another model are refused."""
@@ -113,36 +128,111 @@ class Admission(Strategy):
                 del found[node]
         return dict(sorted(found.items()))
 
-    def assign_ranks(self, nodes: Sequence[int]) -> None:
-        """Let the policy give each of these nodes its rank, or leave it out."""
-        self.state.decisions |= self.rank_policy.assign(
-            {node: self.state.profiles[node] for node in nodes},
-            local_steps=self.envelope.training.local_steps,
+    def take_profiles(self, profiles: dict[int, DeviceProfile], online: Sequence[int]) -> None:
+        """Take good profiles into the run: ranks for all, clusters for those that are new."""
+        state = self.state
+        back = self._known_by_identity(profiles, online)
+        if back:
+            state.rename({old: new for new, old in back.items()})
+            self._note(f"{len(back)} devices came back under other node ids")
+        new = [node for node in profiles if node not in state.profiles]
+        for node, profile in profiles.items():
+            if node in back:
+                continue  # what the run knew of it before goes on
+            if node in state.decisions and state.decisions[node].rank is None:
+                state.paces.pop(node, None)
+            state.profiles[node] = profile
+            state.profiled_in[node] = self._record.round
+        self.assign_ranks()
+        if new:
+            self.assign_clusters(new)
+
+    def _known_by_identity(
+        self, profiles: dict[int, DeviceProfile], online: Sequence[int]
+    ) -> dict[int, int]:
+        """Return new node id -> the id under which the run knew the device.
+
+        Ids of simulated nodes differ from run to run, so a resumed run knows them by what they
+        call themselves. Names that several devices give are no names.
+        """
+        known = self.state.profiles
+        new = {node: profile for node, profile in profiles.items() if node not in known}
+        counts = Counter(profile.identity for profile in new.values())
+        before = Counter(profile.identity for profile in known.values())
+        homes = {profile.identity: node for node, profile in known.items()}
+        return {
+            node: homes[profile.identity]
+            for node, profile in new.items()
+            if profile.identity
+            and counts[profile.identity] == before[profile.identity] == 1
+            and homes[profile.identity] not in online
+        }
+
+    def assign_ranks(self) -> None:
+        """Let the policy give each device its rank, or leave it out; log what changed."""
+        state = self.state
+        before = state.decisions
+        state.decisions = self.rank_policy.assign(
+            state.profiles, local_steps=self.training.local_steps, pace=state.pace()
         )
+        for node, decision in state.decisions.items():
+            if node in before and before[node].rank != decision.rank:
+                self._note(_rank_moved(node, before[node], decision))
 
     def assign_clusters(self, nodes: Sequence[int]) -> None:
-        """Cluster the first nodes; put later ones to the nearest centroid."""
-        if nodes:
-            self.state.place(nodes, self.clustering)
+        """Cluster the first nodes; put later ones to the nearest centroid.
 
-    def receive(
-        self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
-    ) -> Iterator[Message]:
-        """Send messages and yield the replies as they arrive; note who did not reply."""
-        return exchange(
-            grid,
-            messages,
-            timeout=timeout,
-            missing=lambda node: self._refuse(
-                node, stage, ReplyError(f"no reply within {timeout:g} s.")
-            ),
+        Where devices are clustered by their adapters, there are none at first: then all begin in
+        one cluster, which is split after the first round.
+        """
+        together = replace(self.clustering, threshold=1.0)
+        by_adapter = self.clustering.by == "adapter"
+        self.state.place(nodes, together if by_adapter else self.clustering)
+
+    def recluster(self) -> None:
+        """Cluster all devices anew, by what they are clustered by."""
+        by_adapter = self.clustering.by == "adapter"
+        features = self.state.sketches if by_adapter else None
+        before = {cluster.name: cluster.members for cluster in self.state.clusters}
+        events = self.state.recluster(self.clustering, features=features)
+        after = {cluster.name: cluster.members for cluster in self.state.clusters}
+        moved = "the same" if before == after else "changed"
+        self._note(f"Clustered again: {len(after)} clusters, members {moved}")
+        for event in events:
+            self._note(event)
+
+    def correct_paces(self) -> None:
+        """Learn from what the round took, then give the ranks of the next one."""
+        if not self.participation.rank_correction:
+            return
+        state = self.state
+        for node, device in self._record.devices.items():
+            if device.rank is None or node not in state.profiles:
+                continue
+            pace = state.paces.get(node, Pace())
+            if device.observed_seconds is None:
+                if self._record.was_late(node):
+                    state.paces[node] = pace.late()
+                continue
+            profile = state.profiles[node]
+            trained = device.observed_seconds - upload_seconds(profile, device.rank)
+            steps = self.training.local_steps
+            profiled = training_seconds(profile, device.rank, local_steps=steps)
+            state.paces[node] = pace.observed(max(trained, 1e-9) / profiled)
+        self.assign_ranks()
+
+    def warn_of_step_size(self) -> None:
+        """Warn where a device's loss is too rough for the learning rate, by Theorem 1."""
+        roughest = max((p.smoothness for p in self.state.profiles.values()), default=0.0)
+        sentence = step_size_warning(
+            self.training.learning_rate, roughest, self.training.local_steps
         )
+        if sentence:
+            logger.warning("%s", sentence)
+            self._record.notes.append(sentence)
 
-    def _device(self, node: int) -> DeviceRound:
-        if node not in self._record.devices:
-            self._record.devices[node] = DeviceRound(cluster=self.state.cluster_of(node).name)
-        return self._record.devices[node]
 
-    def _refuse(self, node: int, stage: str, error: ReplyError) -> None:
-        logger.warning("Refused the %s reply of node %d: %s", stage, node, error)
-        self._record.refused.append(Refusal(node, stage, str(error)))
+def _rank_moved(node: int, before: RankDecision, now: RankDecision) -> str:
+    was = "left out" if before.rank is None else f"rank {before.rank}"
+    is_now = "left out" if now.rank is None else f"rank {now.rank}"
+    return f"node {node}: {was} -> {is_now}, since {now.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flower_strategy import config_keys as keys
 
@@ -129,7 +130,7 @@ class ServerKeys:
             high=1e9,
         ),
     )
-    cluster_by: str = keys.keyed(
+    cluster_by: Literal["embedding", "adapter"] = keys.keyed(
         "embedding",
         keys.choice(
             "What devices are clustered by: 'embedding' of their texts, or the B matrices of the "
@@ -152,7 +153,7 @@ class ServerKeys:
             "Fewest devices of a cluster; smaller ones join the nearest.", low=1, high=1_000_000
         ),
     )
-    weighting: str = keys.keyed(
+    weighting: Literal["exact", "rank-partitioned"] = keys.keyed(
         "exact",
         keys.choice(
             "How adapters of different ranks are averaged: 'exact' is the mean of the updates; "

@@ -10,6 +10,7 @@ import numpy as np
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import FloatArray
+from flower_strategy.run_config import RunConfig
 
 if TYPE_CHECKING:
     from flower_strategy.base_model import BaseModel
@@ -37,6 +38,16 @@ class EmbeddingSettings:
     max_length: int = 64
     clip: float = 0.0
     noise: float = 0.0
+
+    @staticmethod
+    def from_config(config: RunConfig) -> EmbeddingSettings:
+        """Take the settings out of a run configuration."""
+        return EmbeddingSettings(
+            texts=config.embedding_texts,
+            max_length=config.max_length,
+            clip=config.embedding_clip,
+            noise=config.embedding_noise,
+        )
 
 
 def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:

@@ -13,9 +13,12 @@ The output folder::
     {"format": 1,
      "model": "embedded:smollm2-135m-instruct",   # as configured
      "base_model_path": "...",                    # where it was found
+     "licence": "apache-2.0",                     # of the base model, null if not known
      "rank": 16,                                  # of every adapter; alpha is the same
      "rank_policy": "deadline", "candidate_ranks": [4, 8, 16, 32], "deadline_seconds": 71.2,
      "training": {"local_steps": 4, ...},         # TrainingSettings
+     "embedding": {"texts": 8, "clip": 0.0, "noise": 0.0, ...},   # EmbeddingSettings
+     "clustering": {"by": "embedding", ...},      # ClusteringSettings
      "clusters": [
         {"name": "cluster-0", "adapter": "cluster-0",      # folder, relative to the manifest
          "members": ["1234"],                              # node ids, as text: they have 64 bits
@@ -24,8 +27,10 @@ The output folder::
          "loss_before": 2.1, "loss_after": 0.9}],          # held-out, nats per response token
      "devices": [
         {"node": "1234", "device": "phone", "label": "code", "cluster": "cluster-0",
+         "identity": "partition:0",                        # empty if it has none
          "rank": 4,                                        # null where left out
          "reason": "rank 8 needs 90.1 s, the deadline is 71.2 s",
+         "pace": 1.0,                                      # times slower than profiled
          "predicted_seconds": 71.2, "observed_seconds": 68.0,   # of the last round, or null
          "examples": 102, "memory_bytes": 3221225472,
          "bandwidth": 250000.0,                            # bytes per second, null if not known
@@ -36,13 +41,18 @@ The output folder::
     {"format": 1,
      "rounds": [
         {"round": 0, "seconds": 12.3,
+         "device_seconds": 68.0,                           # of the slowest device, its clock
          "clusters": {"cluster-0": {"asked": 2, "replies": 2, "moved": true, "train_loss": 1.2,
-                                    "held_out_loss": 0.9, "discarded_energy": 0.01}},
-         "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "predicted_seconds": 71.2,
+                                    "held_out_loss": 0.9, "discarded_energy": 0.01,
+                                    "discarded_by_layer": {"model.layers.0...": 0.01, ...}}},
+         "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "pace": 1.0,
+                              "predicted_seconds": 71.2,
                               "observed_seconds": 68.0, "bytes_down": 4884480,
                               "bytes_up": 4884480, "num_examples": 102, "train_loss": 1.1,
                               "held_out_loss": 0.8, "held_out_tokens": 300}},
-         "refused": [{"node": "1234", "stage": "train", "reason": "..."}]}]}
+         "refused": [{"node": "1234", "stage": "train", "reason": "...", "late": false}],
+         "left_out": {"1234": "rank 4 needs ..."},
+         "notes": ["node 1234: rank 16 -> rank 8, since ..."]}]}
 
 Round 0 is the evaluation before training. Numbers that do not exist are null.
 """
@@ -61,8 +71,11 @@ import numpy as np
 from floe_plugins import models
 from flower_strategy.adapter import AdapterState, FloatArray
 from flower_strategy.aggregation import truncate
+from flower_strategy.checkpoint_content import pack_round
+from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.ranks import RankPolicy
-from flower_strategy.state import RoundRecord, RunState
+from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings
 
 MANIFEST_FILE = "manifest.json"
@@ -76,6 +89,8 @@ def export_run(
     training: TrainingSettings,
     rank: int,
     policy: RankPolicy,
+    embedding: EmbeddingSettings,
+    clustering: ClusteringSettings,
 ) -> dict[str, Any]:
     """Write a run's adapters, manifest and history.
 
@@ -91,6 +106,8 @@ def export_run(
         Rank of every adapter, one that vLLM accepts.
     policy : RankPolicy
         Named in the manifest.
+    embedding, clustering : EmbeddingSettings, ClusteringSettings
+        How devices were embedded and split, with the level of noise.
 
     Returns
     -------
@@ -125,18 +142,21 @@ def export_run(
         "format": 1,
         "model": training.model,
         "base_model_path": base_model,
+        "licence": models.licence(base_model),
         "rank": rank,
         "rank_policy": policy.name,
         "candidate_ranks": list(policy.candidates),
-        "deadline_seconds": getattr(policy, "deadline", None),
+        "deadline_seconds": policy.deadline,
         "training": asdict(training),
+        "embedding": asdict(embedding),
+        "clustering": asdict(clustering),
         "clusters": clusters,
         "devices": [_device(state, node) for node in state.profiles],
     }
     _write(folder / MANIFEST_FILE, manifest)
     _write(
         folder / HISTORY_FILE,
-        {"format": 1, "rounds": [_round(record) for record in state.history]},
+        {"format": 1, "rounds": [pack_round(record) for record in state.history]},
     )
     return manifest
 
@@ -217,28 +237,17 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
         "node": str(node),
         "device": profile.device,
         "label": profile.label,
+        "identity": profile.identity,
         "cluster": state.cluster_of(node).name,
         "rank": decision.rank,
         "reason": decision.reason,
+        "pace": state.pace().get(node, 1.0),
         "predicted_seconds": decision.predicted_seconds,
         "observed_seconds": observed[-1] if observed else None,
         "examples": profile.num_examples,
         "memory_bytes": profile.memory_bytes,
         "bandwidth": profile.bandwidth if math.isfinite(profile.bandwidth) else None,
         "embedding": profile.embedding.tolist(),
-    }
-
-
-def _round(record: RoundRecord) -> dict[str, Any]:
-    return {
-        "round": record.round,
-        "seconds": record.seconds,
-        "clusters": {name: asdict(outcome) for name, outcome in record.clusters.items()},
-        "devices": {str(node): asdict(device) for node, device in record.devices.items()},
-        "refused": [
-            {"node": str(refusal.node), "stage": refusal.stage, "reason": refusal.reason}
-            for refusal in record.refused
-        ],
     }
 
 

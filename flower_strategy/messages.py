@@ -33,14 +33,27 @@ class Envelope:
     embedding: EmbeddingSettings
     devices: tuple[str, ...] = ()
 
-    def profile_query(self, nodes: Sequence[int], probe_ranks: tuple[int, int]) -> list[Message]:
-        """Return the profile query, one message per node; the ranks are those to be timed."""
+    def profile_query(
+        self, nodes: Sequence[int], probe_ranks: tuple[int, int], *, refresh: bool = False
+    ) -> list[Message]:
+        """Return the profile query, one message per node.
+
+        Parameters
+        ----------
+        nodes : Sequence[int]
+            The nodes to ask.
+        probe_ranks : tuple[int, int]
+            The ranks to be timed.
+        refresh : bool (default: False)
+            Whether a device measures itself even where it has done so before.
+        """
         config = self.training.to_record()
         config["embedding-texts"] = self.embedding.texts
         config["embedding-clip"] = self.embedding.clip
         config["embedding-noise"] = self.embedding.noise
         config["devices"] = list(self.devices)
         config["probe-ranks"] = list(probe_ranks)
+        config["refresh"] = refresh
         content = RecordDict({CONFIG_KEY: config})
         return [
             Message(content=content, message_type=PROFILE_QUERY, dst_node_id=node) for node in nodes

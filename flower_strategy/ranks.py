@@ -1,9 +1,8 @@
-"""Which rank a device gets: a policy over measured profiles."""
+"""What a rank costs a device, and what a rank policy is; `rank_policies` has those built in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,15 +65,25 @@ class RankPolicy(Protocol):
         How reports call it.
     candidates : tuple[int, ...]
         The ranks that it chooses from, ascending. Devices time the first and the last.
+    deadline : float or None
+        Seconds that a round may take a device; None where the policy knows no deadline, or not
+        yet. A checkpoint keeps it.
     """
 
     name: str
     candidates: tuple[int, ...]
+    deadline: float | None
 
     def assign(
-        self, profiles: Mapping[int, DeviceProfile], *, local_steps: int
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile.
+
+        Called with all devices of the run, whenever one joins or a pace changes.
 
         Parameters
         ----------
@@ -82,68 +91,28 @@ class RankPolicy(Protocol):
             Node id -> what the node measured.
         local_steps : int
             Optimizer steps of a round.
+        pace : Mapping[int, float]
+            Node id -> how many times longer than measured its training takes, see
+            `flower_strategy.pace`; 1 for nodes that are not in it.
         """
 
 
-class DeadlinePolicy:
-    """The largest rank whose round fits the deadline and whose memory fits the device.
-
-    A round at rank r takes ``steps * (a + b r) + bytes(r) / bandwidth`` seconds, with a and b
-    fitted to the device's two measured ranks and bytes(r) what it uploads.
-
-    Parameters
-    ----------
-    candidates : Sequence[int]
-        The ranks to choose from.
-    deadline : float, optional
-        Seconds that a round may take. None takes, from the first profiles, what the slowest
-        device that can hold the smallest rank needs for it: nobody who could take part is left
-        out, and the others use the time that they would wait anyway.
-    """
-
-    name = "deadline"
-
-    def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
-        self.candidates = tuple(sorted(candidates))
-        self.deadline = deadline
-
-    def assign(
-        self, profiles: Mapping[int, DeviceProfile], *, local_steps: int
-    ) -> dict[int, RankDecision]:
-        """Return one decision per profile; see `RankPolicy.assign`."""
-        if self.deadline is None:
-            smallest = self.candidates[0]
-            needed = [
-                predicted_seconds(profile, smallest, local_steps=local_steps)
-                for profile in profiles.values()
-                if memory_needed(profile, smallest) <= profile.memory_bytes
-            ]
-            self.deadline = max(needed, default=None)
-        return {node: self._decide(profile, local_steps) for node, profile in profiles.items()}
-
-    def _decide(self, profile: DeviceProfile, local_steps: int) -> RankDecision:
-        deadline = math.inf if self.deadline is None else self.deadline
-        refusal = "it is the largest candidate"
-        for rank in reversed(self.candidates):
-            seconds = predicted_seconds(profile, rank, local_steps=local_steps)
-            memory = memory_needed(profile, rank)
-            if memory > profile.memory_bytes:
-                refusal = (
-                    f"rank {rank} needs {memory / 1e9:.2f} GB of memory, "
-                    f"the device has {profile.memory_bytes / 1e9:.2f} GB"
-                )
-            # The slack is for rounding: the automatic deadline is itself such a sum.
-            elif seconds > deadline * (1 + 1e-9):
-                refusal = f"rank {rank} needs {seconds:.1f} s, the deadline is {deadline:.1f} s"
-            else:
-                return RankDecision(rank, seconds, refusal)
-        return RankDecision(None, seconds, refusal)
+def training_seconds(profile: DeviceProfile, rank: int, *, local_steps: int) -> float:
+    """Seconds of a round's training at `rank`, by what the device measured."""
+    return local_steps * StepCost.fit(profile).at(rank)
 
 
-def predicted_seconds(profile: DeviceProfile, rank: int, *, local_steps: int) -> float:
-    """Seconds that a round takes the device at `rank`: training, then upload."""
-    upload = rank * profile.upload_per_rank / profile.bandwidth
-    return local_steps * StepCost.fit(profile).at(rank) + upload
+def upload_seconds(profile: DeviceProfile, rank: int) -> float:
+    """Seconds to upload an adapter of `rank`."""
+    return rank * profile.upload_per_rank / profile.bandwidth
+
+
+def predicted_seconds(
+    profile: DeviceProfile, rank: int, *, local_steps: int, pace: float = 1.0
+) -> float:
+    """Seconds that a round takes the device at `rank`: training at its pace, then upload."""
+    training = training_seconds(profile, rank, local_steps=local_steps)
+    return pace * training + upload_seconds(profile, rank)
 
 
 def memory_needed(profile: DeviceProfile, rank: int) -> int:

@@ -12,6 +12,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.profiles import DeviceProfile
+from flower_strategy.run_config import RunConfig
 
 _LONGEST_REASON = 500
 
@@ -30,10 +31,18 @@ class ReplyRules:
         Good replies that a cluster needs to move; a smaller cluster needs all its members.
     max_examples : int (default: 10_000_000)
         Most examples that a device may claim: the count is its weight in the mean.
+    norm_limit: float (default: 10.0)
+        How many times the round's median an update may be long; 0 accepts every length.
     """
 
     min_replies: int = 1
     max_examples: int = 10_000_000
+    norm_limit: float = 10.0
+
+    @staticmethod
+    def from_config(config: RunConfig) -> ReplyRules:
+        """Take the rules out of a run configuration."""
+        return ReplyRules(min_replies=config.min_replies, norm_limit=config.norm_limit)
 
 
 @dataclass(frozen=True, eq=False)

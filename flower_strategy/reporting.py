@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flower_strategy.ranks import RankPolicy
-from flower_strategy.state import DeviceRound, RoundRecord, RunState
+from flower_strategy.records import DeviceRound, RoundRecord
+from flower_strategy.state import RunState
 
 if TYPE_CHECKING:
+    from flower_strategy.checkpoint import Checkpoint
     from flower_strategy.strategy import FloeStrategy
 
 logger = logging.getLogger("flwr")
+
+_BAR_WIDTH = 12
 
 
 def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
@@ -26,37 +30,66 @@ def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
 def log_summary(strategy: FloeStrategy) -> None:
     """Log a strategy's settings."""
     training, embedding = strategy.training, strategy.envelope.embedding
-    deadline = getattr(strategy.rank_policy, "deadline", None)
-    logger.info("\t├──> Training:")
-    logger.info("\t│\t├── Model: %s (%s)", training.model, training.dtype)
-    logger.info(
-        "\t│\t├── Local steps: %d of %d x %d tokens",
-        training.local_steps,
-        training.batch_size,
-        training.max_length,
-    )
-    logger.info("\t│\t└── Learning rate: %g", training.learning_rate)
-    logger.info("\t├──> Ranks:")
-    logger.info(
-        "\t│\t├── Policy: %s, candidates %s",
-        strategy.rank_policy.name,
-        ", ".join(map(str, strategy.rank_policy.candidates)),
-    )
-    logger.info(
-        "\t│\t├── Round deadline: %s", "from the profiles" if not deadline else f"{deadline:g} s"
-    )
-    logger.info("\t│\t└── Exported rank: %d", strategy.export_rank)
-    logger.info("\t├──> Clusters:")
-    logger.info(
-        "\t│\t├── Task embedding: %d texts, clip %g, noise %g",
-        embedding.texts,
-        embedding.clip,
-        embedding.noise,
-    )
-    logger.info("\t│\t└── Silhouette to split: %g", strategy.clustering.threshold)
-    logger.info("\t└──> Replies:")
-    logger.info("\t\t├── Needed per cluster: %d", strategy.rules.min_replies)
-    logger.info("\t\t└── Output: %s", strategy.output or "not written")
+    clustering, part, rules = strategy.clustering, strategy.participation, strategy.rules
+    policy, mean, kept = strategy.rank_policy, strategy.aggregation, strategy.checkpoints
+    tree = {
+        "Training": [
+            f"Model: {training.model} ({training.dtype})",
+            f"Local steps: {training.local_steps} of {training.batch_size} x "
+            f"{training.max_length} tokens",
+            f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
+        ],
+        "Sampling": [
+            f"Fraction: train ({part.fraction_train:.2f}) | "
+            f"evaluate ({part.fraction_evaluate:.2f})",
+            f"Minimum nodes: {part.min_nodes}",
+            f"Quorum: {part.quorum:.2f}, then {part.quorum_grace:g} s for late replies",
+        ],
+        "Ranks": [
+            f"Policy: {policy.name}, candidates {', '.join(map(str, policy.candidates))}",
+            "Round deadline: "
+            + ("none yet" if policy.deadline is None else f"{policy.deadline:g} s"),
+            f"Corrected by observed seconds: {'yes' if part.rank_correction else 'no'}",
+            f"Exported rank: {strategy.export_rank}",
+        ],
+        "Clusters": [
+            f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
+            f"{clustering.smallest} devices",
+            f"Task embedding: {embedding.texts} texts, clip {embedding.clip:g}, noise "
+            f"{embedding.noise:g}",
+            "Clustered again: "
+            + (f"every {clustering.every} rounds" if clustering.every else "never"),
+        ],
+        "Aggregation": [
+            f"Weighting: {mean.weighting}, global share {mean.global_share:g}, momentum "
+            f"{mean.momentum:g}",
+            f"Replies needed per cluster: {rules.min_replies}, norm limit {rules.norm_limit:g}",
+        ],
+        "Output": [
+            f"Folder: {strategy.output or 'not written'}",
+            f"Checkpoints kept: {kept.keep}",
+            f"Resumed from: {kept.resume or 'begins anew'}",
+        ],
+    }
+    for number, (head, lines) in enumerate(tree.items(), 1):
+        last = number == len(tree)
+        logger.info("\t%s %s:", "└──>" if last else "├──>", head)
+        for index, line in enumerate(lines, 1):
+            stem = "\t\t" if last else "\t│\t"
+            logger.info("%s%s %s", stem, "└──" if index == len(lines) else "├──", line)
+
+
+def log_resumed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Log what a run goes on from, and which settings are not those that it had."""
+    logger.info("Resumed after round %d, from %s", checkpoint.round, checkpoint.path)
+    for name, value in settings.items():
+        if name in checkpoint.settings and checkpoint.settings[name] != value:
+            logger.warning(
+                "The run had %s=%r and goes on with %r.",
+                name.replace("_", "-"),
+                checkpoint.settings[name],
+                value,
+            )
 
 
 def log_round(server_round: int, num_rounds: int) -> None:
@@ -70,9 +103,8 @@ def log_round(server_round: int, num_rounds: int) -> None:
 
 def log_devices(nodes: Iterable[int], state: RunState, policy: RankPolicy) -> None:
     """Log rank and cluster of devices that joined."""
-    deadline = getattr(policy, "deadline", None)
-    if deadline:
-        logger.info("A round may take a device %.1f s.", deadline)
+    if policy.deadline:
+        logger.info("A round may take a device %.1f s.", policy.deadline)
     lines = []
     for node in nodes:
         profile, decision = state.profiles[node], state.decisions[node]
@@ -98,10 +130,11 @@ def log_training(record: RoundRecord) -> None:
     )
 
 
-def log_reply(node: int, device: DeviceRound, name: str) -> None:
-    """Log one good training reply."""
+def log_reply(node: int, device: DeviceRound, name: str, *, done: int, total: int) -> None:
+    """Log one good training reply, behind a bar of the round's progress."""
     logger.info(
-        "\t├──> %s, %s rank %s (node %d): loss %.3f, predicted %.1f s, observed %.1f s, %s up",
+        "\t├──> %s %s, %s rank %s (node %d): loss %.3f, predicted %.1f s, observed %.1f s, %s up",
+        progress_bar(done, total),
         device.cluster,
         name,
         device.rank,
@@ -142,6 +175,15 @@ def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
     logger.info("")
     logger.info("Wrote %d adapters of rank %d:", len(manifest["clusters"]), manifest["rank"])
     log_tree([str(folder / cluster["adapter"]) for cluster in manifest["clusters"]])
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return a bar of fixed width with the count behind it.
+
+    A line per step, since a ServerApp's output is a log: carriage returns would end up in it.
+    """
+    filled = _BAR_WIDTH * done // max(total, 1)
+    return f"[{'█' * filled}{'░' * (_BAR_WIDTH - filled)}] {done}/{total}"
 
 
 def megabytes(count: int) -> str:

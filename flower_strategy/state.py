@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flwr.app import ArrayRecord, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapter import AdapterState, FloatArray
 from flower_strategy.clustering import (
     Cluster,
     ClusteringSettings,
@@ -15,164 +16,10 @@ from flower_strategy.clustering import (
     cluster_devices,
     nearest,
 )
+from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks import RankDecision
-
-
-@dataclass(kw_only=True)
-class DeviceRound:
-    """What one device did in one round.
-
-    Attributes
-    ----------
-    cluster : str
-        Its cluster.
-    rank : int or None
-        Rank that it trained at; None where it only evaluated.
-    predicted_seconds, observed_seconds : float or None
-        Seconds of training and upload, as predicted and as reported.
-    bytes_down, bytes_up : int
-        Bytes of the adapters sent to it and back, for training.
-    num_examples : int
-        Training examples, its weight in the mean.
-    train_loss, held_out_loss : float or None
-        Mean losses, nats per response token.
-    held_out_tokens : int
-        Response tokens that the held-out loss is measured on.
-    """
-
-    cluster: str
-    rank: int | None = None
-    predicted_seconds: float | None = None
-    observed_seconds: float | None = None
-    bytes_down: int = 0
-    bytes_up: int = 0
-    num_examples: int = 0
-    train_loss: float | None = None
-    held_out_loss: float | None = None
-    held_out_tokens: int = 0
-
-
-@dataclass(kw_only=True)
-class ClusterRound:
-    """What one cluster did in one round.
-
-    Attributes
-    ----------
-    asked, replies : int
-        Devices asked to train, and good replies.
-    moved : bool
-        Whether the cluster's adapter changed.
-    train_loss : float or None
-        Mean over the replies, weighted by examples.
-    held_out_loss : float or None
-        Mean over the members, weighted by tokens, with the adapter after this round.
-    discarded_energy : float
-        Share of the mean's squared singular values cut off at the bank's rank.
-    """
-
-    asked: int = 0
-    replies: int = 0
-    moved: bool = False
-    train_loss: float | None = None
-    held_out_loss: float | None = None
-    discarded_energy: float = 0.0
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A reply that was not used.
-
-    Attributes
-    ----------
-    node : int
-        The node.
-    stage : str
-        ``profile``, ``train`` or ``evaluate``.
-    reason : str
-        One sentence.
-    """
-
-    node: int
-    stage: str
-    reason: str
-
-
-@dataclass(kw_only=True)
-class RoundRecord:
-    """One round; round 0 holds the evaluation before training.
-
-    Attributes
-    ----------
-    round : int
-        Its number.
-    seconds : float
-        Wall seconds of the whole round at the server.
-    clusters : dict[str, ClusterRound]
-        By cluster.
-    devices : dict[int, DeviceRound]
-        By node.
-    refused : list[Refusal]
-        Replies that were not used.
-    """
-
-    round: int
-    seconds: float = 0.0
-    clusters: dict[str, ClusterRound] = field(default_factory=dict)
-    devices: dict[int, DeviceRound] = field(default_factory=dict)
-    refused: list[Refusal] = field(default_factory=list)
-
-    def reasons(self) -> list[str]:
-        """Return every refusal as one phrase."""
-        return [f"node {refusal.node}: {refusal.reason}" for refusal in self.refused]
-
-    def train_metrics(self) -> MetricRecord:
-        """Fill in the clusters' training losses; return the round's sums and the mean loss."""
-        devices = self.devices.values()
-        trained = [device for device in devices if device.train_loss is not None]
-        metrics = MetricRecord(
-            {
-                "replies": len(trained),
-                "refused": len(self.refused),
-                "bytes-down": sum(device.bytes_down for device in devices),
-                "bytes-up": sum(device.bytes_up for device in devices),
-            }
-        )
-        for name, outcome in self.clusters.items():
-            outcome.train_loss = _mean(
-                (device.train_loss, device.num_examples)
-                for device in trained
-                if device.cluster == name
-            )
-        loss = _mean((device.train_loss, device.num_examples) for device in trained)
-        if loss is not None:
-            metrics["train-loss"] = loss
-        return metrics
-
-    def evaluate_metrics(self) -> MetricRecord | None:
-        """Fill in the clusters' held-out losses; return them and the mean, weighted by tokens."""
-        measured = [device for device in self.devices.values() if device.held_out_loss is not None]
-        metrics = MetricRecord()
-        for name in sorted({device.cluster for device in measured}):
-            loss = _mean(
-                (device.held_out_loss, device.held_out_tokens)
-                for device in measured
-                if device.cluster == name
-            )
-            if loss is not None:
-                self.clusters.setdefault(name, ClusterRound()).held_out_loss = loss
-                metrics[f"{name}/held-out-loss"] = loss
-        loss = _mean((device.held_out_loss, device.held_out_tokens) for device in measured)
-        if loss is None:
-            return None
-        metrics["held-out-loss"] = loss
-        return metrics
-
-
-def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    pairs = [(value, weight) for value, weight in weighted if value is not None]
-    total = sum(weight for _, weight in pairs)
-    return sum(value * weight for value, weight in pairs) / total if total else None
+from flower_strategy.records import RoundRecord
 
 
 @dataclass(kw_only=True)
@@ -185,49 +32,99 @@ class RunState:
         The adapter that every cluster began with, at the banks' rank.
     profiles : dict[int, DeviceProfile]
         Node -> what it told about itself.
+    profiled_in : dict[int, int]
+        Node -> round of its last profile.
     decisions : dict[int, RankDecision]
         Node -> its rank.
+    paces : dict[int, Pace]
+        Node -> how much slower than profiled it is; nodes without one are as profiled.
+    sketches : dict[int, FloatArray]
+        Node -> sketch of the B matrices that it trained first, where devices are clustered by
+        them; else empty.
     clusters : list[Cluster]
         Clusters by name.
     clusters_made : int
         Number of cluster names ever given out.
     banks : dict[str, AdapterState]
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
+    velocities : dict[str, AdapterState]
+        Cluster -> the server momentum's velocity; empty without momentum.
+    norms : list[float]
+        Lengths of the updates that were accepted in the last round.
     history : list[RoundRecord]
         Rounds so far.
     """
 
     initial: AdapterState
     profiles: dict[int, DeviceProfile] = field(default_factory=dict)
+    profiled_in: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
+    paces: dict[int, Pace] = field(default_factory=dict)
+    sketches: dict[int, FloatArray] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
     banks: dict[str, AdapterState] = field(default_factory=dict)
+    velocities: dict[str, AdapterState] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
     history: list[RoundRecord] = field(default_factory=list)
+
+    # --------------------------------------------------------------- clusters
 
     def place(self, nodes: Sequence[int], settings: ClusteringSettings) -> None:
         """Cluster the first nodes; put later ones to the nearest centroid, which moves."""
-        embeddings = {node: self.profiles[node].embedding for node in nodes}
         if not self.clusters:
-            self.clusters = cluster_devices(embeddings, settings)
-            self.clusters_made = len(self.clusters)
-            self.banks = {cluster.name: self.initial for cluster in self.clusters}
+            self.recluster(settings)
             return
         for node in nodes:
-            home = nearest(embeddings[node], self.clusters)
+            home = nearest(self.profiles[node].embedding, self.clusters)
             members = tuple(sorted((*home.members, node)))
             middle = centroid(self.profiles[member].embedding for member in members)
             self.clusters[self.clusters.index(home)] = replace(
                 home, members=members, centroid=middle
             )
 
-    def reasons(self) -> list[str]:
-        """Return why each device without a rank is left out, as one phrase each."""
-        return [
-            f"node {node}: {decision.reason}"
-            for node, decision in self.decisions.items()
-            if decision.rank is None
-        ]
+    def recluster(
+        self, settings: ClusteringSettings, *, features: Mapping[int, FloatArray] | None = None
+    ) -> list[str]:
+        """Cluster all devices anew; return one phrase per cluster that came or went.
+
+        A cluster that continues keeps its name and its adapter. A new one begins with the
+        adapter of the cluster that most of its devices were in.
+
+        Parameters
+        ----------
+        settings : ClusteringSettings
+            How to split.
+        features : Mapping[int, FloatArray], optional
+            What to split by; the task embeddings by default. Devices that have none go to the
+            nearest centroid.
+        """
+        before = {node: cluster.name for cluster in self.clusters for node in cluster.members}
+        known = [node for node in self.profiles if features is None or node in features]
+        old = self.clusters
+        self.clusters = cluster_devices(
+            {node: self.profiles[node].embedding for node in known},
+            settings,
+            features=features,
+            previous=old,
+            first_new=self.clusters_made,
+        )
+        names = {cluster.name for cluster in self.clusters}
+        self.clusters_made += len(names - {cluster.name for cluster in old})
+        banks, velocities, events = self.banks, self.velocities, []
+        self.banks, self.velocities = {}, {}
+        for cluster in self.clusters:
+            parents = [before[node] for node in cluster.members if node in before]
+            parent = max(sorted(set(parents)), key=parents.count, default=cluster.name)
+            origin = cluster.name if cluster.name in banks else parent
+            self.banks[cluster.name] = banks.get(origin, self.initial)
+            if origin in velocities:
+                self.velocities[cluster.name] = velocities[origin]
+            if old and origin != cluster.name:
+                events.append(f"{cluster.name} is new and begins with the adapter of {origin}")
+        events += [f"{cluster.name} ended" for cluster in old if cluster.name not in names]
+        self.place([node for node in self.profiles if node not in known], settings)
+        return events
 
     def cluster_of(self, node: int) -> Cluster:
         """Return the cluster of a profiled node."""
@@ -239,6 +136,73 @@ class RunState:
     def adapter(self, cluster: str, rank: int) -> AdapterState:
         """Return a cluster's adapter at a rank, terms beyond its own ready to learn."""
         return self.banks[cluster].resized(rank, fill=self.initial)
+
+    # ---------------------------------------------------------------- devices
+
+    def pace(self) -> dict[int, float]:
+        """Return node -> how many times longer than profiled its training takes."""
+        return {node: pace.factor for node, pace in self.paces.items()}
+
+    def reasons(self) -> list[str]:
+        """Return why each device without a rank is left out, as one phrase each."""
+        return [
+            f"node {node}: {decision.reason}"
+            for node, decision in self.decisions.items()
+            if decision.rank is None
+        ]
+
+    def sample(self, nodes: Sequence[int], fraction: float, seed: Sequence[int]) -> list[int]:
+        """Return a share of each cluster's nodes, at least one of each, in their order.
+
+        What is drawn depends on the seed and on what the devices are, not on the ids that they
+        have in this run.
+
+        Parameters
+        ----------
+        nodes : Sequence[int]
+            The nodes to draw from.
+        fraction : float
+            Share to draw, in (0, 1].
+        seed : Sequence[int]
+            Such as (seed of the run, round).
+        """
+        if fraction >= 1.0:
+            return list(nodes)
+        chosen: set[int] = set()
+        for index, cluster in enumerate(self.clusters):
+            present = sorted(set(nodes) & set(cluster.members), key=self._lasting_key)
+            if present:
+                count = max(1, round(fraction * len(present)))
+                drawn = np.random.default_rng([*seed, index]).permutation(len(present))[:count]
+                chosen |= {present[int(row)] for row in drawn}
+        return [node for node in nodes if node in chosen]
+
+    def _lasting_key(self, node: int) -> tuple[str, int]:
+        return self.profiles[node].identity, node
+
+    def rename(self, names: Mapping[int, int]) -> None:
+        """Give devices the node ids that they have in this run; history keeps up with it."""
+
+        def new(node: int) -> int:
+            return names.get(node, node)
+
+        self.profiles = {new(node): profile for node, profile in self.profiles.items()}
+        self.profiled_in = {new(node): number for node, number in self.profiled_in.items()}
+        self.decisions = {new(node): decision for node, decision in self.decisions.items()}
+        self.paces = {new(node): pace for node, pace in self.paces.items()}
+        self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}
+        self.clusters = [
+            replace(cluster, members=tuple(sorted(map(new, cluster.members))))
+            for cluster in self.clusters
+        ]
+        for record in self.history:
+            record.devices = {new(node): device for node, device in record.devices.items()}
+            record.left_out = {new(node): reason for node, reason in record.left_out.items()}
+            record.refused = [
+                replace(refusal, node=new(refusal.node)) for refusal in record.refused
+            ]
+
+    # ----------------------------------------------------------------- result
 
     def losses(self, cluster: str) -> list[float]:
         """Return a cluster's held-out losses, oldest first."""

@@ -1,23 +1,26 @@
 """FloeStrategy: federated LoRA with a rank per device and an adapter per cluster.
 
-The data path of a run, top to bottom as the methods stand below::
+The data path of a run, in the order in which data flows::
 
-    admit               query profile -> rank per device -> cluster per device (`admission`)
+    admit               query profile -> rank per device -> cluster per device  (`admission`)
     configure_train     one message per device: its cluster's adapter at its rank
-    aggregate_train     per cluster: exact mean of adapters of different ranks
+    aggregate_train     per cluster: exact mean of adapters of different ranks  (`training_stage`)
     configure_evaluate  one message per device: its cluster's adapter at the export rank
-    aggregate_evaluate  per cluster: held-out loss
-    export              one PEFT adapter per cluster, manifest and history
+    aggregate_evaluate  per cluster: held-out loss                            (`evaluation_stage`)
+    correct_paces       what the round took -> the ranks of the next          (`admission`)
+    save                a checkpoint                                          (`checkpoint`)
+    export              one PEFT adapter per cluster, manifest and history    (`export`)
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
@@ -25,28 +28,27 @@ from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import Admission
-from flower_strategy.aggregation import AdapterMean
 from flower_strategy.base_model import adapted_shapes
+from flower_strategy.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.evaluation_stage import EvaluationStage
 from flower_strategy.export import export_run
 from flower_strategy.messages import Envelope
-from flower_strategy.ranks import DeadlinePolicy, RankPolicy
-from flower_strategy.replies import (
-    Asked,
-    ReplyError,
-    ReplyRules,
-    read_evaluate_reply,
-    read_train_reply,
-)
+from flower_strategy.rank_policies import policy_from_config
+from flower_strategy.ranks import RankPolicy
+from flower_strategy.records import RoundRecord
+from flower_strategy.replies import ReplyRules
 from flower_strategy.run_config import RunConfig
-from flower_strategy.state import ClusterRound, RoundRecord, RunState
+from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings
+from flower_strategy.training_stage import TrainingStage
 
 logger = logging.getLogger("flwr")
 
 
-class FloeStrategy(Admission):
+class FloeStrategy(Admission, TrainingStage, EvaluationStage):
     """Federated LoRA fine-tuning for devices of different strength and different tasks.
 
     Every step is a method of its own and can be overridden. Clients answer three messages, for
@@ -62,16 +64,20 @@ class FloeStrategy(Admission):
         How devices are split.
     embedding : EmbeddingSettings, optional
         How devices embed their task.
+    participation : Participation, optional
+        Which devices take part in a round, and how long they are waited for.
+    aggregation : AggregationSettings, optional
+        Weighting, share of the global mean, server momentum.
     replies : ReplyRules, optional
         What a reply must satisfy, and how many a cluster needs.
     devices : Sequence[str], optional
         Classes of simulated devices, given out in turn. Real SuperNodes measure themselves.
     export_rank : int (default: 16)
         Rank of evaluated and exported adapters.
-    min_nodes : int (default: 1)
-        Nodes to wait for before the run begins.
     output : Path or str, optional
-        Folder that the run is exported to; without one nothing is written.
+        Folder that checkpoints and the run's result are written to; without one nothing is.
+    checkpoints : CheckpointSettings, optional
+        How many are kept, and which one the run goes on from.
 
     Attributes
     ----------
@@ -86,11 +92,13 @@ class FloeStrategy(Admission):
         rank_policy: RankPolicy,
         clustering: ClusteringSettings | None = None,
         embedding: EmbeddingSettings | None = None,
+        participation: Participation | None = None,
+        aggregation: AggregationSettings | None = None,
         replies: ReplyRules | None = None,
         devices: Sequence[str] = (),
         export_rank: int = 16,
-        min_nodes: int = 1,
         output: Path | str | None = None,
+        checkpoints: CheckpointSettings | None = None,
     ) -> None:
         self.training = training
         self.envelope = Envelope(
@@ -100,39 +108,31 @@ class FloeStrategy(Admission):
         )
         self.rank_policy = rank_policy
         self.clustering = clustering or ClusteringSettings()
+        self.participation = participation or Participation()
+        self.aggregation = aggregation or AggregationSettings()
         self.rules = replies or ReplyRules()
         self.export_rank = export_rank
-        self.min_nodes = min_nodes
         self.output = None if output is None else Path(output).expanduser().absolute()
-        self.state: RunState
-        self._asked: dict[int, Asked] = {}
-        self._record = RoundRecord(round=0)
+        self.checkpoints = checkpoints or CheckpointSettings()
+        self._asked = {}
+        self._record = self._first_record = RoundRecord(round=0)
 
     @classmethod
     def from_config(cls, config: RunConfig) -> FloeStrategy:
         """Return the strategy that a run configuration describes."""
         return cls(
             training=TrainingSettings.from_config(config),
-            rank_policy=DeadlinePolicy(
-                candidates=config.ranks, deadline=config.round_deadline or None
-            ),
-            clustering=ClusteringSettings(threshold=config.silhouette),
-            embedding=EmbeddingSettings(
-                texts=config.embedding_texts,
-                clip=config.embedding_clip,
-                noise=config.embedding_noise,
-            ),
-            replies=ReplyRules(min_replies=config.min_replies),
+            rank_policy=policy_from_config(config),
+            clustering=ClusteringSettings.from_config(config),
+            embedding=EmbeddingSettings.from_config(config),
+            participation=Participation.from_config(config),
+            aggregation=AggregationSettings.from_config(config),
+            replies=ReplyRules.from_config(config),
             devices=config.devices,
             export_rank=config.export_rank,
-            min_nodes=config.min_nodes,
             output=config.output,
+            checkpoints=CheckpointSettings.from_config(config),
         )
-
-    @property
-    def bank_rank(self) -> int:
-        """Rank of the clusters' banks: enough for every device and for the export."""
-        return max(*self.rank_policy.candidates, self.export_rank)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -181,14 +181,16 @@ class FloeStrategy(Admission):
         logger.info("\t├──> Number of rounds: %d", num_rounds)
         self.summary()
         logger.info("")
-        self.state = RunState(initial=self._initial(initial_arrays))
+        self.state, finished = self._begin(initial_arrays)
         train_config = train_config or ConfigRecord()
         evaluate_config = evaluate_config or ConfigRecord()
-        result = Result()
-        for server_round in range(num_rounds + 1):
+        result = Result(arrays=self.state.to_arrays())
+        for server_round in range(finished + 1, num_rounds + 1):
             started = time.monotonic()
             reporting.log_round(server_round, num_rounds)
             self._record = RoundRecord(round=server_round)
+            if server_round == finished + 1:
+                self._first_record = self._record
             self.state.history.append(self._record)
             self.admit(grid, timeout)
             arrays = self.state.to_arrays()
@@ -207,8 +209,54 @@ class FloeStrategy(Admission):
             result.arrays = arrays
             self._record.seconds = time.monotonic() - started
             reporting.log_losses(self._record, self.state)
+            self.prepare_next_round(server_round)
+            self.save(server_round)
         self.export()
         return result
+
+    def prepare_next_round(self, server_round: int) -> None:
+        """Correct the paces, and split the clusters once there are adapters to split by."""
+        self.correct_paces()
+        if self.clustering.by == "adapter" and server_round == 1 and self.state.sketches:
+            self.recluster()
+
+    def save(self, server_round: int) -> None:
+        """Write a checkpoint to the output folder, if there is one and checkpoints are kept."""
+        if self.output is None or not self.checkpoints.keep:
+            return
+        save_checkpoint(
+            self.state,
+            self.output,
+            server_round=server_round,
+            deadline=self.rank_policy.deadline,
+            settings=asdict(self.training),
+            keep=self.checkpoints.keep,
+        )
+
+    def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
+        """Return the state to go on with, and the number of the last finished round."""
+        initial = self._initial(arrays)
+        resume, output = self.checkpoints.resume, self.output
+        checkpoint = None if resume is None else load_checkpoint(resume)
+        if output is not None and (checkpoint is None or output not in checkpoint.path.parents):
+            set_aside_checkpoints(output)
+        if checkpoint is None:
+            return RunState(initial=initial), -1
+        found, own = checkpoint.settings, asdict(self.training)
+        same = checkpoint.state.initial
+        if found["model"] != own["model"] or same.shapes != initial.shapes:
+            raise ConfigError(
+                f"Checkpoint {checkpoint.path} is of the base model {found['model']!r}; the run "
+                f"configuration has model={own['model']!r}. Resume with the same model."
+            )
+        if same.rank != initial.rank:
+            raise ConfigError(
+                f"Checkpoint {checkpoint.path} has banks of rank {same.rank}; ranks and "
+                f"export-rank now ask for {initial.rank}. Resume with the same ranks."
+            )
+        self.rank_policy.deadline = checkpoint.deadline
+        reporting.log_resumed(checkpoint, own)
+        return checkpoint.state, checkpoint.round
 
     def _initial(self, arrays: ArrayRecord) -> AdapterState:
         adapter = AdapterState.from_arrays(arrays)
@@ -221,120 +269,6 @@ class FloeStrategy(Admission):
 
     # --------------------------------------------------------------- training
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Return one message per device that has a rank: its cluster's adapter at that rank.
-
-        `arrays` is not read: the banks are in ``state``.
-        """
-        state, online = self.state, set(grid.get_node_ids())
-        wanted = {
-            node: (state.cluster_of(node).name, decision.rank)
-            for node, decision in state.decisions.items()
-            if decision.rank is not None and node in online
-        }
-        adapters = {
-            (cluster, rank): state.adapter(cluster, rank).with_scaling(self.training.scaling(rank))
-            for cluster, rank in set(wanted.values())
-        }
-        self._asked = {node: Asked(key[0], adapters[key]) for node, key in wanted.items()}
-        for node, asked in self._asked.items():
-            self._device(node).rank = wanted[node][1]
-            self._device(node).predicted_seconds = state.decisions[node].predicted_seconds
-            self._device(node).bytes_down = asked.adapter.num_bytes
-            self._record.clusters.setdefault(asked.cluster, ClusterRound()).asked += 1
-        reporting.log_training(self._record)
-        return self.envelope.adapter_messages(
-            MessageType.TRAIN,
-            {node: asked.adapter for node, asked in self._asked.items()},
-            server_round=server_round,
-            extra=config,
-        )
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies into their clusters' means as they arrive, then move the banks."""
-        shapes = self.state.initial.shapes
-        means: dict[str, AdapterMean] = {}
-        for message in replies:
-            node = message.metadata.src_node_id
-            try:
-                if node not in self._asked:
-                    raise ReplyError("it was not asked to train in this round.")
-                asked = self._asked.pop(node)
-                reply = read_train_reply(message, asked, self.rules)
-            except ReplyError as error:
-                self._refuse(node, "train", error)
-                continue
-            mean = means.setdefault(asked.cluster, AdapterMean(shapes))
-            mean.add(reply.adapter, weight=reply.num_examples)
-            device = self._device(node)
-            device.observed_seconds, device.train_loss = reply.seconds, reply.loss
-            device.num_examples, device.bytes_up = reply.num_examples, reply.adapter.num_bytes
-            reporting.log_reply(node, device, self.state.profiles[node].device)
-        for name, outcome in self._record.clusters.items():
-            self.move_bank(name, means.get(name), outcome)
-        return self.state.to_arrays(), self._record.train_metrics()
-
-    def move_bank(self, name: str, mean: AdapterMean | None, outcome: ClusterRound) -> None:
-        """Replace a cluster's bank by the mean, if enough good replies came."""
-        outcome.replies = mean.count if mean else 0
-        needed = min(self.rules.min_replies, outcome.asked)
-        if mean is None or mean.count < needed:
-            logger.warning(
-                "%s keeps its adapter: %d good replies, %d needed.", name, outcome.replies, needed
-            )
-            return
-        aggregate = mean.result(self.bank_rank)
-        self.state.banks[name] = aggregate.adapter
-        outcome.discarded_energy = aggregate.discarded_energy
-        outcome.moved = True
-
-    # ------------------------------------------------------------- evaluation
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Return one message per profiled device: its cluster's adapter at the export rank.
-
-        So what is measured is what is exported, also on devices that train at another rank or
-        not at all.
-        """
-        state, online = self.state, set(grid.get_node_ids())
-        adapters = {
-            cluster.name: state.adapter(cluster.name, self.export_rank)
-            for cluster in state.clusters
-        }
-        return self.envelope.adapter_messages(
-            MessageType.EVALUATE,
-            {
-                node: adapters[state.cluster_of(node).name]
-                for node in state.profiles
-                if node in online
-            },
-            server_round=server_round,
-            extra=config,
-        )
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
-        for message in replies:
-            node = message.metadata.src_node_id
-            try:
-                reply = read_evaluate_reply(message, self.rules)
-            except ReplyError as error:
-                self._refuse(node, "evaluate", error)
-                continue
-            device = self._device(node)
-            device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
-        return self._record.evaluate_metrics()
-
-    # ------------------------------------------------------------------ end
-
     def export(self) -> None:
         """Write adapters, manifest and history to the output folder, if there is one."""
         if self.output is None:
@@ -345,6 +279,8 @@ class FloeStrategy(Admission):
             training=self.training,
             rank=self.export_rank,
             policy=self.rank_policy,
+            embedding=self.envelope.embedding,
+            clustering=self.clustering,
         )
         reporting.log_export(self.output, manifest)
 

@@ -268,7 +268,7 @@ def test_with_too_few_good_replies_a_cluster_keeps_its_adapter(
     assert record.clusters["cluster-0"].replies == 2
     assert not record.clusters["cluster-0"].moved
     assert strategy.state.banks["cluster-0"] is strategy.state.initial
-    assert "cluster-0 keeps its adapter: 2 good replies, 3 needed" in log.text
+    assert "cluster-0 keeps its adapter: 2 good replies of 4, 3 needed" in log.text
 
 
 def test_a_cluster_smaller_than_min_replies_moves_when_all_its_members_reply(

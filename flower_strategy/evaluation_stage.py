@@ -1,0 +1,60 @@
+"""The third stage of a round: devices measure the loss of what would be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+
+from flower_strategy.replies import ReplyError, read_evaluate_reply
+from flower_strategy.stages import Stages
+
+_SAMPLE = 1  # tells the draw of devices that evaluate from that of devices that train
+
+
+class EvaluationStage(Stages):
+    """The part of `FloeStrategy` that evaluates. Every step can be overridden."""
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one message per device that evaluates: its cluster's adapter, as exported.
+
+        So what is measured is what is exported, also on devices that train at another rank or
+        not at all.
+        """
+        state, online = self.state, set(grid.get_node_ids())
+        fraction = self.participation.fraction_evaluate
+        if not fraction:
+            return []
+        chosen = state.sample(
+            [node for node in state.profiles if node in online],
+            fraction,
+            (self.training.seed, server_round, _SAMPLE),
+        )
+        homes = {node: state.cluster_of(node).name for node in chosen}
+        adapters = {name: state.adapter(name, self.export_rank) for name in set(homes.values())}
+        return self.envelope.adapter_messages(
+            MessageType.EVALUATE,
+            {node: adapters[name] for node, name in homes.items()},
+            server_round=server_round,
+            extra=config,
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
+        for message in replies:
+            node = message.metadata.src_node_id
+            try:
+                reply = read_evaluate_reply(message, self.rules)
+                if node not in self.state.profiles:
+                    raise ReplyError("it was not asked to evaluate in this round.")
+            except ReplyError as error:
+                self._refuse(node, "evaluate", error)
+                continue
+            device = self._device(node)
+            device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
+        return self._record.evaluate_metrics()

@@ -1,0 +1,69 @@
+import time
+from collections.abc import Iterable
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from flower_strategy.exchange import Patience, exchange
+from flower_strategy.local_grid_test import LocalGrid
+
+
+class TimedGrid(LocalGrid):
+    """Delivers every node's reply after that node's seconds; what it holds is an empty record."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        super().__init__({}, 0)
+        self._seconds, self._started = seconds, time.monotonic()
+
+    def _reply(self, message: Message) -> Message:
+        return Message(RecordDict({"config": ConfigRecord()}), reply_to=message)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        elapsed = time.monotonic() - self._started
+        there = [
+            name
+            for name in message_ids
+            if name in self._replies
+            and self._seconds[self._replies[name].metadata.src_node_id] <= elapsed
+        ]
+        return super().pull_messages(there)
+
+
+def ask(seconds: dict[int, float], patience: Patience) -> tuple[list[int], dict[int, str], float]:
+    content = RecordDict({"config": ConfigRecord()})
+    messages = [Message(content, message_type="train", dst_node_id=node) for node in seconds]
+    missing: dict[int, str] = {}
+    grid, started = TimedGrid(seconds), time.monotonic()
+    got = [
+        reply.metadata.src_node_id
+        for reply in exchange(grid, messages, patience=patience, missing=missing.__setitem__)
+    ]
+    return sorted(got), missing, time.monotonic() - started
+
+
+def test_all_replies_are_waited_for_without_a_quorum() -> None:
+    got, missing, seconds = ask({1: 0.0, 2: 0.3, 3: 0.6}, Patience(timeout=20))
+    assert (got, missing) == ([1, 2, 3], {})
+    assert 0.6 <= seconds < 5
+
+
+def test_the_timeout_ends_the_wait_and_names_who_is_missing() -> None:
+    got, missing, seconds = ask({1: 0.0, 2: 99.0}, Patience(timeout=0.5))
+    assert got == [1]
+    assert missing == {2: "no reply within 0.5 s."}
+    assert 0.5 <= seconds < 5
+
+
+def test_once_the_quorum_is_there_late_replies_have_the_grace_only() -> None:
+    late = {1: 0.0, 2: 0.1, 3: 0.7, 4: 99.0}
+    got, missing, seconds = ask(late, Patience(timeout=60, quorum=0.5, grace=1.2))
+    assert got == [1, 2, 3]
+    assert "no reply within 1.2 s of the quorum of 2 of 4" in missing[4]
+    assert seconds < 10
+
+
+@pytest.mark.parametrize(
+    ("quorum", "asked", "needed"), [(1.0, 7, 7), (0.5, 7, 4), (0.3, 10, 3), (0.01, 5, 1)]
+)
+def test_the_quorum_is_a_share_rounded_up(quorum: float, asked: int, needed: int) -> None:
+    assert Patience(timeout=1, quorum=quorum).needed(asked) == needed
