@@ -9,10 +9,10 @@ PYTEST := $(BIN)/python -m pytest --durations=25
 # not to, every process of every server would compile vLLM and torch anew, for minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint unit integration clean
+.PHONY: help setup demo test test-matrix lint unit integration clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: ## Prepare the environment in .venv (PYTHON=python3.12 chooses the interpreter)
 	@$(PYTHON) .ci/setup_env.py
@@ -23,6 +23,9 @@ demo: setup ## Federated training, then two models that answer together
 test: setup ## Everything: lint, types, unit and integration tests
 	@$(MAKE) --no-print-directory -j2 --output-sync=line lint unit
 	@$(MAKE) --no-print-directory integration
+
+test-matrix: setup ## The federated half on the newest Flower, in .venv-matrix
+	@$(BIN)/python .ci/test_matrix.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
@@ -36,4 +39,4 @@ integration: setup ## Real Flower runs and real vLLM servers
 	$(PYTEST) integration_tests
 
 clean: ## Remove the environment and what tools leave behind
-	rm -rf .venv .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-matrix .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -99,7 +99,7 @@ def run_flower_app(
     home = Path(flwr_home).absolute()
     home.mkdir(parents=True, exist_ok=True)
     environment, marker = flower_environment(home, env)
-    app = _stage(Path(app_dir), home / "staged-app") if staged else Path(".")
+    app = stage_app(Path(app_dir), home / "staged-app") if staged else Path(".")
     lines: list[str] = []
     late = threading.Event()
     with _ended_at_exit(marker):
@@ -150,8 +150,8 @@ def end_processes(marker: str) -> None:
         psutil.wait_procs(found, timeout=0.5)
 
 
-def _stage(app_dir: Path, copy: Path) -> Path:
-    """Copy pyproject.toml and the files that its ``fab-include`` names."""
+def stage_app(app_dir: Path, copy: Path) -> Path:
+    """Copy pyproject.toml and the files that its ``fab-include`` names; return the copy."""
     settings = tomllib.loads((app_dir / "pyproject.toml").read_text("utf-8"))
     patterns = settings["tool"]["flwr"]["app"].get("fab-include", ["**/*.py"])
     for pattern in ("pyproject.toml", *patterns):
@@ -202,7 +202,9 @@ def flower_environment(home: Path, extra: Mapping[str, str] | None) -> tuple[dic
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_HOME": str(home),
+        # The local SuperLink's port: the first up to Flower 1.32, the second in 1.41.
         "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
         **(extra or {}),
         _MARKER: marker,
     }

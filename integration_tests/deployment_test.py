@@ -1,0 +1,138 @@
+"""Flower's deployment engine for real: TLS, node keys, one node dies, another comes late."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from flower_strategy import load_history, load_manifest
+from flower_strategy.conftest import tiny_model
+from flower_strategy.data.embedded import make_examples
+from integration_tests.deployment import NODES, PAGE, Deployment, deployment, replacements, wait_for
+from integration_tests.documents import named_blocks, shell_blocks
+
+__all__ = ["tiny_model"]
+
+TASKS = {"phone": "code", "board": "records", "laptop": "code", "desktop": "records"}
+BLOCKS = {"certificates", "keys", "superlink", "register", "list", "run", "resume"}
+
+# What a SuperNode says that is not let in, up to Flower 1.32 and in 1.41.
+REFUSED = "No SuperNode found with the given public key|Failed to activate SuperNode"
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def write_data(folder: Path, name: str, task: str, seed: int) -> None:
+    (folder / "data").mkdir(exist_ok=True)
+    rows = [
+        json.dumps({"prompt": example.prompt, "response": example.response})
+        for example in make_examples(task, count=24, seed=seed)
+    ]
+    (folder / "data" / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
+
+
+def make_key(here: Deployment, name: str) -> None:
+    key = str(here.folder / "keys" / name)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", key], check=True
+    )
+
+
+def registered(printed: str) -> list[int]:
+    return [int(node) for node in re.findall(r"SuperNode (\d+) registered", printed)]
+
+
+def online(here: Deployment) -> int:
+    return here.run("list").count("online")
+
+
+def start_nodes(here: Deployment) -> None:
+    for seed, name in enumerate(NODES):
+        write_data(here.folder, name, TASKS[name], seed)
+        here.start(f"node-{name}")
+    wait_for(
+        lambda: online(here) == len(NODES),
+        seconds=60,
+        why=lambda: here.logs(*map("node-{}".format, NODES)),
+    )
+
+
+def check_that_an_unknown_key_is_refused(here: Deployment) -> None:
+    make_key(here, "intruder")
+    process = here.start(
+        "node-intruder", code=here.own("bash start-node.sh intruder phone 1 1 9098")
+    )
+    here.wait_for("node-intruder", REFUSED, seconds=60, ended=True)
+    assert process.wait(timeout=30) != 0
+    assert online(here) == len(NODES)
+
+
+def kill_in_mid_round(here: Deployment, name: str) -> None:
+    """Kill a node while its ClientApp works on the message of the round that has just begun."""
+    begun = time.time()
+
+    def working() -> bool:
+        app = here.app_process(f"node-{name}", "flwr-clientapp")
+        return app is not None and app.create_time() > begun
+
+    wait_for(working, seconds=30, why=lambda: here.logs(f"node-{name}"))
+    here.kill(f"node-{name}")
+
+
+def start_late_node(here: Deployment, name: str, *, task: str) -> int:
+    make_key(here, name)
+    write_data(here.folder, name, task, seed=len(NODES))
+    register = here.block("register").splitlines()[1].replace("$name", name)
+    (node,) = registered(here.shell(register))
+    here.start(f"node-{name}", code=here.own(f"bash start-node.sh {name} phone 0.25 3 9099"))
+    return node
+
+
+def test_every_command_of_the_page_is_tested() -> None:
+    tested = BLOCKS | {f"node-{name}" for name in NODES}
+    assert tested == set(named_blocks(PAGE))
+    assert shell_blocks(PAGE) == len(tested)
+    page = PAGE.read_text("utf-8")
+    assert len(replacements()) == 4
+    assert all(page.count(old) >= 2 for old in replacements())
+
+
+def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    with deployment(tmp_path) as here:
+        here.run("certificates")
+        here.run("keys")
+        here.start_superlink()
+        nodes = dict(zip(NODES, registered(here.run("register")), strict=True))
+        start_nodes(here)
+        check_that_an_unknown_key_is_refused(here)
+        config = {"model": f"'{tiny_model}'", "rounds": "2", "round-timeout": "120"}
+        here.start("run", config)
+        here.wait_for("run", "configure_train: 4 devices", seconds=150)
+        kill_in_mid_round(here, "laptop")
+        nodes["tablet"] = start_late_node(here, "tablet", task=TASKS["laptop"])
+        here.wait_for("run", "Wrote [0-9]+ adapters", seconds=200)
+
+        output = tmp_path / "floe-runs" / "first"
+        manifest, history = load_manifest(output), load_history(output)
+        members = {frozenset(cluster["members"]) for cluster in manifest["clusters"]}
+        name = {str(node): name for name, node in nodes.items()}
+        assert {frozenset(name[node] for node in some) for some in members} == {
+            frozenset({"phone", "laptop", "tablet"}),
+            frozenset({"board", "desktop"}),
+        }
+        for cluster in manifest["clusters"]:
+            assert (output / cluster["adapter"] / "adapter_model.safetensors").is_file()
+            assert cluster["loss_after"] < cluster["loss_before"]
+        _, first, second = history["rounds"]
+        (refusal,) = [entry for entry in first["refused"] if entry["stage"] == "train"]
+        assert refusal["node"] == str(nodes["laptop"])
+        assert "no reply within 5 s of the quorum of 3 of 4" in refusal["reason"]
+        assert all(outcome["moved"] for outcome in first["clusters"].values())
+        assert second["devices"][str(nodes["tablet"])]["train_loss"] > 0
