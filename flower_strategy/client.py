@@ -22,7 +22,7 @@ from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.measuring import TrainingCost, measure_training
+from flower_strategy.measuring import TrainingCost, measure_training, training_memory
 from flower_strategy.profile_cache import CostKey, cached_cost
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.theory import adapter_smoothness
@@ -33,11 +33,20 @@ CONFIG_KEY = "config"
 METRICS_KEY = "metrics"
 
 
-def device_of(context: Context, config: ConfigRecord) -> Device:
+def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | None = None) -> Device:
     """Return the node's device.
 
     A real SuperNode is measured. A simulated node, which knows nothing but ``partition-id`` and
     ``num-partitions``, gets its class from the message's ``devices``.
+
+    Parameters
+    ----------
+    context : Context
+        The node's context.
+    config : ConfigRecord
+        The message's configuration.
+    memory_bytes : int, optional
+        Memory that training may use on a real device, see `this_device`.
     """
     classes = cast(list[str], config.get("devices", []))
     if _is_simulated(context) and classes:
@@ -46,7 +55,7 @@ def device_of(context: Context, config: ConfigRecord) -> Device:
             int(context.node_config["partition-id"]),
             waits=config.get("clock") == "real",
         )
-    return this_device(context.node_config)
+    return this_device(context.node_config, memory_bytes=memory_bytes)
 
 
 def identity_of(context: Context) -> str:
@@ -81,8 +90,8 @@ def profile(
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
-    device = device or device_of(context, config)
     base = load_base_model(settings.model, settings.dtype)
+    device = device or device_of(context, config, memory_bytes=training_memory(base))
     cost = _training_cost(base, data.train, settings, device, config)
     embedding = task_embedding(
         base,

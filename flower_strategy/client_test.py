@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
 from flower_strategy import client
 from flower_strategy.adapter import initial_adapter
-from flower_strategy.base_model import adapted_shapes
+from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.profiles import DeviceProfile
@@ -109,6 +109,16 @@ def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSet
     assert profiled(settings, {}, refresh=True).step_seconds != first.step_seconds
     wider = replace(settings, batch_size=2 * settings.batch_size)
     assert profiled(wider, {}).fixed_bytes > first.fixed_bytes
+
+
+def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_it(
+    settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The machine's free memory changes from moment to moment by more than the tiny model weighs.
+    monkeypatch.setattr("flower_strategy.measuring.available_memory", lambda: 2**28)
+    weights = load_base_model(settings.model).weight_bytes
+    assert profiled(settings, {}).memory_bytes == 2**28 + weights
+    assert profiled(settings, {"memory-gib": 0.125}).memory_bytes == 2**27
 
 
 def test_the_smoothness_is_estimated_when_asked_for(settings: TrainingSettings) -> None:

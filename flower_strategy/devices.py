@@ -99,7 +99,9 @@ def simulated_device(classes: Sequence[str], partition_id: int, *, waits: bool =
     return replace(parse_device(classes[partition_id % len(classes)]), waits=waits)
 
 
-def this_device(node_config: Mapping[str, str | int | float | bool]) -> Device:
+def this_device(
+    node_config: Mapping[str, str | int | float | bool], *, memory_bytes: int | None = None
+) -> Device:
     """Return the machine that this runs on, as far as it can be measured.
 
     Parameters
@@ -107,13 +109,15 @@ def this_device(node_config: Mapping[str, str | int | float | bool]) -> Device:
     node_config : Mapping
         ``flower-supernode --node-config``: ``device`` names it, ``bandwidth-mbps`` is its upload
         in MB/s, ``memory-gib`` lowers the memory that training may use.
+    memory_bytes : int, optional
+        Memory that training may use; what this process may still take if not given.
 
     Raises
     ------
     ConfigError
         A value is not a positive number.
     """
-    memory = available_memory()
+    memory = available_memory() if memory_bytes is None else memory_bytes
     if "memory-gib" in node_config:
         memory = min(memory, int(_positive(node_config, "memory-gib") * GIB))
     bandwidth = math.inf

@@ -12,6 +12,7 @@ from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.data.examples import Example
 from flower_strategy.devices import Device, Stopwatch
+from flower_strategy.memory import available_memory
 from flower_strategy.training import TrainingSettings, collate, response_loss
 
 _FLOAT_BYTES = 4
@@ -41,6 +42,20 @@ class TrainingCost:
     fixed_bytes: int
     bytes_per_rank: int
     upload_per_rank: int
+
+
+def training_memory(base: BaseModel) -> int:
+    """Return the bytes that training may take where the base model computes.
+
+    The model is loaded when this is asked, and its weights are part of what training takes
+    (`TrainingCost.fixed_bytes`): they count as free. So the answer does not depend on whether the
+    process had the model already.
+    """
+    if base.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(base.device)
+    else:
+        free = available_memory()
+    return free + base.weight_bytes
 
 
 def measure_training(
