@@ -131,6 +131,22 @@ def set_aside_checkpoints(output: Path) -> None:
     folder.rename(previous)
 
 
+def refuse_foreign_checkpoints(output: Path, resumed: Checkpoint) -> None:
+    """Make sure that a resumed run does not mix its checkpoints with another run's.
+
+    Raises
+    ------
+    ConfigError
+        The output folder holds checkpoints, and the run does not go on from one of them.
+    """
+    folder = output / CHECKPOINTS_FOLDER
+    if folder.exists() and resumed.path.parent.resolve() != folder.resolve():
+        raise ConfigError(
+            f"The output folder {output} holds checkpoints, and resume names another run's, "
+            f"{resumed.path}: choose another output, or resume={str(output)!r}."
+        )
+
+
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint, the newest where the path is that of a run.
 

@@ -22,15 +22,22 @@ class LocalGrid(Grid):
     run_config : Mapping
         The run configuration that the nodes see.
     count : int
-        Number of nodes; their ids are 100, 101, ...
+        Number of nodes; their ids are consecutive.
     tamper : Callable, optional
         Gets node, message and reply; returns the reply to deliver, or None for none.
+    first : int (default: 100)
+        Id of the first node; ids differ from run to run.
     """
 
     def __init__(
-        self, run_config: Mapping[str, ConfigValue], count: int, *, tamper: Tamper | None = None
+        self,
+        run_config: Mapping[str, ConfigValue],
+        count: int,
+        *,
+        tamper: Tamper | None = None,
+        first: int = 100,
     ) -> None:
-        self.nodes = {100 + index: index for index in range(count)}
+        self.nodes = {first + index: index for index in range(count)}
         self.online = set(self.nodes)
         self.sent: list[Message] = []
         self._run_config = dict(run_config)

@@ -29,7 +29,12 @@ from flower_strategy import reporting
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import Admission
 from flower_strategy.base_model import adapted_shapes
-from flower_strategy.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
+from flower_strategy.checkpoint import (
+    load_checkpoint,
+    refuse_foreign_checkpoints,
+    save_checkpoint,
+    set_aside_checkpoints,
+)
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.evaluation_stage import EvaluationStage
@@ -236,12 +241,13 @@ class FloeStrategy(Admission, TrainingStage, EvaluationStage):
     def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
         """Return the state to go on with, and the number of the last finished round."""
         initial = self._initial(arrays)
-        resume, output = self.checkpoints.resume, self.output
-        checkpoint = None if resume is None else load_checkpoint(resume)
-        if output is not None and (checkpoint is None or output not in checkpoint.path.parents):
-            set_aside_checkpoints(output)
-        if checkpoint is None:
+        if self.checkpoints.resume is None:
+            if self.output is not None:
+                set_aside_checkpoints(self.output)
             return RunState(initial=initial), -1
+        checkpoint = load_checkpoint(self.checkpoints.resume)
+        if self.output is not None:
+            refuse_foreign_checkpoints(self.output, checkpoint)
         found, own = checkpoint.settings, asdict(self.training)
         same = checkpoint.state.initial
         if found["model"] != own["model"] or same.shapes != initial.shapes:

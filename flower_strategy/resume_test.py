@@ -1,0 +1,142 @@
+"""A run that is interrupted after any round goes on as if it had not been."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from floe_plugins.errors import ConfigError
+from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy.export import load_history, load_manifest
+from flower_strategy.local_grid_test import LocalGrid
+from flower_strategy.run_config import ConfigValue
+
+NODES = 6
+
+
+@pytest.fixture
+def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
+    # As in strategy_test: upload decides the ranks, so they do not depend on the machine.
+    return {
+        "model": tiny_model,
+        "output": str(tmp_path / "unbroken"),
+        "rounds": 4,
+        "local-steps": 2,
+        "batch-size": 4,
+        "learning-rate": 0.02,
+        "max-length": 48,
+        "max-examples": 40,
+        "eval-examples": 4,
+        "ranks": "2,4,8",
+        "export-rank": 8,
+        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
+        "silhouette": 0.3,
+        "fraction-train": 0.6,
+        "momentum": 0.5,
+        "embedding-noise": 0.001,
+        "round-timeout": 5.0,
+        # Paces follow measured seconds, which two runs do not share.
+        "rank-correction": False,
+    }
+
+
+class Killed(Exception):
+    """Stands for the end of the server's process."""
+
+
+class MortalGrid(LocalGrid):
+    """A grid whose server dies when it sends its n-th batch of training messages."""
+
+    def __init__(self, run_config: dict[str, ConfigValue], dies_in_round: int) -> None:
+        super().__init__(run_config, NODES)
+        self._left = dies_in_round
+
+    def push_messages(self, messages):  # type: ignore[no-untyped-def]
+        messages = list(messages)
+        if messages and messages[0].metadata.message_type == "train":
+            self._left -= 1
+            if not self._left:
+                raise Killed
+        return super().push_messages(messages)
+
+
+def start(run_config: dict[str, ConfigValue], grid: LocalGrid) -> FloeStrategy:
+    config = RunConfig.from_dict(run_config)
+    strategy = FloeStrategy.from_config(config)
+    strategy.start(
+        grid, make_initial_arrays(strategy), num_rounds=config.rounds, timeout=config.round_timeout
+    )
+    return strategy
+
+
+def members(strategy: FloeStrategy) -> dict[str, set[str]]:
+    state = strategy.state
+    return {
+        cluster.name: {state.profiles[node].identity for node in cluster.members}
+        for cluster in state.clusters
+    }
+
+
+def trained(strategy: FloeStrategy) -> list[set[str]]:
+    state = strategy.state
+    return [
+        {state.profiles[node].identity for node, d in record.devices.items() if d.rank is not None}
+        for record in state.history
+    ]
+
+
+def test_a_killed_run_goes_on_to_what_the_unbroken_one_gives(
+    run_config: dict[str, ConfigValue], tmp_path: Path
+) -> None:
+    unbroken = start(run_config, LocalGrid(run_config, NODES))
+    assert len(unbroken.state.clusters) >= 2
+    # Three of six train in a round, and not the same ones in every round.
+    assert len({frozenset(round_) for round_ in trained(unbroken)[1:]}) > 1
+
+    broken_config = {**run_config, "output": str(tmp_path / "broken")}
+    with pytest.raises(Killed):
+        start(broken_config, MortalGrid(broken_config, dies_in_round=3))
+    resumed_config = {**broken_config, "resume": str(tmp_path / "broken")}
+    # Other node ids, in another order, as the nodes of another run have.
+    resumed = start(resumed_config, LocalGrid(resumed_config, NODES, first=7000))
+
+    assert members(resumed) == members(unbroken)
+    assert trained(resumed) == trained(unbroken)
+    assert all(node >= 7000 for node in resumed.state.profiles)
+    for name, bank in unbroken.state.banks.items():
+        for layer in bank.layers:
+            ours, theirs = bank.delta(layer), resumed.state.banks[name].delta(layer)
+            np.testing.assert_allclose(theirs, ours, atol=1e-6)
+    history = load_history(tmp_path / "broken")
+    assert [record["round"] for record in history["rounds"]] == [0, 1, 2, 3, 4]
+    assert load_manifest(tmp_path / "broken")["clusters"][0]["loss_after"] == pytest.approx(
+        load_manifest(tmp_path / "unbroken")["clusters"][0]["loss_after"], abs=1e-5
+    )
+
+
+def test_a_finished_run_resumes_to_its_export(
+    run_config: dict[str, ConfigValue], tmp_path: Path
+) -> None:
+    run_config |= {"rounds": 1}
+    first = start(run_config, LocalGrid(run_config, NODES))
+    manifest = tmp_path / "unbroken" / "manifest.json"
+    manifest.unlink()
+    grid = LocalGrid(run_config, NODES)
+    again = start({**run_config, "resume": str(tmp_path / "unbroken")}, grid)
+    assert not grid.sent
+    assert manifest.exists()
+    assert again.state.losses("cluster-0") == first.state.losses("cluster-0")
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    run_config: dict[str, ConfigValue], tmp_path: Path
+) -> None:
+    run_config |= {"rounds": 1}
+    start(run_config, LocalGrid(run_config, NODES))
+    resume = {**run_config, "resume": str(tmp_path / "unbroken")}
+    with pytest.raises(ConfigError, match=r"banks of rank 8; .* now ask for 16"):
+        start({**resume, "export-rank": 16}, LocalGrid(resume, NODES))
+    other = {**run_config, "output": str(tmp_path / "other")}
+    start(other, LocalGrid(other, NODES))
+    with pytest.raises(ConfigError, match="choose another output"):
+        start({**other, "resume": str(tmp_path / "unbroken")}, LocalGrid(other, NODES))
