@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from floe_plugins.commands import check, model, plugins
+from floe_plugins.commands.installed import add_installed
 from floe_plugins.errors import FloeError
 
 _ERROR = 2
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="floe-llm",
-        description="Models, privacy checks and plugins of Floe.",
+        description="Models, privacy checks, federated runs and plugins of Floe.",
         epilog="Exit codes: 0 done, 1 see `check --help`, 2 error.",
     )
     parser.add_argument(
@@ -48,4 +49,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (model, check, plugins):
         group.add_to(commands)
+    add_installed(commands)
     return parser

@@ -1,0 +1,65 @@
+"""Reading a run's folder; `flower_strategy.export` says what lies in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.errors import FloeError
+
+MANIFEST_FILE = "manifest.json"
+HISTORY_FILE = "history.json"
+FORMAT = 1
+"""The version of both files that this code reads and writes."""
+
+
+class RunFolderError(FloeError, ValueError):
+    """A folder does not hold a run that can be read; the message names the file."""
+
+
+def load_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read a run's manifest.
+
+    Raises
+    ------
+    RunFolderError
+        The file is absent, or no JSON of the known version with clusters and devices.
+    """
+    return _load(Path(folder), MANIFEST_FILE, lists=("clusters", "devices"))
+
+
+def load_history(folder: Path | str) -> dict[str, Any]:
+    """Read a run's history.
+
+    Raises
+    ------
+    RunFolderError
+        The file is absent, or no JSON of the known version with rounds.
+    """
+    return _load(Path(folder), HISTORY_FILE, lists=("rounds",))
+
+
+def _load(folder: Path, name: str, *, lists: tuple[str, ...]) -> dict[str, Any]:
+    path = folder / name
+    if not folder.is_dir():
+        raise RunFolderError(f"There is no folder {folder}; name the output folder of a run.")
+    try:
+        # JSON has no NaN and no infinity; where one was written, the number does not exist.
+        content = json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            f"{folder} holds no {name}; name the output folder of a run that has ended a round."
+        ) from error
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is no JSON that can be read: {error}.") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise RunFolderError(f"{path} has format {found!r}; this version of Floe reads {FORMAT}.")
+    for key in lists:
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise RunFolderError(f"{path} has no list of objects {key!r}; it is damaged.")
+    return dict(content)
