@@ -101,13 +101,13 @@ def estimate_smoothness(
     steps : int
         Products to form, at least 1.
     seed : int (default: 0)
-        Seed of the vector to begin with.
+        Seed of the random part of the vector to begin with.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     generator = torch.Generator().manual_seed(seed)
-    vector = [
+    noise = [
         torch.randn(weight.shape, generator=generator).to(weight.device, weight.dtype)
         for weight in parameters
     ]
@@ -116,6 +116,15 @@ def estimate_smoothness(
         gradients = torch.autograd.grad(
             loss(), parameters, create_graph=True, allow_unused=True, materialize_grads=True
         )
+        # The gradient of a network lies mostly along the directions of large curvature, a random
+        # vector among millions of dimensions hardly: the one makes few steps enough, the other
+        # makes sure that no direction is missed.
+        slope = [gradient.detach() for gradient in gradients]
+        weights = (1.0 / max(_norm(slope), 1e-30), 1.0 / _norm(noise))
+        vector = [
+            weights[0] * along + weights[1] * anywhere
+            for along, anywhere in zip(slope, noise, strict=True)
+        ]
         for _ in range(steps):
             length = _norm(vector)
             if length == 0.0:
