@@ -1,14 +1,17 @@
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flower_strategy.adapter import AdapterError, AdapterState, LoraFactors, lora_scaling
-from flower_strategy.aggregation import AdapterMean, FactoredSum, truncate
+from flower_strategy.aggregation import AdapterMean, truncate
 
 LAYER = "layer"
 
@@ -119,34 +122,6 @@ def test_the_product_of_means_is_something_else() -> None:
     assert relative_error(mean.result(10).adapter.delta(LAYER), wrong) > 0.1
 
 
-def test_memory_stops_growing_at_the_size_of_the_matrix() -> None:
-    generator = np.random.default_rng(2)
-    shape = (48, 64)
-    layer_sum = FactoredSum(shape, stack_limit=16)
-    most = 0
-    for _ in range(300):
-        layer_sum.add(one_layer(generator, shape, 4, 1.0).layers[LAYER], 1.0)
-        most = max(most, layer_sum.num_bytes)
-    assert most <= 4 * shape[0] * shape[1]
-    assert layer_sum.num_bytes == 4 * shape[0] * shape[1]
-
-
-def test_replies_that_share_a_subspace_stay_small_for_any_number_of_devices() -> None:
-    generator = np.random.default_rng(3)
-    shape = (200, 300)
-    shared = generator.normal(size=(4, shape[1])).astype(np.float32)
-    layer_sum = FactoredSum(shape, stack_limit=16)
-    reference = np.zeros(shape)
-    for _ in range(100):
-        b = generator.normal(size=(shape[0], 4)).astype(np.float32)
-        layer_sum.add(LoraFactors(b=b, a=shared), 0.5)
-        reference += 0.5 * b.astype(np.float64) @ shared
-        assert layer_sum.stacked_rank <= 16
-    spectrum = layer_sum.spectrum()
-    assert len(spectrum.values) == 4
-    assert relative_error(spectrum.left * spectrum.values @ spectrum.right, reference) < 1e-5
-
-
 def test_adapters_that_move_nothing_have_a_mean_that_moves_nothing() -> None:
     zero = AdapterState(
         {LAYER: LoraFactors(b=np.zeros((5, 2), np.float32), a=np.ones((2, 6), np.float32))}
@@ -171,3 +146,103 @@ def test_an_adapter_with_other_layers_is_refused_and_leaves_the_mean_alone() -> 
 def test_there_is_no_mean_of_nothing() -> None:
     with pytest.raises(AdapterError, match="zero adapters"):
         AdapterMean({LAYER: (8, 8)}).result(2)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_not_a_positive_number_is_refused(weight: float) -> None:
+    mean = AdapterMean({LAYER: (8, 8)})
+    with pytest.raises(AdapterError, match="positive number"):
+        mean.add(one_layer(np.random.default_rng(5), (8, 8), 2, 1.0), weight=weight)
+    assert mean.count == 0
+
+
+def flower_mean(adapters: Sequence[AdapterState], weights: Sequence[int]) -> AdapterState:
+    """What Flower's FedAvg makes of replies with these adapters."""
+    replies = []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        asked = Message(RecordDict(), dst_node_id=1, message_type="train")
+        content = RecordDict(
+            {
+                "arrays": adapter.to_arrays(),
+                "metrics": MetricRecord({"num-examples": weight}),
+            }
+        )
+        replies.append(Message(content, reply_to=asked))
+    arrays, _ = FedAvg().aggregate_train(server_round=1, replies=replies)
+    assert isinstance(arrays, ArrayRecord)
+    return AdapterState.from_arrays(arrays, scaling=adapters[0].scaling)
+
+
+@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
+def test_with_equal_ranks_and_a_frozen_the_mean_is_that_of_flowers_fedavg(
+    weighting: Any,
+) -> None:
+    generator = np.random.default_rng(6)
+    shapes = {"first": (96, 64), "second": (32, 160)}
+    rank, weights = 8, [3, 40, 11, 7, 250]
+    frozen = {
+        name: generator.normal(size=(rank, columns)).astype(np.float32)
+        for name, (_, columns) in shapes.items()
+    }
+    adapters = [
+        AdapterState(
+            {
+                name: LoraFactors(
+                    b=generator.normal(size=(rows, rank)).astype(np.float32), a=frozen[name]
+                )
+                for name, (rows, _) in shapes.items()
+            },
+            scaling=2.0,
+        )
+        for _ in weights
+    ]
+    expected = flower_mean(adapters, weights)
+    mean = AdapterMean(shapes, weighting=weighting)
+    for adapter, weight in zip(adapters, weights, strict=True):
+        mean.add(adapter, weight=weight)
+    result = mean.result(rank)
+    assert result.discarded_energy == 0.0
+    for name, a in frozen.items():
+        assert relative_error(expected.layers[name].a, a) < 1e-6
+        found = result.adapter.layers[name]
+        product = found.b.astype(np.float64) @ found.a.astype(np.float64)
+        reference = 2.0 * expected.layers[name].b.astype(np.float64) @ a
+        assert relative_error(product, reference) < 1e-6
+        # Our factors are another basis of the same space; in that of the frozen A, B is Flower's.
+        back = np.linalg.lstsq(a.T.astype(np.float64), found.a.T.astype(np.float64), rcond=None)[0]
+        assert relative_error(found.b @ back.T / 2.0, expected.layers[name].b) < 1e-6
+
+
+def peak_of_folding(replies: int, shape: tuple[int, int], ranks: Sequence[int]) -> int:
+    """Return the most bytes held while that many replies are made, folded in and dropped."""
+    generator = np.random.default_rng(7)
+    tracemalloc.start()
+    try:
+        mean = AdapterMean({LAYER: shape}, stack_limit=256)
+        for index in range(replies):
+            rank = ranks[index % len(ranks)]
+            factors = LoraFactors(
+                b=generator.standard_normal((shape[0], rank), dtype=np.float32),
+                a=generator.standard_normal((rank, shape[1]), dtype=np.float32),
+            )
+            mean.add(AdapterState({LAYER: factors}), weight=1.0 + index % 3)
+        assert mean.result(max(ranks)).adapter.rank == max(ranks)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_bounded_by_the_stack_whatever_the_number_of_replies() -> None:
+    rows, columns = shape = (576, 1536)
+    ranks = (4, 8, 16, 32)
+    matrix = 4 * rows * columns
+    reply = 4 * max(ranks) * (rows + columns)
+    # The matrix; terms that wait, and once more while they are stacked; a float64 strip of 1,024
+    # columns with its products, and the eigenproblem of the smaller side with its workspace.
+    waiting = 2 * 4 * 256 * (rows + columns)
+    solving = 8 * (2 * rows * 1024 + 6 * rows**2)
+    bound = matrix + waiting + reply + solving
+    few, many = peak_of_folding(200, shape, ranks), peak_of_folding(1000, shape, ranks)
+    assert many < bound
+    assert many < 1.02 * few
+    assert bound < 1000 * reply * np.mean(ranks) / max(ranks) / 3
