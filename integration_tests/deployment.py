@@ -116,7 +116,7 @@ class Deployment:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", int(self.ports["9093"]))) == 0
 
-        wait_for(listens, seconds=60, why=lambda: self.logs("superlink"), alive=process)
+        wait_for(listens, seconds=120, why=lambda: self.logs("superlink"), alive=process)
 
     def log(self, name: str) -> Path:
         """Return the file that a started block writes to."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ BLOCKS = {"certificates", "keys", "superlink", "register", "list", "run", "resum
 # What a SuperNode says that is not let in, up to Flower 1.32 and in 1.41.
 REFUSED = "No SuperNode found with the given public key|Failed to activate SuperNode"
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 def write_data(folder: Path, name: str, task: str, seed: int) -> None:
@@ -51,14 +51,14 @@ def online(here: Deployment) -> int:
     return here.run("list").count("online")
 
 
-def start_nodes(here: Deployment) -> None:
-    for seed, name in enumerate(NODES):
+def start_nodes(here: Deployment, names: Sequence[str] = NODES) -> None:
+    for seed, name in enumerate(names):
         write_data(here.folder, name, TASKS[name], seed)
         here.start(f"node-{name}")
     wait_for(
-        lambda: online(here) == len(NODES),
-        seconds=60,
-        why=lambda: here.logs(*map("node-{}".format, NODES)),
+        lambda: online(here) == len(names),
+        seconds=120,
+        why=lambda: here.logs(*(f"node-{name}" for name in names)),
     )
 
 
@@ -67,20 +67,15 @@ def check_that_an_unknown_key_is_refused(here: Deployment) -> None:
     process = here.start(
         "node-intruder", code=here.own("bash start-node.sh intruder phone 1 1 9098")
     )
-    here.wait_for("node-intruder", REFUSED, seconds=60, ended=True)
+    here.wait_for("node-intruder", REFUSED, seconds=120, ended=True)
     assert process.wait(timeout=30) != 0
     assert online(here) == len(NODES)
 
 
 def kill_in_mid_round(here: Deployment, name: str) -> None:
-    """Kill a node while its ClientApp works on the message of the round that has just begun."""
-    begun = time.time()
-
-    def working() -> bool:
-        app = here.app_process(f"node-{name}", "flwr-clientapp")
-        return app is not None and app.create_time() > begun
-
-    wait_for(working, seconds=30, why=lambda: here.logs(f"node-{name}"))
+    """Kill a node whose ClientApp has just begun to work on a training message."""
+    begun = "(?s)Receiving: train message.*Start `flwr-clientapp` process"
+    here.wait_for(f"node-{name}", begun, seconds=120)
     here.kill(f"node-{name}")
 
 
@@ -112,12 +107,12 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
         nodes = dict(zip(NODES, registered(here.run("register")), strict=True))
         start_nodes(here)
         check_that_an_unknown_key_is_refused(here)
-        config = {"model": f"'{tiny_model}'", "rounds": "2", "round-timeout": "120"}
+        config = {"model": f"'{tiny_model}'", "rounds": "2", "round-timeout": "300"}
         here.start("run", config)
-        here.wait_for("run", "configure_train: 4 devices", seconds=150)
+        here.wait_for("run", "configure_train: 4 devices", seconds=400)
         kill_in_mid_round(here, "laptop")
         nodes["tablet"] = start_late_node(here, "tablet", task=TASKS["laptop"])
-        here.wait_for("run", "Wrote [0-9]+ adapters", seconds=200)
+        here.wait_for("run", "Wrote [0-9]+ adapters", seconds=400)
 
         output = tmp_path / "floe-runs" / "first"
         manifest, history = load_manifest(output), load_history(output)
@@ -136,3 +131,33 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
         assert "no reply within 5 s of the quorum of 3 of 4" in refusal["reason"]
         assert all(outcome["moved"] for outcome in first["clusters"].values())
         assert second["devices"][str(nodes["tablet"])]["train_loss"] > 0
+
+
+def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_path: Path) -> None:
+    with deployment(tmp_path) as here:
+        here.run("certificates")
+        here.run("keys")
+        here.start_superlink()
+        here.run("register")
+        start_nodes(here, ("phone", "board"))
+        output = tmp_path / "floe-runs" / "first"
+        config = {"model": f"'{tiny_model}'", "rounds": "2"}
+        here.start("run", {**config, "min-nodes": "2"})
+        saved = output / "checkpoints" / "round-0001"
+        wait_for(saved.is_dir, seconds=400, why=lambda: here.logs("run"))
+        server_app = here.app_process("superlink", "flwr-serverapp")
+        assert server_app is not None
+        server_app.kill()
+        assert not (output / "manifest.json").exists()
+
+        here.start("resume", config)
+        here.wait_for("resume", "Wrote [0-9]+ adapters", seconds=400)
+        said = here.log("resume").read_text()
+        assert f"Resumed after round 1, from {saved}" in said
+        assert "[DEVICES]" not in said
+        assert "[ROUND 2/2]" in said
+        history = load_history(output)
+        assert [entry["round"] for entry in history["rounds"]] == [0, 1, 2]
+        last = history["rounds"][-1]
+        assert all(outcome["moved"] for outcome in last["clusters"].values())
+        assert len(load_manifest(output)["devices"]) == 2
