@@ -124,7 +124,6 @@ def measure(shape: tuple[int, int], clients: int, *, repeats: int) -> Case:
     reference = b @ a
     error = np.linalg.norm(result.adapter.delta(_LAYER) - reference) / np.linalg.norm(reference)
     stacked_rank = sum(factors.rank for factors, _ in replies)
-    del replies
     return Case(
         m=shape[0],
         n=shape[1],
