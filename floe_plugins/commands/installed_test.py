@@ -1,6 +1,6 @@
+import importlib
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no
             (tmp_path / f"{module}.py").write_text(code)
             lines.append(f"{name} = {module}")
         (info / "entry_points.txt").write_text("\n".join(lines))
-        metadata.MetadataPathFinder.invalidate_caches()
+        importlib.invalidate_caches()
 
     return install
 

@@ -10,7 +10,7 @@ from flower_strategy.report.scales import Scale, ticks
 from flower_strategy.report.svg import element, escaped, path
 
 WIDTH, HEIGHT = 600.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 16.0, 14.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 16.0, 14.0, 44.0
 COLOURS = 6
 """Colours of the palette; series beyond them repeat colours with other dashes and markers."""
 
@@ -86,7 +86,8 @@ def marker(style: int, x: float, y: float, *, size: float = 4.5, tip: str | None
     """Return a series' marker: a disc, a square, or a diamond."""
     shape = style // COLOURS % 3
     if shape == 0:
-        d = f"M{x - size:.2f} {y:.2f}a{size} {size} 0 1 0 {2 * size} 0a{size} {size} 0 1 0 {-2 * size} 0z"
+        arc = f"a{size} {size} 0 1 0 {{}} 0"
+        d = f"M{x - size:.2f} {y:.2f}{arc.format(2 * size)}{arc.format(-2 * size)}z"
     else:
         corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)] if shape == 1 else _DIAMOND
         d = path((x + dx * size * 0.9, y + dy * size * 0.9) for dx, dy in corners) + "z"

@@ -49,7 +49,7 @@ def ranks_figure(data: Mapping[str, Any], clusters: Sequence[str]) -> Figure:
             [tip(device, number, cell) for number, cell in zip(rounds, row, strict=True)]
             for device, row in zip(devices, cells, strict=True)
         ],
-        texts={(r, c): str(cell["rank"]) for r, c, cell in flat if cell.get("rank") is not None},
+        texts={(r, c): str(cell["rank"]) for r, c, cell in flat if cell["state"] == TRAINED},
         hatched=frozenset((r, c) for r, c, cell in flat if cell["state"] == LEFT_OUT),
         crossed=frozenset((r, c) for r, c, cell in flat if cell["state"] == REFUSED),
     )

@@ -191,7 +191,7 @@ def latency_figure(data: Mapping[str, Any]) -> Figure:
         y_label="seconds of a round",
         x_ticks=[(float(index), str(rank)) for index, rank in enumerate(ranks)],
         x_range=(-0.5, max(len(ranks), 1) - 0.5),
-        y_text=seconds_text,
+        y_text=number_text,
         from_zero=True,
         level=None if deadline is None else (deadline, f"deadline {seconds_text(deadline)}"),
     )

@@ -66,12 +66,12 @@ main{max-width:1320px;margin:0 auto;padding:24px 20px 48px}
 h1{font-size:1.6rem;line-height:1.25;margin:0}
 h2{font-size:1.05rem;margin:0 0 8px}
 .lead{color:var(--soft);margin:4px 0 20px;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 20px}
+.tiles{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:12px;margin:0 0 20px}
 .tiles>div,figure,section{background:var(--card);border:1px solid var(--line);border-radius:10px}
 .tiles>div{padding:12px 14px}
 dt{color:var(--soft);font-size:.82rem}
-dd{margin:0;font-size:.78rem;color:var(--soft)}
-dd.value{font-size:1.35rem;font-weight:600;color:var(--ink);font-variant-numeric:tabular-nums}
+dd{margin:0;font-size:.8rem;color:var(--soft)}
+dd.value{font-size:1.3rem;overflow-wrap:anywhere;font-weight:600;color:var(--ink);font-variant-numeric:tabular-nums}
 .grid-of-figures{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:16px}
 figure,section{margin:0;padding:16px;min-width:0}
 figure{display:flex;flex-direction:column}
@@ -111,6 +111,7 @@ path.mark[data-tip]{stroke:var(--card);stroke-width:1}
 table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line);
  vertical-align:top;overflow-wrap:anywhere;min-width:4.5em}
+td:first-child{white-space:nowrap}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 details{margin-top:8px;font-size:.84rem}
 details .scroll{max-height:320px;overflow-y:auto}
@@ -119,6 +120,7 @@ summary{cursor:pointer;color:var(--soft)}
  border-radius:6px;background:var(--ink);color:var(--card);font-size:.82rem;line-height:1.35;
  overflow-wrap:anywhere}
 #tip[hidden]{display:none}
+@media (max-width:720px){.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}}
 @media (max-width:900px){.grid-of-figures{grid-template-columns:minmax(0,1fr)}}
 @media (max-width:480px){main{padding:16px 10px 32px}figure,section{padding:12px}}
 @media print{body{background:none}figure,section{break-inside:avoid}details{display:none}}

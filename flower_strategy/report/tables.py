@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flower_strategy.report.run_data import Round, Run, number
@@ -157,7 +157,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 
 def _section(
-    name: str, title: str, header: tuple[str, ...], rows: list[tuple[str, ...]], missing: str
+    name: str, title: str, header: tuple[str, ...], rows: Sequence[Sequence[str]], missing: str
 ) -> str:
     content = table(header, rows[:_MOST_ROWS]) if rows else element("p", escaped(missing))
     if len(rows) > _MOST_ROWS:

@@ -1,0 +1,246 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from floe_plugins.cli import main
+from flower_strategy.report.charts import Axes, Point, Series, xy_chart
+from flower_strategy.report.figure_data import MOST_DEVICES, figure_data
+from flower_strategy.report.heatmaps import SHADES, shade
+from flower_strategy.report.page import write_report
+from flower_strategy.report.run_data import read_run
+from flower_strategy.report.scales import (
+    Scale,
+    bytes_text,
+    number_text,
+    percent_text,
+    seconds_text,
+    thinned,
+    ticks,
+)
+from flower_strategy.report.svg import element, json_island
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+def device(node: str, **values: Any) -> dict[str, Any]:
+    return {
+        "node": node,
+        "device": "phone",
+        "label": "code",
+        "cluster": "cluster-0",
+        "rank": 4,
+        "reason": "it fits",
+        "embedding": [0.6, 0.8],
+        **values,
+    }
+
+
+def trained(**values: Any) -> dict[str, Any]:
+    return {
+        "cluster": "cluster-0",
+        "rank": 4,
+        "predicted_seconds": 10.0,
+        "observed_seconds": 12.0,
+        "bytes_down": 1000,
+        "bytes_up": 500,
+        "held_out_loss": 1.0,
+        "held_out_tokens": 100,
+        **values,
+    }
+
+
+def write(
+    folder: Path, devices: list[dict[str, Any]], rounds: list[dict[str, Any]], **values: Any
+) -> Path:
+    cluster = {"name": "cluster-0", "adapter": "cluster-0", "members": ["1"], "centroid": [1.0]}
+    manifest = {"format": 1, "clusters": [cluster], "devices": devices, **values}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "history.json").write_text(json.dumps({"format": 1, "rounds": rounds}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.3, 4.2], [0, 1, 2, 3, 4, 5]),
+        ([], [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ([-3, 7], [-4, -2, 0, 2, 4, 6, 8]),
+    ],
+)
+def test_ticks_are_round_and_hold_all_values(values: list[float], expected: list[float]) -> None:
+    assert ticks(values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5, -1e-9, 1e12])
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_one_value_has_an_axis_too(value: float, from_zero: bool) -> None:
+    steps = ticks([value], from_zero=from_zero)
+    assert steps[0] <= value <= steps[-1]
+    assert len(steps) > 1
+    assert 3 <= Scale(steps[0], steps[-1], 3, 90)(value) <= 90
+
+
+def test_at_most_so_many_labels_are_left() -> None:
+    assert thinned(list(range(100)), most=10) == list(range(0, 100, 10))
+    assert thinned([1, 2], most=10) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (number_text(None), "–"),
+        (number_text(0.0), "0"),
+        (number_text(-1234.5), "−1,234"),
+        (number_text(0.9996), "1"),
+        (number_text(1.5e-7), "1.50e−7"),
+        (percent_text(0.0213), "2.13 %"),
+        (bytes_text(999), "999 B"),
+        (bytes_text(4_884_480), "4.88 MB"),
+        (bytes_text(999_900), "1 MB"),
+        (seconds_text(71.2), "71.2 s"),
+        (seconds_text(180), "3 min"),
+        (seconds_text(0.02), "20 ms"),
+    ],
+)
+def test_numbers_as_text(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_shades_cover_the_range_and_nothing_else() -> None:
+    assert [shade(value, 0, 1) for value in (-1, 0, 1, 2)] == [0, 0, SHADES - 1, SHADES - 1]
+    assert shade(0.5, 0.5, 0.5) == SHADES - 1
+
+
+def test_attributes_and_data_are_escaped() -> None:
+    assert element("p", data_tip='"<') == '<p data-tip="&quot;&lt;"></p>'
+    island = json_island("x", [EVIL])
+    assert island.count("<") == 2
+    assert json.loads(island[island.index(">") + 1 : island.rindex("<")]) == [EVIL]
+
+
+def test_a_line_breaks_where_a_value_is_missing() -> None:
+    axes = Axes(title="t", x_label="x", y_label="y", x_ticks=[], x_range=(0, 4), y_text=number_text)
+    values = (1.0, 2.0, None, 3.0, 4.0)
+    points = [Point(x, y, "tip") for x, y in enumerate(values)]
+    drawn = xy_chart(axes, [Series(style=0, points=points)])
+    assert drawn.count('class="line ') == 2
+    assert drawn.count("data-tip") == 4
+
+
+def test_nothing_that_a_device_says_becomes_markup(tmp_path: Path) -> None:
+    devices = [
+        device("1", device=EVIL, label=EVIL, reason=EVIL),
+        device(EVIL, cluster=EVIL, rank=None, reason=EVIL),
+    ]
+    outcome = {"asked": 1, "moved": True, "held_out_loss": 1.0, "discarded_energy": 0.1}
+    outcome |= {"discarded_by_layer": {EVIL: 0.1}}
+    entry = {
+        "round": 1,
+        "clusters": {EVIL: outcome, "cluster-0": outcome},
+        "devices": {"1": trained()},
+        "refused": [{"node": EVIL, "stage": EVIL, "reason": EVIL}],
+        "left_out": {EVIL: EVIL},
+        "notes": [EVIL],
+    }
+    write(tmp_path, devices, [entry], model=EVIL, rank_policy=EVIL, embedding={EVIL: EVIL})
+    page = Path(write_report(tmp_path)["page"]).read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    # Its own script and the data of three heatmaps.
+    assert page.count("<script") == 4
+    assert page.count("</script") == 4
+
+
+def test_absent_and_null_values_leave_gaps_and_no_error(tmp_path: Path) -> None:
+    devices = [device("1", embedding=None), device("2", rank=None, device=None, reason=None), {}]
+    rounds = [
+        {"round": 0, "clusters": None, "devices": {"1": None}},
+        {"round": 1, "devices": {"1": trained(observed_seconds=None, held_out_loss=None)}},
+        {"devices": {"9": {}}, "refused": [None, {}], "clusters": {"cluster-0": {}}},
+    ]
+    write(tmp_path, devices, rounds, deadline_seconds="soon")
+    data = write_report(tmp_path)["figures"]
+    assert data["loss"]["clusters"]["cluster-0"]["held_out"] == [None, None, None]
+    assert data["latency"]["classes"]["phone"][0]["observed"] is None
+    assert data["latency"]["deadline_seconds"] is None
+    assert data["embedding"]["cosine"] == [[pytest.approx(1.0)]]
+
+
+def test_states_of_ranks(tmp_path: Path) -> None:
+    devices = [device("1"), device("2"), device("3"), device("4", rank=None)]
+    entry = {
+        "round": 1,
+        "devices": {"1": trained(), "2": trained(), "3": trained(rank=None)},
+        "refused": [{"node": "2", "stage": "train", "reason": "NaN"}],
+        "left_out": {"4": "too slow"},
+    }
+    data = figure_data(read_run(write(tmp_path, devices, [entry])))
+    assert [row[0] for row in data["ranks"]["cells"]] == [
+        {"state": "trained", "rank": 4},
+        {"state": "refused", "rank": 4, "reason": "NaN"},
+        {"state": "not asked"},
+        {"state": "left out", "reason": "too slow"},
+    ]
+    assert data["communication"]["total"] == [4500]
+    assert data["latency"]["classes"]["phone"] == [
+        {"rank": 4, "count": 2, "observed": 12, "least": 12, "greatest": 12, "predicted": 10}
+    ]
+
+
+def test_of_many_devices_some_of_each_cluster_are_shown(tmp_path: Path) -> None:
+    devices = [device(str(10**18 + 7 * i), cluster=f"cluster-{i % 4}") for i in range(1000)]
+    run = read_run(write(tmp_path, devices, []))
+    data = figure_data(run)["embedding"]
+    assert len(data["devices"]) == len(data["cosine"]) == MOST_DEVICES
+    shown = [entry["cluster"] for entry in data["devices"]]
+    for index in range(4):
+        assert abs(shown.count(f"cluster-{index}") - MOST_DEVICES // 4) <= 1
+    assert len({entry.short for entry in run.devices}) == 1000
+
+
+@pytest.mark.parametrize("rounds", [[], [{"round": 0}]])
+@pytest.mark.parametrize("devices", [[], [device("1")]])
+def test_a_run_that_has_not_begun_has_a_page(
+    tmp_path: Path, devices: list[dict[str, Any]], rounds: list[dict[str, Any]]
+) -> None:
+    written = write_report(write(tmp_path, devices, rounds))
+    assert written["headline"]["rounds"] == 0
+    assert "No round has sent an adapter yet." in Path(written["page"]).read_text()
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "holds no manifest.json"),
+        ("{", "is no JSON"),
+        ("[]", "has format None; this version of Floe reads 1"),
+        ('{"format": 2}', "has format 2; this version of Floe reads 1"),
+        ('{"format": 1, "clusters": {}}', "has no list of objects 'clusters'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["report"], ["adapter", "some text"]])
+def test_a_folder_without_a_run_is_said_in_a_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    said: str,
+    command: list[str],
+) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    assert main([command[0], str(tmp_path), *command[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written_is_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = write(tmp_path, [], []), tmp_path / "absent" / "page.html"
+    assert main(["report", str(folder), "--output", str(output)]) == 2
+    assert f"{output} cannot be written: No such file" in capsys.readouterr().err
