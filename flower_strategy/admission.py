@@ -87,9 +87,8 @@ class Admission(Stages):
             node
             for node in online
             if every
-            and node in self.state.decisions
-            and self.state.decisions[node].rank is None
-            and now - self.state.profiled_in[node] >= every
+            and node in self.state.left_since
+            and now - self.state.left_since[node] >= every
         ]
 
     def time_to_recluster(self) -> bool:
@@ -139,10 +138,9 @@ class Admission(Stages):
         for node, profile in profiles.items():
             if node in back:
                 continue  # what the run knew of it before goes on
-            if node in state.decisions and state.decisions[node].rank is None:
+            if state.left_since.pop(node, None) is not None:
                 state.paces.pop(node, None)
             state.profiles[node] = profile
-            state.profiled_in[node] = self._record.round
         self.assign_ranks()
         if new:
             self.assign_clusters(new)
@@ -176,6 +174,10 @@ class Admission(Stages):
             state.profiles, local_steps=self.training.local_steps, pace=state.pace()
         )
         for node, decision in state.decisions.items():
+            if decision.rank is None:
+                state.left_since.setdefault(node, self._record.round)
+            else:
+                state.left_since.pop(node, None)
             if node in before and before[node].rank != decision.rank:
                 self._note(_rank_moved(node, before[node], decision))
 

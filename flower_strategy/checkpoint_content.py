@@ -46,7 +46,7 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
             }
             for node, profile in state.profiles.items()
         },
-        "profiled_in": {str(node): number for node, number in state.profiled_in.items()},
+        "left_since": {str(node): number for node, number in state.left_since.items()},
         "decisions": {str(node): asdict(decision) for node, decision in state.decisions.items()},
         "paces": {str(node): asdict(pace) for node, pace in state.paces.items()},
         "sketches": [str(node) for node in state.sketches],
@@ -77,7 +77,7 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
                 int(node): _profile(values, arrays[f"embedding/{node}"])
                 for node, values in content["profiles"].items()
             },
-            profiled_in={int(node): number for node, number in content["profiled_in"].items()},
+            left_since={int(node): number for node, number in content["left_since"].items()},
             decisions={
                 int(node): RankDecision(**values) for node, values in content["decisions"].items()
             },

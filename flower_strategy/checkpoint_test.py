@@ -28,7 +28,7 @@ NODE = 2**63 + 11
 def a_state() -> RunState:
     state = RunState(initial=initial_adapter({"x.q_proj": (6, 4)}, rank=3, seed=1))
     state.profiles = {NODE: make_profile(bandwidth=float("inf")), 7: make_profile(identity="me")}
-    state.profiled_in = {NODE: 0, 7: 2}
+    state.left_since = {7: 2}
     state.decisions = {
         NODE: RankDecision(4, 1.5, "it fits"),
         7: RankDecision(None, 99.0, "it does not"),
@@ -62,7 +62,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
         assert (found.round, found.deadline, found.settings) == (2, 3.5, {"model": "m"})
         assert found.path == folder
     back = found.state
-    for name in ("profiled_in", "decisions", "paces", "clusters_made", "norms", "history"):
+    for name in ("left_since", "decisions", "paces", "clusters_made", "norms", "history"):
         assert getattr(back, name) == getattr(state, name), name
     for node, profile in state.profiles.items():
         ours, theirs = asdict(profile), asdict(back.profiles[node])

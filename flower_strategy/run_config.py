@@ -72,10 +72,26 @@ class RunConfig(ServerKeys, DeviceKeys):
             for name, key in KEYS.items()
         )
 
+    @classmethod
+    def markdown(cls) -> str:
+        """Return the reference page of all keys."""
+        defaults = cls.defaults()
+        rows = [
+            f"| `{name}` | `{_toml(defaults[name])}` | {key.help} | {key.accepts} |"
+            for name, key in KEYS.items()
+        ]
+        return "\n".join([_PAGE_HEAD, *rows, ""])
+
 
 def _written(value: Any) -> ConfigValue:
     written: ConfigValue = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return written
+
+
+def _toml(value: ConfigValue) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _complaint(name: str, value: object, key: Key) -> str:
@@ -89,3 +105,16 @@ def _name(attribute: str) -> str:
 _TASKS = ("code", "arithmetic", "records")
 KEYS: dict[str, Key] = {_name(item.name): item.metadata["key"] for item in fields(RunConfig)}
 """Key as typed -> what it means and accepts."""
+
+_PAGE_HEAD = """# Run configuration
+
+Every key of `flwr run . --run-config "KEY=VALUE KEY=VALUE"`. Texts go in quotes: `model='...'`. A wrong
+value or an unknown key ends the run before anything starts, with a sentence that says what is accepted.
+
+This page is written by `python -m flower_strategy.run_config`.
+
+| key | default | meaning | accepts |
+| --- | --- | --- | --- |"""
+
+if __name__ == "__main__":
+    print(RunConfig.markdown(), end="")

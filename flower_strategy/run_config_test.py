@@ -82,3 +82,8 @@ def test_every_key_is_described() -> None:
         assert name in text
         assert len(key.help) > 15
         assert key.accepts in text
+
+
+def test_the_reference_page_is_what_the_keys_say() -> None:
+    page = Path(__file__).parents[1] / "docs" / "reference" / "run-configuration.md"
+    assert page.read_text("utf-8") == RunConfig.markdown()

@@ -32,8 +32,8 @@ class RunState:
         The adapter that every cluster began with, at the banks' rank.
     profiles : dict[int, DeviceProfile]
         Node -> what it told about itself.
-    profiled_in : dict[int, int]
-        Node -> round of its last profile.
+    left_since : dict[int, int]
+        Node without a rank -> round in which it was left out, or measured again in vain.
     decisions : dict[int, RankDecision]
         Node -> its rank.
     paces : dict[int, Pace]
@@ -57,7 +57,7 @@ class RunState:
 
     initial: AdapterState
     profiles: dict[int, DeviceProfile] = field(default_factory=dict)
-    profiled_in: dict[int, int] = field(default_factory=dict)
+    left_since: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
     paces: dict[int, Pace] = field(default_factory=dict)
     sketches: dict[int, FloatArray] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class RunState:
             return names.get(node, node)
 
         self.profiles = {new(node): profile for node, profile in self.profiles.items()}
-        self.profiled_in = {new(node): number for node, number in self.profiled_in.items()}
+        self.left_since = {new(node): number for node, number in self.left_since.items()}
         self.decisions = {new(node): decision for node, decision in self.decisions.items()}
         self.paces = {new(node): pace for node, pace in self.paces.items()}
         self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}

@@ -1,0 +1,267 @@
+"""How a run adapts from round to round: ranks, clusters, late and odd replies."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from floe_plugins.errors import ConfigError
+from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.local_grid_test import LocalGrid, Tamper
+from flower_strategy.profiles import EMBEDDING_KEY, PROFILE_KEY
+from flower_strategy.run_config import ConfigValue
+
+
+@pytest.fixture
+def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
+    return {
+        "model": tiny_model,
+        "output": str(tmp_path / "run"),
+        "rounds": 2,
+        "local-steps": 1,
+        "batch-size": 2,
+        "learning-rate": 0.02,
+        "max-length": 48,
+        "max-examples": 20,
+        "eval-examples": 2,
+        "ranks": "2,4,8",
+        "export-rank": 8,
+        "devices": "fast:4:1:1",
+        "round-timeout": 5.0,
+        "keep-checkpoints": 0,
+    }
+
+
+def run(
+    run_config: dict[str, ConfigValue],
+    *,
+    nodes: int = 3,
+    tamper: Tamper | None = None,
+    between: Callable[[int, LocalGrid], None] | None = None,
+) -> tuple[FloeStrategy, LocalGrid]:
+    config = RunConfig.from_dict(run_config)
+    strategy = FloeStrategy.from_config(config)
+    grid = LocalGrid(run_config, nodes, tamper=tamper)
+
+    def after_round(number: int, arrays: Any) -> None:
+        if between is not None:
+            between(number, grid)
+
+    strategy.start(
+        grid,
+        make_initial_arrays(strategy),
+        num_rounds=config.rounds,
+        timeout=config.round_timeout,
+        evaluate_fn=after_round,
+    )
+    return strategy, grid
+
+
+def ranks_of(strategy: FloeStrategy, node: int) -> list[int | None]:
+    return [
+        record.devices[node].rank if node in record.devices else None
+        for record in strategy.state.history[1:]
+    ]
+
+
+def with_seconds(slow_rounds: range, node: int) -> Tamper:
+    """Devices profile at 1 s a step whatever the rank; one trains 2.5 times slower for a while."""
+
+    def tamper(sender: int, message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "query.profile":
+            numbers = reply.content.metric_records[PROFILE_KEY]
+            numbers["step-seconds"] = [1.0, 1.0 + 6 * 0.25]
+            numbers["bandwidth"] = float("inf")
+        if message.metadata.message_type == "train":
+            config = message.content.config_records["config"]
+            rank = (
+                reply.content.array_records[ARRAYS_KEY]["model.layers.0.mlp.up_proj.lora_A"]
+                .numpy()
+                .shape[0]
+            )
+            slow = sender == node and config["server-round"] in slow_rounds
+            seconds = (1.0 + 0.25 * (rank - 2)) * (2.5 if slow else 1.0)
+            reply.content.metric_records[METRICS_KEY]["seconds"] = seconds
+        return reply
+
+    return tamper
+
+
+def test_a_device_that_slows_down_loses_rank_within_two_rounds_and_gets_it_back(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"rounds": 7, "round-deadline": 2.6, "fraction-evaluate": 0.0}
+    tamper = with_seconds(range(2, 4), node=101)
+    strategy, _ = run(run_config, tamper=tamper)
+    # Slow in rounds 2 and 3; two rounds at its old speed convince the server.
+    assert ranks_of(strategy, 101) == [8, 8, 2, 2, 2, 8, 8]
+    assert ranks_of(strategy, 100) == [8] * 7
+    assert any("rank 8 -> rank 2, since rank 4 needs" in n for n in strategy.state.history[2].notes)
+
+
+def test_the_ranks_stay_where_correction_is_off(run_config: dict[str, ConfigValue]) -> None:
+    run_config |= {"rounds": 4, "round-deadline": 2.6, "rank-correction": False}
+    strategy, _ = run(run_config, tamper=with_seconds(range(1, 9), node=101))
+    assert ranks_of(strategy, 101) == [8] * 4
+
+
+def test_a_device_that_affords_no_rank_is_left_out_and_measured_again_later(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "query.profile" and node == 101:
+            refresh = bool(message.content.config_records["config"]["refresh"])
+            asked.append((len(asked), refresh))
+            memory = 10**12 if refresh else 10
+            reply.content.metric_records[PROFILE_KEY]["memory-bytes"] = memory
+        return reply
+
+    run_config |= {"rounds": 4, "readmit-every": 2, "rank-correction": False}
+    strategy, _ = run(run_config, tamper=tamper)
+    assert ranks_of(strategy, 101)[0] is None
+    assert None not in ranks_of(strategy, 101)[1:]
+    assert asked == [(0, False), (1, True)]
+    assert "needs" in strategy.state.history[1].left_out[101]
+    assert 101 not in strategy.state.history[2].left_out
+
+
+def test_an_update_far_outside_the_rounds_own_lengths_is_refused(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        # The first reply of the run is the odd one: there is nothing to compare it with yet.
+        if message.metadata.message_type == "train" and node == 100:
+            arrays = reply.content.array_records[ARRAYS_KEY]
+            for key in list(arrays):
+                if key.endswith("lora_B"):
+                    arrays[key] = type(arrays[key])(arrays[key].numpy() * np.float32(1e4))
+        return reply
+
+    run_config |= {"rounds": 1, "silhouette": 1.0}
+    strategy, _ = run(run_config, nodes=5, tamper=tamper)
+    record = strategy.state.history[1]
+    assert record.clusters["cluster-0"].replies == 4
+    (refusal,) = record.refused
+    assert refusal.node == 100
+    assert "times the round's median" in refusal.reason
+    lenient, _ = run({**run_config, "norm-limit": 0.0}, nodes=5, tamper=tamper)
+    assert lenient.state.history[1].clusters["cluster-0"].replies == 5
+
+
+def test_late_replies_do_not_stall_a_round_and_cost_rank(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    def tamper(node: int, message: Message, reply: Message) -> Message | None:
+        late = message.metadata.message_type == "train" and node == 102
+        return None if late else reply
+
+    run_config |= {"rounds": 1, "quorum": 0.6, "quorum-grace": 0.3, "round-timeout": 600.0}
+    strategy, _ = run(run_config, tamper=tamper)
+    record = strategy.state.history[1]
+    assert record.seconds < 60
+    (refusal,) = record.refused
+    assert (refusal.node, refusal.late) == (102, True)
+    assert "the quorum of 2 of 3" in refusal.reason
+    assert record.devices[100].train_loss is not None
+    assert strategy.state.paces[102].factor == 2.0
+
+
+def test_devices_are_clustered_again_when_their_texts_change(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    basis = np.eye(64, dtype=np.float32)
+    homes = {100: 0, 101: 0, 102: 1, 103: 1, 104: 1, 105: 1}
+    drifted: set[int] = set()
+
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "query.profile":
+            arrays = reply.content.array_records[EMBEDDING_KEY]
+            direction = 2 if node in drifted else homes[node]
+            vector = basis[direction] + 0.01 * basis[node - 50]
+            vector /= np.linalg.norm(vector)
+            arrays["embedding"] = type(arrays["embedding"])(vector.astype(np.float32))
+        return reply
+
+    def between(number: int, grid: LocalGrid) -> None:
+        if number == 1:
+            drifted.update((104, 105))
+
+    run_config |= {"rounds": 3, "recluster-every": 2}
+    strategy, grid = run(run_config, nodes=6, tamper=tamper, between=between)
+    assert {c.name: c.members for c in strategy.state.clusters} == {
+        "cluster-0": (100, 101),
+        "cluster-1": (102, 103),
+        "cluster-2": (104, 105),
+    }
+    notes = strategy.state.history[3].notes
+    assert "cluster-2 is new and begins with the adapter of cluster-1" in notes
+    queries = [m for m in grid.sent if m.metadata.message_type == "query.profile"]
+    assert len(queries) == 12
+    assert not any(m.content.config_records["config"]["refresh"] for m in queries)
+
+
+def test_a_small_cluster_joins_the_nearest(run_config: dict[str, ConfigValue]) -> None:
+    run_config |= {"rounds": 1, "silhouette": 0.0, "min-cluster-size": 3, "local-steps": 1}
+    strategy, _ = run(run_config, nodes=5)
+    assert all(len(cluster.members) >= 3 for cluster in strategy.state.clusters)
+
+
+def test_devices_can_be_clustered_by_the_b_matrices_that_they_train_first(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {
+        "rounds": 2,
+        "cluster-by": "adapter",
+        "silhouette": 0.05,
+        "local-steps": 4,
+        "mix": 0.0,
+        "tasks": "code,arithmetic",
+    }
+    strategy, _ = run(run_config, nodes=6)
+    first, second = strategy.state.history[1], strategy.state.history[2]
+    assert set(first.clusters) == {"cluster-0"}
+    labels = [
+        {strategy.state.profiles[node].label for node in cluster.members}
+        for cluster in strategy.state.clusters
+    ]
+    assert sorted(labels, key=str) == [{"arithmetic"}, {"code"}]
+    assert set(second.clusters) == {cluster.name for cluster in strategy.state.clusters}
+    with pytest.raises(ConfigError, match="cannot be repeated every 2 rounds"):
+        run({**run_config, "recluster-every": 2})
+
+
+def test_a_learning_rate_beyond_theorem_one_is_warned_of(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"rounds": 1, "smoothness-steps": 3}
+    strategy, _ = run(run_config, nodes=2)
+    smoothness = [profile.smoothness for profile in strategy.state.profiles.values()]
+    assert min(smoothness) > 0
+    warned = [note for note in strategy.state.history[0].notes if "30 L E" in note]
+    assert bool(warned) == (1 / (30 * max(smoothness) * 1) < 0.02)
+
+
+def test_training_goes_on_when_all_devices_become_too_slow(
+    run_config: dict[str, ConfigValue], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="flwr")
+
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        reply = with_seconds(range(0), node=-1)(node, message, reply) or reply
+        if message.metadata.message_type == "train":
+            reply.content.metric_records[METRICS_KEY]["seconds"] = 900.0
+        return reply
+
+    run_config |= {"rounds": 3, "round-deadline": 2.6, "readmit-every": 2}
+    strategy, _ = run(run_config, nodes=2, tamper=tamper)
+    assert [
+        len(record.clusters) and sum(c.asked for c in record.clusters.values())
+        for record in strategy.state.history[1:]
+    ] == [2, 0, 2]
