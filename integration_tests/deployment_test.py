@@ -126,9 +126,14 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
             assert (output / cluster["adapter"] / "adapter_model.safetensors").is_file()
             assert cluster["loss_after"] < cluster["loss_before"]
         _, first, second = history["rounds"]
-        (refusal,) = [entry for entry in first["refused"] if entry["stage"] == "train"]
-        assert refusal["node"] == str(nodes["laptop"])
-        assert "no reply within 5 s of the quorum of 3 of 4" in refusal["reason"]
+        reasons = [
+            entry["reason"]
+            for entry in first["refused"]
+            if (entry["node"], entry["stage"]) == (str(nodes["laptop"]), "train")
+        ]
+        # Floe's own sentence, or Flower's where that has missed the node's heartbeat by then.
+        assert len(reasons) == 1
+        assert re.search("no reply within|unavailable", reasons[0], re.IGNORECASE)
         assert all(outcome["moved"] for outcome in first["clusters"].values())
         # Whether its reply is among those of the quorum depends on how busy the machine is.
         assert second["devices"][str(nodes["tablet"])]["rank"] in manifest["candidate_ranks"]
