@@ -137,12 +137,13 @@ def _write_app(folder: Path, server: str) -> Path:
     package = folder / "round_overhead_app"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("", "utf-8")
+    # Flower looks for an assignment to `app` in the text, so an import alone is not found.
     (package / "server.py").write_text(
-        f"from integration_tests.benchmarks.timed_servers import {server} as app  # noqa: F401\n",
+        f"from integration_tests.benchmarks import timed_servers\n\napp = timed_servers.{server}\n",
         "utf-8",
     )
     (package / "client.py").write_text(
-        "from flower_strategy.client_app import app  # noqa: F401\n", "utf-8"
+        "from flower_strategy import client_app\n\napp = client_app.app\n", "utf-8"
     )
     own = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
     keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in own["config"].items())
