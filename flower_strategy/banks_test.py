@@ -21,7 +21,7 @@ def adapter(seed: int, rank: int = 2) -> AdapterState:
     )
 
 
-def assert_equal(found: AdapterState, wanted: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+def assert_equal(found: AdapterState, wanted: dict[str, np.ndarray]) -> None:
     for name, dense in wanted.items():
         np.testing.assert_allclose(found.delta(name), dense, atol=1e-4 * np.abs(dense).max())
 

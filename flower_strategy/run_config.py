@@ -108,8 +108,9 @@ KEYS: dict[str, Key] = {_name(item.name): item.metadata["key"] for item in field
 
 _PAGE_HEAD = """# Run configuration
 
-Every key of `flwr run . --run-config "KEY=VALUE KEY=VALUE"`. Texts go in quotes: `model='...'`. A wrong
-value or an unknown key ends the run before anything starts, with a sentence that says what is accepted.
+Every key of `flwr run . --run-config "KEY=VALUE KEY=VALUE"`. Texts go in quotes: `model='...'`. A
+wrong value or an unknown key ends the run before anything starts, with a sentence that says what is
+accepted.
 
 This page is written by `python -m flower_strategy.run_config`.
 

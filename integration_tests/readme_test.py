@@ -83,7 +83,7 @@ def answers(port: str) -> bool:
 
 
 def test_every_shell_command_is_tested() -> None:
-    tested = {"train", "export", "expert", "host", "ask", "check"}
+    tested = {"train", "report", "export", "expert", "host", "ask", "check"}
     assert tested < set(BLOCKS)
     assert shell_blocks(README) == len(tested)
 
@@ -92,7 +92,7 @@ def test_training(tiny_model: str, tmp_path: Path) -> None:
     env, marker = flower_environment(tmp_path / "flower", None)
     # A made-up model instead of SmolLM2, for time: federated_test and demo_test train the real one.
     block = command("train").replace(
-        "output='floe-run'", f"output='{tmp_path}' model='{tiny_model}'"
+        "output='floe-run'", f"output='{tmp_path}/floe-run' model='{tiny_model}'"
     )
     assert tiny_model in block
     try:
@@ -110,9 +110,14 @@ def test_training(tiny_model: str, tmp_path: Path) -> None:
         end_processes(marker)
     assert result.returncode == 0, result.stdout[-3000:]
     assert "[ROUND 3/3]" in result.stdout
-    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    folder = tmp_path / "floe-run"
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     assert len(manifest["devices"]) == 6
-    assert (tmp_path / manifest["clusters"][0]["adapter"] / "adapter_config.json").is_file()
+    assert (folder / manifest["clusters"][0]["adapter"] / "adapter_config.json").is_file()
+    assert (folder / "checkpoints" / "round-0003").is_dir()
+    printed = run("report", tmp_path)
+    assert any(cluster["name"] in printed for cluster in manifest["clusters"])
+    assert "<svg" in (folder / "report.html").read_text("utf-8")
 
 
 def test_serving(tmp_path: Path) -> None:
