@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import AdapterState, LoraFactors
+from flower_strategy.adapter import AdapterState, FloatArray, LoraFactors
 from flower_strategy.base_model import load_base_model
 from flower_strategy.conftest import tiny_model
 from flower_strategy.devices import DEVICE_CLASSES
@@ -55,12 +55,10 @@ def adapters(ranks: tuple[int, ...], *, scaling: float = 1.0) -> list[AdapterSta
     ]
 
 
-def dense_mean(given: list[AdapterState], weights: list[float], layer: str) -> np.ndarray:
+def dense_mean(given: list[AdapterState], weights: list[float], layer: str) -> FloatArray:
     total = sum(weights)
-    return np.sum(
-        [weight / total * one.delta(layer) for weight, one in zip(weights, given, strict=True)],
-        axis=0,
-    )
+    moves = [weight / total * one.delta(layer) for weight, one in zip(weights, given, strict=True)]
+    return np.asarray(np.sum(moves, axis=0), dtype=np.float32)
 
 
 # ----------------------------------------------------------------- averaging
@@ -132,7 +130,8 @@ def test_a_round_takes_what_its_slowest_device_needs_and_none_begins_too_late() 
         clock.begin_round({0: load, 1: load})
     with pytest.raises(BudgetSpentError):
         clock.begin_round({0: load, 1: load})
-    assert (clock.rounds, clock.seconds) == (2, pytest.approx(30.0))
+    assert clock.rounds == 2
+    assert clock.seconds == pytest.approx(30.0)
     assert (clock.bytes_up, clock.bytes_down) == (2_000_000, 4_000_000)
 
 
@@ -145,7 +144,7 @@ def protocol(tiny_model: str) -> Protocol:
         model=tiny_model,
         clients=6,
         ranks=(2, 4, 8),
-        budget=20.0,
+        budget=15.0,
         local_steps=3,
         learning_rate=0.02,
         max_length=48,
@@ -249,7 +248,7 @@ def test_every_method_uses_the_same_budget(
     page = tmp_path / "page.md"
     page.write_text(f"# Page\n\n{summary.BEGIN}\n{summary.END}\n\nThe end.\n", encoding="utf-8")
     arguments = [
-        *("--model", tiny_model, "--data", "embedded", "--ranks", "2,4,8", "--budget", "20"),
+        *("--model", tiny_model, "--data", "embedded", "--ranks", "2,4,8", "--budget", "15"),
         *("--local-steps", "3", "--learning-rate", "0.02", "--max-length", "48"),
         *("--eval-examples", "4", "--step-seconds", "0.5,0.01"),
         *("--seeds", "0", "--levels", "1,0", "--jobs", "1"),
@@ -267,7 +266,7 @@ def test_every_method_uses_the_same_budget(
             assert figures["gap_mean"] == pytest.approx(
                 figures["loss_mean"] - methods["floe"]["loss_mean"]
             )
-            assert figures["virtual_seconds"] <= 20
+            assert figures["virtual_seconds"] <= 15
             if name not in ("untrained", "local"):
                 assert figures["rounds"] == 3
                 assert figures["steps"] == 3 * 3 * 6
@@ -299,7 +298,7 @@ def test_a_benchmark_goes_on_where_it_was_cut_off(protocol: Protocol, tmp_path: 
         Task(0.0, 0, ("floe",)),
     ]
     with pytest.raises(ConfigError, match="another budget"):
-        Journal(path, replace(protocol, budget=21.0).described())
+        Journal(path, replace(protocol, budget=16.0).described())
 
 
 def test_a_step_can_be_timed_on_this_machine(protocol: Protocol) -> None:
