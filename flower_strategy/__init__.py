@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.aggregation import AdapterMean, Aggregate, truncate
     from flower_strategy.base_model import adapted_shapes, load_base_model
+    from flower_strategy.choosing import AdapterChoice, adapter_for_text
     from flower_strategy.clustering import ClusteringSettings
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
     from flower_strategy.devices import Device
     from flower_strategy.embedding import EmbeddingSettings, embed_texts
-    from flower_strategy.export import choose_adapter, load_history, load_manifest
+    from flower_strategy.export import choose_adapter
     from flower_strategy.profiles import DeviceProfile
     from flower_strategy.rank_policies import (
         DeadlinePolicy,
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from flower_strategy.ranks import RankDecision, RankPolicy
     from flower_strategy.replies import ReplyRules
     from flower_strategy.run_config import RunConfig
+    from flower_strategy.run_folder import load_history, load_manifest
     from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
     from flower_strategy.training import TrainingSettings
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
+    "AdapterChoice": "choosing",
     "AdapterMean": "aggregation",
     "AdapterState": "adapter",
     "Aggregate": "aggregation",
@@ -60,18 +63,20 @@ _HOMES = {
     "TrainingSettings": "training",
     "UniformMinPolicy": "rank_policies",
     "adapted_shapes": "base_model",
+    "adapter_for_text": "choosing",
     "choose_adapter": "export",
     "embed_texts": "embedding",
     "hold_out": "data.partition",
     "initial_adapter": "adapter",
     "load_base_model": "base_model",
-    "load_history": "export",
-    "load_manifest": "export",
+    "load_history": "run_folder",
+    "load_manifest": "run_folder",
     "make_initial_arrays": "strategy",
     "truncate": "aggregation",
 }
 
 __all__ = [
+    "AdapterChoice",
     "AdapterMean",
     "AdapterState",
     "Aggregate",
@@ -96,6 +101,7 @@ __all__ = [
     "TrainingSettings",
     "UniformMinPolicy",
     "adapted_shapes",
+    "adapter_for_text",
     "choose_adapter",
     "embed_texts",
     "hold_out",

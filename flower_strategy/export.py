@@ -75,11 +75,9 @@ from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.ranks import RankPolicy
+from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings
-
-MANIFEST_FILE = "manifest.json"
-HISTORY_FILE = "history.json"
 
 
 def export_run(
@@ -139,7 +137,7 @@ def export_run(
             }
         )
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "model": training.model,
         "base_model_path": base_model,
         "licence": models.licence(base_model),
@@ -156,7 +154,7 @@ def export_run(
     _write(folder / MANIFEST_FILE, manifest)
     _write(
         folder / HISTORY_FILE,
-        {"format": 1, "rounds": [pack_round(record) for record in state.history]},
+        {"format": FORMAT, "rounds": [pack_round(record) for record in state.history]},
     )
     return manifest
 
@@ -197,25 +195,13 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
     (folder / "adapter_model.safetensors").write_bytes(weights)
 
 
-def load_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read a run's manifest."""
-    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST_FILE).read_text("utf-8"))
-    return manifest
-
-
-def load_history(folder: Path | str) -> dict[str, Any]:
-    """Read a run's history."""
-    history: dict[str, Any] = json.loads((Path(folder) / HISTORY_FILE).read_text("utf-8"))
-    return history
-
-
 def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
     """Return the name of the cluster whose centroid is closest in angle to an embedding.
 
     Parameters
     ----------
     manifest : Mapping[str, Any]
-        What `load_manifest` gives.
+        What `flower_strategy.run_folder.load_manifest` gives.
     embedding : FloatArray
         Shape (hidden,), of a text, by `embed_texts` with the same base model.
     """

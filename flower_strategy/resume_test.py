@@ -7,9 +7,9 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy.export import load_history, load_manifest
 from flower_strategy.local_grid_test import LocalGrid
 from flower_strategy.run_config import ConfigValue
+from flower_strategy.run_folder import load_history, load_manifest
 
 NODES = 6
 

@@ -14,10 +14,11 @@ from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.export import choose_adapter, load_history, load_manifest
+from flower_strategy.export import choose_adapter
 from flower_strategy.local_grid_test import LocalGrid, Tamper
 from flower_strategy.profiles import EMBEDDING_KEY
 from flower_strategy.run_config import ConfigValue
+from flower_strategy.run_folder import load_history, load_manifest
 
 
 @pytest.fixture

@@ -134,7 +134,11 @@ class TrainingStage(Stages):
 
     def new_mean(self) -> AdapterMean:
         """Return an empty mean; what replies of one cluster are folded into."""
-        return AdapterMean(self.state.initial.shapes, weighting=self.aggregation.weighting)
+        return AdapterMean(
+            self.state.initial.shapes,
+            weighting=self.aggregation.weighting,
+            ranks=self.rank_policy.candidates,
+        )
 
     def move_banks(self, means: dict[str, AdapterMean]) -> None:
         """Move every cluster's bank that has enough good replies; the others keep theirs."""
