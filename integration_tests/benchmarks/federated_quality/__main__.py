@@ -83,7 +83,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_numbers(float),
         default=defaults.step_seconds,
         metavar="BASE,PER_RANK",
-        help="virtual seconds of a step with slowdown 1 (1.2,0.004)",
+        help="virtual seconds of a step with slowdown 1 (2.2,0.008)",
     )
     add(
         "--measure-steps",

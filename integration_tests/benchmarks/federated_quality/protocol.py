@@ -45,13 +45,13 @@ class Protocol:
     clients: int = 6
     devices: tuple[str, ...] = ("phone", "jetson", "laptop")
     ranks: tuple[int, ...] = (4, 8, 16, 32)
-    budget: float = 120.0
+    budget: float = 100.0
     local_steps: int = 4
     batch_size: int = 2
     learning_rate: float = 2e-3
     max_length: int = 40
-    eval_examples: int = 12
-    step_seconds: tuple[float, float] = (1.2, 0.004)
+    eval_examples: int = 8
+    step_seconds: tuple[float, float] = (2.2, 0.008)
     downlink: float = 8.0
 
     def run_config(self, level: float, seed: int) -> RunConfig:
