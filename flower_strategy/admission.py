@@ -23,12 +23,18 @@ from flower_strategy.theory import step_size_warning
 logger = logging.getLogger("flwr")
 
 
+_LOOK_AGAIN_SECONDS = 2.0
+_MEASURE_AGAIN_SECONDS = 60.0
+
+
 class NoDevicesError(FloeError, RuntimeError):
     """No device can take part in the run; the message gives every device's reason."""
 
 
 class Admission(Stages):
     """The part of `FloeStrategy` that admits devices. Every step can be overridden."""
+
+    _reclustered_in = 0
 
     def admit(self, grid: Grid, timeout: float) -> None:
         """Query the profiles that are wanted; give those devices a rank and a cluster.
@@ -38,38 +44,57 @@ class Admission(Stages):
         later one joins the nearest centroid. A node whose profile is refused is asked again in
         the next round.
 
+        A run that has begun does not hurry through its rounds while all devices are away: it
+        waits for one that can train.
+
         Raises
         ------
         NoDevicesError
-            There is no device that can train, and no round was finished that would be lost.
+            There is no device that can train, and in a run that has begun none came in time.
         """
+        end = time.monotonic() + timeout
         if self._record is self._first_record:
             self.wait_for_nodes(grid, timeout)
+        self.query_profiles(grid, timeout)
+        begun, measured = self._record.round > 0, time.monotonic()
+        while not self.able_nodes(grid):
+            if not begun or time.monotonic() > end:
+                reasons = self._record.reasons() + self.state.reasons()
+                raise NoDevicesError(
+                    "No device can take part: " + ("; ".join(reasons) or "none is connected.")
+                )
+            time.sleep(_LOOK_AGAIN_SECONDS)
+            if time.monotonic() > measured + _MEASURE_AGAIN_SECONDS:
+                self.state.left_since = dict.fromkeys(self.state.left_since, self._record.round - 1)
+                measured = time.monotonic()
+            self.query_profiles(grid, timeout)
+        for node, decision in self.state.decisions.items():
+            if decision.rank is None:
+                self._record.left_out[node] = decision.reason
+
+    def able_nodes(self, grid: Grid) -> list[int]:
+        """Return the nodes that are connected and have a rank."""
+        online = set(grid.get_node_ids())
+        return [node for node, d in self.state.decisions.items() if d.rank and node in online]
+
+    def query_profiles(self, grid: Grid, timeout: float) -> None:
+        """Query the profiles that are wanted now, and take the good ones into the run."""
         online = sorted(grid.get_node_ids())
         new = [node for node in online if node not in self.state.profiles]
         again = self.nodes_to_measure_again(online)
         recluster = self.time_to_recluster()
         asked = set(new) | set(again) | (set(online) if recluster else set())
-        if asked:
-            messages = self.configure_profile(sorted(asked), refresh=again)
-            profiles = self.aggregate_profile(
-                self.receive(grid, messages, timeout, stage="profile")
-            )
-            self.take_profiles(profiles, online)
-            if profiles and recluster:
-                self.recluster()
-            self.warn_of_step_size()
-            if joined := [node for node in self.state.profiles if node in profiles]:
-                reporting.log_devices(joined, self.state, self.rank_policy)
-        for node, decision in self.state.decisions.items():
-            if decision.rank is None:
-                self._record.left_out[node] = decision.reason
-        if not any(decision.rank for decision in self.state.decisions.values()):
-            reasons = self._record.reasons() + self.state.reasons()
-            sentence = "No device can take part: " + ("; ".join(reasons) or "none is connected.")
-            if self._record is self._first_record:
-                raise NoDevicesError(sentence)
-            logger.warning("%s The run goes on with the next round.", sentence)
+        if not asked:
+            return
+        messages = self.configure_profile(sorted(asked), refresh=again)
+        profiles = self.aggregate_profile(self.receive(grid, messages, timeout, stage="profile"))
+        self.take_profiles(profiles, online)
+        if profiles and recluster:
+            self.recluster()
+            self._reclustered_in = self._record.round
+        self.warn_of_step_size()
+        if joined := [node for node in self.state.profiles if node in profiles]:
+            reporting.log_devices(joined, self.state, self.rank_policy)
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """Wait until enough nodes are connected, or the time is up."""
@@ -78,23 +103,27 @@ class Admission(Stages):
             if time.monotonic() > end:
                 return
             logger.info("Waiting for nodes: %d of %d are connected.", count, needed)
-            time.sleep(2.0)
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
     def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]:
-        """Return the nodes that have been left out long enough to be measured again."""
-        every, now = self.participation.readmit_every, self._record.round
-        return [
-            node
-            for node in online
-            if every
-            and node in self.state.left_since
-            and now - self.state.left_since[node] >= every
-        ]
+        """Return the nodes that have been left out long enough to be measured again.
+
+        Where all are left out, nothing is gained by waiting for more rounds.
+        """
+        every, now, since = (
+            self.participation.readmit_every,
+            self._record.round,
+            self.state.left_since,
+        )
+        if every and since and not any(d.rank for d in self.state.decisions.values()):
+            every = 1
+        return [node for node in online if every and now - since.get(node, now) >= every]
 
     def time_to_recluster(self) -> bool:
         """Return whether all devices are to be clustered again in this round."""
         every, now = self.clustering.every, self._record.round
-        return bool(every and self.state.clusters and now > 1 and (now - 1) % every == 0)
+        due = every and self.state.clusters and now > 1 and (now - 1) % every == 0
+        return bool(due and self._reclustered_in < now)
 
     def configure_profile(
         self, nodes: Sequence[int], *, refresh: Sequence[int] = ()

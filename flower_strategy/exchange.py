@@ -43,6 +43,7 @@ def exchange(
     *,
     patience: Patience,
     missing: Callable[[int, str], None],
+    gone: Callable[[int, str], None],
 ) -> Iterator[Message]:
     """Send messages and yield the replies as they arrive, until all are here or time is up.
 
@@ -61,12 +62,15 @@ def exchange(
         How long to wait.
     missing : Callable[[int, str], None]
         Called at the end with every node that did not reply, and the reason as one phrase.
+    gone : Callable[[int, str], None]
+        Called with a node that the SuperLink reports as gone, and the reason that it gives.
     """
     if not messages:
         return
     nodes = {message.metadata.dst_node_id for message in messages}
     asked = len(messages)
     identifiers = set(grid.push_messages(messages))
+    receivers = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
     started = time.monotonic()
     # Flower gives a message that it could not deliver no identifier; its node stays in `nodes`.
     end, reason = started + patience.timeout, f"no reply within {patience.timeout:g} s."
@@ -76,8 +80,15 @@ def exchange(
         waiting = sorted(identifiers)
         for start in range(0, before, _PULL_AT_ONCE):
             for reply in grid.pull_messages(waiting[start : start + _PULL_AT_ONCE]):
-                identifiers.discard(reply.metadata.reply_to_message_id)
-                nodes.discard(reply.metadata.src_node_id)
+                identifier = reply.metadata.reply_to_message_id
+                identifiers.discard(identifier)
+                sender = reply.metadata.src_node_id
+                if reply.has_error() and sender not in nodes and identifier in receivers:
+                    # The SuperLink answers for a node that is gone, under its own id.
+                    nodes.discard(receivers[identifier])
+                    gone(receivers[identifier], reply.error.reason or "it is gone.")
+                    continue
+                nodes.discard(sender)
                 yield reply
         arrived = asked - len(nodes)
         if quorum <= arrived < asked and before > len(identifiers):

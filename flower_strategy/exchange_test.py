@@ -2,7 +2,7 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from flower_strategy.exchange import Patience, exchange
 from flower_strategy.local_grid_test import LocalGrid
@@ -33,10 +33,13 @@ def ask(seconds: dict[int, float], patience: Patience) -> tuple[list[int], dict[
     content = RecordDict({"config": ConfigRecord()})
     messages = [Message(content, message_type="train", dst_node_id=node) for node in seconds]
     missing: dict[int, str] = {}
+    gone: dict[int, str] = {}
     grid, started = TimedGrid(seconds), time.monotonic()
     got = [
         reply.metadata.src_node_id
-        for reply in exchange(grid, messages, patience=patience, missing=missing.__setitem__)
+        for reply in exchange(
+            grid, messages, patience=patience, missing=missing.__setitem__, gone=gone.__setitem__
+        )
     ]
     return sorted(got), missing, time.monotonic() - started
 
@@ -60,6 +63,33 @@ def test_once_the_quorum_is_there_late_replies_have_the_grace_only() -> None:
     assert got == [1, 2, 3]
     assert "no reply within 1.2 s of the quorum of 2 of 4" in missing[4]
     assert seconds < 10
+
+
+class SuperLinkAnswers(TimedGrid):
+    """Answers for node 2 as the SuperLink does for a node that is gone: from node 1."""
+
+    def _reply(self, message: Message) -> Message:
+        if message.metadata.dst_node_id != 2:
+            return super()._reply(message)
+        reply = Message(Error(code=4, reason="Node Unavailable"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = 1
+        return reply
+
+
+def test_an_error_that_the_superlink_sends_counts_for_the_node_that_is_gone() -> None:
+    content = RecordDict({"config": ConfigRecord()})
+    messages = [Message(content, message_type="train", dst_node_id=node) for node in (2, 3)]
+    missing: dict[int, str] = {}
+    gone: dict[int, str] = {}
+    replies = exchange(
+        SuperLinkAnswers({1: 0.0, 2: 0.0, 3: 0.0}),
+        messages,
+        patience=Patience(timeout=20),
+        missing=missing.__setitem__,
+        gone=gone.__setitem__,
+    )
+    assert [reply.metadata.src_node_id for reply in replies] == [3]
+    assert (missing, gone) == ({}, {2: "Node Unavailable"})
 
 
 @pytest.mark.parametrize(

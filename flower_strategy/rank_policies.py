@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.config_keys import EXPORT_RANKS, split_list
-from flower_strategy.pace import BAND
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.run_config import RunConfig
@@ -26,7 +25,7 @@ class DeadlinePolicy:
     deadline : float, optional
         Seconds that a round may take. None takes, from the first profiles, what the slowest
         device that can hold the smallest rank needs for it: nobody who could take part is left
-        out, and the others use the time that they would wait anyway.
+        out for its speed, then or later, and the others use the time that they would wait anyway.
     """
 
     name = "deadline"
@@ -34,6 +33,7 @@ class DeadlinePolicy:
     def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
         self.candidates = tuple(sorted(candidates))
         self.deadline = deadline
+        self._automatic = deadline is None
 
     def assign(
         self,
@@ -57,6 +57,7 @@ class DeadlinePolicy:
                 self.candidates,
                 local_steps=local_steps,
                 deadline=math.inf if self.deadline is None else self.deadline,
+                smallest_always=self._automatic,
                 pace=pace.get(node, 1.0),
             )
             for node, profile in profiles.items()
@@ -239,12 +240,11 @@ def _largest(
     *,
     local_steps: int,
     deadline: float = math.inf,
+    smallest_always: bool = True,
     pace: float = 1.0,
 ) -> RankDecision:
-    # The slack is for rounding: the automatic deadline is itself such a sum. A device in the run
-    # that turns out to be a little slower keeps the smallest rank: to lose it would save less time
-    # than the paces' band, and it would be measured and admitted again a few rounds later.
-    allowed, slower = deadline * (1 + 1e-9), pace > 1.0
+    # The slack is for rounding: the automatic deadline is itself such a sum.
+    allowed = deadline * (1 + 1e-9)
     refusal = "it is the largest candidate"
     for rank in reversed(candidates):
         seconds = predicted_seconds(profile, rank, local_steps=local_steps, pace=pace)
@@ -254,7 +254,7 @@ def _largest(
                 f"rank {rank} needs {memory / 1e9:.2f} GB of memory, "
                 f"the device has {profile.memory_bytes / 1e9:.2f} GB"
             )
-        elif seconds > allowed * (BAND if slower and rank == candidates[0] else 1.0):
+        elif seconds > allowed and not (smallest_always and rank == candidates[0]):
             refusal = f"rank {rank} needs {seconds:.1f} s, the deadline is {deadline:.1f} s"
         else:
             return RankDecision(rank, seconds, refusal)

@@ -84,6 +84,7 @@ class Stages(Strategy):
             messages,
             patience=patience,
             missing=lambda node, reason: self._late(node, stage, reason),
+            gone=lambda node, reason: self._refuse(node, stage, ReplyError(reason)),
         )
 
     def _device(self, node: int) -> DeviceRound:

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import Result
 from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
 from flower_strategy.adapter import AdapterState, initial_adapter
-from flower_strategy.admission import Admission
+from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes
 from flower_strategy.checkpoint import (
     load_checkpoint,
@@ -53,7 +53,7 @@ from flower_strategy.training_stage import TrainingStage
 logger = logging.getLogger("flwr")
 
 
-class FloeStrategy(Admission, TrainingStage, EvaluationStage):
+class FloeStrategy(TrainingStage, EvaluationStage):
     """Federated LoRA fine-tuning for devices of different strength and different tasks.
 
     Every step is a method of its own and can be overridden. Clients answer three messages, for
@@ -178,7 +178,7 @@ class FloeStrategy(Admission, TrainingStage, EvaluationStage):
         Raises
         ------
         NoDevicesError
-            No device can take part.
+            No device can take part. What earlier rounds made is exported first.
         ConfigError
             The initial adapter has too small a rank.
         """
@@ -196,8 +196,13 @@ class FloeStrategy(Admission, TrainingStage, EvaluationStage):
             self._record = RoundRecord(round=server_round)
             if server_round == finished + 1:
                 self._first_record = self._record
+            try:
+                self.admit(grid, timeout)
+            except NoDevicesError:
+                if server_round:
+                    self.export()  # what the rounds so far have made is not lost
+                raise
             self.state.history.append(self._record)
-            self.admit(grid, timeout)
             arrays = self.state.to_arrays()
             if server_round:
                 messages = self.configure_train(server_round, arrays, train_config, grid)

@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 
 from flower_strategy import reporting
 from flower_strategy.adapter_sketch import sketch_adapter
+from flower_strategy.admission import Admission
 from flower_strategy.aggregation import AdapterMean
 from flower_strategy.banks import share_globally, with_momentum
 from flower_strategy.records import ClusterRound
 from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_reply
-from flower_strategy.stages import Stages
 from flower_strategy.update_norms import NormJudge, update_norm
 
 logger = logging.getLogger("flwr")
@@ -31,7 +31,7 @@ class _Waiting:
     norm: float
 
 
-class TrainingStage(Stages):
+class TrainingStage(Admission):
     """The part of `FloeStrategy` that trains. Every step can be overridden."""
 
     def configure_train(
@@ -41,10 +41,11 @@ class TrainingStage(Stages):
 
         `arrays` is not read: the banks are in ``state``.
         """
-        state, online = self.state, set(grid.get_node_ids())
-        able = [node for node, d in state.decisions.items() if d.rank and node in online]
+        state = self.state
         chosen = state.sample(
-            able, self.participation.fraction_train, (self.training.seed, server_round)
+            self.able_nodes(grid),
+            self.participation.fraction_train,
+            (self.training.seed, server_round),
         )
         wanted = {
             node: (state.cluster_of(node).name, rank)
