@@ -131,6 +131,8 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
             for entry in first["refused"]
             if (entry["node"], entry["stage"]) == (str(nodes["laptop"]), "train")
         ]
+        refused = {entry["node"] for entry in first["refused"]}
+        assert refused <= {str(node) for node in nodes.values()}
         # Floe's own sentence, or Flower's where that has missed the node's heartbeat by then.
         assert len(reasons) == 1
         assert re.search("no reply within|unavailable", reasons[0], re.IGNORECASE)
