@@ -173,13 +173,12 @@ def test_the_page_says_nothing_on_the_console_and_fetches_nothing(
 
 
 def hover(browser: Chrome, target: WebElement) -> None:
-    # A scroll hides the tooltip, and its event comes with the next frame.
-    browser.execute_async_script(
-        "arguments[0].scrollIntoView({block: 'center'});"
-        "requestAnimationFrame(() => requestAnimationFrame(arguments[1]))",
-        target,
-    )
+    # A scroll hides the tooltip, and its event comes with a later frame: the pointer arrives, the
+    # page comes to rest, and the pointer moves on a little.
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
     ActionChains(browser).move_to_element(target).perform()
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    ActionChains(browser).move_by_offset(1, 0).perform()
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def page(run: Run, data: Mapping[str, Mapping[str, Any]]) -> str:
     """
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
     title = f"Floe run: {run.manifest.get('model') or 'unnamed model'}"
     body = element(

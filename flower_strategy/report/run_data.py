@@ -144,7 +144,12 @@ def read_run(folder: Path | str) -> Run:
             )
             for node, entry in zip(nodes, manifest["devices"], strict=True)
         ),
-        key=lambda device: (place.get(device.cluster, len(place)), device.kind, device.node),
+        key=lambda device: (
+            place.get(device.cluster, len(place)),
+            device.cluster,
+            device.kind,
+            device.node,
+        ),
     )
     return Run(
         manifest=manifest,
