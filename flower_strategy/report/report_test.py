@@ -134,7 +134,12 @@ def test_nothing_that_a_device_says_becomes_markup(tmp_path: Path) -> None:
         device("1", device=EVIL, label=EVIL, reason=EVIL),
         device(EVIL, cluster=EVIL, rank=None, reason=EVIL),
     ]
-    outcome = {"asked": 1, "moved": True, "held_out_loss": 1.0, "discarded_energy": 0.1}
+    outcome: dict[str, Any] = {
+        "asked": 1,
+        "moved": True,
+        "held_out_loss": 1.0,
+        "discarded_energy": 0.1,
+    }
     outcome |= {"discarded_by_layer": {EVIL: 0.1}}
     entry = {
         "round": 1,
@@ -154,8 +159,12 @@ def test_nothing_that_a_device_says_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_absent_and_null_values_leave_gaps_and_no_error(tmp_path: Path) -> None:
-    devices = [device("1", embedding=None), device("2", rank=None, device=None, reason=None), {}]
-    rounds = [
+    devices: list[dict[str, Any]] = [
+        device("1", embedding=None),
+        device("2", rank=None, device=None, reason=None),
+        {},
+    ]
+    rounds: list[dict[str, Any]] = [
         {"round": 0, "clusters": None, "devices": {"1": None}},
         {"round": 1, "devices": {"1": trained(observed_seconds=None, held_out_loss=None)}},
         {"devices": {"9": {}}, "refused": [None, {}], "clusters": {"cluster-0": {}}},

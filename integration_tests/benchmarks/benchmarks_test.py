@@ -58,7 +58,7 @@ def test_round_overhead_compares_whole_rounds(
 ) -> None:
     values = figures(
         "round_overhead",
-        *("--model", tiny_model, "--rounds", "2", "--clients", "2", "--rank", "4"),
+        *("--model", tiny_model, "--rounds", "2", "--clients", "2", "--rank", "8"),
         *("--local-steps", "1", "--repeats", "1"),
     )
     assert values["ratio"] == pytest.approx(values["round_s"] / values["fedavg_round_s"])

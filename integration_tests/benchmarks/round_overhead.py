@@ -19,6 +19,7 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
+from flower_strategy.config_keys import EXPORT_RANKS
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.timed_servers import RESULT_VARIABLE
 from integration_tests.flower_runs import run_flower_app
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="base model, a name or a folder")
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds per run")
     parser.add_argument("--clients", type=int, default=4, help="nodes")
-    parser.add_argument("--rank", type=int, default=8, help="LoRA rank of every node")
+    parser.add_argument(
+        "--rank", type=int, default=8, choices=EXPORT_RANKS, help="LoRA rank of every node"
+    )
     parser.add_argument("--local-steps", type=int, default=3, help="optimizer steps per round")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, in turn")
     options = parser.parse_args(arguments)
@@ -115,10 +118,10 @@ def _run(server: str, home: Path, model: str, options: Any) -> list[dict[str, fl
             "fixed-ranks": str(options.rank),
             "ranks": str(options.rank),
             "export-rank": options.rank,
-            # One cluster, and no simulated devices: every node does the same work.
+            # One cluster and one class of devices: every node does the same work.
             "silhouette": 1.0,
-            "devices": "",
-            "output": "",
+            "devices": "laptop",
+            "output": str(home / "run"),
         },
         options.clients,
         home / "flwr",

@@ -122,7 +122,7 @@ def run_fedavg(grid: Grid, context: Context) -> None:
         clock.waited(time.perf_counter() - started)
         return replies
 
-    grid.send_and_receive = timed  # type: ignore[method-assign, assignment]
+    grid.send_and_receive = timed  # type: ignore[method-assign]
     strategy = TimedFedAvg(min_available_nodes=2)
     strategy.clock = clock
     strategy.start(
