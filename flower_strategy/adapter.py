@@ -151,15 +151,33 @@ class AdapterState:
         return AdapterState(layers, self.scaling)
 
     def with_scaling(self, scaling: float) -> AdapterState:
-        """Return the same weight moves written with another scaling."""
+        """Return the same weight moves written with another scaling, by way of ``b``."""
         if scaling == self.scaling:
             return self
-        root = math.sqrt(self.scaling / scaling)
-        layers = {
-            name: LoraFactors(b=np.float32(root) * f.b, a=np.float32(root) * f.a)
-            for name, f in self.layers.items()
-        }
-        return AdapterState(layers, scaling)
+        return AdapterState(self.scaled(self.scaling / scaling).layers, scaling)
+
+    def balanced(self, like: AdapterState) -> AdapterState:
+        """Return the same weight moves with rows of ``a`` as long as those of another adapter.
+
+        A mean's singular values are split evenly between its factors, and after a few steps of
+        training they are small. A device that went on from there would learn slowly: an optimizer
+        step on ``b`` moves the weight by as much as ``a`` is long. So every term gets the length
+        of ``a`` that training began with, and ``b`` the rest.
+
+        Parameters
+        ----------
+        like : AdapterState
+            Adapter with the same layers and at least as many terms.
+        """
+        layers = {}
+        for name, factors in self.layers.items():
+            lengths = np.linalg.norm(factors.a, axis=1)
+            wanted = np.linalg.norm(like.layers[name].a[: factors.rank], axis=1)
+            factor = np.where(lengths > 0, wanted / np.maximum(lengths, 1e-30), 1.0)
+            # A term whose wanted length is zero stays as it is.
+            factor = np.where(factor > 0, factor, 1.0).astype(np.float32)
+            layers[name] = LoraFactors(b=factors.b / factor, a=factors.a * factor[:, None])
+        return AdapterState(layers, self.scaling)
 
     def to_arrays(self, *, prefix: str = "") -> ArrayRecord:
         """Write the factors into a Flower record; the scaling travels beside it."""

@@ -76,6 +76,20 @@ def test_another_scaling_keeps_the_product() -> None:
         np.testing.assert_allclose(same.delta(name), adapter.delta(name), rtol=1e-5, atol=1e-6)
 
 
+def test_balancing_keeps_the_product_and_gives_the_lengths_that_training_began_with() -> None:
+    initial = initial_adapter(SHAPES, rank=5, seed=3)
+    adapter = random_adapter(2).scaled(1e-4).resized(4, fill=initial)
+    balanced = adapter.balanced(initial)
+    for name in SHAPES:
+        np.testing.assert_allclose(balanced.delta(name), adapter.delta(name), rtol=1e-4, atol=1e-9)
+        lengths = np.linalg.norm(balanced.layers[name].a, axis=1)
+        begun = np.linalg.norm(initial.layers[name].a[:4], axis=1)
+        np.testing.assert_allclose(lengths, begun, rtol=1e-5)
+    untrained = initial.balanced(initial)
+    for name in SHAPES:
+        assert np.array_equal(untrained.layers[name].a, initial.layers[name].a)
+
+
 def test_a_flower_record_gives_back_what_went_in() -> None:
     adapter = random_adapter(3)
     back = AdapterState.from_arrays(adapter.to_arrays(), scaling=adapter.scaling)

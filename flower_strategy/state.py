@@ -134,8 +134,8 @@ class RunState:
         return nearest(self.profiles[node].embedding, self.clusters)
 
     def adapter(self, cluster: str, rank: int) -> AdapterState:
-        """Return a cluster's adapter at a rank, terms beyond its own ready to learn."""
-        return self.banks[cluster].resized(rank, fill=self.initial)
+        """Return a cluster's adapter at a rank, all its terms ready to learn."""
+        return self.banks[cluster].resized(rank, fill=self.initial).balanced(self.initial)
 
     # ---------------------------------------------------------------- devices
 
