@@ -55,6 +55,7 @@ class Admission(Stages):
         end = time.monotonic() + timeout
         if self._record is self._first_record:
             self.wait_for_nodes(grid, timeout)
+            self.assign_ranks()
         self.query_profiles(grid, timeout)
         begun, measured = self._record.round > 0, time.monotonic()
         while not self.able_nodes(grid):
@@ -65,22 +66,21 @@ class Admission(Stages):
                 )
             time.sleep(_LOOK_AGAIN_SECONDS)
             if time.monotonic() > measured + _MEASURE_AGAIN_SECONDS:
-                self.state.left_since = dict.fromkeys(self.state.left_since, self._record.round - 1)
+                before = self._record.round - 1
+                self.state.left_since = {
+                    node: min(since, before) for node, since in self.state.left_since.items()
+                }
+                self._silent_since.clear()
                 measured = time.monotonic()
             self.query_profiles(grid, timeout)
         for node, decision in self.state.decisions.items():
             if decision.rank is None:
                 self._record.left_out[node] = decision.reason
 
-    def able_nodes(self, grid: Grid) -> list[int]:
-        """Return the nodes that are connected and have a rank."""
-        online = set(grid.get_node_ids())
-        return [node for node, d in self.state.decisions.items() if d.rank and node in online]
-
     def query_profiles(self, grid: Grid, timeout: float) -> None:
         """Query the profiles that are wanted now, and take the good ones into the run."""
         online = sorted(grid.get_node_ids())
-        new = [node for node in online if node not in self.state.profiles]
+        new = self.new_nodes(online)
         again = self.nodes_to_measure_again(online)
         recluster = self.time_to_recluster()
         asked = set(new) | set(again) | (set(online) if recluster else set())
@@ -88,13 +88,35 @@ class Admission(Stages):
             return
         messages = self.configure_profile(sorted(asked), refresh=again)
         profiles = self.aggregate_profile(self.receive(grid, messages, timeout, stage="profile"))
-        self.take_profiles(profiles, online)
+        renamed = self.take_profiles(profiles, online, embeddings_anew=recluster)
         if profiles and recluster:
             self.recluster()
             self._reclustered_in = self._record.round
         self.warn_of_step_size()
         if joined := [node for node in self.state.profiles if node in profiles]:
             reporting.log_devices(joined, self.state, self.rank_policy)
+        if renamed and self.nodes_to_measure_again(online):
+            # Under their old ids they could not be recognised as due.
+            self.query_profiles(grid, timeout)
+
+    def new_nodes(self, online: Sequence[int]) -> list[int]:
+        """Return the nodes to ask for their first profile.
+
+        One that was silent is asked again in the next round only if nobody else can train: each
+        time, all others wait for it.
+        """
+        state, now = self.state, self._record.round
+        every = max(1, self.participation.readmit_every)
+        able = any(state.decisions[node].rank for node in online if node in state.decisions)
+        return [
+            node
+            for node in online
+            if node not in state.profiles
+            and (
+                node not in self._silent_since
+                or now - self._silent_since[node] >= (every if able else 1)
+            )
+        ]
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
         """Wait until enough nodes are connected, or the time is up."""
@@ -108,14 +130,15 @@ class Admission(Stages):
     def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]:
         """Return the nodes that have been left out long enough to be measured again.
 
-        Where all are left out, nothing is gained by waiting for more rounds.
+        Where no other is connected, nothing is gained by waiting for more rounds.
         """
         every, now, since = (
             self.participation.readmit_every,
             self._record.round,
             self.state.left_since,
         )
-        if every and since and not any(d.rank for d in self.state.decisions.values()):
+        decisions = self.state.decisions
+        if every and not any(decisions[node].rank for node in online if node in decisions):
             every = 1
         return [node for node in online if every and now - since.get(node, now) >= every]
 
@@ -156,8 +179,18 @@ class Admission(Stages):
                 del found[node]
         return dict(sorted(found.items()))
 
-    def take_profiles(self, profiles: dict[int, DeviceProfile], online: Sequence[int]) -> None:
-        """Take good profiles into the run: ranks for all, clusters for those that are new."""
+    def take_profiles(
+        self,
+        profiles: dict[int, DeviceProfile],
+        online: Sequence[int],
+        *,
+        embeddings_anew: bool = False,
+    ) -> bool:
+        """Take good profiles into the run: ranks for all, clusters for those that are new.
+
+        What the run knew of a device that comes back under another node id goes on, save its
+        embedding where all devices embed their texts anew. Returns whether there is one.
+        """
         state = self.state
         back = self._known_by_identity(profiles, online)
         if back:
@@ -166,13 +199,17 @@ class Admission(Stages):
         new = [node for node in profiles if node not in state.profiles]
         for node, profile in profiles.items():
             if node in back:
-                continue  # what the run knew of it before goes on
+                if embeddings_anew:
+                    known = state.profiles[node]
+                    state.profiles[node] = replace(known, embedding=profile.embedding)
+                continue
             if state.left_since.pop(node, None) is not None:
                 state.paces.pop(node, None)
             state.profiles[node] = profile
         self.assign_ranks()
         if new:
             self.assign_clusters(new)
+        return bool(back)
 
     def _known_by_identity(
         self, profiles: dict[int, DeviceProfile], online: Sequence[int]

@@ -35,6 +35,7 @@ _FORMAT = 1
 _PREFIX = "round-"
 _PART = ".part"
 _PREVIOUS = ".previous"
+_ABANDONED = ".abandoned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +146,18 @@ def refuse_foreign_checkpoints(output: Path, resumed: Checkpoint) -> None:
             f"The output folder {output} holds checkpoints, and resume names another run's, "
             f"{resumed.path}: choose another output, or resume={str(output)!r}."
         )
+
+
+def set_aside_later_checkpoints(resumed: Checkpoint) -> None:
+    """Rename the checkpoints of rounds that are now made again, so that none is taken for newer.
+
+    They stay as ``round-NNNN.abandoned``.
+    """
+    for path in _complete(resumed.path.parent):
+        if int(path.name[len(_PREFIX) :]) > resumed.round:
+            aside = path.with_name(path.name + _ABANDONED)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

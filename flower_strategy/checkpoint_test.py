@@ -14,6 +14,7 @@ from flower_strategy.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     set_aside_checkpoints,
+    set_aside_later_checkpoints,
 )
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.pace import Pace
@@ -117,6 +118,15 @@ def test_an_earlier_run_is_set_aside_and_not_mixed_in(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no checkpoint at"):
         load_checkpoint(tmp_path)
     assert load_checkpoint(tmp_path / "checkpoints.previous").round == 5
+
+
+def test_rounds_that_are_made_again_are_not_taken_for_newer(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save(a_state(), tmp_path, server_round=number, keep=9)
+    resumed = load_checkpoint(tmp_path / CHECKPOINTS_FOLDER / "round-0001")
+    set_aside_later_checkpoints(resumed)
+    assert load_checkpoint(tmp_path).round == 1
+    assert (tmp_path / CHECKPOINTS_FOLDER / "round-0003.abandoned" / STATE_FILE).is_file()
 
 
 def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:

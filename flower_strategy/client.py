@@ -22,6 +22,7 @@ from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
+from flower_strategy.embedding_noise import noise_seed
 from flower_strategy.measuring import TrainingCost, measure_training, training_memory
 from flower_strategy.profile_cache import CostKey, cached_cost
 from flower_strategy.profiles import DeviceProfile
@@ -93,16 +94,15 @@ def profile(
     base = load_base_model(settings.model, settings.dtype)
     device = device or device_of(context, config, memory_bytes=training_memory(base))
     cost = _training_cost(base, data.train, settings, device, config)
-    embedding = task_embedding(
-        base,
-        [example.text for example in data.train],
-        EmbeddingSettings(
-            texts=int(cast(int, config.get("embedding-texts", 8))),
-            max_length=settings.max_length,
-            clip=float(cast(float, config.get("embedding-clip", 0.0))),
-            noise=float(cast(float, config.get("embedding-noise", 0.0))),
-        ),
+    how = EmbeddingSettings(
+        texts=int(cast(int, config.get("embedding-texts", 8))),
+        max_length=settings.max_length,
+        clip=float(cast(float, config.get("embedding-clip", 0.0))),
+        noise=float(cast(float, config.get("embedding-noise", 0.0))),
     )
+    texts = [example.text for example in data.train]
+    seed = noise_seed(texts, how) if how.noise else None
+    embedding = task_embedding(base, texts, how, seed=seed)
     found = DeviceProfile(
         device=device.name,
         label=data.label if device.simulated else "",

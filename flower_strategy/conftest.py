@@ -18,7 +18,8 @@ def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep measured profiles out of the user's cache, whose models are still found."""
     folder = tmp_path_factory.mktemp("floe-cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flower_strategy.profile_cache.cache_dir", lambda: folder)
+        for module in ("profile_cache", "embedding_noise"):
+            patch.setattr(f"flower_strategy.{module}.cache_dir", lambda: folder)
         yield folder
 
 

@@ -101,7 +101,8 @@ def task_embedding(
     settings : EmbeddingSettings
         Clipping and noise.
     seed : int, optional
-        Seed of the noise. Without one it is drawn from the system, as privacy needs.
+        Seed of the noise, secret to the device (`flower_strategy.embedding_noise`). Without one it
+        is drawn from the system.
     """
     vectors = embed_texts(base, texts[: settings.texts], max_length=settings.max_length)
     if settings.clip:

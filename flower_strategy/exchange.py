@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 _POLL_SECONDS = 0.2
 _PULL_AT_ONCE = 8
+_NOT_ITS_OWN = "its reply came under another node's id."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ def exchange(
     Flower's ``send_and_receive`` returns all replies at once. Yielding lets the server fold a
     reply in and forget it, so that its memory does not grow with the number of devices. A reply
     that comes later than a stage waits is never asked for again, so it cannot get into another
-    round.
+    round. Errors do not count towards the quorum, and a reply counts only for the node that its
+    message was sent to.
 
     Parameters
     ----------
@@ -63,43 +65,70 @@ def exchange(
     missing : Callable[[int, str], None]
         Called at the end with every node that did not reply, and the reason as one phrase.
     gone : Callable[[int, str], None]
-        Called with a node that the SuperLink reports as gone, and the reason that it gives.
+        Called with a node that cannot reply, or not so that it can be read, and the reason.
     """
     if not messages:
         return
-    nodes = {message.metadata.dst_node_id for message in messages}
-    asked = len(messages)
-    identifiers = set(grid.push_messages(messages))
-    receivers = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    started = time.monotonic()
-    # Flower gives a message that it could not deliver no identifier; its node stays in `nodes`.
+    waiting = _push(grid, messages)
+    delivered = set(waiting.values())
+    for message in messages:
+        if message.metadata.dst_node_id not in delivered:
+            gone(message.metadata.dst_node_id, "the message could not be delivered.")
+    good, started = 0, time.monotonic()
     end, reason = started + patience.timeout, f"no reply within {patience.timeout:g} s."
-    quorum = patience.needed(asked)
-    while identifiers and time.monotonic() < end:
-        before = len(identifiers)
-        waiting = sorted(identifiers)
-        for start in range(0, before, _PULL_AT_ONCE):
-            for reply in grid.pull_messages(waiting[start : start + _PULL_AT_ONCE]):
-                identifier = reply.metadata.reply_to_message_id
-                identifiers.discard(identifier)
-                sender = reply.metadata.src_node_id
-                if reply.has_error() and sender not in nodes and identifier in receivers:
-                    # The SuperLink answers for a node that is gone, under its own id.
-                    nodes.discard(receivers[identifier])
-                    gone(receivers[identifier], reply.error.reason or "it is gone.")
-                    continue
-                nodes.discard(sender)
-                yield reply
-        arrived = asked - len(nodes)
-        if quorum <= arrived < asked and before > len(identifiers):
+    while waiting and time.monotonic() < end:
+        before = len(waiting)
+        for reply in _pull(grid, sorted(waiting), waiting, gone):
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is None:
+                continue
+            sender = reply.metadata.src_node_id
+            if sender != node:
+                # The SuperLink answers for a node that is gone, under its own id.
+                gone(node, (reply.error.reason if reply.has_error() else "") or _NOT_ITS_OWN)
+                continue
+            good += not reply.has_error()
+            yield reply
+        # What has failed is no reason to cut off those who work.
+        able = good + len(waiting)
+        quorum = patience.needed(able)
+        if waiting and good >= quorum and before > len(waiting):
             soon = time.monotonic() + patience.grace
             if soon < end:
                 end = soon
                 reason = (
-                    f"no reply within {patience.grace:g} s of the quorum of {quorum} of {asked}, "
+                    f"no reply within {patience.grace:g} s of the quorum of {quorum} of {able}, "
                     f"which was there after {time.monotonic() - started:.1f} s."
                 )
-        if len(identifiers) == before:
+        if len(waiting) == before:
             time.sleep(_POLL_SECONDS)
-    for node in sorted(nodes):
+    for node in sorted(waiting.values()):
         missing(node, reason)
+
+
+def _push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:
+    """Send messages; return message id -> node of those that were delivered."""
+    # A grid returns no id, or an empty one, for what it could not deliver.
+    delivered = set(filter(None, grid.push_messages(messages)))
+    nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+    return {name: node for name, node in nodes.items() if name in delivered}
+
+
+def _pull(
+    grid: Grid,
+    identifiers: Sequence[str],
+    waiting: dict[str, int],
+    gone: Callable[[int, str], None],
+) -> Iterator[Message]:
+    """Yield the replies that are there; one that cannot be decoded counts as its node's failure."""
+    for start in range(0, len(identifiers), _PULL_AT_ONCE):
+        some = list(identifiers[start : start + _PULL_AT_ONCE])
+        try:
+            yield from list(grid.pull_messages(some))
+        # What Flower raises on content that does not decode; a lost connection goes through.
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            if len(some) > 1:
+                for identifier in some:
+                    yield from _pull(grid, [identifier], waiting, gone)
+            elif some[0] in waiting:
+                gone(waiting.pop(some[0]), f"its reply cannot be decoded: {error!r}")

@@ -92,6 +92,51 @@ def test_an_error_that_the_superlink_sends_counts_for_the_node_that_is_gone() ->
     assert (missing, gone) == ({}, {2: "Node Unavailable"})
 
 
+class Hostile(TimedGrid):
+    """Node 1's message is not delivered, node 2 fails, node 3 claims to be node 4, 5 is garbage."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = list(super().push_messages(messages))
+        self._garbage = identifiers[4]
+        return ["", *identifiers[1:]]
+
+    def _reply(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        if node == 2:
+            return Message(Error(code=1, reason="out of memory"), reply_to=message)
+        reply = super()._reply(message)
+        if node == 3:
+            reply.metadata.__dict__["_src_node_id"] = 4
+        return reply
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = list(message_ids)
+        if self._garbage in wanted:
+            raise ValueError("children do not match")
+        return super().pull_messages(wanted)
+
+
+def test_a_hostile_reply_is_only_its_nodes_failure_and_no_part_of_the_quorum() -> None:
+    content = RecordDict({"config": ConfigRecord()})
+    seconds = {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.5, 5: 0.0, 6: 99.0}
+    messages = [Message(content, message_type="train", dst_node_id=node) for node in seconds]
+    missing: dict[int, str] = {}
+    gone: dict[int, str] = {}
+    replies = exchange(
+        Hostile(seconds),
+        messages,
+        patience=Patience(timeout=60, quorum=0.5, grace=0.3),
+        missing=missing.__setitem__,
+        gone=gone.__setitem__,
+    )
+    got = [(reply.metadata.src_node_id, reply.has_error()) for reply in replies]
+    assert sorted(got) == [(2, True), (4, False)]
+    assert gone[1] == "the message could not be delivered."
+    assert gone[3] == "its reply came under another node's id."
+    assert gone[5].startswith("its reply cannot be decoded: ValueError")
+    assert "the quorum of 1 of 2" in missing[6]
+
+
 @pytest.mark.parametrize(
     ("quorum", "asked", "needed"), [(1.0, 7, 7), (0.5, 7, 4), (0.3, 10, 3), (0.01, 5, 1)]
 )

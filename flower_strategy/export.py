@@ -239,5 +239,14 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    part.write_text(json.dumps(_finite(content), indent=1, allow_nan=False), encoding="utf-8")
     part.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for numbers that JSON does not have: no number ends an export."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

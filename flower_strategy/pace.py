@@ -12,6 +12,7 @@ AT_ONCE = 2.0
 """A round that is this many times slower than the pace counts at once."""
 
 _CONFIRMATIONS = 2
+_LIMIT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Pace:
 
     def observed(self, ratio: float) -> Pace:
         """Return the pace after a round whose training took `ratio` times what was profiled."""
+        ratio = min(max(ratio, 1.0 / _LIMIT), _LIMIT)
         if ratio >= AT_ONCE * self.factor:
             return Pace(ratio)
         if self.factor / BAND <= ratio <= self.factor * BAND:
@@ -50,4 +52,4 @@ class Pace:
 
     def late(self) -> Pace:
         """Return the pace after a round whose reply came too late to be seen."""
-        return Pace(AT_ONCE * self.factor)
+        return Pace(min(AT_ONCE * self.factor, _LIMIT))

@@ -39,3 +39,12 @@ def test_noise_within_the_band_never_moves_the_pace() -> None:
 
 def test_a_late_reply_doubles_the_pace() -> None:
     assert Pace(1.5).late().factor == 3.0
+
+
+def test_no_observation_makes_the_pace_endless_or_zero() -> None:
+    pace = Pace()
+    for _ in range(2000):
+        pace = pace.late()
+    assert pace.factor == 1000.0
+    assert after(Pace(), 1e300).factor == 1000.0
+    assert after(Pace(), 0.0, 0.0).factor == pytest.approx(0.001)

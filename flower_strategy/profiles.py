@@ -15,6 +15,8 @@ PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
 EMBEDDING_KEY = "embedding"
 _LONGEST_NAME = 64
+_MOST_BYTES = 2**50
+_LARGEST_RANK = 4096
 
 
 class ProfileError(FloeError, ValueError):
@@ -133,10 +135,19 @@ class DeviceProfile:
     def _check(self) -> None:
         if self.num_examples < 1:
             raise ProfileError(f"num-examples is {self.num_examples}; at least 1 is needed.")
-        if not self.bandwidth > 0:
-            raise ProfileError(f"bandwidth is {self.bandwidth}; it must be above 0.")
-        if not all(0 < seconds < math.inf for seconds in self.step_seconds):
-            raise ProfileError(f"step-seconds is {self.step_seconds}; both must be above 0.")
+        for name in ("memory_bytes", "fixed_bytes", "bytes_per_rank", "upload_per_rank"):
+            if getattr(self, name) > _MOST_BYTES:
+                raise ProfileError(f"{name} is {getattr(self, name):.3g}; that is no real device.")
+        if not self.bandwidth >= 1:
+            raise ProfileError(
+                f"bandwidth is {self.bandwidth}; it must be at least 1 byte a second."
+            )
+        if not all(1 <= rank <= _LARGEST_RANK for rank in self.step_ranks):
+            raise ProfileError(f"step-ranks is {self.step_ranks}; ranks are 1 to {_LARGEST_RANK}.")
+        if not all(1e-9 < seconds < 1e7 for seconds in self.step_seconds):
+            raise ProfileError(
+                f"step-seconds is {self.step_seconds}; both must be above 1e-9 and below 1e7."
+            )
         if not 0 <= self.smoothness < math.inf:
             raise ProfileError(
                 f"smoothness is {self.smoothness}; it must be finite and at least 0."

@@ -44,6 +44,9 @@ def test_a_record_gives_back_the_profile() -> None:
     [
         ({"num_examples": 0}, "num-examples is 0"),
         ({"bandwidth": 0.0}, "bandwidth is 0"),
+        ({"bytes_per_rank": 10**300}, "that is no real device"),
+        ({"step_ranks": (-(10**9), 4)}, "ranks are 1 to 4096"),
+        ({"step_seconds": (1e300, 1e300)}, "step-seconds is"),
         ({"step_seconds": (1.0, float("nan"))}, "step-seconds"),
         ({"embedding": np.array([3.0, 4.0], np.float32)}, "length 5"),
         ({"embedding": np.array([np.nan, 1.0], np.float32)}, "length nan"),

@@ -15,6 +15,10 @@ from flower_strategy.profiles import DeviceProfile
 from flower_strategy.run_config import RunConfig
 
 _LONGEST_REASON = 500
+_LARGEST_LOSS = 1e6
+_MOST_SECONDS = 1e7
+# Weighted by as many examples as are accepted, their sums stay far from float32's end.
+_LARGEST_FACTOR = 1e9
 
 
 class ReplyError(FloeError, ValueError):
@@ -145,8 +149,11 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
                 f"{name} has factors {factors.b.shape} and {factors.a.shape}, sent were "
                 f"{sent.b.shape} and {sent.a.shape}."
             )
-        if not (np.isfinite(factors.a).all() and np.isfinite(factors.b).all()):
-            raise ReplyError(f"{name} holds numbers that are not finite.")
+        for factor in (factors.a, factors.b):
+            if not np.isfinite(factor).all():
+                raise ReplyError(f"{name} holds numbers that are not finite.")
+            if np.abs(factor).max(initial=0.0) > _LARGEST_FACTOR:
+                raise ReplyError(f"{name} holds numbers above {_LARGEST_FACTOR:g}.")
     if not math.isclose(scaling, expected.scaling, rel_tol=1e-6):
         raise ReplyError(f"scaling is {scaling}, sent was {expected.scaling}.")
     try:
@@ -154,6 +161,8 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
         examples = _finite(metrics, "num-examples")
     except KeyError as error:
         raise ReplyError(_reason(error)) from error
+    if not (0 <= loss <= _LARGEST_LOSS and 0 <= seconds <= _MOST_SECONDS):
+        raise ReplyError(f"train-loss is {loss:g} after {seconds:g} s; that cannot be.")
     if not 1 <= examples <= rules.max_examples or examples != int(examples):
         raise ReplyError(
             f"num-examples is {examples:g}; it must be a whole number from 1 to "
@@ -177,7 +186,7 @@ def read_evaluate_reply(message: Message, rules: ReplyRules) -> EvaluateReply:
     # As in `read_profile`.
     except Exception as error:
         raise ReplyError(_reason(error)) from error
-    if loss < 0 or not 1 <= tokens <= 1e4 * rules.max_examples:
+    if not 0 <= loss <= _LARGEST_LOSS or not 1 <= tokens <= 1e4 * rules.max_examples:
         raise ReplyError(f"held-out-loss is {loss:g} over {tokens:g} tokens.")
     return EvaluateReply(loss, int(tokens))
 

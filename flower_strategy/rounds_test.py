@@ -1,5 +1,6 @@
 """How a run adapts from round to round: ranks, clusters, late and odd replies."""
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from flwr.app import Message
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy import strategy as strategy_module
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.checkpoint import load_checkpoint
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
@@ -292,3 +294,38 @@ def test_a_run_whose_devices_do_not_come_back_ends_with_what_it_has(
     folder = Path(str(run_config["output"]))
     assert [record["round"] for record in load_history(folder)["rounds"]] == [0, 1]
     assert load_checkpoint(folder).round == 1
+
+
+def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(
+    run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = strategy_module.save_checkpoint, []
+
+    # A full disk cannot be made here without root: the call that would meet it raises as it does.
+    def full(*arguments: Any, **options: Any) -> Path:
+        calls.append(options["server_round"])
+        if calls[-1] == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(strategy_module, "save_checkpoint", full)
+    strategy, _ = run({**run_config, "keep-checkpoints": 2})
+    assert calls == [0, 1, 2]
+    assert any("checkpoint not written" in note for note in strategy.state.history[1].notes)
+    assert load_checkpoint(str(run_config["output"])).round == 2
+
+
+def test_absurd_numbers_of_one_node_do_not_end_the_run(run_config: dict[str, ConfigValue]) -> None:
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        kind = message.metadata.message_type
+        if node == 100 and kind != "query.profile":
+            key = {"train": "seconds", "evaluate": "held-out-loss"}[kind]
+            reply.content.metric_records[METRICS_KEY][key] = 1e308
+        if node == 101 and kind == "query.profile":
+            reply.content.metric_records[PROFILE_KEY]["upload-per-rank"] = 1e308
+        return reply
+
+    strategy, _ = run(run_config, tamper=tamper)
+    refused = {(r.node, r.stage) for record in strategy.state.history for r in record.refused}
+    assert refused == {(100, "train"), (100, "evaluate"), (101, "profile")}
+    assert len(load_history(str(run_config["output"]))["rounds"]) == 3

@@ -21,6 +21,9 @@ from flower_strategy.training import TrainingSettings
 
 logger = logging.getLogger("flwr")
 
+_PROFILE_SECONDS = 60.0
+_LONGEST_REASON = 500
+
 
 class Stages(Strategy):
     """The part of `FloeStrategy` that its stages are made on.
@@ -59,6 +62,7 @@ class Stages(Strategy):
     _asked: dict[int, Asked]
     _record: RoundRecord
     _first_record: RoundRecord
+    _silent_since: dict[int, int]
 
     @property
     def bank_rank(self) -> int:
@@ -68,24 +72,34 @@ class Stages(Strategy):
     def receive(
         self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
     ) -> Iterator[Message]:
-        """Send messages and yield the replies as they arrive; note who did not reply.
-
-        Profiles are waited for until the timeout, since they decide who takes part at all; in the
-        other stages a quorum is enough.
-        """
-        part = self.participation
-        patience = (
-            Patience(timeout=timeout)
-            if stage == "profile"
-            else Patience(timeout=timeout, quorum=part.quorum, grace=part.quorum_grace)
-        )
+        """Send messages and yield the replies as they arrive; note who did not reply."""
         return exchange(
             grid,
             messages,
-            patience=patience,
+            patience=self.patience(grid, timeout, stage=stage),
             missing=lambda node, reason: self._late(node, stage, reason),
             gone=lambda node, reason: self._refuse(node, stage, ReplyError(reason)),
         )
+
+    def patience(self, grid: Grid, timeout: float, *, stage: str) -> Patience:
+        """Return how long a stage waits.
+
+        Measuring takes a device longer than what it does in a round, so profiles have a grace of
+        a minute at least. Once there are devices to train, they do not wait longer than that for
+        the profiles of others.
+        """
+        part = self.participation
+        if stage != "profile":
+            return Patience(timeout=timeout, quorum=part.quorum, grace=part.quorum_grace)
+        grace = max(part.quorum_grace, _PROFILE_SECONDS)
+        if self.able_nodes(grid):
+            timeout = min(timeout, grace)
+        return Patience(timeout=timeout, quorum=part.quorum, grace=grace)
+
+    def able_nodes(self, grid: Grid) -> list[int]:
+        """Return the nodes that are connected and have a rank."""
+        online = set(grid.get_node_ids())
+        return [node for node, d in self.state.decisions.items() if d.rank and node in online]
 
     def _device(self, node: int) -> DeviceRound:
         if node not in self._record.devices:
@@ -94,11 +108,13 @@ class Stages(Strategy):
 
     def _refuse(self, node: int, stage: str, error: ReplyError) -> None:
         logger.warning("Refused the %s reply of node %d: %s", stage, node, error)
-        self._record.refused.append(Refusal(node, stage, str(error)))
+        self._record.refused.append(Refusal(node, stage, str(error)[:_LONGEST_REASON]))
 
     def _late(self, node: int, stage: str, reason: str) -> None:
         logger.warning("Node %d is late in %s: %s", node, stage, reason)
         self._record.refused.append(Refusal(node, stage, reason, late=True))
+        if stage == "profile":
+            self._silent_since[node] = self._record.round
 
     def _note(self, event: str) -> None:
         logger.info("\t├──> %s", event)

@@ -49,6 +49,8 @@ class RunState:
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
     velocities : dict[str, AdapterState]
         Cluster -> the server momentum's velocity; empty without momentum.
+    split_by_adapter : bool
+        Whether the devices were clustered by their adapters already.
     norms : list[float]
         Lengths of the updates that were accepted in the last round.
     history : list[RoundRecord]
@@ -65,6 +67,7 @@ class RunState:
     clusters_made: int = 0
     banks: dict[str, AdapterState] = field(default_factory=dict)
     velocities: dict[str, AdapterState] = field(default_factory=dict)
+    split_by_adapter: bool = False
     norms: list[float] = field(default_factory=list)
     history: list[RoundRecord] = field(default_factory=list)
 
@@ -151,8 +154,10 @@ class RunState:
             if decision.rank is None
         ]
 
-    def sample(self, nodes: Sequence[int], fraction: float, seed: Sequence[int]) -> list[int]:
-        """Return a share of each cluster's nodes, at least one of each, in their order.
+    def sample(
+        self, nodes: Sequence[int], fraction: float, seed: Sequence[int], *, least: int = 1
+    ) -> list[int]:
+        """Return a share of each cluster's nodes, at least some of each, in their order.
 
         What is drawn depends on the seed and on what the devices are, not on the ids that they
         have in this run.
@@ -165,6 +170,8 @@ class RunState:
             Share to draw, in (0, 1].
         seed : Sequence[int]
             Such as (seed of the run, round).
+        least : int (default: 1)
+            Fewest nodes of a cluster; all where it has no more.
         """
         if fraction >= 1.0:
             return list(nodes)
@@ -172,7 +179,7 @@ class RunState:
         for index, cluster in enumerate(self.clusters):
             present = sorted(set(nodes) & set(cluster.members), key=self._lasting_key)
             if present:
-                count = max(1, round(fraction * len(present)))
+                count = max(least, round(fraction * len(present)))
                 drawn = np.random.default_rng([*seed, index]).permutation(len(present))[:count]
                 chosen |= {present[int(row)] for row in drawn}
         return [node for node in nodes if node in chosen]

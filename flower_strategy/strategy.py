@@ -34,6 +34,7 @@ from flower_strategy.checkpoint import (
     refuse_foreign_checkpoints,
     save_checkpoint,
     set_aside_checkpoints,
+    set_aside_later_checkpoints,
 )
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
@@ -120,6 +121,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         self.output = None if output is None else Path(output).expanduser().absolute()
         self.checkpoints = checkpoints or CheckpointSettings()
         self._asked = {}
+        self._silent_since = {}
         self._record = self._first_record = RoundRecord(round=0)
 
     @classmethod
@@ -227,21 +229,32 @@ class FloeStrategy(TrainingStage, EvaluationStage):
     def prepare_next_round(self, server_round: int) -> None:
         """Correct the paces, and split the clusters once there are adapters to split by."""
         self.correct_paces()
-        if self.clustering.by == "adapter" and server_round == 1 and self.state.sketches:
+        state = self.state
+        if self.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
             self.recluster()
+            state.split_by_adapter = True
+        for record in state.history[:-1]:
+            # A thousand numbers a round: the metrics have them, the history only its last.
+            for outcome in record.clusters.values():
+                outcome.discarded_by_layer = {}
 
     def save(self, server_round: int) -> None:
         """Write a checkpoint to the output folder, if there is one and checkpoints are kept."""
         if self.output is None or not self.checkpoints.keep:
             return
-        save_checkpoint(
-            self.state,
-            self.output,
-            server_round=server_round,
-            deadline=self.rank_policy.deadline,
-            settings=asdict(self.training),
-            keep=self.checkpoints.keep,
-        )
+        try:
+            save_checkpoint(
+                self.state,
+                self.output,
+                server_round=server_round,
+                deadline=self.rank_policy.deadline,
+                settings=asdict(self.training),
+                keep=self.checkpoints.keep,
+            )
+        except OSError as error:
+            # The round is in memory; the run goes on, and the next round tries again.
+            logger.error("The checkpoint of round %d was not written: %s.", server_round, error)
+            self._record.notes.append(f"checkpoint not written: {error}")
 
     def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
         """Return the state to go on with, and the number of the last finished round."""
@@ -265,7 +278,9 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                 f"Checkpoint {checkpoint.path} has banks of rank {same.rank}; ranks and "
                 f"export-rank now ask for {initial.rank}. Resume with the same ranks."
             )
-        self.rank_policy.deadline = checkpoint.deadline
+        if self.rank_policy.deadline is None:
+            self.rank_policy.deadline = checkpoint.deadline
+        set_aside_later_checkpoints(checkpoint)
         reporting.log_resumed(checkpoint, own)
         return checkpoint.state, checkpoint.round
 

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
 from flower_strategy import reporting
+from flower_strategy.adapter import AdapterError
 from flower_strategy.adapter_sketch import sketch_adapter
 from flower_strategy.admission import Admission
 from flower_strategy.aggregation import AdapterMean
@@ -19,6 +21,8 @@ from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_re
 from flower_strategy.update_norms import NormJudge, update_norm
 
 logger = logging.getLogger("flwr")
+
+_MOST_WAITING = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,7 @@ class TrainingStage(Admission):
             self.able_nodes(grid),
             self.participation.fraction_train,
             (self.training.seed, server_round),
+            least=self.rules.min_replies,
         )
         wanted = {
             node: (state.cluster_of(node).name, rank)
@@ -97,7 +102,7 @@ class TrainingStage(Admission):
                 continue
             waiting.append(_Waiting(node, asked, reply, update_norm(asked.adapter, reply.adapter)))
             judge.note(waiting[-1].norm)
-            if judge.ready:
+            if judge.ready or len(waiting) >= _MOST_WAITING:
                 self._fold(waiting, judge, means, accepted, total)
         self._fold(waiting, judge, means, accepted, total)
         self.state.norms = accepted or self.state.norms
@@ -118,11 +123,15 @@ class TrainingStage(Admission):
             if complaint := judge.complaint(item.norm):
                 self._refuse(item.node, "train", ReplyError(complaint))
                 continue
-            accepted.append(item.norm)
             reply, cluster = item.reply, item.asked.cluster
             if cluster not in means:
                 means[cluster] = self.new_mean()
-            means[cluster].add(reply.adapter, weight=reply.num_examples)
+            try:
+                means[cluster].add(reply.adapter, weight=reply.num_examples)
+            except AdapterError as error:
+                self._refuse(item.node, "train", ReplyError(str(error)))
+                continue
+            accepted.append(item.norm)
             if self.clustering.by == "adapter" and item.node not in self.state.sketches:
                 self.state.sketches[item.node] = sketch_adapter(
                     reply.adapter, rank=self.rank_policy.candidates[0]
@@ -145,17 +154,22 @@ class TrainingStage(Admission):
         """Move every cluster's bank that has enough good replies; the others keep theirs."""
         state, settings = self.state, self.aggregation
         moved = {}
+        members = {cluster.name: len(cluster.members) for cluster in state.clusters}
         for name, outcome in self._record.clusters.items():
             mean = means.get(name)
             outcome.replies = mean.count if mean else 0
-            needed = min(self.rules.min_replies, outcome.asked)
+            needed = min(self.rules.min_replies, members[name])
             if mean is None or mean.count < needed:
                 self._note(
                     f"{name} keeps its adapter: {outcome.replies} good replies of "
                     f"{outcome.asked}, {needed} needed"
                 )
                 continue
-            aggregate = mean.result(self.bank_rank)
+            try:
+                aggregate = mean.result(self.bank_rank)
+            except (AdapterError, np.linalg.LinAlgError) as error:
+                self._note(f"{name} keeps its adapter: its replies have no mean ({error})")
+                continue
             outcome.discarded_energy = aggregate.discarded_energy
             outcome.discarded_by_layer = aggregate.discarded_by_layer
             outcome.moved = True
