@@ -12,9 +12,8 @@ from flwr.app import Message
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy import strategy as strategy_module
 from flower_strategy.admission import NoDevicesError
-from flower_strategy.checkpoint import load_checkpoint
+from flower_strategy.checkpoint import load_checkpoint, save_checkpoint
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.local_grid_test import LocalGrid, Tamper
 from flower_strategy.profiles import EMBEDDING_KEY, PROFILE_KEY
@@ -299,16 +298,16 @@ def test_a_run_whose_devices_do_not_come_back_ends_with_what_it_has(
 def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(
     run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = strategy_module.save_checkpoint, []
+    calls: list[int] = []
 
     # A full disk cannot be made here without root: the call that would meet it raises as it does.
     def full(*arguments: Any, **options: Any) -> Path:
         calls.append(options["server_round"])
         if calls[-1] == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
+        return save_checkpoint(*arguments, **options)
 
-    monkeypatch.setattr(strategy_module, "save_checkpoint", full)
+    monkeypatch.setattr("flower_strategy.strategy.save_checkpoint", full)
     strategy, _ = run({**run_config, "keep-checkpoints": 2})
     assert calls == [0, 1, 2]
     assert any("checkpoint not written" in note for note in strategy.state.history[1].notes)
