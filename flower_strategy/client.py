@@ -110,7 +110,8 @@ def profile(
         memory_bytes=device.memory_bytes,
         bandwidth=device.bandwidth,
         num_examples=len(data.train),
-        embedding=embedding,
+        embedding=embedding.vector,
+        embedding_error=embedding.error,
         smoothness=_smoothness(base, data.train, settings, rank=cost.step_ranks[1]),
         **vars(cost),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import silhouette_score
@@ -28,6 +29,12 @@ class ClusteringSettings:
     threshold : float (default: 0.5)
         Silhouette that a split must reach. With SmolLM2, devices of one task stay under 0.32 and
         devices of three tasks reach 0.91, so 0.5 separates.
+    separation : float (default: 3.0)
+        How many standard errors of a device's embedding two clusters' centroids must be apart.
+        A silhouette knows no scale: devices that all hold the same mixture of tasks differ by the
+        texts that chance put into their samples, and a few of them always fall into two groups.
+        With SmolLM2 and 8 texts such groups were 2.0 errors apart, devices of different tasks 4.9
+        to 8.
     most : int (default: 16)
         Most clusters that are tried.
     smallest : int (default: 1)
@@ -40,6 +47,7 @@ class ClusteringSettings:
     """
 
     threshold: float = 0.5
+    separation: float = 3.0
     most: int = 16
     smallest: int = 1
     by: Literal["embedding", "adapter"] = "embedding"
@@ -50,6 +58,7 @@ class ClusteringSettings:
         """Take the settings out of a run configuration."""
         return ClusteringSettings(
             threshold=config.silhouette,
+            separation=config.separation,
             smallest=config.min_cluster_size,
             by=config.cluster_by,
             every=config.recluster_every,
@@ -89,7 +98,7 @@ def centroid(embeddings: Iterable[FloatArray]) -> FloatArray:
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
 
 
-def split(features: FloatArray, settings: ClusteringSettings) -> list[int]:
+def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 0.0) -> list[int]:
     """Return a group number for every row.
 
     Agglomerative clustering with average linkage on the cosine distance; the number of groups is
@@ -101,7 +110,10 @@ def split(features: FloatArray, settings: ClusteringSettings) -> list[int]:
     features : FloatArray
         Shape (devices, features), rows of unit length.
     settings : ClusteringSettings
-        Threshold, largest number, smallest size.
+        Threshold, separation, largest number, smallest size.
+    error : float (default: 0.0)
+        Standard error of a row, as a length; 0 where it is not known, and nothing is asked of the
+        separation then.
     """
     count = len(features)
     wide = features.astype(np.float64)
@@ -114,11 +126,20 @@ def split(features: FloatArray, settings: ClusteringSettings) -> list[int]:
         labels = AgglomerativeClustering(
             n_clusters=number, metric="precomputed", linkage="average"
         ).fit_predict(distances)
+        if _closest(features, labels) < settings.separation * error:
+            continue
         score = silhouette_score(distances, labels, metric="precomputed")
         # Equal scores keep the smaller number: fewer clusters have more devices each.
         if score > best or (score == best and not any(groups)):
             best, groups = float(score), [int(label) for label in labels]
     return _without_small(features, groups, settings.smallest)
+
+
+def _closest(features: FloatArray, labels: NDArray[np.int_]) -> float:
+    """Return the least distance of two groups' centroids."""
+    centroids = np.stack([centroid(features[labels == label]) for label in np.unique(labels)])
+    gaps = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
+    return float(gaps[np.triu_indices(len(centroids), 1)].min())
 
 
 def _without_small(features: FloatArray, groups: list[int], smallest: int) -> list[int]:
@@ -140,6 +161,7 @@ def cluster_devices(
     embeddings: Mapping[int, FloatArray],
     settings: ClusteringSettings,
     *,
+    errors: Mapping[int, float] | None = None,
     features: Mapping[int, FloatArray] | None = None,
     previous: Iterable[Cluster] = (),
     first_new: int = 0,
@@ -157,6 +179,8 @@ def cluster_devices(
         Node id -> task embedding, unit length; centroids are theirs.
     settings : ClusteringSettings
         Threshold, largest number, smallest size.
+    errors : Mapping[int, float], optional
+        Node id -> standard error of its embedding; of no meaning for other features.
     features : Mapping[int, FloatArray], optional
         Node id -> what devices are split by, unit length; the task embeddings by default.
     previous : Iterable[Cluster]
@@ -172,7 +196,9 @@ def cluster_devices(
     nodes = sorted(embeddings)
     if not nodes:
         return []
-    groups = split(np.stack([(features or embeddings)[node] for node in nodes]), settings)
+    rows = np.stack([(features or embeddings)[node] for node in nodes])
+    known = [errors[node] for node in nodes] if errors and features is None else [0.0]
+    groups = split(rows, settings, error=float(np.median(known)))
     members: dict[int, list[int]] = {}
     for node, group in zip(nodes, groups, strict=True):
         members.setdefault(group, []).append(node)

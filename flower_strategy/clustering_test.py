@@ -76,3 +76,27 @@ def test_a_newcomer_goes_to_the_nearest_centroid() -> None:
 
 def test_a_centroid_has_unit_length() -> None:
     assert np.linalg.norm(centroid(around(0, 5, noise=0.3, seed=1))) == pytest.approx(1.0)
+
+
+def test_one_mixture_on_all_devices_makes_one_cluster_where_chance_would_make_two() -> None:
+    generator = np.random.default_rng(0)
+    tasks = np.eye(24)[:2]
+    by_silhouette = by_both = 0
+    for _ in range(40):
+        # Eight texts of two tasks on each of six devices, as often of the one as of the other.
+        texts = tasks[generator.integers(0, 2, (6, 8))] + generator.normal(0, 0.05, (6, 8, 24))
+        means = texts.mean(axis=1)
+        lengths = np.linalg.norm(means, axis=1)
+        errors = np.sqrt(np.square(texts - means[:, None]).sum((1, 2)) / (8 * 7)) / lengths
+        rows = (means / lengths[:, None]).astype(np.float32)
+        by_silhouette += len(set(split(rows, SETTINGS))) > 1
+        by_both += len(set(split(rows, SETTINGS, error=float(np.median(errors))))) > 1
+    assert by_silhouette > 20
+    assert by_both <= 2
+    # One task on each device: many errors apart.
+    texts = tasks[[0, 0, 0, 1, 1, 1]][:, None] + generator.normal(0, 0.2, (6, 8, 24))
+    means = texts.mean(axis=1)
+    rows = (means / np.linalg.norm(means, axis=1)[:, None]).astype(np.float32)
+    assert split(rows, SETTINGS, error=0.2) == [0, 0, 0, 1, 1, 1] or split(
+        rows, SETTINGS, error=0.2
+    ) == [1, 1, 1, 0, 0, 0]

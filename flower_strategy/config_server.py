@@ -53,6 +53,15 @@ class ServerKeys:
             "Silhouette from which devices are split into clusters; 1 never splits.", low=0, high=1
         ),
     )
+    separation: float = keys.keyed(
+        3.0,
+        keys.number(
+            "Standard errors of a device's embedding that two clusters must be apart; 0 asks for "
+            "no distance.",
+            low=0,
+            high=1000,
+        ),
+    )
     output: str = keys.keyed(
         "floe-runs/latest",
         keys.text(

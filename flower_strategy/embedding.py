@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,6 +51,23 @@ class EmbeddingSettings:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class TaskEmbedding:
+    """A device's task embedding, and how far chance may have moved it.
+
+    Attributes
+    ----------
+    vector : FloatArray
+        Shape (hidden,), unit length.
+    error : float
+        Standard error of the vector, as a length: what other texts of the same device, and the
+        noise, would move it by. 0 where there is one text only.
+    """
+
+    vector: FloatArray
+    error: float
+
+
 def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:
     """Return one vector per text: the mean of the frozen model's last hidden states.
 
@@ -89,8 +107,8 @@ def task_embedding(
     settings: EmbeddingSettings,
     *,
     seed: int | None = None,
-) -> FloatArray:
-    """Return a device's task embedding, shape (hidden,), unit length; the texts stay here.
+) -> TaskEmbedding:
+    """Return a device's task embedding; the texts stay here.
 
     Parameters
     ----------
@@ -108,13 +126,14 @@ def task_embedding(
     if settings.clip:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors * np.minimum(1.0, settings.clip / norms)
-    mean = vectors.mean(axis=0)
+    mean, count = vectors.mean(axis=0), len(vectors)
+    variance = float(np.square(vectors - mean).sum()) / max(count * (count - 1), 1)
     if settings.noise:
-        generator = np.random.default_rng(seed)
-        mean = mean + generator.normal(
-            scale=settings.noise * (settings.clip or 1.0), size=mean.shape
-        )
-    return _unit(mean)
+        scale = settings.noise * (settings.clip or 1.0)
+        mean = mean + np.random.default_rng(seed).normal(scale=scale, size=mean.shape)
+        variance += scale**2 * mean.size
+    length = max(float(np.linalg.norm(mean)), 1e-12)
+    return TaskEmbedding(_unit(mean), math.sqrt(variance) / length)
 
 
 def _unit(vector: FloatArray) -> FloatArray:

@@ -55,6 +55,8 @@ class DeviceProfile:
         Training examples on the device.
     embedding : FloatArray
         Task embedding, shape (hidden,), unit length.
+    embedding_error : float
+        Standard error of the embedding, see `flower_strategy.embedding.TaskEmbedding`.
     smoothness : float
         Estimated smoothness L of the device's loss, see `flower_strategy.theory`; 0 where it was
         not estimated.
@@ -72,6 +74,7 @@ class DeviceProfile:
     bandwidth: float
     num_examples: int
     embedding: FloatArray
+    embedding_error: float = 0.0
     smoothness: float = 0.0
 
     def to_record(self) -> RecordDict:
@@ -88,6 +91,7 @@ class DeviceProfile:
                         "step-seconds": list(self.step_seconds),
                         "bandwidth": self.bandwidth,
                         "num-examples": self.num_examples,
+                        "embedding-error": self.embedding_error,
                         "smoothness": self.smoothness,
                     }
                 ),
@@ -125,6 +129,7 @@ class DeviceProfile:
                 bandwidth=_real(numbers, "bandwidth"),
                 num_examples=_whole(numbers, "num-examples"),
                 embedding=embedding.astype(np.float32),
+                embedding_error=_real(numbers, "embedding-error"),
                 smoothness=_real(numbers, "smoothness"),
             )
         except KeyError as error:
@@ -152,6 +157,8 @@ class DeviceProfile:
             raise ProfileError(
                 f"smoothness is {self.smoothness}; it must be finite and at least 0."
             )
+        if not 0 <= self.embedding_error < 1e6:
+            raise ProfileError(f"embedding-error is {self.embedding_error}; 0 to 1e6 is accepted.")
         norm = float(np.linalg.norm(self.embedding))
         if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
             raise ProfileError(

@@ -212,7 +212,7 @@ def test_devices_are_clustered_again_when_their_texts_change(
 
 
 def test_a_small_cluster_joins_the_nearest(run_config: dict[str, ConfigValue]) -> None:
-    run_config |= {"rounds": 1, "silhouette": 0.0, "min-cluster-size": 3, "local-steps": 1}
+    run_config |= {"rounds": 1, "silhouette": 0.0, "separation": 0.0, "min-cluster-size": 3}
     strategy, _ = run(run_config, nodes=5)
     assert all(len(cluster.members) >= 3 for cluster in strategy.state.clusters)
 

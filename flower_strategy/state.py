@@ -108,6 +108,7 @@ class RunState:
         self.clusters = cluster_devices(
             {node: self.profiles[node].embedding for node in known},
             settings,
+            errors={node: self.profiles[node].embedding_error for node in known},
             features=features,
             previous=old,
             first_new=self.clusters_made,

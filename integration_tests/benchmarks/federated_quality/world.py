@@ -82,7 +82,11 @@ class World:
         """What each device tells the server; its seconds are the protocol's."""
         numbers = sum(out + inner for out, inner in self.shapes.values())
         low, high = min(self.protocol.ranks), max(self.protocol.ranks)
-        embedding = EmbeddingSettings(max_length=self.settings.max_length)
+        how = EmbeddingSettings(max_length=self.settings.max_length)
+        embedded = {
+            index: task_embedding(self.base, [example.text for example in node.data.train], how)
+            for index, node in self.nodes.items()
+        }
         return {
             index: DeviceProfile(
                 device=node.device.name,
@@ -99,9 +103,8 @@ class World:
                 ),
                 bandwidth=node.device.bandwidth,
                 num_examples=node.num_examples,
-                embedding=task_embedding(
-                    self.base, [example.text for example in node.data.train], embedding
-                ),
+                embedding=embedded[index].vector,
+                embedding_error=embedded[index].error,
             )
             for index, node in self.nodes.items()
         }
