@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-untyped]
 from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from flower_strategy.adapter import AdapterError, FloatArray, LoraFactors
 
@@ -50,6 +50,9 @@ _STRIP = 1024
 
 _THREADED = 1024
 """Order of an eigenproblem from which several threads pay; below, they wait for each other."""
+
+# Found once: looking for the libraries takes longer than a small layer does.
+_BLAS = ThreadpoolController()
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -165,7 +168,7 @@ class FactoredSum:
         order = min(self.shape) if self._dense is not None else self.stacked_rank
         if not order:
             return _no_terms(self.shape)
-        with threadpool_limits(limits=None if order >= _THREADED else 1, user_api="blas"):
+        with _BLAS.limit(limits=None if order >= _THREADED else 1, user_api="blas"):
             if self._dense is None:
                 return _of_stacks(self._left, self._right, rank, scale)
             return _of_matrix(self._dense, rank, scale)
