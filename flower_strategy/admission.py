@@ -105,17 +105,13 @@ class Admission(Stages):
         One that was silent is asked again in the next round only if nobody else can train: each
         time, all others wait for it.
         """
-        state, now = self.state, self._record.round
-        every = max(1, self.participation.readmit_every)
-        able = any(state.decisions[node].rank for node in online if node in state.decisions)
+        silent, now = self._silent_since, self._record.round
+        every = max(1, self.participation.readmit_every) if self.able_among(online) else 1
         return [
             node
             for node in online
-            if node not in state.profiles
-            and (
-                node not in self._silent_since
-                or now - self._silent_since[node] >= (every if able else 1)
-            )
+            if node not in self.state.profiles
+            and (node not in silent or now - silent[node] >= every)
         ]
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
@@ -132,13 +128,9 @@ class Admission(Stages):
 
         Where no other is connected, nothing is gained by waiting for more rounds.
         """
-        every, now, since = (
-            self.participation.readmit_every,
-            self._record.round,
-            self.state.left_since,
-        )
-        decisions = self.state.decisions
-        if every and not any(decisions[node].rank for node in online if node in decisions):
+        since, now = self.state.left_since, self._record.round
+        every = self.participation.readmit_every
+        if every and not self.able_among(online):
             every = 1
         return [node for node in online if every and now - since.get(node, now) >= every]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -98,8 +98,12 @@ class Stages(Strategy):
 
     def able_nodes(self, grid: Grid) -> list[int]:
         """Return the nodes that are connected and have a rank."""
-        online = set(grid.get_node_ids())
-        return [node for node, d in self.state.decisions.items() if d.rank and node in online]
+        return self.able_among(grid.get_node_ids())
+
+    def able_among(self, nodes: Iterable[int]) -> list[int]:
+        """Return those of the nodes that have a rank."""
+        among = set(nodes)
+        return [node for node, d in self.state.decisions.items() if d.rank and node in among]
 
     def _device(self, node: int) -> DeviceRound:
         if node not in self._record.devices:
