@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.config import FloeConfig
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 
-EXPERT = {"url": "http://127.0.0.1:8001/v1", "model": "slm", "tokenizer": "embedded:smollm2"}
+EXPERT: dict[str, Any] = {
+    "url": "http://127.0.0.1:8001/v1",
+    "model": "slm",
+    "tokenizer": "embedded:smollm2",
+}
 
 
 def read(**values: Any) -> FloeConfig | None:
@@ -38,7 +42,23 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"expert": {**EXPERT, "top_k": True}}, "expert.top_k is True"),
         ({"expert": {**EXPERT, "trusted": "yes"}}, "expert.trusted is 'yes'; accepted is true or"),
         ({"expert": {**EXPERT, "api_key_env": "NO_SUCH_KEY"}}, "that is set"),
-        ({"expert": {"url": "http://x", "model": "m"}}, "expert.tokenizer is missing"),
+        ({"expert": {"url": "http://x", "model": "m"}}, "expert.tokenizer is None; accepted is a"),
+        ({"expert": {"url": [], "model": "m"}}, "an http:// or https:// URL, or a list of them"),
+        ({"expert": {"url": ["http://x", "x"], "model": "m"}}, "or a list of them"),
+        ({"expert": {"url": ["http://x", 3], "model": "m"}}, "expert.url is .* a list of names"),
+        ({"expert": {}}, "expert.model is missing"),
+        ({"expert": {**EXPERT, "lookahead": 65}}, "expert.lookahead is 65; accepted is an integer"),
+        ({"expert": {**EXPERT, "hedge_ms": 20}}, "expert.hedge_ms is 20; .*, with two URLs"),
+        ({"expert": {**EXPERT, "ca_file": "/no/such.pem"}}, "the path of a file that is there"),
+        ({"expert": {**EXPERT, "api_key_file": "/no"}}, "the path of a file that is there"),
+        ({"expert": {"model": "m", "dtype": "half"}}, "auto, bfloat16, float32"),
+        ({"ask": "never"}, "ask is 'never'; accepted is always or unsure"),
+        ({"unsure_nats": -1}, "unsure_nats is -1; accepted is a number above 0"),
+        ({"covers": 17}, "covers is 17; accepted is an integer from 0 to 16"),
+        ({"answer_budget_ms": 0}, "answer_budget_ms is 0; accepted is a number above 0"),
+        ({"metrics_port": 0}, "metrics_port is 0; accepted is an integer from 1 to 65535"),
+        ({"host_url": "me"}, "host_url is 'me'; accepted is an http"),
+        ({"host_api_key_env": "NO_SUCH_KEY"}, "host_api_key_env is 'NO_SUCH_KEY'"),
         ({"expert": {**EXPERT, "topk": 5}}, "expert.topk is not a setting; did you mean 'top_k'"),
         ({"deadline": 5}, "deadline is not a setting; did you mean 'deadline_ms'"),
         ({"deadline_ms": 0}, "deadline_ms is 0; accepted is a number above 0"),
@@ -57,8 +77,23 @@ def test_wrong_values_get_one_sentence(values: dict[str, Any], sentence: str) ->
 
 
 def test_the_expert_is_required() -> None:
-    with pytest.raises(ConfigError, match=r"'expert' \(url, model, tokenizer\) is missing"):
+    with pytest.raises(ConfigError, match=r"'expert' \(model, url, tokenizer\) is missing"):
         FloeConfig.from_additional_config({"floe": {}})
+
+
+def test_without_a_url_the_model_is_in_process_and_sees_everything() -> None:
+    config = read(expert={"model": "embedded:smollm2-135m-instruct"})
+    assert config is not None
+    assert config.expert.urls == ()
+    assert config.expert.tokenizer_reference == "embedded:smollm2-135m-instruct"
+    assert config.expert.sees_everything
+    assert not ExpertConfig(**EXPERT).sees_everything
+
+
+def test_several_urls_are_one_expert() -> None:
+    config = read(expert={**EXPERT, "url": ["http://a/v1", "http://b/v1"], "hedge_ms": 20})
+    assert config is not None
+    assert config.expert.urls == ("http://a/v1", "http://b/v1")
 
 
 def test_the_file_completes_the_command_line(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Section ``expert`` of the configuration: the other model, where it is, and how it is asked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from vllm_logits_processor.config_checks import accept, is_integer, is_number
+
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """The other model: section ``expert`` of the configuration.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model at its server; a request may name another (``floe_expert_model``). Without
+        a `url`, the model itself: a folder, a hub id or ``embedded:...``.
+    url : str or tuple of str, optional
+        Base URL of an OpenAI-compatible server, ending before ``/completions``; several for servers
+        of the same model. Without one, the model runs in the process of the host.
+    tokenizer : str, optional
+        Where its tokenizer is: a folder, a hub id or ``embedded:...``; `model` if not given, which
+        only a model without a `url` may leave out.
+    trusted : bool
+        True where the expert's owner may see private text (the user's own SLM). Otherwise only text
+        that the privacy gate clears is sent. Default False. A model in the host's process is asked
+        without the gate, since nothing leaves.
+    top_k : int
+        Logprobs per token, 1 to 1,000. The server must allow it (vLLM: ``--max-logprobs``).
+    api_key_env, api_key_file : str, optional
+        Environment variable, or file, that holds the API key; one of them. The file is read again
+        when it changes.
+    ca_file : str, optional
+        Certificates (PEM) to verify an https server with, instead of the system's.
+    lookahead : int
+        Most of the expert's own next tokens that one call asks for, 1 to 64. Default 1. Worth it
+        where the expert is far away: see ``docs/how-to/serve.md``.
+    hedge_ms : float, optional
+        With several URLs: milliseconds without a reply after which a second server is asked too.
+    dtype : {"auto", "bfloat16", "float32"}
+        Of a model in the host's process; ``auto`` is what its checkpoint says.
+    """
+
+    model: str
+    url: str | tuple[str, ...] | None = None
+    tokenizer: str | None = None
+    trusted: bool = False
+    top_k: int = 20
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    ca_file: str | None = None
+    lookahead: int = 1
+    hedge_ms: float | None = None
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        good = self.url is None or (
+            bool(self.urls)
+            and all(
+                isinstance(url, str) and url.startswith(("http://", "https://"))
+                for url in self.urls
+            )
+        )
+        accept("expert.url", self.url, "an http:// or https:// URL, or a list of them", good=good)
+        for key in ("model", "tokenizer"):
+            value = getattr(self, key)
+            optional = key == "tokenizer" and self.url is None and value is None
+            named = isinstance(value, str) and bool(value)
+            accept(f"expert.{key}", value, "a name", good=named or optional)
+        accept("expert.trusted", self.trusted, "true or false", good=type(self.trusted) is bool)
+        for key, most in (("top_k", 1000), ("lookahead", 64)):
+            value = getattr(self, key)
+            good = is_integer(value, least=1, most=most)
+            accept(f"expert.{key}", value, f"an integer from 1 to {most}", good=good)
+        if self.hedge_ms is not None:
+            good = is_number(self.hedge_ms) and self.hedge_ms > 0 and len(self.urls) > 1
+            accept("expert.hedge_ms", self.hedge_ms, "a number above 0, with two URLs", good=good)
+        good = self.dtype in get_args(Dtype)
+        accept("expert.dtype", self.dtype, ", ".join(get_args(Dtype)), good=good)
+        self._check_credentials()
+
+    def _check_credentials(self) -> None:
+        if self.api_key_env is not None:
+            accept(
+                "expert.api_key_env",
+                self.api_key_env,
+                "the name of an environment variable that is set, without api_key_file beside it",
+                good=isinstance(self.api_key_env, str)
+                and self.api_key_env in os.environ
+                and self.api_key_file is None,
+            )
+        for key in ("api_key_file", "ca_file"):
+            value = getattr(self, key)
+            if value is not None:
+                good = isinstance(value, str) and Path(value).is_file()
+                accept(f"expert.{key}", value, "the path of a file that is there", good=good)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs; none for a model in the host's process."""
+        if self.url is None:
+            return ()
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def sees_everything(self) -> bool:
+        """True where text may reach the expert without the gate's word."""
+        return self.trusted or not self.urls
+
+    @property
+    def tokenizer_reference(self) -> str:
+        """Where the tokenizer is."""
+        return self.tokenizer or self.model
+
+    @property
+    def api_key(self) -> str | None:
+        """The API key of the environment, if one is configured."""
+        return os.environ[self.api_key_env] if self.api_key_env else None
