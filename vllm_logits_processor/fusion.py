@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +69,39 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
     return Weights(host=1.0 - expert, expert=expert)
 
 
-def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
-    """Turn the host's logits of some rows into fused ones, in place.
+@dataclass(frozen=True, kw_only=True)
+class FusedCells:
+    """What changes in a step's logits; small enough to be sent to other ranks.
+
+    Attributes
+    ----------
+    index : int64 tensor, shape (cells,)
+        Places in ``logits.view(-1)``, none of them twice.
+    values : float32 tensor, shape (cells,)
+        The logits that stand there after fusion.
+    """
+
+    index: torch.Tensor
+    values: torch.Tensor
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return the cells of a step in which nothing changes."""
+        return cls(
+            index=torch.empty(0, dtype=torch.int64), values=torch.empty(0, dtype=torch.float32)
+        )
+
+    def write(self, logits: torch.Tensor) -> None:
+        """Write the cells into `logits`, shape (batch, vocabulary), float32, in place."""
+        device = logits.device
+        if len(self.index):
+            logits.view(-1)[self.index.to(device)] = self.values.to(device)
+
+
+def fused_cells(
+    logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights
+) -> FusedCells:
+    """Return the cells by which the host's logits of some rows become fused ones.
 
     ``fused(v) = host(v) + ln(w_host + w_expert m(v))``, less the same for the tail: a constant of
     the row, which no softmax sees. So only members of known groups are written, every other logit
@@ -78,9 +110,11 @@ def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weight
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        Changed in place in `rows` alone.
+        Only its shape is read.
     rows : int64 array, shape (rows,)
-        The rows that `aligned` and `weights` speak of.
+        The rows of `logits` that `aligned` and `weights` speak of.
+    aligned : Aligned
+    weights : Weights
     """
     tail = weights.host + weights.expert * aligned.tail_factor
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
@@ -89,6 +123,12 @@ def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weight
     row = aligned.rows
     with np.errstate(divide="ignore"):
         shift = np.log(weights.host[row] + weights.expert[row] * aligned.factor) - reference[row]
-    fused = torch.from_numpy((aligned.logits + shift).astype(np.float32))
-    flat = torch.from_numpy(rows[row] * logits.shape[1] + aligned.tokens)
-    logits.view(-1)[flat.to(logits.device)] = fused.to(logits.device)
+    return FusedCells(
+        index=torch.from_numpy(rows[row] * logits.shape[1] + aligned.tokens),
+        values=torch.from_numpy((aligned.logits + shift).astype(np.float32)),
+    )
+
+
+def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
+    """Turn the host's logits of some rows into fused ones, in place; see `fused_cells`."""
+    fused_cells(logits, rows, aligned, weights).write(logits)
