@@ -6,6 +6,21 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+#: Everything that can come of a token: `TraceLine.outcome` says what each means.
+OUTCOMES = (
+    "fused",
+    "host",
+    "private",
+    "no-prompt",
+    "sure",
+    "budget",
+    "open",
+    "busy",
+    "late",
+    "failed",
+    "infeasible",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TraceLine:
@@ -18,15 +33,23 @@ class TraceLine:
     position : int
         Which token of the answer, from 0.
     outcome : str
-        ``fused``, or why the host's logits were kept: ``host`` (asked for), ``private``, ``open``
-        (breaker), ``busy`` (late calls still on their way), ``late``, ``failed``, ``infeasible``,
-        ``no-prompt``.
+        ``fused``, or why the host's logits were kept: ``host`` (asked for), ``private`` (the gate),
+        ``no-prompt`` (given as embeddings), ``sure`` (the host was, and only unsure places are
+        asked about), ``budget`` (the answer's waiting time is spent), ``open`` (breaker), ``busy``
+        (late calls still on their way), ``late``, ``failed``, ``infeasible`` (the host may not
+        produce anything that the expert said).
     expert_weight : float
-        Weight of the expert; 0 where the host's logits were kept.
+        Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float
         Milliseconds from the start of the join until the reply was there.
     sent_bytes, received_bytes : int
         This stream's share of the bodies of the expert's call; 0 without one.
+    error_bound : float
+        The expert's mass that stayed unknown, 0 to 1: what its top K left out, and covers that were
+        not asked about. The total variation distance between the expert's distribution as it was
+        used and as it would be in full is at most this.
+    followed : bool
+        True where look-ahead had brought the expert's word before it was needed.
     """
 
     label: str | None
@@ -36,6 +59,8 @@ class TraceLine:
     waited_ms: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0
+    error_bound: float = 0.0
+    followed: bool = False
 
 
 class Trace:
