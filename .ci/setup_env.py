@@ -135,7 +135,7 @@ def _torch_options() -> list[str]:
     return ["--extra-index-url", PYTORCH_CPU_INDEX]
 
 
-def _remove_broken_companions() -> None:
+def _remove_broken_companions(python: Path = PYTHON) -> None:
     """Remove the companions of torch that cannot be imported beside the one installed.
 
     The general index has them for CUDA. transformers imports whichever it finds, so a broken one
@@ -143,7 +143,7 @@ def _remove_broken_companions() -> None:
     """
     for name in TORCH_COMPANIONS:
         attempt = subprocess.run(
-            [PYTHON, "-c", f"import {name}"], capture_output=True, text=True, check=False
+            [python, "-c", f"import {name}"], capture_output=True, text=True, check=False
         )
         if attempt.returncode == 0:
             continue
@@ -151,7 +151,7 @@ def _remove_broken_companions() -> None:
         if reason == f"ModuleNotFoundError: No module named '{name}'":
             continue
         _say(f"Removing {name}: it cannot be imported beside the installed torch ({reason[:120]})")
-        _pip("uninstall", "--yes", name)
+        _pip("uninstall", "--yes", name, python=python)
 
 
 def browser() -> tuple[str, str] | None:
@@ -188,11 +188,11 @@ def _apt(apt: str, command: str, *arguments: str) -> bool:
     return done.returncode == 0
 
 
-def _pip(command: str, *arguments: str) -> None:
+def _pip(command: str, *arguments: str, python: Path = PYTHON) -> None:
     """Run pip, and print of what it says only what is new."""
     constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
     with subprocess.Popen(
-        [PYTHON, "-m", "pip", "--disable-pip-version-check", command, *constraints, *arguments],
+        [python, "-m", "pip", "--disable-pip-version-check", command, *constraints, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

