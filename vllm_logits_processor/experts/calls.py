@@ -5,25 +5,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as JoinTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from vllm_logits_processor.experts.breaker import CircuitBreaker
-from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.experts.protocol import Expert as Expert
+from vllm_logits_processor.experts.reply import ExpertError, ExpertOpenError, ExpertReply
 
 logger = logging.getLogger(__name__)
 
-#: Late calls that may still be on their way before no further one is started.
+#: Late calls to one model that may still be on their way before no further one is started.
 _MOST_LATE = 4
 
 
-class Expert(Protocol):
-    """A model that can be asked for the next token of many texts at once."""
+class OnSettled(Protocol):
+    """Is told of every call that was started, when its outcome is known."""
 
-    def start(self, prompts: Sequence[Sequence[int]], *, model: str) -> Future[ExpertReply]:
-        """Begin a call and return at once; the future holds the reply or `ExpertError`."""
+    def __call__(
+        self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
+    ) -> None:
+        """Take in one call.
+
+        Parameters
+        ----------
+        outcome : str
+            ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends after all, which
+            brings its bytes, and no prompts.
+        seconds : float
+            From the start to the reply, or for ``late`` to the deadline.
+        prompts : int
+        sent_bytes, received_bytes : int
+            Sizes of the bodies.
+        """
         ...
 
 
@@ -36,66 +51,119 @@ class ExpertCall:
     future : Future of ExpertReply
     deadline : float
         Seconds on the monotonic clock; a reply after it is dropped.
-    streams : int
-        How many streams share the call.
+    prompts : int
+        How many prompts share the call.
+    model : str
     outcome : str or None
         ``answered``, ``late`` or ``failed``, once settled.
     """
 
     future: Future[ExpertReply]
     deadline: float
-    streams: int
+    prompts: int
+    model: str
     outcome: str | None = None
+    _begun: float = field(default_factory=time.monotonic)
+    _ended: float | None = None
+
+    def __post_init__(self) -> None:
+        self.future.add_done_callback(self._note_end)
+
+    def _note_end(self, future: Future[ExpertReply]) -> None:
+        del future
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the call took, or has taken so far."""
+        return (self._ended or time.monotonic()) - self._begun
 
 
 class ExpertCalls:
-    """Starts calls, waits for them until their deadlines, and spares an expert that keeps failing.
+    """Starts calls and waits for them until their deadlines.
+
+    Whether a failing expert is spared is decided in one place, the breakers of its pool.
 
     Parameters
     ----------
     expert : Expert
-    breaker : CircuitBreaker
+        A pool, or an expert that becomes a pool of one with the usual breaker.
+    on_settled : callable, optional
+        See `OnSettled`; called from any thread.
     """
 
-    def __init__(self, expert: Expert, *, breaker: CircuitBreaker) -> None:
-        self._expert = expert
-        self._breaker = breaker
-        self._late: list[Future[ExpertReply]] = []
+    def __init__(self, expert: Expert, *, on_settled: OnSettled | None = None) -> None:
+        self._pool = (
+            expert
+            if isinstance(expert, ExpertPool)
+            else ExpertPool({"": expert}, failures=5, cooldown_s=5.0)
+        )
+        self._on_settled = on_settled
+        self._late: dict[str, list[Future[ExpertReply]]] = {}
 
     def start(
-        self, prompts: Sequence[Sequence[int]], *, model: str, deadline_s: float
+        self, prompts: Sequence[Sequence[int]], *, model: str, deadline_s: float, steps: int = 1
     ) -> ExpertCall | str:
-        """Start a call, or say why not: ``busy`` with late calls, or the breaker is ``open``."""
-        now = time.monotonic()
-        self._late = [future for future in self._late if not future.done()]
-        if len(self._late) >= _MOST_LATE:
+        """Start a call, or say why not: ``busy`` with late calls, or all breakers are ``open``."""
+        late = [future for future in self._late.pop(model, ()) if not future.done()]
+        if late:
+            self._late[model] = late
+        if len(late) >= _MOST_LATE:
             return "busy"
-        if not self._breaker.allows(now):
+        future = self._pool.start(prompts, model=model, steps=steps)
+        if _is_open(future):
             return "open"
         return ExpertCall(
-            future=self._expert.start(prompts, model=model),
-            deadline=now + deadline_s,
-            streams=len(prompts),
+            future=future,
+            deadline=time.monotonic() + deadline_s,
+            prompts=len(prompts),
+            model=model,
         )
 
     def settle(self, call: ExpertCall) -> str:
         """Wait for `call` until its deadline; return its outcome, the same each time."""
         if call.outcome is None:
             call.outcome = self._wait(call)
-            if call.outcome == "answered":
-                self._breaker.succeeded()
-            else:
-                self._breaker.failed(time.monotonic())
+            reply = call.future.result() if call.outcome == "answered" else None
+            self._tell(call, call.outcome, call.prompts, reply)
+            if call.outcome == "late":
+                # Left to run: it warms the expert's prefix cache, so that a later call is in time.
+                self._late.setdefault(call.model, []).append(call.future)
+                self._pool.late(call.future)
+                call.future.add_done_callback(lambda future: self._drop(call, future))
         return call.outcome
 
     def _wait(self, call: ExpertCall) -> str:
         try:
             call.future.result(timeout=max(0.0, call.deadline - time.monotonic()))
         except JoinTimeout:
-            # Left to run: it warms the expert's prefix cache, so that a later call is in time.
-            self._late.append(call.future)
             return "late"
-        except ExpertError as error:
-            logger.warning("%s The host goes on alone for this token.", error)
+        except (ExpertError, CancelledError) as error:
+            logger.warning(
+                "%s The host goes on alone for this token.", error or "It was cancelled."
+            )
             return "failed"
         return "answered"
+
+    def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
+        """Count the bytes of a late call; its reply is of no use any more."""
+        if not future.cancelled() and future.exception() is None:
+            self._tell(call, "dropped", 0, future.result())
+
+    def _tell(
+        self, call: ExpertCall, outcome: str, prompts: int, reply: ExpertReply | None
+    ) -> None:
+        if self._on_settled is not None:
+            self._on_settled(
+                outcome=outcome,
+                seconds=call.seconds,
+                prompts=prompts,
+                sent_bytes=reply.sent_bytes if reply else 0,
+                received_bytes=reply.received_bytes if reply else 0,
+            )
+
+
+def _is_open(future: Future[ExpertReply]) -> bool:
+    return (
+        future.done() and not future.cancelled() and isinstance(future.exception(), ExpertOpenError)
+    )

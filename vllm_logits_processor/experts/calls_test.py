@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.experts.breaker import CircuitBreaker
 from vllm_logits_processor.experts.calls import ExpertCall, ExpertCalls
-from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
 
 REPLY = ExpertReply(
-    top=ExpertTopK(token_ids=np.array([[1]]), logprobs=np.array([[-1.0]])),
+    continuations=(
+        Continuation(
+            tokens=np.array([1]),
+            top=ExpertTopK(token_ids=np.array([[1]]), logprobs=np.array([[-1.0]])),
+        ),
+    ),
     sent_bytes=1,
     received_bytes=1,
 )
@@ -24,10 +29,20 @@ class Scripted:
 
     def __init__(self) -> None:
         self.futures: list[Future[ExpertReply]] = []
+        self.steps: list[int] = []
 
-    def start(self, prompts: Sequence[Sequence[int]], *, model: str) -> Future[ExpertReply]:
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
+    ) -> Future[ExpertReply]:
+        self.steps.append(steps)
         self.futures.append(Future())
         return self.futures[-1]
+
+    def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
+        return Future()
+
+    def close(self) -> None:
+        self.futures.clear()
 
 
 @pytest.fixture
@@ -37,7 +52,7 @@ def expert() -> Scripted:
 
 @pytest.fixture
 def calls(expert: Scripted) -> ExpertCalls:
-    return ExpertCalls(expert, breaker=CircuitBreaker(threshold=2, cooldown_s=60))
+    return ExpertCalls(ExpertPool({"x": expert}, failures=2, cooldown_s=60))
 
 
 def started(calls: ExpertCalls, deadline_s: float = 0.0) -> ExpertCall:
@@ -81,7 +96,7 @@ def test_settling_for_several_streams_counts_one_failure(calls: ExpertCalls) -> 
 
 
 def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
-    calls = ExpertCalls(expert, breaker=CircuitBreaker(threshold=100, cooldown_s=60))
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
     for _ in range(4):
         calls.settle(started(calls))
     assert calls.start([[1]], model="slm", deadline_s=1) == "busy"

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Sequence
+import logging
+import ssl
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
-from vllm_logits_processor.experts.reply import ExpertError, ExpertReply, checked_top_k
+from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
+from vllm_logits_processor.experts.credentials import ApiKey
+from vllm_logits_processor.experts.loop import LoopThread
+from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+
+logger = logging.getLogger(__name__)
 
 #: A reply may have this many bytes per logprob asked for, and as many more per prompt; a larger
 #: one is not read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
 
-_TOKEN_ID = "token_id:"
+#: What usually is behind a status. Never the server's own words: they may quote the text.
+_HINTS = {
+    400: "it may allow fewer logprobs than expert.top_k (vLLM: --max-logprobs), have a shorter "
+    "context, or have been given a tokenizer that is not the model's",
+    401: "it wants another API key: see expert.api_key_env and expert.api_key_file",
+    403: "it wants another API key: see expert.api_key_env and expert.api_key_file",
+    404: "it has no such model or adapter, or expert.url does not end before /completions",
+    413: "it takes only smaller requests",
+    422: "it does not know a field of the request: it must be a completions server that takes "
+    "token ids and returns logprobs, such as vLLM",
+    429: "it limits how often it may be asked",
+}
 
 
 class CompletionsExpert:
-    """Asks for the next token of many prompts in one request, without blocking the caller.
+    """Asks for the next tokens of many prompts in one request, without blocking the caller.
 
-    One thread with an event loop serves all calls, over connections that stay open. Nothing is
+    All calls run on the event loop of one thread, over connections that stay open. Nothing is
     locked while a call is on its way.
 
     Parameters
@@ -34,16 +52,24 @@ class CompletionsExpert:
     url : str
         Base URL that ends before ``/completions``, such as ``http://127.0.0.1:8001/v1``.
     top_k : int
-        Logprobs per prompt; the server must allow as many (vLLM: ``--max-logprobs``).
+        Logprobs per token; the server must allow as many (vLLM: ``--max-logprobs``).
     vocabulary : int
         Number of the expert's tokens.
     end_ids : int32 array
         The expert's end tokens, joined into one event.
     api_key : str, optional
         Sent as a bearer token.
+    api_key_file : Path, optional
+        Holds the key instead; read again when it changes.
+    ca_file : Path, optional
+        Certificates (PEM) to verify the server with, instead of the system's.
+    extra_body : mapping, optional
+        Further fields of every request.
     timeout_s : float
         Seconds after which a call is given up for good. The deadline of a token is the caller's and
         shorter: a reply that misses it is dropped when it comes.
+    loop : LoopThread, optional
+        Shared with other servers and closed by whoever made it; without it, one of its own.
     """
 
     def __init__(
@@ -54,61 +80,92 @@ class CompletionsExpert:
         vocabulary: int,
         end_ids: npt.NDArray[np.int32],
         api_key: str | None = None,
+        api_key_file: Path | None = None,
+        ca_file: Path | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         timeout_s: float = 30.0,
+        loop: LoopThread | None = None,
     ) -> None:
         self._url = f"{url.rstrip('/')}/completions"
         self._top_k = top_k
         self._vocabulary = vocabulary
         self._end_ids = end_ids
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._key = ApiKey(value=api_key, file=api_key_file)
+        self._extra_body = dict(extra_body or {})
         self._timeout_s = timeout_s
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="floe-expert", daemon=True
-        )
-        self._thread.start()
+        self._hinted: set[int] = set()
         # The proxy settings of the environment are not for a server that the configuration names.
-        self._client = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s,
+            trust_env=False,
+            verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+        )
+        self._owns_loop = loop is None
+        self._loop = loop or LoopThread()
 
-    def start(self, prompts: Sequence[Sequence[int]], *, model: str) -> Future[ExpertReply]:
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
+    ) -> Future[ExpertReply]:
         """Send one request for all `prompts` (expert token ids) and return at once.
 
         The future holds the reply, or `ExpertError`. Cancelling it ends the request.
         """
-        return asyncio.run_coroutine_threadsafe(self._ask(prompts, model), self._loop)
+        return self._loop.submit(self._ask(prompts, model, steps))
+
+    def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
+        """Send one request for ln p of the tokens of `prompt`, from the second on."""
+        return self._loop.submit(self._score(prompt, model))
 
     def close(self) -> None:
-        """End the thread and the connections; calls in flight are dropped."""
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result(timeout=5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        """End the connections, and the thread if it is this expert's own."""
+        self._loop.submit(self._client.aclose()).result(timeout=5)
+        if self._owns_loop:
+            self._loop.close()
 
-    async def _ask(self, prompts: Sequence[Sequence[int]], model: str) -> ExpertReply:
-        body = json.dumps(
-            {
-                "model": model,
-                "prompt": prompts,
-                "max_tokens": 1,
-                "temperature": 0.0,
-                "logprobs": self._top_k,
-                # Distinct tokens may have one spelling; ids cannot collide.
-                "return_tokens_as_token_ids": True,
-            },
-            separators=(",", ":"),
+    async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
+        body = self._body(
+            model=model,
+            prompt=prompts,
+            max_tokens=steps,
+            logprobs=self._top_k,
+            # Distinct tokens may have one spelling; ids cannot collide.
+            return_tokens_as_token_ids=True,
+        )
+        per_prompt = _BYTES_PER_PROMPT + steps * (self._top_k + 2) * _BYTES_PER_LOGPROB
+        received = await self._post(body, limit=len(prompts) * per_prompt)
+        return ExpertReply(
+            continuations=read_continuations(
+                received,
+                count=len(prompts),
+                steps=steps,
+                vocabulary=self._vocabulary,
+                end_ids=self._end_ids,
+            ),
+            sent_bytes=len(body),
+            received_bytes=len(received),
+        )
+
+    async def _score(self, prompt: Sequence[int], model: str) -> float:
+        body = self._body(model=model, prompt=[prompt], max_tokens=1, prompt_logprobs=0)
+        limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
+        return read_score(await self._post(body, limit=limit), prompt)
+
+    def _body(self, **values: Any) -> bytes:
+        return json.dumps(
+            {**values, "temperature": 0.0, **self._extra_body}, separators=(",", ":")
         ).encode()
-        limit = len(prompts) * (_BYTES_PER_PROMPT + self._top_k * _BYTES_PER_LOGPROB)
+
+    async def _post(self, body: bytes, *, limit: int) -> bytes:
+        """Send `body`; return the reply's, of at most `limit` bytes."""
+        headers = {"Content-Type": "application/json", **self._key.headers()}
         received = bytearray()
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client.stream(
-                    "POST", self._url, content=body, headers=self._headers
-                ) as response,
+                self._client.stream("POST", self._url, content=body, headers=headers) as response,
             ):
                 if response.status_code != httpx.codes.OK:
-                    raise ExpertError(f"The expert answered HTTP {response.status_code}.")
+                    raise ExpertError(self._status(response.status_code))
                 async for part in response.aiter_bytes():
                     received += part
                     if len(received) > limit:
@@ -116,30 +173,12 @@ class CompletionsExpert:
         except (httpx.HTTPError, TimeoutError, OSError) as error:
             # The type only: a message may quote what was sent.
             raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
-        rows = _rows(bytes(received), count=len(prompts))
-        return ExpertReply(
-            top=checked_top_k(rows, vocabulary=self._vocabulary, end_ids=self._end_ids),
-            sent_bytes=len(body),
-            received_bytes=len(received),
-        )
+        return bytes(received)
 
-
-def _rows(data: bytes, *, count: int) -> list[list[tuple[int, float]]]:
-    """Read the top-K of each prompt out of a completions reply, in the order of the prompts."""
-    try:
-        choices: list[dict[str, Any]] = json.loads(data)["choices"]
-        by_index = {choice["index"]: choice["logprobs"]["top_logprobs"][0] for choice in choices}
-        if sorted(by_index) != list(range(count)) or len(choices) != count:
-            raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
-        return [
-            [
-                (int(token.removeprefix(_TOKEN_ID)), float(logprob))
-                for token, logprob in by_index[place].items()
-                if token.startswith(_TOKEN_ID)
-            ]
-            for place in range(count)
-        ]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ExpertError(
-            f"The expert's reply is not a completion with logprobs ({type(error).__name__})."
-        ) from None
+    def _status(self, status: int) -> str:
+        """Say what the status is and, the first time, what may be behind it."""
+        message = f"The expert answered HTTP {status}."
+        if status in _HINTS and status not in self._hinted:
+            self._hinted.add(status)
+            logger.error("%s Perhaps %s.", message, _HINTS[status])
+        return message

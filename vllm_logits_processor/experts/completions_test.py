@@ -11,15 +11,23 @@ import pytest
 
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
-from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
 
 HALF = math.log(0.5)
 
 
 def well(body: dict[str, Any]) -> bytes:
+    """Say the length of the text, the end of which grows with every step."""
     return completion(
-        [{len(prompt): HALF, 1000 + place: -3.0} for place, prompt in enumerate(body["prompt"])]
+        *(
+            [{len(prompt) + step: HALF, 1000 + place: -3.0} for step in range(body["max_tokens"])]
+            for place, prompt in enumerate(body["prompt"])
+        )
     )
+
+
+def first_tokens(reply: ExpertReply) -> list[int]:
+    return [int(each.tokens[0]) for each in reply.continuations]
 
 
 @pytest.fixture
@@ -44,8 +52,12 @@ def expert(server: FakeExpert) -> Iterator[CompletionsExpert]:
 
 def test_one_request_asks_for_all_prompts(server: FakeExpert, expert: CompletionsExpert) -> None:
     reply = expert.start([[1, 2, 3], [4]], model="slm").result(timeout=5)
-    assert reply.top.token_ids.tolist() == [[3, 1000], [1, 1001]]
-    assert reply.top.logprobs.tolist() == [[HALF, -3.0], [HALF, -3.0]]
+    assert [each.tokens.tolist() for each in reply.continuations] == [[3], [1]]
+    assert [each.top.token_ids.tolist() for each in reply.continuations] == [
+        [[3, 1000]],
+        [[1, 1001]],
+    ]
+    assert [each.top.logprobs.tolist() for each in reply.continuations] == [[[HALF, -3.0]]] * 2
     (request,) = server.requests
     assert request["prompt"] == [[1, 2, 3], [4]]
     assert request["model"] == "slm"
@@ -68,7 +80,7 @@ def test_starting_does_not_wait(server: FakeExpert, expert: CompletionsExpert) -
     begun = time.monotonic()
     future = expert.start([[1]], model="slm")
     assert time.monotonic() - begun < 0.2
-    assert future.result(timeout=5).top.token_ids.tolist() == [[1, 1000]]
+    assert first_tokens(future.result(timeout=5)) == [1]
 
 
 def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsExpert) -> None:
@@ -77,7 +89,7 @@ def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsEx
 
     server.answer = reversed_choices
     reply = expert.start([[1, 2], [4]], model="slm").result(timeout=5)
-    assert reply.top.token_ids[:, 0].tolist() == [2, 1]
+    assert first_tokens(reply) == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +101,7 @@ def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsEx
         (b'{"choices": [{"index": 0, "logprobs": null}]}', "not a completion"),
         (b'{"choices": [{"index": 0, "logprobs": {"top_logprobs": []}}]}', "not a completion"),
         (b'{"choices": []}', "not one choice for each"),
-        (completion([{1: -1.0}, {1: -1.0}]), "not one choice for each"),
+        (completion([{1: -1.0}], [{1: -1.0}]), "not one choice for each"),
         (completion([{}]), "no logprobs"),
         (completion([{5000: -1.0}]), "outside"),
         (completion([{1: math.nan}]), "NaN"),
@@ -103,7 +115,7 @@ def test_a_broken_reply_is_refused(
     with pytest.raises(ExpertError, match=reason):
         expert.start([[1]], model="slm").result(timeout=5)
     server.answer = well
-    assert expert.start([[1]], model="slm").result(timeout=5).top.token_ids[0, 0] == 1
+    assert expert.start([[1]], model="slm").result(timeout=5).continuations
 
 
 def test_http_errors_name_the_status(server: FakeExpert, expert: CompletionsExpert) -> None:

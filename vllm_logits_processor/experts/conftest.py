@@ -18,15 +18,23 @@ from typing import Any
 Answer = Callable[[dict[str, Any]], bytes]
 
 
-def completion(rows: list[dict[int, float]]) -> bytes:
-    """Return the body of a completions reply with these (token id, logprob) rows."""
+def completion(*prompts: list[dict[int, float]]) -> bytes:
+    """Return the body of a completions reply: per prompt, a (token id: logprob) row per step.
+
+    The expert's own token of a step is the first of its row.
+    """
     choices = [
         {
             "index": place,
             "text": "",
-            "logprobs": {"top_logprobs": [{f"token_id:{token}": lp for token, lp in row.items()}]},
+            "logprobs": {
+                "tokens": [f"token_id:{next(iter(row), 0)}" for row in rows],
+                "top_logprobs": [
+                    {f"token_id:{token}": logprob for token, logprob in row.items()} for row in rows
+                ],
+            },
         }
-        for place, row in enumerate(rows)
+        for place, rows in enumerate(prompts)
     ]
     return json.dumps({"choices": choices}).encode()
 

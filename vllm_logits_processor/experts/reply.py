@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from floe_plugins.errors import FloeError
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, IntArray
 from vllm_logits_processor.alignment.maps import NOTHING
 
 #: Probabilities may sum to this much more than one before a reply is refused as nonsense.
@@ -20,21 +20,94 @@ class ExpertError(FloeError):
     """A reply that is missing or cannot be used; the stream keeps the host's logits."""
 
 
+class ExpertOpenError(ExpertError):
+    """The breakers of all servers are open: nothing was asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """One prompt's part of a reply.
+
+    Attributes
+    ----------
+    tokens : int64 array, shape (steps,)
+        The expert's own greedy tokens after the prompt. Fewer than were asked for where the expert
+        ended; never none.
+    top : ExpertTopK
+        One row per step: row i is the distribution after the prompt and ``tokens[:i]``.
+    """
+
+    tokens: IntArray
+    top: ExpertTopK
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertReply:
     """A reply to one batched call.
 
     Attributes
     ----------
-    top : ExpertTopK
-        One row per prompt of the call, in their order.
+    continuations : tuple of Continuation
+        One per prompt of the call, in their order.
     sent_bytes, received_bytes : int
-        Sizes of the bodies of request and reply.
+        Sizes of the bodies of request and reply; 0 where nothing left the process.
     """
 
-    top: ExpertTopK
+    continuations: tuple[Continuation, ...]
     sent_bytes: int
     received_bytes: int
+
+
+def checked_continuations(
+    tokens: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[Sequence[tuple[int, float]]]],
+    *,
+    steps: int,
+    vocabulary: int,
+    end_ids: npt.NDArray[np.int32],
+) -> tuple[Continuation, ...]:
+    """Check what an expert said of each prompt and bring it into arrays.
+
+    Parameters
+    ----------
+    tokens : sequence of int sequences
+        Per prompt, the expert's own tokens.
+    rows : sequence of sequences of rows
+        Per prompt and step, the (token id, logprob) pairs; see `checked_top_k`.
+    steps : int
+        How many were asked for.
+    vocabulary, end_ids
+        As for `checked_top_k`.
+
+    Raises
+    ------
+    ExpertError
+        If a continuation is empty, longer than was asked for, or not of one row per token; if a
+        token is out of range; or for what `checked_top_k` refuses.
+    """
+    for own, top in zip(tokens, rows, strict=True):
+        if not 1 <= len(own) <= steps or len(top) != len(own):
+            raise ExpertError(
+                f"The expert's reply has {len(own)} tokens and {len(top)} distributions for a "
+                f"prompt; asked for was 1 to {steps}, with as many of each."
+            )
+        if min(own) < 0 or max(own) >= vocabulary:
+            raise _outside(vocabulary)
+    every = checked_top_k(
+        [row for top in rows for row in top], vocabulary=vocabulary, end_ids=end_ids
+    )
+    continuations = []
+    begin = 0
+    for own in tokens:
+        part = slice(begin, begin + len(own))
+        begin = part.stop
+        continuations.append(
+            Continuation(
+                tokens=np.array(own, dtype=np.int64),
+                top=ExpertTopK(token_ids=every.token_ids[part], logprobs=every.logprobs[part]),
+            )
+        )
+    return tuple(continuations)
 
 
 def checked_top_k(
@@ -68,7 +141,7 @@ def checked_top_k(
             raise ExpertError(f"The expert's reply has no logprobs for prompt {place}.")
         tokens = [token for token, _ in row]
         if min(tokens) < 0 or max(tokens) >= vocabulary:
-            raise ExpertError(f"The expert's reply has token ids outside 0..{vocabulary - 1}.")
+            raise _outside(vocabulary)
         if len(set(tokens)) != len(tokens):
             raise ExpertError("The expert's reply names a token twice in one row.")
         ids[place, : len(row)] = tokens
@@ -80,6 +153,10 @@ def checked_top_k(
     if (probabilities.sum(axis=1) > 1 + _SUM_SLACK).any():
         raise ExpertError("The expert's reply has probabilities that sum to more than one.")
     return _join_ends(ExpertTopK(token_ids=ids, logprobs=logprobs), end_ids)
+
+
+def _outside(vocabulary: int) -> ExpertError:
+    return ExpertError(f"The expert's reply has token ids outside 0..{vocabulary - 1}.")
 
 
 def _join_ends(top: ExpertTopK, end_ids: npt.NDArray[np.int32]) -> ExpertTopK:

@@ -1,0 +1,94 @@
+"""Reads what an OpenAI-compatible completions endpoint answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_logits_processor.experts.reply import (
+    Continuation,
+    ExpertError,
+    checked_continuations,
+)
+
+_TOKEN_ID = "token_id:"
+
+
+def read_continuations(
+    data: bytes,
+    *,
+    count: int,
+    steps: int,
+    vocabulary: int,
+    end_ids: npt.NDArray[np.int32],
+) -> tuple[Continuation, ...]:
+    """Read the continuation of each of `count` prompts, in their order.
+
+    Raises
+    ------
+    ExpertError
+        If the reply is not a completion of each prompt with logprobs by token id, or for what
+        `checked_continuations` refuses.
+    """
+    try:
+        choices: list[dict[str, Any]] = json.loads(data)["choices"]
+        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
+        if sorted(by_index) != list(range(count)) or len(choices) != count:
+            raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
+        said = [by_index[place] for place in range(count)]
+        tokens = [[_token_id(token) for token in each["tokens"]] for each in said]
+        rows = [
+            [
+                [(_token_id(token), float(logprob)) for token, logprob in row.items()]
+                for row in each["top_logprobs"]
+            ]
+            for each in said
+        ]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _not_a_completion(error) from None
+    return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
+
+
+def read_score(data: bytes, prompt: Sequence[int]) -> float:
+    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format).
+
+    Raises
+    ------
+    ExpertError
+        If the reply has not one logprob, at most zero, for each of these tokens.
+    """
+    try:
+        (choice,) = json.loads(data)["choices"]
+        (first, *rest) = choice["prompt_logprobs"]
+        if first is not None or len(rest) != len(prompt) - 1:
+            raise ExpertError("The expert's reply has not one logprob for each prompt token.")
+        logprobs = [
+            float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_a_completion(error) from None
+    total = sum(logprobs)
+    if not (math.isfinite(total) and max(logprobs) <= 1e-3):
+        raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
+    return total
+
+
+def _token_id(token: str) -> int:
+    """Read ``token_id:N``."""
+    if not token.startswith(_TOKEN_ID):
+        raise ExpertError(
+            "The expert's reply gives tokens by their spelling; needed is a server that knows "
+            "return_tokens_as_token_ids, such as vLLM."
+        )
+    return int(token[len(_TOKEN_ID) :])
+
+
+def _not_a_completion(error: Exception) -> ExpertError:
+    return ExpertError(
+        f"The expert's reply is not a completion with logprobs ({type(error).__name__})."
+    )

@@ -1,0 +1,49 @@
+"""The API key of a server, which may change while Floe runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vllm_logits_processor.experts.reply import ExpertError
+
+
+@dataclass
+class ApiKey:
+    """A key that is given, or read from a file whenever the file changes.
+
+    Parameters
+    ----------
+    value : str, optional
+    file : Path, optional
+        Its content, without surrounding white space, is the key.
+    """
+
+    value: str | None = None
+    file: Path | None = None
+    _seen: tuple[int, int, int] | None = field(default=None, init=False)
+
+    def headers(self) -> dict[str, str]:
+        """Return the header of a request; none without a key.
+
+        Raises
+        ------
+        ExpertError
+            If the file cannot be read, or is no text.
+        """
+        if self.file is not None:
+            self._refresh(self.file)
+        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
+
+    def _refresh(self, file: Path) -> None:
+        try:
+            status = file.stat()
+            # A rotated file may be as long and as old as the one before it, not the same file.
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if seen != self._seen:
+                self.value = file.read_text(encoding="ascii").strip()
+                self._seen = seen
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExpertError(
+                f"The file of the API key cannot be read ({type(error).__name__})."
+            ) from None
