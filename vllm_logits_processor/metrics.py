@@ -15,9 +15,11 @@ from vllm_logits_processor.trace import OUTCOMES, TraceLine
 #: The only address that is listened on: whoever may read the figures of a server is on its machine.
 _LOOPBACK = "127.0.0.1"
 
-#: What can come of a call; further words of an expert's are counted as ``other``.
-_CALL_OUTCOMES = ("answered", "late", "failed", "busy", "open")
+#: What can come of a call, and of anything whose name is not known here.
+_CALL_OUTCOMES = ("answered", "late", "failed")
 _OTHER = "other"
+#: The second word on a call that was late: it ended after all, and its bytes are known now.
+_DROPPED = "dropped"
 _BREAKER_STATES = ("closed", "half-open", "open")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -29,8 +31,8 @@ class FusionMetrics:
     """Counts what one engine does and, with a port, answers with it over HTTP.
 
     Every engine has a registry of its own, so that several in one process do not clash and nothing
-    of vLLM's appears. Labels come from closed sets and from the configuration's URLs (host and port
-    alone): nothing of a request becomes a label.
+    of vLLM's appears. Labels come from closed sets and from the configuration's URLs (without
+    credentials and query): nothing of a request becomes a label. May be called from any thread.
 
     Parameters
     ----------
@@ -71,9 +73,10 @@ class FusionMetrics:
         Parameters
         ----------
         outcome : str
-            ``answered``, ``late`` or ``failed``.
+            ``answered``, ``late`` or ``failed``; ``dropped`` for what a late call brought in the
+            end, of which only the bytes are counted.
         seconds : float
-            From its start until its reply was there or given up.
+            From its start until its reply was there, or its deadline.
         prompts : int
             How many texts it asked about.
         sent_bytes, received_bytes : int
@@ -85,7 +88,7 @@ class FusionMetrics:
     def observe_breaker(self, *, url: str, state: str) -> None:
         """Note the state of an expert's breaker: ``closed``, ``half-open`` or ``open``."""
         if self._instruments is not None:
-            self._instruments.breaker.labels(_host_and_port(url)).state(state)
+            self._instruments.breaker.labels(_server(url)).state(state)
 
     def observe_stream(self, summary: StreamSummary) -> None:
         """Count a stream that has ended."""
@@ -155,16 +158,20 @@ class _Instruments:
     def call(
         self, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
     ) -> None:
+        self._sent.inc(sent_bytes)
+        self._received.inc(received_bytes)
+        if outcome == _DROPPED:
+            return
         self._calls.get(outcome, self._calls[_OTHER]).inc()
         self._call_seconds.observe(seconds)
         self._misses.inc(outcome == "late")
         self._prompts.inc(prompts)
-        self._sent.inc(sent_bytes)
-        self._received.inc(received_bytes)
 
 
-def _host_and_port(url: str) -> str:
-    """Return the part of a URL that names its server; never credentials, path or query."""
+def _server(url: str) -> str:
+    """Return the part of a URL that names its server; never credentials or query."""
+    if not url:
+        return "in-process"
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{parts.hostname}:{port}"
+    return f"{parts.hostname}:{port}{parts.path}"
