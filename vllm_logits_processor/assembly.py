@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+
+import numpy as np
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Gate
@@ -10,15 +13,22 @@ from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.cache import load_maps
+from vllm_logits_processor.alignment.conversation import Conversation
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
+from vllm_logits_processor.experts.build import build_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.protocol import Expert
+from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.prompt_evidence import PromptScorer
 
 logger = logging.getLogger(__name__)
 
 
-def build_engine(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> FusionEngine:
+def build_engine(
+    config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int, host_model: str
+) -> FusionEngine:
     """Load tokenizers, maps, router and gate, and connect the expert.
 
     Parameters
@@ -28,6 +38,8 @@ def build_engine(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: in
         Folder or hub id of the tokenizer of vLLM's model.
     host_vocabulary : int
         Columns of vLLM's logits.
+    host_model : str
+        The name of vLLM's model at its own server.
 
     Raises
     ------
@@ -37,40 +49,71 @@ def build_engine(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: in
     """
     plugins = plugin_manager(config.plugins)
     router = _router(config.router, plugins)
-    gate = None if config.expert.trusted else _gate(config, plugins)
+    gate = None if config.expert.sees_everything else _gate(config, plugins)
+    pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
+    metrics = FusionMetrics(port=config.metrics_port)
+    expert = build_expert(
+        config.expert,
+        vocabulary=len(pair.expert),
+        end_ids=pair.maps.end_ids,
+        breaker_failures=config.breaker_failures,
+        breaker_cooldown_s=config.breaker_cooldown_s,
+        on_breaker=metrics.observe_breaker,
+    )
+    logger.info(
+        "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
+        len(pair.host),
+        len(pair.expert),
+        config.expert.model,
+        ", ".join(config.expert.urls) or "this process",
+        "trusted" if config.expert.sees_everything else "untrusted",
+        router.name,
+        ", ".join(gate.detectors) if gate else "not needed",
+    )
+    return FusionEngine(
+        config=config,
+        pair=pair,
+        expert=expert,
+        router=router,
+        gate=gate,
+        metrics=metrics,
+        scorer=_scorer(config, host_model=host_model, vocabulary=len(pair.host), expert=expert),
+    )
+
+
+def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> Pair:
     host = ByteVocabulary.from_pretrained(host_tokenizer)
     if len(host) > host_vocabulary:
         raise ConfigError(
             f"floe: the tokenizer {host_tokenizer!r} has {len(host)} tokens, and the model's "
             f"logits have {host_vocabulary} columns; accepted are tokenizers that fit their model."
         )
-    expert = ByteVocabulary.from_pretrained(
-        resolve(config.expert.tokenizer), name=config.expert.tokenizer
+    reference = config.expert.tokenizer_reference
+    expert = ByteVocabulary.from_pretrained(resolve(reference), name=reference)
+    return Pair(
+        host=host,
+        expert=expert,
+        maps=load_maps(host, expert),
+        conversation=Conversation(host, expert),
     )
-    maps = load_maps(host, expert)
-    logger.info(
-        "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
-        len(host),
-        len(expert),
-        config.expert.model,
-        config.expert.url,
-        "trusted" if config.expert.trusted else "untrusted",
-        router.name,
-        ", ".join(gate.detectors) if gate else "not needed",
+
+
+def _scorer(
+    config: FloeConfig, *, host_model: str, vocabulary: int, expert: Expert
+) -> PromptScorer | None:
+    """Return what scores prompts, where the configuration says how to reach this server."""
+    if config.host_url is None:
+        return None
+    host = CompletionsExpert(
+        url=config.host_url,
+        top_k=1,
+        vocabulary=vocabulary,
+        end_ids=np.empty(0, dtype=np.int32),
+        api_key=os.environ[config.host_api_key_env] if config.host_api_key_env else None,
+        # The host scores its prompt alone: nobody is asked about a prompt that is being scored.
+        extra_body={"vllm_xargs": {"floe": "host"}},
     )
-    return FusionEngine(
-        config=config,
-        pair=Pair(host=host, expert=expert, maps=maps),
-        expert=CompletionsExpert(
-            url=config.expert.url,
-            top_k=config.expert.top_k,
-            vocabulary=len(expert),
-            end_ids=maps.end_ids,
-            api_key=config.expert.api_key,
-        ),
-        router=router,
-        gate=gate,
-    )
+    return PromptScorer(host=host, host_model=host_model, expert=expert)
 
 
 def _router(name: str, plugins: PluginManager) -> Router:

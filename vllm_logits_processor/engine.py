@@ -2,12 +2,11 @@
 
 begin_step: take in new tokens ─► may the text leave? ─► one call per expert model
 (the host's forward pass runs meanwhile)
-finish_step: join until the deadline ─► align ─► weigh ─► add to the logits
+decide: join until the deadline ─► align ─► weigh ─► the cells of the logits that change
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,18 +15,26 @@ import torch
 
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
+from vllm_logits_processor.alignment.conversation import Conversation
+from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.asking import Asking
 from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.experts.breaker import CircuitBreaker
-from vllm_logits_processor.experts.calls import Expert, ExpertCalls
-from vllm_logits_processor.fusion import fuse, weigh
+from vllm_logits_processor.experts.calls import ExpertCalls
+from vllm_logits_processor.experts.heard import Heard, stacked
+from vllm_logits_processor.experts.lookahead import LookAhead
+from vllm_logits_processor.experts.protocol import Expert
+from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
 from vllm_logits_processor.guard import StreamGuard
+from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.request import RequestOptions
-from vllm_logits_processor.stream import PendingWord, SpokenWord, Stream, stacked
+from vllm_logits_processor.stream import Stream
 from vllm_logits_processor.trace import Trace, TraceLine
+from vllm_logits_processor.unsure import host_entropies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,7 @@ class Pair:
     host: ByteVocabulary
     expert: ByteVocabulary
     maps: AlignmentMaps
+    conversation: Conversation
 
 
 class FusionEngine:
@@ -49,143 +57,240 @@ class FusionEngine:
     expert : Expert
     router : Router
     gate : Gate or None
-        None for a trusted expert.
+        None for an expert that may see everything.
+    metrics : FusionMetrics
+    scorer : PromptScorer, optional
+        Without it, streams begin without evidence.
     """
 
     def __init__(
-        self, *, config: FloeConfig, pair: Pair, expert: Expert, router: Router, gate: Gate | None
+        self,
+        *,
+        config: FloeConfig,
+        pair: Pair,
+        expert: Expert,
+        router: Router,
+        gate: Gate | None,
+        metrics: FusionMetrics,
+        scorer: PromptScorer | None = None,
     ) -> None:
         self._config = config
         self._pair = pair
+        self._expert = expert
         self._router = router
         self._gate = gate
-        self._calls = ExpertCalls(
-            expert,
-            breaker=CircuitBreaker(
-                threshold=config.breaker_failures, cooldown_s=config.breaker_cooldown_s
-            ),
-        )
+        self._metrics = metrics
+        self._scorer = scorer
+        calls = ExpertCalls(expert, on_settled=metrics.observe_call)
+        self._asking = Asking(calls, config=config)
         self._trace = Trace(config.trace_file)
 
     def new_stream(
         self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
     ) -> Stream | None:
-        """Return the state of a request, or None where the expert is never to be asked."""
+        """Return the state of a request, or None where the expert is never to be asked.
+
+        Parameters
+        ----------
+        prompt_ids : sequence of int or None
+            Host tokens of the prompt; None for one that is given as embeddings.
+        output_ids : list of int
+            The engine's own list of the answer's tokens; it is read as it grows.
+        options : RequestOptions
+        """
         mode = self._config.default_mode if options.mode == "auto" else options.mode
         if mode == "host":
             return None
+        expert = self._pair.expert
+        opening = self._pair.conversation.opening(prompt_ids or ())
+        prefix = ExpertPrefix(expert, opening.front)
+        prefix.extend(opening.text)
         return Stream(
             host=self._pair.host,
             prompt_ids=prompt_ids,
             output_ids=output_ids,
             options=options,
             guard=StreamGuard(self._gate),
-            prefix=ExpertPrefix(self._pair.expert),
+            prefix=prefix,
+            heard=Heard(vocabulary=expert, lookahead=LookAhead(most=self._config.expert.lookahead)),
+            text=bytearray(self._pair.host.decode(prompt_ids or ())),
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
-        """Take in new tokens and start one call per expert model for the streams that need a word.
+        """Take in new tokens and start the calls for the positions that come next.
 
-        Streams whose last token is not known yet are left for a second call, in `finish_step`.
+        Streams whose last token is not known yet, and those that are asked about only where the
+        host is unsure, are left for `decide`.
         """
-        asking: dict[str, list[Stream]] = {}
-        for stream in streams:
-            if stream.waits_for_token:
-                continue
-            stream.advance()
-            if stream.pending is None and stream.word is None:
-                stream.declined = _reason_not_to_ask(stream)
-                if stream.declined is None:
-                    model = stream.options.expert_model or self._config.expert.model
-                    asking.setdefault(model, []).append(stream)
-        for model, group in asking.items():
-            self._ask(model, group)
+        self._ask(streams, host_is_unsure=False)
 
-    def finish_step(self, logits: torch.Tensor, streams: Mapping[int, Stream]) -> None:
-        """Fuse, in place, the rows whose expert has answered in time; leave all others as they are.
+    def decide(
+        self,
+        logits: torch.Tensor,
+        streams: Mapping[int, Stream],
+        drafts: Mapping[int, Sequence[int]] | None = None,
+    ) -> FusedCells:
+        """Join the calls and fuse the rows whose expert has answered in time.
 
         Parameters
         ----------
-        logits : torch.Tensor, shape (batch, vocabulary), float32
+        logits : torch.Tensor, shape (rows, vocabulary), float32
+            Read, and left as it is.
         streams : mapping of row to Stream
             Rows without a stream are the host's.
+        drafts : mapping of row to sequence of int, optional
+            Draft tokens that the host was fed before a row, beyond the stream's own (speculative
+            decoding). A stream then has several rows.
+
+        Returns
+        -------
+        FusedCells
+            What changes in `logits`: to be written by every rank alike.
 
         Raises
         ------
         RuntimeError
             If the engine still hides the last sampled token of a stream.
         """
-        hidden = [stream for stream in streams.values() if stream.waits_for_token]
-        if hidden:
+        if any(stream.waits_for_token for stream in streams.values()):
             raise RuntimeError(
                 "Floe cannot see the last sampled token: vLLM's asynchronous scheduling hides it "
                 "from processors that are not named with --logits-processors. Start the server "
                 "with --logits-processors vllm_logits_processor:FloeLogitsProcessor, or with "
                 "--no-async-scheduling."
             )
-        # Streams whose token was hidden when the step began are asked for now.
-        self.begin_step([stream for stream in streams.values() if stream.needs_call])
-        lines = {row: self._join(stream) for row, stream in streams.items()}
-        words = {row: stream.word for row, stream in streams.items() if stream.word is not None}
-        if words:
-            self._fuse(logits, words, streams, lines)
+        before = {row: tuple(tokens) for row, tokens in (drafts or {}).items() if tokens}
+        # What is decided for the committed text comes first: a fork begins with what it knows.
+        self._ask(list(streams.values()), host_is_unsure=False)
+        at = {
+            row: stream.forked(before[row]) if row in before else stream
+            for row, stream in streams.items()
+        }
+        self._ask([at[row] for row in before], host_is_unsure=False)
+        if self._config.ask == "unsure":
+            self._ask_where_unsure(logits, at)
+        lines = {row: self._join(stream) for row, stream in at.items()}
+        words = {row: word for row, stream in at.items() if (word := stream.word()) is not None}
+        cells = self._fuse(logits, words, at, streams, before, lines)
+        for row in before:
+            streams[row].rejoin(at[row])
+        for row, line in lines.items():
+            streams[row].summary.add(line)
+            self._metrics.observe_token(line)
         self._trace.write(list(lines.values()))
+        return cells
 
-    def _ask(self, model: str, streams: list[Stream]) -> None:
-        """Start one call for `streams`."""
-        first = any(stream.position == 0 for stream in streams)
-        wait_ms = self._config.first_deadline_ms if first else self._config.deadline_ms
-        call = self._calls.start(
-            [stream.prefix.token_ids() for stream in streams],
-            model=model,
-            deadline_s=wait_ms / 1000,
-        )
-        for row, stream in enumerate(streams):
-            if isinstance(call, str):
-                stream.declined = call
+    def finish_step(
+        self,
+        logits: torch.Tensor,
+        streams: Mapping[int, Stream],
+        drafts: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        """Fuse in place; see `decide`."""
+        self.decide(logits, streams, drafts).write(logits)
+
+    def end_stream(self, stream: Stream) -> None:
+        """Log and count a stream that is finished or aborted."""
+        stream.summary.log()
+        self._metrics.observe_stream(stream.summary)
+
+    def close(self) -> None:
+        """End connections and threads."""
+        if self._scorer is not None:
+            self._scorer.close()
+        self._expert.close()
+        self._metrics.close()
+
+    def _ask(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
+        """Advance the streams and begin what is undecided and may leave."""
+        asking = []
+        # With speculative decoding a stream comes once per row.
+        for stream in {id(stream): stream for stream in streams}.values():
+            if stream.waits_for_token or not stream.undecided:
+                continue
+            stream.advance()
+            stream.declined = _reason_not_to_ask(stream)
+            if stream.declined is None:
+                self._score_prompt(stream)
+                asking.append(stream)
+        self._asking.begin(asking, host_is_unsure=host_is_unsure)
+
+    def _score_prompt(self, stream: Stream) -> None:
+        """Have the prompt scored at the first position; take in the scores when they are there."""
+        if self._scorer is None:
+            return
+        if stream.position == 0 and stream.scores is None and not stream.summary.tokens:
+            model = stream.options.expert_model or self._config.expert.model
+            stream.scores = self._scorer.start(
+                stream.prompt_ids or (), stream.prefix.token_ids(), model=model
+            )
+        if stream.scores is not None and (found := stream.scores.evidence()) is not None:
+            stream.evidence.begin(found)
+            stream.scores = None
+
+    def _ask_where_unsure(self, logits: torch.Tensor, at: Mapping[int, Stream]) -> None:
+        open_rows = [row for row, stream in at.items() if stream.undecided]
+        if not open_rows:
+            return
+        entropies = host_entropies(logits, np.array(open_rows))
+        unsure = []
+        for row, entropy in zip(open_rows, entropies, strict=True):
+            if entropy >= self._config.unsure_nats:
+                unsure.append(at[row])
             else:
-                stream.pending = PendingWord(call=call, row=row)
+                at[row].declined = "sure"
+        self._ask(unsure, host_is_unsure=True)
 
     def _join(self, stream: Stream) -> TraceLine:
         """Wait for this stream's word until its deadline; say what came of it."""
-        begun = time.monotonic()
-        if stream.pending is not None:
-            outcome = self._calls.settle(stream.pending.call)
-            if outcome == "answered":
-                stream.receive(stream.pending.call.future.result())
-            else:
-                stream.pending, stream.declined = None, outcome
-        word = stream.word
+        followed = stream.ready and self._config.expert.lookahead > 1
+        waited_ms, sent, received = self._asking.join(stream)
         return TraceLine(
             label=stream.options.label,
             position=stream.position,
             outcome=stream.declined or "fused",
-            waited_ms=(time.monotonic() - begun) * 1000,
-            sent_bytes=word.sent_bytes if word else 0,
-            received_bytes=word.received_bytes if word else 0,
+            waited_ms=waited_ms,
+            sent_bytes=sent,
+            received_bytes=received,
+            followed=followed,
         )
 
     def _fuse(
         self,
         logits: torch.Tensor,
-        words: Mapping[int, SpokenWord],
+        words: Mapping[int, Covered],
+        at: Mapping[int, Stream],
         streams: Mapping[int, Stream],
+        drafts: Mapping[int, tuple[int, ...]],
         lines: dict[int, TraceLine],
-    ) -> None:
-        """Align, weigh and add, for all rows with a word at once; note the weights in `lines`."""
+    ) -> FusedCells:
+        """Align and weigh all rows with a word at once; note the weights in `lines`."""
+        if not words:
+            return FusedCells.none()
         rows = np.fromiter(words, dtype=np.int64)
-        aligned = align(logits, rows, stacked(list(words.values())), self._pair.maps)
-        evidence = np.array([streams[row].evidence.value for row in words])
+        top = stacked([word.top for word in words.values()])
+        aligned = align(logits, rows, top, self._pair.maps)
+        place_of = {row: place for place, row in enumerate(words)}
+        # A draft row knows what the rows before it said of the drafts; never of its own token.
+        for row in sorted(drafts, key=lambda row: len(drafts[row])):
+            for before in (other for other in streams if streams[other] is streams[row]):
+                if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:
+                    factor = aligned.factor_of(place_of[before], drafts[row][-1])
+                    at[row].evidence = replace(at[before].evidence)
+                    at[row].evidence.observe(factor)
+        evidence = np.array([at[row].evidence.value for row in words])
         weights = weigh(self._router, aligned, evidence)
-        fuse(logits, rows, aligned, weights)
-        for place, row in enumerate(words):
+        known = np.exp(top.logprobs).sum(axis=1)
+        for row, place in place_of.items():
             if aligned.feasible[place]:
-                streams[row].weighed(aligned, place)
+                streams[row].weighed(aligned, place, drafts=drafts.get(row, ()))
             lines[row] = replace(
                 lines[row],
                 outcome="fused" if aligned.feasible[place] else "infeasible",
                 expert_weight=float(weights.expert[place]),
+                error_bound=float(min(1.0, max(0.0, 1 - known[place]) + words[row].unexpanded)),
             )
+        return fused_cells(logits, rows, aligned, weights)
 
 
 def _reason_not_to_ask(stream: Stream) -> str | None:

@@ -17,40 +17,98 @@ import torch
 
 from floe_plugins.gate import Gate
 from floe_plugins.routers import BUILT_IN_ROUTERS
+from vllm_logits_processor.alignment.conversation import Conversation
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.conftest import trained_vocabulary
 from vllm_logits_processor.engine import FusionEngine, Pair
-from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.stream import UNKNOWN_TOKEN, Stream
 
 HOST, EXPERT = trained_vocabulary("byte-level"), trained_vocabulary("sentencepiece")
-PAIR = Pair(host=HOST, expert=EXPERT, maps=build_maps(HOST, EXPERT))
+PAIR = Pair(
+    host=HOST,
+    expert=EXPERT,
+    maps=build_maps(HOST, EXPERT),
+    conversation=Conversation(HOST, EXPERT),
+)
 FUSED = RequestOptions(mode="fused")
 
 
 class Scripted:
-    """Answers at once with a favourite token, fails, or stays silent."""
+    """Answers at once with a favourite token or as a toy model, fails, or stays silent."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[list[int]], str]] = []
+        self.steps: list[int] = []
+        self.scored: list[tuple[list[int], str]] = []
         self.mode = "answer"
+        self.silent: list[Future[ExpertReply]] = []
 
-    def start(self, prompts: Sequence[Sequence[int]], *, model: str) -> Future[ExpertReply]:
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
+    ) -> Future[ExpertReply]:
         self.calls.append(([list(prompt) for prompt in prompts], model))
+        self.steps.append(steps)
         future: Future[ExpertReply] = Future()
         if self.mode == "fail":
             future.set_exception(ExpertError("The expert is down."))
-        if self.mode == "answer":
-            favourite = EXPERT.encode(b" cat")[0]
-            top = ExpertTopK(
-                token_ids=np.full((len(prompts), 1), favourite),
-                logprobs=np.full((len(prompts), 1), np.log(0.9)),
+        elif self.mode == "silent":
+            self.silent.append(future)
+        else:
+            say = toy_continuation if self.mode == "toy" else favourite_continuation
+            future.set_result(
+                ExpertReply(
+                    continuations=tuple(say(prompt, steps) for prompt in prompts),
+                    sent_bytes=100,
+                    received_bytes=60,
+                )
             )
-            future.set_result(ExpertReply(top=top, sent_bytes=100, received_bytes=60))
         return future
+
+    def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
+        self.scored.append((list(prompt), model))
+        future: Future[float] = Future()
+        future.set_result(-3.0 * (len(prompt) - 1))
+        return future
+
+    def close(self) -> None:
+        self.calls.clear()
+
+
+def favourite_continuation(prompt: Sequence[int], steps: int) -> Continuation:
+    """Say " cat" with 0.9, whatever the prompt."""
+    del prompt
+    favourite = EXPERT.encode(b" cat")[0]
+    return Continuation(
+        tokens=np.full(steps, favourite),
+        top=ExpertTopK(
+            token_ids=np.full((steps, 1), favourite), logprobs=np.full((steps, 1), np.log(0.9))
+        ),
+    )
+
+
+def toy_continuation(prompt: Sequence[int], steps: int, k: int = 12) -> Continuation:
+    """Continue as a toy language model whose distribution follows from the last two tokens."""
+    text, tokens, ids, logprobs = list(prompt), [], [], []
+    spelled = np.array([bool(data) for data in EXPERT.token_bytes])
+    for _ in range(steps):
+        random = np.random.default_rng(text[-2:])
+        masses = random.dirichlet(np.full(len(EXPERT), 0.02)) * spelled
+        order = np.argsort(-masses)[:k]
+        ids.append(order)
+        logprobs.append(np.log(np.maximum(masses[order] / masses.sum(), 1e-12)))
+        tokens.append(int(order[0]))
+        text.append(tokens[-1])
+    return Continuation(
+        tokens=np.array(tokens),
+        top=ExpertTopK(token_ids=np.array(ids), logprobs=np.array(logprobs)),
+    )
 
 
 @pytest.fixture
@@ -58,12 +116,33 @@ def expert() -> Scripted:
     return Scripted()
 
 
-def engine(expert: Scripted, *, gate: Gate | None = None, **values: Any) -> FusionEngine:
-    section = ExpertConfig(url="http://x", model="slm", tokenizer="t", trusted=gate is None)
-    values = {"deadline_ms": 50, "first_deadline_ms": 50, **values}
-    router = next(each for each in BUILT_IN_ROUTERS if each.name == "evidence")
+def engine(
+    expert: Scripted,
+    *,
+    gate: Gate | None = None,
+    router: str = "evidence",
+    lookahead: int = 1,
+    scorer: PromptScorer | None = None,
+    **values: Any,
+) -> FusionEngine:
+    section = ExpertConfig(
+        url="http://x", model="slm", tokenizer="t", trusted=gate is None, lookahead=lookahead
+    )
+    values = {"deadline_ms": 50, "first_deadline_ms": 50, "covers": 0, **values}
     config = FloeConfig(expert=section, **values)
-    return FusionEngine(config=config, pair=PAIR, expert=expert, router=router, gate=gate)
+    return FusionEngine(
+        config=config,
+        pair=PAIR,
+        expert=ExpertPool(
+            {"http://x": expert},
+            failures=config.breaker_failures,
+            cooldown_s=config.breaker_cooldown_s,
+        ),
+        router=next(each for each in BUILT_IN_ROUTERS if each.name == router),
+        gate=gate,
+        metrics=FusionMetrics(port=None),
+        scorer=scorer,
+    )
 
 
 def stream_of(parts: FusionEngine, text: bytes, options: RequestOptions = FUSED) -> Stream:
@@ -81,6 +160,10 @@ def step(parts: FusionEngine, streams: dict[int, Stream], rows: int = 1) -> torc
     parts.begin_step(list(streams.values()))
     parts.finish_step(logits, streams)
     return logits
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_the_expert_is_heard(expert: Scripted) -> None:
@@ -128,8 +211,8 @@ def test_without_an_answer_the_host_keeps_its_bits(
     for token in (5, 6, 7):
         assert torch.equal(step(parts, {0: stream}), some_logits())
         stream.output_ids.append(token)
-    lines = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
-    assert [line["outcome"] for line in lines] == [outcome, outcome, "open"]
+    outcomes = [line["outcome"] for line in lines_of(tmp_path / "trace")]
+    assert outcomes == [outcome, outcome, "open"]
     assert len(expert.calls) == 2
 
 
@@ -233,3 +316,16 @@ def test_a_token_that_stays_hidden_stops_with_an_explanation(expert: Scripted) -
     stream.output_ids.append(UNKNOWN_TOKEN)
     with pytest.raises(RuntimeError, match="--logits-processors vllm_logits_processor"):
         step(parts, {0: stream})
+
+
+def test_a_finished_stream_is_logged_without_text(
+    expert: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = engine(expert)
+    stream = stream_of(parts, b"Zanzibar")
+    step(parts, {0: stream})
+    with caplog.at_level("INFO"):
+        parts.end_stream(stream)
+    (record,) = caplog.records
+    assert '"fused": 1' in record.getMessage()
+    assert "Zanzibar" not in record.getMessage()

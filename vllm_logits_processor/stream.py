@@ -1,44 +1,45 @@
-"""One request while it decodes: its text as bytes, its evidence, its call in flight."""
+"""One request while it decodes: its text as bytes, its evidence, its calls in flight."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.reweigh import Aligned
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.evidence import Evidence
 from vllm_logits_processor.experts.calls import ExpertCall
-from vllm_logits_processor.experts.reply import ExpertReply
+from vllm_logits_processor.experts.heard import Heard, Place
 from vllm_logits_processor.guard import StreamGuard
+from vllm_logits_processor.prompt_evidence import PromptScores
 from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.summary import StreamSummary
 
 #: What stands for a token that was sampled but is not known yet (async scheduling).
 UNKNOWN_TOKEN = -1
 
 
-@dataclass
-class PendingWord:
-    """Where the expert's word on one position of one stream will be found."""
+@dataclass(frozen=True)
+class Asked:
+    """Where the expert's words on some places of one stream will be found: rows of a call."""
 
     call: ExpertCall
-    row: int
+    rows: tuple[tuple[Place, int], ...]
 
 
 @dataclass(frozen=True)
-class SpokenWord:
-    """The expert's word on one position, received."""
+class Weighed:
+    """What the expert said of one position, kept to judge it when the token is known.
 
-    top: ExpertTopK
-    sent_bytes: int
-    received_bytes: int
+    `drafts` are the tokens that the text was expected to take before it; empty but for speculative
+    decoding.
+    """
+
+    drafts: tuple[int, ...]
+    aligned: Aligned
+    row: int
 
 
 @dataclass
@@ -56,6 +57,10 @@ class Stream:
     options : RequestOptions
     guard : StreamGuard
     prefix : ExpertPrefix
+        The text as the expert's tokens; holds what of the prompt is not in its front.
+    heard : Heard
+    text : bytearray
+        Prompt and answer as bytes: what the gate sees.
     """
 
     host: ByteVocabulary
@@ -64,18 +69,20 @@ class Stream:
     options: RequestOptions
     guard: StreamGuard
     prefix: ExpertPrefix
-    text: bytearray = field(default_factory=bytearray)
+    heard: Heard
+    text: bytearray
     evidence: Evidence = field(default_factory=Evidence)
-    pending: PendingWord | None = None
-    word: SpokenWord | None = None
+    summary: StreamSummary = field(default_factory=StreamSummary)
+    scores: PromptScores | None = None
+    #: A call for the present position, and one for where the expert expects the text to go.
+    pending: Asked | None = None
+    ahead: Asked | None = None
     #: Why the expert was not asked for the present position, if it was not.
     declined: str | None = None
+    #: True where all that is wanted for the present position has been heard already.
+    ready: bool = False
     _seen: int = 0
-    _weighed: tuple[int, Aligned, int] | None = None
-
-    def __post_init__(self) -> None:
-        """Take in the prompt."""
-        self._append(self.prompt_ids or ())
+    _weighed: list[Weighed] = field(default_factory=list)
 
     @property
     def position(self) -> int:
@@ -88,58 +95,93 @@ class Stream:
         return bool(self.output_ids) and self.output_ids[-1] == UNKNOWN_TOKEN
 
     @property
-    def needs_call(self) -> bool:
-        """True where nothing was decided for the next position when the step began."""
+    def undecided(self) -> bool:
+        """True where it is still open how the next position is decoded."""
         return len(self.output_ids) != self._seen or not (
-            self.pending or self.word or self.declined
+            self.pending or self.declined or self.ready
         )
 
     def advance(self) -> None:
-        """Take in the tokens sampled since the last step; calls for earlier positions end."""
+        """Take in the tokens sampled since the last step; what was decided for others ends."""
         new = self.output_ids[self._seen :]
         if not new:
             return
-        if self._weighed is not None and self._weighed[0] == self._seen:
-            _, aligned, row = self._weighed
-            self.evidence.observe(aligned.factor_of(row, new[0]))
-        self._weighed = None
+        self._judge(new)
         self._append(new)
         self._seen += len(new)
-        self.pending = self.word = self.declined = None
+        self.pending, self.declined, self.ready = None, None, False
 
-    def weighed(self, aligned: Aligned, row: int) -> None:
+    def wanted(self, *, most_covers: int) -> list[Place]:
+        """Return the places of the text about which the expert has still to be asked."""
+        offsets = wanted_offsets(self.prefix, self.heard.rows, most=most_covers)
+        return [
+            Place(offset=offset, token_ids=self.prefix.token_ids_to(offset)) for offset in offsets
+        ]
+
+    def meets_ahead(self, wanted: Sequence[Place]) -> bool:
+        """Make the call that was started ahead the pending one, if it is about what is wanted."""
+        if self.ahead is None or len(wanted) != 1:
+            return False
+        ((place, row),) = self.ahead.rows
+        if (place.offset, place.token_ids) != (wanted[0].offset, wanted[0].token_ids):
+            return False
+        self.pending, self.ahead = Asked(self.ahead.call, ((wanted[0], row),)), None
+        return True
+
+    def word(self) -> Covered | None:
+        """Return the expert's word on the present position, None where it has not spoken."""
+        if self.declined or self.prefix.length not in self.heard.rows:
+            return None
+        return covered(self.prefix, self.heard.rows)
+
+    def weighed(self, aligned: Aligned, row: int, *, drafts: tuple[int, ...] = ()) -> None:
         """Keep what the expert said of this position, to judge it when the token is known."""
-        self._weighed = (self._seen, aligned, row)
+        self._weighed.append(Weighed(drafts, aligned, row))
 
-    def receive(self, reply: ExpertReply) -> SpokenWord:
-        """Take this stream's row out of a reply to the pending call."""
-        assert self.pending is not None
-        row = slice(self.pending.row, self.pending.row + 1)
-        # A batched body is one; its bytes are shared out evenly among the streams of the call.
-        share = max(1, self.pending.call.streams)
-        self.word = SpokenWord(
-            top=ExpertTopK(token_ids=reply.top.token_ids[row], logprobs=reply.top.logprobs[row]),
-            sent_bytes=reply.sent_bytes // share,
-            received_bytes=reply.received_bytes // share,
+    def forked(self, drafts: Sequence[int]) -> Stream:
+        """Return the stream as it would be if it took `drafts`; this one stays as it is."""
+        data = self.host.decode(drafts)
+        heard = self.heard.forked()
+        prefix = self.prefix.branch(data)
+        heard.forget(prefix.boundary())
+        return replace(
+            self,
+            output_ids=[*self.output_ids, *drafts],
+            guard=replace(self.guard),
+            prefix=prefix,
+            heard=heard,
+            text=self.text + data,
+            evidence=replace(self.evidence),
+            pending=None,
+            ahead=None,
+            declined=None,
+            ready=False,
+            _seen=self._seen + len(drafts),
+            _weighed=[],
         )
-        self.pending = None
-        return self.word
+
+    def rejoin(self, fork: Stream) -> None:
+        """Keep what a fork has heard, should this stream go its way."""
+        place = Place(
+            offset=fork.prefix.length,
+            token_ids=fork.prefix.token_ids(),
+            to_come=bytes(fork.text[len(self.text) :]),
+        )
+        self.heard.adopt(fork.heard, place)
+
+    def _judge(self, new: Sequence[int]) -> None:
+        """Turn what the expert said of tokens that are known now into evidence."""
+        for at, token in enumerate(new):
+            before = tuple(new[:at])
+            # The last word on a position counts: chunks of a prompt speak of the same one.
+            for each in reversed(self._weighed):
+                if each.drafts == before:
+                    self.evidence.observe(each.aligned.factor_of(each.row, token))
+                    break
+        self._weighed = []
 
     def _append(self, tokens: Sequence[int]) -> None:
         data = self.host.decode(tokens)
         self.text += data
         self.prefix.extend(data)
-
-
-def stacked(words: Sequence[SpokenWord]) -> ExpertTopK:
-    """Join the rows of several words into one `ExpertTopK`, filled up to the widest."""
-    width = max(word.top.token_ids.shape[1] for word in words)
-
-    def widened(array: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
-        missing = width - array.shape[1]
-        return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
-
-    return ExpertTopK(
-        token_ids=np.concatenate([widened(word.top.token_ids, NOTHING) for word in words]),
-        logprobs=np.concatenate([widened(word.top.logprobs, -np.inf) for word in words]),
-    )
+        self.heard.follow(data, self.prefix)

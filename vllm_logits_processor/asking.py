@@ -1,0 +1,152 @@
+"""What goes to the expert in one step: one request for all that its streams want to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm_logits_processor.config import FloeConfig
+from vllm_logits_processor.experts.calls import ExpertCall, ExpertCalls
+from vllm_logits_processor.experts.heard import Place
+from vllm_logits_processor.stream import Asked, Stream
+
+
+@dataclass
+class _Batch:
+    """Prompts of one request to one of the expert's models, and whose they are."""
+
+    prompts: list[list[int]] = field(default_factory=list)
+    now: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
+    later: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
+    steps: int = 1
+    first: bool = False
+
+    def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
+        begin = len(self.prompts)
+        self.prompts += [place.token_ids for place in places]
+        rows = tuple(zip(places, range(begin, len(self.prompts)), strict=True))
+        (self.later if ahead else self.now).append((stream, rows))
+        self.steps = max(self.steps, stream.heard.lookahead.steps)
+        self.first = self.first or stream.position == 0
+
+
+class Asking:
+    """Starts the calls of a step and takes in what they bring.
+
+    Parameters
+    ----------
+    calls : ExpertCalls
+    config : FloeConfig
+    """
+
+    def __init__(self, calls: ExpertCalls, *, config: FloeConfig) -> None:
+        self._calls = calls
+        self._config = config
+
+    def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
+        """Start one call per expert model for the places that the streams want to know about.
+
+        Parameters
+        ----------
+        streams : sequence of Stream
+            Those whose present position is undecided and whose text may leave.
+        host_is_unsure : bool
+            True once it is known that the host is unsure of these positions; until then, a
+            configuration that asks only then leaves them undecided.
+        """
+        batches: dict[str, _Batch] = {}
+        for stream in streams:
+            self._take_in_ahead(stream)
+            batch = batches.setdefault(
+                stream.options.expert_model or self._config.expert.model, _Batch()
+            )
+            wanted = stream.wanted(most_covers=self._config.covers)
+            if not wanted:
+                stream.ready = True
+            elif stream.meets_ahead(wanted):
+                assert stream.pending is not None
+                self._renew_deadline(stream.pending.call)
+            elif self._spent(stream):
+                stream.declined = "budget"
+            elif host_is_unsure or self._config.ask == "always":
+                batch.add(stream, wanted)
+            if place := self._worth_asking_ahead(stream):
+                batch.add(stream, [place], ahead=True)
+        for model, batch in batches.items():
+            if batch.prompts:
+                self._start(model, batch)
+
+    def join(self, stream: Stream) -> tuple[float, int, int]:
+        """Wait for the stream's pending call until its deadline and take in what it brings.
+
+        Returns
+        -------
+        tuple of (float, int, int)
+            Milliseconds waited; the stream's shares of the bytes of the request and of the reply.
+        """
+        if stream.pending is None:
+            return 0.0, 0, 0
+        begun = time.monotonic()
+        pending, stream.pending = stream.pending, None
+        outcome = self._calls.settle(pending.call)
+        waited_ms = (time.monotonic() - begun) * 1000
+        # Where only covers failed, what is known of the text itself is used without them.
+        stream.ready = outcome == "answered" or stream.prefix.length in stream.heard.rows
+        if outcome != "answered":
+            stream.declined = None if stream.ready else outcome
+            return waited_ms, 0, 0
+        reply = pending.call.future.result()
+        # Last the text itself: its continuation is the one to follow.
+        for place, row in reversed(pending.rows):
+            stream.heard.hear(place, reply.continuations[row])
+        # A batched body is one; its bytes are shared out evenly among the prompts of the call.
+        share = len(pending.rows) / len(reply.continuations)
+        return waited_ms, round(reply.sent_bytes * share), round(reply.received_bytes * share)
+
+    def _start(self, model: str, batch: _Batch) -> None:
+        call = self._calls.start(
+            batch.prompts, model=model, deadline_s=self._deadline_s(batch.first), steps=batch.steps
+        )
+        for stream, rows in batch.now:
+            if isinstance(call, str):
+                stream.declined = call
+            else:
+                stream.pending = Asked(call, rows)
+        if not isinstance(call, str):
+            for stream, rows in batch.later:
+                stream.ahead = Asked(call, rows)
+
+    def _deadline_s(self, first: bool) -> float:
+        wait_ms = self._config.first_deadline_ms if first else self._config.deadline_ms
+        return wait_ms / 1000
+
+    def _renew_deadline(self, call: ExpertCall) -> None:
+        """Give a call that was started ahead the time that one started now would have."""
+        call.deadline = max(call.deadline, time.monotonic() + self._deadline_s(first=False))
+
+    def _spent(self, stream: Stream) -> bool:
+        budget = self._config.answer_budget_ms
+        return budget is not None and stream.summary.waited_ms >= budget
+
+    def _worth_asking_ahead(self, stream: Stream) -> Place | None:
+        """Return where to ask next, should the text follow the expert that far."""
+        heard = stream.heard
+        if not heard.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
+            return None
+        return heard.end if heard.places_ahead <= heard.lookahead.steps // 2 else None
+
+    def _take_in_ahead(self, stream: Stream) -> None:
+        """Take in the reply to a call that was started ahead, if it is there."""
+        asked = stream.ahead
+        if asked is None or not asked.call.future.done():
+            return
+        ((place, row),) = asked.rows
+        if stream.prefix.length >= place.offset:
+            # The text has got there: the call is taken over as the pending one, or is of no use.
+            if stream.prefix.length > place.offset:
+                stream.ahead = None
+            return
+        stream.ahead = None
+        if self._calls.settle(asked.call) == "answered":
+            stream.heard.hear_ahead(place, asked.call.future.result().continuations[row])
