@@ -38,12 +38,15 @@ class RouterSignals:
     evidence : array, shape (rows,), float64
         Running average of ``ln p_host - ln p_expert`` over the tokens already in the text, nats per
         token; positive where the host has predicted the text better.
+    prompt_evidence : array, shape (rows,), float64, or 0.0
+        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
     """
 
     host_entropy: FloatArray
     expert_entropy: FloatArray
     disagreement: FloatArray
     evidence: FloatArray
+    prompt_evidence: FloatArray = 0.0
 
 
 @runtime_checkable
@@ -92,6 +95,22 @@ class EntropyRouter:
 
 
 @dataclass(frozen=True)
+class PerplexityRouter:
+    """Weigh by the prompt alone, the whole answer through: PackLLM's fusion of two models.
+
+    ``w`` is proportional to ``exp(-ln PPL)`` of the prompt (PackLLM-sim of Mavromatis et al. 2024,
+    arXiv 2404.11531, at temperature 1), both perplexities per host token. Without evidence of the
+    prompt the weights are equal.
+    """
+
+    name: str = "perplexity"
+
+    def log_odds(self, signals: RouterSignals) -> FloatArray:
+        """Return the log-odds of the expert, shape (rows,)."""
+        return signals.evidence * 0 - signals.prompt_evidence
+
+
+@dataclass(frozen=True)
 class ConstantRouter:
     """The same log-odds at every token: the plain mean, or one model alone.
 
@@ -115,6 +134,7 @@ class ConstantRouter:
 BUILT_IN_ROUTERS: tuple[Router, ...] = (
     EvidenceRouter(),
     EntropyRouter(),
+    PerplexityRouter(),
     ConstantRouter(name="mean", value=0.0),
     ConstantRouter(name="host", value=-CERTAIN),
     ConstantRouter(name="expert", value=CERTAIN),

@@ -17,7 +17,13 @@ FINITE = st.floats(min_value=-50, max_value=50, allow_nan=False)
 def signals(rows: int = 1, **values: float) -> RouterSignals:
     given_values = {
         name: np.full(rows, values.get(name, 0.0))
-        for name in ("host_entropy", "expert_entropy", "disagreement", "evidence")
+        for name in (
+            "host_entropy",
+            "expert_entropy",
+            "disagreement",
+            "evidence",
+            "prompt_evidence",
+        )
     }
     return RouterSignals(**given_values)
 
@@ -38,6 +44,12 @@ def test_entropy_is_proportional_to_exp_of_minus_entropy() -> None:
     assert math.exp(odds) == pytest.approx(math.exp(-2.0) / math.exp(-0.5))
 
 
+def test_perplexity_takes_the_prompts_and_nothing_else() -> None:
+    odds = router("perplexity").log_odds(signals(prompt_evidence=0.7, evidence=-3.0))[0]
+    assert math.exp(odds) == pytest.approx(math.exp(-0.7))
+    assert router("perplexity").log_odds(signals(evidence=-3.0))[0] == 0.0
+
+
 def test_mean_host_and_expert_are_constant() -> None:
     assert router("mean").log_odds(signals(rows=3)).tolist() == [0.0, 0.0, 0.0]
     assert (
@@ -55,6 +67,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
         expert_entropy=np.array([second, 2.0, first]),
         disagreement=np.array([0.1, 0.2, 0.3]),
         evidence=np.array([evidence, 0.0, -evidence]),
+        prompt_evidence=np.array([-evidence, evidence, 0.0]),
     )
     together = router(name).log_odds(rows)
     assert np.isfinite(together).all()
