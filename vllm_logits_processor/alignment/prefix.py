@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: A tail longer than this is shortened, if a safe cut is found...
-_LONG = 768
+_LONG = 384
 #: ...that leaves at least this many bytes open to what comes next.
-_OPEN = 256
+_OPEN = 128
+#: Bytes at most behind the boundary.
+_MOST_OPEN = 64
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The tokens of the tail, the byte of the tail at which each begins, and its word's number."""
+
+    ids: list[int]
+    starts: list[int]
+    words: list[int]
 
 
 class ExpertPrefix:
@@ -20,55 +32,163 @@ class ExpertPrefix:
     A cut between the two is made at the beginning of a word, and only where the tokenizer gives the
     same tokens with the cut as without it.
 
+    What may still be tokenized otherwise when the text goes on is behind the :meth:`boundary`: the
+    last word with the space in front of it. There alone the covers of the text are looked for.
+
     Parameters
     ----------
     vocabulary : ByteVocabulary
         The expert's.
+    front : sequence of int, optional
+        Expert tokens in front of the text, such as those of a chat template; the tokenizer's own
+        BOS if not given.
     """
 
-    def __init__(self, vocabulary: ByteVocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._settled: list[int] = list(vocabulary.bos_ids)
+    def __init__(self, vocabulary: ByteVocabulary, front: Sequence[int] | None = None) -> None:
+        self.vocabulary = vocabulary
+        self._settled: list[int] = list(vocabulary.bos_ids if front is None else front)
+        self._settled_bytes = 0
         self._tail = bytearray()
-        self._tail_ids: list[int] | None = []
+        self._encoded: _Tail | None = None
+        self._boundary: tuple[int, int] | None = None
         self._next_cut = _LONG
+
+    @property
+    def length(self) -> int:
+        """Bytes of text so far."""
+        return self._settled_bytes + len(self._tail)
 
     def extend(self, data: bytes) -> None:
         """Append `data` to the text."""
         if data:
             self._tail += data
-            self._tail_ids = None
+            self._encoded = self._boundary = None
+
+    def branch(self, data: bytes) -> ExpertPrefix:
+        """Return a copy with `data` appended; neither changes with the other."""
+        copy = ExpertPrefix(self.vocabulary, self._settled)
+        copy._settled_bytes = self._settled_bytes
+        copy._tail = bytearray(self._tail)
+        copy._encoded, copy._boundary = self._encoded, self._boundary
+        copy._next_cut = self._next_cut
+        copy.extend(data)
+        return copy
 
     def token_ids(self) -> list[int]:
-        """Return the expert's tokens of the whole text, its BOS (if it has one) in front."""
-        if self._tail_ids is None:
-            self._tail_ids = self._vocabulary.encode(bytes(self._tail))
-            if len(self._tail) >= self._next_cut:
-                self._settle(self._tail_ids)
-        return self._settled + self._tail_ids
+        """Return the expert's tokens of the whole text, the front before them."""
+        ids = self._encode().ids
+        return self._settled + ids
 
-    def _settle(self, ids: list[int]) -> None:
-        spelled = [self._vocabulary.token_bytes[token] or b"" for token in ids]
-        starts = [0, *accumulate(len(piece) for piece in spelled)]
+    def boundary(self) -> int:
+        """Return the byte offset in front of which the tokens are final, however the text goes on.
+
+        It is the beginning of the last word (spaces and what follows them) that the tokenizer
+        splits off, at most 64 bytes from the end. Text without such a word gives the beginning of
+        a pre-token or of a token there, which is final in all but rare cases.
+        """
+        return self._settled_bytes + self._place_boundary()[1]
+
+    def token_ids_to(self, offset: int) -> list[int]:
+        """Return the front and the expert's tokens of the first `offset` bytes.
+
+        Raises
+        ------
+        ValueError
+            If `offset` is before the boundary or behind the text.
+        """
+        count, begin = self._place_boundary()
+        if self._inside(offset, begin) == len(self._tail):
+            return self.token_ids()
+        return self._settled + self._encode().ids[:count] + self.open_ids(self.tail_to(offset))
+
+    def open_ids(self, data: bytes) -> list[int]:
+        """Return the tokens that `data` has where it stands right behind the boundary."""
+        begins_text = not self.boundary()
+        return self.vocabulary.encode_words(data, begins_text=begins_text)[0]
+
+    def tail_to(self, offset: int) -> bytes:
+        """Return the text from the boundary to byte `offset`; errors as :meth:`token_ids_to`."""
+        begin = self._place_boundary()[1]
+        return bytes(self._tail[begin : self._inside(offset, begin)])
+
+    def tail(self, offset: int) -> bytes:
+        """Return the text from byte `offset` on; see :meth:`token_ids_to` for the errors."""
+        return bytes(self._tail[self._inside(offset, self._place_boundary()[1]) :])
+
+    def _inside(self, offset: int, begin: int) -> int:
+        inside = offset - self._settled_bytes
+        if not begin <= inside <= len(self._tail):
+            raise ValueError(
+                f"The offset is {offset}; accepted are {self.boundary()} to {self.length}."
+            )
+        return inside
+
+    def _encode(self) -> _Tail:
+        if self._encoded is None:
+            self._encoded = self._encoded_tail()
+            if len(self._tail) >= self._next_cut and self._settle(self._encoded):
+                self._encoded = self._encoded_tail()
+        return self._encoded
+
+    def _encoded_tail(self) -> _Tail:
+        data = bytes(self._tail)
+        ids, words = self.vocabulary.encode_words(data, begins_text=not self._settled_bytes)
+        return _Tail(ids, self.vocabulary.token_starts(data, ids), words)
+
+    def _settle(self, tail: _Tail) -> bool:
         limit = len(self._tail) - _OPEN
-        for at in range(len(ids) - 1, 0, -1):
-            begin = starts[at]
+        for at in range(len(tail.ids) - 1, 0, -1):
+            begin = tail.starts[at]
             if begin > limit or not self._begins_word(begin):
                 continue
             front, rest = bytes(self._tail[:begin]), bytes(self._tail[begin:])
-            if (
-                self._vocabulary.encode(front) == ids[:at]
-                and self._vocabulary.encode(rest) == ids[at:]
-            ):
-                self._settled += ids[:at]
-                self._tail, self._tail_ids = bytearray(rest), ids[at:]
+            encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._settled_bytes)
+            if encoded == tail.ids[:at] and self.vocabulary.encode(rest) == tail.ids[at:]:
+                self._settled += encoded
+                self._settled_bytes += begin
+                self._tail = bytearray(rest)
                 self._next_cut = _LONG
-            else:
-                # Try again when the tail has grown; trying every cut would cost a step its time.
-                self._next_cut = len(self._tail) + _OPEN
-            return
+                return True
+            # Try again when the tail has grown; trying every cut would cost a step its time.
+            self._next_cut = len(self._tail) + _OPEN
+            break
+        return False
 
     def _begins_word(self, at: int) -> bool:
         """Tell whether one space and then a letter stand at `at`, and no space before."""
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
+
+    def _place_boundary(self) -> tuple[int, int]:
+        """Return the number of the tail's tokens in front of the boundary, and its bytes there."""
+        if self._boundary is None:
+            starts = self._encode().starts
+            at = self._boundary_token(starts, self._encode().words)
+            self._boundary = (at, starts[at]) if starts else (0, 0)
+        return self._boundary
+
+    def _boundary_token(self, starts: list[int], words: list[int]) -> int:
+        r"""Return the token that begins at the boundary.
+
+        Best is where spaces begin after a word and the tokenizer splits there too. Splits elsewhere
+        are not final: GPT-2's pattern joins "'" and "r" when "e" follows, GPT-4's "\n" and " " when
+        "\n" follows.
+        """
+        least = len(self._tail) - _MOST_OPEN
+        first_word, first_token = -1, -1
+        for at in range(len(starts) - 1, -1, -1):
+            begin = starts[at]
+            if begin < least:
+                break
+            split = at == 0 or words[at] != words[at - 1]
+            word = split or not self.vocabulary.splits_words
+            if begin == 0 or (word and self._begins_spaces(begin)):
+                return at
+            first_token = at
+            first_word = at if split else first_word
+        # A word that is longer than what may stay open, perhaps of one token.
+        return next((at for at in (first_word, first_token) if at >= 0), len(starts) - 1)
+
+    def _begins_spaces(self, at: int) -> bool:
+        """Tell whether space stands at `at`, and none before."""
+        return self._tail[at : at + 1].isspace() and not self._tail[at - 1 : at].isspace()

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import accumulate
 
 from tokenizers import Tokenizer
 
-from floe_plugins.errors import FloeError
+from vllm_logits_processor.alignment.spelling import (
+    ACCEPTED,
+    BYTE_TO_CHAR,
+    Kind,
+    TokenizerError,
+    completed,
+    kind_of,
+    mid_text_encoder,
+    speller,
+    stands_alone,
+    valid_and_rest,
+    words_of,
+)
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_METASPACE = "\u2581"
-
-
-class TokenizerError(FloeError):
-    """A tokenizer that cannot be taken, with its name and the reason."""
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Return the printable stand-in of each byte in byte-level BPE (GPT-2), as char to byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
-    missing = (byte for byte in range(256) if byte not in set(printable))
-    alphabet.update({chr(256 + place): byte for place, byte in enumerate(missing)})
-    return alphabet
-
-
-_CHAR_TO_BYTE = _byte_level_alphabet()
-_BYTE_TO_CHAR = {byte: char for char, byte in _CHAR_TO_BYTE.items()}
-
-
-def valid_and_rest(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Split `data` into (valid UTF-8 text, invalid bytes after it) pairs, in order."""
-    while data:
-        try:
-            yield data.decode("utf-8"), b""
-            return
-        except UnicodeDecodeError as error:
-            yield data[: error.start].decode("utf-8"), data[error.start : error.end]
-            data = data[error.end :]
+__all__ = ["ByteVocabulary", "TokenizerError"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +41,7 @@ class ByteVocabulary:
         What the user called the tokenizer, for messages.
     token_bytes : tuple of (bytes or None), length = vocabulary size
         What each token adds to a text; None for special tokens and holes, which add nothing.
+        Tokens of WordPiece that begin a word begin with a space.
     end_ids : frozenset of int
         Tokens that end a turn or a text.
     bos_ids : tuple of int
@@ -67,8 +49,8 @@ class ByteVocabulary:
     encoder : tokenizers.Tokenizer
         The tokenizer without special tokens, without templates and without a leading space of its
         own, so that encoding is that of the middle of a text.
-    byte_level : bool
-        True for byte-level BPE; False for sentencepiece with byte fallback.
+    kind : {"byte-level", "sentencepiece", "wordpiece"}
+        How its tokens spell bytes.
     """
 
     name: str
@@ -76,7 +58,7 @@ class ByteVocabulary:
     end_ids: frozenset[int]
     bos_ids: tuple[int, ...]
     encoder: Tokenizer
-    byte_level: bool
+    kind: Kind
 
     @classmethod
     def from_pretrained(cls, folder: str, *, name: str | None = None) -> ByteVocabulary:
@@ -92,8 +74,7 @@ class ByteVocabulary:
         Raises
         ------
         TokenizerError
-            If the tokenizer has no fast form, or is neither byte-level BPE nor sentencepiece with
-            byte fallback.
+            If the tokenizer has no fast form, or is of no family that spells bytes.
         """
         from transformers import AutoTokenizer, GenerationConfig
 
@@ -102,7 +83,7 @@ class ByteVocabulary:
         if backend is None:
             raise TokenizerError(
                 f"The tokenizer of {name or folder!r} has no fast (tokenizers) form; Floe takes "
-                "byte-level BPE and sentencepiece with byte fallback in that form."
+                f"{ACCEPTED} in that form."
             )
         ends = {tokenizer.eos_token_id}
         try:
@@ -130,25 +111,27 @@ class ByteVocabulary:
     ) -> ByteVocabulary:
         """Take a `tokenizers.Tokenizer`; see the class for the parameters and the errors."""
         spec = json.loads(backend.to_str())
-        byte_level = _is_byte_level(spec, name=name)
+        kind = kind_of(spec, name=name)
         special = {token["id"] for token in spec["added_tokens"] if token["special"]} | end_ids
         added = {token["id"] for token in spec["added_tokens"]}
         size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
-        spell = _byte_level_bytes if byte_level else _sentencepiece_bytes
+        encoder = mid_text_encoder(spec)
+        spell = speller(kind, spec, encoder)
+        unknown = spec["model"].get("unk_token") if kind == "wordpiece" else None
         table: list[bytes | None] = [None] * size
         for token, token_id in backend.get_vocab(with_added_tokens=True).items():
-            if token_id in special:
+            if token_id in special or token == unknown:
                 continue
-            # Added tokens of a byte-level tokenizer are spelled as text, not in its alphabet.
-            plain = byte_level and token_id in added
+            # Added tokens are spelled as text, and only sentencepiece does so for all its tokens.
+            plain = kind != "sentencepiece" and token_id in added
             table[token_id] = token.encode() if plain else spell(token)
         return cls(
             name=name,
             token_bytes=tuple(table),
             end_ids=end_ids,
             bos_ids=bos_ids,
-            encoder=_mid_text_encoder(spec),
-            byte_level=byte_level,
+            encoder=encoder,
+            kind=kind,
         )
 
     def __len__(self) -> int:
@@ -163,9 +146,14 @@ class ByteVocabulary:
         return digest.hexdigest()
 
     @cached_property
+    def splits_words(self) -> bool:
+        """True where a word never shares a token with the space or the words before it."""
+        return len(set(self.encode_words(b"a b")[1])) > 1
+
+    @cached_property
     def _byte_ids(self) -> tuple[int | None, ...]:
         """Token id of each of the 256 single bytes, None where the vocabulary lacks it."""
-        spelling = _BYTE_TO_CHAR.get if self.byte_level else "<0x{:02X}>".format
+        spelling = BYTE_TO_CHAR.get if self.kind == "byte-level" else "<0x{:02X}>".format
         return tuple(self.encoder.token_to_id(str(spelling(byte))) for byte in range(256))
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
@@ -179,105 +167,139 @@ class ByteVocabulary:
         Bytes that are not UTF-8, such as the first half of a character, become the tokenizer's
         byte tokens; a byte that the vocabulary lacks is left out.
         """
+        return self.encode_words(data)[0]
+
+    def encode_words(
+        self, data: bytes, *, begins_text: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Tokenize as :meth:`encode` does, and number the words (pre-tokens).
+
+        Parameters
+        ----------
+        data : bytes
+        begins_text : bool
+            True where nothing is in front of `data`: its first word is then none that goes on. This
+            matters to WordPiece alone.
+
+        Returns
+        -------
+        tuple of (list of int, list of int)
+            Token ids, and for each the number of the word that it belongs to, rising from 0.
+        """
         ids: list[int] = []
+        words: list[int] = []
+        left = len(data)
         for text, rest in valid_and_rest(data):
-            if text:
-                ids.extend(self.encoder.encode(text, add_special_tokens=False).ids)
-            ids.extend(self._encode_invalid(rest))
-        return ids
+            left -= len(text.encode()) + len(rest)
+            # Only at the end of the text may a character still be finished.
+            char = completed(rest) if rest and not left else None
+            if char and self._encode_open(text, rest, char, ids, words):
+                break
+            goes_on = bool(ids) or not begins_text
+            parts = (self._encode_text(text, goes_on=goes_on), self._encode_invalid(rest))
+            for part, part_words in parts:
+                offset = words[-1] + 1 if words else 0
+                ids += part
+                words += [offset + word for word in part_words]
+        return ids, words
+
+    def token_starts(self, data: bytes, ids: Sequence[int]) -> list[int]:
+        """Return the byte offset in `data` at which each of its tokens `ids` begins.
+
+        Where the tokenizer changes the text (case, accents, kinds of space), a token begins where
+        the one before it ends, so that it has the space in front of it.
+        """
+        lengths = [len(self.token_bytes[token] or b"") for token in ids]
+        starts = [0, *accumulate(lengths)]
+        if starts.pop() == len(data):
+            return starts
+        starts, begin = [], 0
+        for text, rest in valid_and_rest(data):
+            ends = [end for _, end in self.encoder.encode(text, add_special_tokens=False).offsets]
+            before = [0, *accumulate(len(char.encode()) for char in text)]
+            starts += [begin + before[end] for end in [0, *ends]][: len(ends)]
+            starts += [begin + before[-1]] * len(self._encode_invalid(rest)[0])
+            begin += before[-1] + len(rest)
+        # Both ways of encoding differ at most in what an unfinished character does.
+        return (starts + [len(data)] * len(ids))[: len(ids)]
 
     def first_tokens(self, pieces: Sequence[bytes]) -> list[int | None]:
         """Return the first token of each piece's tokenization, None where there is none."""
         texts: list[str] = []
         for piece in pieces:
-            text, _ = next(valid_and_rest(piece), ("", b""))
-            texts.append(text)
+            text, rest = next(valid_and_rest(piece), ("", b""))
+            # These are rare, and their encoding is not that of the text in front alone.
+            special_case = rest or (self.kind == "wordpiece" and not text[:1].isspace())
+            texts.append("" if special_case else text)
         encoded = self.encoder.encode_batch_fast(texts, add_special_tokens=False)
         firsts: list[int | None] = []
         for piece, encoding in zip(pieces, encoded, strict=True):
-            ids = encoding.ids or self._encode_invalid(piece)
+            ids = encoding.ids or self.encode(piece)
             firsts.append(ids[0] if ids else None)
         return firsts
 
-    def _encode_invalid(self, data: bytes) -> list[int]:
-        if self.byte_level and data:
-            spelled = "".join(_BYTE_TO_CHAR[byte] for byte in data)
-            return [token.id for token in self.encoder.model.tokenize(spelled)]
-        ids = (self._byte_ids[byte] for byte in data)
-        return [token_id for token_id in ids if token_id is not None]
+    def _encode_text(self, text: str, *, goes_on: bool) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        words: list[int] = []
+        if self.kind == "wordpiece" and goes_on and text and not text[0].isspace():
+            ids, text = self._continue_word(text)
+            words = [0] * len(ids)
+        if text:
+            encoding = self.encoder.encode(text, add_special_tokens=False)
+            offset = 1 if words else 0
+            ids += encoding.ids
+            words += [offset + (word or 0) for word in encoding.word_ids]
+        return ids, words
 
+    def _continue_word(self, text: str) -> tuple[list[int], str]:
+        """Tokenize the end of a word that `text` begins with; return the text after it too."""
+        end = next((at for at, char in enumerate(text) if char.isspace()), len(text))
+        end = next((at for at in range(end) if stands_alone(self.encoder, text[at])), end)
+        prefix: str = self.encoder.model.continuing_subword_prefix
+        ids: list[int] = []
+        word = "".join(words_of(self.encoder, text[:end]))
+        while word:
+            for length in range(len(word), 0, -1):
+                token = self.encoder.token_to_id(prefix + word[:length])
+                if token is not None:
+                    ids.append(token)
+                    word = word[length:]
+                    break
+            else:
+                # As WordPiece does: one unknown part makes the whole word unknown.
+                return [], text[end:]
+        return ids, text[end:]
 
-def _is_byte_level(spec: dict[str, Any], *, name: str) -> bool:
-    """Tell byte-level BPE from sentencepiece with byte fallback; refuse the rest."""
-    steps = {step["type"] for step in _steps(spec["decoder"], key="decoders")}
-    if "ByteLevel" in steps:
+    def _encode_open(
+        self, text: str, rest: bytes, char: bytes, ids: list[int], words: list[int]
+    ) -> bool:
+        """Append the tokens of `text` and an unfinished character; False where it cannot be done.
+
+        Byte-level BPE may join its first bytes with what is before them in the same word. Which
+        word that is, only a whole character tells: `char`.
+        """
+        if self.kind != "byte-level":
+            return False
+        encoding = self.encoder.encode(text + char.decode(), add_special_tokens=False)
+        in_front = encoding.word_ids.index(encoding.word_ids[-1])
+        front = encoding.ids[:in_front]
+        spelled = self.decode(front)
+        data = text.encode() + rest
+        if not data.startswith(spelled):
+            return False
+        tail = "".join(BYTE_TO_CHAR[byte] for byte in data[len(spelled) :])
+        last = [token.id for token in self.encoder.model.tokenize(tail)]
+        offset = words[-1] + 1 if words else 0
+        ids += front + last
+        words += [offset + (word or 0) for word in encoding.word_ids[:in_front]]
+        words += [offset + (encoding.word_ids[-1] or 0)] * len(last)
         return True
-    if spec["model"].get("byte_fallback") or "ByteFallback" in steps:
-        return False
-    raise TokenizerError(
-        f"The tokenizer of {name!r} ({spec['model'].get('type')} with decoder "
-        f"{', '.join(sorted(steps)) or 'none'}) does not spell bytes; Floe takes byte-level BPE "
-        "and sentencepiece with byte fallback."
-    )
 
-
-def _steps(component: dict[str, Any] | None, *, key: str) -> list[dict[str, Any]]:
-    """Flatten a normalizer, pre-tokenizer or decoder of a tokenizer.json into its steps."""
-    if component is None:
-        return []
-    if component["type"] == "Sequence":
-        return [step for part in component[key] for step in _steps(part, key=key)]
-    return [component]
-
-
-def _mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
-    """Rebuild the tokenizer so that it encodes any text as it would inside a longer one."""
-    spec = copy.deepcopy(spec)
-    spec["post_processor"] = None
-    spec["truncation"] = spec["padding"] = None
-    # A text that spells a special token is text: a user must not be able to write one.
-    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
-    spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["special"]]
-    spec["model"] = _without_spellings(spec["model"], special)
-    for component, key in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
-        kept = []
-        for step in _steps(spec[component], key=key):
-            if step["type"] == "Prepend":
-                continue
-            if step["type"] == "Metaspace":
-                step["prepend_scheme"] = "never"
-            if step["type"] == "ByteLevel":
-                step["add_prefix_space"] = False
-            kept.append(step)
-        spec[component] = {"type": "Sequence", key: kept} if kept else None
-    return Tokenizer.from_str(json.dumps(spec))
-
-
-def _without_spellings(model: dict[str, Any], special: set[int]) -> dict[str, Any]:
-    """Rename special tokens inside the model to what no text holds; unigram would match them."""
-
-    def renamed(token: str, token_id: int) -> str:
-        return f"\U0010fffe{token_id}" if token_id in special else token
-
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):
-        entries = [[renamed(token, at), score] for at, (token, score) in enumerate(vocabulary)]
-        return {**model, "vocab": entries}
-    unknown: str = model.get("unk_token") or ""
-    return {
-        **model,
-        "vocab": {renamed(token, token_id): token_id for token, token_id in vocabulary.items()},
-        "unk_token": renamed(unknown, vocabulary[unknown]) if unknown in vocabulary else None,
-    }
-
-
-def _byte_level_bytes(token: str) -> bytes:
-    if all(char in _CHAR_TO_BYTE for char in token):
-        return bytes(_CHAR_TO_BYTE[char] for char in token)
-    return token.encode()
-
-
-def _sentencepiece_bytes(token: str) -> bytes:
-    if match := _BYTE_TOKEN.fullmatch(token):
-        return bytes([int(match.group(1), 16)])
-    return token.replace(_METASPACE, " ").encode()
+    def _encode_invalid(self, data: bytes) -> tuple[list[int], list[int]]:
+        if self.kind == "byte-level" and data:
+            spelled = "".join(BYTE_TO_CHAR[byte] for byte in data)
+            ids = [token.id for token in self.encoder.model.tokenize(spelled)]
+        else:
+            found = (self._byte_ids[byte] for byte in data)
+            ids = [token_id for token_id in found if token_id is not None]
+        return ids, [0] * len(ids)

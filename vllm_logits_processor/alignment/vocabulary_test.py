@@ -5,11 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from vllm_logits_processor.alignment.vocabulary import (
-    ByteVocabulary,
-    TokenizerError,
-    valid_and_rest,
-)
+from vllm_logits_processor.alignment.spelling import valid_and_rest
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary, TokenizerError
 from vllm_logits_processor.conftest import TRAINED
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
