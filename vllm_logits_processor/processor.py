@@ -1,65 +1,89 @@
 """The class that vLLM loads: ``--logits-processors vllm_logits_processor:FloeLogitsProcessor``.
 
-A thin adapter between vLLM's V1 runner and :class:`vllm_logits_processor.engine.FusionEngine`: it
-follows the batch (who is in which row) and calls the engine before and after each forward pass.
+A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
+runners with an interface each, and one class serves both: :mod:`processor_v1` follows V1's rows,
+:mod:`processor_v2` V2's slots, and :mod:`agreement` lets one rank decide for all.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
-from floe_plugins.errors import ConfigError
+from vllm_logits_processor.agreement import Agreement
 from vllm_logits_processor.assembly import build_engine
 from vllm_logits_processor.config import FloeConfig
+from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.fusion import FusedCells
+from vllm_logits_processor.processor_checks import (
+    check_parallelism,
+    check_rows,
+    check_slots,
+    warn_of_untested_version,
+)
+from vllm_logits_processor.processor_v1 import RowBatch
 from vllm_logits_processor.request import RequestOptions
-from vllm_logits_processor.stream import Stream
+
+try:
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface
+except ModuleNotFoundError:  # V2 takes processors from vLLM 0.31 on
+    SlotInterface = object  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.sampling_params import SamplingParams
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-#: Streams that left the batch and may come back: preempted requests are removed and added again.
-_KEPT = 256
+    from vllm_logits_processor.processor_v2 import SlotBatch
 
 
-class FloeLogitsProcessor(LogitsProcessor):
-    """Fuses the hosted model with an expert at every decoding step; V1 runner.
+class FloeLogitsProcessor(RowInterface, SlotInterface):
+    """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
 
-    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing.
+    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing. V1 takes no
+    processors under speculative decoding, and says so when it starts; V2 does.
+
+    Parameters
+    ----------
+    vllm_config : VllmConfig
+    arguments
+        ``(device, is_pin_memory)`` from the V1 runner, ``(req_states,)`` from V2.
 
     Raises
     ------
     ConfigError
         At start, if the configuration is wrong, a tokenizer cannot be taken, a detector or router
-        does not load, or the engine samples on several ranks.
+        does not load, or vLLM lacks something that Floe relies on.
     """
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        additional = vllm_config.additional_config
+    def __init__(self, vllm_config: VllmConfig, *arguments: Any) -> None:
         _log_with_vllm()
-        config = FloeConfig.from_additional_config(
-            additional if isinstance(additional, dict) else None
-        )
-        self._engine = None
-        self._streams: dict[int, Stream] = {}
-        self._left: OrderedDict[int, Stream] = OrderedDict()
-        if config is None:
+        self._config = _configuration(vllm_config)
+        self._rows: RowBatch | None = None
+        self._slots: SlotBatch | None = None
+        self._agreement = Agreement()
+        if self._config is None:
             return
-        ranks = vllm_config.parallel_config.tensor_parallel_size
-        if ranks > 1:
-            # Every rank samples; ranks that see different replies would write different texts.
-            raise ConfigError(
-                f"floe: tensor_parallel_size is {ranks}; accepted is 1 in this version."
-            )
-        model = vllm_config.model_config
-        self._engine = build_engine(
-            config, host_tokenizer=model.tokenizer, host_vocabulary=model.get_vocab_size()
-        )
+        if len(arguments) == 1:
+            check_slots()
+        else:
+            check_rows()
+        check_parallelism(vllm_config)
+        warn_of_untested_version()
+        self._agreement = _agreement(vllm_config)
+        if self._agreement.decides:
+            engine = _engine(self._config, vllm_config)
+            if len(arguments) == 1:
+                self._slots = _slots(engine, vllm_config, arguments[0])
+            else:
+                length = vllm_config.model_config.max_model_len
+                self._rows = RowBatch(engine, max_model_len=length)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -71,50 +95,89 @@ class FloeLogitsProcessor(LogitsProcessor):
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the batch, then start the expert's call: the forward pass comes next."""
-        if self._engine is None:
-            return
-        if batch_update is not None:
-            self._follow(batch_update)
-        self._engine.begin_step(list(self._streams.values()))
+        """V1: follow the batch, then start the expert's call."""
+        if self._rows is not None:
+            self._rows.begin(batch_update)
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Join the expert's call and fuse, in place; shape (requests, vocabulary), float32."""
-        if self._engine is not None and self._streams:
-            self._engine.finish_step(logits, self._streams)
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        """V2: take in a request; return whether it is fused, alike on every rank."""
+        if self._config is None:
+            return False
+        options = RequestOptions.from_extra_args(sampling_params.extra_args)
+        fused = _mode(self._config, options) != "host"
+        if self._slots is not None:
+            if fused:
+                self._slots.add(req_idx, sampling_params, options)
+            else:
+                self._slots.vacate(req_idx)
+        return fused
+
+    def apply_staged_writes(self) -> None:
+        """V2: read the new tokens, then start the expert's call."""
+        if self._slots is not None:
+            self._slots.begin()
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext | None = None) -> torch.Tensor:
+        """Join the expert's call and fuse, in place; shape (rows, vocabulary), float32."""
+        if self._config is not None:
+            self._agreement.settle(partial(self._decide, logits, ctx)).write(logits)
         return logits
 
-    def _follow(self, update: BatchUpdate) -> None:
-        """Apply removals, additions and moves, in this order, as vLLM prescribes."""
-        assert self._engine is not None
-        for row in update.removed:
-            self._leave(row)
-        for row, params, prompt_ids, output_ids in update.added:
-            self._leave(row)
-            stream = self._returning(output_ids)
-            if stream is None:
-                options = RequestOptions.from_extra_args(params.extra_args)
-                stream = self._engine.new_stream(prompt_ids, output_ids, options)
-            if stream is not None:
-                self._streams[row] = stream
-        for first, second, direction in update.moved:
-            moving, replaced = self._streams.pop(first, None), self._streams.pop(second, None)
-            if moving is not None:
-                self._streams[second] = moving
-            if replaced is not None and direction == MoveDirectionality.SWAP:
-                self._streams[first] = replaced
+    def _decide(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:
+        if self._slots is not None and ctx is not None:
+            return self._slots.decide(logits, ctx)
+        return self._rows.decide(logits) if self._rows is not None else FusedCells.none()
 
-    def _leave(self, row: int) -> None:
-        stream = self._streams.pop(row, None)
-        if stream is not None:
-            self._left[id(stream.output_ids)] = stream
-            while len(self._left) > _KEPT:
-                self._left.popitem(last=False)
 
-    def _returning(self, output_ids: list[int]) -> Stream | None:
-        """Return the stream of a preempted request: vLLM hands over the very same list again."""
-        stream = self._left.pop(id(output_ids), None)
-        return stream if stream is not None and stream.output_ids is output_ids else None
+def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
+    """Read Floe's configuration; None where this process does not sample."""
+    additional = vllm_config.additional_config
+    config = FloeConfig.from_additional_config(additional if isinstance(additional, dict) else None)
+    if vllm_config.parallel_config.pipeline_parallel_size > 1 and not get_pp_group().is_last_rank:
+        return None
+    return config
+
+
+def _mode(config: FloeConfig, options: RequestOptions) -> str:
+    """Return how a request is served: what the engine decides by, known on every rank."""
+    return config.default_mode if options.mode == "auto" else options.mode
+
+
+def _agreement(vllm_config: VllmConfig) -> Agreement:
+    if vllm_config.parallel_config.tensor_parallel_size == 1:
+        return Agreement()
+    ranks = get_tp_group()
+    return Agreement(
+        ranks.cpu_group, first_rank=ranks.first_rank, decides=bool(ranks.is_first_rank)
+    )
+
+
+def _engine(config: FloeConfig, vllm_config: VllmConfig) -> FusionEngine:
+    model = vllm_config.model_config
+    names = model.served_model_name
+    return build_engine(
+        config,
+        host_tokenizer=model.tokenizer,
+        host_vocabulary=model.get_vocab_size(),
+        host_model=str(names[0] if isinstance(names, list) else names),
+    )
+
+
+def _slots(
+    engine: FusionEngine, vllm_config: VllmConfig, states: LogitsProcRequestState
+) -> SlotBatch:
+    from vllm_logits_processor.processor_tokens import token_reader
+    from vllm_logits_processor.processor_v2 import SlotBatch
+
+    drafts = vllm_config.num_speculative_tokens
+    return SlotBatch(
+        engine,
+        states,
+        reader=token_reader(states, most_new=1 + drafts),
+        max_model_len=vllm_config.model_config.max_model_len,
+        drafts=drafts > 0,
+        embeddings=vllm_config.model_config.enable_prompt_embeds,
+    )
 
 
 def _log_with_vllm() -> None:

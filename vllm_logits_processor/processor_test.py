@@ -1,19 +1,26 @@
-"""How the processor follows vLLM's batch; live engines are in integration_tests."""
+"""How the processor follows V1's batch; V2's slots are in `processor_v2_test`.
+
+Live engines are in integration_tests.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.config import VllmConfig
-from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.config import SpeculativeConfig, VllmConfig
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, build_logitsprocs
 
 from vllm_logits_processor import FloeLogitsProcessor
+from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.engine_test import HOST, Scripted, engine, some_logits
+from vllm_logits_processor.processor_leaving import KEPT_STEPS
+from vllm_logits_processor.processor_v1 import RowBatch
+from vllm_logits_processor.stream import Stream
 
 
 def batch(**changes: Any) -> BatchUpdate:
@@ -28,13 +35,36 @@ def expert() -> Scripted:
 
 @pytest.fixture
 def processor(expert: Scripted) -> FloeLogitsProcessor:
-    bare = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
-    bare._engine = engine(expert)
-    return bare
+    return on_rows(engine(expert))
 
 
-def added(row: int, text: bytes, output: list[int], **extra: str) -> tuple[Any, ...]:
-    return row, SamplingParams(extra_args=extra or None), HOST.encode(text), output
+def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
+    """Return a processor with these parts, in place of those that a configuration names."""
+    processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
+    processor._config = parts._config
+    processor._rows = RowBatch(parts, max_model_len=64)
+    return processor
+
+
+def stream_in(processor: FloeLogitsProcessor, row: int) -> Stream:
+    assert processor._rows is not None
+    return processor._rows.streams[row]
+
+
+@pytest.fixture
+def ended(processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
+    """Return the streams that the engine was told are finished, in order."""
+    told: list[Stream] = []
+    assert processor._rows is not None
+    monkeypatch.setattr(processor._rows._engine, "end_stream", told.append)
+    return told
+
+
+def added(
+    row: int, text: bytes, output: list[int], floe: str | None = None, **options: Any
+) -> tuple[Any, ...]:
+    params = SamplingParams(extra_args={"floe": floe} if floe else None, **options)
+    return row, params, HOST.encode(text), output
 
 
 def changed_rows(processor: FloeLogitsProcessor) -> list[int]:
@@ -81,22 +111,58 @@ def test_rows_follow_removals_additions_and_moves(processor: FloeLogitsProcessor
 
 
 def test_a_preempted_request_comes_back_as_it_was(
-    processor: FloeLogitsProcessor, expert: Scripted
+    processor: FloeLogitsProcessor, ended: list[Stream]
 ) -> None:
     output: list[int] = []
     processor.update_state(batch(added=[added(0, b"The", output)]))
     processor.apply(some_logits(4))
     output.append(HOST.encode(b" cat")[0])
     processor.update_state(None)
-    evidence = processor._streams[0].evidence.value
-    assert evidence != 0
+    stream = stream_in(processor, 0)
+    assert stream.evidence.value != 0
     processor.update_state(batch(removed=[0]))
-    assert not processor._streams
+    assert changed_rows(processor) == []
     processor.update_state(batch(added=[added(3, b"The", output)]))
-    assert processor._streams[3].evidence.value == evidence
+    assert stream_in(processor, 3) is stream
+    assert ended == []
     processor.update_state(batch(removed=[3], added=[added(0, b"The", list(output))]))
-    assert processor._streams[0].evidence.value == 0
-    assert processor._streams[0].text == b"The cat"
+    assert stream_in(processor, 0).evidence.value == 0
+    assert stream_in(processor, 0).text == b"The cat"
+
+
+def test_a_request_that_its_tokens_end_is_finished_at_once(
+    processor: FloeLogitsProcessor, ended: list[Stream]
+) -> None:
+    outputs: list[list[int]] = [[], [], [], []]
+    processor.update_state(
+        batch(
+            added=[
+                added(0, b"The", outputs[0], max_tokens=2),
+                added(1, b"The", outputs[1], stop_token_ids=[7]),
+                added(2, b"The", outputs[2]),
+                added(3, b"12" * 30, outputs[3]),
+            ]
+        )
+    )
+    streams = [stream_in(processor, row) for row in range(4)]
+    for output, tokens in zip(outputs, ([5, 6], [7], [5], [5] * 40), strict=True):
+        output.extend(tokens)
+    processor.update_state(batch(removed=[0, 1, 2, 3]))
+    # The third was stopped by a string, aborted, or preempted: nobody says which.
+    assert ended == [streams[0], streams[1], streams[3]]
+    for _ in range(KEPT_STEPS + 1):
+        processor.update_state(None)
+    assert ended == [streams[0], streams[1], streams[3], streams[2]]
+
+
+def test_with_an_empty_batch_all_are_finished(
+    processor: FloeLogitsProcessor, ended: list[Stream]
+) -> None:
+    processor.update_state(batch(added=[added(0, b"The", []), added(1, b"The", [])]))
+    processor.update_state(batch(removed=[1]))
+    assert ended == []
+    processor.update_state(batch(removed=[0], batch_size=0))
+    assert len(ended) == 2
 
 
 def test_wrong_options_are_refused() -> None:
@@ -104,15 +170,13 @@ def test_wrong_options_are_refused() -> None:
         FloeLogitsProcessor.validate_params(SamplingParams(extra_args={"floe": "maybe"}))
 
 
-def test_several_sampling_ranks_are_refused() -> None:
-    config = VllmConfig(
-        additional_config={
-            "floe": {"expert": {"url": "http://127.0.0.1:1/v1", "model": "slm", "tokenizer": "t"}}
-        }
-    )
-    config.parallel_config.tensor_parallel_size = 2
-    with pytest.raises(ValueError, match="tensor_parallel_size is 2; accepted is 1"):
-        FloeLogitsProcessor(config, torch.device("cpu"), False)
+def test_speculative_decoding_is_refused_by_v1_itself() -> None:
+    """V1 has no rows for drafts: it stops at start and says why, before it builds a processor."""
+    config = VllmConfig()
+    # Only that there is one counts; a real one needs a model's files.
+    config.speculative_config = cast(SpeculativeConfig, object())
+    with pytest.raises(ValueError, match="not supported when speculative decoding is enabled"):
+        build_logitsprocs(config, torch.device("cpu"), False, False, (FloeLogitsProcessor,))
 
 
 def test_the_maths_needs_no_vllm() -> None:

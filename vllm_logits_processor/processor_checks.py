@@ -1,0 +1,101 @@
+"""What Floe relies on of vLLM, checked once at start: its interfaces move between releases."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, is_dataclass
+from functools import cache
+
+import vllm
+from packaging.version import Version
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+from floe_plugins.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+#: Releases on which the tests were run.
+TESTED = ("0.30", "0.31", "0.32")
+
+_REQUEST = ("extra_args", "max_tokens", "stop_token_ids", "eos_token_id")
+_BATCH_UPDATE = ("batch_size", "removed", "added", "moved")
+_SLOT_STATES = (
+    "device",
+    "all_token_ids",
+    "prompt_len",
+    "prefill_len",
+    "total_len",
+)
+_CONTEXT = (
+    "expanded_idx_mapping",
+    "idx_mapping_np",
+    "expanded_local_pos",
+    "input_ids",
+    "seq_lens_upper_bound_np",
+)
+
+
+@cache
+def warn_of_untested_version() -> None:
+    """Name a release of vLLM that nobody has tried, once per process."""
+    version = Version(vllm.__version__)
+    if f"{version.major}.{version.minor}" not in TESTED:
+        logger.warning(
+            "Floe was tested with vLLM %s; this is %s. What it relies on is there.",
+            ", ".join(TESTED),
+            vllm.__version__,
+        )
+
+
+def check_rows() -> None:
+    """Check the interface of the V1 runner.
+
+    Raises
+    ------
+    ConfigError
+        If something is missing; names it.
+    """
+    _check("SamplingParams", SamplingParams, _REQUEST)
+    _check("BatchUpdate", BatchUpdate, _BATCH_UPDATE)
+    _check("MoveDirectionality", MoveDirectionality, ("SWAP", "UNIDIRECTIONAL"))
+
+
+def check_slots() -> None:
+    """Check the interface of the V2 runner.
+
+    Raises
+    ------
+    ConfigError
+        If something is missing; names it.
+    """
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+    _check("SamplingParams", SamplingParams, _REQUEST)
+    _check("LogitsProcRequestState", LogitsProcRequestState, _SLOT_STATES)
+    _check("LogitsContext", LogitsContext, _CONTEXT)
+
+
+def check_parallelism(config: VllmConfig) -> None:
+    """Refuse ways of spreading the sampler over ranks that Floe does not follow.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if getattr(config.parallel_config, "enable_batch_sharded_sampling", None):
+        raise ConfigError(
+            "floe: enable_batch_sharded_sampling is true, so that each rank samples requests of "
+            "its own; accepted is false."
+        )
+
+
+def _check(name: str, owner: type, wanted: tuple[str, ...]) -> None:
+    declared = {each.name for each in fields(owner)} if is_dataclass(owner) else set()
+    missing = [each for each in wanted if each not in declared and not hasattr(owner, each)]
+    if missing:
+        raise ConfigError(
+            f"floe: {name} of vLLM {vllm.__version__} has no {', '.join(missing)}; accepted are "
+            f"releases that have it, as {', '.join(TESTED)} do."
+        )

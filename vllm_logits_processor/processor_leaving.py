@@ -1,0 +1,97 @@
+"""Requests that leave vLLM's batch: which are finished, and which may come back.
+
+vLLM tells a processor that a request has left the batch, or not even that, but never why. A request
+that is preempted, or that has to sit out some steps, comes back and goes on with its stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.stream import Stream
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+
+#: Steps after which a stream that is away counts as finished, and most streams that are kept.
+KEPT_STEPS = 256
+KEPT_STREAMS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndRule:
+    """When vLLM ends an answer by its tokens, as its scheduler's `check_stop` does.
+
+    Stop strings and aborts are not seen from here; requests that end so end as absent ones.
+
+    Attributes
+    ----------
+    stop_ids : frozenset of int
+        End-of-sequence and stop tokens of the request.
+    most_tokens : int
+        Tokens of the longest answer.
+    """
+
+    stop_ids: frozenset[int]
+    most_tokens: int
+
+    @classmethod
+    def of(cls, params: SamplingParams, *, prompt_length: int, max_model_len: int) -> Self:
+        """Read the rule of one request."""
+        stop_ids = set(params.stop_token_ids or ())
+        if params.eos_token_id is not None:
+            stop_ids.add(params.eos_token_id)
+        room = max_model_len - prompt_length
+        most = room if params.max_tokens is None else min(room, params.max_tokens)
+        return cls(stop_ids=frozenset(stop_ids), most_tokens=most)
+
+    def ends(self, length: int, last: list[int]) -> bool:
+        """Return whether an answer of `length` tokens that ends with `last` is finished."""
+        return length >= self.most_tokens or not self.stop_ids.isdisjoint(last)
+
+
+class Departures:
+    """Streams that left the batch and may come back, for some steps and up to some number.
+
+    A request that comes back later than that gets a stream anew: its log line is in two parts.
+
+    Parameters
+    ----------
+    engine : FusionEngine
+        Told of every stream that has ended, once.
+    """
+
+    def __init__(self, engine: FusionEngine) -> None:
+        self._engine = engine
+        self._step = 0
+        #: In the order of leaving, with the step at which it was.
+        self._away: list[tuple[int, Stream]] = []
+
+    def leave(self, stream: Stream) -> None:
+        """Keep a stream that left the batch."""
+        self._away.append((self._step, stream))
+
+    def take(self, fits: Callable[[Stream], bool]) -> Stream | None:
+        """Give back the first kept stream that fits."""
+        for place, (_, stream) in enumerate(self._away):
+            if fits(stream):
+                del self._away[place]
+                return stream
+        return None
+
+    def step(self) -> None:
+        """Count a step; streams that have been away for too long, or are too many, end."""
+        self._step += 1
+        while self._away and (
+            len(self._away) > KEPT_STREAMS or self._away[0][0] + KEPT_STEPS < self._step
+        ):
+            self._engine.end_stream(self._away.pop(0)[1])
+
+    def end_all(self) -> None:
+        """End all: nobody is left who could have taken their place."""
+        for _, stream in self._away:
+            self._engine.end_stream(stream)
+        self._away.clear()
