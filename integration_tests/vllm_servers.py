@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -36,7 +36,9 @@ class ServerSpec:
     floe : dict or None
         The ``floe`` section of ``--additional-config``; with it the logits processor is loaded.
     arguments : sequence of str
-        Further arguments of vLLM.
+        Further arguments of vLLM; they win over those that all servers get.
+    variables : mapping of str to str
+        Further environment variables.
     """
 
     model: str
@@ -45,6 +47,7 @@ class ServerSpec:
     dtype: str = "float32"
     floe: dict[str, Any] | None = None
     arguments: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
 
     def command(self, port: int) -> list[str]:
@@ -68,6 +71,7 @@ class ServerSpec:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": str(self.core),
             "VLLM_NO_USAGE_STATS": "1",
+            **self.variables,
         }
 
 
@@ -91,19 +95,32 @@ class Server:
 
     def complete(self, prompt: str | list[str], **options: Any) -> list[str]:
         """Return one greedy completion per prompt."""
+        return [str(choice["text"]) for choice in self.choices(prompt, **options)]
+
+    def tokens(self, prompt: str | list[str], **options: Any) -> list[list[int]]:
+        """Return the tokens of one greedy completion per prompt; texts may hide differences."""
+        choices = self.choices(prompt, return_token_ids=True, **options)
+        return [list(choice["token_ids"]) for choice in choices]
+
+    def choices(self, prompt: str | list[str] | None, **options: Any) -> list[dict[str, Any]]:
+        """Return the choices of greedy completions, in order."""
         body = {"prompt": prompt, "max_tokens": 24, "temperature": 0.0, **options}
         reply = self.post("completions", body)
         if reply.status_code != httpx.codes.OK:
             raise RuntimeError(f"{self.name} answered HTTP {reply.status_code}: {reply.text[:500]}")
-        choices = sorted(reply.json()["choices"], key=lambda choice: int(choice["index"]))
-        return [str(choice["text"]) for choice in choices]
+        choices: list[dict[str, Any]] = reply.json()["choices"]
+        return sorted(choices, key=lambda choice: int(choice["index"]))
 
     def prompts_served(self) -> int:
         """Return how many requests the server has finished, by its own count."""
+        return self.counted("request_success")
+
+    def counted(self, name: str) -> int:
+        """Return the sum over one of vLLM's counters."""
         text = httpx.get(f"{self.url.removesuffix('/v1')}/metrics", trust_env=False).text
-        name = "vllm:request_success_total"
+        counter = f"vllm:{name}_total"
         return int(
-            sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+            sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(counter))
         )
 
 

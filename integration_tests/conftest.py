@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from integration_tests.tiny import TinyModels, canned_expert, make_models
+from integration_tests.vllm_servers import Server, ServerSpec, running
+from vllm_logits_processor.experts.conftest import FakeExpert
+
+#: A small cache, so that requests are preempted, and small steps, so that prompts come in chunks.
+NARROW = ("--max-model-len", "256", "--num-gpu-blocks-override", "13")
+CHUNKED = ("--max-num-batched-tokens", "48")
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A server of the tiny host and the trace that its processor writes."""
+
+    server: Server
+    trace: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return make_models(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def canned(tiny: TinyModels) -> Iterator[FakeExpert]:
+    with canned_expert(tiny) as expert:
+        yield expert
+
+
+@pytest.fixture(scope="session")
+def rows(
+    tiny: TinyModels, canned: FakeExpert, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hosted]:
+    """Run the tiny host on the V1 runner, short of everything, with all that Floe must bear."""
+    folder = tmp_path_factory.mktemp("rows")
+    trace = folder / "trace.jsonl"
+    arguments = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={tiny.adapter}"]
+    spec = ServerSpec(
+        model=tiny.host,
+        name="tiny",
+        core=0,
+        floe=tiny.floe(canned, trace_file=str(trace)),
+        arguments=[*NARROW, *CHUNKED, *arguments, "--enable-prompt-embeds"],
+        variables={"VLLM_USE_V2_MODEL_RUNNER": "0"},
+    )
+    with running(spec, logs=folder) as (server,):
+        yield Hosted(server, trace)

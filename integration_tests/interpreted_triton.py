@@ -1,0 +1,45 @@
+"""Lets vLLM's V2 runner start without a GPU: Triton's interpreter runs its kernels, slowly.
+
+Imported by the ``sitecustomize`` that `variables` writes, in every process of a server, before vLLM
+is: vLLM asks at import which Triton backends are active. Only kernels are interpreted; the runner,
+its slots and what it calls of a logits processor are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """Return the environment of a server on the V2 runner; writes a file into `folder`."""
+    (folder / "sitecustomize.py").write_text(
+        "import integration_tests.interpreted_triton\n"
+        "integration_tests.interpreted_triton.activate()\n"
+    )
+    return {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "TRITON_INTERPRET": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "1",
+    }
+
+
+def activate() -> None:
+    """Make Triton say that it has a backend for the CPU, and mend its interpreter."""
+    backends = import_module("triton.backends").backends
+    interpreter = import_module("triton.runtime.interpreter")  # Triton ships no types
+    driver = SimpleNamespace(is_active=lambda: True)
+    backends["cpu"] = SimpleNamespace(compiler=None, driver=driver)
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    load = builder.create_masked_load
+
+    def masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        # A mask made with & from numbers is one of bits when compiled, of integers here.
+        return load(self, pointers, handle(mask.data.astype(bool), mask.dtype), *rest)
+
+    builder.create_masked_load = masked_load
