@@ -140,19 +140,33 @@ def checked_top_k(
         if not row:
             raise ExpertError(f"The expert's reply has no logprobs for prompt {place}.")
         tokens = [token for token, _ in row]
+        # Before they are in an array: there they could overflow, or pass for the fill.
         if min(tokens) < 0 or max(tokens) >= vocabulary:
             raise _outside(vocabulary)
-        if len(set(tokens)) != len(tokens):
-            raise ExpertError("The expert's reply names a token twice in one row.")
         ids[place, : len(row)] = tokens
         logprobs[place, : len(row)] = [logprob for _, logprob in row]
+    return checked(
+        ExpertTopK(token_ids=ids, logprobs=logprobs), vocabulary=vocabulary, end_ids=end_ids
+    )
+
+
+def checked(top: ExpertTopK, *, vocabulary: int, end_ids: npt.NDArray[np.int32]) -> ExpertTopK:
+    """Check distributions that are arrays already, and join their end tokens.
+
+    Parameters and errors are those of `checked_top_k`, save that rows may be empty.
+    """
+    known = top.token_ids != NOTHING
+    if ((top.token_ids < 0) & known).any() or (top.token_ids >= vocabulary).any():
+        raise _outside(vocabulary)
+    in_order = np.sort(top.token_ids, axis=1)
+    if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NOTHING)).any():
+        raise ExpertError("The expert's reply names a token twice in one row.")
     # vLLM clamps the logprob of an impossible token to a large negative number; NaN fails "<=".
-    if not (logprobs <= 1e-3).all():
+    if not (top.logprobs <= 1e-3).all():
         raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
-    probabilities = np.exp(logprobs)
-    if (probabilities.sum(axis=1) > 1 + _SUM_SLACK).any():
+    if (np.exp(top.logprobs).sum(axis=1) > 1 + _SUM_SLACK).any():
         raise ExpertError("The expert's reply has probabilities that sum to more than one.")
-    return _join_ends(ExpertTopK(token_ids=ids, logprobs=logprobs), end_ids)
+    return _join_ends(top, end_ids)
 
 
 def _outside(vocabulary: int) -> ExpertError:

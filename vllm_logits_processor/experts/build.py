@@ -1,0 +1,88 @@
+"""Makes the expert that a configuration describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from floe_plugins.models import resolve
+from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.loop import LoopThread
+from vllm_logits_processor.experts.pool import ExpertPool, OnBreaker
+from vllm_logits_processor.experts.protocol import Expert
+
+#: What stands for a URL where there is none.
+IN_PROCESS = "in-process"
+
+
+def build_expert(
+    config: ExpertConfig,
+    *,
+    vocabulary: int,
+    end_ids: npt.NDArray[np.int32],
+    breaker_failures: int,
+    breaker_cooldown_s: float,
+    on_breaker: OnBreaker | None = None,
+) -> ExpertPool:
+    """Connect to the expert's servers, or load its model into this process.
+
+    Parameters
+    ----------
+    config : ExpertConfig
+    vocabulary : int
+        Number of the expert's tokens.
+    end_ids : int32 array
+        The expert's end tokens, joined into one event.
+    breaker_failures : int
+        Failed or late calls in a row after which a server is left alone.
+    breaker_cooldown_s : float
+        For how many seconds.
+    on_breaker : callable, optional
+        See `OnBreaker`.
+
+    Raises
+    ------
+    FloeError
+        If a certificate cannot be read, or the model cannot be loaded.
+    """
+    loop = LoopThread() if config.urls else None
+    members: dict[str, Expert] = {
+        url: CompletionsExpert(
+            url=url,
+            top_k=config.top_k,
+            vocabulary=vocabulary,
+            end_ids=end_ids,
+            api_key=config.api_key,
+            api_key_file=Path(config.api_key_file) if config.api_key_file else None,
+            ca_file=Path(config.ca_file) if config.ca_file else None,
+            loop=loop,
+        )
+        for url in config.urls
+    }
+    if not members:
+        members[IN_PROCESS] = _in_process(config, vocabulary=vocabulary, end_ids=end_ids)
+    return ExpertPool(
+        members,
+        failures=breaker_failures,
+        cooldown_s=breaker_cooldown_s,
+        hedge_ms=config.hedge_ms,
+        loop=loop,
+        on_breaker=on_breaker,
+    )
+
+
+def _in_process(config: ExpertConfig, *, vocabulary: int, end_ids: npt.NDArray[np.int32]) -> Expert:
+    # transformers' models take seconds to import, and only this expert needs them.
+    from vllm_logits_processor.experts.in_process import InProcessExpert
+    from vllm_logits_processor.experts.local_model import load_model
+
+    return InProcessExpert(
+        load_model(resolve(config.model), dtype=config.dtype),
+        name=config.model,
+        top_k=config.top_k,
+        vocabulary=vocabulary,
+        end_ids=end_ids,
+    )

@@ -1,0 +1,142 @@
+"""The expert in this process: a device with one model more and no second server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.experts.local_model import LocalModel
+from vllm_logits_processor.experts.reply import (
+    Continuation,
+    ExpertError,
+    ExpertReply,
+    checked,
+)
+
+#: Tokens that the cache holds. SmolLM2 in bfloat16 needs 23 kB for each.
+_CAPACITY = 32_768
+
+
+class InProcessExpert:
+    """Answers with a transformers model on a thread of its own.
+
+    What was computed of a text is kept, and is used again by every text that begins alike. Texts of
+    any lengths share a forward pass. Number and binding of the process's threads stay as they are.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        See `load_model`.
+    name : str
+        The one model name that requests may give.
+    top_k : int
+        Logprobs per token.
+    vocabulary : int
+        Number of the tokenizer's tokens; columns of the logits beyond it are never named.
+    end_ids : int32 array
+        The model's end tokens, joined into one event.
+    capacity : int
+        Tokens of all texts together that the cache holds; those not used for longest make room.
+
+    Raises
+    ------
+    ConfigError
+        If the model has layers that cannot be cached this way.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        name: str,
+        top_k: int,
+        vocabulary: int,
+        end_ids: npt.NDArray[np.int32],
+        capacity: int = _CAPACITY,
+    ) -> None:
+        self._model = LocalModel(model, capacity=capacity)
+        self._name = name
+        self._top_k = top_k
+        self._vocabulary = vocabulary
+        self._end_ids = end_ids
+        self._ends = frozenset(end_ids.tolist())
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="floe-expert")
+
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
+    ) -> Future[ExpertReply]:
+        """Begin to compute, behind what was asked before, and return at once."""
+        return self._thread.submit(self._answer, prompts, model, steps)
+
+    def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
+        """Begin to score a text, behind what was asked before."""
+        return self._thread.submit(self._score, prompt, model)
+
+    def close(self) -> None:
+        """End the thread; what has not begun is cancelled."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _answer(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
+        self._check(model)
+        rows = self._model.begin_call(prompts)
+        said: list[list[int]] = [[] for _ in rows]
+        tops: list[list[ExpertTopK]] = [[] for _ in rows]
+        running = list(range(len(rows)))
+        for _ in range(steps):
+            top, own = self._tops(self._model.next_logits([rows[at] for at in running]))
+            for place, at in enumerate(running):
+                said[at].append(own[place])
+                tops[at].append(
+                    ExpertTopK(
+                        token_ids=top.token_ids[place : place + 1],
+                        logprobs=top.logprobs[place : place + 1],
+                    )
+                )
+                rows[at].tokens.append(own[place])
+            running = [at for at in running if said[at][-1] not in self._ends]
+            if not running:
+                break
+        return ExpertReply(
+            continuations=tuple(
+                Continuation(
+                    tokens=np.array(own, dtype=np.int64),
+                    top=ExpertTopK(
+                        token_ids=np.concatenate([top.token_ids for top in each]),
+                        logprobs=np.concatenate([top.logprobs for top in each]),
+                    ),
+                )
+                for own, each in zip(said, tops, strict=True)
+            ),
+            sent_bytes=0,
+            received_bytes=0,
+        )
+
+    def _score(self, prompt: Sequence[int], model: str) -> float:
+        self._check(model)
+        (row,) = self._model.begin_call([prompt])
+        return self._model.score(row)
+
+    def _check(self, model: str) -> None:
+        if model != self._name:
+            raise ExpertError(
+                f"The expert in this process is {self._name!r} and has no model {model!r}; give "
+                "another one's server as expert.url."
+            )
+
+    def _tops(self, logits: torch.Tensor) -> tuple[ExpertTopK, list[int]]:
+        """Return the top K of each row, and its greedy token."""
+        columns = min(self._vocabulary, logits.shape[1])
+        best, ids = logits[:, :columns].topk(min(self._top_k, columns), dim=1)
+        logprobs = best - logits.logsumexp(dim=1, keepdim=True)
+        top = checked(
+            ExpertTopK(token_ids=ids.numpy(), logprobs=logprobs.double().numpy()),
+            vocabulary=columns,
+            end_ids=self._end_ids,
+        )
+        return top, ids[:, 0].tolist()
