@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.spelling import (
@@ -28,7 +31,7 @@ from vllm_logits_processor.alignment.spelling import (
 __all__ = ["ByteVocabulary", "TokenizerError"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ByteVocabulary:
     """One tokenizer, on bytes.
 
@@ -144,6 +147,32 @@ class ByteVocabulary:
         digest = hashlib.sha256(self.encoder.to_str().encode())
         digest.update(repr((self.token_bytes, sorted(self.end_ids))).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def by_bytes(self) -> npt.NDArray[np.int32]:
+        """Tokens that spell something, in the order of their bytes; int32, shape (tokens,)."""
+        spelled = [token for token, data in enumerate(self.token_bytes) if data]
+        return np.array(sorted(spelled, key=lambda t: self.token_bytes[t] or b""), dtype=np.int32)
+
+    @cached_property
+    def ranks(self) -> npt.NDArray[np.int32]:
+        """Place in `by_bytes` of each token, -1 where it spells nothing; int32, shape (size,)."""
+        ranks = np.full(len(self), -1, dtype=np.int32)
+        ranks[self.by_bytes] = np.arange(len(self.by_bytes))
+        return ranks
+
+    @cached_property
+    def _sorted_bytes(self) -> list[bytes]:
+        return [self.token_bytes[token] or b"" for token in self.by_bytes.tolist()]
+
+    def longer(self, data: bytes) -> tuple[int, int]:
+        """Return begin and end in `by_bytes` of the tokens that begin with `data` and go on."""
+        begin = bisect_right(self._sorted_bytes, data)
+        # What follows all that begins with `data`: its last byte raised by one.
+        kept = data.rstrip(b"\xff")
+        if not kept:
+            return begin, len(self._sorted_bytes)
+        return begin, bisect_left(self._sorted_bytes, kept[:-1] + bytes([kept[-1] + 1]))
 
     @cached_property
     def splits_words(self) -> bool:

@@ -1,0 +1,353 @@
+"""The expert's exact word on the next byte where a text ends inside one of its tokens.
+
+An expert that is asked about the tokens of a text can only say what comes after the last of them.
+But the text may have stopped inside what the expert would have written as one token: after " wat"
+it would rather have written " water", and so it is surprised by anything that follows. Its
+distribution over the next *byte* is a sum over the covers of the text: the token sequences whose
+bytes begin with the text and whose last token ends at its end or behind it (Phan et al., "Exact
+Byte-Level Probabilities from Tokenized Language Models", ICLR 2025; Vieira et al., "From Language
+Models over Tokens to Language Models over Characters", 2024).
+
+A prefix of a tokenizer's own encoding is the tokenizer's own encoding of those bytes (but for rare
+patterns: GPT-2's takes the last of several spaces to the word that follows). So the covers go
+through at most one node per byte offset: the tokens of the text up to there. Only offsets behind
+the boundary of the prefix are open. With `D_j` the expert's distribution at offset `j`, `t_j` the
+last token up to there and `i` the offset at which it begins, nodes weigh
+
+    w_start = 1,    w_j = w_i * D_i(t_j),
+
+a token `u` at node `j` that goes on over the end of the text adds ``w_j * D_j(u)`` to what remains
+of it there, and the node at the end adds all its tokens with its weight.
+
+The start is the last node that all these paths share. Most positions need no distribution but those
+that were heard at earlier steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+#: A node is worth asking about if this share of the mass may go through it.
+_WORTH = 1e-2
+
+#: Tokens that may go on over the end, of which it is tried whether the tokenizer would use one;
+#: where there are more, it is taken that it would.
+_MOST_TRIED = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covered:
+    """The expert's word on what follows a text.
+
+    Attributes
+    ----------
+    top : ExpertTopK
+        One row; a token stands for text that begins with its bytes.
+    unexpanded : float
+        How far any event's probability may be off, at most, because a node was not asked about or
+        a token on the way is not among the top K; from 0 to 1.
+    """
+
+    top: ExpertTopK
+    unexpanded: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A place behind the boundary, and how the tokenizer gets there.
+
+    `begin` is the node at which `token`, its last one, begins; `NOTHING` for the start. `extends`
+    tells whether a token may go on from here over the end, `to_end` whether the tokens of the whole
+    text go through it, and `askable` whether its tokens are the tokenizer's own for these bytes.
+    """
+
+    offset: int
+    begin: int
+    token: int
+    extends: bool
+    to_end: bool
+    askable: bool
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """The weight of a node: within `least` and `most`, taken to be `value`."""
+
+    least: float
+    value: float
+    most: float
+
+    @property
+    def error(self) -> float:
+        return max(self.most - self.value, self.value - self.least)
+
+    def times(self, factor: float) -> _Weight:
+        return _Weight(self.least * factor, self.value * factor, self.most * factor)
+
+    def up_to(self, factor: float) -> _Weight:
+        """Return the product with a factor of which only the upper bound is known."""
+        return _Weight(0.0, self.value * factor / 2, self.most * factor)
+
+
+class _Row:
+    """One distribution, for looking tokens up."""
+
+    def __init__(self, top: ExpertTopK) -> None:
+        known = top.token_ids[0] != NOTHING
+        self.ids = top.token_ids[0][known]
+        self.masses = np.exp(top.logprobs[0][known])
+        self.missing = max(0.0, 1.0 - float(self.masses.sum()))
+        #: No token that is not listed can have more.
+        self.unlisted = min(self.missing, float(self.masses.min(initial=1.0)))
+
+    def weight_of(self, token: int, begin: _Weight) -> _Weight:
+        """Return the weight of the node to which `token` leads from a node that weighs `begin`."""
+        at = np.flatnonzero(self.ids == token)
+        return begin.times(float(self.masses[at[0]])) if len(at) else begin.up_to(self.unlisted)
+
+
+def wanted_offsets(
+    prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK], *, most: int
+) -> list[int]:
+    """Return the byte offsets of the text about which the expert has still to be asked.
+
+    Parameters
+    ----------
+    prefix : ExpertPrefix
+        The text so far.
+    heard : mapping of int to ExpertTopK
+        By byte offset, one row: what the expert said after ``prefix.token_ids_to(offset)``.
+    most : int
+        Offsets at most, not counting the end of the text.
+
+    Returns
+    -------
+    list of int
+        The end of the text first, if it has not been heard.
+    """
+    wanted = [] if prefix.length in heard else [prefix.length]
+    boundary = prefix.boundary()
+    if not most or boundary == prefix.length:
+        return wanted
+    nodes = _nodes(prefix.vocabulary, prefix.tail(boundary), not boundary)
+    if len(nodes) == 1:
+        return wanted
+    rows = _rows(nodes, heard, boundary)
+    weights = _weights(nodes, rows)
+    total = weights[nodes[-1].offset].value + sum(
+        weights[node.offset].value * float(masses.sum())
+        for node in nodes[:-1]
+        if node.offset in rows
+        for _, masses in [_over_the_end(prefix, nodes, node, rows[node.offset])]
+    )
+    # Behind a node that has not been heard nothing is known: what is not on the way to the end
+    # waits until it proves to matter.
+    worth = [
+        (not node.to_end, node.offset)
+        for node in nodes[:-1]
+        if node.askable
+        and node.offset not in rows
+        and (node.to_end or node.begin in rows)
+        and weights[node.offset].value >= _WORTH * total
+    ]
+    return wanted + [boundary + offset for _, offset in sorted(worth)[:most]]
+
+
+def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
+    """Return the expert's distribution over what follows the text.
+
+    Parameters
+    ----------
+    prefix, heard
+        As for :func:`wanted_offsets`; the end of the text has been heard. What else is missing is
+        bounded in the result.
+
+    Raises
+    ------
+    KeyError
+        If the end of the text has not been heard.
+    """
+    end = heard[prefix.length]
+    boundary = prefix.boundary()
+    if boundary == prefix.length:
+        return Covered(top=end)
+    nodes = _nodes(prefix.vocabulary, prefix.tail(boundary), not boundary)
+    if len(nodes) == 1:
+        return Covered(top=end)
+    rows = _rows(nodes, heard, boundary)
+    weights = _weights(nodes, rows)
+    tail = prefix.tail(boundary)
+    masses: dict[int, float] = {}
+    error = 0.0
+    for node in nodes[:-1]:
+        weight = weights[node.offset]
+        if not node.extends:
+            continue
+        if node.offset not in rows:
+            error += weight.most
+            continue
+        row = rows[node.offset]
+        tokens, over = _over_the_end(prefix, nodes, node, row)
+        for token, mass in zip(tokens, over.tolist(), strict=True):
+            first = _first_of_rest(prefix.vocabulary, token, len(tail) - node.offset)
+            if first is None:
+                error += weight.most * mass
+                continue
+            masses[first] = masses.get(first, 0.0) + weight.value * mass
+            error += weight.error * mass
+        begin, stop = prefix.vocabulary.longer(tail[node.offset :])
+        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
+    weight = weights[nodes[-1].offset]
+    if not masses and not error:
+        return Covered(top=end)
+    total = weight.value + sum(masses.values())
+    if total <= 0:
+        return Covered(top=end, unexpanded=1.0)
+    top = _joined(end, weight.value / total, masses, total)
+    return Covered(top=top, unexpanded=min(1.0, (error + weight.error) / total))
+
+
+def _joined(end: ExpertTopK, share: float, masses: dict[int, float], total: float) -> ExpertTopK:
+    """Add `masses` over `total` to the row at the end of the text, which has `share` of the mass.
+
+    A mass on a token that the row does not list takes nothing from the row's own tail.
+    """
+    if not masses:
+        return end
+    known = end.token_ids[0] != NOTHING
+    ids = end.token_ids[0][known]
+    with np.errstate(divide="ignore"):
+        logprobs = end.logprobs[0][known] + np.log(share)
+        place = {token: at for at, token in enumerate(ids.tolist())}
+        extra = []
+        for token, mass in masses.items():
+            log_mass = np.log(mass / total)
+            if token in place:
+                logprobs[place[token]] = np.logaddexp(logprobs[place[token]], log_mass)
+            else:
+                extra.append((token, log_mass))
+    return ExpertTopK(
+        token_ids=np.concatenate([ids, [token for token, _ in extra]]).astype(np.int64)[None],
+        logprobs=np.concatenate([logprobs, [mass for _, mass in extra]])[None],
+    )
+
+
+def _rows(
+    nodes: tuple[_Node, ...], heard: Mapping[int, ExpertTopK], boundary: int
+) -> dict[int, _Row]:
+    """Return what was heard at the nodes in front of the end, by offset behind the boundary."""
+    offsets = (node.offset for node in nodes[:-1] if node.askable)
+    return {at: _Row(heard[boundary + at]) for at in offsets if boundary + at in heard}
+
+
+def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:
+    weights = {nodes[0].offset: _Weight(1.0, 1.0, 1.0)}
+    for node in nodes[1:]:
+        begin = weights[node.begin]
+        if node.begin in rows:
+            weights[node.offset] = rows[node.begin].weight_of(node.token, begin)
+        else:
+            weights[node.offset] = begin.up_to(1.0)
+    return weights
+
+
+def _over_the_end(
+    prefix: ExpertPrefix, nodes: tuple[_Node, ...], node: _Node, row: _Row
+) -> tuple[list[int], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """Return the tokens of a row that go on over the end of the text, and their masses."""
+    vocabulary, boundary = prefix.vocabulary, prefix.boundary()
+    tail = prefix.tail(boundary)
+    begin, stop = vocabulary.longer(tail[node.offset :]) if node.extends else (0, 0)
+    ranks = vocabulary.ranks[row.ids]
+    places = np.flatnonzero((ranks >= begin) & (ranks < stop))
+    front = tail[: node.offset]
+    kept = [at for at in places if _is_own(vocabulary, front, int(row.ids[at]), not boundary)]
+    return [int(row.ids[at]) for at in kept], row.masses[kept]
+
+
+@lru_cache(maxsize=4096)
+def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[_Node, ...]:
+    """Return the nodes of the open tail that matter, by offset; first the start, last the end."""
+
+    def encode(offset: int) -> tuple[int, ...]:
+        return _encode(vocabulary, tail[:offset], begins_text)
+
+    own = encode(len(tail))
+    if vocabulary.decode(own) != tail:
+        # The tokenizer changes this text (case, accents): its tokens are at no byte of it.
+        return (_Node(len(tail), NOTHING, NOTHING, extends=False, to_end=True, askable=True),)
+    paths = {}
+    for offset in range(len(tail)):
+        begin, stop = vocabulary.longer(tail[offset:])
+        if (
+            begin < stop
+            and vocabulary.decode(encode(offset)) == tail[:offset]
+            and _may_extend(vocabulary, tail[:offset], begin, stop, begins_text)
+        ):
+            paths[offset] = encode(offset)
+    shared = min((_shared(own, ids) for ids in paths.values()), default=len(own))
+    nodes: dict[int, _Node] = {}
+    reached: dict[int, tuple[int, ...]] = {}
+    for ids in (own, *paths.values()):
+        begin = NOTHING
+        for count in range(shared, len(ids) + 1):
+            offset = len(vocabulary.decode(ids[:count]))
+            # Another way to the same place is none that the tokenizer would take.
+            if reached.setdefault(offset, ids[:count]) != ids[:count]:
+                break
+            nodes[offset] = _Node(
+                offset=offset,
+                begin=begin,
+                token=ids[count - 1] if count > shared else NOTHING,
+                extends=offset in paths,
+                to_end=ids[:count] == own[:count],
+                askable=encode(offset) == ids[:count],
+            )
+            begin = offset
+    return tuple(nodes[offset] for offset in sorted(nodes))
+
+
+def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """Return how many tokens two sequences begin with in common."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+@lru_cache(maxsize=16384)
+def _encode(vocabulary: ByteVocabulary, data: bytes, begins_text: bool) -> tuple[int, ...]:
+    return tuple(vocabulary.encode_words(data, begins_text=begins_text)[0])
+
+
+@lru_cache(maxsize=16384)
+def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: bool) -> bool:
+    """Tell whether the tokenizer itself would write `token` after `front`."""
+    whole = front + (vocabulary.token_bytes[token] or b"")
+    ids = vocabulary.encode_words(whole, begins_text=begins_text)[0]
+    return ids[-1:] == [token] and tuple(ids[:-1]) == _encode(vocabulary, front, begins_text)
+
+
+def _may_extend(
+    vocabulary: ByteVocabulary, front: bytes, begin: int, stop: int, begins_text: bool
+) -> bool:
+    if stop - begin > _MOST_TRIED:
+        return True
+    tokens = vocabulary.by_bytes[begin:stop].tolist()
+    return any(_is_own(vocabulary, front, token, begins_text) for token in tokens)
+
+
+@lru_cache(maxsize=16384)
+def _first_of_rest(vocabulary: ByteVocabulary, token: int, used: int) -> int | None:
+    """Return the first token of what remains of `token` without its first `used` bytes."""
+    rest = (vocabulary.token_bytes[token] or b"")[used:]
+    first = next(iter(vocabulary.encode(rest)), None)
+    spelled = vocabulary.token_bytes[first] if first is not None else None
+    return first if spelled and rest.startswith(spelled) else None

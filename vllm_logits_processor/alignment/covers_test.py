@@ -1,0 +1,251 @@
+"""Covers against an oracle: exact next-byte probabilities, by brute force over all texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from vllm_logits_processor.alignment.covers import covered, wanted_offsets
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.maps import build_maps
+from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+ALPHABET = "ab é"
+LONGEST = 4
+TEXTS = ["".join(chars) for size in range(LONGEST + 1) for chars in product(ALPHABET, repeat=size)]
+END = "<|end|>"
+KINDS = ("byte-level", "llama", "gemma", "unigram")
+ORACLE = settings(deadline=None, max_examples=60)
+
+
+def pieces(symbols: list[str], space: str, seed: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return a random vocabulary and the merges that make it; no space behind a letter in one."""
+    random = np.random.default_rng(seed)
+    tokens, merges = list(symbols), []
+    for _ in range(int(random.integers(4, 30))):
+        left, right = (tokens[at] for at in random.integers(0, len(tokens), 2))
+        crosses = space in right and left.strip(space)
+        if crosses or left + right in tokens or len(left + right) > 6:
+            continue
+        tokens.append(left + right)
+        merges.append((left, right))
+    return tokens, merges
+
+
+def small_vocabulary(kind: str, seed: int) -> ByteVocabulary:
+    """Build a random tokenizer of one family over the bytes of `ALPHABET`."""
+    if kind == "byte-level":
+        symbols = [char for char, _ in pre_tokenizers.ByteLevel(False).pre_tokenize_str("abé")]
+        symbols = sorted({char for word in symbols for char in word} | {"Ġ"})
+        tokens, merges = pieces(symbols, "Ġ", seed)
+        tokenizer = Tokenizer(models.BPE({t: at for at, t in enumerate(tokens)}, merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        fallback = [f"<0x{byte:02X}>" for byte in ALPHABET.encode()]
+        known = ["a", "b", "▁", "é"][: 3 + seed % 2]
+        tokens, merges = pieces(known, "▁", seed)
+        vocabulary = {t: at for at, t in enumerate(["<unk>", *fallback, *tokens])}
+        if kind == "unigram":
+            scores = np.random.default_rng(seed).uniform(-9, -1, len(vocabulary))
+            entries = [(t, float(scores[at])) for t, at in vocabulary.items()]
+            tokenizer = Tokenizer(models.Unigram(entries, unk_id=0, byte_fallback=True))
+        else:
+            tokenizer = Tokenizer(
+                models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>")
+            )
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        if kind != "gemma":
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁"), "merged_with_next")
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([END])
+    end = tokenizer.token_to_id(END)
+    return ByteVocabulary.from_backend(tokenizer, name=kind, end_ids=frozenset({end}))
+
+
+@dataclass
+class Oracle:
+    """A random model that writes all of `TEXTS` as its tokenizer does, and nothing else."""
+
+    vocabulary: ByteVocabulary
+    following: dict[tuple[int, ...], dict[int, float]]
+    probability: dict[bytes, float]
+
+    @classmethod
+    def random(cls, kind: str, seed: int) -> Oracle:
+        vocabulary = small_vocabulary(kind, seed)
+        (end,) = vocabulary.end_ids
+        following: dict[tuple[int, ...], dict[int, float]] = defaultdict(dict)
+        # Two spaces are split otherwise when a word follows: GPT-2's pattern is not of one mind.
+        texts = [text.encode() for text in TEXTS if kind != "byte-level" or "  " not in text]
+        paths = {data: (*vocabulary.encode(data), end) for data in texts}
+        for ids in paths.values():
+            for at, token in enumerate(ids):
+                following[ids[:at]][token] = 0.0
+        random = np.random.default_rng(seed + 1)
+        for path, tokens in following.items():
+            masses = random.dirichlet(np.full(len(tokens), 0.4))
+            following[path] = dict(zip(tokens, masses.tolist(), strict=True))
+        probability = {
+            data: float(np.prod([following[ids[:at]][token] for at, token in enumerate(ids)]))
+            for data, ids in paths.items()
+        }
+        assert sum(probability.values()) == pytest.approx(1)
+        return cls(vocabulary, dict(following), probability)
+
+    def next_bytes(self, text: bytes) -> dict[int, float]:
+        """Return the exact probability of each byte after `text`, and of its end as -1."""
+        masses: dict[int, float] = defaultdict(float)
+        for data, probability in self.probability.items():
+            if data.startswith(text):
+                masses[data[len(text)] if len(data) > len(text) else -1] += probability
+        total = sum(masses.values())
+        return {byte: mass / total for byte, mass in masses.items()} if total > 0 else {}
+
+    def row(self, ids: list[int], k: int) -> ExpertTopK:
+        # A path that the model never takes is answered too: with anything.
+        masses = self.following.get(tuple(ids), {0: 1.0})
+        top = sorted(masses.items(), key=lambda item: -item[1])[:k]
+        with np.errstate(divide="ignore"):
+            logprobs = np.log([mass for _, mass in top])
+        return ExpertTopK(
+            token_ids=np.array([[token for token, _ in top]]), logprobs=logprobs[None]
+        )
+
+    def hear(self, text: bytes, k: int) -> tuple[ExpertPrefix, dict[int, ExpertTopK]]:
+        prefix = ExpertPrefix(self.vocabulary)
+        prefix.extend(text)
+        offsets = range(prefix.boundary(), prefix.length + 1)
+        return prefix, {at: self.row(prefix.token_ids_to(at), k) for at in offsets}
+
+    def by_byte(self, top: ExpertTopK) -> dict[int, float]:
+        masses: dict[int, float] = defaultdict(float)
+        for token, logprob in zip(top.token_ids[0].tolist(), top.logprobs[0], strict=True):
+            masses[(self.vocabulary.token_bytes[token] or b"\xff")[0]] += float(np.exp(logprob))
+        return {byte if byte != 0xFF else -1: mass for byte, mass in masses.items()}
+
+
+def cut_text(seed: int) -> bytes:
+    random = np.random.default_rng(seed + 2)
+    data = TEXTS[int(random.integers(1, len(TEXTS)))].encode()
+    return data[: int(random.integers(0, len(data) + 1))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@ORACLE
+@given(seed=st.integers(0, 10**6))
+def test_covered_is_exact_where_all_is_known(kind: str, seed: int) -> None:
+    oracle, text = Oracle.random(kind, seed), cut_text(seed)
+    exact = oracle.next_bytes(text)
+    if not exact:
+        return
+    word = covered(*oracle.hear(text, k=1000))
+    assert word.unexpanded == pytest.approx(0, abs=1e-9)
+    ours = oracle.by_byte(word.top)
+    assert sum(ours.values()) == pytest.approx(1, abs=1e-9)
+    for byte in exact.keys() | ours.keys():
+        assert ours.get(byte, 0.0) == pytest.approx(exact.get(byte, 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@ORACLE
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 4), most=st.integers(0, 3))
+def test_what_is_not_known_stays_within_the_bound(kind: str, seed: int, k: int, most: int) -> None:
+    oracle, text = Oracle.random(kind, seed), cut_text(seed)
+    exact = oracle.next_bytes(text)
+    if not exact:
+        return
+    prefix, everything = oracle.hear(text, k)
+    heard: dict[int, ExpertTopK] = {}
+    # The engine's way: what is wanted is asked for once, then the step goes on.
+    for offset in wanted_offsets(prefix, heard, most=most):
+        heard[offset] = everything[offset]
+    word = covered(prefix, heard)
+    known = oracle.by_byte(word.top)
+    tail = max(0.0, 1 - sum(known.values()))
+    for byte in exact.keys() | known.keys():
+        least, most_ = known.get(byte, 0.0), known.get(byte, 0.0) + tail
+        assert least - word.unexpanded - 1e-9 <= exact.get(byte, 0.0)
+        assert exact.get(byte, 0.0) <= most_ + word.unexpanded + 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@ORACLE
+@given(seed=st.integers(0, 10**6))
+def test_asking_for_what_is_wanted_ends_with_all_that_matters(kind: str, seed: int) -> None:
+    oracle, text = Oracle.random(kind, seed), cut_text(seed)
+    if not oracle.next_bytes(text):
+        return
+    prefix, everything = oracle.hear(text, k=1000)
+    heard: dict[int, ExpertTopK] = {}
+    first = wanted_offsets(prefix, heard, most=1)
+    assert first[0] == prefix.length
+    assert len(first) <= 2
+    while wanted := wanted_offsets(prefix, heard, most=1):
+        assert not set(wanted) & set(heard)
+        for offset in wanted:
+            heard[offset] = everything[offset]
+    assert covered(prefix, heard).unexpanded <= 0.1
+
+
+@pytest.mark.parametrize("kinds", [("byte-level", "gemma"), ("llama", "byte-level")])
+@ORACLE
+@given(seed=st.integers(0, 10**6))
+def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: int) -> None:
+    host, oracle = small_vocabulary(kinds[0], seed + 7), Oracle.random(kinds[1], seed)
+    text = cut_text(seed)
+    exact = oracle.next_bytes(text)
+    if not exact:
+        return
+    word = covered(*oracle.hear(text, k=1000))
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, len(host)))).float()
+    aligned = align(logits, np.arange(1), word.top, build_maps(host, oracle.vocabulary))
+    factors = torch.full_like(logits[0], float(aligned.tail_factor[0]), dtype=torch.float64)
+    factors[aligned.tokens] = torch.from_numpy(aligned.factor)
+    fused = torch.softmax(logits[0].double(), dim=-1) * factors
+    ours: dict[int, float] = defaultdict(float)
+    for token, mass in enumerate(fused.tolist()):
+        data = host.token_bytes[token]
+        ours[data[0] if data else -1] += mass
+    for byte in exact.keys() | ours.keys():
+        assert ours.get(byte, 0.0) == pytest.approx(exact.get(byte, 0.0), abs=1e-6)
+
+
+def test_no_cover_is_wanted_where_nothing_goes_on_over_the_end(smollm2: ByteVocabulary) -> None:
+    prefix = ExpertPrefix(smollm2)
+    assert wanted_offsets(prefix, {}, most=3) == [0]
+    # No token of SmolLM2 begins with "7." or goes on after a digit.
+    prefix.extend(b"The sum is 17")
+    assert wanted_offsets(prefix, {}, most=3) == [13]
+    prefix.extend(b" wat")
+    assert wanted_offsets(prefix, {}, most=3)[:2] == [17, 13]
+    assert wanted_offsets(prefix, {}, most=0) == [17]
+
+
+def test_a_text_that_stops_inside_a_word_goes_on_with_it(smollm2: ByteVocabulary) -> None:
+    prefix = ExpertPrefix(smollm2)
+    prefix.extend(b"A glass of wat")
+    (water,) = smollm2.encode(b" water")
+    (end,) = smollm2.encode(b" wat")[-1:]
+    wat = smollm2.encode(b" wat")
+    surprised = ExpertTopK(token_ids=np.array([[end]]), logprobs=np.log([[0.5]]))
+    heard = {prefix.length: surprised}
+    for at, _ in enumerate(wat):
+        offset = prefix.boundary() + len(smollm2.decode(wat[:at]))
+        ids, masses = [water, wat[at]], [0.8, 0.01]
+        heard[offset] = ExpertTopK(token_ids=np.array([ids]), logprobs=np.log([masses]))
+    word = covered(prefix, heard)
+    (er,) = smollm2.encode(b"er")
+    best = int(word.top.token_ids[0][np.argmax(word.top.logprobs[0])])
+    assert best == er
+    assert np.exp(word.top.logprobs).sum() <= 1 + 1e-9
