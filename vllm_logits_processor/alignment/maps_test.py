@@ -1,8 +1,6 @@
-"""The maps and the five properties, on real pairs of tokenizers."""
+"""The maps and the five properties, on pairs of real tokenizers and of trained ones."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import ConstantRouter
-from vllm_logits_processor.alignment.cache import load_maps
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, build_maps, maps_key
+from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, build_maps
 from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.conftest import trained_vocabulary
+from vllm_logits_processor.conftest import TRAINED, trained_vocabulary
+from vllm_logits_processor.experts.reply import checked_top_k
 from vllm_logits_processor.fusion import fuse, weigh
 
 MEAN = ConstantRouter(name="mean", value=0.0)
 PAIRS = [
     ("gemma", "smollm2"),
     ("smollm2", "gemma"),
-    ("smollm2", "sentencepiece"),
+    ("smollm2", "mistral"),
+    ("mistral", "tekken"),
+    ("tekken", "sentencepiece"),
     ("unigram", "byte-level"),
     ("sentencepiece", "unigram"),
 ]
@@ -39,10 +39,10 @@ class Pair:
 @pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Pair:
     def named(name: str) -> ByteVocabulary:
-        if name in ("gemma", "smollm2"):
-            found: ByteVocabulary = request.getfixturevalue(name)
-            return found
-        return trained_vocabulary(name)
+        if name in TRAINED:
+            return trained_vocabulary(name)
+        found: ByteVocabulary = request.getfixturevalue(name)
+        return found
 
     return Pair(*(named(name) for name in request.param))
 
@@ -160,30 +160,89 @@ def test_duplicates_resolve_to_the_tokenizers_own_choice(
     assert maps.first_expert[newline] == gemma.encode(b"\n")[0]
 
 
-def test_maps_are_kept_on_disk_and_shared(tmp_path: Path) -> None:
-    host, expert = trained_vocabulary("byte-level"), trained_vocabulary("sentencepiece")
-    built = load_maps(host, expert, folder=tmp_path)
-    kept = load_maps(host, expert, folder=tmp_path)
-    for name in vars(built):
-        assert np.array_equal(getattr(built, name), getattr(kept, name))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        maps_key(host, expert),
-        f"{maps_key(host, expert)}.lock",
-    ]
-    assert maps_key(host, expert) != maps_key(expert, host)
+def with_ends(kind: str, *tokens: str) -> ByteVocabulary:
+    tokenizer = TRAINED[kind](420)
+    vocabulary = tokenizer.get_vocab()
+    ends = frozenset(vocabulary[token] for token in tokens)
+    return ByteVocabulary.from_backend(tokenizer, name=kind, end_ids=ends)
 
 
-def test_an_interrupted_build_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def ending() -> Pair:
+    """A pair where either model has two end tokens."""
+    return Pair(
+        with_ends("byte-level", "<|end|>", "<|user|>"), with_ends("sentencepiece", "<s>", "</s>")
+    )
+
+
+def heard_at_ends(pair: Pair, masses: list[float], word: bytes = b"the") -> ExpertTopK:
+    """Return what the expert says with `masses` on its end tokens, and 0.25 on a word's."""
+    ends = sorted(pair.expert.end_ids)
+    row = [(pair.expert.encode(word)[0], float(np.log(0.25)))]
+    row += [(end, float(np.log(mass))) for end, mass in zip(ends, masses, strict=True) if mass]
+    return checked_top_k([row], vocabulary=len(pair.expert), end_ids=pair.maps.end_ids)
+
+
+@pytest.mark.parametrize("masses", [[0.5, 0.0], [0.0, 0.5], [0.2, 0.3]])
+def test_the_end_is_one_event_whichever_tokens_stand_for_it(
+    ending: Pair, masses: list[float]
 ) -> None:
-    host, expert = trained_vocabulary("byte-level"), trained_vocabulary("sentencepiece")
+    logits = some_row(len(ending.host), seed=1)
+    q = q_of(logits, align(logits, np.arange(1), heard_at_ends(ending, masses), ending.maps))[0]
+    ends = sorted(ending.host.end_ids)
+    assert q[ends].sum().item() == pytest.approx(0.5, rel=1e-4)
+    # Which of its ends the host takes is for the host to say.
+    host = torch.softmax(logits.double(), dim=-1)[0]
+    assert (q[ends[0]] / q[ends[1]]).item() == pytest.approx(
+        (host[ends[0]] / host[ends[1]]).item(), rel=1e-4
+    )
 
-    def full_disk(*args: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:  # a full disk cannot be had in a test
-        patch.setattr(np, "save", full_disk)
-        with pytest.raises(OSError, match="No space"):
-            load_maps(host, expert, folder=tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-    assert len(load_maps(host, expert, folder=tmp_path).members) > 0
+@pytest.mark.parametrize("masked", [0, 1])
+def test_any_end_that_is_feasible_takes_the_end(ending: Pair, masked: int) -> None:
+    logits = some_row(len(ending.host), seed=2)
+    ends = sorted(ending.host.end_ids)
+    logits[0, ends[masked]] = -torch.inf
+    q = q_of(logits, align(logits, np.arange(1), heard_at_ends(ending, [0.2, 0.3]), ending.maps))[0]
+    assert q[ends[1 - masked]].item() == pytest.approx(0.5, rel=1e-4)
+    assert q[ends[masked]].item() == 0.0
+
+
+def test_an_end_that_is_not_feasible_goes_back_to_what_is(ending: Pair) -> None:
+    logits = some_row(len(ending.host), seed=3)
+    logits[0, sorted(ending.host.end_ids)] = -torch.inf
+    q = q_of(logits, align(logits, np.arange(1), heard_at_ends(ending, [0.2, 0.3]), ending.maps))[0]
+    assert q.sum().item() == pytest.approx(1.0, rel=1e-4)
+    word = ending.maps.group(ending.expert.encode(b"the")[0])
+    assert q[sorted(word)].sum().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_one_tokenizer_under_models_that_end_differently() -> None:
+    """A base model and its instruct model: the text is the identity, the ends are joined."""
+    base = with_ends("byte-level", "<|end|>")
+    instruct = with_ends("byte-level", "<|end|>", "<|user|>")
+    pair = Pair(base, instruct)
+    (end,) = base.end_ids
+    text = [token for token, data in enumerate(base.token_bytes) if data is not None]
+    assert np.array_equal(pair.maps.first_expert[text], text)
+    assert np.array_equal(pair.maps.first_host[text], text)
+    assert pair.maps.end_ids.tolist() == sorted(instruct.end_ids)
+    assert base.end_ids <= pair.maps.group(int(pair.maps.end_ids[0]))
+    logits = some_row(len(base), seed=4)
+    q = q_of(logits, align(logits, np.arange(1), heard_at_ends(pair, [0.2, 0.3]), pair.maps))[0]
+    assert q[end].item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_model_without_an_end_leaves_the_others_alone() -> None:
+    host, expert = with_ends("byte-level", "<|end|>"), with_ends("sentencepiece")
+    maps = build_maps(host, expert)
+    assert maps.end_ids.tolist() == []
+    assert maps.first_expert[sorted(host.end_ids)].tolist() == [NOTHING]
+
+
+def test_progress_is_told_and_reaches_the_end() -> None:
+    host, expert = with_ends("byte-level", "<|end|>"), with_ends("sentencepiece", "</s>")
+    told: list[tuple[int, int]] = []
+    build_maps(host, expert, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(host) + len(expert),) * 2
+    assert told == sorted(told)
