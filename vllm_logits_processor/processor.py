@@ -118,8 +118,11 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             self._slots.begin()
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext | None = None) -> torch.Tensor:
-        """Join the expert's call and fuse, in place; shape (rows, vocabulary), float32."""
+        """Join the expert's call and fuse; return the logits, shape (rows, vocabulary), float32."""
         if self._config is not None:
+            # V1 gives a view of wider rows where it pads the vocabulary; cells are places in a
+            # dense tensor, and both runners go on with what is returned.
+            logits = logits.contiguous()
             self._agreement.settle(partial(self._decide, logits, ctx)).write(logits)
         return logits
 

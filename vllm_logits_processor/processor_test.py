@@ -90,6 +90,15 @@ def test_the_call_starts_before_the_forward_pass(
     assert changed_rows(processor) == [2]
 
 
+def test_rows_of_a_padded_vocabulary_are_fused_too(processor: FloeLogitsProcessor) -> None:
+    processor.update_state(batch(added=[added(1, b"The", [])]))
+    dense = some_logits(4)
+    processor.apply(dense)
+    padded = torch.nn.functional.pad(some_logits(4), (0, 10))[:, : len(HOST)]
+    assert not padded.is_contiguous()
+    assert torch.equal(processor.apply(padded), dense)
+
+
 def test_rows_follow_removals_additions_and_moves(processor: FloeLogitsProcessor) -> None:
     outputs: list[list[int]] = [[], [], []]
     processor.update_state(
