@@ -1,0 +1,197 @@
+"""The positions of one document: the host's rows there, and the expert's word on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from integration_tests.benchmarks.fusion_quality.scoring import Scorer, chunks
+from integration_tests.benchmarks.fusion_quality.tree import TokenTree
+from vllm_logits_processor.alignment.covers import covered, wanted_offsets
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.maps import AlignmentMaps
+from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.reweigh import Aligned, align
+from vllm_logits_processor.experts.heard import row_of, stacked
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A few consecutive positions of a document.
+
+    Attributes
+    ----------
+    targets : int64 array, shape (rows,)
+        The host tokens that the text has there.
+    logits : torch.Tensor, shape (rows, vocabulary), float32
+        The host's; valid until the next chunk is asked for.
+    aligned : Aligned
+        The expert's word, boundary handling included.
+    plain : ExpertTopK
+        The expert's top K after its tokenization of the text so far as it stands: what a peer
+        without boundary handling hears.
+    inside : bool array, shape (rows,)
+        Where the text so far ends inside an expert token of the text.
+    log_partition : float64 array, shape (rows,)
+        Logarithm of the sum of exp of the host's logits.
+    host_logprobs : float64 array, shape (rows,)
+        What the host gives the targets, nats.
+    target_factors : float64 array, shape (rows,)
+        The factors m of the targets.
+    """
+
+    targets: IntArray
+    logits: torch.Tensor
+    aligned: Aligned
+    plain: ExpertTopK
+    inside: npt.NDArray[np.bool_]
+    log_partition: FloatArray
+    host_logprobs: FloatArray
+    target_factors: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One document under both models, before they are brought together.
+
+    Attributes
+    ----------
+    host_targets : list of int
+        The host's tokens of the document.
+    expert_logprobs : float64 array
+        Of the expert's own tokens of the document, nats.
+    """
+
+    host: Scorer
+    host_hidden: torch.Tensor
+    host_targets: list[int]
+    expert_logprobs: FloatArray
+    words: ExpertTopK
+    plain: ExpertTopK
+    inside: npt.NDArray[np.bool_]
+
+    def chunks(self, maps: AlignmentMaps) -> Iterator[Chunk]:
+        """Yield the positions in order, with the host's rows and the aligned expert."""
+        first = len(self.host.front) - 1
+        for places in chunks(range(len(self.host_targets))):
+            rows = slice(places[0], places[-1] + 1)
+            with torch.no_grad():
+                logits = self.host.logits(self.host_hidden, [first + place for place in places])
+                aligned = align(logits, np.arange(len(places)), _rows(self.words, rows), maps)
+            targets = np.array(self.host_targets[rows])
+            log_partition = torch.logsumexp(logits, dim=-1).numpy().astype(np.float64)
+            own = logits.gather(1, torch.from_numpy(targets)[:, None])[:, 0].numpy()
+            factors = [aligned.factor_of(row, int(token)) for row, token in enumerate(targets)]
+            yield Chunk(
+                targets=targets,
+                logits=logits,
+                aligned=aligned,
+                plain=_rows(self.plain, rows),
+                inside=self.inside[rows],
+                log_partition=log_partition,
+                host_logprobs=own.astype(np.float64) - log_partition,
+                target_factors=np.array(factors),
+            )
+
+
+def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: int) -> Scored:
+    """Run both models over a document.
+
+    Parameters
+    ----------
+    document : bytes
+        UTF-8.
+    host, expert : Scorer
+    top_k : int
+        What the expert tells of each distribution.
+    covers : int
+        Places behind the boundary at most about which the expert is asked, per position.
+    """
+    targets = host.vocabulary.encode(document)
+    own = expert.vocabulary.encode(document)
+    pieces = [b"", *_spelled(host, targets[:-1])]
+    asking = _Asking(expert, own, top_k=top_k, covers=covers)
+    words = asking.about(pieces)
+    first = len(expert.front) - 1
+    return Scored(
+        host=host,
+        host_hidden=host.read(TokenTree(host.front + targets)).hidden,
+        host_targets=targets,
+        expert_logprobs=expert.logprobs_of(asking.hidden, range(first, first + len(own)), own),
+        words=stacked([word for word, _ in words]),
+        plain=stacked([plain for _, plain in words]),
+        inside=~np.isin(_ends(pieces), _ends([b"", *_spelled(expert, own)])),
+    )
+
+
+class _Asking:
+    """Asks the expert what the engine would ask it, many positions at a time."""
+
+    def __init__(self, expert: Scorer, own: list[int], *, top_k: int, covers: int) -> None:
+        self._expert = expert
+        self._top_k = top_k
+        self._covers = covers
+        self._tree = TokenTree(expert.front + own)
+        self._reading = expert.read(self._tree)
+        self._answers: dict[int, ExpertTopK] = {}
+        self._unanswered: set[int] = set()
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        return self._reading.hidden
+
+    def about(self, pieces: list[bytes]) -> list[tuple[ExpertTopK, ExpertTopK]]:
+        """Return the word after each piece of the text, with boundary handling and without.
+
+        What is asked may depend on what was answered before. So the text is gone through again
+        until no question is left that has not been answered.
+        """
+        while True:
+            words = self._go_through(pieces)
+            if not self._unanswered:
+                return words
+            nodes = sorted(self._unanswered)
+            self._unanswered = set()
+            self._reading.catch_up()
+            answers = self._expert.top(self.hidden, nodes, self._top_k)
+            for place, node in enumerate(nodes):
+                self._answers[node] = row_of(answers, place)
+
+    def _go_through(self, pieces: list[bytes]) -> list[tuple[ExpertTopK, ExpertTopK]]:
+        prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
+        heard: dict[int, ExpertTopK] = {}
+        words = []
+        for piece in pieces:
+            prefix.extend(piece)
+            # As in the engine, what was heard at places still behind the boundary is kept.
+            boundary = prefix.boundary()
+            heard = {offset: word for offset, word in heard.items() if offset >= boundary}
+            for offset in wanted_offsets(prefix, heard, most=self._covers):
+                node = self._tree.node_of(prefix.token_ids_to(offset))
+                if node in self._answers:
+                    heard[offset] = self._answers[node]
+                else:
+                    self._unanswered.add(node)
+            if not self._unanswered:
+                words.append((covered(prefix, heard).top, heard[prefix.length]))
+        return words
+
+
+def _spelled(model: Scorer, tokens: list[int]) -> list[bytes]:
+    return [model.vocabulary.decode([token]) for token in tokens]
+
+
+def _ends(pieces: list[bytes]) -> list[int]:
+    return list(accumulate(len(piece) for piece in pieces))
+
+
+def _rows(top: ExpertTopK, rows: slice | IntArray) -> ExpertTopK:
+    return ExpertTopK(token_ids=top.token_ids[rows], logprobs=top.logprobs[rows])
