@@ -83,7 +83,7 @@ def answers(port: str) -> bool:
 
 
 def test_every_shell_command_is_tested() -> None:
-    tested = {"train", "report", "export", "expert", "host", "ask", "check"}
+    tested = {"train", "report", "export", "expert", "host", "ask", "align", "check"}
     assert tested < set(BLOCKS)
     assert shell_blocks(README) == len(tested)
 
@@ -126,6 +126,7 @@ def test_serving(tmp_path: Path) -> None:
         reply = json.loads(run("ask", tmp_path))
     assert len(reply["choices"][0]["text"]) > 5
     assert reply["usage"]["completion_tokens"] > 1
+    assert "models/llm" in run("align", tmp_path)
 
 
 def test_a_detector_plugin(tmp_path: Path) -> None:

@@ -17,18 +17,24 @@ class _Batch:
     """Prompts of one request to one of the expert's models, and whose they are."""
 
     prompts: list[list[int]] = field(default_factory=list)
+    row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
     now: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
     later: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
     steps: int = 1
     first: bool = False
 
     def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
-        begin = len(self.prompts)
-        self.prompts += [place.token_ids for place in places]
-        rows = tuple(zip(places, range(begin, len(self.prompts)), strict=True))
+        rows = tuple((place, self._row(place.token_ids)) for place in places)
         (self.later if ahead else self.now).append((stream, rows))
         self.steps = max(self.steps, stream.heard.lookahead.steps)
         self.first = self.first or stream.position == 0
+
+    def _row(self, prompt: list[int]) -> int:
+        """Return the row of a prompt; drafts and samples of one prompt share theirs."""
+        row = self.row_of.setdefault(tuple(prompt), len(self.prompts))
+        if row == len(self.prompts):
+            self.prompts.append(prompt)
+        return row
 
 
 class Asking:
@@ -101,7 +107,7 @@ class Asking:
         for place, row in reversed(pending.rows):
             stream.heard.hear(place, reply.continuations[row])
         # A batched body is one; its bytes are shared out evenly among the prompts of the call.
-        share = len(pending.rows) / len(reply.continuations)
+        share = min(1.0, len(pending.rows) / len(reply.continuations))
         return waited_ms, round(reply.sent_bytes * share), round(reply.received_bytes * share)
 
     def _start(self, model: str, batch: _Batch) -> None:

@@ -162,12 +162,8 @@ class Stream:
 
     def rejoin(self, fork: Stream) -> None:
         """Keep what a fork has heard, should this stream go its way."""
-        place = Place(
-            offset=fork.prefix.length,
-            token_ids=fork.prefix.token_ids(),
-            to_come=bytes(fork.text[len(self.text) :]),
-        )
-        self.heard.adopt(fork.heard, place)
+        drafted = bytes(fork.text[len(self.text) :])
+        self.heard.adopt(fork.heard, fork.prefix, drafted=drafted)
 
     def _judge(self, new: Sequence[int]) -> None:
         """Turn what the expert said of tokens that are known now into evidence."""

@@ -153,10 +153,27 @@ class Heard:
             rows=dict(self.rows),
         )
 
-    def adopt(self, fork: Heard, place: Place) -> None:
-        """Keep what a fork has heard at `place`, should the text get there with its next tokens."""
-        row = fork.rows.get(place.offset)
-        if row is not None:
+    def adopt(self, fork: Heard, prefix: ExpertPrefix, *, drafted: bytes) -> None:
+        """Keep what a fork has heard, should the text go its way with its next tokens.
+
+        Parameters
+        ----------
+        fork : Heard
+        prefix : ExpertPrefix
+            The fork's text.
+        drafted : bytes
+            What the fork's text has beyond this one.
+        """
+        here = prefix.length - len(drafted)
+        for offset, row in fork.rows.items():
+            if offset <= here:
+                self.rows.setdefault(offset, row)
+                continue
+            place = Place(
+                offset=offset,
+                token_ids=prefix.token_ids_to(offset),
+                to_come=drafted[: offset - here],
+            )
             self._drafted.append(_Ahead(place, row))
 
 

@@ -149,8 +149,7 @@ def test_a_forks_words_hold_where_the_text_goes_its_way() -> None:
         fork = text.heard.forked()
         there = text.prefix.branch(b" cat")
         fork.hear(Place(offset=there.length, token_ids=there.token_ids()), said(b" sat"))
-        place = Place(offset=there.length, token_ids=there.token_ids(), to_come=b" cat")
-        text.heard.adopt(fork, place)
+        text.heard.adopt(fork, there, drafted=b" cat")
         assert (text.grow(data) is not None) == found
 
 
