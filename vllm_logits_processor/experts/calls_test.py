@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.experts.calls import ExpertCall, ExpertCalls
+from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.conftest import completion, fake_expert
 from vllm_logits_processor.experts.pool import ExpertPool
 from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
 
@@ -102,3 +106,77 @@ def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
     assert calls.start([[1]], model="slm", deadline_s=1) == "busy"
     expert.futures[0].set_result(REPLY)
     assert isinstance(calls.start([[1]], model="slm", deadline_s=1), ExpertCall)
+
+
+def test_another_model_is_not_busy_with_the_late_calls_of_one(expert: Scripted) -> None:
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
+    for _ in range(4):
+        calls.settle(started(calls))
+    assert isinstance(calls.start([[1]], model="adapter", deadline_s=1), ExpertCall)
+
+
+def test_steps_are_passed_on(calls: ExpertCalls, expert: Scripted) -> None:
+    calls.start([[1]], model="slm", deadline_s=1, steps=7)
+    assert expert.steps == [7]
+
+
+def test_an_expert_without_a_pool_gets_one(expert: Scripted) -> None:
+    calls = ExpertCalls(expert)
+    for _ in range(5):
+        call = started(calls)
+        expert.futures[-1].set_exception(ExpertError("down"))
+        assert calls.settle(call) == "failed"
+    assert calls.start([[1]], model="slm", deadline_s=1) == "open"
+
+
+def test_a_cancelled_call_has_failed(calls: ExpertCalls, expert: Scripted) -> None:
+    call = started(calls)
+    call.future.cancel()
+    assert calls.settle(call) == "failed"
+
+
+def test_every_call_is_told_once_and_the_bytes_of_a_late_one_when_it_ends(
+    expert: Scripted,
+) -> None:
+    told: list[tuple[str, int, int, int]] = []
+
+    def note(
+        *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
+    ) -> None:
+        assert 0 <= seconds < 5
+        told.append((outcome, prompts, sent_bytes, received_bytes))
+
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60), on_settled=note)
+    good, late, bad = (started(calls, deadline_s=0.01) for _ in range(3))
+    expert.futures[0].set_result(REPLY)
+    expert.futures[2].set_exception(ExpertError("down"))
+    for call in (good, late, bad, good, late):
+        calls.settle(call)
+    assert told == [("answered", 1, 1, 1), ("late", 1, 0, 0), ("failed", 1, 0, 0)]
+    expert.futures[1].set_result(REPLY)
+    assert told[3:] == [("dropped", 0, 1, 1)]
+
+
+def test_a_late_reply_of_a_real_server_does_not_disturb_the_next_step() -> None:
+    """Each reply says how long its text was: one that is taken for another's would show."""
+
+    def lengths(body: dict[str, Any]) -> bytes:
+        return completion(*([{len(prompt): math.log(0.5)}] for prompt in body["prompt"]))
+
+    with fake_expert(lengths) as server:
+        client = CompletionsExpert(
+            url=server.url, top_k=1, vocabulary=100, end_ids=np.empty(0, dtype=np.int32)
+        )
+        calls = ExpertCalls(ExpertPool({server.url: client}, failures=100, cooldown_s=60))
+        outcomes = []
+        for length in range(1, 13):
+            server.delay_s = 0.25 if length % 3 == 1 else 0.0
+            call = calls.start([[9] * length], model="slm", deadline_s=0.1 if length % 3 else 5.0)
+            assert isinstance(call, ExpertCall)
+            outcomes.append(calls.settle(call))
+            if outcomes[-1] == "answered":
+                (said,) = call.future.result().continuations
+                assert said.tokens.tolist() == [length]
+        client.close()
+    assert outcomes[::3] == ["late"] * 4
+    assert outcomes[2::3] == ["answered"] * 4

@@ -118,6 +118,8 @@ class CompletionsExpert:
 
     def close(self) -> None:
         """End the connections, and the thread if it is this expert's own."""
+        if self._client.is_closed:
+            return
         self._loop.submit(self._client.aclose()).result(timeout=5)
         if self._owns_loop:
             self._loop.close()

@@ -36,16 +36,30 @@ def server() -> Iterator[FakeExpert]:
         yield state
 
 
-@pytest.fixture
-def expert(server: FakeExpert) -> Iterator[CompletionsExpert]:
-    client = CompletionsExpert(
+def scored(rows: list[dict[int, float] | None]) -> bytes:
+    """Return the body of a reply with vLLM's ``prompt_logprobs``."""
+    said = [
+        None
+        if row is None
+        else {str(token): {"logprob": logprob, "rank": 1} for token, logprob in row.items()}
+        for row in rows
+    ]
+    return json.dumps({"choices": [{"index": 0, "text": "", "prompt_logprobs": said}]}).encode()
+
+
+def client_of(server: FakeExpert, **values: Any) -> CompletionsExpert:
+    return CompletionsExpert(
         url=server.url,
         top_k=2,
         vocabulary=2000,
         end_ids=np.empty(0, dtype=np.int32),
-        api_key="open-sesame",
-        timeout_s=2.0,
+        **{"timeout_s": 2.0, **values},
     )
+
+
+@pytest.fixture
+def expert(server: FakeExpert) -> Iterator[CompletionsExpert]:
+    client = client_of(server, api_key="open-sesame")
     yield client
     client.close()
 
@@ -66,6 +80,59 @@ def test_one_request_asks_for_all_prompts(server: FakeExpert, expert: Completion
     assert server.headers[0]["Authorization"] == "Bearer open-sesame"
     assert reply.sent_bytes == len(json.dumps(request, separators=(",", ":")))
     assert reply.received_bytes == len(well(request))
+
+
+def test_several_steps_come_in_one_reply(server: FakeExpert, expert: CompletionsExpert) -> None:
+    reply = expert.start([[1, 2, 3], [4]], model="slm", steps=3).result(timeout=5)
+    assert server.requests[0]["max_tokens"] == 3
+    assert [each.tokens.tolist() for each in reply.continuations] == [[3, 4, 5], [1, 2, 3]]
+    for place, each in enumerate(reply.continuations):
+        assert each.top.token_ids.tolist() == [[token, 1000 + place] for token in each.tokens]
+
+
+def test_a_continuation_may_be_shorter_where_the_expert_ends(
+    server: FakeExpert, expert: CompletionsExpert
+) -> None:
+    server.answer = lambda _: completion([{5: HALF}], [{6: HALF}, {7: HALF}])
+    reply = expert.start([[1], [2]], model="slm", steps=3).result(timeout=5)
+    assert [each.tokens.tolist() for each in reply.continuations] == [[5], [6, 7]]
+
+
+def test_a_prompt_is_scored(server: FakeExpert, expert: CompletionsExpert) -> None:
+    server.answer = lambda body: scored([None, {7: -1.5, 3: -0.1}, {8: -9999.0}])
+    assert expert.score([6, 7, 8], model="slm").result(timeout=5) == -10000.5
+    (request,) = server.requests
+    assert (request["prompt"], request["prompt_logprobs"]) == ([[6, 7, 8]], 0)
+    assert request["max_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([None], "not one logprob for each"),
+        ([{6: -1.0}, {7: -1.0}, {8: -1.0}], "not one logprob for each"),
+        ([None, {7: -1.0}, {9: -1.0}], "not a completion"),
+        ([None, {7: -1.0}, None], "not a completion"),
+        ([None, {7: -1.0}, {8: math.nan}], "NaN or above zero"),
+        ([None, {7: -1.0}, {8: 0.5}], "NaN or above zero"),
+    ],
+)
+def test_a_broken_score_is_refused(
+    server: FakeExpert,
+    expert: CompletionsExpert,
+    rows: list[dict[int, float] | None],
+    reason: str,
+) -> None:
+    server.answer = lambda _: scored(rows)
+    with pytest.raises(ExpertError, match=reason):
+        expert.score([6, 7, 8], model="slm").result(timeout=5)
+
+
+def test_further_fields_are_sent(server: FakeExpert) -> None:
+    client = client_of(server, extra_body={"vllm_xargs": {"floe": "host"}})
+    client.start([[1]], model="slm").result(timeout=5)
+    client.close()
+    assert server.requests[0]["vllm_xargs"] == {"floe": "host"}
 
 
 def test_connections_are_reused(server: FakeExpert, expert: CompletionsExpert) -> None:
@@ -103,6 +170,11 @@ def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsEx
         (b'{"choices": []}', "not one choice for each"),
         (completion([{1: -1.0}], [{1: -1.0}]), "not one choice for each"),
         (completion([{}]), "no logprobs"),
+        (completion([]), "0 tokens and 0 distributions"),
+        (completion([{1: -1.0}, {1: -1.0}]), "2 tokens and 2 distributions"),
+        (completion([{1: -1.0}]).replace(b'["token_id:1"]', b"[]"), "0 tokens and 1"),
+        (completion([{1: -1.0}]).replace(b'["token_id:1"]', b'["token_id:-1"]'), "outside"),
+        (completion([{1: -1.0}]).replace(b"token_id:", b"the "), "by their spelling"),
         (completion([{5000: -1.0}]), "outside"),
         (completion([{1: math.nan}]), "NaN"),
         (b'{"choices": [], "x": "' + b"x" * 200_000 + b'"}', "larger than"),
@@ -122,6 +194,26 @@ def test_http_errors_name_the_status(server: FakeExpert, expert: CompletionsExpe
     server.status = 503
     with pytest.raises(ExpertError, match="HTTP 503"):
         expert.start([[1]], model="slm").result(timeout=5)
+
+
+def test_what_may_be_behind_a_status_is_said_once_and_without_the_text(
+    server: FakeExpert, expert: CompletionsExpert, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.status = 400
+    server.answer = lambda body: json.dumps(body).encode()
+    for _ in range(3):
+        with pytest.raises(ExpertError, match=r"^The expert answered HTTP 400\.$"):
+            expert.start([[424242]], model="slm").result(timeout=5)
+    assert caplog.text.count("--max-logprobs") == 1
+    assert "424242" not in caplog.text
+
+
+def test_a_cancelled_call_is_dropped(server: FakeExpert, expert: CompletionsExpert) -> None:
+    server.delay_s = 1.0
+    future = expert.start([[1]], model="slm")
+    assert future.cancel()
+    server.delay_s = 0.0
+    assert first_tokens(expert.start([[1, 2]], model="slm").result(timeout=5)) == [2]
 
 
 def test_an_expert_that_hangs_is_given_up(server: FakeExpert, expert: CompletionsExpert) -> None:

@@ -7,6 +7,7 @@ tested in integration_tests.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,8 +54,8 @@ class FakeExpert:
 
 
 @contextmanager
-def fake_expert(answer: Answer) -> Iterator[FakeExpert]:
-    """Run a server on a free loopback port."""
+def fake_expert(answer: Answer, *, tls: ssl.SSLContext | None = None) -> Iterator[FakeExpert]:
+    """Run a server on a free loopback port, with TLS if a context is given."""
     state = FakeExpert(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,7 +81,9 @@ def fake_expert(answer: Answer) -> Iterator[FakeExpert]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    state.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
