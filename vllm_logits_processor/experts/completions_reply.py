@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,9 @@ def read_continuations(
         if sorted(by_index) != list(range(count)) or len(choices) != count:
             raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
         said = [by_index[place] for place in range(count)]
-        tokens = [[_token_id(token) for token in each["tokens"]] for each in said]
+        tokens = [_token_ids(each["tokens"]) for each in said]
         rows = [
-            [
-                [(_token_id(token), float(logprob)) for token, logprob in row.items()]
-                for row in each["top_logprobs"]
-            ]
+            [(_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
             for each in said
         ]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -78,14 +75,16 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     return total
 
 
-def _token_id(token: str) -> int:
-    """Read ``token_id:N``."""
-    if not token.startswith(_TOKEN_ID):
+def _token_ids(tokens: Iterable[str]) -> list[int]:
+    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop."""
+    words = list(tokens)
+    before, *ids = "".join(words).split(_TOKEN_ID)
+    if before or len(ids) != len(words):
         raise ExpertError(
             "The expert's reply gives tokens by their spelling; needed is a server that knows "
             "return_tokens_as_token_ids, such as vLLM."
         )
-    return int(token[len(_TOKEN_ID) :])
+    return [*map(int, ids)]
 
 
 def _not_a_completion(error: Exception) -> ExpertError:

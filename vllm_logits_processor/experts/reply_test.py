@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 
 from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.experts.reply import ExpertError, checked_top_k
+from vllm_logits_processor.experts.reply import ExpertError, TopRow, checked_top_k
 
 NO_ENDS = np.empty(0, dtype=np.int32)
+
+
+def pairs(row: list[tuple[int, float]]) -> TopRow:
+    return [token for token, _ in row], [logprob for _, logprob in row]
 
 
 def check(
     row: list[tuple[int, float]], ends: list[int] | None = None
 ) -> tuple[list[int], list[float]]:
-    top = checked_top_k([row], vocabulary=100, end_ids=np.array(ends or [], dtype=np.int32))
+    top = checked_top_k([pairs(row)], vocabulary=100, end_ids=np.array(ends or [], dtype=np.int32))
     return top.token_ids[0].tolist(), top.logprobs[0].tolist()
 
 
 def test_short_rows_are_filled() -> None:
-    top = checked_top_k([[(1, -0.5)], [(2, -1.0), (3, -2.0)]], vocabulary=10, end_ids=NO_ENDS)
+    top = checked_top_k([([1], [-0.5]), ([2, 3], [-1.0, -2.0])], vocabulary=10, end_ids=NO_ENDS)
     assert top.token_ids.tolist() == [[1, NOTHING], [2, 3]]
     assert top.logprobs.tolist() == [[-0.5, -math.inf], [-1.0, -2.0]]
 
