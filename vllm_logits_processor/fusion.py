@@ -94,8 +94,7 @@ class FusedCells:
     def write(self, logits: torch.Tensor) -> None:
         """Write the cells into `logits`, shape (batch, vocabulary), float32, in place."""
         device = logits.device
-        if len(self.index):
-            logits.view(-1)[self.index.to(device)] = self.values.to(device)
+        logits.view(-1).scatter_(0, self.index.to(device), self.values.to(device))
 
 
 def fused_cells(
@@ -110,7 +109,7 @@ def fused_cells(
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        Only its shape is read.
+        Those that `aligned` was made from; only their device is looked at.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `aligned` and `weights` speak of.
     aligned : Aligned
@@ -120,12 +119,19 @@ def fused_cells(
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
     # float32 still tells from the rest stands for it, and the tail is out of reach all the same.
     reference = np.log(np.maximum(tail, np.exp(-87.0)))
-    row = aligned.rows
-    with np.errstate(divide="ignore"):
-        shift = np.log(weights.host[row] + weights.expert[row] * aligned.factor) - reference[row]
+    groups = aligned.groups
+
+    def shift(row: IntArray, factor: FloatArray) -> npt.NDArray[np.float32]:
+        with np.errstate(divide="ignore"):
+            mixed = np.log(weights.host[row] + weights.expert[row] * factor)
+        return np.asarray(mixed - reference[row], dtype=np.float32)
+
+    shifts = groups.spread(
+        shift(np.repeat(np.arange(len(rows)), groups.width), aligned.group_factor),
+        shift(groups.single_row, aligned.single_factor),
+    )
     return FusedCells(
-        index=torch.from_numpy(rows[row] * logits.shape[1] + aligned.tokens),
-        values=torch.from_numpy((aligned.logits + shift).astype(np.float32)),
+        index=aligned.index, values=aligned.cells + torch.from_numpy(shifts).to(logits.device)
     )
 
 

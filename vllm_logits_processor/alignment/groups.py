@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,95 +33,143 @@ class ExpertTopK:
 
 @dataclass(frozen=True, kw_only=True)
 class StepGroups:
-    """Members of the known groups of a step, and which group each belongs to.
+    """The members of the known groups of a step, laid out row by row, group by group.
 
-    Entry `i` of the top-K of a row is one group, numbered ``row * K + i``. No (row, token) stands
-    twice among the members. A member belongs to one group by f, or to none, and to further groups
-    by g through the links.
+    Entry `i` of the top-K of a row is one group, numbered ``row * K + i``; the fill of a short row
+    is a group without members. A group's members by f have one and the same factor, be they
+    thousands (all that begins with a blank, say). A token that g puts into a group is a single: it
+    has a factor of its own. No (row, token) stands twice among the members.
 
     Attributes
     ----------
-    rows, tokens : int64 arrays, shape (members,)
-        The row and the host token of each member.
-    owner : int64 array, shape (members,)
-        Its group by f; `NOTHING` for a member by g alone.
-    link_member, link_group : int64 arrays, shape (links,)
+    width : int
+        K.
+    sizes : int64 array, shape (rows, K + 1)
+        Members by f of each group, in the order of the layout; last the singles of the row that no
+        group of it holds by f.
+    tokens : int64 array, shape (members,)
+        The host tokens.
+    link_group, link_single : int64 arrays, shape (links,)
         Memberships by g.
-    count : int
-        Number of groups, rows times K.
+    single_row, single_token : int64 arrays, shape (singles,)
+        Sorted.
+    single_group : int64 array, shape (singles,)
+        The group that holds it by f; `NOTHING` if none of this row does.
+    single_at : int64 array, shape (singles,)
+        Where it stands among the members.
     """
 
-    rows: IntArray
+    width: int
+    sizes: IntArray
     tokens: IntArray
-    owner: IntArray
-    link_member: IntArray
     link_group: IntArray
-    count: int
+    link_single: IntArray
+    single_row: IntArray
+    single_token: IntArray
+    single_group: IntArray
+    single_at: IntArray
 
-    def group_sums(self, values: FloatArray) -> FloatArray:
-        """Sum `values`, shape (members,), over each group; returns shape (groups,)."""
-        owned = self.owner != NOTHING
-        by_f = np.bincount(self.owner[owned], values[owned], minlength=self.count)
-        by_g = np.bincount(self.link_group, values[self.link_member], minlength=self.count)
-        return np.asarray(by_f + by_g, dtype=np.float64)
+    @property
+    def count(self) -> int:
+        """Number of groups, rows times K."""
+        return len(self.sizes) * self.width
 
-    def member_sums(self, values: FloatArray) -> FloatArray:
-        """Sum `values`, shape (groups,), over the groups of each member; returns (members,)."""
-        sums = np.where(self.owner != NOTHING, values[self.owner], 0.0)
-        sums += np.bincount(self.link_member, values[self.link_group], minlength=len(sums))
+    def linked_sums(self, singles: FloatArray) -> FloatArray:
+        """Sum `singles`, shape (singles,), over each group by g; returns shape (groups,)."""
+        sums = np.bincount(self.link_group, singles[self.link_single], minlength=self.count)
+        return sums.astype(np.float64)
+
+    def owned_sums(self, singles: FloatArray) -> FloatArray:
+        """Sum `singles`, shape (singles,), over the group that each is in by f; (groups,)."""
+        owned = self.single_group != NOTHING
+        sums = np.bincount(self.single_group[owned], singles[owned], minlength=self.count)
+        return sums.astype(np.float64)
+
+    def single_sums(self, groups: FloatArray) -> FloatArray:
+        """Sum `groups`, shape (groups,), over all groups of each single; returns (singles,)."""
+        if not len(self.single_at):
+            return np.empty(0)
+        sums = np.where(self.single_group != NOTHING, groups[self.single_group], 0.0)
+        sums += np.bincount(self.link_single, groups[self.link_group], minlength=len(sums))
         return sums
+
+    def spread(
+        self, groups: npt.NDArray[_Float], singles: npt.NDArray[_Float]
+    ) -> npt.NDArray[_Float]:
+        """Give each member what its group has, shape (groups,), or a single what it has itself.
+
+        Returns
+        -------
+        array, shape (members,)
+        """
+        padded = np.zeros(self.sizes.shape, dtype=groups.dtype)
+        padded[:, : self.width] = groups.reshape(len(self.sizes), self.width)
+        values = np.repeat(padded.reshape(-1), self.sizes.reshape(-1))
+        values[self.single_at] = singles
+        return values
 
 
 def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
-    """Lay out the groups of the expert's top-K, in one pass over their members."""
-    rows, width = top.token_ids.shape
-    entries = top.token_ids.reshape(-1)
-    known = np.flatnonzero(entries != NOTHING)
-    experts = entries[known]
-
-    begins = maps.offsets[experts]
-    sizes = maps.offsets[experts + 1] - begins
-    starts = np.cumsum(sizes) - sizes
-    owner = np.repeat(known, sizes)
-    tokens = maps.members[np.arange(len(owner)) + np.repeat(begins - starts, sizes)]
-
-    # g adds at most one token per group. Where f puts that token into another group of the same
-    # row, it is already a member, at a place that can be computed; else it is a new member.
-    extras = maps.extra[experts].astype(np.int64)
-    has_extra = np.flatnonzero(extras != NOTHING)
-    extras, link_group = extras[has_extra], known[has_extra]
-    link_member = _find(maps, experts, known, starts, extras, link_group // width, width)
-    is_new = link_member == NOTHING
-    keys, inverse = np.unique(
-        (link_group[is_new] // width) * len(maps.place) + extras[is_new], return_inverse=True
+    """Lay out the groups of the expert's top-K."""
+    count, width = top.token_ids.shape
+    known = top.token_ids != NOTHING
+    experts = np.where(known, top.token_ids, 0)
+    link_group = np.flatnonzero(known & (maps.extra[experts] != NOTHING))
+    stride = len(maps.first_expert)
+    keys, link_single = np.unique(
+        link_group // max(width, 1) * stride + maps.extra[experts.reshape(-1)[link_group]],
+        return_inverse=True,
     )
-    link_member[is_new] = len(owner) + inverse
+    single_row, single_token = keys // stride, keys % stride
+    single_group = _groups_by_f(maps, top, single_row, single_token)
+
+    new = single_group == NOTHING
+    begins = np.zeros((count, width + 1), dtype=np.int64)
+    begins[:, :width] = maps.offsets[experts]
+    sizes = np.empty_like(begins)
+    sizes[:, :width] = np.where(known, maps.offsets[experts + 1] - begins[:, :width], 0)
+    sizes[:, width] = np.bincount(single_row[new], minlength=count)
+    starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
+
+    places = np.repeat((begins - starts).reshape(-1), sizes.reshape(-1))
+    places += np.arange(len(places))
+    # Places of singles point anywhere until they are filled in below.
+    by_f = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
+    tokens = by_f.take(places, mode="clip").astype(np.int64)
+    single_at = np.empty(len(keys), dtype=np.int64)
+    owner = single_group[~new]
+    single_at[~new] = starts[:, :width].reshape(-1)[owner] + maps.place[single_token[~new]]
+    # The new ones of a row are sorted, and stand behind its groups.
+    row = single_row[new]
+    single_at[new] = starts[row, width] + np.arange(len(row)) - np.searchsorted(row, row)
+    tokens[single_at[new]] = single_token[new]
     return StepGroups(
-        rows=np.concatenate([owner // width, keys // len(maps.place)]),
-        tokens=np.concatenate([tokens, keys % len(maps.place)]).astype(np.int64),
-        owner=np.concatenate([owner, np.full(len(keys), NOTHING)]),
-        link_member=link_member,
+        width=width,
+        sizes=sizes,
+        tokens=tokens,
         link_group=link_group,
-        count=rows * width,
+        link_single=link_single,
+        single_row=single_row,
+        single_token=single_token,
+        single_group=single_group,
+        single_at=single_at,
     )
 
 
-def _find(
-    maps: AlignmentMaps,
-    experts: IntArray,
-    known: IntArray,
-    starts: IntArray,
-    tokens: IntArray,
-    rows: IntArray,
-    width: int,
+def _groups_by_f(
+    maps: AlignmentMaps, top: ExpertTopK, rows: IntArray, tokens: IntArray
 ) -> IntArray:
-    """Return where each (row, host token) is a member by f; `NOTHING` where it is none."""
-    stride = len(maps.extra)
-    keys = (known // width) * stride + experts
-    order = np.argsort(keys)
-    owners = maps.first_expert[tokens].astype(np.int64)
-    wanted = rows * stride + owners
-    slot = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    entry = order[slot]
-    found = (owners != NOTHING) & (keys[entry] == wanted)
-    return np.where(found, starts[entry] + maps.place[tokens], NOTHING)
+    """Return the group that holds each (row, host token) by f; `rows` are sorted."""
+    width = top.token_ids.shape[1]
+    owners = maps.first_expert[tokens]
+    found = np.full(len(tokens), NOTHING, dtype=np.int64)
+    # Where each expert token stands in a row's top-K; the last place is that of `NOTHING`, -1.
+    place = np.full(len(maps.extra) + 1, NOTHING, dtype=np.int32)
+    for row in np.unique(rows).tolist():
+        first, last = np.searchsorted(rows, [row, row + 1])
+        place[top.token_ids[row]] = np.arange(width)
+        place[NOTHING] = NOTHING
+        at = place[owners[first:last]]
+        found[first:last] = np.where(at == NOTHING, NOTHING, row * width + at)
+        place[top.token_ids[row]] = NOTHING
+    return found

@@ -5,11 +5,10 @@ With ``P(G)`` the host's mass on a group and ``e(u)`` the expert's probability o
     q(v) = p(v) * m(v),    m(v) = sum over groups G(u) that hold v of e(u) / P(G(u)).
 
 Only the expert's top K is known. The rest of its mass is one more group, the tail: every host token
-in no known group. So `m` is one constant for all but the members of K groups, and everything a
-router needs, entropies and disagreement included, follows from three figures of the tail
-(its maximum, the sum of exp and the first moment, one pass over the row) and from the members.
-
-The row is read in float32, as it is; the few members are dealt with in float64.
+in no known group. `m` is one constant for the tail, and one for each group's members by f; only the
+few tokens that g puts into a group have one of their own. So everything a router needs, entropies
+and disagreement included, follows from two sums over each of these parts, ``sum p`` and
+``sum p ln p``, whatever the parts' sizes; see :mod:`vllm_logits_processor.alignment.row_sums`.
 """
 
 from __future__ import annotations
@@ -21,13 +20,11 @@ import numpy.typing as npt
 import torch
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
-from vllm_logits_processor.alignment.maps import AlignmentMaps
+from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.row_sums import row_sums
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-#: exp(-EXP_FLOOR) is zero in float32: lower logits add nothing, and 0 * -inf is avoided.
-EXP_FLOOR = 200.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +33,17 @@ class Aligned:
 
     Attributes
     ----------
-    rows, tokens : int64 arrays, shape (members,)
-        Members of the known groups: index into the rows given, and host token.
-    logits : float64 array, shape (members,)
-        The host's logits of the members.
-    factor : float64 array, shape (members,)
-        m of the members.
+    maps : AlignmentMaps
+    top : ExpertTopK
+    groups : StepGroups
+    index : int64 tensor, shape (members,)
+        The members as places in ``logits.view(-1)``, none twice.
+    cells : float32 tensor, shape (members,)
+        What stands there.
+    group_factor : float64 array, shape (groups,)
+        m of the group's members by f, singles excepted.
+    single_factor : float64 array, shape (singles,)
+        m of the tokens that g puts into a group.
     tail_factor : float64 array, shape (rows,)
         m of every other token of the row.
     host_entropy, expert_entropy : float64 arrays, shape (rows,)
@@ -52,29 +54,55 @@ class Aligned:
         False where the expert's whole mass is on tokens that the host can't produce; m is then 1.
     """
 
-    rows: IntArray
-    tokens: IntArray
-    logits: FloatArray
-    factor: FloatArray
+    maps: AlignmentMaps
+    top: ExpertTopK
+    groups: StepGroups
+    index: torch.Tensor
+    cells: torch.Tensor
+    group_factor: FloatArray
+    single_factor: FloatArray
     tail_factor: FloatArray
     host_entropy: FloatArray
     expert_entropy: FloatArray
     disagreement: FloatArray
     feasible: npt.NDArray[np.bool_]
 
+    # What follows has a value for every member: for a look at single tokens, not for decoding.
+
+    @property
+    def rows(self) -> IntArray:
+        """Which of the rows given each member is in, shape (members,)."""
+        return np.repeat(np.arange(len(self.tail_factor)), self.groups.sizes.sum(axis=1))
+
+    @property
+    def tokens(self) -> IntArray:
+        """The host token of each member, shape (members,)."""
+        return self.groups.tokens
+
+    @property
+    def logits(self) -> FloatArray:
+        """The host's logit of each member, shape (members,)."""
+        return self.cells.cpu().numpy().astype(np.float64)
+
+    @property
+    def factor(self) -> FloatArray:
+        """The factor m of each member, shape (members,)."""
+        return self.groups.spread(self.group_factor, self.single_factor)
+
     def factor_of(self, row: int, token: int) -> float:
         """Return m of one host token of one row."""
-        at = np.flatnonzero((self.rows == row) & (self.tokens == token))
-        return float(self.factor[at[0]] if len(at) else self.tail_factor[row])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tail:
-    """One pass over the rows without the members: maximum, sum of exp, first moment; (rows,)."""
-
-    maximum: FloatArray
-    exp_sum: FloatArray
-    moment: FloatArray
+        groups = self.groups
+        first, last = np.searchsorted(groups.single_row, [row, row + 1])
+        at = first + np.searchsorted(groups.single_token[first:last], token)
+        if at < last and groups.single_token[at] == token:
+            return float(self.single_factor[at])
+        # The logits may have more columns than the tokenizer has tokens.
+        first_expert = self.maps.first_expert
+        owner = first_expert[token] if token < len(first_expert) else NOTHING
+        known = np.flatnonzero(self.top.token_ids[row] == owner)
+        if owner != NOTHING and len(known):
+            return float(self.group_factor[row * groups.width + known[0]])
+        return float(self.tail_factor[row])
 
 
 def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: AlignmentMaps) -> Aligned:
@@ -82,9 +110,8 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
 
     Parameters
     ----------
-    logits : torch.Tensor, shape (batch, vocabulary), float32
-        The host's raw logits; masked tokens at -inf. Members are masked in place during the pass
-        and put back: on return the tensor holds what it held, bit for bit.
+    logits : torch.Tensor, shape (batch, vocabulary), float32, contiguous
+        The host's raw logits; masked tokens at -inf. Read, and left as they are.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `top` speaks of.
     top : ExpertTopK
@@ -98,98 +125,79 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         With ``sum(q) = 1`` for every feasible row.
     """
     groups = step_groups(maps, top)
-    flat = torch.from_numpy(rows[groups.rows] * logits.shape[1] + groups.tokens).to(logits.device)
-    cells = logits.view(-1)
-    kept = cells[flat]
-    cells[flat] = torch.finfo(logits.dtype).min
-    try:
-        tail = _tail_statistics(logits, rows)
-    finally:
-        cells[flat] = kept
-    return _factors(groups, kept.cpu().numpy().astype(np.float64), tail, top)
+    sums = row_sums(logits, rows, groups)
+    count = len(rows)
 
+    def per_row(values: FloatArray) -> FloatArray:
+        return np.asarray(values.reshape(count, groups.width).sum(axis=1))
 
-def _tail_statistics(masked: torch.Tensor, rows: IntArray) -> _Tail:
-    """Reduce each row to three figures; row by row, so that a row stays in the cache."""
-    figures = torch.empty(3, len(rows), dtype=torch.float32, device=masked.device)
-    shifted = torch.empty(masked.shape[1], dtype=torch.float32, device=masked.device)
-    exp = torch.empty_like(shifted)
-    for place, row in enumerate(rows.tolist()):
-        maximum = masked[row].amax()
-        torch.sub(masked[row], maximum, out=shifted)
-        torch.exp(shifted.clamp_(min=-EXP_FLOOR), out=exp)
-        figures[0, place] = maximum
-        figures[1, place] = exp.sum()
-        figures[2, place] = torch.dot(exp, shifted)
-    maximum, exp_sum, moment = figures.cpu().numpy().astype(np.float64)
-    # A tail that holds masked tokens alone has no mass.
-    empty = maximum <= np.finfo(np.float32).min
-    return _Tail(
-        maximum=np.where(empty, -np.inf, maximum),
-        exp_sum=np.where(empty, 0.0, exp_sum),
-        moment=np.where(empty, 0.0, moment),
+    def per_row_of_singles(values: FloatArray) -> FloatArray:
+        return np.bincount(groups.single_row, values, minlength=count).astype(np.float64)
+
+    host_groups = sums.groups.mass + groups.linked_sums(sums.singles.mass)
+    ratio, tail_factor, feasible = _ratios(host_groups, sums.tail.mass, top)
+    spread = np.repeat(feasible, groups.width)
+    group_factor = np.where(spread, ratio, 1.0)
+    single_factor = np.where(feasible[groups.single_row], groups.single_sums(ratio), 1.0)
+    tail_factor = np.where(feasible, tail_factor, 1.0)
+
+    # Singles that a group holds by f stand in its sums too: they count once, by their own factor.
+    own_mass = np.maximum(sums.groups.mass - groups.owned_sums(sums.singles.mass), 0.0)
+    own_plogp = np.minimum(sums.groups.plogp - groups.owned_sums(sums.singles.plogp), 0.0)
+    host_plogp = per_row(own_plogp) + per_row_of_singles(sums.singles.plogp) + sums.tail.plogp
+    expert_plogp = (
+        per_row(_scaled_plogp(own_mass, own_plogp, group_factor))
+        + per_row_of_singles(_scaled_plogp(sums.singles.mass, sums.singles.plogp, single_factor))
+        + _scaled_plogp(sums.tail.mass, sums.tail.plogp, tail_factor)
+    )
+    disagreement = (
+        per_row(own_mass * _divergence(group_factor))
+        + per_row_of_singles(sums.singles.mass * _divergence(single_factor))
+        + sums.tail.mass * _divergence(tail_factor)
+    )
+    return Aligned(
+        maps=maps,
+        top=top,
+        groups=groups,
+        index=sums.index,
+        cells=sums.cells,
+        group_factor=group_factor,
+        single_factor=single_factor,
+        tail_factor=tail_factor,
+        host_entropy=-host_plogp,
+        expert_entropy=-expert_plogp,
+        disagreement=disagreement,
+        feasible=feasible,
     )
 
 
-def _factors(
-    groups: StepGroups, member_logits: FloatArray, tail: _Tail, top: ExpertTopK
-) -> Aligned:
+def _ratios(
+    host_groups: FloatArray, host_tail: FloatArray, top: ExpertTopK
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Return the expert's mass over the host's: of each group, of the tail; and what is feasible.
+
+    Mass on what the host cannot produce goes back to the rest, in proportion.
+    """
     count, width = top.logprobs.shape
-    highest = tail.maximum.copy()
-    np.maximum.at(highest, groups.rows, member_logits)
-    member_exp = np.exp(member_logits - highest[groups.rows])
-    # exp(-inf) of an empty tail is 0, as it should be.
-    tail_exp = np.exp(tail.maximum - highest)
-    partition = tail_exp * tail.exp_sum + np.bincount(groups.rows, member_exp, minlength=count)
-
-    host = member_exp / partition[groups.rows]
-    host_groups = groups.group_sums(host)
-    host_tail = tail_exp * tail.exp_sum / partition
-
-    # Mass on what the host cannot produce goes back to the rest, in proportion.
     expert = np.exp(top.logprobs)
     known = expert.sum(axis=1)
     expert /= np.maximum(known, 1.0)[:, None]
-    expert = np.where((host_groups > 0).reshape(count, width), expert, 0.0)
+    expert[(host_groups <= 0).reshape(count, width)] = 0.0
     expert_tail = np.where(host_tail > 0, np.maximum(1.0 - known, 0.0), 0.0)
     total = expert.sum(axis=1) + expert_tail
     feasible = total > 0
     scale = np.divide(1.0, total, out=np.zeros(count), where=feasible)
+    expert *= scale[:, None]
     ratio = np.divide(
-        (expert * scale[:, None]).reshape(-1),
-        host_groups,
-        out=np.zeros(groups.count),
-        where=host_groups > 0,
+        expert.reshape(-1), host_groups, out=np.zeros(count * width), where=host_groups > 0
     )
-    tail_factor = np.divide(
-        expert_tail * scale, host_tail, out=np.zeros(count), where=host_tail > 0
-    )
-    factor = np.where(feasible[groups.rows], groups.member_sums(ratio), 1.0)
-    tail_factor = np.where(feasible, tail_factor, 1.0)
+    tail = np.divide(expert_tail * scale, host_tail, out=np.zeros(count), where=host_tail > 0)
+    return ratio, tail, feasible
 
-    # sum over the tail of p ln p, from its first moment.
-    log_partition = highest + np.log(partition)
-    shift = np.where(host_tail > 0, tail.maximum - log_partition, 0.0)
-    tail_plogp = tail_exp / partition * tail.moment + host_tail * shift
-    fused = host * factor
 
-    def row_sums(members: FloatArray) -> FloatArray:
-        return np.bincount(groups.rows, members, minlength=count).astype(np.float64)
-
-    return Aligned(
-        rows=groups.rows,
-        tokens=groups.tokens,
-        logits=member_logits,
-        factor=factor,
-        tail_factor=tail_factor,
-        host_entropy=-row_sums(_xlogx(host)) - tail_plogp,
-        expert_entropy=-row_sums(_xlogx(fused))
-        - tail_factor * tail_plogp
-        - host_tail * _xlogx(tail_factor),
-        disagreement=row_sums(_divergence(host, fused))
-        + host_tail * _divergence(np.ones(count), tail_factor),
-        feasible=feasible,
-    )
+def _scaled_plogp(mass: FloatArray, plogp: FloatArray, factor: FloatArray) -> FloatArray:
+    """Return the sum of ``m p ln(m p)`` over a part, from its sums of p and of p ln p."""
+    return factor * plogp + _xlogx(factor) * mass
 
 
 def _xlogx(values: FloatArray) -> FloatArray:
@@ -198,6 +206,6 @@ def _xlogx(values: FloatArray) -> FloatArray:
     return values * logs
 
 
-def _divergence(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Return the terms of the Jensen-Shannon divergence of two sets of masses, nats."""
-    return (_xlogx(first) + _xlogx(second)) / 2 - _xlogx((first + second) / 2)
+def _divergence(factor: FloatArray) -> FloatArray:
+    """Return the terms of the Jensen-Shannon divergence of p and m p over p, nats."""
+    return _xlogx(factor) / 2 - _xlogx((1.0 + factor) / 2)
