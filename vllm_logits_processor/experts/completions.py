@@ -8,10 +8,12 @@ import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+import httpcore
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,14 @@ logger = logging.getLogger(__name__)
 #: one is not read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
+
+#: What httpcore raises: its errors have no base of their own.
+_NETWORK = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
 
 #: What usually is behind a status. Never the server's own words: they may quote the text.
 _HINTS = {
@@ -94,12 +104,13 @@ class CompletionsExpert:
         self._extra_body = dict(extra_body or {})
         self._timeout_s = timeout_s
         self._hinted: set[int] = set()
-        # The proxy settings of the environment are not for a server that the configuration names.
-        self._client = httpx.AsyncClient(
-            timeout=timeout_s,
-            trust_env=False,
-            verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+        self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
+        # One layer below httpx, which takes as long again for each call; and the proxy settings of
+        # the environment are not for a server that the configuration names.
+        self._client = httpcore.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context(cafile=ca_file), max_connections=None
         )
+        self._closed = False
         self._owns_loop = loop is None
         self._loop = loop or LoopThread()
 
@@ -118,8 +129,9 @@ class CompletionsExpert:
 
     def close(self) -> None:
         """End the connections, and the thread if it is this expert's own."""
-        if self._client.is_closed:
+        if self._closed:
             return
+        self._closed = True
         self._loop.submit(self._client.aclose()).result(timeout=5)
         if self._owns_loop:
             self._loop.close()
@@ -159,20 +171,25 @@ class CompletionsExpert:
 
     async def _post(self, body: bytes, *, limit: int) -> bytes:
         """Send `body`; return the reply's, of at most `limit` bytes."""
-        headers = {"Content-Type": "application/json", **self._key.headers()}
+        headers = [
+            (b"Host", self._authority),
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(len(body)).encode()),
+            *self._key.headers(),
+        ]
         received = bytearray()
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._client.stream("POST", self._url, content=body, headers=headers) as response,
             ):
-                if response.status_code != httpx.codes.OK:
-                    raise ExpertError(self._status(response.status_code))
-                async for part in response.aiter_bytes():
+                if response.status != HTTPStatus.OK:
+                    raise ExpertError(self._status(response.status))
+                async for part in response.aiter_stream():
                     received += part
                     if len(received) > limit:
                         raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
-        except (httpx.HTTPError, TimeoutError, OSError) as error:
+        except (*_NETWORK, TimeoutError, OSError) as error:
             # The type only: a message may quote what was sent.
             raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
         return bytes(received)

@@ -135,6 +135,16 @@ def test_further_fields_are_sent(server: FakeExpert) -> None:
     assert server.requests[0]["vllm_xargs"] == {"floe": "host"}
 
 
+def test_a_connection_that_the_server_has_closed_is_opened_again(
+    server: FakeExpert, expert: CompletionsExpert
+) -> None:
+    server.closes = True
+    for _ in range(3):
+        assert first_tokens(expert.start([[1]], model="slm").result(timeout=5)) == [1]
+        time.sleep(0.05)
+    assert len(server.connections) == 3
+
+
 def test_connections_are_reused(server: FakeExpert, expert: CompletionsExpert) -> None:
     for _ in range(5):
         expert.start([[1]], model="slm").result(timeout=5)

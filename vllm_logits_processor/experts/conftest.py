@@ -47,6 +47,7 @@ class FakeExpert:
     answer: Answer
     status: int = 200
     delay_s: float = 0.0
+    closes: bool = False
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -67,6 +68,8 @@ def fake_expert(answer: Answer, *, tls: ssl.SSLContext | None = None) -> Iterato
             state.headers.append(dict(self.headers))
             state.connections.add(self.client_address)
             time.sleep(state.delay_s)
+            # Without a word, as servers close connections that were idle.
+            self.close_connection = state.closes
             reply = state.answer(body)
             try:
                 self.send_response(state.status)

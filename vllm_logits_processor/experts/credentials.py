@@ -23,7 +23,7 @@ class ApiKey:
     file: Path | None = None
     _seen: tuple[int, int, int] | None = field(default=None, init=False)
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the header of a request; none without a key.
 
         Raises
@@ -33,7 +33,7 @@ class ApiKey:
         """
         if self.file is not None:
             self._refresh(self.file)
-        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
+        return [(b"Authorization", f"Bearer {self.value}".encode())] if self.value else []
 
     def _refresh(self, file: Path) -> None:
         try:

@@ -130,4 +130,4 @@ def test_a_key_that_cannot_be_read_is_an_error_without_the_key(tmp_path: Path) -
 
 
 def test_without_a_key_no_header_is_sent() -> None:
-    assert ApiKey().headers() == {}
+    assert ApiKey().headers() == []
