@@ -18,6 +18,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.alignment.spelling import BYTE_TO_CHAR
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 ALPHABET = "ab é"
@@ -45,8 +46,7 @@ def pieces(symbols: list[str], space: str, seed: int) -> tuple[list[str], list[t
 def small_vocabulary(kind: str, seed: int) -> ByteVocabulary:
     """Build a random tokenizer of one family over the bytes of `ALPHABET`."""
     if kind == "byte-level":
-        symbols = [char for char, _ in pre_tokenizers.ByteLevel(False).pre_tokenize_str("abé")]
-        symbols = sorted({char for word in symbols for char in word} | {"Ġ"})
+        symbols = [BYTE_TO_CHAR[byte] for byte in sorted(set(ALPHABET.encode()))]
         tokens, merges = pieces(symbols, "Ġ", seed)
         tokenizer = Tokenizer(models.BPE({t: at for at, t in enumerate(tokens)}, merges))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -69,7 +69,7 @@ def small_vocabulary(kind: str, seed: int) -> ByteVocabulary:
             tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁"), "merged_with_next")
         tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([END])
-    end = tokenizer.token_to_id(END)
+    end = tokenizer.get_vocab(with_added_tokens=True)[END]
     return ByteVocabulary.from_backend(tokenizer, name=kind, end_ids=frozenset({end}))
 
 

@@ -6,9 +6,10 @@ import hashlib
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from vllm_logits_processor.alignment.spelling import (
     valid_and_rest,
     words_of,
 )
+from vllm_logits_processor.alignment.templates import ChatTemplate
 
 __all__ = ["ByteVocabulary", "TokenizerError"]
 
@@ -54,14 +56,17 @@ class ByteVocabulary:
         own, so that encoding is that of the middle of a text.
     kind : {"byte-level", "sentencepiece", "wordpiece"}
         How its tokens spell bytes.
+    template : ChatTemplate or None
+        How it writes conversations, if it says so. No part of the fingerprint.
     """
 
     name: str
-    token_bytes: tuple[bytes | None, ...]
+    token_bytes: tuple[bytes | None, ...] = field(repr=False)
     end_ids: frozenset[int]
     bos_ids: tuple[int, ...]
     encoder: Tokenizer
     kind: Kind
+    template: ChatTemplate | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str, *, name: str | None = None) -> ByteVocabulary:
@@ -101,6 +106,7 @@ class ByteVocabulary:
             bos_ids=tuple(
                 token for token in tokenizer("").input_ids if token == tokenizer.bos_token_id
             ),
+            template=_template_of(tokenizer, backend),
         )
 
     @classmethod
@@ -111,6 +117,7 @@ class ByteVocabulary:
         name: str,
         end_ids: frozenset[int],
         bos_ids: tuple[int, ...] = (),
+        template: ChatTemplate | None = None,
     ) -> ByteVocabulary:
         """Take a `tokenizers.Tokenizer`; see the class for the parameters and the errors."""
         spec = json.loads(backend.to_str())
@@ -135,6 +142,7 @@ class ByteVocabulary:
             bos_ids=bos_ids,
             encoder=encoder,
             kind=kind,
+            template=template,
         )
 
     def __len__(self) -> int:
@@ -332,3 +340,13 @@ class ByteVocabulary:
             found = (self._byte_ids[byte] for byte in data)
             ids = [token_id for token_id in found if token_id is not None]
         return ids, [0] * len(ids)
+
+
+def _template_of(tokenizer: Any, backend: Tokenizer) -> ChatTemplate | None:
+    """Return the chat template of a transformers tokenizer, the default one of several."""
+    source = tokenizer.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+    if not source:
+        return None
+    return ChatTemplate(source=source, named=dict(tokenizer.special_tokens_map), backend=backend)
