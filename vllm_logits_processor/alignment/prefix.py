@@ -86,7 +86,9 @@ class ExpertPrefix:
         splits off, at most 64 bytes from the end. Text without such a word gives the beginning of
         a pre-token or of a token there, which is final in all but rare cases.
         """
-        return self._settled_bytes + self._place_boundary()[1]
+        # Placing it may settle more of the text: it must come first.
+        begin = self._place_boundary()[1]
+        return self._settled_bytes + begin
 
     def token_ids_to(self, offset: int) -> list[int]:
         """Return the front and the expert's tokens of the first `offset` bytes.

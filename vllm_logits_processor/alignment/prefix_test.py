@@ -150,3 +150,11 @@ def test_an_offset_in_front_of_the_boundary_is_refused(smollm2: ByteVocabulary) 
         prefix.token_ids_to(3)
     with pytest.raises(ValueError, match="The offset is 12; accepted are 7 to 11"):
         prefix.tail(12)
+
+
+def test_the_boundary_is_right_in_the_step_in_which_text_settles(smollm2: ByteVocabulary) -> None:
+    prefix = ExpertPrefix(smollm2)
+    for _ in range(200):
+        prefix.extend(b" watching the cat")
+        assert prefix.boundary() == prefix.length - len(b" cat")
+        assert prefix.tail(prefix.boundary()) == b" cat"
