@@ -164,6 +164,28 @@ def test_a_request_that_its_tokens_end_is_finished_at_once(
     assert ended == [streams[0], streams[1], streams[3], streams[2]]
 
 
+def test_a_row_that_is_moved_over_another_takes_its_place(
+    processor: FloeLogitsProcessor, ended: list[Stream]
+) -> None:
+    """`InputBatch.condense` fills a gap so, without a word on who left it."""
+    outputs: list[list[int]] = [[], [], []]
+    texts = (b"The", b"12", b"A cat")
+    rows = [
+        added(row, text, output, max_tokens=1)
+        for row, (text, output) in enumerate(zip(texts, outputs, strict=True))
+    ]
+    processor.update_state(batch(added=rows))
+    first, second, third = (stream_in(processor, row) for row in range(3))
+    outputs[0].append(5)
+    processor.update_state(batch(moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert ended == [first]
+    assert stream_in(processor, 0) is third
+    processor.update_state(batch(moved=[(1, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert stream_in(processor, 0) is second
+    processor.update_state(batch(added=[added(1, texts[2], outputs[2])]))
+    assert stream_in(processor, 1) is third
+
+
 def test_with_an_empty_batch_all_are_finished(
     processor: FloeLogitsProcessor, ended: list[Stream]
 ) -> None:

@@ -71,15 +71,23 @@ class RowBatch:
             moving, replaced = self._rows.pop(first, None), self._rows.pop(second, None)
             if moving is not None:
                 self._rows[second] = moving
-            if replaced is not None and direction == MoveDirectionality.SWAP:
+            if replaced is None:
+                continue
+            if direction == MoveDirectionality.SWAP:
                 self._rows[first] = replaced
+            else:
+                # vLLM does not announce a removal that it fills with another row at once.
+                self._away(replaced)
         if not update.batch_size:
             self._departures.end_all()
 
     def _leave(self, row: int) -> None:
         each = self._rows.pop(row, None)
-        if each is None:
-            return
+        if each is not None:
+            self._away(each)
+
+    def _away(self, each: _Row) -> None:
+        """End a stream that is finished by its tokens; keep one that may come back."""
         output_ids = each.stream.output_ids
         if each.rule.ends(len(output_ids), output_ids[-1:]):
             self._engine.end_stream(each.stream)
