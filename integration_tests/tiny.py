@@ -32,6 +32,9 @@ PROMPTS = [
     "Naïve café owners paid 12,50 € for",
 ]
 
+#: About 107 tokens: more than the servers of `conftest` take in one step.
+LONG_PROMPT = " ".join(PROMPTS * 3)
+
 #: Probabilities that the expert gives to its favourites.
 _SHARES = (0.55, 0.2, 0.1, 0.05)
 
@@ -92,6 +95,8 @@ def make_models(folder: Path) -> TinyModels:
     adapted.save_pretrained(adapter)
     theirs = sentencepiece_bpe(420)
     PreTrainedTokenizerFast(tokenizer_object=theirs, eos_token="</s>").save_pretrained(expert)
+    # What tells Floe that the folder is a checkpoint's; there are no weights.
+    LlamaConfig(vocab_size=theirs.get_vocab_size()).save_pretrained(expert)
     return TinyModels(host, adapter, expert, theirs.get_vocab_size())
 
 
