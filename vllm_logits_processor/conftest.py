@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from floe_plugins.models import resolve
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+Trainer = Callable[[int], Tokenizer]
 
 CORPUS = [
     "The cat sat on the mat; the mat was flat, and the cat was fat.",
@@ -80,16 +84,35 @@ def unigram(size: int) -> Tokenizer:
     return tokenizer
 
 
-TRAINED = {
+def wordpiece(size: int, *, lowercase: bool = False) -> Tokenizer:
+    """Train a WordPiece tokenizer of the BERT family, cased or uncased."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+#: Families that spell every text, byte for byte.
+TRAINED: dict[str, Trainer] = {
     "byte-level": byte_level_bpe,
     "sentencepiece": sentencepiece_bpe,
     "unigram": unigram,
 }
+#: Families that know words alone: white space and, uncased, case and accents are lost.
+TRAINED_WORDS: dict[str, Trainer] = {
+    "wordpiece": wordpiece,
+    "wordpiece-uncased": partial(wordpiece, lowercase=True),
+}
 
 
 def trained_vocabulary(kind: str, size: int = 420) -> ByteVocabulary:
-    tokenizer = TRAINED[kind](size)
-    ends = [tokenizer.token_to_id(token) for token in ("<|end|>", "</s>")]
+    tokenizer = (TRAINED | TRAINED_WORDS)[kind](size)
+    ends = [tokenizer.token_to_id(token) for token in ("<|end|>", "</s>", "[SEP]")]
     return ByteVocabulary.from_backend(
         tokenizer, name=kind, end_ids=frozenset(end for end in ends if end is not None)
     )
@@ -107,8 +130,14 @@ def gemma() -> ByteVocabulary:
 
 @pytest.fixture(scope="session", params=[*TRAINED, "smollm2", "gemma"])
 def vocabulary(request: pytest.FixtureRequest) -> ByteVocabulary:
-    """Every tokenizer family in turn."""
+    """Every tokenizer family in turn that spells every text."""
     if request.param in TRAINED:
         return trained_vocabulary(request.param)
     found: ByteVocabulary = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session", params=TRAINED_WORDS)
+def words(request: pytest.FixtureRequest) -> ByteVocabulary:
+    """Every family in turn that knows words alone."""
+    return trained_vocabulary(request.param)

@@ -58,6 +58,16 @@ def test_a_stream_of_2000_tokens_tokenizes_only_its_tail_again(
     assert sum(given) <= 2000 * 1.2 * prefix_module._LONG
 
 
+def test_words_with_spaces_and_case_lost_settle_too(words: ByteVocabulary) -> None:
+    prefix = ExpertPrefix(words)
+    for begin in range(0, len(TEXT), 11):
+        prefix.extend(TEXT[begin : begin + 11].encode())
+        prefix.token_ids()
+        assert prefix.length - prefix.boundary() <= 2 * prefix_module._MOST_OPEN
+    assert len(prefix._tail) <= prefix_module._LONG + prefix_module._OPEN
+    assert prefix.token_ids() == whole(words, TEXT.encode())
+
+
 def test_a_step_is_cheap(smollm2: ByteVocabulary, gemma: ByteVocabulary) -> None:
     for vocabulary in (smollm2, gemma):
         prefix = ExpertPrefix(vocabulary)
@@ -130,7 +140,7 @@ def test_the_open_tail_is_the_last_word(smollm2: ByteVocabulary, gemma: ByteVoca
         ]:
             prefix.extend(data)
             assert prefix.tail(prefix.boundary()) == tail
-        prefix.extend(b"z" * 500)
+        prefix.extend(b"zq" * 250)
         assert 0 < prefix.length - prefix.boundary() <= prefix_module._MOST_OPEN
 
 

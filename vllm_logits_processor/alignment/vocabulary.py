@@ -93,7 +93,10 @@ class ByteVocabulary:
                 f"The tokenizer of {name or folder!r} has no fast (tokenizers) form; Floe takes "
                 f"{ACCEPTED} in that form."
             )
-        ends = {tokenizer.eos_token_id}
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        # Tokenizers of the BERT family have these under other names.
+        bos = tokenizer.cls_token_id if bos is None else bos
+        ends = {tokenizer.sep_token_id if eos is None else eos}
         try:
             configured = GenerationConfig.from_pretrained(folder).eos_token_id
         except OSError:  # A folder need not have a generation_config.json.
@@ -103,9 +106,7 @@ class ByteVocabulary:
             backend,
             name=name or folder,
             end_ids=frozenset(int(end) for end in ends if end is not None),
-            bos_ids=tuple(
-                token for token in tokenizer("").input_ids if token == tokenizer.bos_token_id
-            ),
+            bos_ids=tuple(token for token in tokenizer("").input_ids if token == bos),
             template=_template_of(tokenizer, backend),
         )
 

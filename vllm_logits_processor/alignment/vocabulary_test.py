@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, processors
 
 from vllm_logits_processor.alignment.spelling import valid_and_rest
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary, TokenizerError
-from vllm_logits_processor.conftest import TRAINED
+from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -73,11 +76,147 @@ def test_first_tokens_are_the_first_of_the_whole_encoding(vocabulary: ByteVocabu
     assert vocabulary.first_tokens(pieces) == [vocabulary.encode(piece)[0] for piece in pieces]
 
 
-def test_a_tokenizer_without_bytes_is_refused_by_name() -> None:
-    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    tokenizer.decoder = decoders.WordPiece()
-    with pytest.raises(TokenizerError, match=r"'bert'.*WordPiece.*does not spell bytes"):
-        ByteVocabulary.from_backend(tokenizer, name="bert", end_ids=frozenset())
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")),
+        Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])),
+        Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)),
+    ],
+    ids=["WordLevel", "BPE", "Unigram"],
+)
+def test_a_tokenizer_without_bytes_is_refused_by_name(tokenizer: Tokenizer) -> None:
+    tokenizer.decoder = decoders.Metaspace()
+    kind = type(tokenizer.model).__name__
+    accepted = "byte-level BPE, sentencepiece with byte fallback, and WordPiece"
+    with pytest.raises(TokenizerError, match=rf"'mine' \({kind}.*spell bytes.*takes {accepted}"):
+        ByteVocabulary.from_backend(tokenizer, name="mine", end_ids=frozenset())
+
+
+def test_a_tokenizer_without_fast_form_is_refused_by_name(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "CanineTokenizer", "model_max_length": 64}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(TokenizerError, match="'canine' has no fast"):
+        ByteVocabulary.from_pretrained(str(tmp_path), name="canine")
+
+
+def spelled(vocabulary: ByteVocabulary, ids: list[int]) -> list[bytes | None]:
+    return [vocabulary.token_bytes[token] for token in ids]
+
+
+def test_words_begin_with_a_space_and_go_on_without(words: ByteVocabulary) -> None:
+    assert spelled(words, words.encode(b" the cat")) == [b" the", b" cat"]
+    at, the = words.encode(b"at the")
+    assert words.encoder.id_to_token(at) == "##at"
+    assert words.encoder.id_to_token(the) == "the"
+    # In front of a text nothing is there to go on with.
+    assert spelled(words, words.encode_words(b"the cat", begins_text=True)[0]) == [b" the", b" cat"]
+    assert words.first_tokens([b"at", b" cat", b", the"]) == [
+        at,
+        words.encode(b" cat")[0],
+        words.encode(b",")[0],
+    ]
+
+
+def test_punctuation_and_chinese_are_words_without_a_space(words: ByteVocabulary) -> None:
+    pieces = spelled(words, words.encode(" the cat, the mat; 你好".encode()))
+    expected = [b" the", b" cat", b",", b" the", b" mat", b";", "你".encode(), "好".encode()]
+    assert pieces == expected
+
+
+def test_unknown_words_mean_nothing(words: ByteVocabulary) -> None:
+    ids = words.encode(" the ☃ cat".encode())
+    assert spelled(words, ids) == [b" the", None, b" cat"]
+    assert words.decode(ids) == b" the cat"
+    assert words.encode("☃".encode()) == []
+    assert words.first_tokens([b"\n", "☃".encode()]) == [None, None]
+    specials = {token for token, data in enumerate(words.token_bytes) if data is None}
+    assert len(specials) == 4
+
+
+@SHARED
+@given(text=st.text(alphabet="the cat,;.é你 \n[]", max_size=40))
+def test_words_are_tokenized_as_the_tokenizer_does(words: ByteVocabulary, text: str) -> None:
+    ids, numbers = words.encode_words(text.encode(), begins_text=True)
+    assert ids == words.encoder.encode(text, add_special_tokens=False).ids
+    starts = words.token_starts(text.encode(), ids)
+    assert len(starts) == len(ids) == len(numbers)
+    assert starts == sorted(starts)
+    assert all(0 <= start <= len(text.encode()) for start in starts)
+
+
+def test_what_bert_puts_around_a_text_is_its_bos_and_end(tmp_path: Path) -> None:
+    tokenizer = TRAINED_WORDS["wordpiece"](300)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    assert cls is not None
+    assert sep is not None
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    vocabulary = ByteVocabulary.from_pretrained(str(tmp_path))
+    assert (vocabulary.bos_ids, vocabulary.end_ids) == ((cls,), frozenset({sep}))
+    assert vocabulary.template is None
+
+
+@pytest.mark.parametrize("kind", [*TRAINED, *TRAINED_WORDS])
+def test_added_tokens_that_are_not_special_are_text(kind: str) -> None:
+    tokenizer = (TRAINED | TRAINED_WORDS)[kind](400)
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.add_special_tokens(["<|tool|>"])
+    vocabulary = ByteVocabulary.from_backend(tokenizer, name=kind, end_ids=frozenset())
+    think, tool = (tokenizer.token_to_id(token) for token in ("<think>", "<|tool|>"))
+    assert think is not None
+    assert tool is not None
+    assert vocabulary.token_bytes[think] == b"<think>"
+    assert vocabulary.token_bytes[tool] is None
+    assert think in vocabulary.encode(b" the <think> cat")
+    assert tool not in vocabulary.encode(b" the <|tool|> cat")
+    assert len(vocabulary) == 1 + max(think, tool)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "wordpiece"])
+def test_holes_in_the_vocabulary_add_nothing(kind: str) -> None:
+    spec = json.loads((TRAINED | TRAINED_WORDS)[kind](400).to_str())
+    # Padded: the highest id is far behind the others.
+    spec["model"]["vocab"]["padding"] = 1000
+    padded = Tokenizer.from_str(json.dumps(spec))
+    vocabulary = ByteVocabulary.from_backend(padded, name=kind, end_ids=frozenset())
+    assert len(vocabulary) == 1001
+    assert set(vocabulary.token_bytes[600:1000]) == {None}
+    assert vocabulary.decode([700, 5000, -1]) == b""
+
+
+def test_of_several_spellings_the_tokenizer_s_own_is_meant() -> None:
+    # A line feed as a byte token and as an ordinary one, as Gemma has.
+    vocabulary = trained_vocabulary("sentencepiece")
+    byte, ordinary = (vocabulary.encoder.token_to_id(token) for token in ("<0x0A>", "\n"))
+    assert byte is not None
+    assert ordinary is not None
+    assert vocabulary.token_bytes[byte] == vocabulary.token_bytes[ordinary] == b"\n"
+    assert vocabulary.encode(b"\n") == vocabulary.first_tokens([b"\n"]) == [ordinary]
+
+
+@pytest.mark.parametrize("text", ["café", " 你", "it’s", "x😀", "½"])
+def test_an_unfinished_character_is_tokenized_as_its_beginning(text: str) -> None:
+    # What byte-level BPE makes of the whole character begins with what it makes of the first bytes.
+    vocabulary = trained_vocabulary("byte-level", size=300)
+    whole = vocabulary.encode(text.encode())
+    for count in range(len(whole) + 1):
+        assert vocabulary.encode(vocabulary.decode(whole[:count])) == whole[:count]
+
+
+@SHARED
+@given(text=st.text(alphabet="the caé€你’\n<|>_im12", max_size=20))
+def test_a_prefix_of_an_encoding_is_an_encoding(vocabulary: ByteVocabulary, text: str) -> None:
+    # But for GPT-2's pattern, which takes the last of several spaces to the word that follows.
+    data = text.encode()
+    while b"  " in data or b"\n " in data:
+        data = data.replace(b"  ", b" ").replace(b"\n ", b"\n")
+    whole = vocabulary.encode(data)
+    for count in range(len(whole) + 1):
+        assert vocabulary.encode(vocabulary.decode(whole[:count])) == whole[:count]
 
 
 @given(data=st.binary(max_size=40))
