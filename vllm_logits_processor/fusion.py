@@ -130,9 +130,8 @@ def fused_cells(
         shift(np.repeat(np.arange(len(rows)), groups.width), aligned.group_factor),
         shift(groups.single_row, aligned.single_factor),
     )
-    return FusedCells(
-        index=aligned.index, values=aligned.cells + torch.from_numpy(shifts).to(logits.device)
-    )
+    values = torch.from_numpy(shifts).to(logits.device).add_(aligned.cells)
+    return FusedCells(index=aligned.index, values=values)
 
 
 def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:

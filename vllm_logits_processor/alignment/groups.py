@@ -12,6 +12,9 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+#: Members that are laid out at a time, as long as they are of more rows than one.
+_AT_ONCE = 1 << 15
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
@@ -131,11 +134,7 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     sizes[:, width] = np.bincount(single_row[new], minlength=count)
     starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
 
-    places = np.repeat((begins - starts).reshape(-1), sizes.reshape(-1))
-    places += np.arange(len(places))
-    # Places of singles point anywhere until they are filled in below.
-    by_f = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
-    tokens = by_f.take(places, mode="clip").astype(np.int64)
+    tokens = _tokens(maps, begins, sizes)
     single_at = np.empty(len(keys), dtype=np.int64)
     owner = single_group[~new]
     single_at[~new] = starts[:, :width].reshape(-1)[owner] + maps.place[single_token[~new]]
@@ -154,6 +153,30 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
         single_group=single_group,
         single_at=single_at,
     )
+
+
+def _tokens(maps: AlignmentMaps, begins: IntArray, sizes: IntArray) -> IntArray:
+    """Copy the runs ``members[begins:begins + sizes]`` one behind the other.
+
+    A few rows at a time: what lies between is then still in the cache.
+    """
+    # The runs of singles, which are filled in later, begin anywhere.
+    members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
+    ends = np.cumsum(sizes.sum(axis=1))
+    tokens = np.empty(ends[-1] if len(ends) else 0, dtype=np.int64)
+    first, counting = 0, np.arange(_AT_ONCE)
+    while first < len(sizes):
+        done = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + _AT_ONCE, side="right")))
+        of_block = sizes[first:last].reshape(-1)
+        starts = np.cumsum(of_block) - of_block
+        places = np.repeat(begins[first:last].reshape(-1) - starts, of_block)
+        if len(places) > len(counting):
+            counting = np.arange(len(places))
+        places += counting[: len(places)]
+        tokens[done : done + len(places)] = members.take(places, mode="clip")
+        first = last
+    return tokens
 
 
 def _groups_by_f(

@@ -71,15 +71,17 @@ class RowSums:
 
 
 class _Scratch(threading.local):
-    """Two rows of floats that stay allocated: fresh memory costs more than what is done in it."""
+    """Floats on the CPU that stay allocated: fresh memory costs more than what is done in it."""
 
-    held = torch.empty(2, 0)
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
 
-    def rows(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return two float32 tensors of shape (columns,); what stands in them is old."""
-        if self.held.shape[1] != columns:
-            self.held = torch.empty(2, columns)
-        return self.held[0], self.held[1]
+    def floats(self, name: str, count: int) -> torch.Tensor:
+        """Return a float32 tensor of shape (count,); what stands in it is old."""
+        held = self._held.get(name)
+        if held is None or len(held) < count:
+            held = self._held[name] = torch.empty(count)
+        return held[:count]
 
 
 _scratch = _Scratch()
@@ -89,18 +91,15 @@ def row_sums(logits: torch.Tensor, rows: IntArray, groups: StepGroups) -> RowSum
     """Read the rows once; see :func:`vllm_logits_processor.alignment.reweigh.align`."""
     device, count = logits.device, len(rows)
     row_sizes = groups.sizes.sum(axis=1)
-    index = torch.from_numpy(groups.tokens + np.repeat(rows * logits.shape[1], row_sizes))
-    index = index.to(device)
-    read = _row_by_row if device.type == "cpu" else _all_at_once
-    maximum, tail, cells = read(logits, rows, index, row_sizes)
+    tokens = torch.from_numpy(groups.tokens)
+    if device.type == "cpu":
+        tail, cells, shifted, index = _row_by_row(logits, rows, tokens, row_sizes)
+    else:
+        tail, cells, shifted, index = _all_at_once(logits, rows, tokens, row_sizes)
     # To compute the members' exp anew takes less than to pick it out of the row's.
-    sizes = torch.from_numpy(row_sizes).to(device)
-    shifted = torch.add(
-        maximum.mul(-_LOG2_E).repeat_interleave(sizes, output_size=len(cells)),
-        cells,
-        alpha=_LOG2_E,
+    mass = torch.exp2(
+        shifted, out=_scratch.floats("mass", len(cells)) if device.type == "cpu" else None
     )
-    mass = torch.exp2(shifted)
     moment = shifted.clamp_(min=_FLOOR).mul_(mass)
     singles = torch.from_numpy(groups.single_at).to(device)
     figures = torch.cat(
@@ -119,57 +118,65 @@ def row_sums(logits: torch.Tensor, rows: IntArray, groups: StepGroups) -> RowSum
 
 
 def _row_by_row(
-    logits: torch.Tensor, rows: IntArray, index: torch.Tensor, row_sizes: IntArray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits: torch.Tensor, rows: IntArray, tokens: torch.Tensor, row_sizes: IntArray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Read on a CPU.
 
     Returns
     -------
-    maximum : torch.Tensor, shape (rows,), float32
     tail : torch.Tensor, shape (2, rows), float32
-        Sums of ``y = exp(x - maximum)`` and of y log2 y over what is not in `index`.
+        Sums of ``y = exp(x - max)`` and of y log2 y over what is no member.
     cells : torch.Tensor, shape (members,), float32
-        The logits at `index`.
+        x of the members.
+    shifted : torch.Tensor, shape (members,), float32
+        log2 y of the members.
+    index : torch.Tensor, shape (members,), int64
+        Their places in ``logits.view(-1)``.
     """
-    columns = logits.shape[1]
-    shifted, mass = _scratch.rows(columns)
-    cells = torch.empty(len(index))
-    sizes = row_sizes.tolist()
-    zeros = torch.zeros(max(sizes))
+    columns, sizes = logits.shape[1], row_sizes.tolist()
+    row_shifted = _scratch.floats("row shifted", columns)
+    row_mass = _scratch.floats("row mass", columns)
+    cells, shifted = torch.empty(len(tokens)), _scratch.floats("shifted", len(tokens))
+    index, zeros = torch.empty_like(tokens), torch.zeros(max(sizes))
+    parts = (part.split(sizes) for part in (tokens, cells, shifted, index))
     figures = []
-    for row, places, of_cells in zip(
-        rows.tolist(), index.split(sizes), cells.split(sizes), strict=True
-    ):
+    for row, here, of_cells, of_shifted, of_index in zip(rows.tolist(), *parts, strict=True):
         x = logits[row]
-        here = places - row * columns
-        maximum = x.amax()
-        torch.add(maximum * -_LOG2_E, x, alpha=_LOG2_E, out=shifted)
-        torch.exp2(shifted, out=mass)
+        shift = x.amax().mul_(-_LOG2_E)
+        torch.add(shift, x, alpha=_LOG2_E, out=row_shifted)
+        torch.exp2(row_shifted, out=row_mass)
         torch.index_select(x, 0, here, out=of_cells)
+        torch.add(shift, of_cells, alpha=_LOG2_E, out=of_shifted)
+        torch.add(here, row * columns, out=of_index)
         # What is known is taken out of the row: a difference of sums would drown a small tail.
-        mass.scatter_(0, here, zeros[: len(here)])
-        moment = torch.dot(mass, shifted)
+        row_mass.scatter_(0, here, zeros[: len(here)])
+        moment = torch.dot(row_mass, row_shifted)
         # Masked tokens: 0 * -inf. To look for it costs less than to guard every row.
         if bool(moment.isnan()):
-            moment = torch.dot(mass, shifted.clamp_(min=_FLOOR))
-        figures += [maximum, mass.sum(), moment]
-    found = torch.stack(figures).view(-1, 3).T
-    return found[0], found[1:], cells
+            moment = torch.dot(row_mass, row_shifted.clamp_(min=_FLOOR))
+        figures += [row_mass.sum(), moment]
+    return torch.stack(figures).view(-1, 2).T, cells, shifted, index
 
 
 def _all_at_once(
-    logits: torch.Tensor, rows: IntArray, index: torch.Tensor, row_sizes: IntArray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits: torch.Tensor, rows: IntArray, tokens: torch.Tensor, row_sizes: IntArray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Read on a GPU, which is not waited for here; returns what `_row_by_row` does."""
     device, columns = logits.device, logits.shape[1]
     x = logits[torch.from_numpy(rows).to(device)]
-    maximum = x.amax(dim=-1, keepdim=True)
-    shifted = torch.add(maximum * -_LOG2_E, x, alpha=_LOG2_E).clamp_(min=_FLOOR)
-    mass = torch.exp2(shifted)
-    places = np.repeat((np.arange(len(rows)) - rows) * columns, row_sizes)
-    mass.view(-1).index_fill_(0, index + torch.from_numpy(places).to(device), 0.0)
-    tail = torch.stack([mass.sum(dim=-1), (mass * shifted).sum(dim=-1)])
-    return maximum[:, 0], tail, logits.view(-1).index_select(0, index)
+    shift = x.amax(dim=-1, keepdim=True).mul_(-_LOG2_E)
+    row_shifted = torch.add(shift, x, alpha=_LOG2_E).clamp_(min=_FLOOR)
+    mass = torch.exp2(row_shifted)
+    places = tokens + torch.from_numpy(np.repeat(np.arange(len(rows)) * columns, row_sizes))
+    index = tokens + torch.from_numpy(np.repeat(rows * columns, row_sizes))
+    here = places.to(device)
+    mass.view(-1).index_fill_(0, here, 0.0)
+    return (
+        torch.stack([mass.sum(dim=-1), (mass * row_shifted).sum(dim=-1)]),
+        x.view(-1).index_select(0, here),
+        row_shifted.view(-1).index_select(0, here),
+        index.to(device),
+    )
 
 
 def _sums(values: torch.Tensor, sizes: IntArray) -> torch.Tensor:
