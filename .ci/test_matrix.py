@@ -33,6 +33,7 @@ ROWS = (
     "integration_tests/serving_rows_test.py",
 )
 SLOTS = (
+    "vllm_logits_processor/processor_checks_test.py",
     "vllm_logits_processor/processor_v2_test.py",
     "integration_tests/serving_slots_test.py",
 )

@@ -1,9 +1,11 @@
-"""Which pins stay when another version of one package is to be installed."""
+"""What the matrix holds, and which pins stay when another version is to be installed."""
 
 import runpy
 from pathlib import Path
 
-fitting = runpy.run_path(str(Path(__file__).with_name("test_matrix.py")))["fitting"]
+HERE = Path(__file__).resolve().parent
+MODULE = runpy.run_path(str(HERE / "test_matrix.py"))
+fitting = MODULE["fitting"]
 
 
 def test_only_pins_that_are_refused_are_dropped() -> None:
@@ -14,3 +16,18 @@ def test_only_pins_that_are_refused_are_dropped() -> None:
 
 def test_a_local_build_fits_the_version_that_is_asked_for() -> None:
     assert fitting(["torch>=2.6"], ["torch==2.13.0+cpu"]) == (["torch==2.13.0+cpu"], [])
+
+
+def test_a_package_whose_pin_is_to_go_loses_it() -> None:
+    assert fitting(["numpy<0"], ["numpy==2.3.5", "torch==2.13.0"])[1] == ["numpy"]
+
+
+def test_every_column_has_a_folder_of_its_own_and_tests_that_exist() -> None:
+    matrix = MODULE["MATRIX"]
+    assert len({each.folder for each in matrix}) == len({each.name for each in matrix}) == 4
+    for test in {test for each in matrix for test in each.tests}:
+        assert (HERE.parent / test.partition("::")[0]).exists()
+    ignored = (HERE.parent / ".gitignore").read_text().splitlines()
+    assert "/.venv-matrix*/" in ignored
+    for each in matrix:
+        assert each.folder == ".venv" or each.folder.startswith(".venv-matrix")
