@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.experts.local_model import LocalModel
+from vllm_logits_processor.experts.local_model import LocalModel, tokens_within
 from vllm_logits_processor.experts.reply import (
     Continuation,
     ExpertError,
@@ -19,8 +19,10 @@ from vllm_logits_processor.experts.reply import (
     checked,
 )
 
-#: Tokens that the cache holds. SmolLM2 in bfloat16 needs 23 kB for each.
-_CAPACITY = 32_768
+#: Bytes of the cache. SmolLM2 in bfloat16 needs 23 kB for each token.
+_CACHE_BYTES = 512 * 2**20
+#: A cache of fewer tokens would not hold the texts of one step.
+_FEWEST_TOKENS = 8192
 
 
 class InProcessExpert:
@@ -41,8 +43,9 @@ class InProcessExpert:
         Number of the tokenizer's tokens; columns of the logits beyond it are never named.
     end_ids : int32 array
         The model's end tokens, joined into one event.
-    capacity : int
+    capacity : int, optional
         Tokens of all texts together that the cache holds; those not used for longest make room.
+        Without it, as many as fit into 512 MiB, and at least 8,192.
 
     Raises
     ------
@@ -58,8 +61,10 @@ class InProcessExpert:
         top_k: int,
         vocabulary: int,
         end_ids: npt.NDArray[np.int32],
-        capacity: int = _CAPACITY,
+        capacity: int | None = None,
     ) -> None:
+        if capacity is None:
+            capacity = max(_FEWEST_TOKENS, tokens_within(model, _CACHE_BYTES))
         self._model = LocalModel(model, capacity=capacity)
         self._name = name
         self._top_k = top_k

@@ -19,6 +19,8 @@ from vllm_logits_processor.experts.reply import ExpertError
 _BATCHED = 16
 #: Tokens of one text in one forward pass.
 _CHUNK = 256
+#: The same where the logits of all of them are wanted, which are large.
+_SCORED_CHUNK = 64
 
 _KINDS = {"full_attention", "sliding_attention"}
 
@@ -115,8 +117,8 @@ class LocalModel:
         try:
             self._place(row, len(row.tokens))
             total = 0.0
-            for begin in range(0, len(row.tokens) - 1, _CHUNK):
-                end = min(begin + _CHUNK, len(row.tokens) - 1)
+            for begin in range(0, len(row.tokens) - 1, _SCORED_CHUNK):
+                end = min(begin + _SCORED_CHUNK, len(row.tokens) - 1)
                 logits = self._chunk(row, begin, end, every=True)
                 said = torch.tensor(row.tokens[begin + 1 : end + 1])
                 total -= float(torch.nn.functional.cross_entropy(logits, said, reduction="sum"))
@@ -217,6 +219,15 @@ class LocalModel:
             seen &= places > here - self._window
         mask = torch.zeros(seen.shape, dtype=self._model.dtype)
         return mask.masked_fill_(~seen, -torch.inf)
+
+
+def tokens_within(model: PreTrainedModel, memory: int) -> int:
+    """Return how many tokens' keys and values fit into `memory` bytes."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token: int = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return memory // per_token
 
 
 def load_model(path: str, *, dtype: str) -> PreTrainedModel:

@@ -218,7 +218,9 @@ class ExpertPool:
             wins = not call.settled and error is None and not future.cancelled()
             call.settled = call.settled or wins
         if wins:
-            call.future.set_result(future.result())
+            # False where it has been cancelled meanwhile.
+            if call.future.set_running_or_notify_cancel():
+                call.future.set_result(future.result())
         elif not waiting and (future.cancelled() or self._send(call) is None):
             self._fail(call, error)
 
@@ -242,7 +244,7 @@ class ExpertPool:
             call.settled = True
         if error is None:
             call.future.cancel()
-        else:
+        elif call.future.set_running_or_notify_cancel():
             call.future.set_exception(error)
 
     def _end(self, call: _Call[T]) -> None:
