@@ -82,7 +82,8 @@ def test_fused_differs_from_plain_and_says_so(cloud: Cloud) -> None:
     assert fused != plain
     lines = cloud.lines("differs")
     assert {line["outcome"] for line in lines} == {"fused"}
-    assert cloud.expert.prompts_served() == len(lines)
+    # One prompt per token, and more where the text ends inside one of the expert's tokens.
+    assert cloud.expert.prompts_served() >= len(lines)
     weights = [line["expert_weight"] for line in lines]
     assert 0.05 < sum(weights) / len(weights) < 0.95
     assert max(weights) - min(weights) > 0.05

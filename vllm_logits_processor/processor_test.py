@@ -196,6 +196,25 @@ def test_with_an_empty_batch_all_are_finished(
     assert len(ended) == 2
 
 
+def test_under_async_scheduling_the_call_starts_when_the_token_is_there(
+    processor: FloeLogitsProcessor, expert: Scripted
+) -> None:
+    """vLLM puts -1 for a token that it has not got yet, and the token itself before `apply`."""
+    output: list[int] = []
+    processor.update_state(batch(added=[added(0, b"The", output)]))
+    processor.apply(some_logits(4))
+    output.append(-1)
+    processor.update_state(None)
+    assert len(expert.calls) == 1
+    output[-1] = HOST.encode(b" cat")[0]
+    assert changed_rows(processor) == [0]
+    assert len(expert.calls) == 2
+    output.append(-1)
+    processor.update_state(None)
+    with pytest.raises(RuntimeError, match="--logits-processors vllm_logits_processor"):
+        processor.apply(some_logits(4))
+
+
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="accepted is auto, host, fused"):
         FloeLogitsProcessor.validate_params(SamplingParams(extra_args={"floe": "maybe"}))
