@@ -176,6 +176,27 @@ def test_a_prompt_is_scored_once_and_begins_the_evidence(expert: Scripted) -> No
     step(parts, {0: stream})
     assert host.scored == [(HOST.encode(text), "llm")]
     assert expert.scored == [(EXPERT.encode(text), "slm")]
+    # Both models give each of their tokens -3 nats: who has fewer of them predicts better.
+    tokens = len(HOST.encode(text)) - 1
+    expected = 3 * (len(EXPERT.encode(text)) - 1 - tokens) / tokens
+    assert stream.evidence.prompt == pytest.approx(expected)
+
+
+def test_the_router_perplexity_weighs_by_the_prompt_alone(expert: Scripted) -> None:
+    host = Scripted()
+    scorer = PromptScorer(host=host, host_model="llm", expert=expert)
+    parts = engine(expert, router="perplexity", scorer=scorer)
+    weights = []
+    for text in (b"The cat sat on the mat; the mat was flat", b"The"):
+        stream = stream_of(parts, text)
+        for _ in range(3):
+            step(parts, {0: stream})
+            stream.output_ids += HOST.encode(b" 12")
+        weights.append((stream.summary.lowest_weight, stream.summary.highest_weight))
+    (scored, unscored) = weights
+    assert scored[0] == pytest.approx(scored[1])
+    assert scored[0] != pytest.approx(0.5)
+    assert unscored == pytest.approx((0.5, 0.5))
 
 
 def test_a_private_prompt_is_not_scored_by_the_expert(expert: Scripted) -> None:

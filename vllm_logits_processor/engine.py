@@ -279,7 +279,8 @@ class FusionEngine:
                     at[row].evidence = replace(at[before].evidence)
                     at[row].evidence.observe(factor)
         evidence = np.array([at[row].evidence.value for row in words])
-        weights = weigh(self._router, aligned, evidence)
+        of_prompts = np.array([at[row].evidence.prompt for row in words])
+        weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)
         known = np.exp(top.logprobs).sum(axis=1)
         for row, place in place_of.items():
             if aligned.feasible[place]:

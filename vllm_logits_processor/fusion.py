@@ -24,7 +24,13 @@ class Weights:
     expert: FloatArray
 
 
-def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
+def weigh(
+    router: Router,
+    aligned: Aligned,
+    evidence: FloatArray,
+    *,
+    prompt_evidence: FloatArray | None = None,
+) -> Weights:
     """Ask the router for the weights of some rows.
 
     Parameters
@@ -33,8 +39,8 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
         Asked once for all rows.
     aligned : Aligned
         The expert's word on the rows.
-    evidence : float64 array, shape (rows,)
-        See :class:`floe_plugins.routers.RouterSignals`.
+    evidence, prompt_evidence : float64 arrays, shape (rows,)
+        See :class:`floe_plugins.routers.RouterSignals`; that of the prompt is 0 if not given.
 
     Returns
     -------
@@ -53,6 +59,9 @@ def weigh(router: Router, aligned: Aligned, evidence: FloatArray) -> Weights:
                 expert_entropy=aligned.expert_entropy,
                 disagreement=aligned.disagreement,
                 evidence=evidence,
+                prompt_evidence=(
+                    np.zeros_like(evidence) if prompt_evidence is None else prompt_evidence
+                ),
             )
         ),
         dtype=np.float64,
