@@ -37,7 +37,7 @@ class RouterSignals:
         Jensen-Shannon divergence of the two, nats, in [0, ln 2].
     evidence : array, shape (rows,), float64
         Running average of ``ln p_host - ln p_expert`` over the tokens already in the text, nats per
-        token; positive where the host has predicted the text better.
+        token, those in a like context above all; positive where the host has predicted better.
     prompt_evidence : array, shape (rows,), float64, or 0.0
         ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
     """
@@ -67,19 +67,38 @@ class Router(Protocol):
         ...
 
 
+def exponent_of(router: Router) -> float:
+    """Return the exponent `a` of the mean by which a router wants the two models mixed.
+
+    ``fused(v)`` is proportional to ``(w_host p_host(v)**a + w_expert q(v)**a)**(1/a)``: with 1 the
+    weighted sum of probabilities, towards 0 that of logits. A router says so with an attribute
+    ``exponent`` from above 0 to 1; it is 1 for one that says nothing.
+    """
+    return float(getattr(router, "exponent", 1.0))
+
+
 @dataclass(frozen=True)
 class EvidenceRouter:
     """Weigh by who predicted the text so far better, and by who is surer now.
 
-    ``w_host / w_expert = exp(2 d + (H_expert - H_host) / 2)`` with `d` the evidence and `H` the
-    entropies, in nats.
+    ``w_expert / w_host = exp(sqrt(H_host) / 2 - sqrt(H_expert) / 2 - 2 d)`` with `d` the evidence
+    and `H` the entropies, in nats. The root keeps a model that has no idea at all, over a large
+    vocabulary, from losing all its weight; at the usual entropies of a few nats it asks for less
+    certainty than the difference itself. The constants are rounded from a search on eight kinds of
+    text, which found little between half and twice of them.
+
+    The two distributions are mixed with exponent 1/2; see `exponent_of`. The search found that of
+    all that was tried to gain most, on every text: between the arithmetic mean, which keeps what
+    only one model believes, and the geometric, which keeps what neither excludes.
     """
 
     name: str = "evidence"
+    exponent: float = 0.5
 
     def log_odds(self, signals: RouterSignals) -> FloatArray:
         """Return the log-odds of the expert, shape (rows,)."""
-        surer = (signals.host_entropy - signals.expert_entropy) / 2
+        # Rounding may leave an entropy of zero a little below it.
+        surer = (abs(signals.host_entropy) ** 0.5 - abs(signals.expert_entropy) ** 0.5) / 2
         return surer - 2 * signals.evidence
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floe_plugins.routers import BUILT_IN_ROUTERS, Router, RouterSignals
+from floe_plugins.routers import BUILT_IN_ROUTERS, Router, RouterSignals, exponent_of
 
 FINITE = st.floats(min_value=-50, max_value=50, allow_nan=False)
 
@@ -36,7 +36,13 @@ def test_evidence_follows_the_formula_of_the_design() -> None:
     odds = router("evidence").log_odds(
         signals(host_entropy=1.0, expert_entropy=3.0, evidence=0.25)
     )[0]
-    assert math.exp(-odds) == pytest.approx(math.exp(2 * 0.25 + (3.0 - 1.0) / 2))
+    assert math.exp(-odds) == pytest.approx(math.exp(2 * 0.25 + (3.0**0.5 - 1.0) / 2))
+
+
+def test_only_evidence_asks_for_another_mean_than_the_sum() -> None:
+    exponents = {each.name: exponent_of(each) for each in BUILT_IN_ROUTERS}
+    assert exponents.pop("evidence") == 0.5
+    assert set(exponents.values()) == {1.0}
 
 
 def test_entropy_is_proportional_to_exp_of_minus_entropy() -> None:

@@ -1,4 +1,11 @@
-"""Which model has predicted the text so far better: a running average, per stream."""
+"""Which model has predicted the text so far better: running averages, per stream.
+
+One average would do if one model were better everywhere. But which one is better depends on where
+the text stands: after a space a word begins, which is the harder part; inside a word a larger
+vocabulary helps; numbers are spelled digit by digit by one model and not by the other. So beside
+the average over all tokens there is one for each of a few contexts, told apart by the byte in front
+of the token. A context of which little is known yet is drawn to the average over all (shrinkage).
+"""
 
 from __future__ import annotations
 
@@ -9,30 +16,67 @@ from dataclasses import dataclass
 #: for ever.
 _MOST = 10.0
 
+#: The average over all tokens counts for as much as this many tokens of a context.
+_SHRINKAGE = 20.0
+
+#: Contexts by the byte in front: inside a word, after space, after a digit, after the rest.
+_CONTEXTS = 4
+
+
+def context_after(byte: int) -> int:
+    """Return the context of a token that stands behind `byte`."""
+    # Bytes above ASCII belong to letters more often than not.
+    if 65 <= byte <= 90 or 97 <= byte <= 122 or byte >= 128:
+        return 0
+    if byte in b" \n\r\t":
+        return 1
+    return 2 if 48 <= byte <= 57 else 3
+
 
 @dataclass
 class Evidence:
-    """Running average of ``ln p_host - ln q`` over the tokens of the text.
+    """Running averages of ``ln p_host - ln q`` over the tokens of the text.
 
     As ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``: nothing of the host's row need be
     kept. The token that is being weighed is never among those averaged.
+
+    All fields are plain numbers or tuples of them: ``dataclasses.replace`` makes an independent
+    copy.
 
     Attributes
     ----------
     decay : float
         Weight of the past at each token.
-    value : float
-        The average, nats per token; positive where the host has been better.
+    overall : float
+        The average over all tokens, nats per token.
     prompt : float
         ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
     observed : int
         Tokens observed so far.
+    context : int or None
+        Context of the token that is weighed next; None while no text is known.
+    sums, counts : tuples of float
+        Decayed sum of the evidence, and number of tokens, of each context.
     """
 
     decay: float = 0.98
-    value: float = 0.0
+    overall: float = 0.0
     prompt: float = 0.0
     observed: int = 0
+    context: int | None = None
+    sums: tuple[float, ...] = (0.0,) * _CONTEXTS
+    counts: tuple[float, ...] = (0.0,) * _CONTEXTS
+
+    @property
+    def value(self) -> float:
+        """The evidence for the token that is weighed next, nats per token.
+
+        Positive where the host has been better.
+        """
+        if self.context is None:
+            return self.overall
+        total = self.sums[self.context] + _SHRINKAGE * self.overall
+        return total / (self.counts[self.context] + _SHRINKAGE)
 
     def begin(self, prompt: float) -> None:
         """Take in the evidence of the prompt; NaN, where it is not known, changes nothing.
@@ -42,13 +86,28 @@ class Evidence:
         """
         if not math.isnan(prompt):
             self.prompt = _bounded(prompt)
-            self.value += self.prompt * self.decay**self.observed
+            self.overall += self.prompt * self.decay**self.observed
 
     def observe(self, factor: float) -> None:
-        """Add one sampled token, given its factor m (at least 0)."""
+        """Add one sampled token, given its factor m (at least 0); call `follow` after it."""
         told = _MOST if factor <= 0 else _bounded(-math.log(factor))
-        self.value = self.decay * self.value + (1 - self.decay) * told
+        self.overall = self.decay * self.overall + (1 - self.decay) * told
         self.observed += 1
+        if self.context is not None:
+            self.sums = self._added(self.sums, told)
+            self.counts = self._added(self.counts, 1.0)
+
+    def follow(self, data: bytes) -> None:
+        """Take in that the text has grown by `data`: the prompt, or a token, observed or not."""
+        if data:
+            self.context = context_after(data[-1])
+
+    def _added(self, values: tuple[float, ...], new: float) -> tuple[float, ...]:
+        """Return decayed totals with `new` added to that of the present context."""
+        changed = list(values)
+        assert self.context is not None
+        changed[self.context] = self.decay * changed[self.context] + new
+        return tuple(changed)
 
 
 def _bounded(nats: float) -> float:

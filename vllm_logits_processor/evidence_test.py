@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from vllm_logits_processor.evidence import Evidence
+from vllm_logits_processor.evidence import Evidence, context_after
 
 
 def test_running_average_of_minus_log_m() -> None:
@@ -41,3 +42,60 @@ def test_an_unknown_prompt_changes_nothing_and_an_absurd_one_little() -> None:
     assert evidence == Evidence()
     evidence.begin(-math.inf)
     assert evidence.value == -10.0
+
+
+def test_a_context_has_its_own_evidence_as_it_becomes_known() -> None:
+    evidence = Evidence()
+    for _ in range(200):
+        evidence.follow(b"a ")
+        evidence.observe(math.exp(-1.0))
+        evidence.follow(b"word")
+        evidence.observe(math.exp(1.0))
+    evidence.follow(b" ")
+    after_space = evidence.value
+    evidence.follow(b"x")
+    assert after_space > 0.5
+    assert evidence.value < -0.5
+    # Of digits nothing is known: the average over all tokens stands for them.
+    evidence.follow(b"7")
+    assert evidence.value == evidence.overall
+    assert abs(evidence.overall) < 0.1
+
+
+def test_few_tokens_of_a_context_say_little() -> None:
+    evidence = Evidence()
+    evidence.follow(b" ")
+    evidence.observe(math.exp(-1.0))
+    assert 0 < evidence.value < 0.1
+
+
+def test_only_tokens_that_are_known_count() -> None:
+    """Plant another future: what was known before it must not change."""
+    known = [0.5, 2.0, 0.0, 1.0]
+    values = []
+    for planted in (1e-9, 1e9):
+        evidence = Evidence()
+        seen = []
+        for factor in [*known, planted]:
+            seen.append(evidence.value)
+            evidence.observe(factor)
+            evidence.follow(b"word")
+        values.append(seen)
+    assert values[0] == values[1]
+
+
+def test_a_copy_is_independent() -> None:
+    evidence = Evidence()
+    evidence.follow(b" ")
+    copy = replace(evidence)
+    copy.observe(0.1)
+    assert evidence.value == 0.0 < copy.value
+    assert evidence.sums != copy.sums
+
+
+@pytest.mark.parametrize(
+    ("byte", "context"),
+    [(b"a", 0), (b"Z", 0), (b"\xc3", 0), (b" ", 1), (b"\n", 1), (b"7", 2), (b".", 3)],
+)
+def test_contexts(byte: bytes, context: int) -> None:
+    assert context_after(byte[0]) == context

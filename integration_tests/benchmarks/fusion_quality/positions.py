@@ -31,6 +31,8 @@ class Chunk:
     ----------
     targets : int64 array, shape (rows,)
         The host tokens that the text has there.
+    pieces : list of bytes, length rows
+        What they add to the text.
     logits : torch.Tensor, shape (rows, vocabulary), float32
         The host's; valid until the next chunk is asked for.
     aligned : Aligned
@@ -49,6 +51,7 @@ class Chunk:
     """
 
     targets: IntArray
+    pieces: list[bytes]
     logits: torch.Tensor
     aligned: Aligned
     plain: ExpertTopK
@@ -92,6 +95,7 @@ class Scored:
             factors = [aligned.factor_of(row, int(token)) for row, token in enumerate(targets)]
             yield Chunk(
                 targets=targets,
+                pieces=_spelled(self.host, self.host_targets[rows]),
                 logits=logits,
                 aligned=aligned,
                 plain=_rows(self.plain, rows),

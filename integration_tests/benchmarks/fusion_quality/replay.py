@@ -49,6 +49,7 @@ class Replay:
             evidence[row] = self._evidence.value
             if asked[row] and aligned.feasible[row]:
                 self._evidence.observe(float(factor))
+            self._evidence.follow(chunk.pieces[row])
         weights = weigh(self.router, aligned, evidence)
         fused = fused_logprobs(chunk, weights)
         self.nats -= float(np.where(asked, fused, chunk.host_logprobs).sum())
