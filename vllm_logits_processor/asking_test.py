@@ -168,6 +168,7 @@ def test_covers_share_the_request_of_the_text(expert: Scripted) -> None:
 
 def test_a_prompt_is_scored_once_and_begins_the_evidence(expert: Scripted) -> None:
     host = Scripted()
+    host.nats_per_token = -2.0
     text = b"The cat sat on the mat; the mat was flat"
     parts = engine(expert, scorer=PromptScorer(host=host, host_model="llm", expert=expert))
     stream = stream_of(parts, text)
@@ -176,14 +177,14 @@ def test_a_prompt_is_scored_once_and_begins_the_evidence(expert: Scripted) -> No
     step(parts, {0: stream})
     assert host.scored == [(HOST.encode(text), "llm")]
     assert expert.scored == [(EXPERT.encode(text), "slm")]
-    # Both models give each of their tokens -3 nats: who has fewer of them predicts better.
     tokens = len(HOST.encode(text)) - 1
-    expected = 3 * (len(EXPERT.encode(text)) - 1 - tokens) / tokens
+    expected = 3 * (len(EXPERT.encode(text)) - 1) / tokens - 2
     assert stream.evidence.prompt == pytest.approx(expected)
 
 
 def test_the_router_perplexity_weighs_by_the_prompt_alone(expert: Scripted) -> None:
     host = Scripted()
+    host.nats_per_token = -2.0
     scorer = PromptScorer(host=host, host_model="llm", expert=expert)
     parts = engine(expert, router="perplexity", scorer=scorer)
     weights = []

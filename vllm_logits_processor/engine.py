@@ -278,6 +278,7 @@ class FusionEngine:
                     factor = aligned.factor_of(place_of[before], drafts[row][-1])
                     at[row].evidence = replace(at[before].evidence)
                     at[row].evidence.observe(factor)
+                    at[row].evidence.follow(self._pair.host.decode(drafts[row][-1:]))
         evidence = np.array([at[row].evidence.value for row in words])
         of_prompts = np.array([at[row].evidence.prompt for row in words])
         weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)

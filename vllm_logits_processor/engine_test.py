@@ -48,6 +48,7 @@ class Scripted:
         self.steps: list[int] = []
         self.scored: list[tuple[list[int], str]] = []
         self.mode = "answer"
+        self.nats_per_token = -3.0
         self.silent: list[Future[ExpertReply]] = []
 
     def start(
@@ -74,7 +75,7 @@ class Scripted:
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
         self.scored.append((list(prompt), model))
         future: Future[float] = Future()
-        future.set_result(-3.0 * (len(prompt) - 1))
+        future.set_result(self.nats_per_token * (len(prompt) - 1))
         return future
 
     def close(self) -> None:

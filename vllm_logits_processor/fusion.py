@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from floe_plugins.routers import Router, RouterSignals
+from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.reweigh import Aligned
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,10 +18,14 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the router gave the two models; shape (rows,), each pair sums to one."""
+    """What the router gave the two models; shape (rows,), each pair sums to one.
+
+    `exponent` is that of the mean; see :func:`floe_plugins.routers.exponent_of`.
+    """
 
     host: FloatArray
     expert: FloatArray
+    exponent: float = 1.0
 
 
 def weigh(
@@ -75,7 +79,7 @@ def weigh(
     # exp of at most 0 in both branches: no overflow, and the pair sums to one.
     small = np.exp(-np.abs(np.where(usable, odds, -np.inf)))
     expert = np.where(usable & (odds > 0), 1.0, small) / (1.0 + small)
-    return Weights(host=1.0 - expert, expert=expert)
+    return Weights(host=1.0 - expert, expert=expert, exponent=exponent_of(router))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +115,10 @@ def fused_cells(
 ) -> FusedCells:
     """Return the cells by which the host's logits of some rows become fused ones.
 
-    ``fused(v) = host(v) + ln(w_host + w_expert m(v))``, less the same for the tail: a constant of
-    the row, which no softmax sees. So only members of known groups are written, every other logit
-    keeps its bits, and a token at -inf stays there.
+    With `a` the exponent of the mean and ``q = p m``, the sum ``w_host p**a + w_expert q**a`` is
+    ``p**a (w_host + w_expert m**a)``. So ``fused(v) = host(v) + ln(w_host + w_expert m(v)**a) / a``, less the same for
+    the tail: a constant of the row, which no softmax sees. Only members of known groups are
+    written, every other logit keeps its bits, and a token at -inf stays there.
 
     Parameters
     ----------
@@ -124,15 +129,16 @@ def fused_cells(
     aligned : Aligned
     weights : Weights
     """
-    tail = weights.host + weights.expert * aligned.tail_factor
+    power = weights.exponent
+    tail = weights.host + weights.expert * aligned.tail_factor**power
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
     # float32 still tells from the rest stands for it, and the tail is out of reach all the same.
-    reference = np.log(np.maximum(tail, np.exp(-87.0)))
+    reference = np.maximum(np.log(np.maximum(tail, 1e-300)) / power, -87.0)
     groups = aligned.groups
 
     def shift(row: IntArray, factor: FloatArray) -> npt.NDArray[np.float32]:
         with np.errstate(divide="ignore"):
-            mixed = np.log(weights.host[row] + weights.expert[row] * factor)
+            mixed = np.log(weights.host[row] + weights.expert[row] * factor**power) / power
         return np.asarray(mixed - reference[row], dtype=np.float32)
 
     shifts = groups.spread(

@@ -84,6 +84,10 @@ class Stream:
     _seen: int = 0
     _weighed: list[Weighed] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Let the evidence know where the answer begins."""
+        self.evidence.follow(bytes(self.text[-1:]))
+
     @property
     def position(self) -> int:
         """Number of answer tokens that are known: the position that is decoded next."""
@@ -174,6 +178,7 @@ class Stream:
                 if each.drafts == before:
                     self.evidence.observe(each.aligned.factor_of(each.row, token))
                     break
+            self.evidence.follow(self.host.decode([token]))
         self._weighed = []
 
     def _append(self, tokens: Sequence[int]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -119,6 +121,30 @@ def test_fused_logits_are_the_mixture_and_masks_survive(
     assert softmax(logits) == pytest.approx(mixture, rel=1e-4, abs=1e-6)
     assert bool(torch.isneginf(logits[torch.isneginf(before)]).all())
     assert not torch.isnan(logits).any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(random_pairs(), st.floats(-8, 8), st.sampled_from([0.25, 0.5, 1.0]))
+def test_a_router_may_ask_for_another_mean(
+    case: tuple[AlignmentMaps, torch.Tensor, ExpertTopK], odds: float, exponent: float
+) -> None:
+    """Fused is proportional to ``(w_host p**a + w_expert q**a)**(1/a)``."""
+
+    @dataclass(frozen=True)
+    class Meaning(ConstantRouter):
+        exponent: float = 1.0
+
+    router = Meaning(name="test", value=odds, exponent=exponent)
+    maps, logits, top = case
+    before, rows = logits.clone(), np.arange(len(logits))
+    aligned = align(logits, rows, top, maps)
+    weights = weigh(router, aligned, np.zeros(len(rows)))
+    assert weights.exponent == exponent
+    fuse(logits, rows, aligned, weights)
+    host, q = softmax(before) ** exponent, q_of(aligned, before) ** exponent
+    mean = (weights.host[:, None] * host + weights.expert[:, None] * q) ** (1 / exponent)
+    expected = mean / mean.sum(axis=1, keepdims=True)
+    assert softmax(logits) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @given(st.integers(0, 2**31), st.integers(2, 40))
