@@ -116,9 +116,10 @@ def fused_cells(
     """Return the cells by which the host's logits of some rows become fused ones.
 
     With `a` the exponent of the mean and ``q = p m``, the sum ``w_host p**a + w_expert q**a`` is
-    ``p**a (w_host + w_expert m**a)``. So ``fused(v) = host(v) + ln(w_host + w_expert m(v)**a) / a``, less the same for
-    the tail: a constant of the row, which no softmax sees. Only members of known groups are
-    written, every other logit keeps its bits, and a token at -inf stays there.
+    ``p**a (w_host + w_expert m**a)``. So
+    ``fused(v) = host(v) + ln(w_host + w_expert m(v)**a) / a``, less the same for the tail: a
+    constant of the row, which no softmax sees. Only members of known groups are written, every
+    other logit keeps its bits, and a token at -inf stays there.
 
     Parameters
     ----------
