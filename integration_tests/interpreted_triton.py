@@ -36,10 +36,16 @@ def activate() -> None:
     driver = SimpleNamespace(is_active=lambda: True)
     backends["cpu"] = SimpleNamespace(compiler=None, driver=driver)
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
-    load = builder.create_masked_load
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    # A mask made with & from numbers is one of bits when compiled, of integers here.
+    def of_bits(mask: Any) -> Any:
+        return handle(mask.data.astype(bool), mask.dtype)
 
     def masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        # A mask made with & from numbers is one of bits when compiled, of integers here.
-        return load(self, pointers, handle(mask.data.astype(bool), mask.dtype), *rest)
+        return load(self, pointers, of_bits(mask), *rest)
 
-    builder.create_masked_load = masked_load
+    def masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        return store(self, pointers, value, of_bits(mask), *rest)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store

@@ -32,6 +32,12 @@ class TokenReader(Protocol):
     def finish(self) -> dict[int, list[int]]:
         """Return the tokens of each slot from the first unknown one on."""
 
+    def leftover(self, slot: int, known: int) -> list[int]:
+        """Return unknown tokens of a slot that is given to another request in this very step.
+
+        Empty where they cannot be read without waiting.
+        """
+
 
 def token_reader(states: LogitsProcRequestState, *, most_new: int) -> TokenReader:
     """Return the reader for the device that the slots' tokens are on.
@@ -66,6 +72,11 @@ class HostReader:
             slot: self._tokens[slot, known : int(self._lengths[slot])].tolist()
             for slot, known in self._known.items()
         }
+
+    def leftover(self, slot: int, known: int) -> list[int]:
+        """Read them: vLLM overwrites them only after it has told the processors."""
+        tokens: list[int] = self._tokens[slot, known : int(self._lengths[slot])].tolist()
+        return tokens
 
 
 class DeviceReader:
@@ -118,6 +129,11 @@ class DeviceReader:
             slot: self._copies[slot][: max(0, int(self._lengths[slot]) - start)].tolist()
             for slot, start in self._known.items()
         }
+
+    def leftover(self, slot: int, known: int) -> list[int]:
+        """Return none: they may not have been sampled yet."""
+        del slot, known
+        return []
 
 
 def _pinned_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -99,7 +99,15 @@ class SlotBatch:
     def vacate(self, slot: int) -> None:
         """Let go of the request that was in the slot before."""
         before = self._slots.pop(slot, None)
-        if before is not None and before.stream is not None:
+        if before is None or before.stream is None:
+            return
+        # A slot may be given away in the step after the last token, which nobody has read yet.
+        output_ids, last = before.stream.output_ids, self._reader.leftover(slot, before.known)
+        output_ids.extend(last)
+        unread = not last and slot in self._present
+        if before.rule.ends(len(output_ids) + unread, last):
+            self._engine.end_stream(before.stream)
+        else:
             self._departures.leave(before.stream)
 
     def begin(self) -> None:

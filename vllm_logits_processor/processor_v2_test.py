@@ -173,6 +173,21 @@ def test_a_slot_that_is_taken_again_begins_anew(runner: Runner, expert: Scripted
     assert (runner.step(0) > 0).tolist() == [False]
 
 
+@pytest.mark.parametrize("options", [{"max_tokens": 1}, {"stop_token_ids": [7]}, {}])
+def test_a_slot_that_is_given_away_at_once_ends_what_is_finished(
+    runner: Runner, options: dict[str, Any]
+) -> None:
+    """vLLM frees slots and fills them in one step: the last token has not been read then."""
+    runner.add(0, b"The", **options)
+    runner.step(0)
+    stream = runner.batch.streams[0]
+    runner.sample(0, 7)
+    runner.add(0, b"12")
+    runner.step(0)
+    assert runner.ended == ([stream] if options else [])
+    assert stream.output_ids == [7]
+
+
 def test_a_finished_answer_is_asked_about_no_more(runner: Runner, expert: Scripted) -> None:
     runner.add(0, b"The", max_tokens=1)
     runner.add(1, b"The", stop_token_ids=[7])
