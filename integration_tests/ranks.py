@@ -1,0 +1,73 @@
+"""An offline engine on two ranks: `python -m integration_tests.ranks REQUEST.json`.
+
+Prints a JSON object: the tokens of the answers, and what came of a failure on the first rank. Each
+rank notes what it would sample in a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_logits_processor import FloeLogitsProcessor
+
+FOLDER = "FLOE_TEST_RANKS"
+
+
+class UnevenRanks(FloeLogitsProcessor):
+    """Floe's processor on ranks that are late in turn, and that note what they would sample."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._folder = Path(os.environ[FOLDER])
+        self._rank = torch.distributed.get_rank()
+        self._step = 0
+
+    def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
+        """Fuse, late on one rank; the first rank fails when the test asks for it."""
+        self._step += 1
+        if self._step % 2 == self._rank:
+            time.sleep(0.03)
+        fused = super().apply(logits, ctx)
+        with (self._folder / f"rank{self._rank}").open("a") as notes:
+            print(fused.argmax(-1).tolist(), file=notes)
+        return fused
+
+    def _decide(self, logits: torch.Tensor, ctx: Any) -> Any:
+        if (self._folder / "fail").exists():
+            raise ValueError("asked to fail")
+        return super()._decide(logits, ctx)
+
+
+def main() -> None:
+    """Answer the prompts of the request, then fail once."""
+    from vllm import LLM, SamplingParams
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    request = json.loads(Path(sys.argv[1]).read_text())
+    engine = LLM(logits_processors=["integration_tests.ranks:UnevenRanks"], **request["engine"])
+    greedy = SamplingParams(temperature=0.0, max_tokens=24)
+    seeded = SamplingParams(temperature=1.0, seed=3, max_tokens=24)
+    said = {}
+    for name, params in (("greedy", greedy), ("seeded", seeded)):
+        answers = engine.generate(request["prompts"], params, use_tqdm=False)
+        said[name] = [list(answer.outputs[0].token_ids) for answer in answers]
+    (Path(os.environ[FOLDER]) / "fail").touch()
+    begun = time.monotonic()
+    try:
+        engine.generate(request["prompts"], greedy, use_tqdm=False)
+        failure = "none"
+    except EngineDeadError:
+        failure = "dead"
+    seconds = time.monotonic() - begun
+    print(json.dumps({**said, "failure": failure, "failed_after_s": seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""vLLM's V2 runner on a live engine: what it writes is what V1 writes, token for token.
+
+Its kernels run in Triton's interpreter; the expert is the canned one that the V1 server asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from integration_tests import interpreted_triton
+from integration_tests.conftest import Hosted
+from integration_tests.serving_rows_test import HOST, finished, labelled, outcomes
+from integration_tests.tiny import LONG_PROMPT, PROMPTS, TinyModels
+from integration_tests.vllm_servers import ServerSpec, running
+from vllm_logits_processor.experts.conftest import FakeExpert
+
+#: Three slots for four prompts, and a cache of 192 tokens.
+NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")
+CHUNKED = ("--max-num-batched-tokens", "48")
+NGRAM = (
+    '{"method": "ngram", "num_speculative_tokens": 2,'
+    ' "prompt_lookup_min": 1, "prompt_lookup_max": 3}'
+)
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Three servers on the V2 runner: without a section, with an expert, and drafting too."""
+
+    bare: Hosted
+    fused: Hosted
+    drafting: Hosted
+
+
+@pytest.fixture(scope="module")
+def slots(
+    tiny: TinyModels, canned: FakeExpert, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Slots]:
+    folder = tmp_path_factory.mktemp("slots")
+    traces = [folder / f"{name}.jsonl" for name in ("bare", "fused", "drafting")]
+    variables = interpreted_triton.variables(folder)
+    processor = ["--logits-processors", "vllm_logits_processor:FloeLogitsProcessor"]
+    fused, drafting = (tiny.floe(canned, trace_file=str(trace)) for trace in traces[1:])
+    bare = ServerSpec(
+        model=tiny.host,
+        name="bare",
+        core=0,
+        arguments=["--max-model-len", "128", *processor],
+        variables=variables,
+    )
+    specs = (
+        bare,
+        replace(bare, name="tiny", core=1, floe=fused, arguments=[*NARROW, *CHUNKED]),
+        replace(
+            bare,
+            name="drafting",
+            floe=drafting,
+            arguments=["--max-model-len", "128", "--speculative-config", NGRAM],
+        ),
+    )
+    with running(*specs, logs=folder) as servers:
+        yield Slots(*(Hosted(*each) for each in zip(servers, traces, strict=True)))
+
+
+def test_the_runner_is_v2(slots: Slots) -> None:
+    for hosted in (slots.bare, slots.fused, slots.drafting):
+        assert "Using V2 Model Runner" in hosted.server.log.read_text()
+
+
+def test_without_a_section_nothing_changes(slots: Slots, rows: Hosted) -> None:
+    own = rows.server.tokens(PROMPTS, **HOST)
+    assert slots.bare.server.tokens(PROMPTS) == own
+    assert slots.fused.server.tokens(PROMPTS, **HOST) == own
+
+
+def test_fused_as_on_v1_with_more_requests_than_slots(slots: Slots, rows: Hosted) -> None:
+    ended = finished(slots.fused)
+    fused = slots.fused.server.tokens(PROMPTS, **labelled("fused"))
+    assert fused == rows.server.tokens(PROMPTS)
+    assert outcomes(slots.fused, "fused") == {"fused": 24 * len(PROMPTS)}
+    assert finished(slots.fused) == ended + len(PROMPTS)
+
+
+def test_rows_of_chunks_are_left_alone(slots: Slots, rows: Hosted) -> None:
+    options = {"max_tokens": 8}
+    assert slots.fused.server.tokens(LONG_PROMPT, **options, **labelled("chunks")) == (
+        rows.server.tokens(LONG_PROMPT, **options)
+    )
+    assert outcomes(slots.fused, "chunks") == {"fused": 8}
+
+
+def test_preempted_requests_go_on_as_they_were(slots: Slots, rows: Hosted) -> None:
+    long = {"max_tokens": 60, "ignore_eos": True}
+    before, ended = slots.fused.server.counted("num_preemptions"), finished(slots.fused)
+    together = slots.fused.server.tokens(PROMPTS[:3], **long, **labelled("preempted"))
+    assert slots.fused.server.counted("num_preemptions") > before
+    assert together == rows.server.tokens(PROMPTS[:3], **long)
+    assert outcomes(slots.fused, "preempted") == {"fused": 180}
+    assert finished(slots.fused) == ended + 3
+
+
+def test_several_answers_fused_and_not(slots: Slots, rows: Hosted) -> None:
+    options = {"n": 2, "seed": 3, "min_p": 1.0, "temperature": 0.8, "max_tokens": 8}
+    twice = slots.fused.server.tokens(PROMPTS[1], **options)
+    assert twice == 2 * rows.server.tokens(PROMPTS[1], max_tokens=8)
+
+
+def test_structured_output_and_stop_strings(slots: Slots, rows: Hosted) -> None:
+    structured = {"structured_outputs": {"choice": ["The mat was flat", "One hundred cats"]}}
+    options = {**structured, "max_tokens": 40}
+    assert slots.fused.server.complete(PROMPTS[0], **options) == (
+        rows.server.complete(PROMPTS[0], **options)
+    )
+    (text,) = rows.server.complete(PROMPTS[2])
+    assert slots.fused.server.complete(PROMPTS[2], stop=[text[8:11]]) == [
+        text[: text.index(text[8:11])]
+    ]
+
+
+def test_drafted_rows_are_fused_as_if_one_came_after_the_other(slots: Slots, rows: Hosted) -> None:
+    prompts = [*PROMPTS, "The mat. The mat. The mat. The mat."]
+    drafted = slots.drafting.server.tokens(prompts, max_tokens=48, **labelled("drafted"))
+    assert drafted == rows.server.tokens(prompts, max_tokens=48)
+    assert slots.drafting.server.counted("spec_decode_num_accepted_tokens") > 0
+    seen = outcomes(slots.drafting, "drafted")
+    assert seen.keys() == {"fused"}
+    assert seen["fused"] > 48 * len(prompts)
