@@ -170,7 +170,7 @@ class _Instruments:
 
 def _server(url: str) -> str:
     """Return the part of a URL that names its server; never credentials or query."""
-    if not url:
+    if "://" not in url:
         return "in-process"
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)

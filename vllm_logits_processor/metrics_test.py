@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from floe_plugins.errors import ConfigError
+from vllm_logits_processor.experts.build import IN_PROCESS
 from vllm_logits_processor.metrics import FusionMetrics
 from vllm_logits_processor.summary import StreamSummary
 from vllm_logits_processor.trace import OUTCOMES, TraceLine
@@ -113,7 +114,7 @@ def test_a_breaker_is_in_one_state_per_server(metrics: FusionMetrics, port: int)
     near, far = "http://user:hunter2@near:8001/v1?key=hunter2", "https://far.example/v1"
     for url, state in [(near, "closed"), (far, "closed"), (near, "open"), (near, "half-open")]:
         metrics.observe_breaker(url=url, state=state)
-    metrics.observe_breaker(url="", state="open")
+    metrics.observe_breaker(url=IN_PROCESS, state="open")
     states = {
         (dict(labels)["server"], dict(labels)["floe_expert_breaker_state"])
         for (name, labels), on in samples_of(port).items()

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-#: Everything that can come of a token: `TraceLine.outcome` says what each means.
+#: Everything that can come of a token: `TraceLine.outcome` says what each means. Requests that want
+#: the host alone are not followed at all.
 OUTCOMES = (
     "fused",
-    "host",
     "private",
     "no-prompt",
     "sure",
@@ -33,11 +33,11 @@ class TraceLine:
     position : int
         Which token of the answer, from 0.
     outcome : str
-        ``fused``, or why the host's logits were kept: ``host`` (asked for), ``private`` (the gate),
-        ``no-prompt`` (given as embeddings), ``sure`` (the host was, and only unsure places are
-        asked about), ``budget`` (the answer's waiting time is spent), ``open`` (breaker), ``busy``
-        (late calls still on their way), ``late``, ``failed``, ``infeasible`` (the host may not
-        produce anything that the expert said).
+        ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
+        as embeddings), ``sure`` (the host was, and only unsure places are asked about), ``budget``
+        (the answer's waiting time is spent), ``open`` (breaker), ``busy`` (late calls still on
+        their way), ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the
+        expert said).
     expert_weight : float
         Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float

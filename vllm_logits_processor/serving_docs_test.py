@@ -1,0 +1,107 @@
+"""The pages about serving say what the code says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.metrics import _Instruments
+from vllm_logits_processor.request import MODES, RequestOptions
+from vllm_logits_processor.summary import StreamSummary
+from vllm_logits_processor.trace import OUTCOMES, TraceLine
+
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = (DOCS / "reference" / "serving.md").read_text(encoding="utf-8")
+HOW_TO = (DOCS / "how-to" / "serve.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all rows of tables, header rows and rules left out."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def names(text: str) -> list[str]:
+    """Return what the first cells of the rows name, in order."""
+    return [name for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+def shown(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    words = {("detectors", None): "all", ("tokenizer", None): "the model"}
+    if field.default is None:
+        return words.get((field.name, None), "none")
+    return f"`{json.dumps(field.default)}`"
+
+
+def test_the_configuration_is_all_there_with_its_defaults() -> None:
+    told = {row[0].strip("`"): row[1] for row in rows(section("Configuration"))}
+    fields = [field for field in dataclasses.fields(FloeConfig) if field.name != "expert"]
+    fields += dataclasses.fields(ExpertConfig)
+    assert told == {"config_file": "none"} | {field.name: shown(field) for field in fields}
+
+
+def test_the_request_keys_are_all_there() -> None:
+    keys = [
+        "floe" if field.name == "mode" else f"floe_{field.name}"
+        for field in dataclasses.fields(RequestOptions)
+    ]
+    assert names(section("Requests")) == keys
+    assert re.findall(r"`(\w+)`", rows(section("Requests"))[0][1]) == list(MODES)
+
+
+def test_the_outcomes_are_all_there() -> None:
+    assert names(section("Outcomes")) == list(OUTCOMES)
+    troubles = names(HOW_TO.partition("## When tokens are not fused")[2])
+    assert sorted(troubles) == sorted(set(OUTCOMES) - {"fused"})
+
+
+def test_the_metrics_are_all_there_with_their_types() -> None:
+    families = {
+        metric.name: metric.type
+        for collected in [_Instruments().registry.collect()]
+        for metric in collected
+    }
+    told = {}
+    for name, kind, _ in rows(section("Metrics")):
+        base = name.strip("`").partition("{")[0].removesuffix("_total")
+        told[base] = {"state": "stateset"}.get(kind, kind)
+    assert told == families
+
+
+def test_the_log_line_is_all_there() -> None:
+    keys = list(StreamSummary().as_dict())
+    assert names(section("Log line")) == keys
+    example = re.search(r"```json\n(.*?)```", section("Log line"), re.DOTALL)
+    assert example
+    assert list(json.loads(example[1])) == keys
+
+
+def test_the_trace_is_all_there() -> None:
+    assert names(section("Trace file")) == [field.name for field in dataclasses.fields(TraceLine)]
+
+
+def test_the_configurations_of_the_how_to_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_API_KEY", "key")
+    for name in ("slm.key", "ca.pem"):
+        (tmp_path / name).write_text("")
+    examples = re.findall(r"```json.*?\n(.*?)```", HOW_TO, re.DOTALL)
+    assert len(examples) == 5
+    for example in examples:
+        assert FloeConfig.from_additional_config({"floe": json.loads(example)}) is not None
