@@ -195,9 +195,11 @@ class Conversation:
             contents[:2] = ["\n\n".join(contents[:2])]
         template = self._expert.template
         assert template is not None
+        # Some tokenizers put a space in front of any text, also behind a special token.
+        space = self._expert.decode(template.ids_behind_special("a"))[:-1]
         ids: list[int] = []
         for part in template.filled(text, contents):
-            ids += [part] if isinstance(part, int) else self._expert.encode(part.encode())
+            ids += [part] if isinstance(part, int) else self._expert.encode(space + part.encode())
         bos = list(self._expert.bos_ids)
         return ids if ids[: len(bos)] == bos else bos + ids
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tokenizers import Tokenizer
 
@@ -73,7 +75,8 @@ def spelled(vocabulary: ByteVocabulary, ids: list[int]) -> str:
     assert vocabulary.template is not None
     special = {token: text for text, (token, _, _) in vocabulary.template._special.items()}
     parts = (special.get(token, "").encode() or vocabulary.decode([token]) for token in ids)
-    return b"".join(parts).decode()
+    # The sentencepiece family puts a space in front of any text, behind a special token too.
+    return re.sub(r"(<\w+>) ", r"\1", b"".join(parts).decode())
 
 
 def chatml(messages: Messages, answer: str = "") -> str:
@@ -115,6 +118,9 @@ def test_the_expert_reads_its_own_template(
     assert conversation.templates
     assert spelled(theirs, opening.front) == WRITERS[expert](talk)
     assert opening.text == answer.encode()
+    if not answer and "你" not in str(talk):
+        # Token for token what the expert's own server would make of it.
+        assert opening.front == written(theirs, WRITERS[expert](talk))
 
 
 @pytest.mark.parametrize(("host", "expert"), [("chatml", "llama3"), ("llama3", "chatml")])
@@ -180,7 +186,7 @@ def test_turns_that_any_text_could_forge_are_plain_text() -> None:
     assert conversation.opening(prompt).text == ours.decode(prompt)
     # The other way round, the template is only written.
     opening = Conversation(theirs, ours).opening(written(theirs, chatml(TALKS[0])))
-    assert ours.decode(opening.front).decode() == "[INST] What is the cat? [/INST]"
+    assert ours.decode(opening.front) == b" [INST] What is the cat? [/INST]"
 
 
 def test_smollm2_writes_its_own_system_message(
@@ -191,7 +197,7 @@ def test_smollm2_writes_its_own_system_message(
     prompt = written(smollm2, chatml([("system", system), *TALKS[1]]))
     opening = Conversation(smollm2, theirs).opening(prompt)
     assert spelled(theirs, opening.front) == gemma_like(TALKS[1])
-    back = Conversation(theirs, smollm2).opening(opening.front)
+    back = Conversation(theirs, smollm2).opening(written(theirs, gemma_like(TALKS[1])))
     assert back == Opening(front=prompt, text=b"")
     # The base model completes: it has no template.
     assert Conversation(smollm2, gemma).opening(prompt).front == list(gemma.bos_ids)

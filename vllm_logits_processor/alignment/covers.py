@@ -9,7 +9,8 @@ Byte-Level Probabilities from Tokenized Language Models", ICLR 2025; Vieira et a
 Models over Tokens to Language Models over Characters", 2024).
 
 A prefix of a tokenizer's own encoding is the tokenizer's own encoding of those bytes (but for rare
-patterns: GPT-2's takes the last of several spaces to the word that follows). So the covers go
+patterns: GPT-2's takes the last of several spaces to the word that follows, and splits the last of
+several line feeds off in front of one). So the covers go
 through at most one node per byte offset: the tokens of the text up to there. Only offsets behind
 the boundary of the prefix are open. With `D_j` the expert's distribution at offset `j`, `t_j` the
 last token up to there and `i` the offset at which it begins, nodes weigh
@@ -38,10 +39,6 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: A node is worth asking about if this share of the mass may go through it.
 _WORTH = 1e-2
-
-#: Tokens that may go on over the end, of which it is tried whether the tokenizer would use one;
-#: where there are more, it is taken that it would.
-_MOST_TRIED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +129,10 @@ def wanted_offsets(
     Returns
     -------
     list of int
-        The end of the text first, if it has not been heard.
+        The end of the text first, if it has not been heard. None where there is no token to ask
+        about: at the beginning of a text without a front.
     """
-    wanted = [] if prefix.length in heard else [prefix.length]
+    wanted = [] if prefix.length in heard or not prefix.token_ids() else [prefix.length]
     boundary = prefix.boundary()
     if not most or boundary == prefix.length:
         return wanted
@@ -149,15 +147,15 @@ def wanted_offsets(
         if node.offset in rows
         for _, masses in [_over_the_end(prefix, nodes, node, rows[node.offset])]
     )
-    # Behind a node that has not been heard nothing is known: what is not on the way to the end
-    # waits until it proves to matter.
+    # Of what is not on the way to the end, only that is asked about which is known to matter.
     worth = [
         (not node.to_end, node.offset)
         for node in nodes[:-1]
         if node.askable
         and node.offset not in rows
-        and (node.to_end or node.begin in rows)
+        and (node.to_end or weights[node.offset].least > 0)
         and weights[node.offset].value >= _WORTH * total
+        and prefix.token_ids_to(boundary + node.offset)
     ]
     return wanted + [boundary + offset for _, offset in sorted(worth)[:most]]
 
@@ -288,11 +286,7 @@ def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[
     paths = {}
     for offset in range(len(tail)):
         begin, stop = vocabulary.longer(tail[offset:])
-        if (
-            begin < stop
-            and vocabulary.decode(encode(offset)) == tail[:offset]
-            and _may_extend(vocabulary, tail[:offset], begin, stop, begins_text)
-        ):
+        if begin < stop and vocabulary.decode(encode(offset)) == tail[:offset]:
             paths[offset] = encode(offset)
     shared = min((_shared(own, ids) for ids in paths.values()), default=len(own))
     nodes: dict[int, _Node] = {}
@@ -324,24 +318,19 @@ def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=16384)
 def _encode(vocabulary: ByteVocabulary, data: bytes, begins_text: bool) -> tuple[int, ...]:
-    return tuple(vocabulary.encode_words(data, begins_text=begins_text)[0])
+    ids, _ = vocabulary.encode_words(data, begins_text=begins_text, word_follows=True)
+    return tuple(ids)
 
 
 @lru_cache(maxsize=16384)
 def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: bool) -> bool:
     """Tell whether the tokenizer itself would write `token` after `front`."""
     whole = front + (vocabulary.token_bytes[token] or b"")
-    ids = vocabulary.encode_words(whole, begins_text=begins_text)[0]
-    return ids[-1:] == [token] and tuple(ids[:-1]) == _encode(vocabulary, front, begins_text)
-
-
-def _may_extend(
-    vocabulary: ByteVocabulary, front: bytes, begin: int, stop: int, begins_text: bool
-) -> bool:
-    if stop - begin > _MOST_TRIED:
+    own = (*_encode(vocabulary, front, begins_text), token)
+    if _encode(vocabulary, whole, begins_text) == own:
         return True
-    tokens = vocabulary.by_bytes[begin:stop].tolist()
-    return any(_is_own(vocabulary, front, token, begins_text) for token in tokens)
+    # It may also be the tokenizer's choice where no word follows.
+    return tuple(vocabulary.encode_words(whole, begins_text=begins_text)[0]) == own
 
 
 @lru_cache(maxsize=16384)

@@ -123,10 +123,11 @@ class Oracle:
         )
 
     def hear(self, text: bytes, k: int) -> tuple[ExpertPrefix, dict[int, ExpertTopK]]:
-        prefix = ExpertPrefix(self.vocabulary)
+        # Something has to stand in front of a text for its beginning to be asked about.
+        prefix = ExpertPrefix(self.vocabulary, tuple(self.vocabulary.end_ids))
         prefix.extend(text)
         offsets = range(prefix.boundary(), prefix.length + 1)
-        return prefix, {at: self.row(prefix.token_ids_to(at), k) for at in offsets}
+        return prefix, {at: self.row(prefix.token_ids_to(at)[1:], k) for at in offsets}
 
     def by_byte(self, top: ExpertTopK) -> dict[int, float]:
         masses: dict[int, float] = defaultdict(float)
@@ -222,7 +223,7 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
 
 
 def test_no_cover_is_wanted_where_nothing_goes_on_over_the_end(smollm2: ByteVocabulary) -> None:
-    prefix = ExpertPrefix(smollm2)
+    prefix = ExpertPrefix(smollm2, [1])
     assert wanted_offsets(prefix, {}, most=3) == [0]
     # No token of SmolLM2 begins with "7." or goes on after a digit.
     prefix.extend(b"The sum is 17")
@@ -230,6 +231,13 @@ def test_no_cover_is_wanted_where_nothing_goes_on_over_the_end(smollm2: ByteVoca
     prefix.extend(b" wat")
     assert wanted_offsets(prefix, {}, most=3)[:2] == [17, 13]
     assert wanted_offsets(prefix, {}, most=0) == [17]
+
+
+def test_nothing_is_asked_about_no_tokens(smollm2: ByteVocabulary) -> None:
+    prefix = ExpertPrefix(smollm2)
+    assert wanted_offsets(prefix, {}, most=3) == []
+    prefix.extend(b"wat")
+    assert wanted_offsets(prefix, {}, most=3) == [3]
 
 
 def test_a_text_that_stops_inside_a_word_goes_on_with_it(smollm2: ByteVocabulary) -> None:

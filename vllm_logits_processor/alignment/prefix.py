@@ -75,7 +75,11 @@ class ExpertPrefix:
         return copy
 
     def token_ids(self) -> list[int]:
-        """Return the expert's tokens of the whole text, the front before them."""
+        """Return the expert's tokens of the whole text, the front before them.
+
+        They are those of a text that goes on with a word: see `word_follows` of
+        :meth:`ByteVocabulary.encode_words`.
+        """
         ids = self._encode().ids
         return self._settled + ids
 
@@ -105,8 +109,9 @@ class ExpertPrefix:
 
     def open_ids(self, data: bytes) -> list[int]:
         """Return the tokens that `data` has where it stands right behind the boundary."""
-        begins_text = not self.boundary()
-        return self.vocabulary.encode_words(data, begins_text=begins_text)[0]
+        return self.vocabulary.encode_words(
+            data, begins_text=not self.boundary(), word_follows=True
+        )[0]
 
     def tail_to(self, offset: int) -> bytes:
         """Return the text from the boundary to byte `offset`; errors as :meth:`token_ids_to`."""
@@ -134,7 +139,9 @@ class ExpertPrefix:
 
     def _encoded_tail(self) -> _Tail:
         data = bytes(self._tail)
-        ids, words = self.vocabulary.encode_words(data, begins_text=not self._settled_bytes)
+        ids, words = self.vocabulary.encode_words(
+            data, begins_text=not self._settled_bytes, word_follows=True
+        )
         return _Tail(ids, self.vocabulary.token_starts(data, ids), words)
 
     def _settle(self, tail: _Tail) -> bool:
@@ -145,7 +152,8 @@ class ExpertPrefix:
                 continue
             front, rest = bytes(self._tail[:begin]), bytes(self._tail[begin:])
             encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._settled_bytes)
-            if encoded == tail.ids[:at] and self.vocabulary.encode(rest) == tail.ids[at:]:
+            behind, _ = self.vocabulary.encode_words(rest, word_follows=True)
+            if encoded == tail.ids[:at] and behind == tail.ids[at:]:
                 self._settled += encoded
                 self._settled_bytes += begin
                 self._tail = bytearray(rest)

@@ -21,7 +21,7 @@ TEXT = (
 
 
 def whole(vocabulary: ByteVocabulary, data: bytes) -> list[int]:
-    return vocabulary.encode_words(data, begins_text=True)[0]
+    return vocabulary.encode_words(data, begins_text=True, word_follows=True)[0]
 
 
 def test_a_growing_text_has_the_tokens_of_the_whole(vocabulary: ByteVocabulary) -> None:
@@ -41,10 +41,10 @@ def test_a_stream_of_2000_tokens_tokenizes_only_its_tail_again(
     encode_words = ByteVocabulary.encode_words
 
     def counting(
-        self: ByteVocabulary, data: bytes, *, begins_text: bool = False
+        self: ByteVocabulary, data: bytes, *, begins_text: bool = False, word_follows: bool = False
     ) -> tuple[list[int], list[int]]:
         given.append(len(data))
-        return encode_words(self, data, begins_text=begins_text)
+        return encode_words(self, data, begins_text=begins_text, word_follows=word_follows)
 
     prefix = ExpertPrefix(vocabulary)
     text = "".join(f"{TEXT}{chapter} " for chapter in range(5))

@@ -101,6 +101,12 @@ class ChatTemplate:
                 strip = False
         return [part for part in parts if part != ""]
 
+    def ids_behind_special(self, text: str) -> list[int]:
+        """Return the tokens that `text` has behind a special token."""
+        front = next(iter(self._special), "")
+        ids: list[int] = self.backend.encode(front + text, add_special_tokens=False).ids
+        return ids[1:] if front else ids
+
     @cached_property
     def _special(self) -> dict[str, tuple[int, bool, bool]]:
         """Id of each special token by its spelling, and whether it takes the spaces around it."""

@@ -208,7 +208,7 @@ class ByteVocabulary:
         return self.encode_words(data)[0]
 
     def encode_words(
-        self, data: bytes, *, begins_text: bool = False
+        self, data: bytes, *, begins_text: bool = False, word_follows: bool = False
     ) -> tuple[list[int], list[int]]:
         """Tokenize as :meth:`encode` does, and number the words (pre-tokens).
 
@@ -218,14 +218,21 @@ class ByteVocabulary:
         begins_text : bool
             True where nothing is in front of `data`: its first word is then none that goes on. This
             matters to WordPiece alone.
+        word_follows : bool
+            True where a word is likely to come right behind `data`. Patterns of the GPT-2 family
+            split the last of several line feeds off then, and would not otherwise.
 
         Returns
         -------
         tuple of (list of int, list of int)
             Token ids, and for each the number of the word that it belongs to, rising from 0.
         """
-        ids: list[int] = []
-        words: list[int] = []
+        if word_follows and self.kind == "byte-level" and _ends_in_line_feeds(data):
+            ids, words = self.encode_words(data + b"a")
+            if self.token_bytes[ids[-1]] == b"a":
+                return ids[:-1], words[:-1]
+        ids = []
+        words = []
         left = len(data)
         for text, rest in valid_and_rest(data):
             left -= len(text.encode()) + len(rest)
@@ -262,17 +269,24 @@ class ByteVocabulary:
         return (starts + [len(data)] * len(ids))[: len(ids)]
 
     def first_tokens(self, pieces: Sequence[bytes]) -> list[int | None]:
-        """Return the first token of each piece's tokenization, None where there is none."""
+        """Return the first token of each piece's tokenization, None where there is none.
+
+        It is that of a piece which a word follows.
+        """
         texts: list[str] = []
         for piece in pieces:
             text, rest = next(valid_and_rest(piece), ("", b""))
             # These are rare, and their encoding is not that of the text in front alone.
-            special_case = rest or (self.kind == "wordpiece" and not text[:1].isspace())
+            special_case = (
+                rest
+                or (self.kind == "wordpiece" and not text[:1].isspace())
+                or (self.kind == "byte-level" and _ends_in_line_feeds(piece))
+            )
             texts.append("" if special_case else text)
         encoded = self.encoder.encode_batch_fast(texts, add_special_tokens=False)
         firsts: list[int | None] = []
         for piece, encoding in zip(pieces, encoded, strict=True):
-            ids = encoding.ids or self.encode(piece)
+            ids = encoding.ids or self.encode_words(piece, word_follows=True)[0]
             firsts.append(ids[0] if ids else None)
         return firsts
 
@@ -341,6 +355,11 @@ class ByteVocabulary:
             found = (self._byte_ids[byte] for byte in data)
             ids = [token_id for token_id in found if token_id is not None]
         return ids, [0] * len(ids)
+
+
+def _ends_in_line_feeds(data: bytes) -> bool:
+    """Tell whether `data` ends in several characters of space, the last of them no mere space."""
+    return data[-2:].isspace() and len(data) > 1 and data[-1:] != b" "
 
 
 def _template_of(tokenizer: Any, backend: Tokenizer) -> ChatTemplate | None:
