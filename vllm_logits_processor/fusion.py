@@ -138,9 +138,8 @@ def fused_cells(
     groups = aligned.groups
 
     def shift(row: IntArray, factor: FloatArray) -> npt.NDArray[np.float32]:
-        with np.errstate(divide="ignore"):
-            mixed = np.log(weights.host[row] + weights.expert[row] * factor**power) / power
-        return np.asarray(mixed - reference[row], dtype=np.float32)
+        mixed = torch.from_numpy(weights.host[row] + weights.expert[row] * factor**power)
+        return np.asarray(mixed.log_().numpy() / power - reference[row], dtype=np.float32)
 
     shifts = groups.spread(
         shift(np.repeat(np.arange(len(rows)), groups.width), aligned.group_factor),

@@ -145,15 +145,14 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     own_mass = np.maximum(sums.groups.mass - groups.owned_sums(sums.singles.mass), 0.0)
     own_plogp = np.minimum(sums.groups.plogp - groups.owned_sums(sums.singles.plogp), 0.0)
     host_plogp = per_row(own_plogp) + per_row_of_singles(sums.singles.plogp) + sums.tail.plogp
-    expert_plogp = (
-        per_row(_scaled_plogp(own_mass, own_plogp, group_factor))
-        + per_row_of_singles(_scaled_plogp(sums.singles.mass, sums.singles.plogp, single_factor))
-        + _scaled_plogp(sums.tail.mass, sums.tail.plogp, tail_factor)
+    terms = (
+        _terms(own_mass, own_plogp, group_factor),
+        _terms(sums.singles.mass, sums.singles.plogp, single_factor),
+        _terms(sums.tail.mass, sums.tail.plogp, tail_factor),
     )
-    disagreement = (
-        per_row(own_mass * _divergence(group_factor))
-        + per_row_of_singles(sums.singles.mass * _divergence(single_factor))
-        + sums.tail.mass * _divergence(tail_factor)
+    expert_plogp, disagreement = (
+        per_row(groups_term) + per_row_of_singles(singles_term) + tail_term
+        for groups_term, singles_term, tail_term in zip(*terms, strict=True)
     )
     return Aligned(
         maps=maps,
@@ -195,17 +194,19 @@ def _ratios(
     return ratio, tail, feasible
 
 
-def _scaled_plogp(mass: FloatArray, plogp: FloatArray, factor: FloatArray) -> FloatArray:
-    """Return the sum of ``m p ln(m p)`` over a part, from its sums of p and of p ln p."""
-    return factor * plogp + _xlogx(factor) * mass
+def _terms(
+    mass: FloatArray, plogp: FloatArray, factor: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return what parts add to two sums, from their sums of p and of p ln p; nats.
+
+    The first is ``m p ln(m p)``, the second the Jensen-Shannon divergence of p and m p.
+    """
+    own, middle = _xlogx(factor), _xlogx((1.0 + factor) / 2)
+    return factor * plogp + own * mass, (own / 2 - middle) * mass
 
 
 def _xlogx(values: FloatArray) -> FloatArray:
     """Return x ln x, 0 at 0."""
-    logs: FloatArray = np.log(np.where(values > 0, values, 1.0))
-    return values * logs
-
-
-def _divergence(factor: FloatArray) -> FloatArray:
-    """Return the terms of the Jensen-Shannon divergence of p and m p over p, nats."""
-    return _xlogx(factor) / 2 - _xlogx((1.0 + factor) / 2)
+    # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
+    logs = torch.from_numpy(np.maximum(values, np.finfo(np.float64).tiny)).log_()
+    return np.asarray(values * logs.numpy())
