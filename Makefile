@@ -24,7 +24,7 @@ test: setup ## Everything: lint, types, unit and integration tests
 	@$(MAKE) --no-print-directory -j2 --output-sync=line lint unit
 	@$(MAKE) --no-print-directory integration
 
-test-matrix: setup ## The federated half on the newest Flower, in .venv-matrix
+test-matrix: setup ## The halves on other versions of Flower and vLLM, in environments of their own
 	@$(BIN)/python .ci/test_matrix.py
 
 lint: setup ## ruff and mypy
@@ -39,4 +39,4 @@ integration: setup ## Real Flower runs and real vLLM servers
 	$(PYTEST) integration_tests
 
 clean: ## Remove the environment and what tools leave behind
-	rm -rf .venv .venv-matrix .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-matrix* .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
