@@ -1,7 +1,7 @@
 """An offline engine on two ranks: `python -m integration_tests.ranks REQUEST.json`.
 
-Prints a JSON object: the tokens of the answers, and what came of a failure on the first rank. Each
-rank notes what it would sample in a file of its own.
+Writes a JSON object into `SAID`: the tokens of the answers, and what came of a failure on the first
+rank. Each rank notes what it would sample in a file of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 
 from vllm_logits_processor import FloeLogitsProcessor
 
+#: Environment variable with the folder that all processes write to, and the answers' name there.
 FOLDER = "FLOE_TEST_RANKS"
+SAID = "said.json"
 
 
 class UnevenRanks(FloeLogitsProcessor):
@@ -58,7 +60,8 @@ def main() -> None:
     for name, params in (("greedy", greedy), ("seeded", seeded)):
         answers = engine.generate(request["prompts"], params, use_tqdm=False)
         said[name] = [list(answer.outputs[0].token_ids) for answer in answers]
-    (Path(os.environ[FOLDER]) / "fail").touch()
+    folder = Path(os.environ[FOLDER])
+    (folder / "fail").touch()
     begun = time.monotonic()
     try:
         engine.generate(request["prompts"], greedy, use_tqdm=False)
@@ -66,7 +69,8 @@ def main() -> None:
     except EngineDeadError:
         failure = "dead"
     seconds = time.monotonic() - begun
-    print(json.dumps({**said, "failure": failure, "failed_after_s": seconds}))
+    outcome = {**said, "failure": failure, "failed_after_s": seconds}
+    (folder / SAID).write_text(json.dumps(outcome))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from integration_tests.conftest import Hosted
-from integration_tests.ranks import FOLDER
+from integration_tests.ranks import FOLDER, SAID
 from integration_tests.tiny import PROMPTS, TinyModels
 from integration_tests.vllm_servers import ServerSpec
 from vllm_logits_processor.experts.conftest import FakeExpert
@@ -22,7 +22,7 @@ from vllm_logits_processor.experts.conftest import FakeExpert
 def run_ranks(
     folder: Path, tiny: TinyModels, canned: FakeExpert, variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Run the engine on two ranks; return what it printed."""
+    """Run the engine on two ranks; return what it said."""
     engine = {
         "model": tiny.host,
         "dtype": "float32",
@@ -41,15 +41,14 @@ def run_ranks(
     with (folder / "log").open("w") as log:
         done = subprocess.run(
             command,
-            stdout=subprocess.PIPE,
-            stderr=log,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             env={**os.environ, **environment, **binding, **variables},
-            text=True,
             timeout=400,
             check=False,
         )
     assert done.returncode == 0, (folder / "log").read_text()[-3000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, Any] = json.loads((folder / SAID).read_text())
     return said
 
 
