@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_all_arrays_are_read_only_views_of_the_mapped_file(
         assert array.flags.aligned, name
     mapped = Path("/proc/self/maps").read_text()
     assert re.search(rf"{re.escape(maps_key(host, expert))}\.safetensors$", mapped, re.MULTILINE)
+
+
+def test_the_maps_of_large_vocabularies_load_at_once(
+    tmp_path: Path, gemma: ByteVocabulary, smollm2: ByteVocabulary
+) -> None:
+    assert keep(gemma, smollm2, folder=tmp_path).built
+    begun = time.monotonic()
+    assert not keep(gemma, smollm2, folder=tmp_path).built
+    assert time.monotonic() - begun < 0.3
 
 
 def cut(content: bytes) -> bytes:

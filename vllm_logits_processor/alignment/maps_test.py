@@ -13,7 +13,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, build_maps
 from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.conftest import TRAINED, trained_vocabulary
+from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
 from vllm_logits_processor.experts.reply import checked_top_k
 from vllm_logits_processor.fusion import fuse, weigh
 
@@ -26,6 +26,8 @@ PAIRS = [
     ("tekken", "sentencepiece"),
     ("unigram", "byte-level"),
     ("sentencepiece", "unigram"),
+    ("wordpiece", "byte-level"),
+    ("smollm2", "wordpiece-uncased"),
 ]
 
 
@@ -39,7 +41,7 @@ class Pair:
 @pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Pair:
     def named(name: str) -> ByteVocabulary:
-        if name in TRAINED:
+        if name in TRAINED | TRAINED_WORDS:
             return trained_vocabulary(name)
         found: ByteVocabulary = request.getfixturevalue(name)
         return found
@@ -178,8 +180,9 @@ def ending() -> Pair:
 def heard_at_ends(pair: Pair, masses: list[float], word: bytes = b"the") -> ExpertTopK:
     """Return what the expert says with `masses` on its end tokens, and 0.25 on a word's."""
     ends = sorted(pair.expert.end_ids)
-    row = [(pair.expert.encode(word)[0], float(np.log(0.25)))]
-    row += [(end, float(np.log(mass))) for end, mass in zip(ends, masses, strict=True) if mass]
+    said = {pair.expert.encode(word)[0]: 0.25} | dict(zip(ends, masses, strict=True))
+    known = {token: float(np.log(mass)) for token, mass in said.items() if mass}
+    row = (list(known), list(known.values()))
     return checked_top_k([row], vocabulary=len(pair.expert), end_ids=pair.maps.end_ids)
 
 
