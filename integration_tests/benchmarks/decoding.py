@@ -10,6 +10,7 @@ from typing import Any
 
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.timed_processor import CLASS, FILE
+from integration_tests.processes import tail
 from integration_tests.vllm_servers import Server, ServerSpec
 
 SMOLLM2, GEMMA = "embedded:smollm2-135m-instruct", "embedded:gemma-3-270m"
@@ -69,9 +70,13 @@ def tokens_per_second(server: Server, prompt: str, *, tokens: int, **options: An
 
     The prompt is read once before, so that what is timed is decoding; `options` are the request's.
     """
-    server.tokens(prompt, max_tokens=1, **options)
-    begun = time.perf_counter()
-    answers = server.tokens(prompt, max_tokens=tokens, ignore_eos=True, **options)
+    try:
+        server.tokens(prompt, max_tokens=1, **options)
+        begun = time.perf_counter()
+        answers = server.tokens(prompt, max_tokens=tokens, ignore_eos=True, **options)
+    except RuntimeError:
+        common.note(tail(server.log, lines=60))
+        raise
     seconds = time.perf_counter() - begun
     if [len(answer) for answer in answers] != [tokens]:
         raise RuntimeError(f"{server.name} gave {len(answers[0])} tokens instead of {tokens}.")
