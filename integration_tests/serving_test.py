@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from floe_plugins.models import resolve
 from integration_tests.processes import free_port
 from integration_tests.vllm_servers import Server, ServerSpec, running
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.experts.build import build_expert
+from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.prompt_evidence import PromptScorer
 
 QUESTION = (
     "Question: Natalia sold clips to 48 of her friends in April, and then she sold half as many "
@@ -88,6 +94,67 @@ def test_fused_differs_from_plain_and_says_so(cloud: Cloud) -> None:
     assert 0.05 < sum(weights) / len(weights) < 0.95
     assert max(weights) - min(weights) > 0.05
     assert all(line["sent_bytes"] > 0 and line["received_bytes"] > 0 for line in lines)
+
+
+def test_a_server_looks_ahead_and_scores_as_the_model_in_process_does(cloud: Cloud) -> None:
+    reference = "embedded:smollm2-135m-instruct"
+    vocabulary = ByteVocabulary.from_pretrained(resolve(reference))
+    options = {
+        "vocabulary": len(vocabulary),
+        "end_ids": np.empty(0, dtype=np.int32),
+        "breaker_failures": 5,
+        "breaker_cooldown_s": 1.0,
+    }
+    served = ExpertConfig(url=cloud.expert.url, model="slm", tokenizer=reference)
+    experts = [
+        build_expert(served, **options),
+        build_expert(ExpertConfig(model=reference, dtype="float32"), **options),
+    ]
+    prompt = vocabulary.encode(QUESTION.encode())
+    replies = [
+        expert.start([prompt, prompt[:5]], model=model, steps=3).result(timeout=120)
+        for expert, model in zip(experts, ("slm", reference), strict=True)
+    ]
+    for ours, theirs in zip(*(reply.continuations for reply in replies), strict=True):
+        assert ours.tokens.tolist() == theirs.tokens.tolist()
+        assert ours.top.logprobs[:, 0] == pytest.approx(theirs.top.logprobs[:, 0], abs=0.1)
+    scores = [
+        expert.score(prompt, model=model).result(timeout=120)
+        for expert, model in zip(experts, ("slm", reference), strict=True)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=0.02)
+    for expert in experts:
+        expert.close()
+
+
+def test_both_servers_score_a_prompt(cloud: Cloud) -> None:
+    """The host's worker sees no logits of a prompt: its own server scores it, without fusion."""
+    host = ByteVocabulary.from_pretrained(resolve("embedded:gemma-3-270m"))
+    expert = ByteVocabulary.from_pretrained(resolve("embedded:smollm2-135m-instruct"))
+    ends = np.empty(0, dtype=np.int32)
+    own = CompletionsExpert(
+        url=cloud.host.url,
+        top_k=1,
+        vocabulary=len(host),
+        end_ids=ends,
+        extra_body={"vllm_xargs": {"floe": "host"}},
+    )
+    other = CompletionsExpert(url=cloud.expert.url, top_k=1, vocabulary=len(expert), end_ids=ends)
+    data = QUESTION.encode()
+    asked = cloud.expert.prompts_served()
+    scores = PromptScorer(host=own, host_model="llm", expert=other).start(
+        [*host.bos_ids, *host.encode(data)], expert.encode(data), model="slm"
+    )
+    assert scores is not None
+    assert scores.host.result(timeout=120) < -50
+    assert scores.expert.result(timeout=120) < -50
+    evidence = scores.evidence()
+    assert evidence is not None
+    assert -1 < evidence < 1
+    # The expert's own scoring is one prompt; the host's caused none.
+    assert cloud.expert.prompts_served() == asked + 1
+    own.close()
+    other.close()
 
 
 def test_greedy_fused_text_does_not_depend_on_the_batch(cloud: Cloud) -> None:
