@@ -40,6 +40,16 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 #: A node is worth asking about if this share of the mass may go through it.
 _WORTH = 1e-2
 
+#: What of the mass of a node off the way to the end may be taken to go on over the end: such a node
+#: is mostly a whole word, and the text has gone on otherwise.
+_GOES_ON = 0.05
+
+#: A row that lists everything may sum to this much less than one.
+_ROUNDING = 1e-12
+
+#: Tokens that go on over the end of the text, of which it is tried whether one would be written.
+_MOST_TRIED = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
@@ -102,7 +112,8 @@ class _Row:
         known = top.token_ids[0] != NOTHING
         self.ids = top.token_ids[0][known]
         self.masses = np.exp(top.logprobs[0][known])
-        self.missing = max(0.0, 1.0 - float(self.masses.sum()))
+        missing = 1.0 - float(self.masses.sum())
+        self.missing = missing if missing > _ROUNDING else 0.0
         #: No token that is not listed can have more.
         self.unlisted = min(self.missing, float(self.masses.min(initial=1.0)))
 
@@ -136,7 +147,8 @@ def wanted_offsets(
     boundary = prefix.boundary()
     if not most or boundary == prefix.length:
         return wanted
-    nodes = _nodes(prefix.vocabulary, prefix.tail(boundary), not boundary)
+    tail = prefix.tail(boundary)
+    nodes = _nodes(prefix.vocabulary, tail, not boundary)
     if len(nodes) == 1:
         return wanted
     rows = _rows(nodes, heard, boundary)
@@ -147,14 +159,19 @@ def wanted_offsets(
         if node.offset in rows
         for _, masses in [_over_the_end(prefix, nodes, node, rows[node.offset])]
     )
-    # Of what is not on the way to the end, only that is asked about which is known to matter.
+    # Of what is not on the way to the end, only that is asked about which is likely to matter.
     worth = [
         (not node.to_end, node.offset)
         for node in nodes[:-1]
         if node.askable
         and node.offset not in rows
-        and (node.to_end or weights[node.offset].least > 0)
-        and weights[node.offset].value >= _WORTH * total
+        and (
+            weights[node.offset].value >= _WORTH * total
+            if node.to_end
+            else weights[node.offset].least * _GOES_ON >= _WORTH * total
+            and weights[node.offset].least > 0
+            and _likely_extends(prefix.vocabulary, tail, node.offset, not boundary)
+        )
         and prefix.token_ids_to(boundary + node.offset)
     ]
     return wanted + [boundary + offset for _, offset in sorted(worth)[:most]]
@@ -331,6 +348,16 @@ def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: b
         return True
     # It may also be the tokenizer's choice where no word follows.
     return tuple(vocabulary.encode_words(whole, begins_text=begins_text)[0]) == own
+
+
+@lru_cache(maxsize=4096)
+def _likely_extends(
+    vocabulary: ByteVocabulary, tail: bytes, offset: int, begins_text: bool
+) -> bool:
+    """Tell whether the tokenizer would write any of some tokens that go on over the end."""
+    begin, stop = vocabulary.longer(tail[offset:])
+    tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
+    return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)
 
 
 @lru_cache(maxsize=16384)

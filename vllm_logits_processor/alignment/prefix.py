@@ -23,6 +23,21 @@ class _Tail:
     starts: list[int]
     words: list[int]
 
+    def first(self, count: int) -> _Tail:
+        return _Tail(self.ids[:count], self.starts[:count], self.words[:count])
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """Tokens of the tail in front of the boundary, the byte of the tail there, and if it is sure.
+
+    It is sure where spaces begin that the tokenizer never joins with what is in front of them.
+    """
+
+    count: int
+    byte: int
+    sure: bool
+
 
 class ExpertPrefix:
     """A growing text, tokenized by the expert's tokenizer.
@@ -50,7 +65,9 @@ class ExpertPrefix:
         self._settled_bytes = 0
         self._tail = bytearray()
         self._encoded: _Tail | None = None
-        self._boundary: tuple[int, int] | None = None
+        self._boundary: _Boundary | None = None
+        #: What of the tail needs no tokenizing again, and the bytes that it spells.
+        self._kept, self._kept_bytes = _Tail([], [], []), 0
         self._next_cut = _LONG
 
     @property
@@ -61,6 +78,9 @@ class ExpertPrefix:
     def extend(self, data: bytes) -> None:
         """Append `data` to the text."""
         if data:
+            if self._encoded and self._boundary and self._boundary.sure:
+                self._kept = self._encoded.first(self._boundary.count)
+                self._kept_bytes = self._boundary.byte
             self._tail += data
             self._encoded = self._boundary = None
 
@@ -70,6 +90,7 @@ class ExpertPrefix:
         copy._settled_bytes = self._settled_bytes
         copy._tail = bytearray(self._tail)
         copy._encoded, copy._boundary = self._encoded, self._boundary
+        copy._kept, copy._kept_bytes = self._kept, self._kept_bytes
         copy._next_cut = self._next_cut
         copy.extend(data)
         return copy
@@ -91,7 +112,7 @@ class ExpertPrefix:
         a pre-token or of a token there, which is final in all but rare cases.
         """
         # Placing it may settle more of the text: it must come first.
-        begin = self._place_boundary()[1]
+        begin = self._place_boundary().byte
         return self._settled_bytes + begin
 
     def token_ids_to(self, offset: int) -> list[int]:
@@ -102,10 +123,10 @@ class ExpertPrefix:
         ValueError
             If `offset` is before the boundary or behind the text.
         """
-        count, begin = self._place_boundary()
-        if self._inside(offset, begin) == len(self._tail):
+        if self._inside(offset) == len(self._tail):
             return self.token_ids()
-        return self._settled + self._encode().ids[:count] + self.open_ids(self.tail_to(offset))
+        final = self._encode().ids[: self._place_boundary().count]
+        return self._settled + final + self.open_ids(self.tail_to(offset))
 
     def open_ids(self, data: bytes) -> list[int]:
         """Return the tokens that `data` has where it stands right behind the boundary."""
@@ -115,16 +136,18 @@ class ExpertPrefix:
 
     def tail_to(self, offset: int) -> bytes:
         """Return the text from the boundary to byte `offset`; errors as :meth:`token_ids_to`."""
-        begin = self._place_boundary()[1]
-        return bytes(self._tail[begin : self._inside(offset, begin)])
+        end = self._inside(offset)
+        return bytes(self._tail[self._place_boundary().byte : end])
 
     def tail(self, offset: int) -> bytes:
         """Return the text from byte `offset` on; see :meth:`token_ids_to` for the errors."""
-        return bytes(self._tail[self._inside(offset, self._place_boundary()[1]) :])
+        begin = self._inside(offset)
+        return bytes(self._tail[begin:])
 
-    def _inside(self, offset: int, begin: int) -> int:
+    def _inside(self, offset: int) -> int:
+        least = self._place_boundary().byte
         inside = offset - self._settled_bytes
-        if not begin <= inside <= len(self._tail):
+        if not least <= inside <= len(self._tail):
             raise ValueError(
                 f"The offset is {offset}; accepted are {self.boundary()} to {self.length}."
             )
@@ -138,11 +161,20 @@ class ExpertPrefix:
         return self._encoded
 
     def _encoded_tail(self) -> _Tail:
-        data = bytes(self._tail)
+        kept, begin = self._kept, self._kept_bytes
+        data = bytes(self._tail[begin:])
         ids, words = self.vocabulary.encode_words(
-            data, begins_text=not self._settled_bytes, word_follows=True
+            data, begins_text=not self._settled_bytes + begin, word_follows=True
         )
-        return _Tail(ids, self.vocabulary.token_starts(data, ids), words)
+        starts = self.vocabulary.token_starts(data, ids)
+        if not begin:
+            return _Tail(ids, starts, words)
+        word = kept.words[-1] + 1 if kept.words else 0
+        return _Tail(
+            kept.ids + ids,
+            kept.starts + [begin + start for start in starts],
+            kept.words + [word + each for each in words],
+        )
 
     def _settle(self, tail: _Tail) -> bool:
         limit = len(self._tail) - _OPEN
@@ -157,6 +189,7 @@ class ExpertPrefix:
                 self._settled += encoded
                 self._settled_bytes += begin
                 self._tail = bytearray(rest)
+                self._kept, self._kept_bytes = _Tail([], [], []), 0
                 self._next_cut = _LONG
                 return True
             # Try again when the tail has grown; trying every cut would cost a step its time.
@@ -169,35 +202,35 @@ class ExpertPrefix:
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
 
-    def _place_boundary(self) -> tuple[int, int]:
-        """Return the number of the tail's tokens in front of the boundary, and its bytes there."""
+    def _place_boundary(self) -> _Boundary:
         if self._boundary is None:
-            starts = self._encode().starts
-            at = self._boundary_token(starts, self._encode().words)
-            self._boundary = (at, starts[at]) if starts else (0, 0)
+            tail = self._encode()
+            self._boundary = self._found_boundary(tail.starts, tail.words)
         return self._boundary
 
-    def _boundary_token(self, starts: list[int], words: list[int]) -> int:
-        r"""Return the token that begins at the boundary.
+    def _found_boundary(self, starts: list[int], words: list[int]) -> _Boundary:
+        r"""Look for the boundary from the end on.
 
         Best is where spaces begin after a word and the tokenizer splits there too. Splits elsewhere
         are not final: GPT-2's pattern joins "'" and "r" when "e" follows, GPT-4's "\n" and " " when
         "\n" follows.
         """
         least = len(self._tail) - _MOST_OPEN
+        splits = self.vocabulary.splits_words
         first_word, first_token = -1, -1
         for at in range(len(starts) - 1, -1, -1):
             begin = starts[at]
             if begin < least:
                 break
             split = at == 0 or words[at] != words[at - 1]
-            word = split or not self.vocabulary.splits_words
-            if begin == 0 or (word and self._begins_spaces(begin)):
-                return at
+            if begin == 0 or ((split or not splits) and self._begins_spaces(begin)):
+                return _Boundary(at, begin, sure=splits or begin == 0)
             first_token = at
             first_word = at if split else first_word
         # A word that is longer than what may stay open, perhaps of one token.
-        return next((at for at in (first_word, first_token) if at >= 0), len(starts) - 1)
+        last = len(starts) - 1
+        at = next((at for at in (first_word, first_token, last) if at >= 0), 0)
+        return _Boundary(at, starts[at] if starts else 0, sure=False)
 
     def _begins_spaces(self, at: int) -> bool:
         """Tell whether space stands at `at`, and none before."""

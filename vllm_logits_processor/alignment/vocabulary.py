@@ -254,11 +254,11 @@ class ByteVocabulary:
         Where the tokenizer changes the text (case, accents, kinds of space), a token begins where
         the one before it ends, so that it has the space in front of it.
         """
-        lengths = [len(self.token_bytes[token] or b"") for token in ids]
-        starts = [0, *accumulate(lengths)]
-        if starts.pop() == len(data):
-            return starts
-        starts, begin = [], 0
+        pieces = [self.token_bytes[token] or b"" for token in ids]
+        if b"".join(pieces) == data:
+            return [0, *accumulate(len(piece) for piece in pieces)][:-1]
+        starts: list[int] = []
+        begin = 0
         for text, rest in valid_and_rest(data):
             ends = [end for _, end in self.encoder.encode(text, add_special_tokens=False).offsets]
             before = [0, *accumulate(len(char.encode()) for char in text)]
