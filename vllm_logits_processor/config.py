@@ -51,7 +51,9 @@ class FloeConfig:
         Default 1.0.
     covers : int
         Most further prompts per position for text that ends inside one of the expert's tokens.
-        Default 3; 0 asks for the text as it stands alone.
+        Default 0: the text is asked about as it stands. Covers make the expert's next byte exact,
+        but what they say of the rest of a word is spread over the host's tokens too coarsely yet,
+        and so fused text predicts worse with them: see ``docs/benchmarks/fusion_quality.md``.
     breaker_failures : int
         Failed or late calls in a row after which the expert is left alone. Default 5.
     breaker_cooldown_s : float
@@ -79,7 +81,7 @@ class FloeConfig:
     answer_budget_ms: float | None = None
     ask: Ask = "always"
     unsure_nats: float = 1.0
-    covers: int = 3
+    covers: int = 0
     breaker_failures: int = 5
     breaker_cooldown_s: float = 5.0
     plugins: tuple[str, ...] = ()
