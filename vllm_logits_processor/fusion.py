@@ -130,21 +130,15 @@ def fused_cells(
     aligned : Aligned
     weights : Weights
     """
-    power = weights.exponent
-    tail = weights.host + weights.expert * aligned.tail_factor**power
+    power, groups = weights.exponent, aligned.groups
+    part_rows = groups.part_rows
+    mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
+    # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
+    gains = torch.from_numpy(mixed).log_().numpy() / power
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
     # float32 still tells from the rest stands for it, and the tail is out of reach all the same.
-    reference = np.maximum(np.log(np.maximum(tail, 1e-300)) / power, -87.0)
-    groups = aligned.groups
-
-    def shift(row: IntArray, factor: FloatArray) -> npt.NDArray[np.float32]:
-        mixed = torch.from_numpy(weights.host[row] + weights.expert[row] * factor**power)
-        return np.asarray(mixed.log_().numpy() / power - reference[row], dtype=np.float32)
-
-    shifts = groups.spread(
-        shift(np.repeat(np.arange(len(rows)), groups.width), aligned.group_factor),
-        shift(groups.single_row, aligned.single_factor),
-    )
+    reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
+    shifts = groups.spread((gains - reference[part_rows]).astype(np.float32))
     values = torch.from_numpy(shifts).to(logits.device).add_(aligned.cells)
     return FusedCells(index=aligned.index, values=values)
 

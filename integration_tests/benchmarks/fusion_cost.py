@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         header=[field.name for field in fields(Case)],
         rows=[list(asdict(case).values()) for case in cases],
         remarks=[
-            f"Medians of {options.repeats} interleaved runs on one thread, milliseconds on the core."
+            f"Medians of {options.repeats} interleaved runs on one thread; its own milliseconds."
         ],
     )
     return 0

@@ -38,15 +38,14 @@ class ExpertTopK:
 class StepGroups:
     """The members of the known groups of a step, laid out row by row, group by group.
 
-    Entry `i` of the top-K of a row is one group, numbered ``row * K + i``; the fill of a short row
-    is a group without members. A group's members by f have one and the same factor, be they
-    thousands (all that begins with a blank, say). A token that g puts into a group is a single: it
-    has a factor of its own. No (row, token) stands twice among the members.
+    Entry `i` of the top-K of a row is one group, numbered ``row * (K + 1) + i``; the fill of a
+    short row is a group without members, and number K of each row stands for its tail: what is said
+    of groups is in tables of shape (rows, K + 1). A group's members by f have one and the same
+    factor, be they thousands (all that begins with a blank, say). A token that g puts into a group
+    is a single: it has a factor of its own. No (row, token) stands twice among the members.
 
     Attributes
     ----------
-    width : int
-        K.
     sizes : int64 array, shape (rows, K + 1)
         Members by f of each group, in the order of the layout; last the singles of the row that no
         group of it holds by f.
@@ -62,7 +61,6 @@ class StepGroups:
         Where it stands among the members.
     """
 
-    width: int
     sizes: IntArray
     tokens: IntArray
     link_group: IntArray
@@ -72,43 +70,58 @@ class StepGroups:
     single_group: IntArray
     single_at: IntArray
 
-    @property
-    def count(self) -> int:
-        """Number of groups, rows times K."""
-        return len(self.sizes) * self.width
-
     def linked_sums(self, singles: FloatArray) -> FloatArray:
-        """Sum `singles`, shape (singles,), over each group by g; returns shape (groups,)."""
-        sums = np.bincount(self.link_group, singles[self.link_single], minlength=self.count)
-        return sums.astype(np.float64)
+        """Sum `singles`, shape (singles,), over each group by g; returns a table."""
+        sums = np.bincount(self.link_group, singles[self.link_single], minlength=self.sizes.size)
+        return sums.reshape(self.sizes.shape).astype(np.float64)
 
     def owned_sums(self, singles: FloatArray) -> FloatArray:
-        """Sum `singles`, shape (singles,), over the group that each is in by f; (groups,)."""
+        """Sum `singles`, shape (singles,), over the group that each is in by f; a table."""
         owned = self.single_group != NOTHING
-        sums = np.bincount(self.single_group[owned], singles[owned], minlength=self.count)
-        return sums.astype(np.float64)
+        sums = np.bincount(self.single_group[owned], singles[owned], minlength=self.sizes.size)
+        return sums.reshape(self.sizes.shape).astype(np.float64)
 
-    def single_sums(self, groups: FloatArray) -> FloatArray:
-        """Sum `groups`, shape (groups,), over all groups of each single; returns (singles,)."""
-        if not len(self.single_at):
-            return np.empty(0)
-        sums = np.where(self.single_group != NOTHING, groups[self.single_group], 0.0)
-        sums += np.bincount(self.link_single, groups[self.link_group], minlength=len(sums))
-        return sums
+    def single_sums(self, table: FloatArray) -> FloatArray:
+        """Sum a table over all groups of each single; returns shape (singles,)."""
+        groups = table.reshape(-1)
+        by_g = np.bincount(self.link_single, groups[self.link_group], minlength=len(self.single_at))
+        by_f = np.where(self.single_group != NOTHING, groups[self.single_group], 0.0)
+        return np.asarray(by_g + by_f)
 
-    def spread(
-        self, groups: npt.NDArray[_Float], singles: npt.NDArray[_Float]
-    ) -> npt.NDArray[_Float]:
-        """Give each member what its group has, shape (groups,), or a single what it has itself.
+    def with_singles(self, table: FloatArray, singles: FloatArray) -> FloatArray:
+        """Put a table's rows and the singles one behind the other; shape (parts,)."""
+        return np.concatenate([table.reshape(-1), singles])
+
+    def without_singles(self, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the table and the singles of `with_singles`."""
+        return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
+
+    @property
+    def part_rows(self) -> IntArray:
+        """The row of each part, shape (parts,)."""
+        return np.concatenate(
+            [np.repeat(np.arange(len(self.sizes)), self.sizes.shape[1]), self.single_row]
+        )
+
+    def row_sums(self, parts: FloatArray) -> FloatArray:
+        """Sum `parts`, shape (parts,), over each row; returns shape (rows,)."""
+        table, singles = self.without_singles(parts)
+        of_singles = np.bincount(self.single_row, singles, minlength=len(table))
+        return np.asarray(table.sum(axis=1) + of_singles)
+
+    def spread(self, parts: npt.NDArray[_Float]) -> npt.NDArray[_Float]:
+        """Give each member what its group has, or a single what it has itself.
+
+        Parameters
+        ----------
+        parts : array, shape (parts,)
 
         Returns
         -------
         array, shape (members,)
         """
-        padded = np.zeros(self.sizes.shape, dtype=groups.dtype)
-        padded[:, : self.width] = groups.reshape(len(self.sizes), self.width)
-        values = np.repeat(padded.reshape(-1), self.sizes.reshape(-1))
-        values[self.single_at] = singles
+        values = np.repeat(parts[: self.sizes.size], self.sizes.reshape(-1))
+        values[self.single_at] = parts[self.sizes.size :]
         return values
 
 
@@ -117,14 +130,14 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     count, width = top.token_ids.shape
     known = top.token_ids != NOTHING
     experts = np.where(known, top.token_ids, 0)
-    link_group = np.flatnonzero(known & (maps.extra[experts] != NOTHING))
+    extras = maps.extra[experts]
+    link_row, link_place = np.nonzero(known & (extras != NOTHING))
     stride = len(maps.first_expert)
     keys, link_single = np.unique(
-        link_group // max(width, 1) * stride + maps.extra[experts.reshape(-1)[link_group]],
-        return_inverse=True,
+        link_row * stride + extras[link_row, link_place], return_inverse=True
     )
     single_row, single_token = keys // stride, keys % stride
-    single_group = _groups_by_f(maps, top, single_row, single_token)
+    single_group = _groups_by_f(maps, top.token_ids, single_row, single_token)
 
     new = single_group == NOTHING
     begins = np.zeros((count, width + 1), dtype=np.int64)
@@ -132,21 +145,20 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     sizes = np.empty_like(begins)
     sizes[:, :width] = np.where(known, maps.offsets[experts + 1] - begins[:, :width], 0)
     sizes[:, width] = np.bincount(single_row[new], minlength=count)
-    starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
+    starts = (np.cumsum(sizes) - sizes.reshape(-1)).astype(np.int64)
 
     tokens = _tokens(maps, begins, sizes)
+    owner, row = single_group[~new], single_row[new]
     single_at = np.empty(len(keys), dtype=np.int64)
-    owner = single_group[~new]
-    single_at[~new] = starts[:, :width].reshape(-1)[owner] + maps.place[single_token[~new]]
+    single_at[~new] = starts[owner] + maps.place[single_token[~new]]
     # The new ones of a row are sorted, and stand behind its groups.
-    row = single_row[new]
-    single_at[new] = starts[row, width] + np.arange(len(row)) - np.searchsorted(row, row)
+    behind = starts[row * (width + 1) + width] - np.searchsorted(row, row)
+    single_at[new] = behind + np.arange(len(row))
     tokens[single_at[new]] = single_token[new]
     return StepGroups(
-        width=width,
         sizes=sizes,
         tokens=tokens,
-        link_group=link_group,
+        link_group=link_row * (width + 1) + link_place,
         link_single=link_single,
         single_row=single_row,
         single_token=single_token,
@@ -180,19 +192,20 @@ def _tokens(maps: AlignmentMaps, begins: IntArray, sizes: IntArray) -> IntArray:
 
 
 def _groups_by_f(
-    maps: AlignmentMaps, top: ExpertTopK, rows: IntArray, tokens: IntArray
+    maps: AlignmentMaps, token_ids: IntArray, rows: IntArray, tokens: IntArray
 ) -> IntArray:
-    """Return the group that holds each (row, host token) by f; `rows` are sorted."""
-    width = top.token_ids.shape[1]
-    owners = maps.first_expert[tokens]
+    """Return the group that holds each (row, host token) by f."""
+    count, width = token_ids.shape
     found = np.full(len(tokens), NOTHING, dtype=np.int64)
-    # Where each expert token stands in a row's top-K; the last place is that of `NOTHING`, -1.
-    place = np.full(len(maps.extra) + 1, NOTHING, dtype=np.int32)
-    for row in np.unique(rows).tolist():
-        first, last = np.searchsorted(rows, [row, row + 1])
-        place[top.token_ids[row]] = np.arange(width)
-        place[NOTHING] = NOTHING
-        at = place[owners[first:last]]
-        found[first:last] = np.where(at == NOTHING, NOTHING, row * width + at)
-        place[top.token_ids[row]] = NOTHING
+    if not len(tokens):
+        return found
+    stride = len(maps.extra)
+    keys = (token_ids + np.arange(count)[:, None] * stride).reshape(-1)
+    keys[token_ids.reshape(-1) == NOTHING] = NOTHING
+    order = np.argsort(keys)
+    owners = maps.first_expert[tokens].astype(np.int64)
+    wanted = rows * stride + owners
+    entry = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    is_there = (owners != NOTHING) & (keys[entry] == wanted)
+    found[is_there] = (entry // width * (width + 1) + entry % width)[is_there]
     return found

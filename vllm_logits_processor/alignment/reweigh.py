@@ -40,12 +40,9 @@ class Aligned:
         The members as places in ``logits.view(-1)``, none twice.
     cells : float32 tensor, shape (members,)
         What stands there.
-    group_factor : float64 array, shape (groups,)
-        m of the group's members by f, singles excepted.
-    single_factor : float64 array, shape (singles,)
-        m of the tokens that g puts into a group.
-    tail_factor : float64 array, shape (rows,)
-        m of every other token of the row.
+    factors : float64 array, shape (parts,)
+        m of each group's members by f, singles excepted, and of each row's tail; then of the tokens
+        that g puts into a group.
     host_entropy, expert_entropy : float64 arrays, shape (rows,)
         Entropies of the host's distribution and of q, nats.
     disagreement : float64 array, shape (rows,)
@@ -59,20 +56,23 @@ class Aligned:
     groups: StepGroups
     index: torch.Tensor
     cells: torch.Tensor
-    group_factor: FloatArray
-    single_factor: FloatArray
-    tail_factor: FloatArray
+    factors: FloatArray
     host_entropy: FloatArray
     expert_entropy: FloatArray
     disagreement: FloatArray
     feasible: npt.NDArray[np.bool_]
+
+    @property
+    def tail_factor(self) -> FloatArray:
+        """The factor m of all that is in no group, shape (rows,)."""
+        return self.groups.without_singles(self.factors)[0][:, -1]
 
     # What follows has a value for every member: for a look at single tokens, not for decoding.
 
     @property
     def rows(self) -> IntArray:
         """Which of the rows given each member is in, shape (members,)."""
-        return np.repeat(np.arange(len(self.tail_factor)), self.groups.sizes.sum(axis=1))
+        return np.repeat(np.arange(len(self.groups.sizes)), self.groups.sizes.sum(axis=1))
 
     @property
     def tokens(self) -> IntArray:
@@ -87,22 +87,23 @@ class Aligned:
     @property
     def factor(self) -> FloatArray:
         """The factor m of each member, shape (members,)."""
-        return self.groups.spread(self.group_factor, self.single_factor)
+        return self.groups.spread(self.factors)
 
     def factor_of(self, row: int, token: int) -> float:
         """Return m of one host token of one row."""
         groups = self.groups
+        table, singles = groups.without_singles(self.factors)
         first, last = np.searchsorted(groups.single_row, [row, row + 1])
         at = first + np.searchsorted(groups.single_token[first:last], token)
         if at < last and groups.single_token[at] == token:
-            return float(self.single_factor[at])
+            return float(singles[at])
         # The logits may have more columns than the tokenizer has tokens.
         first_expert = self.maps.first_expert
         owner = first_expert[token] if token < len(first_expert) else NOTHING
         known = np.flatnonzero(self.top.token_ids[row] == owner)
         if owner != NOTHING and len(known):
-            return float(self.group_factor[row * groups.width + known[0]])
-        return float(self.tail_factor[row])
+            return float(table[row, known[0]])
+        return float(table[row, -1])
 
 
 def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: AlignmentMaps) -> Aligned:
@@ -126,83 +127,62 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     """
     groups = step_groups(maps, top)
     sums = row_sums(logits, rows, groups)
-    count = len(rows)
-
-    def per_row(values: FloatArray) -> FloatArray:
-        return np.asarray(values.reshape(count, groups.width).sum(axis=1))
-
-    def per_row_of_singles(values: FloatArray) -> FloatArray:
-        return np.bincount(groups.single_row, values, minlength=count).astype(np.float64)
-
-    host_groups = sums.groups.mass + groups.linked_sums(sums.singles.mass)
-    ratio, tail_factor, feasible = _ratios(host_groups, sums.tail.mass, top)
-    spread = np.repeat(feasible, groups.width)
-    group_factor = np.where(spread, ratio, 1.0)
-    single_factor = np.where(feasible[groups.single_row], groups.single_sums(ratio), 1.0)
-    tail_factor = np.where(feasible, tail_factor, 1.0)
+    mass, singles = groups.without_singles(sums.mass)
+    plogp, singles_plogp = groups.without_singles(sums.plogp)
+    ratio, feasible = _ratios(mass + groups.linked_sums(singles), top)
+    single_ratio = groups.single_sums(ratio)
+    single_ratio[~feasible[groups.single_row]] = 1.0
+    factors = groups.with_singles(ratio, single_ratio)
 
     # Singles that a group holds by f stand in its sums too: they count once, by their own factor.
-    own_mass = np.maximum(sums.groups.mass - groups.owned_sums(sums.singles.mass), 0.0)
-    own_plogp = np.minimum(sums.groups.plogp - groups.owned_sums(sums.singles.plogp), 0.0)
-    host_plogp = per_row(own_plogp) + per_row_of_singles(sums.singles.plogp) + sums.tail.plogp
-    terms = (
-        _terms(own_mass, own_plogp, group_factor),
-        _terms(sums.singles.mass, sums.singles.plogp, single_factor),
-        _terms(sums.tail.mass, sums.tail.plogp, tail_factor),
-    )
-    expert_plogp, disagreement = (
-        per_row(groups_term) + per_row_of_singles(singles_term) + tail_term
-        for groups_term, singles_term, tail_term in zip(*terms, strict=True)
-    )
+    own_mass = np.maximum(mass - groups.owned_sums(singles), 0.0)
+    own_plogp = np.minimum(plogp - groups.owned_sums(singles_plogp), 0.0)
+    own_mass = groups.with_singles(own_mass, singles)
+    own_plogp = groups.with_singles(own_plogp, singles_plogp)
+    # Of a part: sum of m p ln(m p), and its terms of the Jensen-Shannon divergence of p and m p.
+    scaled, middle = _xlogx(factors), _xlogx((1.0 + factors) / 2)
     return Aligned(
         maps=maps,
         top=top,
         groups=groups,
         index=sums.index,
         cells=sums.cells,
-        group_factor=group_factor,
-        single_factor=single_factor,
-        tail_factor=tail_factor,
-        host_entropy=-host_plogp,
-        expert_entropy=-expert_plogp,
-        disagreement=disagreement,
+        factors=factors,
+        host_entropy=-groups.row_sums(own_plogp),
+        expert_entropy=-groups.row_sums(factors * own_plogp + scaled * own_mass),
+        disagreement=groups.row_sums((scaled / 2 - middle) * own_mass),
         feasible=feasible,
     )
 
 
-def _ratios(
-    host_groups: FloatArray, host_tail: FloatArray, top: ExpertTopK
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Return the expert's mass over the host's: of each group, of the tail; and what is feasible.
+def _ratios(host: FloatArray, top: ExpertTopK) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Return the expert's mass over the host's, and in which rows something is feasible.
 
     Mass on what the host cannot produce goes back to the rest, in proportion.
+
+    Parameters
+    ----------
+    host : float64 array, shape (rows, K + 1)
+        The host's mass on each group, and on the tail.
+
+    Returns
+    -------
+    ratio : float64 array, shape (rows, K + 1)
+        1 in rows where nothing is feasible.
+    feasible : bool array, shape (rows,)
     """
-    count, width = top.logprobs.shape
-    expert = np.exp(top.logprobs)
-    known = expert.sum(axis=1)
-    expert /= np.maximum(known, 1.0)[:, None]
-    expert[(host_groups <= 0).reshape(count, width)] = 0.0
-    expert_tail = np.where(host_tail > 0, np.maximum(1.0 - known, 0.0), 0.0)
-    total = expert.sum(axis=1) + expert_tail
+    expert = np.empty(host.shape)
+    np.exp(top.logprobs, out=expert[:, :-1])
+    known = expert[:, :-1].sum(axis=1)
+    expert[:, :-1] /= np.maximum(known, 1.0)[:, None]
+    expert[:, -1] = np.maximum(1.0 - known, 0.0)
+    expert[host <= 0] = 0.0
+    total = expert.sum(axis=1)
     feasible = total > 0
-    scale = np.divide(1.0, total, out=np.zeros(count), where=feasible)
-    expert *= scale[:, None]
-    ratio = np.divide(
-        expert.reshape(-1), host_groups, out=np.zeros(count * width), where=host_groups > 0
-    )
-    tail = np.divide(expert_tail * scale, host_tail, out=np.zeros(count), where=host_tail > 0)
-    return ratio, tail, feasible
-
-
-def _terms(
-    mass: FloatArray, plogp: FloatArray, factor: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return what parts add to two sums, from their sums of p and of p ln p; nats.
-
-    The first is ``m p ln(m p)``, the second the Jensen-Shannon divergence of p and m p.
-    """
-    own, middle = _xlogx(factor), _xlogx((1.0 + factor) / 2)
-    return factor * plogp + own * mass, (own / 2 - middle) * mass
+    ratio = np.zeros(host.shape)
+    np.divide(expert, host * total[:, None], out=ratio, where=expert > 0)
+    ratio[~feasible] = 1.0
+    return ratio, feasible
 
 
 def _xlogx(values: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
 """What one pass over the host's rows tells of the groups, the singles and the tail.
 
-A CPU reads row by row, so that a row is still in its cache when its members are picked out of it,
-with as few calls a row as can be: the cache forgets the interpreter too. A GPU reads all rows at
-once, and gives back all figures in one transfer.
+A CPU reads a few rows at a time, so that they are still in its cache when their members are picked
+out of them, and with as few calls as can be: the cache forgets the interpreter too. A GPU reads all
+rows at once, and gives back all figures in one transfer.
 
 ``exp(x)`` is computed as ``2 ** (x log2 e)``: torch's exp2 takes half the time of its exp on CPUs
 without AVX-512, and one multiplication more leaves it well ahead. Everything is float32, relative
@@ -31,9 +31,13 @@ _LOG2_E = 1.0 / _LN_2
 _FLOOR = -200.0
 
 
+#: Rows that a CPU reads at a time.
+_HEIGHT = 4
+
+
 @dataclass(frozen=True, kw_only=True)
-class PartSums:
-    """Sums over each of some parts of the host's distribution.
+class RowSums:
+    """Sums over the parts of some rows: groups (singles among them), tails, and singles.
 
     Attributes
     ----------
@@ -41,31 +45,13 @@ class PartSums:
         Sum of p.
     plogp : float64 array, shape (parts,)
         Sum of p ln p, nats.
-    """
-
-    mass: FloatArray
-    plogp: FloatArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowSums:
-    """Sums over the parts of some rows.
-
-    Attributes
-    ----------
-    groups : PartSums, shape (groups,)
-        The members by f of each group, singles among them.
-    singles : PartSums, shape (singles,)
-    tail : PartSums, shape (rows,)
-        All that is in no group.
     index : int64 tensor, shape (members,)
     cells : float32 tensor, shape (members,)
         See :class:`vllm_logits_processor.alignment.reweigh.Aligned`.
     """
 
-    groups: PartSums
-    singles: PartSums
-    tail: PartSums
+    mass: FloatArray
+    plogp: FloatArray
     index: torch.Tensor
     cells: torch.Tensor
 
@@ -89,17 +75,23 @@ _scratch = _Scratch()
 
 def row_sums(logits: torch.Tensor, rows: IntArray, groups: StepGroups) -> RowSums:
     """Read the rows once; see :func:`vllm_logits_processor.alignment.reweigh.align`."""
-    device, count = logits.device, len(rows)
+    device, count, columns = logits.device, len(rows), logits.shape[1]
     row_sizes = groups.sizes.sum(axis=1)
-    tokens = torch.from_numpy(groups.tokens)
+    index = torch.from_numpy(groups.tokens + np.repeat(rows * columns, row_sizes)).to(device)
+    height = min(_HEIGHT, count) if device.type == "cpu" else count
+    within = torch.from_numpy(
+        groups.tokens + np.repeat(np.arange(count) % height * columns, row_sizes)
+    ).to(device)
     if device.type == "cpu":
-        tail, cells, shifted, index = _row_by_row(logits, rows, tokens, row_sizes)
+        shift, tail, cells = _block_by_block(logits, rows, within, row_sizes)
+        shifts = torch.from_numpy(np.repeat(shift.numpy(), row_sizes))
     else:
-        tail, cells, shifted, index = _all_at_once(logits, rows, tokens, row_sizes)
+        shift, tail, cells = _all_at_once(logits, rows, within)
+        sizes = torch.from_numpy(row_sizes).to(device)
+        shifts = shift.repeat_interleave(sizes, output_size=len(cells))
     # To compute the members' exp anew takes less than to pick it out of the row's.
-    mass = torch.exp2(
-        shifted, out=_scratch.floats("mass", len(cells)) if device.type == "cpu" else None
-    )
+    shifted = shifts.add_(cells, alpha=_LOG2_E)
+    mass = torch.exp2(shifted)
     moment = shifted.clamp_(min=_FLOOR).mul_(mass)
     singles = torch.from_numpy(groups.single_at).to(device)
     figures = torch.cat(
@@ -110,73 +102,90 @@ def row_sums(logits: torch.Tensor, rows: IntArray, groups: StepGroups) -> RowSum
         ],
         dim=1,
     )
-    of_tail, by_group, by_single = np.split(
-        figures.cpu().numpy().astype(np.float64), [count, count + groups.sizes.size], axis=1
+    # All that is known of the rows, in one transfer.
+    found = figures.cpu().numpy().astype(np.float64)
+    table = found[:, count : count + groups.sizes.size].reshape(2, *groups.sizes.shape)
+    partition = found[0, :count] + table[0].sum(axis=1)
+    # Singles that no group holds by f are counted; from here on the last column is the tail.
+    table[:, :, -1] = found[:, :count]
+    part_rows = groups.part_rows
+    masses, moments = found[:, count:] / partition[part_rows]
+    log_partition = np.log(partition)
+    return RowSums(
+        mass=masses,
+        plogp=moments * _LN_2 - masses * log_partition[part_rows],
+        index=index,
+        cells=cells,
     )
-    by_group = by_group.reshape(2, *groups.sizes.shape)
-    return _normalised(groups, of_tail, by_group, by_single, index, cells)
 
 
-def _row_by_row(
-    logits: torch.Tensor, rows: IntArray, tokens: torch.Tensor, row_sizes: IntArray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _block_by_block(
+    logits: torch.Tensor, rows: IntArray, within: torch.Tensor, row_sizes: IntArray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Read on a CPU.
+
+    Parameters
+    ----------
+    within : int64 tensor, shape (members,)
+        Places of the members in their flattened blocks of `_HEIGHT` rows.
 
     Returns
     -------
+    shift : torch.Tensor, shape (rows,), float32
+        Minus the row's maximum, times log2 e.
     tail : torch.Tensor, shape (2, rows), float32
         Sums of ``y = exp(x - max)`` and of y log2 y over what is no member.
     cells : torch.Tensor, shape (members,), float32
         x of the members.
-    shifted : torch.Tensor, shape (members,), float32
-        log2 y of the members.
-    index : torch.Tensor, shape (members,), int64
-        Their places in ``logits.view(-1)``.
     """
-    columns, sizes = logits.shape[1], row_sizes.tolist()
-    row_shifted = _scratch.floats("row shifted", columns)
-    row_mass = _scratch.floats("row mass", columns)
-    cells, shifted = torch.empty(len(tokens)), _scratch.floats("shifted", len(tokens))
-    index, zeros = torch.empty_like(tokens), torch.zeros(max(sizes))
-    parts = (part.split(sizes) for part in (tokens, cells, shifted, index))
-    figures = []
-    for row, here, of_cells, of_shifted, of_index in zip(rows.tolist(), *parts, strict=True):
-        x = logits[row]
-        shift = x.amax().mul_(-_LOG2_E)
-        torch.add(shift, x, alpha=_LOG2_E, out=row_shifted)
-        torch.exp2(row_shifted, out=row_mass)
-        torch.index_select(x, 0, here, out=of_cells)
-        torch.add(shift, of_cells, alpha=_LOG2_E, out=of_shifted)
-        torch.add(here, row * columns, out=of_index)
-        # What is known is taken out of the row: a difference of sums would drown a small tail.
-        row_mass.scatter_(0, here, zeros[: len(here)])
-        moment = torch.dot(row_mass, row_shifted)
+    count, columns = len(rows), logits.shape[1]
+    ends = np.cumsum(row_sizes)
+    cells = torch.empty(len(within))
+    shift = torch.empty(count, 1)
+    held = [_scratch.floats(name, min(_HEIGHT, count) * columns) for name in ("shifted", "mass")]
+    sums, moments = [], []
+    for first in range(0, count, _HEIGHT):
+        last = min(first + _HEIGHT, count)
+        x = _block(logits, rows[first:last])
+        shifted, mass = (one[: x.numel()].view_as(x) for one in held)
+        of_block = slice(ends[first] - row_sizes[first], ends[last - 1])
+        torch.mul(x.amax(dim=-1, keepdim=True), -_LOG2_E, out=shift[first:last])
+        torch.add(shift[first:last], x, alpha=_LOG2_E, out=shifted)
+        torch.exp2(shifted, out=mass)
+        here = within[of_block]
+        torch.index_select(x.view(-1), 0, here, out=cells[of_block])
+        # What is known is taken out of the rows: a difference of sums would drown a small tail.
+        mass.view(-1).scatter_(0, here, torch.zeros(len(here)))
+        # Row by row, so that no row's figures depend on its neighbours.
+        dots = torch.stack([torch.dot(*pair) for pair in zip(mass, shifted, strict=True)])
         # Masked tokens: 0 * -inf. To look for it costs less than to guard every row.
-        if bool(moment.isnan()):
-            moment = torch.dot(row_mass, row_shifted.clamp_(min=_FLOOR))
-        figures += [row_mass.sum(), moment]
-    return torch.stack(figures).view(-1, 2).T, cells, shifted, index
+        if bool(dots.isnan().any()):
+            shifted.clamp_(min=_FLOOR)
+            dots = torch.stack([torch.dot(*pair) for pair in zip(mass, shifted, strict=True)])
+        moments.append(dots)
+        sums += [row.sum() for row in mass]
+    return shift[:, 0], torch.stack([torch.stack(sums), torch.cat(moments)]), cells
+
+
+def _block(logits: torch.Tensor, rows: IntArray) -> torch.Tensor:
+    """Return some rows: a view where they lie together, as they mostly do."""
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first == len(rows) and (np.diff(rows) == 1).all():
+        return logits[first:last]
+    return logits[torch.from_numpy(rows)]
 
 
 def _all_at_once(
-    logits: torch.Tensor, rows: IntArray, tokens: torch.Tensor, row_sizes: IntArray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Read on a GPU, which is not waited for here; returns what `_row_by_row` does."""
-    device, columns = logits.device, logits.shape[1]
-    x = logits[torch.from_numpy(rows).to(device)]
+    logits: torch.Tensor, rows: IntArray, within: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read on a GPU, which is not waited for here; returns what `_block_by_block` does."""
+    x = logits[torch.from_numpy(rows).to(logits.device)]
     shift = x.amax(dim=-1, keepdim=True).mul_(-_LOG2_E)
-    row_shifted = torch.add(shift, x, alpha=_LOG2_E).clamp_(min=_FLOOR)
-    mass = torch.exp2(row_shifted)
-    places = tokens + torch.from_numpy(np.repeat(np.arange(len(rows)) * columns, row_sizes))
-    index = tokens + torch.from_numpy(np.repeat(rows * columns, row_sizes))
-    here = places.to(device)
-    mass.view(-1).index_fill_(0, here, 0.0)
-    return (
-        torch.stack([mass.sum(dim=-1), (mass * row_shifted).sum(dim=-1)]),
-        x.view(-1).index_select(0, here),
-        row_shifted.view(-1).index_select(0, here),
-        index.to(device),
-    )
+    shifted = torch.add(shift, x, alpha=_LOG2_E).clamp_(min=_FLOOR)
+    mass = torch.exp2(shifted)
+    mass.view(-1).index_fill_(0, within, 0.0)
+    tail = torch.stack([mass.sum(dim=-1), (mass * shifted).sum(dim=-1)])
+    return shift[:, 0], tail, x.view(-1).index_select(0, within)
 
 
 def _sums(values: torch.Tensor, sizes: IntArray) -> torch.Tensor:
@@ -192,30 +201,3 @@ def _sums(values: torch.Tensor, sizes: IntArray) -> torch.Tensor:
         begins = (np.cumsum(sizes) - sizes)[filled]
         sums[filled] = np.add.reduceat(values.numpy(), begins)
     return torch.from_numpy(sums)
-
-
-def _normalised(
-    groups: StepGroups,
-    tail: FloatArray,
-    by_group: FloatArray,
-    by_single: FloatArray,
-    index: torch.Tensor,
-    cells: torch.Tensor,
-) -> RowSums:
-    """Turn sums of y and y log2 y into sums of p and p ln p."""
-    partition = tail[0] + by_group[0].sum(axis=1)
-    log_partition = np.log(partition)
-    row = np.repeat(np.arange(len(partition)), groups.width)
-
-    def sums(values: FloatArray, row: IntArray) -> PartSums:
-        mass = values[0] / partition[row]
-        moment = values[1] / partition[row] * _LN_2
-        return PartSums(mass=mass, plogp=moment - mass * log_partition[row])
-
-    return RowSums(
-        groups=sums(by_group[:, :, : groups.width].reshape(2, groups.count), row),
-        singles=sums(by_single, groups.single_row),
-        tail=sums(tail, np.arange(len(partition))),
-        index=index,
-        cells=cells,
-    )
