@@ -99,7 +99,7 @@ def test_fused_differs_from_plain_and_says_so(cloud: Cloud) -> None:
 def test_a_server_looks_ahead_and_scores_as_the_model_in_process_does(cloud: Cloud) -> None:
     reference = "embedded:smollm2-135m-instruct"
     vocabulary = ByteVocabulary.from_pretrained(resolve(reference))
-    options = {
+    options: dict[str, Any] = {
         "vocabulary": len(vocabulary),
         "end_ids": np.empty(0, dtype=np.int32),
         "breaker_failures": 5,
