@@ -202,13 +202,14 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
     weights = _weights(nodes, rows)
     tail = prefix.tail(boundary)
     masses: dict[int, float] = {}
+    unheard: list[_Node] = []
     error = 0.0
     for node in nodes[:-1]:
         weight = weights[node.offset]
         if not node.extends:
             continue
         if node.offset not in rows:
-            error += weight.most
+            unheard.append(node)
             continue
         row = rows[node.offset]
         tokens, over = _over_the_end(prefix, nodes, node, row)
@@ -222,9 +223,16 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
         begin, stop = prefix.vocabulary.longer(tail[node.offset :])
         error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
     weight = weights[nodes[-1].offset]
+    total = weight.value + sum(masses.values())
+    for node in unheard:
+        most = weights[node.offset].most
+        # Trying tokens costs time: not where it would change little.
+        begin, stop = prefix.vocabulary.longer(tail[node.offset :])
+        tried = most > _WORTH * total and stop - begin <= _MOST_TRIED
+        if not tried or _likely_extends(prefix.vocabulary, tail, node.offset, not boundary):
+            error += most
     if not masses and not error:
         return Covered(top=end)
-    total = weight.value + sum(masses.values())
     if total <= 0:
         return Covered(top=end, unexpanded=1.0)
     top = _joined(end, weight.value / total, masses, total)
