@@ -172,7 +172,9 @@ def test_the_embedded_pair(capsys: pytest.CaptureFixture[str]) -> None:
     # Most of the smaller vocabulary is words that the larger has too.
     assert expert["shared"] > 0.6 * expert["tokens"]
     assert host["mapped"] > 0.97 * host["tokens"]
-    assert host["not_spelled"] == 0
+    # SmolLM2 has no token for some control characters.
+    assert 0 < host["not_spelled"] < 40
+    assert r"'\x04'" in host["not_spelled_examples"]
     assert values["groups"]["percentiles"]["50"] >= 1
     assert [token["text"] for token in values["show"]["host_tokens"]] == [
         "'Paris'",
