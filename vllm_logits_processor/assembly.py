@@ -20,7 +20,7 @@ from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.experts.build import build_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.protocol import Expert
-from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.metrics import FusionMetrics, server_of
 from vllm_logits_processor.prompt_evidence import PromptScorer
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def build_engine(
         len(pair.host),
         len(pair.expert),
         config.expert.model,
-        ", ".join(config.expert.urls) or "this process",
+        ", ".join(map(server_of, config.expert.urls)) or "this process",
         "trusted" if config.expert.sees_everything else "untrusted",
         router.name,
         ", ".join(gate.detectors) if gate else "not needed",

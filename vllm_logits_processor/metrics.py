@@ -88,7 +88,7 @@ class FusionMetrics:
     def observe_breaker(self, *, url: str, state: str) -> None:
         """Note the state of an expert's breaker: ``closed``, ``half-open`` or ``open``."""
         if self._instruments is not None:
-            self._instruments.breaker.labels(_server(url)).state(state)
+            self._instruments.breaker.labels(server_of(url)).state(state)
 
     def observe_stream(self, summary: StreamSummary) -> None:
         """Count a stream that has ended."""
@@ -168,7 +168,7 @@ class _Instruments:
         self._prompts.inc(prompts)
 
 
-def _server(url: str) -> str:
+def server_of(url: str) -> str:
     """Return the part of a URL that names its server; never credentials or query."""
     if "://" not in url:
         return "in-process"
