@@ -64,9 +64,9 @@ class ByteVocabulary:
     token_bytes: tuple[bytes | None, ...] = field(repr=False)
     end_ids: frozenset[int]
     bos_ids: tuple[int, ...]
-    encoder: Tokenizer
+    encoder: Tokenizer = field(repr=False)
     kind: Kind
-    template: ChatTemplate | None = None
+    template: ChatTemplate | None = field(default=None, repr=False)
 
     @classmethod
     def from_pretrained(cls, folder: str, *, name: str | None = None) -> ByteVocabulary:
