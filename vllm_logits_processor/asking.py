@@ -69,7 +69,9 @@ class Asking:
             )
             wanted = stream.wanted(most_covers=self._config.covers)
             if not wanted:
-                stream.ready = True
+                stream.ready = stream.prefix.length in stream.heard.rows
+                # Of no text at all, with no BOS in front, an expert can say nothing.
+                stream.declined = None if stream.ready else "no-prompt"
             elif stream.meets_ahead(wanted):
                 assert stream.pending is not None
                 self._renew_deadline(stream.pending.call)
