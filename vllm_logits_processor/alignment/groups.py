@@ -12,9 +12,6 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
-#: Members that are laid out at a time, as long as they are of more rows than one.
-_AT_ONCE = 1 << 15
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
@@ -49,8 +46,8 @@ class StepGroups:
     sizes : int64 array, shape (rows, K + 1)
         Members by f of each group, in the order of the layout; last the singles of the row that no
         group of it holds by f.
-    tokens : int64 array, shape (members,)
-        The host tokens.
+    begins : int64 array, shape (rows, K + 1)
+        Where each group's run begins in the maps' `members`.
     link_group, link_single : int64 arrays, shape (links,)
         Memberships by g.
     single_row, single_token : int64 arrays, shape (singles,)
@@ -62,7 +59,7 @@ class StepGroups:
     """
 
     sizes: IntArray
-    tokens: IntArray
+    begins: IntArray
     link_group: IntArray
     link_single: IntArray
     single_row: IntArray
@@ -95,6 +92,17 @@ class StepGroups:
     def without_singles(self, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the table and the singles of `with_singles`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
+
+    def tokens(self, maps: AlignmentMaps) -> IntArray:
+        """Return the host token of each member, shape (members,)."""
+        # The runs of singles, which are filled in at the end, begin anywhere.
+        members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
+        sizes = self.sizes.reshape(-1)
+        places = np.repeat(self.begins.reshape(-1) - np.cumsum(sizes) + sizes, sizes)
+        places += np.arange(len(places))
+        tokens = members.take(places, mode="clip").astype(np.int64)
+        tokens[self.single_at] = self.single_token
+        return tokens
 
     @property
     def part_rows(self) -> IntArray:
@@ -147,17 +155,15 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     sizes[:, width] = np.bincount(single_row[new], minlength=count)
     starts = (np.cumsum(sizes) - sizes.reshape(-1)).astype(np.int64)
 
-    tokens = _tokens(maps, begins, sizes)
     owner, row = single_group[~new], single_row[new]
     single_at = np.empty(len(keys), dtype=np.int64)
     single_at[~new] = starts[owner] + maps.place[single_token[~new]]
     # The new ones of a row are sorted, and stand behind its groups.
     behind = starts[row * (width + 1) + width] - np.searchsorted(row, row)
     single_at[new] = behind + np.arange(len(row))
-    tokens[single_at[new]] = single_token[new]
     return StepGroups(
         sizes=sizes,
-        tokens=tokens,
+        begins=begins,
         link_group=link_row * (width + 1) + link_place,
         link_single=link_single,
         single_row=single_row,
@@ -165,30 +171,6 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
         single_group=single_group,
         single_at=single_at,
     )
-
-
-def _tokens(maps: AlignmentMaps, begins: IntArray, sizes: IntArray) -> IntArray:
-    """Copy the runs ``members[begins:begins + sizes]`` one behind the other.
-
-    A few rows at a time: what lies between is then still in the cache.
-    """
-    # The runs of singles, which are filled in later, begin anywhere.
-    members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
-    ends = np.cumsum(sizes.sum(axis=1))
-    tokens = np.empty(ends[-1] if len(ends) else 0, dtype=np.int64)
-    first, counting = 0, np.arange(_AT_ONCE)
-    while first < len(sizes):
-        done = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, done + _AT_ONCE, side="right")))
-        of_block = sizes[first:last].reshape(-1)
-        starts = np.cumsum(of_block) - of_block
-        places = np.repeat(begins[first:last].reshape(-1) - starts, of_block)
-        if len(places) > len(counting):
-            counting = np.arange(len(places))
-        places += counting[: len(places)]
-        tokens[done : done + len(places)] = members.take(places, mode="clip")
-        first = last
-    return tokens
 
 
 def _groups_by_f(

@@ -77,7 +77,7 @@ class Aligned:
     @property
     def tokens(self) -> IntArray:
         """The host token of each member, shape (members,)."""
-        return self.groups.tokens
+        return self.groups.tokens(self.maps)
 
     @property
     def logits(self) -> FloatArray:
@@ -126,7 +126,7 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         With ``sum(q) = 1`` for every feasible row.
     """
     groups = step_groups(maps, top)
-    sums = row_sums(logits, rows, groups)
+    sums = row_sums(logits, rows, groups, maps)
     mass, singles = groups.without_singles(sums.mass)
     plogp, singles_plogp = groups.without_singles(sums.plogp)
     ratio, feasible = _ratios(mass + groups.linked_sums(singles), top)

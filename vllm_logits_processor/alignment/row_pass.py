@@ -1,0 +1,194 @@
+"""The pass over the host's rows on a CPU, compiled: one loop over a row, one over its members.
+
+Array libraries read a row once per operation, and lay the members out before they look at them;
+with a row of a megabyte and tens of thousands of members that is several times the work. Numba is
+what vLLM itself requires.
+
+``exp(x)`` is ``2 ** (x log2 e)`` in float32 by a polynomial, relative error below 1e-6 for logits
+as models have them. Sums are float64 over these float32 numbers. So the tail may be had as the
+row's sum less the members': the addends are the same, and what is left of the rounding is 1e-15 of
+the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import float32, float64, int32, int64, njit, types, void  # type: ignore[import-untyped]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_F = np.float32
+_LOG2_E = _F(np.log2(np.e))
+_LN_2 = _F(np.log(2.0))
+
+# Coefficients of 2**t on [-1/2, 1/2]; the terms of its Taylor series.
+_C1, _C2, _C3, _C4, _C5, _C6 = (
+    _F(np.log(2.0) ** power / float(np.prod(np.arange(1, power + 1)))) for power in range(1, 7)
+)
+
+_ONE, _HALF, _ZERO = _F(1.0), _F(0.5), _F(0.0)
+
+#: Exponents of the smallest and the largest power of two; the former stands for zero.
+_LOWEST, _HIGHEST = _F(-127.0), _F(127.0)
+
+#: Stands for -inf where that would make 0 * -inf.
+_FLOOR = _F(-1e30)
+
+#: A row whose sum of exp is outside is read again, relative to its maximum.
+_LEAST, _MOST = 2.0**-60, 2.0**60
+
+#: A tail with less of the row than this is summed by itself.
+_SMALL = 1e-8
+
+_Row = types.Array(float32, 1, "C")
+_Members = types.Array(int32, 1, "C", readonly=True)
+
+
+def _compiled(*signature: Any, fast: bool = False) -> Callable[[_Function], _Function]:
+    """Compile at once, and keep the result on disk where there is a place for it."""
+    # Order and contraction of float operations are free; NaN and infinities keep their meaning.
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if fast else False}
+
+    def compile_(function: _Function) -> _Function:
+        try:
+            return cast("_Function", njit(*signature, cache=True, **options)(function))
+        except RuntimeError:
+            # "No locator available": neither this folder nor the user's can be written.
+            return cast("_Function", njit(*signature, **options)(function))
+
+    return compile_
+
+
+@_compiled(types.UniTuple(float64, 2)(_Row, _Row, float32), fast=True)
+def _exponentials(
+    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], shift: np.float32
+) -> tuple[float, float]:
+    """Fill ``y = 2**(x log2 e - shift)``; return the sums of y and of x y."""
+    total, moment = 0.0, 0.0
+    for place in range(len(x)):
+        exponent = min(max(x[place] * _LOG2_E - shift, _LOWEST), _HIGHEST)
+        whole = np.floor(exponent + _HALF)
+        t = exponent - whole
+        fraction = _ONE + t * (_C1 + t * (_C2 + t * (_C3 + t * (_C4 + t * (_C5 + t * _C6)))))
+        # The bits of a float32 whose exponent is `whole`; 0.0 for the lowest.
+        power = np.int32((np.int32(whole) + 127) << 23).view(np.float32)
+        y[place] = fraction * power
+        total += float64(y[place])
+        moment += float64(y[place]) * float64(max(x[place], _FLOOR))
+    return total, moment
+
+
+@_compiled(types.UniTuple(float64, 2)(_Row, _Row), fast=True)
+def _again(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return the sums of y and of x y."""
+    total, moment = 0.0, 0.0
+    for place in range(len(x)):
+        total += float64(y[place])
+        moment += float64(y[place]) * float64(max(x[place], _FLOOR))
+    return total, moment
+
+
+@_compiled(
+    void(
+        types.Array(float32, 2, "C"),
+        types.Array(int64, 1, "C"),
+        _Members,
+        types.Array(int64, 2, "C"),
+        types.Array(int64, 2, "C"),
+        types.Array(int64, 1, "C"),
+        types.Array(int64, 1, "C"),
+        types.Array(int64, 1, "C"),
+        _Row,
+        types.Array(int64, 1, "C"),
+        _Row,
+        types.Array(float64, 3, "C"),
+        types.Array(float64, 2, "C"),
+        types.Array(float64, 1, "C"),
+    )
+)
+def read_rows(
+    logits: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int32],
+    begins: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    single_row: npt.NDArray[np.int64],
+    single_token: npt.NDArray[np.int64],
+    single_group: npt.NDArray[np.int64],
+    scratch: npt.NDArray[np.float32],
+    index: npt.NDArray[np.int64],
+    cells: npt.NDArray[np.float32],
+    table: npt.NDArray[np.float64],
+    of_singles: npt.NDArray[np.float64],
+    shifts: npt.NDArray[np.float64],
+) -> None:
+    """Read rows; fill the last five arrays.
+
+    Parameters
+    ----------
+    logits : float32 array, shape (batch, vocabulary)
+    rows : int64 array, shape (rows,)
+    members : int32 array
+        Of the maps.
+    begins, sizes : int64 arrays, shape (rows, K + 1)
+        Each group's run of `members`; in the last column, the number of new singles of the row.
+    single_row, single_token, single_group : int64 arrays, shape (singles,)
+        See :class:`vllm_logits_processor.alignment.groups.StepGroups`.
+    scratch : float32 array, shape (vocabulary,)
+    index : int64 array, shape (members,)
+        Places in the flattened logits.
+    cells : float32 array, shape (members,)
+        What stands there.
+    table : float64 array, shape (2, rows, K + 1)
+        Sums of ``y = exp(x - shift)`` and of x y, of each group and, last, of the tail.
+    of_singles : float64 array, shape (2, singles)
+        y and x y of each single.
+    shifts : float64 array, shape (rows,)
+        What was taken off the row's logits, nats: 0 but for logits far from 0.
+    """
+    width = sizes.shape[1] - 1
+    at, single = 0, 0
+    for place in range(len(rows)):
+        x = logits[rows[place]]
+        shift = _ZERO
+        total, moment = _exponentials(x, scratch, shift)
+        if not _LEAST < total < _MOST:
+            shift = x.max() * _LOG2_E
+            total, moment = _exponentials(x, scratch, shift)
+        shifts[place] = shift * _LN_2
+        base = rows[place] * logits.shape[1]
+        first_at, known, known_moment = at, 0.0, 0.0
+        for group in range(width):
+            group_mass, group_moment = 0.0, 0.0
+            begin = begins[place, group]
+            for run in range(begin, begin + sizes[place, group]):
+                token = members[run]
+                cell, y = x[token], float64(scratch[token])
+                index[at], cells[at] = base + token, cell
+                at += 1
+                group_mass += y
+                group_moment += y * float64(max(cell, _FLOOR))
+            table[0, place, group], table[1, place, group] = group_mass, group_moment
+            known += group_mass
+            known_moment += group_moment
+        while single < len(single_row) and single_row[single] == place:
+            token = single_token[single]
+            cell, y = x[token], float64(scratch[token])
+            of_singles[0, single] = y
+            of_singles[1, single] = y * float64(max(cell, _FLOOR))
+            if single_group[single] < 0:
+                index[at], cells[at] = base + token, cell
+                at += 1
+                known += y
+                known_moment += of_singles[1, single]
+            single += 1
+        tail, tail_moment = total - known, moment - known_moment
+        if not tail > _SMALL * total:
+            for member in range(first_at, at):
+                scratch[index[member] - base] = _ZERO
+            tail, tail_moment = _again(x, scratch)
+        table[0, place, width], table[1, place, width] = tail, tail_moment
