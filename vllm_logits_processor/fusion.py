@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import torch
 
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.reweigh import Aligned
+from vllm_logits_processor.alignment.row_pass import add_to_members
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -82,11 +82,10 @@ def weigh(
     return Weights(host=1.0 - expert, expert=expert, exponent=exponent_of(router))
 
 
-@dataclass(frozen=True, kw_only=True)
 class FusedCells:
-    """What changes in a step's logits; small enough to be sent to other ranks.
+    """What changes in a step's logits.
 
-    Attributes
+    Parameters
     ----------
     index : int64 tensor, shape (cells,)
         Places in ``logits.view(-1)``, none of them twice.
@@ -94,20 +93,93 @@ class FusedCells:
         The logits that stand there after fusion.
     """
 
-    index: torch.Tensor
-    values: torch.Tensor
+    def __init__(self, *, index: torch.Tensor, values: torch.Tensor) -> None:
+        self._index, self._values = index, values
 
     @classmethod
-    def none(cls) -> Self:
+    def none(cls) -> FusedCells:
         """Return the cells of a step in which nothing changes."""
-        return cls(
+        return FusedCells(
             index=torch.empty(0, dtype=torch.int64), values=torch.empty(0, dtype=torch.float32)
         )
+
+    @property
+    def index(self) -> torch.Tensor:
+        """Places in ``logits.view(-1)``, int64, shape (cells,)."""
+        return self._index
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The logits that stand there after fusion, float32, shape (cells,)."""
+        return self._values
 
     def write(self, logits: torch.Tensor) -> None:
         """Write the cells into `logits`, shape (batch, vocabulary), float32, in place."""
         device = logits.device
         logits.view(-1).scatter_(0, self.index.to(device), self.values.to(device))
+
+
+class _GainedCells(FusedCells):
+    """Cells on a CPU that are not laid out unless someone asks: tens of thousands a row.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        Those that were decided about.
+    rows : int64 array, shape (rows,)
+    aligned : Aligned
+    gains : float32 array, shape (parts,)
+        What is added to the logits of each part's members.
+    """
+
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        rows: IntArray,
+        aligned: Aligned,
+        gains: npt.NDArray[np.float32],
+    ) -> None:
+        self._logits, self._rows, self._aligned, self._gains = logits, rows, aligned, gains
+        self._laid_out: FusedCells | None = None
+
+    def _lay_out(self) -> FusedCells:
+        if self._laid_out is None:
+            groups = self._aligned.groups
+            begins = np.repeat(self._rows * self._logits.shape[1], groups.sizes.sum(axis=1))
+            index = torch.from_numpy(begins + groups.tokens(self._aligned.maps))
+            values = torch.from_numpy(groups.spread(self._gains))
+            values.add_(self._logits.view(-1).index_select(0, index))
+            self._laid_out = FusedCells(index=index, values=values)
+        return self._laid_out
+
+    @property
+    def index(self) -> torch.Tensor:
+        """See `FusedCells`."""
+        return self._lay_out().index
+
+    @property
+    def values(self) -> torch.Tensor:
+        """See `FusedCells`."""
+        return self._lay_out().values
+
+    def write(self, logits: torch.Tensor) -> None:
+        """Write the cells into `logits`: a second time, or elsewhere, as they were decided."""
+        if logits is not self._logits or self._laid_out is not None:
+            self._lay_out().write(logits)
+            return
+        groups = self._aligned.groups
+        add_to_members(
+            logits.numpy(),
+            self._rows,
+            np.asarray(self._aligned.maps.members),
+            groups.begins,
+            groups.sizes,
+            groups.single_row,
+            groups.single_token,
+            self._gains,
+        )
+        # What was added stays: from here on the cells are what stands there.
+        self._gains = np.zeros_like(self._gains)
 
 
 def fused_cells(
@@ -124,7 +196,7 @@ def fused_cells(
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        Those that `aligned` was made from; only their device is looked at.
+        Those that `aligned` was made from. Read, and left as they are until the cells are written.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `aligned` and `weights` speak of.
     aligned : Aligned
@@ -138,8 +210,11 @@ def fused_cells(
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
     # float32 still tells from the rest stands for it, and the tail is out of reach all the same.
     reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
-    shifts = groups.spread((gains - reference[part_rows]).astype(np.float32))
-    values = torch.from_numpy(shifts).to(logits.device).add_(aligned.cells)
+    gains = (gains - reference[part_rows]).astype(np.float32)
+    if aligned.index is None:
+        return _GainedCells(logits, rows, aligned, gains)
+    values = torch.from_numpy(groups.spread(gains)).to(logits.device)
+    values.add_(logits.view(-1).index_select(0, aligned.index))
     return FusedCells(index=aligned.index, values=values)
 
 

@@ -142,7 +142,7 @@ def measure(pair: Pair, *, rows: int, vocabulary: int, k: int, times: int) -> Ca
         aligned = align(logits, places, stacked(words), pair.maps)
         cells = fused_cells(logits, places, aligned, weigh(router, aligned, evidence))
         cells.write(logits)
-        return len(cells.index)
+        return int(aligned.groups.sizes.sum())
 
     members = fuse()
     measured: dict[str, list[float]] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.row_pass import find_groups
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -177,17 +178,9 @@ def _groups_by_f(
     maps: AlignmentMaps, token_ids: IntArray, rows: IntArray, tokens: IntArray
 ) -> IntArray:
     """Return the group that holds each (row, host token) by f."""
-    count, width = token_ids.shape
-    found = np.full(len(tokens), NOTHING, dtype=np.int64)
-    if not len(tokens):
-        return found
-    stride = len(maps.extra)
-    keys = (token_ids + np.arange(count)[:, None] * stride).reshape(-1)
-    keys[token_ids.reshape(-1) == NOTHING] = NOTHING
-    order = np.argsort(keys)
-    owners = maps.first_expert[tokens].astype(np.int64)
-    wanted = rows * stride + owners
-    entry = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    is_there = (owners != NOTHING) & (keys[entry] == wanted)
-    found[is_there] = (entry // width * (width + 1) + entry % width)[is_there]
+    found = np.empty(len(tokens), dtype=np.int64)
+    place = np.full(len(maps.extra), NOTHING, dtype=np.int32)
+    find_groups(
+        np.ascontiguousarray(token_ids), np.asarray(maps.first_expert), rows, tokens, place, found
+    )
     return found

@@ -36,10 +36,8 @@ class Aligned:
     maps : AlignmentMaps
     top : ExpertTopK
     groups : StepGroups
-    index : int64 tensor, shape (members,)
-        The members as places in ``logits.view(-1)``, none twice.
-    cells : float32 tensor, shape (members,)
-        What stands there.
+    index : int64 tensor, shape (members,), or None
+        On a GPU, the members as places in ``logits.view(-1)``; they are there already.
     factors : float64 array, shape (parts,)
         m of each group's members by f, singles excepted, and of each row's tail; then of the tokens
         that g puts into a group.
@@ -54,8 +52,7 @@ class Aligned:
     maps: AlignmentMaps
     top: ExpertTopK
     groups: StepGroups
-    index: torch.Tensor
-    cells: torch.Tensor
+    index: torch.Tensor | None
     factors: FloatArray
     host_entropy: FloatArray
     expert_entropy: FloatArray
@@ -78,11 +75,6 @@ class Aligned:
     def tokens(self) -> IntArray:
         """The host token of each member, shape (members,)."""
         return self.groups.tokens(self.maps)
-
-    @property
-    def logits(self) -> FloatArray:
-        """The host's logit of each member, shape (members,)."""
-        return self.cells.cpu().numpy().astype(np.float64)
 
     @property
     def factor(self) -> FloatArray:
@@ -146,7 +138,6 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         top=top,
         groups=groups,
         index=sums.index,
-        cells=sums.cells,
         factors=factors,
         host_entropy=-groups.row_sums(own_plogp),
         expert_entropy=-groups.row_sums(factors * own_plogp + scaled * own_mass),

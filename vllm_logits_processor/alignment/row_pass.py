@@ -23,7 +23,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _F = np.float32
 _LOG2_E = _F(np.log2(np.e))
-_LN_2 = _F(np.log(2.0))
 
 # Coefficients of 2**t on [-1/2, 1/2]; the terms of its Taylor series.
 _C1, _C2, _C3, _C4, _C5, _C6 = (
@@ -67,10 +66,10 @@ def _compiled(*signature: Any, fast: bool = False) -> Callable[[_Function], _Fun
 def _exponentials(
     x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], shift: np.float32
 ) -> tuple[float, float]:
-    """Fill ``y = 2**(x log2 e - shift)``; return the sums of y and of x y."""
+    """Fill ``y = exp(x - shift)``; return the sums of y and of x y."""
     total, moment = 0.0, 0.0
     for place in range(len(x)):
-        exponent = min(max(x[place] * _LOG2_E - shift, _LOWEST), _HIGHEST)
+        exponent = min(max((x[place] - shift) * _LOG2_E, _LOWEST), _HIGHEST)
         whole = np.floor(exponent + _HALF)
         t = exponent - whole
         fraction = _ONE + t * (_C1 + t * (_C2 + t * (_C3 + t * (_C4 + t * (_C5 + t * _C6)))))
@@ -103,12 +102,11 @@ def _again(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> tuple[floa
         types.Array(int64, 1, "C"),
         types.Array(int64, 1, "C"),
         _Row,
-        types.Array(int64, 1, "C"),
-        _Row,
         types.Array(float64, 3, "C"),
         types.Array(float64, 2, "C"),
         types.Array(float64, 1, "C"),
-    )
+    ),
+    fast=True,
 )
 def read_rows(
     logits: npt.NDArray[np.float32],
@@ -120,13 +118,11 @@ def read_rows(
     single_token: npt.NDArray[np.int64],
     single_group: npt.NDArray[np.int64],
     scratch: npt.NDArray[np.float32],
-    index: npt.NDArray[np.int64],
-    cells: npt.NDArray[np.float32],
     table: npt.NDArray[np.float64],
     of_singles: npt.NDArray[np.float64],
     shifts: npt.NDArray[np.float64],
 ) -> None:
-    """Read rows; fill the last five arrays.
+    """Read rows; fill the last three arrays.
 
     Parameters
     ----------
@@ -139,10 +135,6 @@ def read_rows(
     single_row, single_token, single_group : int64 arrays, shape (singles,)
         See :class:`vllm_logits_processor.alignment.groups.StepGroups`.
     scratch : float32 array, shape (vocabulary,)
-    index : int64 array, shape (members,)
-        Places in the flattened logits.
-    cells : float32 array, shape (members,)
-        What stands there.
     table : float64 array, shape (2, rows, K + 1)
         Sums of ``y = exp(x - shift)`` and of x y, of each group and, last, of the tail.
     of_singles : float64 array, shape (2, singles)
@@ -151,44 +143,145 @@ def read_rows(
         What was taken off the row's logits, nats: 0 but for logits far from 0.
     """
     width = sizes.shape[1] - 1
-    at, single = 0, 0
+    single = 0
     for place in range(len(rows)):
         x = logits[rows[place]]
         shift = _ZERO
         total, moment = _exponentials(x, scratch, shift)
         if not _LEAST < total < _MOST:
-            shift = x.max() * _LOG2_E
+            shift = x.max()
             total, moment = _exponentials(x, scratch, shift)
-        shifts[place] = shift * _LN_2
-        base = rows[place] * logits.shape[1]
-        first_at, known, known_moment = at, 0.0, 0.0
+        shifts[place] = shift
+        known, known_moment = 0.0, 0.0
         for group in range(width):
             group_mass, group_moment = 0.0, 0.0
             begin = begins[place, group]
             for run in range(begin, begin + sizes[place, group]):
                 token = members[run]
-                cell, y = x[token], float64(scratch[token])
-                index[at], cells[at] = base + token, cell
-                at += 1
+                y = float64(scratch[token])
                 group_mass += y
-                group_moment += y * float64(max(cell, _FLOOR))
+                group_moment += y * float64(max(x[token], _FLOOR))
             table[0, place, group], table[1, place, group] = group_mass, group_moment
             known += group_mass
             known_moment += group_moment
+        first = single
         while single < len(single_row) and single_row[single] == place:
             token = single_token[single]
-            cell, y = x[token], float64(scratch[token])
+            y = float64(scratch[token])
             of_singles[0, single] = y
-            of_singles[1, single] = y * float64(max(cell, _FLOOR))
+            of_singles[1, single] = y * float64(max(x[token], _FLOOR))
             if single_group[single] < 0:
-                index[at], cells[at] = base + token, cell
-                at += 1
                 known += y
                 known_moment += of_singles[1, single]
             single += 1
         tail, tail_moment = total - known, moment - known_moment
         if not tail > _SMALL * total:
-            for member in range(first_at, at):
-                scratch[index[member] - base] = _ZERO
+            for group in range(width):
+                begin = begins[place, group]
+                for run in range(begin, begin + sizes[place, group]):
+                    scratch[members[run]] = _ZERO
+            for each in range(first, single):
+                scratch[single_token[each]] = _ZERO
             tail, tail_moment = _again(x, scratch)
         table[0, place, width], table[1, place, width] = tail, tail_moment
+
+
+@_compiled(
+    void(
+        types.Array(float32, 2, "C"),
+        types.Array(int64, 1, "C"),
+        _Members,
+        types.Array(int64, 2, "C"),
+        types.Array(int64, 2, "C"),
+        types.Array(int64, 1, "C"),
+        types.Array(int64, 1, "C"),
+        _Row,
+    )
+)
+def add_to_members(
+    logits: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int32],
+    begins: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    single_row: npt.NDArray[np.int64],
+    single_token: npt.NDArray[np.int64],
+    gains: npt.NDArray[np.float32],
+) -> None:
+    """Add to the logits of each group's members, and of each single, its own of `gains`, in place.
+
+    Parameters
+    ----------
+    logits, rows, members, begins, sizes, single_row, single_token
+        See `read_rows`.
+    gains : float32 array, shape (parts,)
+        Of the groups and tails, row by row, then of the singles. That of a tail is not added.
+    """
+    width = sizes.shape[1] - 1
+    of_singles = rows.size * (width + 1)
+    single = 0
+    for place in range(len(rows)):
+        x = logits[rows[place]]
+        first = single
+        while single < len(single_row) and single_row[single] == place:
+            single += 1
+        # Singles may be in a run as well: what they become is taken from what they were.
+        alone = np.empty(single - first, np.float32)
+        for each in range(first, single):
+            alone[each - first] = x[single_token[each]] + gains[of_singles + each]
+        for group in range(width):
+            gain = gains[place * (width + 1) + group]
+            begin = begins[place, group]
+            for run in range(begin, begin + sizes[place, group]):
+                x[members[run]] += gain
+        for each in range(first, single):
+            x[single_token[each]] = alone[each - first]
+
+
+@_compiled(
+    void(
+        types.Array(int64, 2, "C", readonly=True),
+        _Members,
+        types.Array(int64, 1, "C"),
+        types.Array(int64, 1, "C"),
+        types.Array(int32, 1, "C"),
+        types.Array(int64, 1, "C"),
+    )
+)
+def find_groups(
+    token_ids: npt.NDArray[np.int64],
+    first_expert: npt.NDArray[np.int32],
+    single_row: npt.NDArray[np.int64],
+    single_token: npt.NDArray[np.int64],
+    place: npt.NDArray[np.int32],
+    found: npt.NDArray[np.int64],
+) -> None:
+    """Find the group that holds each single by f, and put its number into `found`; else -1.
+
+    Parameters
+    ----------
+    token_ids : int64 array, shape (rows, K)
+        The expert's top-K; -1 where there is none.
+    first_expert : int32 array, shape (host tokens,)
+        Of the maps.
+    single_row, single_token, found : int64 arrays, shape (singles,)
+        The former sorted.
+    place : int32 array, shape (expert tokens,)
+        Filled with -1, as it is again in the end.
+    """
+    width = token_ids.shape[1]
+    single = 0
+    for row in range(len(token_ids)):
+        if single == len(single_row) or single_row[single] != row:
+            continue
+        for entry in range(width):
+            if token_ids[row, entry] >= 0:
+                place[token_ids[row, entry]] = entry
+        while single < len(single_row) and single_row[single] == row:
+            owner = first_expert[single_token[single]]
+            entry = place[owner] if owner >= 0 else -1
+            found[single] = row * (width + 1) + entry if entry >= 0 else -1
+            single += 1
+        for entry in range(width):
+            if token_ids[row, entry] >= 0:
+                place[token_ids[row, entry]] = -1

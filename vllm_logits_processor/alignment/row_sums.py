@@ -35,15 +35,13 @@ class RowSums:
         Sum of p.
     plogp : float64 array, shape (parts,)
         Sum of p ln p, nats.
-    index : int64 tensor, shape (members,)
-    cells : float32 tensor, shape (members,)
+    index : int64 tensor, shape (members,), or None
         See :class:`vllm_logits_processor.alignment.reweigh.Aligned`.
     """
 
     mass: FloatArray
     plogp: FloatArray
-    index: torch.Tensor
-    cells: torch.Tensor
+    index: torch.Tensor | None = None
 
 
 class _Scratch(threading.local):
@@ -67,8 +65,6 @@ def row_sums(
     """Read the rows; see :func:`vllm_logits_processor.alignment.reweigh.align`."""
     if logits.device.type != "cpu":
         return row_sums_on_device(logits, rows, groups, maps)
-    members = int(groups.sizes.sum())
-    index, cells = np.empty(members, dtype=np.int64), np.empty(members, dtype=np.float32)
     table = np.empty((2, *groups.sizes.shape))
     singles = np.empty((2, len(groups.single_row)))
     shifts = np.empty(len(rows))
@@ -82,8 +78,6 @@ def row_sums(
         groups.single_token,
         groups.single_group,
         _scratch.row(logits.shape[1]),
-        index,
-        cells,
         table,
         singles,
         shifts,
@@ -97,8 +91,6 @@ def row_sums(
         parts,
         partition=table[0].sum(axis=1) + more,
         shifts=shifts,
-        index=torch.from_numpy(index),
-        cells=torch.from_numpy(cells),
     )
 
 
@@ -138,7 +130,6 @@ def row_sums_on_device(
         partition=partition,
         shifts=np.zeros(count),
         index=index,
-        cells=logits.view(-1).index_select(0, index),
     )
 
 
@@ -148,8 +139,7 @@ def _normalised(
     *,
     partition: FloatArray,
     shifts: FloatArray,
-    index: torch.Tensor,
-    cells: torch.Tensor,
+    index: torch.Tensor | None = None,
 ) -> RowSums:
     """Turn sums of y and x y into sums of p = y / partition and of p ln p.
 
@@ -158,4 +148,4 @@ def _normalised(
     rows = groups.part_rows
     mass, moment = parts / partition[rows]
     offset = shifts + np.log(partition)
-    return RowSums(mass=mass, plogp=moment - mass * offset[rows], index=index, cells=cells)
+    return RowSums(mass=mass, plogp=moment - mass * offset[rows], index=index)

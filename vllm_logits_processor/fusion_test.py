@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from floe_plugins.routers import ConstantRouter
+from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
+from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
+
+MAPS = maps_from_firsts(
+    np.array([0, 0, 1, NOTHING, NOTHING, NOTHING], np.int32), np.array([3, 0], np.int32)
+)
+TOP = ExpertTopK(token_ids=np.array([[0, 1]] * 2), logprobs=np.log([[0.6, 0.3], [0.2, 0.7]]))
+ROWS = np.array([2, 0])
+
+
+def some_logits() -> torch.Tensor:
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    logits[0, 1] = -torch.inf
+    return logits
+
+
+def cells_of(logits: torch.Tensor) -> FusedCells:
+    aligned = align(logits, ROWS, TOP, MAPS)
+    weights = weigh(ConstantRouter(name="mean", value=0.0), aligned, np.zeros(2))
+    return fused_cells(logits, ROWS, aligned, weights)
+
+
+def test_what_is_sent_to_other_ranks_is_what_is_written_here() -> None:
+    here, there = some_logits(), some_logits()
+    cells = cells_of(here)
+    sent = FusedCells(index=cells.index.clone(), values=cells.values.clone())
+    assert len(sent.index.unique()) == len(sent.index)
+    cells.write(here)
+    sent.write(there)
+    assert torch.equal(here, there)
+
+
+def test_cells_that_nobody_asked_for_are_written_alike() -> None:
+    plain, asked = some_logits(), some_logits()
+    cells_of(plain).write(plain)
+    cells = cells_of(asked)
+    assert cells.values.shape == cells.index.shape
+    cells.write(asked)
+    assert torch.equal(plain, asked)
+    assert torch.equal(plain[1], some_logits()[1])
+    assert not torch.equal(plain[[0, 2]], some_logits()[[0, 2]])
+
+
+def test_to_write_twice_changes_nothing_more() -> None:
+    logits = some_logits()
+    cells = cells_of(logits)
+    cells.write(logits)
+    once = logits.clone()
+    cells.write(logits)
+    assert torch.equal(logits, once)
+    assert torch.equal(logits.view(-1)[cells.index], cells.values)
+
+
+def test_cells_can_be_written_elsewhere() -> None:
+    logits, other = some_logits(), some_logits()
+    cells = cells_of(logits)
+    cells.write(other)
+    assert torch.equal(logits, some_logits())
+    cells.write(logits)
+    assert torch.equal(logits, other)
+
+
+def test_no_cells_change_nothing() -> None:
+    logits = some_logits()
+    FusedCells.none().write(logits)
+    assert torch.equal(logits, some_logits())
