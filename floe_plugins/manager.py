@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import inspect
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,6 +21,9 @@ import pluggy
 from floe_plugins import PROJECT, builtin, hookspecs
 from floe_plugins.errors import PluginError
 from floe_plugins.gate.detector import Detector
+from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
+from floe_plugins.kinds import ExpertKind, RankPolicyKind
+from floe_plugins.manager_checks import HOOKS, call, checked_name, last_line, refuse_unmarked
 from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import Router
 
@@ -29,8 +31,6 @@ PLUGINS_VARIABLE = "FLOE_LLM_PLUGINS"
 """Environment variable: the plugins to load, separated by commas; ``none`` or empty for none."""
 
 BUILT_IN = "floe"
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 T = TypeVar("T")
 
@@ -46,7 +46,8 @@ class Registered(Generic[T]):
     plugin : str
         The plugin that registered it; ``floe`` for what comes with Floe.
     value : object
-        The detector, router or model source.
+        The detector, router, model source or kind. Routers and model sources of plugins come
+        behind a wall: see :mod:`floe_plugins.isolation_walls`.
     """
 
     name: str
@@ -88,22 +89,16 @@ class PluginManager:
     ----------
     plugins : tuple of Plugin
         Floe's own first, the others by name.
-    detectors, routers, model_sources : mapping of str to Registered
+    detectors, routers, experts, model_sources, rank_policies : mapping of str to Registered
         By the name of the thing.
     """
 
     plugins: tuple[Plugin, ...]
     detectors: Mapping[str, Registered[Detector]]
     routers: Mapping[str, Registered[Router]]
+    experts: Mapping[str, Registered[ExpertKind]]
     model_sources: Mapping[str, Registered[ModelSource]]
-
-
-# Hook -> the attributes, then the methods that everything it registers must have.
-_HOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "floe_register_detectors": (("name", "labels"), ("detect",)),
-    "floe_register_routers": (("name",), ("log_odds",)),
-    "floe_register_model_sources": (("name",), ("references", "resolve")),
-}
+    rank_policies: Mapping[str, Registered[RankPolicyKind]]
 
 
 def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
@@ -157,13 +152,17 @@ def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
         _register(loader, path, path)
         plugins.append(Plugin(path, path, None, None))
 
-    things = {hook: _ask(loader, hook, [plugin.name for plugin in plugins]) for hook in _HOOKS}
+    things = {hook: _ask(loader, hook, [plugin.name for plugin in plugins]) for hook in HOOKS}
     return PluginManager(
         plugins=tuple(_with_registrations(plugin, loader, things) for plugin in plugins),
         detectors=cast("Mapping[str, Registered[Detector]]", things["floe_register_detectors"]),
         routers=cast("Mapping[str, Registered[Router]]", things["floe_register_routers"]),
+        experts=cast("Mapping[str, Registered[ExpertKind]]", things["floe_register_experts"]),
         model_sources=cast(
             "Mapping[str, Registered[ModelSource]]", things["floe_register_model_sources"]
+        ),
+        rank_policies=cast(
+            "Mapping[str, Registered[RankPolicyKind]]", things["floe_register_rank_policies"]
         ),
     )
 
@@ -222,12 +221,12 @@ def _is_path(part: str) -> bool:
 
 def _register(loader: pluggy.PluginManager, name: str, path: str) -> None:
     plugin = _import(name, path)
-    _refuse_unmarked(name, plugin)
+    refuse_unmarked(name, plugin)
     try:
         loader.register(plugin, name=name)
         loader.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"The plugin {name!r} is not valid: {_first_line(error)}") from error
+        raise PluginError(f"The plugin {name!r} is not valid: {last_line(error)}") from error
     except ValueError as error:
         raise PluginError(f"The plugin {name!r} is the same object as another one.") from error
 
@@ -241,28 +240,13 @@ def _import(name: str, path: str) -> object:
     except Exception as error:  # a plugin's module may raise anything
         raise PluginError(
             f"The plugin {name!r} cannot be loaded from {path!r}: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {last_line(error)}"
         ) from error
     if inspect.isclass(plugin):
         raise PluginError(
             f"The plugin {name!r} is the class {path}; accepted are a module or an instance."
         )
     return plugin
-
-
-def _refuse_unmarked(name: str, plugin: object) -> None:
-    """Refuse hooks that pluggy would pass over in silence: misspelt or not marked ones."""
-    for attribute, value in inspect.getmembers(plugin, inspect.isroutine):
-        if not attribute.startswith("floe_") or hasattr(value, f"{PROJECT}_impl"):
-            continue
-        if attribute in _HOOKS:
-            raise PluginError(
-                f"The plugin {name!r} defines {attribute} without @floe_plugins.hookimpl."
-            )
-        raise PluginError(
-            f"The plugin {name!r} defines {attribute}, which is no hook; "
-            f"hooks are {', '.join(_HOOKS)}."
-        )
 
 
 def _ask(
@@ -283,55 +267,32 @@ def _ask(
                 f"The plugin {plugin!r} wraps {hook}; a plugin may only add to what others "
                 "register."
             )
-        for thing in _call(plugin, hook, implementation.function):
-            name = _checked_name(plugin, hook, thing)
+        for thing in call(plugin, hook, implementation.function):
+            name = checked_name(plugin, hook, thing)
             if name in things:
                 raise PluginError(
                     f"The plugins {things[name].plugin!r} and {plugin!r} both register {name!r} "
                     f"with {hook}; names must be unique."
                 )
-            things[name] = Registered(name, plugin, thing)
+            things[name] = Registered(name, plugin, _behind_wall(plugin, hook, thing))
     return MappingProxyType(things)
 
 
-def _call(plugin: str, hook: str, function: Any) -> Sequence[object]:
+def _behind_wall(plugin: str, hook: str, thing: Any) -> Any:
+    """Isolate a plugin's object where Floe calls it; the gate and the halves do so themselves."""
+    walls: dict[str, Any] = {
+        "floe_register_routers": IsolatedRouter,
+        "floe_register_model_sources": IsolatedSource,
+    }
+    if plugin == BUILT_IN or hook not in walls:
+        return thing
     try:
-        result = function()
-    except Exception as error:  # a plugin may raise anything
+        return walls[hook](thing, plugin=plugin)
+    except Exception as error:  # an attribute of a plugin's object may raise anything
         raise PluginError(
-            f"The plugin {plugin!r} raised {type(error).__name__} in {hook}: {_first_line(error)}"
+            f"The plugin {plugin!r} registers with {hook} something that cannot be used: "
+            f"{type(error).__name__}: {last_line(error)}"
         ) from error
-    if not isinstance(result, list | tuple):
-        raise PluginError(
-            f"The plugin {plugin!r} returned {type(result).__name__} from {hook}; "
-            "accepted is a list or a tuple."
-        )
-    return result
-
-
-def _checked_name(plugin: str, hook: str, thing: object) -> str:
-    if inspect.isclass(thing):
-        raise PluginError(
-            f"The plugin {plugin!r} registers the class {thing.__name__} with {hook}; accepted are "
-            "instances."
-        )
-    attributes, methods = _HOOKS[hook]
-    missing = [
-        *(name for name in attributes if not hasattr(thing, name)),
-        *(name for name in methods if not callable(getattr(thing, name, None))),
-    ]
-    if missing:
-        raise PluginError(
-            f"The plugin {plugin!r} registers with {hook} a {type(thing).__name__} without "
-            f"{', '.join(missing)}."
-        )
-    name = thing.name  # type: ignore[attr-defined]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise PluginError(
-            f"The plugin {plugin!r} registers the name {name!r} with {hook}; accepted are "
-            "lower-case letters, digits, '-' and '_', a letter first."
-        )
-    return name
 
 
 def _with_registrations(
@@ -346,7 +307,3 @@ def _with_registrations(
         for hook in hooks
     }
     return Plugin(plugin.name, plugin.origin, plugin.distribution, plugin.version, hooks, registers)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[-1]

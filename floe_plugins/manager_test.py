@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import PluginError
+from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
 from floe_plugins.manager import PLUGINS_VARIABLE, _load, plugin_manager
 
 DETECTOR = """
@@ -175,6 +176,28 @@ def test_two_distributions_with_one_plugin_name_are_refused(site: Path) -> None:
         ("@hookimpl\ndef floe_register_detectors():\n    return [Detector('A b')]", "'A b'"),
         ("@hookimpl\ndef floe_register_routers():\n    return [Detector('a')]", "log_odds"),
         (
+            "class Odd(Detector):\n    @property\n    def labels(self):\n        1 / 0\n"
+            "@hookimpl\ndef floe_register_detectors():\n    return [Odd('a')]",
+            "ZeroDivisionError",
+        ),
+        ("@hookimpl\ndef floe_register_experts():\n    return [Detector('a')]", "without build"),
+        (
+            "class Kind(Detector):\n    def build(self, config):\n        pass\n"
+            "@hookimpl\ndef floe_register_experts():\n    return [Kind('completions')]",
+            "one of Floe's own",
+        ),
+        (
+            "class Kind(Detector):\n    def build(self, config):\n        pass\n"
+            "@hookimpl\ndef floe_register_rank_policies():\n    return [Kind('deadline')]",
+            "one of Floe's own",
+        ),
+        (
+            "class Steep(Detector):\n    exponent = 2.0\n    def log_odds(self, signals):\n"
+            "        pass\n"
+            "@hookimpl\ndef floe_register_routers():\n    return [Steep('steep')]",
+            "exponent is 2.0",
+        ),
+        (
             "@hookimpl(wrapper=True)\ndef floe_register_detectors():\n    yield\n    return []",
             "wraps floe_register_detectors",
         ),
@@ -203,3 +226,56 @@ def test_a_missing_module_and_a_missing_attribute_are_refused(site: Path) -> Non
 def test_importing_the_package_is_not_taken_for_a_hook(site: Path) -> None:
     write_module(site, "importer", "import floe_plugins\n" + GOOD.format(name="badge"))
     assert "badge" in plugin_manager(["importer"]).detectors
+
+
+def test_kinds_of_experts_and_rank_policies_are_registered(site: Path) -> None:
+    write_module(
+        site,
+        "kinds_plugin",
+        """
+class Kind(Detector):
+    def build(self, config, **facts):
+        return (config, facts)
+
+@hookimpl
+def floe_register_experts():
+    return [Kind("canned")]
+
+@hookimpl
+def floe_register_rank_policies():
+    return [Kind("quartile")]
+""",
+    )
+    manager = plugin_manager(["kinds_plugin"])
+    assert manager.experts["canned"].plugin == "kinds_plugin"
+    assert manager.rank_policies["quartile"].value.build("config") == ("config", {})
+
+
+def test_routers_and_sources_of_plugins_come_behind_a_wall(site: Path) -> None:
+    write_module(
+        site,
+        "walled",
+        """
+class Router(Detector):
+    def log_odds(self, signals):
+        raise RuntimeError("the secret is 42")
+
+class Source(Detector):
+    def references(self):
+        raise RuntimeError
+    def resolve(self, reference, *, progress=True):
+        raise RuntimeError("the secret is 42")
+
+@hookimpl
+def floe_register_routers():
+    return [Router("rash")]
+
+@hookimpl
+def floe_register_model_sources():
+    return [Source("rash")]
+""",
+    )
+    manager = plugin_manager(["walled"])
+    assert isinstance(manager.routers["rash"].value, IsolatedRouter)
+    assert isinstance(manager.model_sources["rash"].value, IsolatedSource)
+    assert not isinstance(manager.routers["evidence"].value, IsolatedRouter)
