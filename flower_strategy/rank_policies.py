@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from floe_plugins.errors import ConfigError
 from flower_strategy.config_keys import EXPORT_RANKS, split_list
 from flower_strategy.profiles import DeviceProfile
+from flower_strategy.rank_policies_plugin import plugin_policy
 from flower_strategy.ranks import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.run_config import RunConfig
 
@@ -192,12 +193,14 @@ class UniformMinPolicy:
 
 
 def policy_from_config(config: RunConfig) -> RankPolicy:
-    """Return the policy that a run configuration names.
+    """Return the policy that a run configuration names: one of the above, or a plugin's.
 
     Raises
     ------
     ConfigError
-        ``fixed-ranks`` is missing, or not understood.
+        ``fixed-ranks`` is missing, or not understood; or nobody registers the policy.
+    FloeError
+        A plugin cannot make its policy.
     """
     deadline = config.round_deadline or None
     if config.rank_policy == "memory":
@@ -206,7 +209,9 @@ def policy_from_config(config: RunConfig) -> RankPolicy:
         return FixedPolicy(ranks=parse_fixed_ranks(config.fixed_ranks))
     if config.rank_policy == "uniform-min":
         return UniformMinPolicy(candidates=config.ranks, deadline=deadline)
-    return DeadlinePolicy(candidates=config.ranks, deadline=deadline)
+    if config.rank_policy == "deadline":
+        return DeadlinePolicy(candidates=config.ranks, deadline=deadline)
+    return plugin_policy(config)
 
 
 def parse_fixed_ranks(text: str) -> dict[str, int]:

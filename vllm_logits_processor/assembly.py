@@ -90,6 +90,7 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
         )
     reference = config.expert.tokenizer_reference
     expert = ByteVocabulary.from_pretrained(resolve(reference), name=reference)
+    expert.make_tables()
     return Pair(
         host=host,
         expert=expert,

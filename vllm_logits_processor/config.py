@@ -124,6 +124,10 @@ class FloeConfig:
             parent = isinstance(self.trace_file, str) and Path(self.trace_file).parent.is_dir()
             accept("trace_file", self.trace_file, "a path in an existing folder", good=parent)
 
+    def fuses(self, mode: Mode) -> bool:
+        """Tell whether a request of this mode is fused."""
+        return (self.default_mode if mode == "auto" else mode) != "host"
+
     @classmethod
     def from_additional_config(cls, additional: Mapping[str, Any] | None) -> Self | None:
         """Read the configuration that vLLM was started with; None where there is no ``floe``.

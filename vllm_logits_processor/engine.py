@@ -93,14 +93,17 @@ class FusionEngine:
         Parameters
         ----------
         prompt_ids : sequence of int or None
-            Host tokens of the prompt; None for one that is given as embeddings.
+            Host tokens of the prompt; None for one that is given as embeddings. A prompt in which
+            these are mixed is taken for one.
         output_ids : list of int
             The engine's own list of the answer's tokens; it is read as it grows.
         options : RequestOptions
         """
-        mode = self._config.default_mode if options.mode == "auto" else options.mode
-        if mode == "host":
+        if not self._config.fuses(options.mode):
             return None
+        if prompt_ids is not None and max(prompt_ids, default=0) >= len(self._pair.host):
+            # Tokens that no tokenizer made stand for embeddings.
+            prompt_ids = None
         expert = self._pair.expert
         opening = self._pair.conversation.opening(prompt_ids or ())
         prefix = ExpertPrefix(expert, opening.front)

@@ -104,7 +104,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         if self._config is None:
             return False
         options = RequestOptions.from_extra_args(sampling_params.extra_args)
-        fused = _mode(self._config, options) != "host"
+        fused = self._config.fuses(options.mode)
         if self._slots is not None:
             if fused:
                 self._slots.add(req_idx, sampling_params, options)
@@ -139,11 +139,6 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     if vllm_config.parallel_config.pipeline_parallel_size > 1 and not get_pp_group().is_last_rank:
         return None
     return config
-
-
-def _mode(config: FloeConfig, options: RequestOptions) -> str:
-    """Return how a request is served: what the engine decides by, known on every rank."""
-    return config.default_mode if options.mode == "auto" else options.mode
 
 
 def _agreement(vllm_config: VllmConfig) -> Agreement:

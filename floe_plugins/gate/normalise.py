@@ -1,17 +1,22 @@
-"""A view of a text without what hides structure from patterns, with a way back to its offsets.
+"""Takes off what hides structure from patterns and is hardly seen by a reader.
 
 Full-width and other digits become ASCII, invisible characters and combining marks go, dashes and
-spaces become the plain ones. Detectors are asked on this view and on the text itself.
+spaces become the plain ones, and letters of other alphabets that look like Latin ones become those
+where they stand in for them.
 """
 
 import functools
 import re
 import unicodedata
-from bisect import bisect_right
-from dataclasses import dataclass
+
+from floe_plugins.gate.lookalikes import LATIN
+from floe_plugins.gate.view import Rewriting, View
 
 # Anything but printable ASCII and the usual white space.
 _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")
+
+_WORD = re.compile(r"\w++")
+_ASCII_LETTER = re.compile(r"[A-Za-z]")
 
 # Formats, marks and controls: they take no place between the characters that are seen.
 _INVISIBLE = {"Cc", "Cf", "Mn", "Me"}
@@ -23,78 +28,31 @@ _BLANK = {"\u115f", "\u1160", "\u3164", "\uffa0", "\u2800"}
 _FULL_STOPS = {"\u3002", "\uff0e", "\uff61"}
 
 
-@dataclass(frozen=True)
-class View:
-    """A normalised text.
-
-    Attributes
-    ----------
-    text : str
-        The normalised text.
-    """
-
-    text: str
-    _starts: tuple[int, ...]
-    _origins: tuple[int, ...]
-    _steps: tuple[int, ...]
-
-    def original(self, start: int, end: int) -> tuple[int, int]:
-        """Return the offsets in the original of ``text[start:end]``, which must not be empty."""
-        return self._locate(start), self._locate(end - 1) + 1
-
-    def _locate(self, offset: int) -> int:
-        segment = bisect_right(self._starts, offset) - 1
-        return self._origins[segment] + self._steps[segment] * (offset - self._starts[segment])
-
-
-def normalised(text: str) -> View | None:
-    """Return the normalised view of a text, or None if it is the text itself.
+def normalised(text: str, parent: View | None = None) -> View | None:
+    """Return the view of a text without disguises of single characters.
 
     Parameters
     ----------
     text : str
         Any text without lone surrogates.
+    parent : View, optional
+        Where the text is from.
 
     Returns
     -------
     View or None
-        In time linear in the text.
+        In time linear in the text; None if it is the text itself.
     """
-    pieces: list[str] = []
-    # A segment of the view begins at `start`, comes from `origin`, and advances there by `step`
-    # characters for each of its own: 1 along unchanged text, 0 where one becomes several.
-    starts, origins, steps = [0], [0], [1]
-    length = 0
-    copied = 0
-    for match in _SPECIAL.finditer(text):
-        place = match.start()
-        character = match[0]
-        seen = _seen(character)
-        if seen == character:
-            continue
-        pieces.append(text[copied:place])
-        length += place - copied
-        copied = place + 1
-        if seen:
-            pieces.append(seen)
-            _begin(starts, origins, steps, (length, place, 0))
-            length += len(seen)
-        _begin(starts, origins, steps, (length, copied, 1))
-    if not pieces:
+    if text.isascii() and text.isprintable():
         return None
-    pieces.append(text[copied:])
-    return View("".join(pieces), tuple(starts), tuple(origins), tuple(steps))
-
-
-def _begin(
-    starts: list[int], origins: list[int], steps: list[int], segment: tuple[int, int, int]
-) -> None:
-    if starts[-1] == segment[0]:
-        # The segment before is empty.
-        starts.pop(), origins.pop(), steps.pop()
-    starts.append(segment[0])
-    origins.append(segment[1])
-    steps.append(segment[2])
+    rewriting = Rewriting(text, parent)
+    for match in _SPECIAL.finditer(text):
+        seen = _seen(match[0])
+        if seen != match[0]:
+            rewriting.replace(match.start(), match.end(), seen)
+    plain = rewriting.view()
+    folded = _folded(text if plain is None else plain.text, parent if plain is None else plain)
+    return folded or plain
 
 
 @functools.lru_cache(maxsize=8192)
@@ -116,3 +74,26 @@ def _plain(character: str) -> str:
     if category in ("Zs", "Zl", "Zp"):
         return " "
     return "." if character in _FULL_STOPS else character
+
+
+def _folded(text: str, parent: View | None) -> View | None:
+    """Turn look-alikes into Latin letters, but leave words of other languages alone.
+
+    A word is folded if nothing in it is foreign but look-alikes, and it has ASCII letters or
+    digits too, or stands in a text that is Latin for the most part.
+    """
+    if text.isascii():
+        return None
+    letters = len(_ASCII_LETTER.findall(text))
+    latin = 2 * letters > sum(map(str.isalpha, text))
+    rewriting = Rewriting(text, parent)
+    for match in _WORD.finditer(text):
+        word = match[0]
+        if word.isascii():
+            continue
+        foreign = [character for character in word if not character.isascii()]
+        if all(character in LATIN for character in foreign) and (latin or len(foreign) < len(word)):
+            for place, character in enumerate(word, start=match.start()):
+                if character in LATIN:
+                    rewriting.replace(place, place + 1, LATIN[character])
+    return rewriting.view()

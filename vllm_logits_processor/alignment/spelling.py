@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -136,8 +135,7 @@ def _steps(component: dict[str, Any] | None, *, key: str) -> list[dict[str, Any]
 
 def mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
     """Rebuild the tokenizer so that it encodes any text as it would inside a longer one."""
-    spec = copy.deepcopy(spec)
-    spec["post_processor"] = None
+    spec = {**spec, "post_processor": None}
     spec["truncation"] = spec["padding"] = None
     # A text that spells a special token is text: a user must not be able to write one.
     special = {token["id"] for token in spec["added_tokens"] if token["special"]}
@@ -149,9 +147,9 @@ def mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
             if step["type"] == "Prepend":
                 continue
             if step["type"] == "Metaspace":
-                step["prepend_scheme"] = "never"
+                step = {**step, "prepend_scheme": "never"}
             if step["type"] == "ByteLevel":
-                step["add_prefix_space"] = False
+                step = {**step, "add_prefix_space": False}
             kept.append(step)
         spec[component] = {"type": "Sequence", key: kept} if kept else None
     return Tokenizer.from_str(json.dumps(spec))

@@ -56,6 +56,8 @@ class ByteVocabulary:
         own, so that encoding is that of the middle of a text.
     kind : {"byte-level", "sentencepiece", "wordpiece"}
         How its tokens spell bytes.
+    fingerprint : str
+        SHA-256 over all that alignment depends on; equal for equal tokenizers.
     template : ChatTemplate or None
         How it writes conversations, if it says so. No part of the fingerprint.
     """
@@ -66,6 +68,7 @@ class ByteVocabulary:
     bos_ids: tuple[int, ...]
     encoder: Tokenizer = field(repr=False)
     kind: Kind
+    fingerprint: str = field(repr=False)
     template: ChatTemplate | None = field(default=None, repr=False)
 
     @classmethod
@@ -82,11 +85,18 @@ class ByteVocabulary:
         Raises
         ------
         TokenizerError
-            If the tokenizer has no fast form, or is of no family that spells bytes.
+            If there is no tokenizer, it has no fast form, or is of no family that spells bytes.
         """
         from transformers import AutoTokenizer, GenerationConfig
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        # What transformers raises where there is no tokenizer, or none that it can read.
+        except (OSError, ValueError) as error:
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+            raise TokenizerError(
+                f"The tokenizer of {name or folder!r} cannot be loaded: {said}."
+            ) from error
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TokenizerError(
@@ -121,7 +131,8 @@ class ByteVocabulary:
         template: ChatTemplate | None = None,
     ) -> ByteVocabulary:
         """Take a `tokenizers.Tokenizer`; see the class for the parameters and the errors."""
-        spec = json.loads(backend.to_str())
+        text = backend.to_str()
+        spec = json.loads(text)
         kind = kind_of(spec, name=name)
         special = {token["id"] for token in spec["added_tokens"] if token["special"]} | end_ids
         added = {token["id"] for token in spec["added_tokens"]}
@@ -143,19 +154,13 @@ class ByteVocabulary:
             bos_ids=bos_ids,
             encoder=encoder,
             kind=kind,
+            fingerprint=hashlib.sha256(f"{sorted(end_ids)}\n{text}".encode()).hexdigest(),
             template=template,
         )
 
     def __len__(self) -> int:
         """Return the number of token ids, holes included."""
         return len(self.token_bytes)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that alignment depends on; equal for equal tokenizers."""
-        digest = hashlib.sha256(self.encoder.to_str().encode())
-        digest.update(repr((self.token_bytes, sorted(self.end_ids))).encode())
-        return digest.hexdigest()
 
     @cached_property
     def by_bytes(self) -> npt.NDArray[np.int32]:
@@ -182,6 +187,11 @@ class ByteVocabulary:
         if not kept:
             return begin, len(self._sorted_bytes)
         return begin, bisect_left(self._sorted_bytes, kept[:-1] + bytes([kept[-1] + 1]))
+
+    def make_tables(self) -> None:
+        """Make the tables that are otherwise made at their first use, in some request's step."""
+        for table in (self.by_bytes, self.ranks, self._sorted_bytes):
+            assert len(table) <= len(self)
 
     @cached_property
     def splits_words(self) -> bool:

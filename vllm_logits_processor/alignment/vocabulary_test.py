@@ -58,7 +58,8 @@ def test_the_embedded_tokenizers_have_their_sizes(
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_fingerprints_depend_on_content_alone(kind: str) -> None:
-    tokenizer = TRAINED[kind](400)
+    # As it comes from a file: one that was just trained may have longer numbers than JSON keeps.
+    tokenizer = Tokenizer.from_str(TRAINED[kind](400).to_str())
 
     def fingerprint(name: str, tokenizer: Tokenizer, end: int = 0) -> str:
         return ByteVocabulary.from_backend(

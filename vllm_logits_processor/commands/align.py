@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from floe_plugins.commands.output import add_json_option, print_json, print_table
-from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 
 if TYPE_CHECKING:
@@ -78,12 +77,7 @@ def _align(arguments: argparse.Namespace) -> int:
 def _vocabulary(name: str) -> ByteVocabulary:
     from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
-    try:
-        return ByteVocabulary.from_pretrained(resolve(name), name=name)
-    # What transformers raises where there is no tokenizer, or none that it can read.
-    except (OSError, ValueError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        raise FloeError(f"The tokenizer of {name!r} cannot be loaded: {said}.") from error
+    return ByteVocabulary.from_pretrained(resolve(name), name=name)
 
 
 def _keep(host: ByteVocabulary, expert: ByteVocabulary) -> KeptMaps:
