@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from floe_plugins.errors import ConfigError
+from floe_plugins.kinds import ExpertKind
+from floe_plugins.manager import Registered
 from floe_plugins.models import resolve
 from vllm_logits_processor.config_expert import ExpertConfig
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.loop import LoopThread
+from vllm_logits_processor.experts.plugin_expert import plugin_expert
 from vllm_logits_processor.experts.pool import ExpertPool, OnBreaker
 from vllm_logits_processor.experts.protocol import Expert
 
-#: What stands for a URL where there is none.
+#: What stands for a URL where there is none; also the kind of such an expert.
 IN_PROCESS = "in-process"
+#: The kind of an expert behind a URL.
+COMPLETIONS = "completions"
 
 
 def build_expert(
@@ -26,8 +33,10 @@ def build_expert(
     breaker_failures: int,
     breaker_cooldown_s: float,
     on_breaker: OnBreaker | None = None,
+    kind: str | None = None,
+    kinds: Mapping[str, Registered[ExpertKind]] | None = None,
 ) -> ExpertPool:
-    """Connect to the expert's servers, or load its model into this process.
+    """Connect to the expert's servers, load its model into this process, or ask a plugin for it.
 
     Parameters
     ----------
@@ -42,12 +51,28 @@ def build_expert(
         For how many seconds.
     on_breaker : callable, optional
         See `OnBreaker`.
+    kind : str, optional
+        ``completions``, ``in-process`` or a plugin's; by whether there is a URL if not given.
+    kinds : mapping of str to Registered, optional
+        The kinds of the plugins.
 
     Raises
     ------
     FloeError
-        If a certificate cannot be read, or the model cannot be loaded.
+        If a certificate cannot be read, the model cannot be loaded, the kind is unknown or does
+        not fit the URLs, or its plugin cannot make the expert.
     """
+    if kind is not None and kind not in (COMPLETIONS, IN_PROCESS):
+        expert = plugin_expert(kind, config, kinds or {}, vocabulary=vocabulary, end_ids=end_ids)
+        return ExpertPool(
+            {kind: expert},
+            failures=breaker_failures,
+            cooldown_s=breaker_cooldown_s,
+            on_breaker=on_breaker,
+        )
+    if kind is not None and (kind == COMPLETIONS) != bool(config.urls):
+        wanted = "an expert.url" if kind == COMPLETIONS else "no expert.url"
+        raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
     loop = LoopThread() if config.urls else None
     members: dict[str, Expert] = {
         url: CompletionsExpert(
