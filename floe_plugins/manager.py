@@ -125,6 +125,11 @@ def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
     return _load(os.environ.get(PLUGINS_VARIABLE), tuple(sorted(set(paths))))
 
 
+def forget_plugins() -> None:
+    """Load plugins anew at the next call of `plugin_manager`; for tests."""
+    _load.cache_clear()
+
+
 @functools.cache
 def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
     found = _installed()

@@ -50,7 +50,7 @@ class IsolatedPolicy:
         self._policy = policy
         self._caller = Caller(hook=_HOOK, plugin=plugin, name=name, timeout_s=timeout_s)
         self._before: dict[int, RankDecision] = {}
-        candidates = getattr(policy, "candidates", None)
+        candidates: Any = getattr(policy, "candidates", None)
         if not _are_ranks(candidates):
             raise PluginError(
                 f"The rank policy {name!r} of plugin {plugin!r} has the candidates {candidates!r}; "

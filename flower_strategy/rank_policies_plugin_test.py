@@ -60,7 +60,7 @@ class Scripted:
     """A policy that does as it is told."""
 
     name = "scripted"
-    candidates = (4, 8)
+    candidates: tuple[int, ...] = (4, 8)
     deadline: Any = None
 
     def __init__(self, answer: Callable[[dict[int, Any]], Any]) -> None:

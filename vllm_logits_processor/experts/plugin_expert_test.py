@@ -145,7 +145,7 @@ def test_a_score_that_is_none_is_an_expert_error(answer: Any) -> None:
 
 def test_a_start_that_gives_no_future_is_an_expert_error() -> None:
     parrot = expert(None)
-    parrot._expert.start = lambda *_, **__: "now"  # type: ignore[method-assign, assignment, return-value]
+    parrot._expert.start = lambda *_, **__: "now"  # type: ignore[method-assign, assignment]
     with pytest.raises(ExpertError, match="TypeError"):
         parrot.start([[1]], model="parrot").result(timeout=5)
 

@@ -1,0 +1,25 @@
+"""Tests for plugin authors: what every detector and every router must hold, and pytest fixtures.
+
+Inherit from a conformance class and give it the thing to test; pytest does the rest::
+
+    from floe_plugins.testing import DetectorConformance
+
+    class TestBadges(DetectorConformance):
+        detector = BadgeDetector()
+        examples = ("badge AB-1234",)
+        clean = ("a badge of honour",)
+
+The fixtures are in :mod:`floe_plugins.testing.fixtures`. Needs pytest, which Floe itself does not.
+"""
+
+import pytest
+
+# Before the import: so that a failed assertion in them says what the values were.
+pytest.register_assert_rewrite(
+    "floe_plugins.testing.detector_suite", "floe_plugins.testing.router_suite"
+)
+
+from floe_plugins.testing.detector_suite import DetectorConformance  # noqa: E402
+from floe_plugins.testing.router_suite import RouterConformance  # noqa: E402
+
+__all__ = ["DetectorConformance", "RouterConformance"]
