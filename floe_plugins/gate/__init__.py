@@ -1,7 +1,20 @@
 """The privacy gate: decides whether a text may leave the device."""
 
+from floe_plugins.gate.conversation import Message
 from floe_plugins.gate.detector import Detector, Span
-from floe_plugins.gate.gate import Gate, Policy
+from floe_plugins.gate.gate import Gate, decide
+from floe_plugins.gate.policy import Action, Policy
 from floe_plugins.gate.verdict import Decision, Failure, Verdict
 
-__all__ = ["Decision", "Detector", "Failure", "Gate", "Policy", "Span", "Verdict"]
+__all__ = [
+    "Action",
+    "Decision",
+    "Detector",
+    "Failure",
+    "Gate",
+    "Message",
+    "Policy",
+    "Span",
+    "Verdict",
+    "decide",
+]

@@ -4,48 +4,59 @@ Every failure makes the text private: an exception, an answer that is late or ma
 text that is too long or not valid. Nothing that is logged holds any of the text.
 """
 
+import functools
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
 
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.asking import Asker, Member
+from floe_plugins.gate.asking import Asker
+from floe_plugins.gate.classes import log_coverage
+from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span
-from floe_plugins.gate.normalise import View, normalised
+from floe_plugins.gate.members import longest_of, members_of
+from floe_plugins.gate.policy import Action, Policy, Rules
 from floe_plugins.gate.verdict import Decision, Failure, Verdict
+from floe_plugins.gate.view import View
+from floe_plugins.gate.views import views_of
 
 logger = logging.getLogger(__name__)
 
 
-class Policy(StrEnum):
-    """What the gate does with a finding."""
-
-    STRICT = "strict"
-    """Any finding keeps the whole text local."""
-
-    REDACT = "redact"
-    """Findings are replaced by placeholders, and the rest may leave."""
-
-
 class Gate:
-    """Decides about texts by asking every detector; the most restrictive answer wins.
+    """The detectors and the policy that texts are decided by; it does not change once made.
 
     Safe to use from several threads at once.
 
     Parameters
     ----------
     detectors : sequence of Detector or str, optional
-        The detectors, or names of registered ones. All registered ones by default.
+        The detectors, or names of registered ones. By default all registered ones, save those that
+        ask to be named.
     policy : Policy or str, optional
-        ``strict`` or ``redact``.
+        ``strict``, ``redact`` or ``labels``.
+    actions : mapping of str to Action or str, optional
+        For the policy ``labels``: label to ``clear``, ``redact`` or ``local``; ``*`` stands for all
+        labels that are not named, which are ``local`` without it.
+    plugins : iterable of str, optional
+        Dotted paths of plugins to load besides the installed ones.
     timeout_s : float, optional
         How long one decision may wait for its detectors, seconds. It bounds detectors that run in
         Python or wait for something; one that holds the interpreter's lock in native code cannot
         be given up on from within the process.
     max_chars : int, optional
-        A longer text is private without being scanned; it is never cut.
+        A longer text is private without being scanned; it is never cut. The default is what the
+        built-in detectors read in well under `timeout_s`.
+
+    Attributes
+    ----------
+    detectors : tuple of str
+        The names of the detectors, sorted.
+    labels : frozenset of str
+        All labels that they give.
+    longest : int
+        The most characters that one finding may span.
 
     Raises
     ------
@@ -65,11 +76,14 @@ class Gate:
         *,
         detectors: Sequence[Detector | str] | None = None,
         policy: Policy | str = Policy.STRICT,
+        actions: Mapping[str, Action | str] | None = None,
+        plugins: Iterable[str] = (),
         timeout_s: float = 1.0,
         max_chars: int = 200_000,
     ) -> None:
-        if policy not in list(Policy):
-            raise ConfigError(f"The gate's policy is {policy!r}; accepted are {', '.join(Policy)}.")
+        self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise ConfigError(f"The gate's timeout_s is {timeout_s!r}; accepted is a number.")
         if not 0 < timeout_s <= 60:
             raise ConfigError(
                 f"The gate's timeout_s is {timeout_s!r}; accepted are more than 0 up to 60 seconds."
@@ -78,46 +92,114 @@ class Gate:
             raise ConfigError(
                 f"The gate's max_chars is {max_chars!r}; accepted are whole numbers from 1."
             )
-        self.policy = Policy(policy)
-        self.timeout_s = timeout_s
-        self.max_chars = max_chars
-        members = sorted(_members(detectors), key=lambda member: member.detector.name)
-        self.detectors = tuple(member.detector.name for member in members)
+        self._timeout_s = timeout_s
+        self._max_chars = max_chars
+        members = members_of(detectors, plugins)
+        self._detectors = tuple(member.detector.name for member in members)
+        self._labels = frozenset().union(*(member.labels for member in members))
+        self._rules.check_labels(self._labels)
+        self._longest = longest_of(members)
         self._asker = Asker(members)
         weakref.finalize(self, self._asker.close)
+        log_coverage(self._labels)
 
-    def decide(self, text: str) -> Verdict:
-        """Decide whether a text may leave.
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self._rules.policy
 
-        Parameters
-        ----------
-        text : str
-            The whole text that would leave.
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that one decision may wait for its detectors."""
+        return self._timeout_s
 
-        Returns
-        -------
-        Verdict
-            Never raises for any text or detector.
-        """
-        started = time.monotonic()
-        refusal = self._refusal(text)
+    @property
+    def max_chars(self) -> int:
+        """Characters of the longest text that is scanned."""
+        return self._max_chars
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """The names of the detectors, sorted."""
+        return self._detectors
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All labels that the detectors give."""
+        return self._labels
+
+    @property
+    def longest(self) -> int:
+        """The most characters that one finding may span."""
+        return self._longest
+
+    def decide(self, text: str | Sequence[Message]) -> Verdict:
+        """Decide whether a text, or a conversation, may leave: see `decide`."""
+        return decide(text, gate=self)
+
+
+def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdict:
+    """Decide whether a text, or the messages of a conversation, may leave.
+
+    This is the one place where it is decided: the middleware, the logits processor, the command
+    and the library all come here.
+
+    Parameters
+    ----------
+    text : str or sequence of Message
+        The whole text that would leave. Messages are scanned together: a value that begins in one
+        and ends in another is found.
+    gate : Gate, optional
+        What to decide by; by default a gate without any settings.
+
+    Returns
+    -------
+    Verdict
+        Never raises for any text or detector. For messages, the spans count from the beginning of
+        the messages joined by line feeds, and `Verdict.messages` has them one by one.
+    """
+    return _Decision(gate if gate is not None else _default()).of(text)
+
+
+@functools.cache
+def _default() -> Gate:
+    return Gate()
+
+
+class _Decision:
+    """One decision on its way."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._rules = gate._rules
+        self._started = time.monotonic()
+
+    def of(self, text: str | Sequence[Message]) -> Verdict:
+        conversation = _conversation(text)
+        if conversation is None:
+            return self._verdict(failures=(Failure("gate", "floe", "not a text"),))
+        refusal = self._refusal(conversation.text)
         if refusal is not None:
-            return self._verdict(started, spans=(), failures=(refusal,))
-        spans, failures = self._scan(text, started + self.timeout_s)
-        if not spans or failures or self.policy is Policy.STRICT:
-            return self._verdict(started, spans=spans, failures=failures)
-        redacted = _redacted(text, spans)
+            return self._verdict(failures=(refusal,))
+        spans, failures = self._scan(conversation)
+        messages = () if isinstance(text, str) else conversation.split(spans)
+        if failures or self._rules.decision(spans) is not Decision.REDACTED:
+            return self._verdict(spans=spans, messages=messages, failures=failures)
+        redacted = self._redacted(conversation, spans)
         # What stands beside a placeholder now may read as something private.
-        left, failures = self._scan(redacted, started + self.timeout_s)
-        if left or failures:
-            return self._verdict(started, spans=spans, failures=failures)
-        return self._verdict(started, spans=spans, failures=(), redacted_text=redacted)
+        left, failures = self._scan(redacted)
+        if failures or self._rules.decision(left) is not Decision.CLEAR:
+            return self._verdict(spans=spans, messages=messages, failures=failures, kept=True)
+        return self._verdict(
+            spans=spans,
+            messages=messages,
+            redacted=redacted,
+            by_message=not isinstance(text, str),
+        )
 
     def _refusal(self, text: str) -> Failure | None:
         """Say why a text cannot be given to the detectors, if it cannot."""
-        if not isinstance(text, str):
-            return Failure("gate", "floe", "not a string")
-        if len(text) > self.max_chars:
+        if len(text) > self._gate.max_chars:
             return Failure("gate", "floe", "too long")
         try:
             text.encode()
@@ -125,15 +207,17 @@ class Gate:
             return Failure("gate", "floe", "invalid Unicode")
         return None
 
-    def _scan(self, text: str, deadline: float) -> tuple[tuple[Span, ...], tuple[Failure, ...]]:
-        view = normalised(text)
-        texts = (text,) if view is None else (text, view.text)
-        found, failures = self._asker.ask(texts, deadline)
-        spans: set[Span] = set()
-        if found:
-            spans.update(found[0])
-        if view is not None and found:
-            spans.update(_moved(found[1], view))
+    def _scan(self, conversation: Conversation) -> tuple[tuple[Span, ...], tuple[Failure, ...]]:
+        text = conversation.text
+        views = [*views_of(text)]
+        for seam in conversation.seams():
+            views += (seam, *views_of(seam.text, seam))
+        deadline = self._started + self._gate.timeout_s
+        texts = (text, *(view.text for view in views))
+        found, failures = self._gate._asker.ask(texts, deadline)
+        spans = set(found[0]) if found else set()
+        for view, stretches in zip(views, found[1:], strict=False):
+            spans.update(_moved(stretches, view))
         for failure in failures:
             logger.warning(
                 "Detector %s of plugin %s failed: %s; the text stays local.",
@@ -143,76 +227,55 @@ class Gate:
             )
         return tuple(sorted(spans)), tuple(failures)
 
+    def _redacted(self, conversation: Conversation, spans: Sequence[Span]) -> Conversation:
+        """Put placeholders in the place of spans, in every message that has a part of one."""
+        split = conversation.split(self._rules.to_replace(spans))
+        return conversation.replaced(
+            [
+                _with_placeholders(message.text, own)
+                for message, own in zip(conversation.messages, split, strict=True)
+            ]
+        )
+
     def _verdict(
         self,
-        started: float,
         *,
-        spans: tuple[Span, ...],
-        failures: tuple[Failure, ...],
-        redacted_text: str | None = None,
+        spans: tuple[Span, ...] = (),
+        messages: tuple[tuple[Span, ...], ...] = (),
+        failures: tuple[Failure, ...] = (),
+        redacted: Conversation | None = None,
+        by_message: bool = False,
+        kept: bool = False,
     ) -> Verdict:
-        if redacted_text is not None:
+        if redacted is not None:
             decision = Decision.REDACTED
-        elif spans or failures:
+        elif failures or kept:
             decision = Decision.LOCAL
         else:
-            decision = Decision.CLEAR
+            decision = self._rules.decision(spans)
+        texts = tuple(message.text for message in redacted.messages) if redacted else ()
         return Verdict(
             decision=decision,
             labels=tuple(sorted({span.label for span in spans})),
             spans=spans,
             scanned_all=not failures,
-            detectors=self.detectors,
-            milliseconds=(time.monotonic() - started) * 1e3,
+            detectors=self._gate.detectors,
+            milliseconds=(time.monotonic() - self._started) * 1e3,
             failures=failures,
-            redacted_text=redacted_text,
+            messages=messages,
+            redacted_text=redacted.text if redacted else None,
+            redacted_messages=texts if by_message else None,
         )
 
 
-def _members(detectors: Sequence[Detector | str] | None) -> list[Member]:
-    # Imported here because the manager loads the built-in detectors, which live in this package.
-    from floe_plugins.manager import plugin_manager
-
-    registered = plugin_manager().detectors
-    chosen: Sequence[Detector | str] = list(registered) if detectors is None else detectors
-    members = []
-    for detector in chosen:
-        if not isinstance(detector, str):
-            members.append(Member(detector, "caller", _labels(detector, "caller")))
-        elif detector in registered:
-            found = registered[detector]
-            members.append(Member(found.value, found.plugin, _labels(found.value, found.plugin)))
-        else:
-            raise ConfigError(
-                f"There is no detector {detector!r}; registered are "
-                f"{', '.join(sorted(registered))}."
-            )
-    if not members:
-        raise ConfigError("The gate has no detectors; accepted is at least one.")
-    names = [member.detector.name for member in members]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"The gate names the detector {repeated[0]!r} more than once.")
-    return members
-
-
-def _labels(detector: Detector, plugin: str) -> frozenset[str]:
-    if not isinstance(detector, Detector):
-        raise ConfigError(
-            f"{type(detector).__name__} is no detector; accepted are a registered name or an "
-            "object with name, labels and detect."
-        )
-    labels = detector.labels
-    if (
-        isinstance(labels, str)
-        or not labels
-        or not all(isinstance(label, str) and label.isidentifier() for label in labels)
+def _conversation(text: object) -> Conversation | None:
+    if isinstance(text, str):
+        return Conversation((Message(text),))
+    if isinstance(text, Sequence) and all(
+        isinstance(each, Message) and isinstance(each.text, str) for each in text
     ):
-        raise ConfigError(
-            f"The labels of detector {detector.name!r} of plugin {plugin!r} are {labels!r}; "
-            "accepted is a sequence of identifiers, such as ('EMAIL',)."
-        )
-    return frozenset(labels)
+        return Conversation(text)
+    return None
 
 
 def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
@@ -221,7 +284,7 @@ def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
         yield Span(start, end, span.label)
 
 
-def _redacted(text: str, spans: Sequence[Span]) -> str:
+def _with_placeholders(text: str, spans: Sequence[Span]) -> str:
     """Replace spans, sorted by place, by placeholders; overlapping ones become one."""
     pieces: list[str] = []
     end = 0

@@ -50,7 +50,8 @@ class Verdict:
     labels : tuple of str
         The labels found, sorted, each once.
     spans : tuple of Span
-        What was found, sorted by place; offsets into the text as it was given.
+        What was found, sorted by place; offsets into the text as it was given, or into the
+        messages joined by line feeds.
     scanned_all : bool
         Whether every detector gave a valid answer on the whole text. If not, the decision is
         ``local``.
@@ -60,9 +61,14 @@ class Verdict:
         How long the decision took.
     failures : tuple of Failure
         Why the text was not scanned in full, if it was not.
+    messages : tuple of tuple of Span
+        For a conversation: the spans message by message, with offsets into each. A value that is
+        split over messages is in each of them with its part.
     redacted_text : str or None
         The text with a placeholder such as ``<EMAIL>`` for every span, if the decision is
         ``redacted``. Left out of the representation.
+    redacted_messages : tuple of str or None
+        The same message by message, for a conversation. Left out of the representation.
     """
 
     decision: Decision
@@ -72,11 +78,15 @@ class Verdict:
     detectors: tuple[str, ...]
     milliseconds: float
     failures: tuple[Failure, ...] = ()
+    messages: tuple[tuple[Span, ...], ...] = ()
     redacted_text: str | None = field(default=None, repr=False)
+    redacted_messages: tuple[str, ...] | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON values, without any of the text."""
         values = asdict(self)
-        del values["redacted_text"]
+        del values["redacted_text"], values["redacted_messages"]
+        if not self.messages:
+            del values["messages"]
         values["decision"] = str(self.decision)
         return values

@@ -1,0 +1,136 @@
+"""A rewritten text that knows where each of its characters comes from."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class View:
+    """A text made from another one by replacing stretches of it.
+
+    Attributes
+    ----------
+    text : str
+        The rewritten text.
+    parent : View or None
+        The view that it was made from; None for the original text.
+    """
+
+    text: str
+    parent: View | None
+    # A segment begins at `start` and comes from `origin`. Its characters come from one each, or,
+    # where the width is above 0, all of them from the same stretch of that many characters.
+    _starts: tuple[int, ...]
+    _origins: tuple[int, ...]
+    _widths: tuple[int, ...]
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """Return the offsets in the original of ``text[start:end]``, which must not be empty.
+
+        Parameters
+        ----------
+        start, end : int
+            Offsets into the view, in characters.
+
+        Returns
+        -------
+        tuple of int
+            The smallest stretch of the original that all of it comes from.
+        """
+        first, last = self._segment(start), self._segment(end - 1)
+        begin = self._origins[first]
+        if not self._widths[first]:
+            begin += start - self._starts[first]
+        stop = self._origins[last] + self._widths[last]
+        if not self._widths[last]:
+            stop += end - self._starts[last]
+        return (begin, stop) if self.parent is None else self.parent.original(begin, stop)
+
+    def _segment(self, offset: int) -> int:
+        return bisect_right(self._starts, offset) - 1
+
+
+@dataclass
+class Rewriting:
+    """Replaces stretches of a text one after the other, from its beginning to its end.
+
+    Parameters
+    ----------
+    source : str
+        The text.
+    parent : View or None
+        Where `source` is from.
+    """
+
+    source: str
+    parent: View | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _starts: list[int] = field(default_factory=lambda: [0])
+    _origins: list[int] = field(default_factory=lambda: [0])
+    _widths: list[int] = field(default_factory=lambda: [0])
+    _length: int = 0
+    _copied: int = 0
+
+    def replace(self, start: int, end: int, replacement: str) -> None:
+        """Put something else in the place of ``source[start:end]``, behind all that was replaced.
+
+        Parameters
+        ----------
+        start, end : int
+            Offsets into the source; `start` is not before the end of the last stretch.
+        replacement : str
+            May be empty.
+        """
+        self._pieces.append(self.source[self._copied : start])
+        self._length += start - self._copied
+        if replacement:
+            self._pieces.append(replacement)
+            self._begin(start, end - start)
+            self._length += len(replacement)
+        self._copied = end
+        self._begin(end, 0)
+
+    def view(self) -> View | None:
+        """Return the rewritten text, or None if nothing was replaced."""
+        if not self._pieces:
+            return None
+        text = "".join((*self._pieces, self.source[self._copied :]))
+        return View(
+            text, self.parent, tuple(self._starts), tuple(self._origins), tuple(self._widths)
+        )
+
+    def _begin(self, origin: int, width: int) -> None:
+        if self._starts[-1] == self._length:
+            # The segment before is empty.
+            self._starts.pop(), self._origins.pop(), self._widths.pop()
+        self._starts.append(self._length)
+        self._origins.append(origin)
+        self._widths.append(width)
+
+
+def rewritten(
+    text: str, parent: View | None, stages: Iterable[Callable[[str, View | None], View | None]]
+) -> View | None:
+    """Rewrite a text in stages, each going on from the one before.
+
+    Parameters
+    ----------
+    text : str
+    parent : View or None
+        Where the text is from.
+    stages : iterable of callable
+        Each takes a text and where it is from, and returns its view, or None if it is the text.
+
+    Returns
+    -------
+    View or None
+        The view of the last stage; None if none of them changed anything.
+    """
+    view = parent
+    for stage in stages:
+        view = stage(text, view) or view
+        text = text if view is None or view is parent else view.text
+    return None if view is parent else view

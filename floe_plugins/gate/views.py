@@ -1,0 +1,48 @@
+"""All that one text may be read as: the views that detectors are asked about beside the text."""
+
+from floe_plugins.gate.decoding import decoded
+from floe_plugins.gate.normalise import normalised
+from floe_plugins.gate.spaced import spaced
+from floe_plugins.gate.spoken import spoken
+from floe_plugins.gate.view import View
+
+
+def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
+    """Return the views of a text; none for ordinary prose.
+
+    Each view goes on from the one before it, so that disguises within disguises come off, and each
+    is made only where the text has something for it.
+
+    Parameters
+    ----------
+    text : str
+        Any text without lone surrogates.
+    parent : View, optional
+        Where the text is from.
+
+    Returns
+    -------
+    tuple of View
+        At most four, in time linear in the text, all different from the text and from each other.
+    """
+    views: list[View] = []
+
+    def last() -> View | None:
+        return views[-1] if views else parent
+
+    def current() -> str:
+        return views[-1].text if views else text
+
+    plain = normalised(text)
+    if plain is not None:
+        views.append(plain)
+    once = decoded(current(), last())
+    if once is not None:
+        # Encodings are laid in two layers at times, and hide other disguises.
+        twice = decoded(once.text, once) or once
+        views.append(normalised(twice.text, twice) or twice)
+    for stage in (spoken, spaced):
+        view = stage(current(), last())
+        if view is not None:
+            views.append(view)
+    return tuple(view for view in views if view.text != text)
