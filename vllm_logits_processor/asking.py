@@ -44,11 +44,14 @@ class Asking:
     ----------
     calls : ExpertCalls
     config : FloeConfig
+    covers : int
+        Most further places per position and stream, for text that ends inside an expert token.
     """
 
-    def __init__(self, calls: ExpertCalls, *, config: FloeConfig) -> None:
+    def __init__(self, calls: ExpertCalls, *, config: FloeConfig, covers: int) -> None:
         self._calls = calls
         self._config = config
+        self._covers = covers
 
     def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
         """Start one call per expert model for the places that the streams want to know about.
@@ -67,7 +70,7 @@ class Asking:
             batch = batches.setdefault(
                 stream.options.expert_model or self._config.expert.model, _Batch()
             )
-            wanted = stream.wanted(most_covers=self._config.covers)
+            wanted = stream.wanted(most_covers=self._covers)
             if not wanted:
                 stream.ready = stream.prefix.length in stream.heard.rows
                 # Of no text at all, with no BOS in front, an expert can say nothing.

@@ -19,6 +19,7 @@ from vllm_logits_processor.alignment.conversation import Conversation
 from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.rests import with_rests
 from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.asking import Asking
@@ -82,7 +83,8 @@ class FusionEngine:
         self._metrics = metrics
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
-        self._asking = Asking(calls, config=config)
+        covers = 0 if pair.host.equals(pair.expert) else config.covers
+        self._asking = Asking(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
 
     def new_stream(
@@ -271,7 +273,7 @@ class FusionEngine:
         if not words:
             return FusedCells.none()
         rows = np.fromiter(words, dtype=np.int64)
-        top = stacked([word.top for word in words.values()])
+        top = stacked([with_rests(word, self._pair.host) for word in words.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(words)}
         # A draft row knows what the rows before it said of the drafts; never of its own token.

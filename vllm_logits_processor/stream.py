@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
+from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.reweigh import Aligned
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
@@ -136,7 +137,8 @@ class Stream:
         """Return the expert's word on the present position, None where it has not spoken."""
         if self.declined or self.prefix.length not in self.heard.rows:
             return None
-        return covered(self.prefix, self.heard.rows)
+        tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
+        return covered(self.prefix, self.heard.rows, admits=tail.admits)
 
     def weighed(self, aligned: Aligned, row: int, *, drafts: tuple[int, ...] = ()) -> None:
         """Keep what the expert said of this position, to judge it when the token is known."""

@@ -35,7 +35,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
 from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.heard import row_of, stacked
+from vllm_logits_processor.experts.heard import stacked
 from vllm_logits_processor.fusion import fused_cells, weigh
 
 ROWS = (1, 8, 32)
@@ -134,7 +134,7 @@ def measure(pair: Pair, *, rows: int, vocabulary: int, k: int, times: int) -> Ca
     logits, ready = before.clone(), torch.empty_like(before)
     words = [
         ExpertTopK(token_ids=row.token_ids[:, :k], logprobs=row.logprobs[:, :k])
-        for row in (row_of(pair.top, at % len(pair.top.token_ids)) for at in range(rows))
+        for row in (pair.top.row(at % len(pair.top.token_ids)) for at in range(rows))
     ]
     places, evidence, router = np.arange(rows), np.zeros(rows), EvidenceRouter()
 

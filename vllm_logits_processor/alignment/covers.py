@@ -26,8 +26,8 @@ that were heard at earlier steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -58,13 +58,17 @@ class Covered:
     Attributes
     ----------
     top : ExpertTopK
-        One row; a token stands for text that begins with its bytes.
+        One row, at the end of the text; a token stands for text that begins with its bytes.
+    rests : mapping of bytes to float
+        What tokens that began in the text go on with behind it, and their probability. It is no
+        token's: the text may go on with these bytes in any way.
     unexpanded : float
         How far any event's probability may be off, at most, because a node was not asked about or
         a token on the way is not among the top K; from 0 to 1.
     """
 
     top: ExpertTopK
+    rests: Mapping[bytes, float] = field(default_factory=dict)
     unexpanded: float = 0.0
 
 
@@ -177,7 +181,12 @@ def wanted_offsets(
     return wanted + [boundary + offset for _, offset in sorted(worth)[:most]]
 
 
-def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
+def covered(
+    prefix: ExpertPrefix,
+    heard: Mapping[int, ExpertTopK],
+    *,
+    admits: Callable[[bytes], bool] = lambda rest: True,
+) -> Covered:
     """Return the expert's distribution over what follows the text.
 
     Parameters
@@ -185,6 +194,9 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
     prefix, heard
         As for :func:`wanted_offsets`; the end of the text has been heard. What else is missing is
         bounded in the result.
+    admits : callable, optional
+        Tells whether the text may go on with some bytes. What it rules out counts for nothing, as
+        what the expert gives texts that have gone another way.
 
     Raises
     ------
@@ -201,7 +213,7 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
     rows = _rows(nodes, heard, boundary)
     weights = _weights(nodes, rows)
     tail = prefix.tail(boundary)
-    masses: dict[int, float] = {}
+    masses: dict[bytes, float] = {}
     unheard: list[_Node] = []
     error = 0.0
     for node in nodes[:-1]:
@@ -214,12 +226,10 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
         row = rows[node.offset]
         tokens, over = _over_the_end(prefix, nodes, node, row)
         for token, mass in zip(tokens, over.tolist(), strict=True):
-            first = _first_of_rest(prefix.vocabulary, token, len(tail) - node.offset)
-            if first is None:
-                error += weight.most * mass
-                continue
-            masses[first] = masses.get(first, 0.0) + weight.value * mass
-            error += weight.error * mass
+            rest = (prefix.vocabulary.token_bytes[token] or b"")[len(tail) - node.offset :]
+            if admits(rest):
+                masses[rest] = masses.get(rest, 0.0) + weight.value * mass
+                error += weight.error * mass
         begin, stop = prefix.vocabulary.longer(tail[node.offset :])
         error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
     weight = weights[nodes[-1].offset]
@@ -235,32 +245,12 @@ def covered(prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK]) -> Covered:
         return Covered(top=end)
     if total <= 0:
         return Covered(top=end, unexpanded=1.0)
-    top = _joined(end, weight.value / total, masses, total)
-    return Covered(top=top, unexpanded=min(1.0, (error + weight.error) / total))
-
-
-def _joined(end: ExpertTopK, share: float, masses: dict[int, float], total: float) -> ExpertTopK:
-    """Add `masses` over `total` to the row at the end of the text, which has `share` of the mass.
-
-    A mass on a token that the row does not list takes nothing from the row's own tail.
-    """
-    if not masses:
-        return end
-    known = end.token_ids[0] != NOTHING
-    ids = end.token_ids[0][known]
     with np.errstate(divide="ignore"):
-        logprobs = end.logprobs[0][known] + np.log(share)
-        place = {token: at for at, token in enumerate(ids.tolist())}
-        extra = []
-        for token, mass in masses.items():
-            log_mass = np.log(mass / total)
-            if token in place:
-                logprobs[place[token]] = np.logaddexp(logprobs[place[token]], log_mass)
-            else:
-                extra.append((token, log_mass))
-    return ExpertTopK(
-        token_ids=np.concatenate([ids, [token for token, _ in extra]]).astype(np.int64)[None],
-        logprobs=np.concatenate([logprobs, [mass for _, mass in extra]])[None],
+        logprobs = end.logprobs + np.log(weight.value / total)
+    return Covered(
+        top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
+        rests={rest: mass / total for rest, mass in masses.items()},
+        unexpanded=min(1.0, (error + weight.error) / total),
     )
 
 
@@ -366,12 +356,3 @@ def _likely_extends(
     begin, stop = vocabulary.longer(tail[offset:])
     tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
     return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)
-
-
-@lru_cache(maxsize=16384)
-def _first_of_rest(vocabulary: ByteVocabulary, token: int, used: int) -> int | None:
-    """Return the first token of what remains of `token` without its first `used` bytes."""
-    rest = (vocabulary.token_bytes[token] or b"")[used:]
-    first = next(iter(vocabulary.encode(rest)), None)
-    spelled = vocabulary.token_bytes[first] if first is not None else None
-    return first if spelled and rest.startswith(spelled) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,23 @@ FloatArray = npt.NDArray[np.float64]
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rest:
+    """A group that no expert token stands for: what is left of one that began in the text so far.
+
+    Attributes
+    ----------
+    row, place : int
+        Where its mass stands in the logprobs; there is no token there.
+    tokens : int64 array, shape (members,)
+        The host tokens that begin with those bytes, or begin what they spell; none twice.
+    """
+
+    row: int
+    place: int
+    tokens: IntArray
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertTopK:
     """What the expert says about the next token, for the rows of one step.
@@ -26,10 +43,20 @@ class ExpertTopK:
         Expert tokens, no token twice in one row; `NOTHING` fills short rows.
     logprobs : float64 array, shape (rows, K)
         Natural logarithms of their probabilities; -inf in the fill.
+    rests : tuple of Rest
+        What else is at places without a token. The tail of their rows is not made smaller by them:
+        the expert's unlisted tokens may be any of theirs.
     """
 
     token_ids: IntArray
     logprobs: FloatArray
+    rests: tuple[Rest, ...] = ()
+
+    def row(self, at: int) -> ExpertTopK:
+        """Return one row of several."""
+        rests = tuple(replace(rest, row=0) for rest in self.rests if rest.row == at)
+        part = slice(at, at + 1)
+        return ExpertTopK(token_ids=self.token_ids[part], logprobs=self.logprobs[part], rests=rests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +73,7 @@ class StepGroups:
     ----------
     sizes : int64 array, shape (rows, K + 1)
         Members by f of each group, in the order of the layout; last the singles of the row that no
-        group of it holds by f.
+        known group of it holds by f.
     begins : int64 array, shape (rows, K + 1)
         Where each group's run begins in the maps' `members`.
     link_group, link_single : int64 arrays, shape (links,)
@@ -54,7 +81,8 @@ class StepGroups:
     single_row, single_token : int64 arrays, shape (singles,)
         Sorted.
     single_group : int64 array, shape (singles,)
-        The group that holds it by f; `NOTHING` if none of this row does.
+        The group that holds it by f; that of the row's tail for one that only a rest holds;
+        `NOTHING` for one that g alone puts into a group.
     single_at : int64 array, shape (singles,)
         Where it stands among the members.
     """
@@ -141,14 +169,22 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     experts = np.where(known, top.token_ids, 0)
     extras = maps.extra[experts]
     link_row, link_place = np.nonzero(known & (extras != NOTHING))
+    link_token, by_g = extras[link_row, link_place], len(link_row)
+    if top.rests:
+        lengths = [len(rest.tokens) for rest in top.rests]
+        link_row = np.append(link_row, np.repeat([rest.row for rest in top.rests], lengths))
+        link_place = np.append(link_place, np.repeat([rest.place for rest in top.rests], lengths))
+        link_token = np.concatenate([link_token, *(rest.tokens for rest in top.rests)])
     stride = len(maps.first_expert)
-    keys, link_single = np.unique(
-        link_row * stride + extras[link_row, link_place], return_inverse=True
-    )
+    keys, link_single = np.unique(link_row * stride + link_token, return_inverse=True)
     single_row, single_token = keys // stride, keys % stride
     single_group = _groups_by_f(maps, top.token_ids, single_row, single_token)
 
     new = single_group == NOTHING
+    if top.rests:
+        of_rests = np.bincount(link_single[:by_g], minlength=len(keys)) == 0
+        in_tail = new & of_rests
+        single_group[in_tail] = single_row[in_tail] * (width + 1) + width
     begins = np.zeros((count, width + 1), dtype=np.int64)
     begins[:, :width] = maps.offsets[experts]
     sizes = np.empty_like(begins)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import BUILT_IN_ROUTERS, ConstantRouter
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, Rest
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
 from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.fusion import fuse, weigh
@@ -40,26 +40,35 @@ def random_pairs(draw: st.DrawFn) -> tuple[AlignmentMaps, torch.Tensor, ExpertTo
     ids = np.argsort(-probabilities, axis=1)[:, :width]
     logprobs = np.log(np.maximum(np.take_along_axis(probabilities, ids, 1), 1e-300))
     short = random.random((rows, width)) < 0.1
-    top = ExpertTopK(
-        token_ids=np.where(short, NOTHING, ids), logprobs=np.where(short, -np.inf, logprobs)
+    ids, logprobs = np.where(short, NOTHING, ids), np.where(short, -np.inf, logprobs)
+    rests = tuple(
+        Rest(row=row, place=width + at, tokens=random.permutation(hosts)[: random.integers(hosts)])
+        for row in range(rows)
+        for at in range(draw(st.integers(0, 2)))
     )
-    return maps, logits, top
+    if rests:
+        more = np.full((rows, 2), -np.inf)
+        for rest in rests:
+            more[rest.row, rest.place - width] = np.log(random.uniform(0.01, 0.3))
+        ids = np.append(ids, np.full((rows, 2), NOTHING), axis=1)
+        logprobs = np.append(logprobs + np.log(0.4), more, axis=1)
+    return maps, logits, ExpertTopK(token_ids=ids, logprobs=logprobs, rests=rests)
 
 
 def softmax(logits: torch.Tensor) -> FloatArray:
     return torch.softmax(logits.double(), dim=-1).numpy()
 
 
-def defined_q(
-    host: FloatArray, maps: AlignmentMaps, ids: list[int], expert: FloatArray
-) -> FloatArray:
+def defined_q(host: FloatArray, maps: AlignmentMaps, top: ExpertTopK) -> FloatArray:
     """q of one row, transcribed from the definition; `host` where nothing is feasible."""
+    ids, expert = top.token_ids[0].tolist(), np.exp(top.logprobs[0])
     groups = [
         (maps.group(token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
     ]
     known = set().union(*(members for members, _ in groups)) if groups else set()
-    rest = set(range(len(host))) - known
-    groups.append((rest, max(0.0, 1.0 - sum(mass for _, mass in groups))))
+    groups += [(set(rest.tokens.tolist()), float(expert[rest.place])) for rest in top.rests]
+    tail = set(range(len(host))) - known
+    groups.append((tail, max(0.0, 1.0 - sum(mass for _, mass in groups))))
     groups = [(members, mass) for members, mass in groups if sum(host[list(members)]) > 0]
     total = sum(mass for _, mass in groups)
     if total <= 0:
@@ -93,8 +102,7 @@ def test_q_and_signals_equal_the_definition(
     assert torch.equal(logits, before)
     host, ours = softmax(logits), q_of(aligned, logits)
     for row in range(len(logits)):
-        expert = np.exp(top.logprobs[row])
-        q = defined_q(host[row], maps, top.token_ids[row].tolist(), expert)
+        q = defined_q(host[row], maps, top.row(row))
         assert ours[row] == pytest.approx(q, rel=1e-4, abs=1e-6)
         assert ours[row].sum() == pytest.approx(1.0, abs=1e-5)  # mass
         assert aligned.host_entropy[row] == pytest.approx(entropy(host[row]), abs=1e-4)

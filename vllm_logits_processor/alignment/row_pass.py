@@ -181,7 +181,8 @@ def read_rows(
                 for run in range(begin, begin + sizes[place, group]):
                     scratch[members[run]] = _ZERO
             for each in range(first, single):
-                scratch[single_token[each]] = _ZERO
+                if single_group[each] < 0:
+                    scratch[single_token[each]] = _ZERO
             tail, tail_moment = _again(x, scratch)
         table[0, place, width], table[1, place, width] = tail, tail_moment
 

@@ -122,8 +122,11 @@ def row_sums_on_device(
     found = figures.cpu().numpy().astype(np.float64)
     table = found[:, count : count + groups.sizes.size].reshape(2, *groups.sizes.shape)
     partition = found[0, :count] + table[0].sum(axis=1)
-    # Singles that no group holds by f are counted; from here on the last column is the tail.
-    table[:, :, -1] = found[:, :count]
+    # Singles that no known group holds are counted; from here on the last column is the tail, with
+    # those that only a rest holds.
+    of_singles = found[:, count + groups.sizes.size :]
+    tails = groups.owned_sums(of_singles[0])[:, -1], groups.owned_sums(of_singles[1])[:, -1]
+    table[:, :, -1] = found[:, :count] + np.stack(tails)
     return _normalised(
         groups,
         found[:, count:],

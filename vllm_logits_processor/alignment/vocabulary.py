@@ -162,6 +162,10 @@ class ByteVocabulary:
         """Return the number of token ids, holes included."""
         return len(self.token_bytes)
 
+    def equals(self, other: ByteVocabulary) -> bool:
+        """Tell whether both are the same tokenizer: no text of one ends inside another's token."""
+        return self.fingerprint == other.fingerprint
+
     @cached_property
     def by_bytes(self) -> npt.NDArray[np.int32]:
         """Tokens that spell something, in the order of their bytes; int32, shape (tokens,)."""

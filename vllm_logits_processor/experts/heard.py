@@ -77,7 +77,7 @@ class Heard:
 
     def hear(self, place: Place, continuation: Continuation) -> None:
         """Take in what the expert said at a place of the text and, with look-ahead, behind it."""
-        self.rows[place.offset] = row_of(continuation.top, 0)
+        self.rows[place.offset] = continuation.top.row(0)
         if self.lookahead.most > 1:
             self._ahead = []
             self._continue(place, continuation)
@@ -87,7 +87,7 @@ class Heard:
         end = self.end
         if end is None or (end.offset, end.token_ids) != (place.offset, place.token_ids):
             return
-        self._ahead[-1].top = row_of(continuation.top, 0)
+        self._ahead[-1].top = continuation.top.row(0)
         self._continue(end, continuation)
 
     def _continue(self, place: Place, continuation: Continuation) -> None:
@@ -107,7 +107,7 @@ class Heard:
                         token_ids=place.token_ids + continuation.tokens[:step].tolist(),
                         to_come=place.to_come + spelled,
                     ),
-                    row_of(continuation.top, step) if known else None,
+                    continuation.top.row(step) if known else None,
                 )
             )
 
@@ -193,9 +193,7 @@ def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
     return ExpertTopK(
         token_ids=joined([row.token_ids for row in rows], NOTHING),
         logprobs=joined([row.logprobs for row in rows], -np.inf),
+        rests=tuple(
+            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.rests
+        ),
     )
-
-
-def row_of(top: ExpertTopK, at: int) -> ExpertTopK:
-    """Return one distribution of several."""
-    return ExpertTopK(token_ids=top.token_ids[at : at + 1], logprobs=top.logprobs[at : at + 1])

@@ -67,9 +67,7 @@ class Comparison:
         self._expert = expert
         self._top_k = top_k
         self._routers = routers
-        # The host's tokens are the expert's own then: no text ends inside of one.
-        equal = host.vocabulary.fingerprint == expert.vocabulary.fingerprint
-        self._covers = 0 if equal else FloeConfig.covers
+        self._covers = 0 if host.vocabulary.equals(expert.vocabulary) else FloeConfig.covers
         self._maps = load_maps(host.vocabulary, expert.vocabulary)
         self._peers = peers(host.vocabulary, expert.vocabulary, self._maps)
 

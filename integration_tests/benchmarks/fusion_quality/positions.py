@@ -14,10 +14,13 @@ from integration_tests.benchmarks.fusion_quality.scoring import Scorer, chunks
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
 from vllm_logits_processor.alignment.covers import covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.rests import with_rests
 from vllm_logits_processor.alignment.reweigh import Aligned, align
-from vllm_logits_processor.experts.heard import row_of, stacked
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.experts.heard import stacked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -122,8 +125,8 @@ def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: 
     targets = host.vocabulary.encode(document)
     own = expert.vocabulary.encode(document)
     pieces = [b"", *_spelled(host, targets[:-1])]
-    asking = _Asking(expert, own, top_k=top_k, covers=covers)
-    words = asking.about(pieces)
+    asking = _Asking(host.vocabulary, expert, own, top_k=top_k, covers=covers)
+    words = asking.about(pieces, targets)
     first = len(expert.front) - 1
     return Scored(
         host=host,
@@ -139,7 +142,10 @@ def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: 
 class _Asking:
     """Asks the expert what the engine would ask it, many positions at a time."""
 
-    def __init__(self, expert: Scorer, own: list[int], *, top_k: int, covers: int) -> None:
+    def __init__(
+        self, host: ByteVocabulary, expert: Scorer, own: list[int], *, top_k: int, covers: int
+    ) -> None:
+        self._host = host
         self._expert = expert
         self._top_k = top_k
         self._covers = covers
@@ -152,14 +158,16 @@ class _Asking:
     def hidden(self) -> torch.Tensor:
         return self._reading.hidden
 
-    def about(self, pieces: list[bytes]) -> list[tuple[ExpertTopK, ExpertTopK]]:
+    def about(self, pieces: list[bytes], targets: list[int]) -> list[tuple[ExpertTopK, ExpertTopK]]:
         """Return the word after each piece of the text, with boundary handling and without.
+
+        Each of `targets`, the host's tokens, comes after the piece at its place.
 
         What is asked may depend on what was answered before. So the text is gone through again
         until no question is left that has not been answered.
         """
         while True:
-            words = self._go_through(pieces)
+            words = self._go_through(pieces, targets)
             if not self._unanswered:
                 return words
             nodes = sorted(self._unanswered)
@@ -167,9 +175,11 @@ class _Asking:
             self._reading.catch_up()
             answers = self._expert.top(self.hidden, nodes, self._top_k)
             for place, node in enumerate(nodes):
-                self._answers[node] = row_of(answers, place)
+                self._answers[node] = answers.row(place)
 
-    def _go_through(self, pieces: list[bytes]) -> list[tuple[ExpertTopK, ExpertTopK]]:
+    def _go_through(
+        self, pieces: list[bytes], targets: list[int]
+    ) -> list[tuple[ExpertTopK, ExpertTopK]]:
         prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
         heard: dict[int, ExpertTopK] = {}
         words = []
@@ -185,7 +195,9 @@ class _Asking:
                 else:
                     self._unanswered.add(node)
             if not self._unanswered:
-                words.append((covered(prefix, heard).top, heard[prefix.length]))
+                tail = HostTail(self._host, targets[: len(words)])
+                word = covered(prefix, heard, admits=tail.admits)
+                words.append((with_rests(word, self._host), heard[prefix.length]))
         return words
 
 
@@ -197,5 +209,5 @@ def _ends(pieces: list[bytes]) -> list[int]:
     return list(accumulate(len(piece) for piece in pieces))
 
 
-def _rows(top: ExpertTopK, rows: slice | IntArray) -> ExpertTopK:
-    return ExpertTopK(token_ids=top.token_ids[rows], logprobs=top.logprobs[rows])
+def _rows(top: ExpertTopK, rows: slice) -> ExpertTopK:
+    return stacked([top.row(at) for at in range(rows.start, rows.stop)])

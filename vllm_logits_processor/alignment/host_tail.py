@@ -1,0 +1,69 @@
+"""What the host's own tokens say of the text to come: it would have written some of it already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+#: Host tokens at most that the test looks back at.
+_MOST_TOKENS = 8
+
+
+class HostTail:
+    """The host's tokens of the last word of a text.
+
+    A model writes a text in the tokens of its tokenizer. So where the host has written " a" and
+    stops, the text does not go on with "n": it would have written " an". Of what an expert expects
+    the text to go on with, that is not admitted.
+
+    Parameters
+    ----------
+    vocabulary : ByteVocabulary
+        The host's.
+    token_ids : sequences of int
+        The host's tokens of the text, such as the prompt's and the answer's; the last few are
+        looked at.
+    """
+
+    def __init__(self, vocabulary: ByteVocabulary, *token_ids: Sequence[int]) -> None:
+        self._vocabulary = vocabulary
+        self._token_ids = token_ids
+
+    @cached_property
+    def _tokens(self) -> tuple[int, ...]:
+        last = [token for part in self._token_ids for token in part[-_MOST_TOKENS:]]
+        return _last_word(self._vocabulary, last)
+
+    def admits(self, rest: bytes) -> bool:
+        """Tell whether the text may go on with `rest` behind the tokens that the host has written.
+
+        True as well where those are not the tokenizer's own: nothing follows from them then.
+        """
+        return not self._tokens or _admits(self._vocabulary, self._tokens, rest)
+
+
+def _last_word(vocabulary: ByteVocabulary, token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the last tokens of a text, back to one that begins with a space."""
+    tokens: list[int] = []
+    for token in reversed(token_ids[-_MOST_TOKENS:]):
+        spelled = vocabulary.token_bytes[token] if 0 <= token < len(vocabulary) else None
+        if not spelled:
+            break
+        tokens.append(token)
+        if spelled[:1].isspace():
+            break
+    return tuple(reversed(tokens))
+
+
+@lru_cache(maxsize=16384)
+def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) -> bool:
+    before = vocabulary.decode(tokens)
+    if tuple(vocabulary.encode(before)) != tokens:
+        return True
+    # What follows may change how the end of `rest` itself is written: with a letter, and without.
+    return any(
+        tuple(vocabulary.encode(before + rest + more)[: len(tokens)]) == tokens
+        for more in (b"", b"a")
+    )
