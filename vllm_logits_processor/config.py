@@ -50,10 +50,9 @@ class FloeConfig:
     unsure_nats : float
         Default 1.0.
     covers : int
-        Most further prompts per position for text that ends inside one of the expert's tokens.
-        Default 0: the text is asked about as it stands. Covers make the expert's next byte exact,
-        but what they say of the rest of a word is spread over the host's tokens too coarsely yet,
-        and so fused text predicts worse with them: see ``docs/benchmarks/fusion_quality.md``.
+        Most further prompts per position for text that ends inside one of the expert's tokens, in
+        the same request. 0: the text is asked about as it stands. Default 3. What they are worth is
+        measured in ``docs/benchmarks/fusion_quality.md``.
     breaker_failures : int
         Failed or late calls in a row after which the expert is left alone. Default 5.
     breaker_cooldown_s : float
@@ -81,7 +80,7 @@ class FloeConfig:
     answer_budget_ms: float | None = None
     ask: Ask = "always"
     unsure_nats: float = 1.0
-    covers: int = 0
+    covers: int = 3
     breaker_failures: int = 5
     breaker_cooldown_s: float = 5.0
     plugins: tuple[str, ...] = ()

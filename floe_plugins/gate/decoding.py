@@ -28,6 +28,7 @@ _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _URL_SAFE = str.maketrans("-_", "+/")
 _LEAST_BYTES = 9
 _READABLE = 0.95
+_RUN = re.compile(rb"[\x20-\x7e]{11,}+")
 _LARGEST = 0x10FFFF
 
 
@@ -92,17 +93,22 @@ def _readable(word: str) -> str | None:
         if text is not None:
             return text
     body = word.rstrip("=").translate(_URL_SAFE)
-    # A word that begins with something else, or in the middle of a quantum, is found by its rest.
-    for skipped in range(4):
-        rest = body[skipped:]
-        rest = rest[:-1] if len(rest) % 4 == 1 else rest
-        try:
-            text = _text(base64.b64decode(rest + "=" * (-len(rest) % 4)))
-        except binascii.Error:
-            continue
+    # A word may begin with something else, or in the middle of a quantum.
+    candidates = [data for skipped in range(4) if (data := _bytes(body[skipped:])) is not None]
+    for data in candidates:
+        text = _text(data)
         if text is not None:
             return text
-    return None
+    runs = [run for data in candidates for run in _RUN.findall(data)]
+    return b"\n".join(runs).decode() if runs else None
+
+
+def _bytes(body: str) -> bytes | None:
+    body = body[:-1] if len(body) % 4 == 1 else body
+    try:
+        return base64.b64decode(body + "=" * (-len(body) % 4))
+    except binascii.Error:
+        return None
 
 
 def _text(data: bytes) -> str | None:

@@ -209,15 +209,19 @@ class _Decision:
 
     def _scan(self, conversation: Conversation) -> tuple[tuple[Span, ...], tuple[Failure, ...]]:
         text = conversation.text
-        views = [*views_of(text)]
-        for seam in conversation.seams():
-            views += (seam, *views_of(seam.text, seam))
+        views = views_of(text)
+        seams = [
+            view for seam in conversation.seams() for view in (seam, *views_of(seam.text, seam))
+        ]
         deadline = self._started + self._gate.timeout_s
-        texts = (text, *(view.text for view in views))
+        texts = (text, *(view.text for view in (*views, *seams)))
         found, failures = self._gate._asker.ask(texts, deadline)
-        spans = set(found[0]) if found else set()
-        for view, stretches in zip(views, found[1:], strict=False):
-            spans.update(_moved(stretches, view))
+        spans: set[Span] = set()
+        if found:
+            spans.update(found[0])
+            for view, own in zip(views, found[1:], strict=False):
+                spans.update(_moved(own, view))
+            spans.update(_across(zip(seams, found[1 + len(views) :], strict=True), spans))
         for failure in failures:
             logger.warning(
                 "Detector %s of plugin %s failed: %s; the text stays local.",
@@ -282,6 +286,17 @@ def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
     for span in spans:
         start, end = view.original(span.start, span.end)
         yield Span(start, end, span.label)
+
+
+def _across(found: Iterable[tuple[View, Iterable[Span]]], known: set[Span]) -> Iterable[Span]:
+    """Return what was found at seams, as it lies in the messages."""
+    begun = {(span.start, span.label) for span in known}
+    for view, spans in found:
+        for span in spans:
+            stretches = view.stretches(span.start, span.end)
+            # What is whole in one message goes on, at a seam, into whatever the next begins with.
+            if (stretches[0][0], span.label) not in begun:
+                yield from (Span(start, end, span.label) for start, end in stretches)
 
 
 def _with_placeholders(text: str, spans: Sequence[Span]) -> str:

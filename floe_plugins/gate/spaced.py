@@ -10,7 +10,9 @@ _ALNUM = r"[^\W_]"
 _SINGLES = re.compile(rf"(?<!{_ALNUM}){_ALNUM}(?:[\W_]{{1,3}}+{_ALNUM}(?!{_ALNUM})){{6,}}+")
 
 # Groups of two or three digits, the same between each two, and a shorter one at the end.
-_PAIRS = re.compile(r"(?<!\d)\d\d([\W_]{1,3})\d\d(?!\d)(?:\1\d\d(?!\d)){3,}+(?:\1\d(?!\d))?")
+_PAIRS = re.compile(
+    r"(?<!\d)\d\d([^+A-Za-z0-9]{1,3})\d\d(?!\d)(?:\1\d\d(?!\d)){3,}+(?:\1\d(?!\d))?"
+)
 _TRIPLES = re.compile(
     r"(?<!\d)\d{3}([\W_]{1,3})\d{3}(?!\d)(?:\1\d{3}(?!\d)){2,}+(?:\1\d\d?(?!\d))?"
 )
@@ -18,8 +20,8 @@ _TRIPLES = re.compile(
 # Between groups of three digits and more: what no detector of numbers expects there.
 _ODD = re.compile(r"(?<=\d{3})(?:[|~;:+*\\•·…]|[ \t\n.,/_|~;:\\()\[\]{}•·-]{2,6})(?=\d{3})")
 
-# Letters for digits, in words of four characters and more that begin or end with a digit.
-_LEET = re.compile(r"(?<![^\W_])(?:\d[\dOolI]{3,}|[OolI][\dOolI]{2,}\d)(?![^\W_])")
+# Letters for digits, in words of four characters and more with a digit among them.
+_LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
 _LETTERS_OF_DIGITS = str.maketrans("OolI", "0011")
 
 # Tests that cost next to nothing: fewer digits, or single characters, hide no number or address.

@@ -40,6 +40,28 @@ class View:
         tuple of int
             The smallest stretch of the original that all of it comes from.
         """
+        stretch = self._source(start, end)
+        return stretch if self.parent is None else self.parent.original(*stretch)
+
+    def stretches(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the stretches of the original that ``text[start:end]`` comes from.
+
+        As `original`, but what the first view of the chain has left out between them, if it is
+        more than one character, is not among them.
+        """
+        if self.parent is not None:
+            return self.parent.stretches(*self._source(start, end))
+        found: list[tuple[int, int]] = []
+        for segment in range(self._segment(start), self._segment(end - 1) + 1):
+            after = self._starts[segment + 1] if segment + 1 < len(self._starts) else end
+            begin, stop = self._source(max(start, self._starts[segment]), min(end, after))
+            if found and begin <= found[-1][1] + 1:
+                begin = found.pop()[0]
+            found.append((begin, stop))
+        return found
+
+    def _source(self, start: int, end: int) -> tuple[int, int]:
+        """Return the offsets in the parent's text."""
         first, last = self._segment(start), self._segment(end - 1)
         begin = self._origins[first]
         if not self._widths[first]:
@@ -47,7 +69,7 @@ class View:
         stop = self._origins[last] + self._widths[last]
         if not self._widths[last]:
             stop += end - self._starts[last]
-        return (begin, stop) if self.parent is None else self.parent.original(begin, stop)
+        return begin, stop
 
     def _segment(self, offset: int) -> int:
         return bisect_right(self._starts, offset) - 1
