@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from floe_plugins.commands.output import add_json_option, print_json
-from floe_plugins.errors import FloeError
-from floe_plugins.gate import Decision, Gate, Policy, Verdict
+from floe_plugins.errors import ConfigError, FloeError
+from floe_plugins.gate import Action, Decision, Gate, Policy, Verdict
+from floe_plugins.gate.policy import OTHERS
+from floe_plugins.gate.settings import VARIABLE, GateSettings
 
 _NOT_CLEAR = 1
 
@@ -25,22 +27,63 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--policy",
         choices=[str(policy) for policy in Policy],
-        default=str(Policy.STRICT),
-        help="strict: any finding keeps the text local; redact: findings are replaced "
-        "(default: %(default)s)",
+        help="strict: any finding keeps the text local; redact: findings are replaced; labels: as "
+        "--action says (default: strict)",
+    )
+    parser.add_argument(
+        "--action",
+        metavar=f"LABEL={'|'.join(Action)}",
+        action="append",
+        default=[],
+        help="with --policy labels: what to do with a label; may be repeated; "
+        f"{OTHERS} for all others",
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        action="append",
+        help="ask this detector only; may be repeated (default: all that need not be named)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"a JSON file with the gate's configuration (default: ${VARIABLE}, if set)",
     )
     add_json_option(parser)
     parser.set_defaults(run=_check)
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    gate = _gate(arguments)
     text = _read(arguments.file)
-    verdict = Gate(policy=arguments.policy).decide(text)
+    verdict = gate.decide(text)
     if arguments.json:
         print_json({**verdict.as_dict(), "redacted_text": verdict.redacted_text})
     else:
         _print(verdict, text)
     return 0 if verdict.decision is Decision.CLEAR else _NOT_CLEAR
+
+
+def _gate(arguments: argparse.Namespace) -> Gate:
+    given = (
+        GateSettings.from_file(arguments.config)
+        if arguments.config
+        else GateSettings.from_environment()
+    )
+    return given.changed(
+        policy=arguments.policy,
+        actions=dict(map(_action, arguments.action)) or None,
+        detectors=arguments.detector,
+    ).gate()
+
+
+def _action(argument: str) -> tuple[str, str]:
+    label, equals, action = argument.partition("=")
+    if not label or not equals:
+        raise ConfigError(
+            f"--action is {argument!r}; accepted is LABEL=ACTION, such as EMAIL=redact."
+        )
+    return label, action
 
 
 def _read(file: str | None) -> str:

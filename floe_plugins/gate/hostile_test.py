@@ -1,0 +1,69 @@
+"""Texts that are made to take long: a whole megabyte of each is decided, in linear time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from floe_plugins.gate import Decision, Gate
+
+SMALL, LARGE = 250_000, 1_000_000
+
+UNITS = {
+    "digits": "7",
+    "nested brackets": "([{<",
+    "a long run": "a",
+    "a long run with marks": "a.b-c_d+",
+    "combining marks": "e\u0301\u0323",
+    "number words": "one ",
+    "single letters": "a b ",
+    "addresses": "a at b dot ",
+    "escapes": "%41",
+    "base64": "QUJD" * 10 + "\n",
+    "look-alikes": "оa ",
+}
+
+# No time-out: what is measured is how long an answer takes, not how soon it is given up on.
+GATE = Gate(max_chars=10_000_000, timeout_s=60)
+
+
+def text_of(unit: str, size: int) -> str:
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS.keys())
+def test_a_megabyte_is_decided_in_linear_time(unit: str) -> None:
+    def seconds(size: int) -> float:
+        text = text_of(unit, size)
+        started = time.process_time()
+        assert not GATE.decide(text).failures
+        return time.process_time() - started
+
+    seconds(10_000)
+    small, large = seconds(SMALL), seconds(LARGE)
+    # Four times the text; quadratic time would be a factor of 16.
+    assert large < 8 * max(small, 0.02)
+    assert large < 30
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS.keys())
+def test_by_default_a_megabyte_is_local_at_once(unit: str) -> None:
+    gate = Gate()
+    text = text_of(unit, LARGE)
+    started = time.monotonic()
+    verdict = gate.decide(text)
+    assert time.monotonic() - started < 0.1
+    assert verdict.decision is Decision.LOCAL
+    assert [failure.reason for failure in verdict.failures] == ["too long"]
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS.keys())
+def test_by_default_the_longest_text_is_decided_within_the_time_out(unit: str) -> None:
+    gate = Gate()
+    text = text_of(unit, gate.max_chars)
+    started = time.monotonic()
+    verdict = gate.decide(text)
+    # A scan that is cut off makes the text local; views are made before, in linear time.
+    assert time.monotonic() - started < 20
+    assert verdict.decision is Decision.LOCAL or verdict.scanned_all
