@@ -15,6 +15,11 @@ NARROW = ("--max-model-len", "256", "--num-gpu-blocks-override", "13")
 CHUNKED = ("--max-num-batched-tokens", "48")
 
 
+def with_adapter(tiny: TinyModels) -> tuple[str, ...]:
+    """Return the arguments by which a server has the host's adapter under the name ``tuned``."""
+    return "--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={tiny.adapter}"
+
+
 @dataclass(frozen=True)
 class Hosted:
     """A server of the tiny host and the trace that its processor writes."""
@@ -41,13 +46,12 @@ def rows(
     """Run the tiny host on the V1 runner, short of everything, with all that Floe must bear."""
     folder = tmp_path_factory.mktemp("rows")
     trace = folder / "trace.jsonl"
-    arguments = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={tiny.adapter}"]
     spec = ServerSpec(
         model=tiny.host,
         name="tiny",
         core=0,
         floe=tiny.floe(canned, trace_file=str(trace)),
-        arguments=[*NARROW, *CHUNKED, *arguments, "--enable-prompt-embeds"],
+        arguments=[*NARROW, *CHUNKED, *with_adapter(tiny), "--enable-prompt-embeds"],
         variables={"VLLM_USE_V2_MODEL_RUNNER": "0"},
     )
     with running(spec, logs=folder) as (server,):

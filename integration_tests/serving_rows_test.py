@@ -43,6 +43,26 @@ def finished(rows: Hosted) -> int:
     return counts[-1]
 
 
+def streamed(hosted: Hosted) -> list[int]:
+    """Return the tokens of a streamed answer to the first prompt, which come bit by bit."""
+    body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0.0}
+    reply = hosted.server.post("completions", {**body, "stream": True, "return_token_ids": True})
+    events = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
+    assert events.pop() == "[DONE]"
+    assert len(events) > 12
+    return [token for event in events for token in json.loads(event)["choices"][0]["token_ids"]]
+
+
+def abort(hosted: Hosted, *, max_tokens: int) -> None:
+    """Ask for an answer, labelled ``aborted``, and leave after its first token."""
+    body = {"model": "tiny", "prompt": PROMPTS[3], "max_tokens": max_tokens, "ignore_eos": True}
+    options = {**body, "stream": True, **labelled("aborted")}
+    with httpx.stream(
+        "POST", f"{hosted.server.url}/completions", json=options, timeout=60, trust_env=False
+    ) as reply:
+        next(reply.iter_lines())
+
+
 def test_every_token_is_fused_and_no_neighbour_matters(rows: Hosted) -> None:
     together = rows.server.tokens(PROMPTS, **labelled("every"))
     assert together == [rows.server.tokens(prompt)[0] for prompt in PROMPTS]
@@ -76,13 +96,7 @@ def test_a_prompt_in_chunks_is_answered_as_one_in_the_cache(rows: Hosted) -> Non
 
 
 def test_streaming_says_the_same(rows: Hosted) -> None:
-    body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0.0}
-    reply = rows.server.post("completions", {**body, "stream": True, "return_token_ids": True})
-    events = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
-    assert events.pop() == "[DONE]"
-    tokens = [token for event in events for token in json.loads(event)["choices"][0]["token_ids"]]
-    assert len(events) > 12
-    assert [tokens] == rows.server.tokens(PROMPTS[0])
+    assert [streamed(rows)] == rows.server.tokens(PROMPTS[0])
 
 
 def test_several_answers_to_one_prompt(rows: Hosted) -> None:
@@ -115,14 +129,9 @@ def test_stop_strings_stop(rows: Hosted) -> None:
 
 
 def test_an_aborted_answer_ends_its_stream(rows: Hosted) -> None:
-    body = {"model": "tiny", "prompt": PROMPTS[3], "max_tokens": 200, "ignore_eos": True}
-    options = {**body, "stream": True, **labelled("aborted")}
     rows.server.complete(PROMPTS[0], max_tokens=1)
     ended = finished(rows)
-    with httpx.stream(
-        "POST", f"{rows.server.url}/completions", json=options, timeout=60, trust_env=False
-    ) as reply:
-        next(reply.iter_lines())
+    abort(rows, max_tokens=200)
     deadline = time.monotonic() + 30
     while finished(rows) == ended and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -11,8 +11,15 @@ from dataclasses import dataclass, replace
 import pytest
 
 from integration_tests import interpreted_triton
-from integration_tests.conftest import Hosted
-from integration_tests.serving_rows_test import HOST, finished, labelled, outcomes
+from integration_tests.conftest import Hosted, with_adapter
+from integration_tests.serving_rows_test import (
+    HOST,
+    abort,
+    finished,
+    labelled,
+    outcomes,
+    streamed,
+)
 from integration_tests.tiny import LONG_PROMPT, PROMPTS, TinyModels
 from integration_tests.vllm_servers import ServerSpec, running
 from vllm_logits_processor.experts.conftest import FakeExpert
@@ -55,7 +62,13 @@ def slots(
     )
     specs = (
         bare,
-        replace(bare, name="tiny", core=1, floe=fused, arguments=[*NARROW, *CHUNKED]),
+        replace(
+            bare,
+            name="tiny",
+            core=1,
+            floe=fused,
+            arguments=[*NARROW, *CHUNKED, *with_adapter(tiny)],
+        ),
         replace(
             bare,
             name="drafting",
@@ -120,6 +133,22 @@ def test_structured_output_and_stop_strings(slots: Slots, rows: Hosted) -> None:
     assert slots.fused.server.complete(PROMPTS[2], stop=[text[8:11]]) == [
         text[: text.index(text[8:11])]
     ]
+
+
+def test_streaming_says_the_same(slots: Slots, rows: Hosted) -> None:
+    assert [streamed(slots.fused)] == rows.server.tokens(PROMPTS[0])
+
+
+def test_an_aborted_answer_leaves_its_slot_clean(slots: Slots, rows: Hosted) -> None:
+    abort(slots.fused, max_tokens=100)
+    assert slots.fused.server.tokens(PROMPTS) == rows.server.tokens(PROMPTS)
+    assert 0 < outcomes(slots.fused, "aborted")["fused"] < 100
+
+
+def test_an_adapter_of_the_host_is_fused_too(slots: Slots, rows: Hosted) -> None:
+    tuned = slots.fused.server.tokens(PROMPTS, model="tuned", **labelled("tuned"))
+    assert tuned == rows.server.tokens(PROMPTS, model="tuned")
+    assert outcomes(slots.fused, "tuned").keys() == {"fused"}
 
 
 def test_drafted_rows_are_fused_as_if_one_came_after_the_other(slots: Slots, rows: Hosted) -> None:
