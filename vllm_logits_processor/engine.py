@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from floe_plugins.errors import FloeError
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.conversation import Conversation
@@ -46,6 +47,10 @@ class Pair:
     expert: ByteVocabulary
     maps: AlignmentMaps
     conversation: Conversation
+
+
+class HiddenTokenError(FloeError):
+    """vLLM does not show the processor what it has sampled."""
 
 
 class FusionEngine:
@@ -154,11 +159,11 @@ class FusionEngine:
 
         Raises
         ------
-        RuntimeError
+        HiddenTokenError
             If the engine still hides the last sampled token of a stream.
         """
         if any(stream.waits_for_token for stream in streams.values()):
-            raise RuntimeError(
+            raise HiddenTokenError(
                 "Floe cannot see the last sampled token: vLLM's asynchronous scheduling hides it "
                 "from processors that are not named with --logits-processors. Start the server "
                 "with --logits-processors vllm_logits_processor:FloeLogitsProcessor, or with "

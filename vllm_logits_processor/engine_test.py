@@ -22,7 +22,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.conftest import trained_vocabulary
-from vllm_logits_processor.engine import FusionEngine, Pair
+from vllm_logits_processor.engine import FusionEngine, HiddenTokenError, Pair
 from vllm_logits_processor.experts.pool import ExpertPool
 from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
 from vllm_logits_processor.metrics import FusionMetrics
@@ -315,7 +315,7 @@ def test_a_token_that_stays_hidden_stops_with_an_explanation(expert: Scripted) -
     parts = engine(expert)
     stream = stream_of(parts, b"The")
     stream.output_ids.append(UNKNOWN_TOKEN)
-    with pytest.raises(RuntimeError, match="--logits-processors vllm_logits_processor"):
+    with pytest.raises(HiddenTokenError, match="--logits-processors vllm_logits_processor"):
         step(parts, {0: stream})
 
 

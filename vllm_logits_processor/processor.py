@@ -20,6 +20,7 @@ from vllm_logits_processor.agreement import Agreement
 from vllm_logits_processor.assembly import build_engine
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.fallback import Fallback
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.processor_checks import (
     check_parallelism,
@@ -47,7 +48,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
 
     Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing. V1 takes no
-    processors under speculative decoding, and says so when it starts; V2 does.
+    processors under speculative decoding, and says so when it starts; V2 does. A fault that nobody
+    foresaw ends fusion, not the server: see :mod:`fallback`.
 
     Parameters
     ----------
@@ -68,6 +70,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         self._rows: RowBatch | None = None
         self._slots: SlotBatch | None = None
         self._agreement = Agreement()
+        self._fallback = Fallback()
         if self._config is None:
             return
         if len(arguments) == 1:
@@ -97,7 +100,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """V1: follow the batch, then start the expert's call."""
         if self._rows is not None:
-            self._rows.begin(batch_update)
+            self._fallback.run(partial(self._rows.begin, batch_update), otherwise=None)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """V2: take in a request; return whether it is fused, alike on every rank."""
@@ -106,16 +109,18 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         options = RequestOptions.from_extra_args(sampling_params.extra_args)
         fused = self._config.fuses(options.mode)
         if self._slots is not None:
-            if fused:
-                self._slots.add(req_idx, sampling_params, options)
-            else:
-                self._slots.vacate(req_idx)
+            step = (
+                partial(self._slots.add, req_idx, sampling_params, options)
+                if fused
+                else partial(self._slots.vacate, req_idx)
+            )
+            self._fallback.run(step, otherwise=None)
         return fused
 
     def apply_staged_writes(self) -> None:
         """V2: read the new tokens, then start the expert's call."""
         if self._slots is not None:
-            self._slots.begin()
+            self._fallback.run(self._slots.begin, otherwise=None)
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext | None = None) -> torch.Tensor:
         """Join the expert's call and fuse; return the logits, shape (rows, vocabulary), float32."""
@@ -127,6 +132,9 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         return logits
 
     def _decide(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:
+        return self._fallback.run(partial(self._cells, logits, ctx), otherwise=FusedCells.none())
+
+    def _cells(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:
         if self._slots is not None and ctx is not None:
             return self._slots.decide(logits, ctx)
         return self._rows.decide(logits) if self._rows is not None else FusedCells.none()

@@ -16,7 +16,7 @@ from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, build_logitsprocs
 
 from vllm_logits_processor import FloeLogitsProcessor
-from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.engine_test import HOST, Scripted, engine, some_logits
 from vllm_logits_processor.processor_leaving import KEPT_STEPS
 from vllm_logits_processor.processor_v1 import RowBatch
@@ -71,6 +71,25 @@ def changed_rows(processor: FloeLogitsProcessor) -> list[int]:
     logits = some_logits(4)
     processor.apply(logits)
     return [row for row in range(4) if not torch.equal(logits[row], some_logits(4)[row])]
+
+
+@pytest.mark.parametrize("method", ["begin_step", "decide"])
+def test_a_fault_in_fusion_leaves_the_host_alone(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    processor.update_state(batch(added=[added(0, b"The", [])]))
+    assert changed_rows(processor) == [0]
+
+    def fault(*arguments: object) -> None:
+        raise IndexError
+
+    assert processor._rows is not None
+    monkeypatch.setattr(processor._rows._engine, method, fault)
+    processor.update_state(None)
+    assert changed_rows(processor) == []
+    monkeypatch.undo()
+    processor.update_state(batch(added=[added(1, b"The", [])]))
+    assert changed_rows(processor) == []
 
 
 def test_without_configuration_nothing_happens() -> None:
@@ -211,7 +230,7 @@ def test_under_async_scheduling_the_call_starts_when_the_token_is_there(
     assert len(expert.calls) == 2
     output.append(-1)
     processor.update_state(None)
-    with pytest.raises(RuntimeError, match="--logits-processors vllm_logits_processor"):
+    with pytest.raises(HiddenTokenError, match="--logits-processors vllm_logits_processor"):
         processor.apply(some_logits(4))
 
 
