@@ -118,8 +118,6 @@ def test_a_good_configuration_is_green(served: Served, pair: tuple[str, str]) ->
     assert lines["expert latency"].found.endswith("deadline_ms is 5000")
     assert lines["expert blocks"].found == "32 tokens a block, prefix caching on"
     assert lines["tokenizers"].found.startswith("host 406 tokens, 100.0% of them mapped; ")
-        "host 406 tokens, 100.0% of them mapped; expert 420, "
-    )
     assert lines["gate"].found == "not needed: the expert may see everything"
     assert not any(line.advice for line in lines.values())
 
