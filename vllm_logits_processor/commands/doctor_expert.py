@@ -7,6 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
             continue
         client = _client(expert, url, top_k=expert.top_k, vocabulary=vocabulary)
         try:
-            answers, line = _logprobs(expert, client, lambda k, at=url: _takes(expert, at, k))
+            answers, line = _logprobs(expert, client, partial(_takes, expert, url))
             lines.append(line)
             if answers:
                 lines.append(_latency(config, client))
