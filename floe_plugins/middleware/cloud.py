@@ -1,0 +1,278 @@
+"""The cloud host to which a device passes on what is clear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from floe_plugins.errors import ConfigError
+
+if TYPE_CHECKING:
+    import httpcore
+
+logger = logging.getLogger(__name__)
+
+_EVENTS = b"text/event-stream"
+_OK = 200
+_LARGEST_REPLY = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSettings:
+    """Where clear texts may go: section ``cloud`` of the gate's configuration.
+
+    Attributes
+    ----------
+    url : str
+        Base URL of an OpenAI-compatible server, ending before ``/chat/completions``.
+    model : str, optional
+        The model's name there; by default the one that the request names.
+    api_key_env, api_key_file : str, optional
+        Environment variable, or file, with the API key. The client's own key is never sent.
+    ca_file : str, optional
+        Certificates (PEM) to verify the server with, instead of the system's.
+    connect_timeout_s : float
+        Seconds until a connection stands. Default 2.
+    first_byte_timeout_s : float
+        Seconds until a streamed answer begins; the device answers after that. Default 10.
+    read_timeout_s : float
+        Seconds between two pieces of a streamed answer, and for one that comes whole. Default 60.
+    cooldown_s : float
+        Seconds for which a cloud that failed is left alone. Default 5.
+    """
+
+    url: str
+    model: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    ca_file: str | None = None
+    connect_timeout_s: float = 2.0
+    first_byte_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    cooldown_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        good = isinstance(self.url, str) and self.url.startswith(("http://", "https://"))
+        _accept("url", self.url, "an http:// or https:// URL", good=good)
+        if self.model is not None:
+            good = isinstance(self.model, str) and bool(self.model)
+            _accept("model", self.model, "a model's name", good=good)
+        if self.api_key_env is not None:
+            good = isinstance(self.api_key_env, str) and self.api_key_env in os.environ
+            good = good and self.api_key_file is None
+            accepted = "an environment variable that is set, without api_key_file beside it"
+            _accept("api_key_env", self.api_key_env, accepted, good=good)
+        for key in ("api_key_file", "ca_file"):
+            value = getattr(self, key)
+            if value is not None:
+                good = isinstance(value, str) and Path(value).is_file()
+                _accept(key, value, "the path of a file that is there", good=good)
+        for key in ("connect_timeout_s", "first_byte_timeout_s", "read_timeout_s", "cooldown_s"):
+            value = getattr(self, key)
+            good = not isinstance(value, bool) and isinstance(value, int | float)
+            _accept(key, value, "a number above 0", good=good and 0 < value < float("inf"))
+
+    @classmethod
+    def from_mapping(cls, values: object) -> Self:
+        """Read the section.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value is not accepted.
+        """
+        if not isinstance(values, Mapping) or "url" not in values:
+            raise ConfigError("The gate's section cloud has no url; accepted is an object with it.")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"The gate's section cloud has the key {key!r}; accepted are "
+                    f"{', '.join(known)}."
+                )
+        return cls(**values)
+
+    def api_key(self) -> str | None:
+        """Return the API key; a file is read each time, so that it can be exchanged."""
+        if self.api_key_env is not None:
+            return os.environ[self.api_key_env]
+        if self.api_key_file is not None:
+            return Path(self.api_key_file).read_text(encoding="utf-8").strip()
+        return None
+
+
+@dataclass
+class CloudReply:
+    """An answer that has begun.
+
+    Attributes
+    ----------
+    status : int
+        200.
+    content_type : bytes
+        Of the body.
+    body : async iterator of bytes
+        The body as it comes; whole at once if it is not streamed.
+    """
+
+    status: int
+    content_type: bytes
+    body: AsyncIterator[bytes]
+
+
+class Cloud:
+    """Asks the cloud.
+
+    Parameters
+    ----------
+    settings : CloudSettings
+    """
+
+    def __init__(self, settings: CloudSettings) -> None:
+        self._settings = settings
+        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._left_alone_until = 0.0
+
+    @property
+    def rests(self) -> bool:
+        """True for a while after it has failed."""
+        return time.monotonic() < self._left_alone_until
+
+    async def ask(self, path: str, body: Mapping[str, Any]) -> CloudReply | None:
+        """Send a request on and return the answer once it has begun.
+
+        Parameters
+        ----------
+        path : str
+            The path of the request here, such as ``/v1/completions``.
+        body : mapping
+            What is clear of the request.
+
+        Returns
+        -------
+        CloudReply or None
+            None where the cloud is down, late, or answers anything but a success.
+        """
+        import httpcore
+
+        try:
+            request = self._request(path, body)
+            # What is not streamed begins when it is complete.
+            streams = bool(body.get("stream"))
+            settings = self._settings
+            patience = settings.first_byte_timeout_s if streams else settings.read_timeout_s
+            async with asyncio.timeout(patience):
+                response = await self._connections().handle_async_request(request)
+            return await self._begun(response)
+        # The messages of these may name hosts and files, but hold nothing of the request.
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.ProtocolError,
+            httpcore.UnsupportedProtocol,
+            OSError,
+            TimeoutError,
+            _NoAnswerError,
+        ) as error:
+            self._left_alone_until = time.monotonic() + self._settings.cooldown_s
+            reason = str(error) if isinstance(error, _NoAnswerError) else type(error).__name__
+            logger.warning("The cloud does not answer (%s); the device does.", reason)
+            return None
+
+    def _request(self, path: str, body: Mapping[str, Any]) -> httpcore.Request:
+        import httpcore
+
+        settings = self._settings
+        sent = dict(body)
+        if settings.model is not None:
+            sent["model"] = settings.model
+        headers = {
+            "Host": httpcore.URL(settings.url).host.decode(),
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        key = settings.api_key()
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        content = json.dumps(sent).encode()
+        headers["Content-Length"] = str(len(content))
+        url = settings.url.rstrip("/") + path.removeprefix("/v1")
+        timeouts = {
+            "connect": settings.connect_timeout_s,
+            "pool": settings.connect_timeout_s,
+            "read": settings.read_timeout_s,
+            "write": settings.read_timeout_s,
+        }
+        return httpcore.Request(
+            "POST", url, headers=headers, content=content, extensions={"timeout": timeouts}
+        )
+
+    def _connections(self) -> httpcore.AsyncConnectionPool:
+        import httpcore
+
+        if self._pool is None:
+            context = ssl.create_default_context(cafile=self._settings.ca_file)
+            self._pool = httpcore.AsyncConnectionPool(ssl_context=context, max_connections=100)
+        return self._pool
+
+    async def _begun(self, response: httpcore.Response) -> CloudReply:
+        """Wait for the first piece of a stream, or for the whole of another answer."""
+        content_type = next(
+            (value for name, value in response.headers if name.lower() == b"content-type"), b""
+        )
+        pieces = response.aiter_stream()
+        try:
+            if response.status != _OK:
+                raise _NoAnswerError(f"HTTP {response.status}")
+            if not content_type.startswith(_EVENTS):
+                async with asyncio.timeout(self._settings.read_timeout_s):
+                    whole = await _whole(pieces)
+                await response.aclose()
+                return CloudReply(response.status, content_type, _once(whole))
+            async with asyncio.timeout(self._settings.first_byte_timeout_s):
+                first = await anext(pieces, None)
+            if first is None:
+                raise _NoAnswerError("an empty stream")
+        except BaseException:
+            await response.aclose()
+            raise
+        return CloudReply(response.status, content_type, _rest(first, pieces, response))
+
+
+class _NoAnswerError(Exception):
+    """The cloud answered, but with nothing that can be passed on; the message says what."""
+
+
+async def _whole(pieces: Any) -> bytes:
+    body = bytearray()
+    async for piece in pieces:
+        body += piece
+        if len(body) > _LARGEST_REPLY:
+            raise _NoAnswerError(f"more than {_LARGEST_REPLY} bytes")
+    return bytes(body)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _rest(first: bytes, pieces: Any, response: httpcore.Response) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for piece in pieces:
+            yield piece
+    finally:
+        await response.aclose()
+
+
+def _accept(key: str, value: object, accepted: str, *, good: bool) -> None:
+    if not good:
+        raise ConfigError(f"The gate's cloud.{key} is {value!r}; accepted is {accepted}.")
