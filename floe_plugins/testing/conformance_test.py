@@ -28,7 +28,11 @@ EXAMPLES = {
     "us-ssn": "SSN 536-90-4399",
 }
 
-for _registered in plugin_manager().detectors.values():
+# Those that are asked by default: engines of others, asked only where named, have their own pace.
+_DEFAULTS = [
+    each for each in plugin_manager().detectors.values() if getattr(each.value, "default", True)
+]
+for _registered in _DEFAULTS:
     _name = re.sub(r"\W", "_", _registered.name)
     _example = EXAMPLES.get(_registered.name)
     globals()[f"TestDetector_{_name}"] = type(
@@ -169,6 +173,10 @@ def test_a_flawed_router_does_not_pass(log_odds: Callable[[RouterSignals], Any],
 
     with pytest.raises(AssertionError):
         getattr(Suite(), test)()
+
+
+def test_every_example_is_of_a_detector_that_is_there() -> None:
+    assert set(EXAMPLES) <= {each.name for each in _DEFAULTS}
 
 
 def test_a_detector_whose_name_is_no_name_does_not_pass() -> None:
