@@ -56,11 +56,16 @@ def failures() -> Mapping[Failed, int]:
         return dict(_counts)
 
 
-def note_failure(failed: Failed) -> None:
-    """Count a failure, and log it the first time and at every power of ten after."""
+def count_failure(failed: Failed) -> int:
+    """Count a failure without logging it; return how many there were."""
     with _counting:
         _counts[failed] += 1
-        count = _counts[failed]
+        return _counts[failed]
+
+
+def note_failure(failed: Failed) -> None:
+    """Count a failure, and log it the first time and at every power of ten after."""
+    count = count_failure(failed)
     # A router fails at every token: the log is for people.
     if count == 10 ** (len(str(count)) - 1):
         logger.warning(
