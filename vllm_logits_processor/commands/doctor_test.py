@@ -10,6 +10,8 @@ import ast
 import json
 import math
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -320,6 +322,31 @@ def test_versions(monkeypatch: pytest.MonkeyPatch, version: str | None, status: 
     assert lines["vllm"].status is status
     assert lines["runner"].status is (Status.UNKNOWN if version is None else Status.GREEN)
     assert (lines["vllm"].advice == "") == (status is Status.GREEN)
+
+
+WITHOUT = """
+import json, sys
+sys.modules.update(dict.fromkeys(("torch", "vllm", "flwr")))
+from vllm_logits_processor.commands import doctor, doctor_environment
+there = doctor_environment._first_installed
+doctor_environment._first_installed = (
+    lambda *names: None if {"vllm", "flwr"} & set(names) else there(*names)
+)
+lines = doctor.diagnose(json.loads(sys.argv[1]), host=sys.argv[2])
+print(json.dumps({line.check: line.status for line in lines}))
+"""
+
+
+def test_it_needs_neither_vllm_nor_flower_nor_torch(served: Served, pair: tuple[str, str]) -> None:
+    values = json.dumps(section(served, pair))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, values, pair[0]], capture_output=True, text=True, check=True
+    )
+    statuses = json.loads(done.stdout.splitlines()[-1])
+    absent = {"vllm", "flower", "runner"}
+    assert {statuses[check] for check in absent} == {"unknown"}
+    wanted = {"expert", "expert K", "expert latency", "expert blocks", "gate", "tokenizers"}
+    assert {statuses[check] for check in wanted} == {"green"}
 
 
 def test_plugins_are_named(
