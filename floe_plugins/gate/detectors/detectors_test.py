@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
 from floe_plugins.gate.detectors.card import luhn
+from floe_plugins.gate.detectors.crypto import base58_checks
 from floe_plugins.gate.detectors.iban import checks
 
 DETECTORS = {detector.name: detector for detector in BUILT_IN_DETECTORS}
@@ -94,6 +95,84 @@ PRIVATE = {
         "https://⟦joe:hunter2⟧@example.org/",
         "⟦-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----⟧ after",
         "⟦-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza⟧",
+        "my password is ⟦hunter2⟧",
+        "password: ⟦correcthorse⟧",
+        "https://example.org/a?user=1&token=⟦abcd1234efgh⟧#x",
+        "Authorization: Bearer ⟦a1b2c3d4e5f6g7h8i9j0k1⟧",
+        "MY_SECRET=⟦c3VwZXJzZWNyZXQxMjM0NTY3ODk⟧",
+        "api_key = '⟦9f8a7b6c5d4e3f2a1b0c9d8e⟧'",
+    ],
+    "announced": [
+        "My driver's license number is ⟦B1234567⟧",
+        "passport: ⟦X1234567⟧",
+        "zip code ⟦90210⟧",
+        "my account number is ⟦12345678⟧, thanks",
+        "MRN ⟦00123456⟧",
+        "VIN: ⟦1HGCM82633A004352⟧",
+        "employee id ⟦55512⟧",
+        "born on ⟦May 5, 1983⟧ in a small town",
+        "DOB: ⟦1983-05-05⟧",
+        "it has been so since ⟦5/8/1959⟧",
+        "I'm ⟦34⟧ and tired",
+    ],
+    "crypto": [
+        "send it to ⟦1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa⟧.",
+        "⟦bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq⟧",
+        "⟦BC1QAR0SRRR7XFKVY5L643LYDNW9RE59GTZZWF5MDQ⟧",
+        "⟦bc1p0xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqzk5jj0⟧",
+        "⟦0x52908400098527886E0F7030069857D2E4169EE7⟧",
+        "XRP: ⟦rHb9CJAWyB4rj91VRWn96DkukG4bwdtyTh⟧",
+    ],
+    "mac-address": ["mac ⟦00:1B:44:11:3A:B7⟧.", "⟦00-1b-44-11-3a-b7⟧", "⟦001b.4411.3ab7⟧ up"],
+    "national-id": [
+        "CPF ⟦390.533.447-05⟧",
+        "DNI ⟦54362315K⟧",
+        "apt 12 ⟦880320-0016⟧",
+        "⟦RCCMNL83S18D969H⟧",
+        "n° ⟦2 95 10 99 126 111 93⟧",
+        "⟦131052-308T⟧",
+        "PESEL ⟦44051401359⟧",
+        "BSN: ⟦111222333⟧",
+        "⟦DE136695976⟧ is our VAT number",
+        "⟦GB 980 7806 84⟧",
+        "⟦756.9217.0769.85⟧",
+        "⟦AB 12 34 56 C⟧",
+        "CURP ⟦BOXW310820HNERXN09⟧",
+        "⟦11010519491231002X⟧",
+        "⟦20-05536168-2⟧",
+        "Aadhaar ⟦2341 2341 2346⟧",
+    ],
+    "personal-url": [
+        "My website is ⟦https://example.org/⟧",
+        "she posted a picture ⟦http://example.net/p/1⟧",
+        "⟦https://www.linkedin.com/in/joe-bloggs⟧",
+    ],
+    "postal-address": [
+        "at ⟦10 Downing Street⟧ now",
+        "⟦500 W 42nd St, Apt 3B⟧",
+        "in ⟦Musterstraße 12, 12345 Berlin⟧",
+        "⟦12 rue de la Paix, 75002 Paris⟧",
+        "⟦Calle Mayor 5, 28013 Madrid⟧",
+        "⟦ul. Długa 7/3⟧",
+        "⟦SW1A 1AA⟧",
+        "⟦K1A 0B1⟧",
+        "write to ⟦P.O. Box 12⟧",
+        "⟦Unit 12 Box 34⟧",
+    ],
+    "statement": [
+        "My son has ⟦asthma⟧.",
+        "I was diagnosed with type 2 ⟦diabetes⟧ last year",
+        "she's allergic to ⟦penicillin⟧",
+        "I take ⟦Prozac⟧ every day",
+        "my wife is ⟦pregnant⟧",
+        "i am ⟦gay⟧ and afraid to say so",
+        "I'm a practicing ⟦Muslim⟧",
+        "My mother is ⟦Jewish⟧",
+        "I ⟦voted for Labour⟧",
+        "I am a ⟦member of the teamsters union⟧",
+        "my landlord is ⟦Kurdish⟧",
+        "he was ⟦arrested⟧ for theft",
+        "my father has ⟦Parkinson⟧'s disease",
     ],
 }
 
@@ -149,6 +228,70 @@ CLEAR = {
         "http://example.org:8080/a@b",
         "-----BEGIN PUBLIC KEY-----",
         "AKIA is a prefix",
+        "the password is wrong",
+        "password = os.environ['X']",
+        "commit 3f786850e387550fdab836ed7e6dc881de23001b",
+        "sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "the token is tokenization_of_words",
+        "uuid 123e4567-e89b-12d3-a456-426614174000",
+    ],
+    "announced": [
+        "order number 12345",
+        "released on 3/4/2021",
+        "2024-05-01 12:00:01 INFO started",
+        "version 1.2.3",
+        "account balance is 500",
+        "I'm 90% sure",
+        "she is 5 feet tall",
+        "post 12 letters",
+        "the case has 3 parts",
+    ],
+    "crypto": [
+        "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb",
+        "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdp",
+        "0xdeadbeef",
+        "3f786850e387550fdab836ed7e6dc881de23001b",
+    ],
+    "mac-address": [
+        "at 12:30:45:00:00:00:11",
+        "aa:bb:cc:dd:ee:ff:00:11",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+    ],
+    "national-id": [
+        "order 44051401358",
+        "12345678901",
+        "2019 2020 2021",
+        "046 454 287",
+        "tracking number 123456789",
+        "390.533.447-06",
+        "commit 3f786850e387550fdab836ed7e6dc881de23001b",
+        "version 10.20.30-45",
+    ],
+    "personal-url": [
+        "see https://docs.python.org/3/",
+        "my question is about http status codes",
+        "https://github.com/pallets/flask",
+    ],
+    "postal-address": [
+        "3 apples a day in a way",
+        "5 miles down the road",
+        "100 new students walk 3 miles",
+        "During 2000-2012",
+        "offering 48 cans",
+        "There are 5 houses on a street",
+        "via the IDIOMS at 12, 24 months",
+        "the unit holds 12 boxes",
+    ],
+    "statement": [
+        "What helps against asthma?",
+        "My religion does not allow speaking to bots",
+        "I am not pregnant",
+        "I like Italian food",
+        "join two tables with union",
+        "What are the symptoms of diabetes?",
+        "I'm out",
+        "the wall is black",
     ],
 }
 
@@ -171,6 +314,8 @@ def test_ordinary_text_is_let_be(name: str, text: str) -> None:
 @pytest.mark.parametrize("detector", BUILT_IN_DETECTORS, ids=lambda detector: detector.name)
 def test_detectors_keep_to_their_interface(detector: Detector) -> None:
     assert isinstance(detector, Detector)
+    # What it needs to load is not to count against the first example.
+    assert detector.detect("") == []
 
     @given(st.text())
     def spans_are_valid(text: str) -> None:
@@ -208,3 +353,14 @@ def test_only_the_right_check_digits_make_an_iban(account: str, step: int) -> No
     wrong = (right + step) % 100
     assert checks(f"DE{wrong:02}{account}") == ((wrong - right) % 97 == 0)
     assert found("iban", f"from DE{right:02}{account}.") == [f"DE{right:02}{account}"]
+
+
+def test_a_wrong_character_of_a_crypto_address_shows() -> None:
+    address = "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"
+    assert base58_checks(address)
+    assert not any(
+        base58_checks(address[:place] + letter + address[place + 1 :])
+        for place in range(1, len(address))
+        for letter in "2Zz"
+        if letter != address[place]
+    )

@@ -1,0 +1,5 @@
+"""A small learned detector of names, places, addresses and organizations."""
+
+from floe_plugins.gate.detectors.learned.detector import LearnedDetector
+
+__all__ = ["LearnedDetector"]

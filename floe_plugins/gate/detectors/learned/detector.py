@@ -1,0 +1,108 @@
+"""Finds people, places, addresses and organizations by a table of learned weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from floe_plugins.gate.detector import Span
+
+if TYPE_CHECKING:
+    from floe_plugins.gate.detectors.learned.model import Model
+
+MODEL = Path(__file__).with_name("model.npz")
+
+# So many words are scored at once, which bounds the memory; neighbours across the cut are seen.
+_WORDS = 4096
+_SEEN = 2
+
+
+class LearnedDetector:
+    """Finds what has no form of its own: names of people, places, streets and organizations.
+
+    A linear model scores every word by itself, by its spelling, by what lists of names and of
+    English words say of it, and by its neighbours. It is trained from generated sentences; see
+    `train`. The model is read when the first text comes, or by `load`.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The model.
+    threshold : float, optional
+        A word is private if its best class beats "nothing" by more than this.
+    """
+
+    name = "learned"
+    labels: Sequence[str] = ("PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
+
+    def __init__(self, path: Path = MODEL, *, threshold: float = 0.4) -> None:
+        self._path = path
+        self._threshold = threshold
+        self._model: Model | None = None
+        self._lock = threading.Lock()
+
+    def load(self) -> Model:
+        """Read the model unless that has been done.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it holds no model of this version.
+        """
+        if self._model is None:
+            from floe_plugins.gate.detectors.learned.model import Model
+
+            self._model = Model.load(self._path)
+        return self._model
+
+    def detect(self, text: str) -> Sequence[Span]:
+        """Return the private stretches of a text."""
+        from floe_plugins.gate.detectors.learned.features import tokens
+
+        with self._lock:
+            model = self.load()
+            words, places = tokens(text)
+            labels = self._labels_of(words, model)
+        return _joined(text, places, labels)
+
+    def _labels_of(self, words: Sequence[str], model: Model) -> list[str | None]:
+        labels: list[str | None] = []
+        for start in range(0, len(words), _WORDS):
+            first = max(0, start - _SEEN)
+            scores = model.scores(words[first : start + _WORDS + _SEEN])
+            scores = scores[start - first :][:_WORDS]
+            best = scores[:, 1:].argmax(axis=1)
+            private = scores[:, 1:].max(axis=1) - scores[:, 0] > self._threshold
+            labels += [
+                self.labels[which] if found else None
+                for which, found in zip(best.tolist(), private.tolist(), strict=True)
+            ]
+        return labels
+
+
+def _joined(
+    text: str, places: Sequence[tuple[int, int]], labels: Sequence[str | None]
+) -> list[Span]:
+    """Make one span of neighbours with the same label."""
+    spans: list[Span] = []
+    for (start, end), label in zip(places, labels, strict=True):
+        if label is None:
+            continue
+        last = spans[-1] if spans else None
+        if last is not None and last.label == label and not text[last.end : start].strip():
+            spans[-1] = Span(last.start, end, label)
+        else:
+            spans.append(Span(start, end, label))
+    return [span for span in spans if _tells(text[span.start : span.end], span.label)]
+
+
+def _tells(stretch: str, label: str) -> bool:
+    """Tell whether a stretch is more than signs, an initial, or a number of few digits."""
+    if any(letter >= "\u3040" for letter in stretch):
+        return True
+    letters = sum(map(str.isalpha, stretch))
+    return letters > 1 or (label == "ADDRESS" and sum(map(str.isdigit, stretch)) > 3)

@@ -1,0 +1,42 @@
+"""Texts that are made to take long."""
+
+import time
+
+import pytest
+
+from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
+
+DETECTORS = {detector.name: detector for detector in BUILT_IN_DETECTORS}
+
+# A unit that is repeated, and how many characters of it.
+HOSTILE = {
+    "digits": ("7", 1_000_000),
+    "nested brackets": ("([{<", 1_000_000),
+    "a run": ("a", 1_000_000),
+    "spaced digits": ("1 2-3.", 120_000),
+    "capitals and digits": ("AB12", 120_000),
+    "names of streets": ("12 Aa ", 120_000),
+    "cues": ("my password is token key ", 120_000),
+    "statements": ("i have a ", 120_000),
+    "slashes": ("://a:", 120_000),
+    "keys": ("sk-eyJ.", 120_000),
+    "hex": ("00:1b:", 120_000),
+    "a long name": ("Ab-", 120_000),
+}
+
+
+@pytest.mark.parametrize(("unit", "size"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_long_text_takes_linear_time(unit: str, size: int) -> None:
+    def seconds(size: int) -> dict[str, float]:
+        text = (unit * (size // len(unit) + 1))[:size]
+        taken = {}
+        for name, detector in DETECTORS.items():
+            started = time.process_time()
+            detector.detect(text)
+            taken[name] = time.process_time() - started
+        return taken
+
+    small, large = seconds(size // 8), seconds(size)
+    for name, taken in large.items():
+        # Eight times the text; quadratic time would be a factor of 64.
+        assert taken < 24 * max(small[name], 0.02), name
