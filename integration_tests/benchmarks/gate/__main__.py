@@ -1,0 +1,83 @@
+"""Options of the benchmark; see the package for what it measures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.errors import FloeError
+from floe_plugins.gate import Decision, Gate
+from integration_tests.benchmarks import common
+from integration_tests.benchmarks.gate.data import read_prompts
+from integration_tests.benchmarks.gate.measure import CHARS, Finder, measure, seconds_per_mb
+from integration_tests.benchmarks.gate.peers import peers
+
+_DESCRIPTION = (
+    "Recall of private prompts and of each class, false alarms on clean prompts, and the time of "
+    "the privacy gate with every built-in detector, and of other tools where they are installed."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = common.parser(_DESCRIPTION)
+    parser.prog = parser.prog.removesuffix(".__main__")
+    add = parser.add_argument
+    add("--data", required=True, type=Path, metavar="FILE", help="a prompt with spans per line")
+    add("--spacy", metavar="MODEL", help="name or folder of a spaCy model, for Presidio with spaCy")
+    add("--no-peers", action="store_true", help="measure the gate only")
+    options = parser.parse_args(arguments)
+    try:
+        prompts = read_prompts(options.data)
+        gate = _gate()
+        result = measure(gate, prompts)
+        result["seconds_per_mb"] = seconds_per_mb(gate, prompts)
+        result["peers"] = {}
+        for name, start in ({} if options.no_peers else peers(options.spacy)).items():
+            result["peers"][name] = measure(start(), prompts, name=name)
+    except FloeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    _show(options, result)
+    return 0
+
+
+def _gate() -> Finder:
+    """Return the gate with its default detectors, without limits that a slow machine may hit."""
+    gate = Gate(timeout_s=60.0, max_chars=1_100_000)
+
+    def find(text: str) -> list[tuple[int, int]] | None:
+        verdict = gate.decide(text)
+        if verdict.decision is Decision.CLEAR:
+            return []
+        return [(span.start, span.end) for span in verdict.spans] or None
+
+    return find
+
+
+def _show(options: Any, result: dict[str, Any]) -> None:
+    columns = {"gate": result, **result["peers"]}
+    single = ("prompt_recall", "false_alarm_rate", "f2", "p50_ms", "p99_ms")
+    rows = [[name, *(_cell(column[name]) for column in columns.values())] for name in single]
+    rows.append(["seconds_per_mb", result["seconds_per_mb"], *("" for _ in result["peers"])])
+    rows += [
+        [f"recall {label}", *(column["recall"][label] for column in columns.values())]
+        for label in result["recall"]
+    ]
+    common.show(
+        options,
+        result,
+        header=["", *columns],
+        rows=rows,
+        remarks=[f"Times are per {CHARS} characters."],
+    )
+
+
+def _cell(value: float | None) -> float | str:
+    return "-" if value is None else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Reads prompts with their private spans."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.errors import FloeError
+
+# Keys under which the data of different makers hold the same thing.
+_TEXTS = ("text", "prompt", "source_text", "full_text")
+_SPANS = ("spans", "entities", "privacy_mask", "labels")
+_LABELS = ("type", "label", "entity_type", "entity")
+_STARTS = ("start", "start_position", "begin", "start_offset")
+_ENDS = ("end", "end_position", "end_offset")
+
+
+class DataError(FloeError):
+    """A file does not hold prompts with spans."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt.
+
+    Attributes
+    ----------
+    text : str
+        The prompt.
+    spans : tuple of tuple of int, int and str
+        Begin, end and class of each private stretch, in characters.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int, str], ...]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a JSONL file with one prompt per line.
+
+    Parameters
+    ----------
+    path : Path
+        Each line is an object with ``text`` and ``spans``, a list of objects with ``type``,
+        ``start`` and ``end``. Some other names of these keys are known too.
+
+    Returns
+    -------
+    list of Prompt
+        At least one.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or a line does not hold a prompt; says which.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(_prompt(json.loads(line)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"Line {number} of {path} holds no prompt ({error}); accepted is an object with "
+                "'text' and 'spans', a list of objects with 'type', 'start' and 'end'."
+            ) from error
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; accepted is one JSON object per line.")
+    return prompts
+
+
+def _prompt(line: Any) -> Prompt:
+    text = _value(line, _TEXTS)
+    spans = _value(line, _SPANS) or ()
+    if isinstance(spans, str):
+        spans = json.loads(spans)
+    if not isinstance(text, str):
+        raise TypeError("its text is no string")
+    return Prompt(text, tuple(_span(span, len(text)) for span in spans))
+
+
+def _span(span: Any, length: int) -> tuple[int, int, str]:
+    if isinstance(span, list):
+        start, end, label = span
+    else:
+        start, end, label = (_value(span, names) for names in (_STARTS, _ENDS, _LABELS))
+    if not 0 <= int(start) < int(end) <= length:
+        raise ValueError(f"the span from {start} to {end} is not within the text")
+    return int(start), int(end), str(label)
+
+
+def _value(holder: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in holder:
+            return holder[name]
+    raise KeyError(names[0])
