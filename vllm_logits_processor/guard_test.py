@@ -5,6 +5,7 @@ import base64
 import pytest
 
 from floe_plugins.gate import Gate, Span
+from floe_plugins.gate.conftest import STRUCTURED
 from vllm_logits_processor.guard import WINDOW, StreamGuard
 
 
@@ -20,7 +21,7 @@ class Broken:
 
 @pytest.fixture(scope="module")
 def gate() -> Gate:
-    return Gate()
+    return Gate(detectors=STRUCTURED, timeout_s=30)
 
 
 def test_a_trusted_expert_gets_everything() -> None:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floe_plugins.gate import Decision, Gate, Message, Span
+from floe_plugins.gate.conftest import STRUCTURED
 from floe_plugins.gate.conversation import Conversation
 
-GATE = Gate(timeout_s=30)
+GATE = Gate(detectors=STRUCTURED, timeout_s=30)
 MAIL = "joe.bloggs@example.org"
 
 
@@ -67,7 +68,7 @@ def test_an_ordinary_conversation_is_clear() -> None:
 
 
 def test_redaction_goes_message_by_message() -> None:
-    gate = Gate(policy="redact", timeout_s=30)
+    gate = Gate(detectors=STRUCTURED, policy="redact", timeout_s=30)
     verdict = gate.decide(said("mail joe.blo", "ggs@example.org or ann@example.com", "bye"))
     assert verdict.decision is Decision.REDACTED
     assert verdict.redacted_messages == ("mail <EMAIL>", "<EMAIL> or <EMAIL>", "bye")

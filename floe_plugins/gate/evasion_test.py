@@ -12,6 +12,7 @@ import codecs
 import pytest
 
 from floe_plugins.gate import Decision, Gate, Message
+from floe_plugins.gate.conftest import STRUCTURED
 
 MAIL = "joe.bloggs@example.org"
 CARD = "4111 1111 1111 1111"
@@ -20,9 +21,7 @@ SSN = "078-05-1120"
 KEY = "ghp_0123456789abcdefghijABCDEFGHIJ012345"
 IBAN = "DE89370400440532013000"
 
-GATE = Gate(
-    detectors=["card", "email", "iban", "ip-address", "phone", "secret", "us-ssn"], timeout_s=30
-)
+GATE = Gate(detectors=STRUCTURED, timeout_s=30)
 
 
 def b64(text: str) -> str:

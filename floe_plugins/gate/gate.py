@@ -300,12 +300,24 @@ def _across(found: Iterable[tuple[View, Iterable[Span]]], known: set[Span]) -> I
 
 
 def _with_placeholders(text: str, spans: Sequence[Span]) -> str:
-    """Replace spans, sorted by place, by placeholders; overlapping ones become one."""
+    """Replace spans by placeholders; overlapping ones become one, with the longest one's label."""
     pieces: list[str] = []
     end = 0
-    for span in spans:
-        if span.start >= end:
-            pieces.extend((text[end : span.start], f"<{span.label}>"))
-        end = max(end, span.end)
+    for group in _overlapping(spans):
+        longest = max(group, key=lambda span: span.end - span.start)
+        pieces += (text[end : group[0].start], f"<{longest.label}>")
+        end = max(span.end for span in group)
     pieces.append(text[end:])
     return "".join(pieces)
+
+
+def _overlapping(spans: Sequence[Span]) -> list[list[Span]]:
+    """Group spans, sorted by place, that overlap; those that only touch stay apart."""
+    groups: list[list[Span]] = []
+    end = 0
+    for span in spans:
+        if not groups or span.start >= end:
+            groups.append([])
+        groups[-1].append(span)
+        end = max(end, span.end)
+    return groups

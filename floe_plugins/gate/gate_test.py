@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Gate, Span
+from floe_plugins.gate.conftest import STRUCTURED
 
 
 class Detector:
@@ -37,23 +38,16 @@ def nothing(text: str) -> list[Span]:
 
 
 def test_ordinary_text_is_clear() -> None:
-    verdict = Gate().decide("What is the capital of France, and who built its tower in 1889?")
+    gate = Gate(detectors=STRUCTURED)
+    verdict = gate.decide("What is the capital of France, and who built its tower in 1889?")
     assert verdict.decision is Decision.CLEAR
     assert verdict.scanned_all
     assert verdict.spans == ()
-    assert verdict.detectors == (
-        "card",
-        "email",
-        "iban",
-        "ip-address",
-        "phone",
-        "secret",
-        "us-ssn",
-    )
+    assert verdict.detectors == STRUCTURED
 
 
 def test_a_finding_is_local_with_its_span() -> None:
-    verdict = Gate().decide("Write to joe@example.org.")
+    verdict = Gate(detectors=STRUCTURED).decide("Write to joe@example.org.")
     assert verdict.decision is Decision.LOCAL
     assert verdict.labels == ("EMAIL",)
     assert verdict.spans == (Span(9, 24, "EMAIL"),)
@@ -79,7 +73,7 @@ def test_disguises_do_not_get_past(text: str) -> None:
 
 def test_spans_of_a_disguise_point_into_the_original() -> None:
     text = "mail joe\u200b@exam\u00adple.org now"
-    (span,) = Gate().decide(text).spans
+    (span,) = Gate(detectors=STRUCTURED).decide(text).spans
     assert text[span.start : span.end] == "joe\u200b@exam\u00adple.org"
 
 
@@ -201,7 +195,7 @@ def test_what_is_no_valid_text_is_local(text: object) -> None:
 
 
 def test_redaction_replaces_by_type() -> None:
-    gate = Gate(policy="redact")
+    gate = Gate(policy="redact", detectors=STRUCTURED)
     verdict = gate.decide("Write to joe@example.org from 10.1.2.3, please.")
     assert verdict.decision is Decision.REDACTED
     assert verdict.redacted_text == "Write to <EMAIL> from <IP_ADDRESS>, please."
@@ -254,7 +248,7 @@ def test_detectors_are_chosen_by_name() -> None:
 
 
 def test_many_threads_get_their_own_verdicts() -> None:
-    gate = Gate(timeout_s=30)
+    gate = Gate(detectors=STRUCTURED, timeout_s=30)
     wrong: list[int] = []
 
     def ask(number: int) -> None:
@@ -283,7 +277,7 @@ def test_a_gate_that_is_gone_leaves_no_thread() -> None:
         time.sleep(0.01)
 
 
-SHARED_GATE = Gate(timeout_s=60)
+SHARED_GATE = Gate(detectors=STRUCTURED, timeout_s=60)
 
 
 @settings(deadline=None)
@@ -314,7 +308,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_texts_need_linear_time(unit: str) -> None:
-    gate = Gate(max_chars=10_000_000, timeout_s=60)
+    gate = Gate(detectors=STRUCTURED, max_chars=10_000_000, timeout_s=60)
 
     def seconds(size: int) -> float:
         text = (unit * (size // len(unit) + 1))[:size]

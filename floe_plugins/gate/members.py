@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from floe_plugins.errors import ConfigError
+from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.asking import Member
 from floe_plugins.gate.detector import Detector
 
@@ -34,7 +34,7 @@ def members_of(
         If a name is not registered or named twice, there is no detector, or one says nonsense of
         itself.
     PluginError
-        If a plugin does not load.
+        If a plugin does not load, or a detector that has a method `load` does not.
     """
     # Imported here because the manager loads the built-in detectors, which live in this package.
     from floe_plugins.manager import plugin_manager
@@ -61,6 +61,8 @@ def members_of(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"The gate names the detector {repeated[0]!r} more than once.")
+    for member in members:
+        _load(member)
     return tuple(sorted(members, key=lambda member: member.detector.name))
 
 
@@ -73,6 +75,20 @@ def longest_of(members: Iterable[Member]) -> int:
         If a detector gives something else than a whole number from 1.
     """
     return max(map(_longest, members))
+
+
+def _load(member: Member) -> None:
+    """Have a detector read its model now: what fails here would keep every text local later."""
+    load = getattr(member.detector, "load", None)
+    if not callable(load):
+        return
+    try:
+        load()
+    except Exception as error:  # the detector is a plugin's, which may raise anything
+        raise PluginError(
+            f"The detector {member.detector.name!r} of plugin {member.plugin!r} cannot be loaded: "
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
 
 
 def _longest(member: Member) -> int:

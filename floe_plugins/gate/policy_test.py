@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from floe_plugins.errors import ConfigError
-from floe_plugins.gate import Action, Decision, Gate, Policy, decide
+from floe_plugins.errors import ConfigError, PluginError
+from floe_plugins.gate import Action, Decision, Gate, Policy, Span, decide
 from floe_plugins.gate.classes import CLASSES, coverage, log_coverage
 
 TEXT = "joe@example.org is at 10.1.2.3"
@@ -87,3 +87,46 @@ def test_coverage_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     known = coverage({"EMAIL", "SOMETHING_ELSE"})
     assert known.covered == ("e-mail addresses",)
     assert set(known.covered + known.uncovered) == set(CLASSES)
+
+
+class Loading:
+    """A detector that reads a model."""
+
+    name = "loading"
+    labels = ("THING",)
+    longest: object = 10
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self.loaded = 0
+
+    def load(self) -> None:
+        self.loaded += 1
+        if self._error is not None:
+            raise self._error
+
+    def detect(self, text: str) -> list[Span]:
+        return [Span(0, 3, "THING"), Span(1, 9, "LONGER")] if len(text) == 10 else []
+
+
+def test_models_are_read_when_the_gate_is_made() -> None:
+    detector = Loading()
+    assert Gate(detectors=[detector]).longest == 10
+    assert detector.loaded == 1
+    with pytest.raises(PluginError, match="'loading' of plugin 'caller' cannot be loaded: OSError"):
+        Gate(detectors=[Loading(OSError("no such file"))])
+
+
+@pytest.mark.parametrize("longest", [0, 1.5, True, None])
+def test_a_longest_finding_is_a_number_of_characters(longest: object) -> None:
+    detector = Loading()
+    detector.longest = longest
+    with pytest.raises(ConfigError, match="longest of detector 'loading'"):
+        Gate(detectors=[detector])
+
+
+def test_the_longest_of_overlapping_findings_names_the_placeholder() -> None:
+    detector = Loading()
+    detector.labels = ("THING", "LONGER")  # type: ignore[assignment]
+    gate = Gate(detectors=[detector], policy="redact")
+    assert gate.decide("0123456789").redacted_text == "<LONGER>9"
