@@ -10,6 +10,10 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 #: Host tokens at most that the test looks back at.
 _MOST_TOKENS = 8
 
+#: What may follow, since it changes how the end of a word is written: "install" is one token of
+#: SmolLM2's, and "installing" is "inst" and "alling".
+_GOING_ON = (b"", b"a", b"ing", b"ed", b"er", b"s")
+
 
 class HostTail:
     """The host's tokens of the last word of a text.
@@ -62,8 +66,7 @@ def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) ->
     before = vocabulary.decode(tokens)
     if tuple(vocabulary.encode(before)) != tokens:
         return True
-    # What follows may change how the end of `rest` itself is written: with a letter, and without.
     return any(
         tuple(vocabulary.encode(before + rest + more)[: len(tokens)]) == tokens
-        for more in (b"", b"a")
+        for more in _GOING_ON
     )

@@ -34,3 +34,11 @@ def test_without_text_everything_is_admitted(gemma: ByteVocabulary) -> None:
     assert HostTail(gemma, []).admits(b"n")
     end = min(gemma.end_ids)
     assert HostTail(gemma, [*gemma.encode(b" a"), end]).admits(b"n")
+
+
+def test_a_word_may_end_otherwise_than_the_expert_says(smollm2: ByteVocabulary) -> None:
+    assert [smollm2.token_bytes[token] for token in smollm2.encode(b"installing")] == [
+        b"inst",
+        b"alling",
+    ]
+    assert HostTail(smollm2, smollm2.encode(b"inst")).admits(b"all")

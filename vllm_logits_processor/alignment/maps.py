@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: Changes whenever the maps of the same two tokenizers would come out differently.
-FORMAT = 3
+FORMAT = 4
 
 #: In `first_expert` and `first_host`: the token maps to nothing.
 NOTHING = -1

@@ -234,17 +234,22 @@ class ByteVocabulary:
             matters to WordPiece alone.
         word_follows : bool
             True where a word is likely to come right behind `data`. Patterns of the GPT-2 family
-            split the last of several line feeds off then, and would not otherwise.
+            split the last of several spaces or line feeds off then, and would not otherwise.
 
         Returns
         -------
         tuple of (list of int, list of int)
             Token ids, and for each the number of the word that it belongs to, rising from 0.
         """
-        if word_follows and self.kind == "byte-level" and _ends_in_line_feeds(data):
+        if word_follows and self.kind == "byte-level" and _ends_in_spaces(data):
             ids, words = self.encode_words(data + b"a")
-            if self.token_bytes[ids[-1]] == b"a":
+            last = self.token_bytes[ids[-1]]
+            if last == b"a":
                 return ids[:-1], words[:-1]
+            if last == data[-1:] + b"a":
+                # The word takes the space in front of it into its first token.
+                space = self.encode(data[-1:])
+                return ids[:-1] + space, words[:-1] + [words[-1]] * len(space)
         ids = []
         words = []
         left = len(data)
@@ -294,7 +299,7 @@ class ByteVocabulary:
             special_case = (
                 rest
                 or (self.kind == "wordpiece" and not text[:1].isspace())
-                or (self.kind == "byte-level" and _ends_in_line_feeds(piece))
+                or (self.kind == "byte-level" and _ends_in_spaces(piece))
             )
             texts.append("" if special_case else text)
         encoded = self.encoder.encode_batch_fast(texts, add_special_tokens=False)
@@ -371,9 +376,9 @@ class ByteVocabulary:
         return ids, [0] * len(ids)
 
 
-def _ends_in_line_feeds(data: bytes) -> bool:
-    """Tell whether `data` ends in several characters of space, the last of them no mere space."""
-    return data[-2:].isspace() and len(data) > 1 and data[-1:] != b" "
+def _ends_in_spaces(data: bytes) -> bool:
+    """Tell whether `data` ends in several characters of space."""
+    return len(data) > 1 and data[-2:].isspace()
 
 
 def _template_of(tokenizer: Any, backend: Tokenizer) -> ChatTemplate | None:
