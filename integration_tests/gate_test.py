@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,11 +250,44 @@ def test_nothing_private_is_in_what_the_server_wrote(gated: Gated) -> None:
     assert not any(secret in text for text in gated.sent() for secret in SECRETS)
 
 
-def test_a_detector_that_does_not_load_stops_the_server(
+def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
     tiny: TinyModels, canned: FakeExpert, tmp_path: Path
 ) -> None:
-    spec = specification(tiny, canned, tmp_path, detectors=["email", "absent"])
-    with pytest.raises(RuntimeError, match="ended with code"), running(spec, logs=tmp_path):
-        pass
-    (log,) = tmp_path.glob("*.log")
-    assert "'absent'; accepted are" in log.read_text()
+    floe = tiny.floe(canned)
+    floe["expert"]["trusted"] = False
+    engine = {
+        "model": tiny.host,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 256,
+        "max_num_seqs": 4,
+        "block_size": 32,
+    }
+    request, outcome = tmp_path / "request.json", tmp_path / "outcome.json"
+    prompts = [f"write to {MAIL}", f"my card: {CARD}", CLEAR]
+    request.write_text(json.dumps({"engine": engine, "floe": floe, "prompts": prompts}))
+    before = len(canned.requests)
+    environment = ServerSpec(model=tiny.host, name="offline", core=0).environment
+    variables = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "integration_tests.gate_offline", str(request), str(outcome)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment, **variables},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(outcome.read_text())
+    # A detector that does not load stops the engine.
+    assert "'absent'" in said["refusal"]
+    assert [len(answer) for answer in said["answers"]] == [4, 4, 4]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny.expert_tokenizer)
+    sent = [
+        str(tokenizer.decode(prompt))
+        for body in canned.requests[before:]
+        for prompt in body["prompt"]
+    ]
+    assert any(CLEAR in text for text in sent)
+    assert all(CLEAR in text for text in sent)
+    assert not any(secret in done.stdout + done.stderr for secret in SECRETS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,15 @@ _UNREADABLE_KEYS = (
     *("prompt_token_ids", "documents_embeds"),
 )
 
+# What a request says to servers rather than to models; a server knows its own models by name.
+_OF_THE_SERVER = ("model", "vllm_xargs")
+
+# What programs call things, as in "get_weather", says nothing of anybody: keys that look so, and
+# values of the keys that have words of a protocol.
+_IDENTIFIER = re.compile(r"[a-zA-Z][a-z]*(?:[A-Z][a-z]*|[_-][a-zA-Z0-9]{1,12}){0,6}|\d{1,7}")
+_PROTOCOL = ("type", "role", "object", "tool_choice", "effort", "detail", "enum", "required")
+_FUNCTION = ("parameters", "arguments", "description")
+
 # Numbers with fewer digits are no values; JSON has cards and telephone numbers as numbers at times.
 _LEAST_DIGITS = 5
 
@@ -41,8 +51,8 @@ class BodyTexts:
     Attributes
     ----------
     messages : list of Message
-        Every string of the body, keys too, and long numbers; first those of the conversation in
-        their order, with their roles, then the others.
+        Every string of the body but names of a protocol's or a program's things, keys too, and long
+        numbers; first those of the conversation in their order, with their roles, then the others.
     readable : bool
         False where the body holds what cannot be scanned: token ids, images, references.
     """
@@ -62,11 +72,11 @@ def texts_of(body: Mapping[str, Any]) -> BodyTexts:
     spoken: list[Message] = []
     beside: list[Message] = []
     for key, value in body.items():
-        beside.append(Message(key, None))
         if key in _SPOKEN:
             _converse(value, spoken, beside)
-        else:
-            beside.extend(Message(text, None) for text in _strings(value))
+        # Numbers beside the conversation are settings: seeds, limits and temperatures.
+        elif key not in _OF_THE_SERVER and type(value) not in (int, float):
+            beside.extend(_aside({key: value}))
     return BodyTexts([*spoken, *beside], _readable(body))
 
 
@@ -94,43 +104,45 @@ def _converse(value: object, spoken: list[Message], beside: list[Message]) -> No
         if isinstance(turn, Mapping) and ("content" in turn or "role" in turn):
             role = turn.get("role")
             role = role if isinstance(role, str) else "user"
-            for key, part in turn.items():
-                if key == "content":
-                    _contents(part, role, spoken, beside)
-                else:
-                    beside.append(Message(key, None))
-                    beside.extend(Message(text, None) for text in _strings(part))
+            _contents(turn.get("content"), role, spoken, beside)
+            beside.extend(_aside({key: part for key, part in turn.items() if key != "content"}))
         elif isinstance(turn, str):
             spoken.append(Message(turn))
         else:
-            beside.extend(Message(text, None) for text in _strings(turn))
+            beside.extend(_aside(turn))
 
 
 def _contents(content: object, role: str, spoken: list[Message], beside: list[Message]) -> None:
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             spoken.append(Message(part, role))
-        elif isinstance(part, Mapping):
-            for key, value in part.items():
-                beside.append(Message(key, None))
-                whose, where = (role, spoken) if key == "text" else (None, beside)
-                where.extend(Message(text, whose) for text in _strings(value))
+        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            spoken.append(Message(part["text"], role))
+            beside.extend(_aside({key: value for key, value in part.items() if key != "text"}))
         else:
-            beside.extend(Message(text, None) for text in _strings(part))
+            beside.extend(_aside(part))
+
+
+def _aside(value: object) -> list[Message]:
+    """Return every text of a JSON value, keys and long numbers too, as no part of what is said."""
+    return [Message(text, None) for text in _strings(value)]
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Yield every string of a JSON value, keys too, and long numbers, without recursion."""
-    waiting = [value]
+    """Yield the strings of a JSON value in their order, without recursion."""
+    waiting: list[tuple[object, bool]] = [(value, False)]
     while waiting:
-        each = waiting.pop()
+        each, protocol = waiting.pop()
         if isinstance(each, str):
-            yield each
+            if not (protocol and _IDENTIFIER.fullmatch(each)):
+                yield each
         elif isinstance(each, Mapping):
+            function = any(key in each for key in _FUNCTION)
             for key, inner in reversed(each.items()):
-                waiting += (inner, key)
+                waiting.append((inner, key in _PROTOCOL or (function and key == "name")))
+                waiting.append((key, True))
         elif isinstance(each, list):
-            waiting.extend(reversed(each))
+            waiting.extend((inner, protocol) for inner in reversed(each))
         elif type(each) in (int, float) and len(str(each)) >= _LEAST_DIGITS:
             yield str(each)
 

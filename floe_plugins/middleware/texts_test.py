@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from floe_plugins.gate import Message
+from floe_plugins.middleware.texts import texts_of, with_texts
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"unit": {"type": "string", "enum": ["celsius"]}},
+            "required": ["unit"],
+        },
+    },
+}
+
+
+def test_of_an_ordinary_request_only_what_is_said_is_read() -> None:
+    body: dict[str, Any] = {
+        "model": "org/Some-Model-7B",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]},
+        ],
+        "temperature": 0.7,
+        "seed": 1234567,
+        "stream": True,
+        "logit_bias": {"50256": -100},
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+        "vllm_xargs": {"floe": "fused"},
+    }
+    texts = texts_of(body)
+    assert texts.readable
+    assert texts.messages == [
+        Message("Be brief.", "system"),
+        Message("What is 2 + 2?", "user"),
+        Message("Get the weather.", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"user": "joe"}, ["joe"]),
+        ({"metadata": {"Joe Bloggs": 12345678}}, ["Joe Bloggs", "12345678"]),
+        ({"messages": [{"role": "user", "name": "joe", "content": None}]}, ["joe"]),
+        ({"messages": [{"role": "Joe Bloggs", "content": "hi"}]}, ["hi", "Joe Bloggs"]),
+        ({"stop": ["end", "stop here"]}, ["end", "stop here"]),
+        ({"tool_choice": "call joe@example.org"}, ["call joe@example.org"]),
+        ({"messages": "not a list"}, ["not a list"]),
+        ({"messages": [["nested", 7]]}, ["nested"]),
+        ({"input": [{"type": "function_call_output", "output": "It rains."}]}, ["It rains."]),
+        ({"prompt": ["a", "b"]}, ["a", "b"]),
+    ],
+)
+def test_everything_else_is(body: dict[str, Any], expected: list[str]) -> None:
+    assert [message.text for message in texts_of(body).messages] == expected
+
+
+def test_texts_are_put_back_in_their_places() -> None:
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "from Joe"}],
+        "user": "Joe",
+        "metadata": {"deep": ["Joe", 1]},
+    }
+    before = [message.text for message in texts_of(body).messages]
+    assert with_texts(body, before) == body
+    after = with_texts(body, [text.replace("Joe", "<PERSON>") for text in before])
+    assert after == {
+        "messages": [{"role": "user", "content": "from <PERSON>"}],
+        "user": "<PERSON>",
+        "metadata": {"deep": ["<PERSON>", 1]},
+    }
+
+
+@pytest.mark.parametrize("body", [{"metadata": {"Joe Bloggs": 1}}, {"metadata": {"id": 12345678}}])
+def test_there_is_no_placeholder_for_keys_and_numbers(body: dict[str, Any]) -> None:
+    assert with_texts(body, ["<X>"] * len(texts_of(body).messages)) is None

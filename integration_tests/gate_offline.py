@@ -1,0 +1,40 @@
+"""An offline engine, ``vllm.LLM``, which no middleware stands in front of; run as a process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Make an engine with a detector that there is not, then a good one, and answer prompts."""
+    from vllm import LLM, SamplingParams
+
+    request = json.loads(Path(sys.argv[1]).read_text())
+    engine, floe = request["engine"], request["floe"]
+    processors = ["vllm_logits_processor:FloeLogitsProcessor"]
+    try:
+        LLM(
+            logits_processors=processors,
+            additional_config={"floe": {**floe, "detectors": ["absent"]}},
+            **engine,
+        )
+        refusal = None
+    except ValueError as error:
+        refusal = str(error)
+    made = LLM(logits_processors=processors, additional_config={"floe": floe}, **engine)
+    params = SamplingParams(temperature=0.0, max_tokens=4)
+    answers = [
+        list(answer.outputs[0].token_ids)
+        for answer in made.generate(request["prompts"], params, use_tqdm=False)
+    ]
+    # A client's word is no permission.
+    forged = SamplingParams(temperature=0.0, max_tokens=4, extra_args={"floe": "fused"})
+    made.generate(request["prompts"][:1], forged, use_tqdm=False)
+    outcome = {"refusal": refusal, "answers": answers}
+    Path(sys.argv[2]).write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
