@@ -21,6 +21,8 @@ from integration_tests.processes import free_port, tail
 from integration_tests.tiny import PROMPTS, TinyModels
 from integration_tests.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.commands import doctor
+from vllm_logits_processor.commands.doctor_lines import Status
+from vllm_logits_processor.commands.doctor_serving import serving_lines
 from vllm_logits_processor.experts.conftest import FakeExpert
 
 ROOT = Path(__file__).parent.parent
@@ -205,41 +207,29 @@ def test_a_detector_that_raises_makes_the_text_private_and_its_words_go_nowhere(
     assert "mongoose" not in log.lower()
 
 
-@dataclass
-class Diagnosis:
-    """What the doctor said of a configuration."""
-
-    code: int
-    lines: dict[str, dict[str, str]]
-
-
 @pytest.fixture
-def diagnose(
-    badged: Badged, tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Any:
-    """Run the doctor on the real server, as the expert of one that is yet to be started."""
-
-    def run(**expert: Any) -> Diagnosis:
-        file = tmp_path / "floe.json"
-        section = {"url": badged.server.url, "model": "tiny", "tokenizer": tiny.host, **expert}
-        values = {"expert": section, "deadline_ms": 20_000, "metrics_port": badged.metrics_port}
-        file.write_text(json.dumps(values))
-        parser = argparse.ArgumentParser()
-        doctor.add_to(parser.add_subparsers())
-        parsed = parser.parse_args(["doctor", "--config", str(file), "--host", tiny.host, "--json"])
-        code = parsed.run(parsed)
-        said = json.loads(capsys.readouterr().out)
-        return Diagnosis(code, {line["check"]: line for line in said["lines"]})
-
-    return run
+def configuration(badged: Badged, tiny: TinyModels) -> dict[str, Any]:
+    """Return one that has the real server as its expert."""
+    expert = {"url": badged.server.url, "model": "tiny", "tokenizer": tiny.host}
+    return {"expert": expert, "deadline_ms": 20_000, "metrics_port": badged.metrics_port}
 
 
-def test_the_doctor_finds_a_real_server_well(diagnose: Any) -> None:
-    diagnosis = diagnose(trusted=True)
-    statuses = {check: line["status"] for check, line in diagnosis.lines.items()}
-    assert set(statuses.values()) == {"green"}, diagnosis.lines
-    assert diagnosis.code == 0
-    found = {check: line["found"] for check, line in diagnosis.lines.items()}
+def test_the_doctor_finds_a_real_server_well(
+    configuration: dict[str, Any],
+    tiny: TinyModels,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configuration["expert"]["trusted"] = True
+    file = tmp_path / "floe.json"
+    file.write_text(json.dumps(configuration))
+    parser = argparse.ArgumentParser()
+    doctor.add_to(parser.add_subparsers())
+    parsed = parser.parse_args(["doctor", "--config", str(file), "--host", tiny.host, "--json"])
+    assert parsed.run(parsed) == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    assert {line["status"] for line in lines} == {"green"}, lines
+    found = {line["check"]: line["found"] for line in lines}
     assert "vLLM has all that Floe relies on there" in found["runner"]
     assert found["expert K"] == "20 logprobs a token, as configured"
     assert found["expert blocks"] == "32 tokens a block, prefix caching on"
@@ -247,10 +237,12 @@ def test_the_doctor_finds_a_real_server_well(diagnose: Any) -> None:
     assert found["metrics port"].endswith("a Floe server answers there")
 
 
-def test_the_doctor_finds_out_how_many_logprobs_a_real_server_gives(diagnose: Any) -> None:
-    diagnosis = diagnose(top_k=50)
-    assert diagnosis.code == 1
-    assert diagnosis.lines["expert K"]["status"] == "red"
-    assert diagnosis.lines["expert K"]["found"] == "top_k is 50, the server gives at most 20"
-    assert "--max-logprobs 50" in diagnosis.lines["expert K"]["advice"]
-    assert diagnosis.lines["gate"]["status"] == "green"
+def test_the_doctor_finds_out_how_many_logprobs_a_real_server_gives(
+    configuration: dict[str, Any],
+) -> None:
+    configuration["expert"]["top_k"] = 50
+    lines = {line.check: line for line in serving_lines(configuration, host=None)}
+    assert lines["expert K"].status is Status.RED
+    assert lines["expert K"].found == "top_k is 50, the server gives at most 20"
+    assert "--max-logprobs 50" in lines["expert K"].advice
+    assert lines["gate"].status is Status.GREEN
