@@ -9,27 +9,34 @@ logger = logging.getLogger(__name__)
 
 # Class of private text to the labels that stand for it, Floe's own and those of common engines.
 CLASSES: dict[str, frozenset[str]] = {
-    "names of persons": frozenset({"PERSON", "NAME", "PER"}),
-    "organisations": frozenset({"ORGANIZATION", "ORGANISATION", "ORG", "NRP"}),
-    "places": frozenset({"LOCATION", "PLACE", "GPE", "LOC"}),
-    "postal addresses": frozenset({"ADDRESS", "STREET_ADDRESS", "POSTAL_ADDRESS"}),
-    "dates of birth": frozenset({"DATE_OF_BIRTH", "BIRTH_DATE", "DATE_TIME", "DATE"}),
-    "health": frozenset({"HEALTH", "MEDICAL", "MEDICAL_CONDITION", "SPECIAL_CATEGORY"}),
-    "religion, politics, union, sexuality": frozenset(
-        {"SPECIAL_CATEGORY", "RELIGION", "POLITICS", "SEXUALITY", "SENSITIVE"}
-    ),
-    "e-mail addresses": frozenset({"EMAIL", "EMAIL_ADDRESS"}),
-    "telephone numbers": frozenset({"PHONE", "PHONE_NUMBER"}),
-    "payment cards": frozenset({"CARD", "CREDIT_CARD"}),
-    "bank accounts": frozenset({"IBAN", "IBAN_CODE", "BANK_ACCOUNT"}),
-    "national identity numbers": frozenset({"US_SSN", "NATIONAL_ID", "SSN", "TAX_ID"}),
-    "driving licences, passports": frozenset(
-        {"US_DRIVER_LICENSE", "DRIVER_LICENSE", "PASSPORT", "US_PASSPORT"}
-    ),
-    "VAT numbers": frozenset({"VAT", "VAT_ID", "VAT_NUMBER"}),
-    "network addresses": frozenset({"IP_ADDRESS", "IP", "MAC_ADDRESS"}),
-    "crypto addresses": frozenset({"CRYPTO", "CRYPTO_ADDRESS"}),
-    "passwords, keys": frozenset({"API_KEY", "PRIVATE_KEY", "PASSWORD", "SECRET"}),
+    name: frozenset(labels.split())
+    for name, labels in {
+        "names of persons": "PERSON NAME PER",
+        "organisations": "ORGANIZATION ORGANISATION ORG",
+        "places": "LOCATION PLACE GPE LOC",
+        "postal addresses": "ADDRESS STREET_ADDRESS POSTAL_ADDRESS",
+        "dates of birth, ages": "DATE_OF_BIRTH BIRTH_DATE DATE_TIME DATE AGE",
+        "health": "HEALTH MEDICAL MEDICAL_CONDITION MEDICAL_RECORD",
+        "religion": "RELIGION NRP",
+        "politics": "POLITICS",
+        "trade unions": "UNION",
+        "sexuality": "SEXUALITY",
+        "ethnicity": "ETHNICITY NRP",
+        "crime": "CRIME",
+        "e-mail addresses": "EMAIL EMAIL_ADDRESS",
+        "telephone numbers": "PHONE PHONE_NUMBER",
+        "payment cards": "CARD CREDIT_CARD",
+        "bank accounts": "IBAN IBAN_CODE BANK_ACCOUNT ACCOUNT_NUMBER",
+        "national identity numbers": "US_SSN NATIONAL_ID SSN TAX_ID ID_NUMBER",
+        "driving licences": "DRIVER_LICENSE US_DRIVER_LICENSE",
+        "passports": "PASSPORT US_PASSPORT",
+        "vehicles": "LICENSE_PLATE VEHICLE_ID",
+        "VAT numbers": "VAT VAT_ID VAT_NUMBER",
+        "network addresses": "IP_ADDRESS IP MAC_ADDRESS",
+        "personal pages": "URL",
+        "crypto addresses": "CRYPTO CRYPTO_ADDRESS",
+        "passwords, keys": "API_KEY PRIVATE_KEY PASSWORD PIN SECRET",
+    }.items()
 }
 """Class of private text to the labels that stand for it."""
 
