@@ -83,6 +83,32 @@ _BIRTH = re.compile(
     re.IGNORECASE,
 )
 _BIRTH_CHARS = 60
+_BIRTH_KEYS = (
+    "birth",
+    "born",
+    "dob",
+    "d.o.b",
+    "gebor",
+    "geburt",
+    "naiss",
+    "né",
+    "nee le",
+    "ne le",
+    "nacim",
+    "nacid",
+    "nasc",
+    "nat",
+    "geboort",
+    "admi",
+    "discharg",
+    "decea",
+    "died",
+    "appoint",
+    "diagn",
+    "hired",
+    "expir",
+)
+_AGE_KEYS = ("i am ", "i'm ", "im ", "he is ", "he's ", "age: ", "turned ", "turning ")
 
 _AGE = re.compile(
     r"\b(?:i\ am|i'?m|he\ is|he's|she\ is|she's|age:|turned|turning)\ (?P<age>\d{1,3})(?!\d)"
@@ -117,11 +143,13 @@ class AnnouncedDetector:
         for match in _DATE.finditer(text):
             if _near_birth(match) or _of_birth(match):
                 spans.append(Span(*match.span(), "DATE_TIME"))
-        if _BIRTH.search(text):
+        if any(key in lower for key in _BIRTH_KEYS) and _BIRTH.search(text):
             for match in _WRITTEN_DATE.finditer(text):
                 if _near_birth(match):
                     spans.append(Span(*match.span(), "DATE_TIME"))
-        return spans + [Span(*match.span("age"), "AGE") for match in _AGE.finditer(text)]
+        if any(key in lower for key in _AGE_KEYS):
+            spans += [Span(*match.span("age"), "AGE") for match in _AGE.finditer(text)]
+        return spans
 
 
 def _near_birth(match: re.Match[str]) -> bool:

@@ -13,6 +13,8 @@ _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 # First bytes of Base58Check addresses: Bitcoin, Litecoin, Dogecoin, Dash and Tron.
 _VERSIONS = frozenset({0x00, 0x05, 0x30, 0x32, 0x1E, 0x16, 0x4C, 0x10, 0x41})
 
+# Shorter than any address.
+_LONG = re.compile(r"[A-Za-z0-9]{14}")
 _BASE58 = re.compile(r"(?<![A-Za-z0-9])[13LMDA9X7Tr][1-9A-HJ-NP-Za-km-z]{24,34}(?![A-Za-z0-9])")
 _SEGWIT = re.compile(
     r"(?<![A-Za-z0-9])(?:(?P<hrp>bc|tb|ltc)1[02-9ac-hj-np-z]{11,71}"
@@ -30,6 +32,8 @@ class CryptoDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of a text."""
+        if _LONG.search(text) is None:
+            return []
         spans = [Span(*match.span(), "CRYPTO") for match in _ETHEREUM.finditer(text)]
         spans += [Span(*match.span(), "CRYPTO") for match in _MONERO.finditer(text)]
         for match in _BASE58.finditer(text):

@@ -6,7 +6,8 @@ import pytest
 
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
 
-DETECTORS = {detector.name: detector for detector in BUILT_IN_DETECTORS}
+DEFAULTS = [each for each in BUILT_IN_DETECTORS if getattr(each, "default", True)]
+DETECTORS = {detector.name: detector for detector in DEFAULTS}
 
 # A unit that is repeated, and how many characters of it.
 HOSTILE = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,37 +61,31 @@ class LearnedDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the private stretches of a text."""
-        from floe_plugins.gate.detectors.learned.features import tokens
+        from floe_plugins.gate.detectors.learned.features import places, tokens
 
         with self._lock:
-            model = self.load()
-            words, places = tokens(text)
-            labels = self._labels_of(words, model)
-        return _joined(text, places, labels)
+            labels = self._labels_of(tokens(text), self.load())
+        return _joined(text, places(text), labels) if labels else []
 
-    def _labels_of(self, words: Sequence[str], model: Model) -> list[str | None]:
-        labels: list[str | None] = []
+    def _labels_of(self, words: Sequence[str], model: Model) -> dict[int, str]:
+        """Return the labels of the private words, by their numbers, ascending."""
+        labels: dict[int, str] = {}
         for start in range(0, len(words), _WORDS):
             first = max(0, start - _SEEN)
             scores = model.scores(words[first : start + _WORDS + _SEEN])
             scores = scores[start - first :][:_WORDS]
-            best = scores[:, 1:].argmax(axis=1)
-            private = scores[:, 1:].max(axis=1) - scores[:, 0] > self._threshold
-            labels += [
-                self.labels[which] if found else None
-                for which, found in zip(best.tolist(), private.tolist(), strict=True)
-            ]
+            private = (scores[:, 1:].max(axis=1) - scores[:, 0] > self._threshold).nonzero()[0]
+            best = scores[private, 1:].argmax(axis=1)
+            for number, which in zip(private.tolist(), best.tolist(), strict=True):
+                labels[start + number] = self.labels[which]
         return labels
 
 
-def _joined(
-    text: str, places: Sequence[tuple[int, int]], labels: Sequence[str | None]
-) -> list[Span]:
+def _joined(text: str, places: Sequence[tuple[int, int]], labels: Mapping[int, str]) -> list[Span]:
     """Make one span of neighbours with the same label."""
     spans: list[Span] = []
-    for (start, end), label in zip(places, labels, strict=True):
-        if label is None:
-            continue
+    for number, label in labels.items():
+        start, end = places[number]
         last = spans[-1] if spans else None
         if last is not None and last.label == label and not text[last.end : start].strip():
             spans[-1] = Span(last.start, end, label)

@@ -226,6 +226,9 @@ def _pools() -> dict[str, list[str]]:
             "company": maker.company,
             "street": maker.street_address,
         }
+        if locale == "it_IT":
+            # Drawn from a set there, whose order is another one in each process.
+            del makers["city"]
         for kind, make in makers.items():
             pools[kind] += [make() for _ in range(_PER_LOCALE)]
     english = Faker("en_US")

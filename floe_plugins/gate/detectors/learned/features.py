@@ -15,6 +15,7 @@ import numpy.typing as npt
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 BITS = 19
 """The table of weights has ``2**BITS`` rows."""
@@ -45,6 +46,10 @@ _MIX = tuple(
     for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
 )
 
+# Tells the pairs apart; the one before the last is three kinds in a row.
+_NUMBERS = np.arange(1, PAIRS + 1, dtype=np.uint64)[:, None]
+_TRIPLE = PAIRS - 2
+
 
 class Word:
     """What is known of one word.
@@ -57,11 +62,11 @@ class Word:
         Its shape and what the lexicon says of it, as one number.
     ends_sentence : bool
         Whether the next word begins a sentence.
-    rows : list of list of int
-        Per offset of `OFFSETS`, rows of the table of weights.
+    hashes : list of list of int
+        Per offset of `OFFSETS`, what `rows_of` turns into rows of the table of weights.
     """
 
-    __slots__ = ("ends_sentence", "identity", "kind", "rows")
+    __slots__ = ("ends_sentence", "hashes", "identity", "kind")
 
     def __init__(self, word: str, lexicon: Lexicon | None) -> None:
         word = word[:_LETTERS]
@@ -71,21 +76,31 @@ class Word:
         self.identity = crc32(lower.encode())
         self.kind = code * 16 + shape
         self.ends_sentence = word[0] in ".!?:;\n\x02|>•" or word in ("-", '"', "“")
-        known = lexicon is not None
-        self.rows = [
-            _own_rows(lower, shape, code, known),
-            *(_near_rows(lower, shape, code, offset) for offset in (-1, 1)),
-            *(_far_rows(lower, code, offset) for offset in (-2, 2)),
+        whole, end = lower.encode(), lower[-3:].encode()
+        written, listed = b"%d" % shape, b"%d" % code
+        both = b"%d %d" % (code, shape)
+        self.hashes = [
+            _own_hashes(lower, whole, shape, code, lexicon is not None),
+            [crc32(whole, 12), crc32(end, 13), crc32(written, 14), crc32(both, 15)],
+            [crc32(whole, 28), crc32(end, 29), crc32(written, 30), crc32(both, 31)],
+            [crc32(whole, 44), crc32(listed, 45)],
+            [crc32(whole, 76), crc32(listed, 77)],
         ]
 
 
-def tokens(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the words, numbers and signs of a text with where each begins and ends."""
-    words, places = [], []
-    for match in _TOKEN.finditer(text):
-        words.append(match[0])
-        places.append(match.span())
-    return words, places
+def rows_of(hashes: Sequence[int]) -> Indices:
+    """Return the rows of the table of weights that hashes of words stand for."""
+    return np.array(hashes, np.int64) >> (32 - BITS)
+
+
+def tokens(text: str) -> list[str]:
+    """Return the words, numbers and signs of a text."""
+    return _TOKEN.findall(text)
+
+
+def places(text: str) -> list[tuple[int, int]]:
+    """Return where each of the `tokens` begins and ends."""
+    return [match.span() for match in _TOKEN.finditer(text)]
 
 
 def edge(lexicon: Lexicon) -> Word:
@@ -93,59 +108,41 @@ def edge(lexicon: Lexicon) -> Word:
     return Word(_EDGE, lexicon)
 
 
-def pair_rows(words: Sequence[Word], border: Word) -> Indices:
+def pair_rows(identity: Hashes, kind: Hashes, ends_sentence: Hashes) -> Indices:
     """Return the rows that depend on several words.
 
     Parameters
     ----------
-    words : sequence of Word
-        The words of one text.
-    border : Word
-        What `edge` returned.
+    identity, kind, ends_sentence : Hashes
+        These attributes of the words of one text, with two borders before and after it.
 
     Returns
     -------
     Indices
         Of shape (words, `PAIRS`).
     """
-    padded = [border, border, *words, border, border]
-    identity = np.array([word.identity for word in padded], np.uint64)
-    kind = np.array([word.kind for word in padded], np.uint64)
-    begins = np.array([word.ends_sentence for word in padded[1:-3]], np.uint64)
     word, before, after = identity[2:-2], identity[1:-3], identity[3:-1]
     own, left, right = kind[2:-2], kind[1:-3], kind[3:-1]
-    regime = _regime(own & np.uint64(15))
-    columns = (
-        _mixed(1, own, left),
-        _mixed(2, own, right),
-        _mixed(3, own, before),
-        _mixed(4, own, after),
-        _mixed(5, before, after),
-        _mixed(6, identity[:-4], before),
-        _mixed(7, after, identity[4:]),
-        _mixed(8, word, before),
-        _mixed(9, word, after),
-        _mixed(10, own, left, right),
-        _mixed(11, own, begins + np.uint64(2) * regime),
+    begins = ends_sentence[1:-3] + np.uint64(2) * _regime(own & np.uint64(15))
+    first = np.array(
+        (own, own, own, own, before, identity[:-4], after, word, word, own, own), np.uint64
     )
-    return np.stack(columns, axis=1)
+    second = np.array(
+        (left, right, before, after, after, before, identity[4:], before, after, left, begins),
+        np.uint64,
+    )
+    first += _NUMBERS
+    first *= _MIX[0]
+    second += np.uint64(1)
+    second *= _MIX[1]
+    first ^= second
+    first[_TRIPLE] ^= (right + np.uint64(1)) * _MIX[2]
+    first *= _MIX[3]
+    first >>= np.uint64(64 - BITS)
+    return first.T.astype(np.int64)
 
 
-def _mixed(
-    number: int,
-    first: npt.NDArray[np.uint64],
-    second: npt.NDArray[np.uint64],
-    third: npt.NDArray[np.uint64] | None = None,
-) -> Indices:
-    with np.errstate(over="ignore"):
-        mixed = (first + np.uint64(number)) * _MIX[0] ^ (second + np.uint64(1)) * _MIX[1]
-        if third is not None:
-            mixed ^= (third + np.uint64(1)) * _MIX[2]
-        mixed *= _MIX[3]
-    return (mixed >> np.uint64(64 - BITS)).astype(np.int64)
-
-
-def _regime(shapes: npt.NDArray[np.uint64]) -> np.uint64:
+def _regime(shapes: Hashes) -> np.uint64:
     """Tell how a text uses capitals: not at all, only, mostly at beginnings of words, or mixed."""
     lower = int(np.count_nonzero(shapes == 1))
     title = int(np.count_nonzero(shapes == 2))
@@ -176,34 +173,26 @@ def _shape(word: str) -> int:
     return 14 if word in ".,!?;:" else 15
 
 
-def _row(salt: int, data: str) -> int:
-    return crc32(data.encode(), salt) >> (32 - BITS)
-
-
-def _own_rows(lower: str, shape: int, code: int, known: bool) -> list[int]:
-    rows = [_row(1, f"{shape}"), _row(2, f"{code}"), _row(3, f"{code} {shape}")]
-    if not lower[0].isalpha():
-        return [*rows, _row(4, lower)]
-    if known:
-        rows.append(_row(4, lower))
-    marked = f"^{lower}$"
-    rows += [_row(5, marked[i : i + 3]) for i in range(len(marked) - 2)]
-    rows += [_row(6, marked[:size]) for size in (2, 4, 5)]
-    rows += [_row(7, marked[-size:]) for size in (2, 4, 5)]
-    rows.append(_row(8, f"{min(len(lower), 9)} {shape}"))
-    return rows
-
-
-def _near_rows(lower: str, shape: int, code: int, offset: int) -> list[int]:
-    salt = 20 + 8 * offset
-    return [
-        _row(salt, lower),
-        _row(salt + 1, lower[-3:]),
-        _row(salt + 2, f"{shape}"),
-        _row(salt + 3, f"{code} {shape}"),
+def _own_hashes(lower: str, whole: bytes, shape: int, code: int, known: bool) -> list[int]:
+    hashes = [
+        crc32(b"%d" % shape, 1),
+        crc32(b"%d" % code, 2),
+        crc32(b"%d %d" % (code, shape), 3),
     ]
-
-
-def _far_rows(lower: str, code: int, offset: int) -> list[int]:
-    salt = 60 + 8 * offset
-    return [_row(salt, lower), _row(salt + 1, f"{code}")]
+    if known or not lower[0].isalpha():
+        hashes.append(crc32(whole, 4))
+    if not lower[0].isalpha():
+        return hashes
+    if len(whole) == len(lower):
+        marked = b"^%b$" % whole
+        hashes += [crc32(marked[i : i + 3], 5) for i in range(len(marked) - 2)]
+        hashes += [crc32(marked[:size], 6) for size in (2, 4, 5)]
+        hashes += [crc32(marked[-size:], 7) for size in (2, 4, 5)]
+    else:
+        # Pieces of words are of whole letters, which take several bytes here.
+        letters = f"^{lower}$"
+        hashes += [crc32(letters[i : i + 3].encode(), 5) for i in range(len(letters) - 2)]
+        hashes += [crc32(letters[:size].encode(), 6) for size in (2, 4, 5)]
+        hashes += [crc32(letters[-size:].encode(), 7) for size in (2, 4, 5)]
+    hashes.append(crc32(b"%d %d" % (min(len(lower), 9), shape), 8))
+    return hashes

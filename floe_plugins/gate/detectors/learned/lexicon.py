@@ -4,7 +4,6 @@ A word's code packs, from the lowest digit: first name (0-2), surname (0-2), pla
 the word is in English (0-5), and whether it is used as a common word (0-1).
 """
 
-from collections.abc import Iterator
 from zlib import crc32
 
 import numpy as np
@@ -28,20 +27,11 @@ class Lexicon:
     def __init__(self, hashes: npt.NDArray[np.uint32], codes: npt.NDArray[np.uint16]) -> None:
         self.hashes = hashes
         self.codes = codes
+        self._codes = dict(zip(hashes.tolist(), codes.tolist(), strict=True))
 
     def get(self, word: str, default: int = 0) -> int:
         """Return the code of a lower-case word, or the default."""
-        key = key_of(word)
-        place = int(np.searchsorted(self.hashes, np.uint32(key)))
-        if place < len(self.hashes) and int(self.hashes[place]) == key:
-            return int(self.codes[place])
-        return default
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.hashes.tolist())
-
-    def __len__(self) -> int:
-        return len(self.hashes)
+        return self._codes.get(key_of(word), default)
 
     @classmethod
     def of(cls, codes: dict[str, int]) -> "Lexicon":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from floe_plugins.gate.detectors.learned.features import ROWS, Word, edge, pair_rows
+from floe_plugins.gate.detectors.learned.features import ROWS, Word, edge, pair_rows, rows_of
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 
 CLASSES = ("NOTHING", "PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
@@ -92,46 +92,53 @@ class Model:
         array of float32
             Of shape (words, classes): above 0 where the word is of the class, 1 where surely.
         """
-        places = self._places(words)
+        padded = np.array([0, 0, *self._places(words), 0, 0])
         count = len(words)
-        padded = np.concatenate(([0, 0], places, [0, 0]))
         heard = self._heard
         total = heard[padded[2:-2], 0] + heard[padded[3:-1], 1] + heard[padded[1:-3], 2]
         total += heard[padded[4:], 3] + heard[padded[:count], 4]
-        rows = pair_rows([self._known[place] for place in places], self._border)
-        total += self.weights[rows].sum(axis=1, dtype=np.int32)
+        rows = pair_rows(*self._attributes[:, padded])
+        spoken = self.weights.take(rows.ravel(), axis=0).reshape(count, -1, len(CLASSES))
+        total += spoken.sum(axis=1, dtype=np.int32)
         return total * self.scale + self.intercept
 
     def _places(self, words: Sequence[str]) -> list[int]:
         """Return where each word is remembered, after learning the new ones."""
-        if len(self._known) > _REMEMBERED:
+        if len(self._index) > _REMEMBERED:
             self._forget()
         index = self._index
         new = [word for word in dict.fromkeys(words) if word not in index]
         if new:
-            start = len(self._known)
-            made = [Word(word, self.lexicon) for word in new]
-            self._known += made
+            # The border has the first place.
+            start = len(index) + 1
+            self._hear([Word(word, self.lexicon) for word in new], start)
             index.update(zip(new, range(start, start + len(new)), strict=True))
-            self._hear(made, start)
         return [index[word] for word in words]
 
     def _hear(self, words: Sequence[Word], start: int) -> None:
         """Add up what words say about themselves and about the places around them."""
-        rows = [part for word in words for part in word.rows]
-        lengths = np.array([len(part) for part in rows])
+        parts = [part for word in words for part in word.hashes]
+        lengths = np.array([len(part) for part in parts])
         starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-        flat = self.weights[np.array([row for part in rows for row in part])].astype(np.int32)
-        sums = np.add.reduceat(flat, starts, axis=0).reshape(len(words), -1, len(CLASSES))
+        rows = rows_of([row for part in parts for row in part])
+        flat = self.weights.take(rows, axis=0)
+        sums = np.add.reduceat(flat, starts, axis=0, dtype=np.int32).reshape(
+            len(words), -1, len(CLASSES)
+        )
         end = start + len(words)
         if end > len(self._heard):
-            grown = np.zeros((max(end, 2 * len(self._heard)), *self._heard.shape[1:]), np.int32)
-            grown[:start] = self._heard[:start]
-            self._heard = grown
+            room = max(end, 2 * len(self._heard)) - len(self._heard)
+            self._heard = np.pad(self._heard, ((0, room), (0, 0), (0, 0)))
+            self._attributes = np.pad(self._attributes, ((0, 0), (0, room)))
         self._heard[start:end] = sums
+        self._attributes[:, start:end] = (
+            [word.identity for word in words],
+            [word.kind for word in words],
+            [word.ends_sentence for word in words],
+        )
 
     def _forget(self) -> None:
-        self._known: list[Word] = [self._border]
         self._index: dict[str, int] = {}
-        self._heard = np.zeros((1024, len(self._border.rows), len(CLASSES)), np.int32)
-        self._hear(self._known, 0)
+        self._heard = np.zeros((1024, len(self._border.hashes), len(CLASSES)), np.int32)
+        self._attributes = np.zeros((3, 1024), np.uint64)
+        self._hear([self._border], 0)

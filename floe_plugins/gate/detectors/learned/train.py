@@ -26,6 +26,8 @@ from floe_plugins.gate.detectors.learned.features import (
     Word,
     edge,
     pair_rows,
+    places,
+    rows_of,
     tokens,
 )
 from floe_plugins.gate.detectors.learned.generate import SKIPPED, Generator, Text
@@ -117,17 +119,21 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
             words.append(cache[key])
         if not words:
             continue
-        pairs = pair_rows(words, border)
         padded = [border, border, *words, border, border]
+        pairs = pair_rows(
+            np.array([word.identity for word in padded], np.uint64),
+            np.array([word.kind for word in padded], np.uint64),
+            np.array([word.ends_sentence for word in padded], np.uint64),
+        )
         for place, label in enumerate(labels):
             if label == SKIPPED:
                 continue
-            rows: list[int] = []
+            hashes: list[int] = []
             for which, offset in enumerate(OFFSETS):
                 # What stands one place further on speaks about the place one before it.
-                rows += padded[place + 2 - offset].rows[which]
-            rows += pairs[place].tolist()
-            columns.append(np.array(rows, np.int32))
+                hashes += padded[place + 2 - offset].hashes[which]
+            rows = np.concatenate((rows_of(hashes), pairs[place]))
+            columns.append(rows.astype(np.int32))
             lengths.append(len(rows))
             classes.append(CLASSES.index(label))
     indices = np.concatenate(columns)
@@ -138,10 +144,10 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
 
 
 def _labelled(text: Text) -> tuple[list[str], list[str]]:
-    words, places = tokens(text.text)
+    words = tokens(text.text)
     labels = ["NOTHING"] * len(words)
     for begin, end, label in text.spans:
-        for number, (start, stop) in enumerate(places):
+        for number, (start, stop) in enumerate(places(text.text)):
             if start < end and stop > begin:
                 labels[number] = label
     return words, labels
