@@ -12,7 +12,9 @@ from typing import Any
 
 from griffe import Extension, Object
 
-_MATH = re.compile(r"^(?P<indent> *)\.\. math:: *(?P<first>[^\n]*)\n(?P<rest>(?: *\n| +\S.*\n?)*)", re.M)
+_MATH = re.compile(
+    r"^(?P<indent> *)\.\. math:: *(?P<first>[^\n]*)\n(?P<rest>(?: *\n| +\S.*\n?)*)", re.M
+)
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
 _INLINE_MATH = re.compile(r":math:`([^`]+)`")
 
