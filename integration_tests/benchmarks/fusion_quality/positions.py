@@ -182,7 +182,7 @@ class _Asking:
     ) -> list[tuple[ExpertTopK, ExpertTopK]]:
         prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
         heard: dict[int, ExpertTopK] = {}
-        words = []
+        words: list[tuple[ExpertTopK, ExpertTopK]] = []
         for piece in pieces:
             prefix.extend(piece)
             # As in the engine, what was heard at places still behind the boundary is kept.
