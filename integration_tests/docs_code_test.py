@@ -253,3 +253,26 @@ def test_the_readers_find_their_pages_in_one_click() -> None:
         "how-to/monitor.md",
         "how-to/troubleshoot.md",
     } <= linked
+
+
+def test_what_contributors_are_told_to_run_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    commands = [words for block in blocks_of(ROOT / "CONTRIBUTING.md") for words in block.commands]
+    for words in commands:
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
+            continue
+        assert words[:2] == [".venv/bin/python", "-m"]
+        path, _, test = words[3].partition("::")
+        if words[2] == "pytest":
+            assert (ROOT / path).exists(), path
+            assert not test or f"def {test}(" in (ROOT / path).read_text("utf-8"), test
+
+
+def test_the_citation_names_this_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    (paper,) = citation["references"]
+    assert "2602.14302" in paper["url"]

@@ -16,12 +16,13 @@ _MATH = re.compile(
     r"^(?P<indent> *)\.\. math:: *(?P<first>[^\n]*)\n(?P<rest>(?: *\n| +\S.*\n?)*)", re.M
 )
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
+_LITERAL = re.compile(r"::\n(?=\n {4})")
 _INLINE_MATH = re.compile(r":math:`([^`]+)`")
 
 
 def to_markdown(text: str) -> str:
     """Return a docstring with its roles and formulas as Markdown code."""
-    text = _MATH.sub(_as_block, text)
+    text = _LITERAL.sub(":\n", _MATH.sub(_as_block, text))
     return _INLINE_MATH.sub(r"``\1``", _ROLE.sub(r"`\1`", text))
 
 

@@ -158,3 +158,4 @@ def test_formulas_and_roles_of_docstrings_become_code() -> None:
     text = "See :class:`~a.B`.\n\n.. math:: x = 1, \\quad\n          y = 2\n\nWith :math:`z`."
     shown = "See `a.B`.\n\n```text\nx = 1, \\quad\ny = 2\n```\n\nWith ``z``."
     assert to_markdown(text) == shown
+    assert to_markdown("Used as::\n\n    x = 1\n") == "Used as:\n\n    x = 1\n"
