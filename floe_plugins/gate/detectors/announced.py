@@ -11,9 +11,13 @@ _CUES: tuple[tuple[str, str, str], ...] = (
     (
         r"driv(?:er|ing)(?:'?s|s'?)?(?:[ ]|-)?(?:licen[cs]e|lic)|licen[cs]e[ ](?:no|number|nr)",
         "DRIVER_LICENSE",
-        "licen|lic",
+        "licen|driver lic|driving lic",
     ),
-    (r"passport|reisepass|passeport|pasaporte", "PASSPORT", "pass|pasa"),
+    (
+        r"passport|reisepass|passeport|pasaporte",
+        "PASSPORT",
+        "passport|passeport|reisepass|pasaporte",
+    ),
     (
         r"(?:licen[cs]e|number|registration)[ ]plate|plate[ ]number|kennzeichen",
         "LICENSE_PLATE",
@@ -22,33 +26,38 @@ _CUES: tuple[tuple[str, str, str], ...] = (
     (
         r"vin|chassis[ ]number|vehicle[ ]identification[ ]number",
         "VEHICLE_ID",
-        "vin|chassis|vehicle",
+        " vin|chassis|vehicle",
     ),
     (
         r"(?:bank[ ])?account(?:[ ](?:no|number|nr|id|\#))|acct|routing[ ]number|sort[ ]code"
         r"|kontonummer",
         "ACCOUNT_NUMBER",
-        "acc|routing|sort code|konto",
+        "account|acct|routing|sort code|konto",
     ),
     (
         r"medical[ ]record(?:[ ](?:no|number))?|mrn|patient[ ](?:id|no|number)"
         r"|health[ ](?:card|insurance)",
         "MEDICAL_RECORD",
-        "medical|mrn|patient|health",
+        "medical record|mrn|patient|health card|health insurance",
     ),
-    (r"zip(?:[ ]?code)?|post(?:al)?[ ]?code|plz|postleitzahl", "ADDRESS", "zip|post|plz"),
+    (
+        r"zip(?:[ ]?code)?|post(?:al)?[ ]?code|plz|postleitzahl",
+        "ADDRESS",
+        "zip|postal|post code|postcode|plz|postleit",
+    ),
     (
         r"(?:national|personal|identity|identification|tax|member|membership|employee|student"
         r"|customer|policy|insurance|beneficiary|case|claim|visa|permit|voter)"
         r"[ ](?:id|no|number|nr|card)|id[ ](?:no|number|card)|ssn|nino|national[ ]insurance"
         r"|social[ ](?:security|insurance)|tin",
         "ID_NUMBER",
-        "number|card|id|no|nr|ssn|nino|insurance|social|tin",
+        "national|personal|identi|tax|member|employee|student|customer|policy|insurance|beneficiary"
+        "|case|claim|visa|permit|voter|id no|id num|id card|ssn|nino|social| tin",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",
         "PIN",
-        "cv|code|pin|otp",
+        "cvv|cvc|security code|card pin|pin code|pin number|my pin|passcode| otp",
     ),
 )
 _BETWEEN = (
@@ -132,7 +141,7 @@ class AnnouncedDetector:
         if _DIGIT.search(text) is None:
             return []
         spans = []
-        lower = text.lower()
+        lower = f" {text.lower()}"
         for pattern, label, keys in _PATTERNS:
             if any(key in lower for key in keys):
                 spans += [
