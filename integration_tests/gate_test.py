@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import httpx
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from floe_plugins.errors import ConfigError
 from floe_plugins.gate.settings import VARIABLE
 from integration_tests.tiny import TinyModels
 from integration_tests.vllm_servers import Server, ServerSpec, running
+from vllm_logits_processor.assembly import build_engine
+from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.experts.conftest import FakeExpert
 
 pytestmark = pytest.mark.timeout(600)
@@ -184,7 +188,6 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "a bias of texts": ("completions", {"prompt": "a", "logit_bias": {MAIL: 1}}),
     "a prompt too long": ("completions", {"prompt": f"{MAIL} " * 200, "max_tokens": 4}),
     "a lone surrogate": ("completions", {"prompt": f"{MAIL} \ud800", "max_tokens": 4}),
-    "an unknown role": ("chat/completions", {"messages": [{"role": MAIL, "content": MAIL}]}),
     "a picture": (
         "chat/completions",
         chat([{"type": "image_url", "image_url": {"url": f"http://127.0.0.1:9/{MAIL}.png"}}]),
@@ -250,6 +253,18 @@ def test_nothing_private_is_in_what_the_server_wrote(gated: Gated) -> None:
     assert not any(secret in text for text in gated.sent() for secret in SECRETS)
 
 
+@pytest.mark.parametrize("name", ["absent", "card"])
+def test_a_detector_that_does_not_load_stops_the_processor(
+    tiny: TinyModels, canned: FakeExpert, name: str
+) -> None:
+    floe = tiny.floe(canned, detectors=[name, "email"])
+    floe["expert"]["trusted"] = False
+    config = FloeConfig.from_additional_config({"floe": floe})
+    assert config is not None
+    with pytest.raises(ConfigError, match="'absent'") if name == "absent" else nullcontext():
+        build_engine(config, host_tokenizer=tiny.host, host_vocabulary=406, host_model="tiny")
+
+
 def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
     tiny: TinyModels, canned: FakeExpert, tmp_path: Path
 ) -> None:
@@ -278,10 +293,7 @@ def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(outcome.read_text())
-    # A detector that does not load stops the engine.
-    assert "'absent'" in said["refusal"]
-    assert [len(answer) for answer in said["answers"]] == [4, 4, 4]
+    assert [len(answer) for answer in json.loads(outcome.read_text())] == [4, 4, 4]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny.expert_tokenizer)
     sent = [
         str(tokenizer.decode(prompt))

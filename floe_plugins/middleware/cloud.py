@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from floe_plugins.errors import ConfigError
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _EVENTS = b"text/event-stream"
 _OK = 200
+_OVERLOADED = (408, 429)
 _LARGEST_REPLY = 64 * 2**20
 
 
@@ -182,7 +184,9 @@ class Cloud:
             TimeoutError,
             _NoAnswerError,
         ) as error:
-            self._left_alone_until = time.monotonic() + self._settings.cooldown_s
+            # A request that the cloud refuses says nothing of what it makes of others.
+            if not (isinstance(error, _NoAnswerError) and error.refused):
+                self._left_alone_until = time.monotonic() + self._settings.cooldown_s
             reason = str(error) if isinstance(error, _NoAnswerError) else type(error).__name__
             logger.warning("The cloud does not answer (%s); the device does.", reason)
             return None
@@ -195,7 +199,7 @@ class Cloud:
         if settings.model is not None:
             sent["model"] = settings.model
         headers = {
-            "Host": httpcore.URL(settings.url).host.decode(),
+            "Host": urlsplit(settings.url).netloc.rpartition("@")[2],
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
         }
@@ -231,7 +235,10 @@ class Cloud:
         pieces = response.aiter_stream()
         try:
             if response.status != _OK:
-                raise _NoAnswerError(f"HTTP {response.status}")
+                raise _NoAnswerError(
+                    f"HTTP {response.status}",
+                    refused=400 <= response.status < 500 and response.status not in _OVERLOADED,
+                )
             if not content_type.startswith(_EVENTS):
                 async with asyncio.timeout(self._settings.read_timeout_s):
                     whole = await _whole(pieces)
@@ -248,7 +255,14 @@ class Cloud:
 
 
 class _NoAnswerError(Exception):
-    """The cloud answered, but with nothing that can be passed on; the message says what."""
+    """The cloud answered, but with nothing that can be passed on; the message says what.
+
+    `refused` is true where it is the request that it did not like.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 async def _whole(pieces: Any) -> bytes:

@@ -34,8 +34,8 @@ class Cloud:
                 cloud.seen.append({"path": self.path, **body})
                 if cloud.answer == "late":
                     time.sleep(1.5)
-                if cloud.answer == "error":
-                    self.send_error(503)
+                if cloud.answer in ("error", "refusal"):
+                    self.send_error(503 if cloud.answer == "error" else 400)
                     return
                 self.send_response(200)
                 streams = cloud.answer in ("stream", "broken", "endless")
@@ -145,6 +145,15 @@ def test_a_cloud_that_does_not_answer_means_the_device_does(cloud: Cloud, answer
     assert server.bodies == [body] * 3
     # It is left alone for a while.
     assert len(cloud.seen) <= 1
+
+
+def test_a_request_that_the_cloud_refuses_is_answered_here_and_harms_no_other(cloud: Cloud) -> None:
+    gate = edge(Server(), cloud)
+    cloud.answer = "refusal"
+    assert not ask(gate, user("hi")).from_cloud
+    cloud.answer = "json"
+    assert ask(gate, user("hi")).from_cloud
+    assert cloud.headers[0]["Host"] == cloud.url.removeprefix("http://").removesuffix("/v1")
 
 
 def test_a_stream_that_breaks_off_ends_with_an_error(cloud: Cloud) -> None:

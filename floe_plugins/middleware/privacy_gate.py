@@ -61,7 +61,16 @@ def configured() -> tuple[Gate, Cloud | None]:
     ConfigError, PluginError
         If the configuration is wrong, or a detector does not load.
     """
+    _log_with_vllm()
     return _made(GateSettings.from_environment())
+
+
+def _log_with_vllm() -> None:
+    """Send Floe's log lines where vLLM's go, in its servers; vLLM sets up no logger but its own."""
+    theirs, ours = logging.getLogger("vllm"), logging.getLogger("floe_plugins")
+    if theirs.handlers and not ours.handlers:
+        ours.handlers, ours.propagate = list(theirs.handlers), theirs.propagate
+        ours.setLevel(theirs.level)
 
 
 def _made(settings: GateSettings) -> tuple[Gate, Cloud | None]:
