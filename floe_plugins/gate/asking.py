@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from floe_plugins.gate.classes import PROSE
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.verdict import Failure
 
@@ -38,6 +39,22 @@ class Member:
         return Failure(self.detector.name, self.plugin, reason)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One view of a text.
+
+    Attributes
+    ----------
+    text : str
+        What detectors are asked about.
+    values_only : bool
+        Whether what is told from prose does not count in it.
+    """
+
+    text: str
+    values_only: bool = False
+
+
 class InvalidAnswerError(Exception):
     """A detector answered something that is not a sequence of valid spans of the text."""
 
@@ -48,7 +65,7 @@ class Question:
 
     Attributes
     ----------
-    texts : tuple of str
+    readings : tuple of Reading
         The views.
     deadline : float
         On the clock of `time.monotonic`, seconds.
@@ -62,7 +79,7 @@ class Question:
         Set when every detector has been asked.
     """
 
-    texts: tuple[str, ...]
+    readings: tuple[Reading, ...]
     deadline: float
     spans: list[set[Span]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
@@ -70,7 +87,7 @@ class Question:
     done: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.spans = [set() for _ in self.texts]
+        self.spans = [set() for _ in self.readings]
 
     @property
     def late(self) -> bool:
@@ -95,13 +112,13 @@ class Asker:
         self._starting = threading.Lock()
 
     def ask(
-        self, texts: tuple[str, ...], deadline: float
+        self, readings: tuple[Reading, ...], deadline: float
     ) -> tuple[Sequence[set[Span]], Sequence[Failure]]:
         """Ask every detector about every view.
 
         Parameters
         ----------
-        texts : tuple of str
+        readings : tuple of Reading
             The views of the text.
         deadline : float
             On the clock of `time.monotonic`, seconds.
@@ -117,7 +134,7 @@ class Asker:
         if current is not None and current.late:
             return (), (_late(current, "stuck"),)
         self._start()
-        question = Question(texts, deadline)
+        question = Question(readings, deadline)
         self._questions.put(question)
         if question.done.wait(max(0.0, deadline - time.monotonic())):
             return question.spans, question.failures
@@ -155,8 +172,13 @@ class Asker:
 def _put(question: Question, member: Member) -> None:
     """Put the question to one detector and take down the answer."""
     try:
-        for found, text in zip(question.spans, question.texts, strict=True):
-            found.update(_checked(member, member.detector.detect(text), len(text)))
+        for found, reading in zip(question.spans, question.readings, strict=True):
+            if reading.values_only and member.labels <= PROSE:
+                continue
+            spans = _checked(member, member.detector.detect(reading.text), len(reading.text))
+            found.update(
+                span for span in spans if not (reading.values_only and span.label in PROSE)
+            )
     except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
         # the text private and must not end the thread. Its message may hold some of the text.
         question.failures.append(member.failure(type(error).__name__))

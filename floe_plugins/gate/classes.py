@@ -40,6 +40,18 @@ CLASSES: dict[str, frozenset[str]] = {
 }
 """Class of private text to the labels that stand for it."""
 
+PROSE = frozenset().union(
+    *(
+        CLASSES[name]
+        for name in (
+            *("names of persons", "organisations", "places", "postal addresses"),
+            *("dates of birth, ages", "health", "religion", "politics", "trade unions"),
+            *("sexuality", "ethnicity", "crime"),
+        )
+    )
+)
+"""Labels of what is told from how people write, rather than from a form of its own."""
+
 
 @dataclass(frozen=True)
 class Coverage:

@@ -66,7 +66,7 @@ class Conversation:
                 self._seam([place for place in spoken if self.messages[place].role == role])
                 for role in sorted({role for role in roles if role and roles.count(role) > 1})
             ]
-        return tuple(view for view in views if view is not None)
+        return tuple(view.for_values() for view in views if view is not None)
 
     def split(self, spans: Sequence[Span]) -> tuple[tuple[Span, ...], ...]:
         """Return the spans message by message, with offsets into each; one may be in several."""

@@ -109,3 +109,29 @@ def test_spans_are_split_where_messages_meet(texts: list[str], data: st.DataObje
         for place in range(len(seam.text)):
             begin, stop = seam.original(place, place + 1)
             assert 0 <= begin < stop <= size
+
+
+class Naming:
+    """A detector that takes every long word for a name, or for a thing."""
+
+    name = "naming"
+
+    def __init__(self, *labels: str) -> None:
+        self.labels = labels
+
+    def detect(self, text: str) -> list[Span]:
+        long = max(text.split(), key=len, default="")
+        begin = text.find(long)
+        return [Span(begin, begin + len(long), label) for label in self.labels if len(long) > 12]
+
+
+@pytest.mark.parametrize(
+    "messages", [said("4 1 1 1 1 1 1 1 1 1 1 1 1 1"), said("many-", "letters-long")]
+)
+def test_what_is_put_together_is_searched_for_values_but_not_for_names(
+    messages: list[Message],
+) -> None:
+    assert Gate(detectors=[Naming("PERSON")]).decide(messages).decision is Decision.CLEAR
+    both = Gate(detectors=[Naming("PERSON", "THING")]).decide(messages)
+    assert both.labels == ("THING",)
+    assert Gate(detectors=[Naming("PERSON")]).decide("many-letters-long").labels == ("PERSON",)

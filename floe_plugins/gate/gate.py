@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.asking import Asker
+from floe_plugins.gate.asking import Asker, Reading
 from floe_plugins.gate.classes import log_coverage
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span
@@ -214,8 +214,8 @@ class _Decision:
             view for seam in conversation.seams() for view in (seam, *views_of(seam.text, seam))
         ]
         deadline = self._started + self._gate.timeout_s
-        texts = (text, *(view.text for view in (*views, *seams)))
-        found, failures = self._gate._asker.ask(texts, deadline)
+        readings = [Reading(view.text, view.values_only) for view in (*views, *seams)]
+        found, failures = self._gate._asker.ask((Reading(text), *readings), deadline)
         spans: set[Span] = set()
         if found:
             spans.update(found[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class View:
         The rewritten text.
     parent : View or None
         The view that it was made from; None for the original text.
+    values_only : bool
+        Whether only values, such as numbers and addresses, are to be looked for: what was closed
+        up, spelled out or cut together reads as no prose.
     """
 
     text: str
@@ -26,6 +29,11 @@ class View:
     _starts: tuple[int, ...]
     _origins: tuple[int, ...]
     _widths: tuple[int, ...]
+    values_only: bool = False
+
+    def for_values(self) -> View:
+        """Return the view as one in which only values are to be looked for."""
+        return replace(self, values_only=True)
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Return the offsets in the original of ``text[start:end]``, which must not be empty.

@@ -44,5 +44,5 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
     for stage in (spoken, spaced):
         view = stage(current(), last())
         if view is not None:
-            views.append(view)
+            views.append(view.for_values())
     return tuple(view for view in views if view.text != text)
