@@ -17,6 +17,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from floe_plugins.errors import ConfigError
+from floe_plugins.gate import Gate
 from floe_plugins.gate.settings import VARIABLE
 from integration_tests.tiny import TinyModels
 from integration_tests.vllm_servers import Server, ServerSpec, running
@@ -109,7 +110,8 @@ def gated(
     folder = tmp_path_factory.mktemp("gated")
     trace = folder / "trace.jsonl"
     trace.touch()
-    spec = specification(tiny, canned, folder, trace_file=str(trace))
+    detectors = [*Gate().detectors, "failing"]
+    spec = specification(tiny, canned, folder, trace_file=str(trace), detectors=detectors)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny.expert_tokenizer)
     with running(spec, logs=folder) as (server,):
         yield Gated(server, canned, tokenizer, trace)
@@ -268,7 +270,7 @@ def test_a_detector_that_does_not_load_stops_the_processor(
 def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
     tiny: TinyModels, canned: FakeExpert, tmp_path: Path
 ) -> None:
-    floe = tiny.floe(canned)
+    floe = tiny.floe(canned, detectors=[*Gate().detectors])
     floe["expert"]["trusted"] = False
     engine = {
         "model": tiny.host,
