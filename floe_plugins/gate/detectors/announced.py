@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import matches_at
 
 # Cue, label, and pieces of words of which a text with the cue has one. What follows within a few
 # words and holds a digit is the value.
@@ -71,6 +72,7 @@ _PATTERNS = tuple(
     for cue, label, keys in _CUES
 )
 _DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d+")
 
 _MONTHS = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
@@ -100,13 +102,15 @@ _BIRTH_KEYS = (
     "gebor",
     "geburt",
     "naiss",
-    "né",
+    "née",
+    "né le",
     "nee le",
     "ne le",
     "nacim",
     "nacid",
     "nasc",
-    "nat",
+    "nato il",
+    "nata il",
     "geboort",
     "admi",
     "discharg",
@@ -149,7 +153,7 @@ class AnnouncedDetector:
                     for match in pattern.finditer(text)
                     if _DIGIT.search(match["value"])
                 ]
-        for match in _DATE.finditer(text):
+        for match in matches_at(_DIGITS, _DATE, text):
             if _near_birth(match) or _of_birth(match):
                 spans.append(Span(*match.span(), "DATE_TIME"))
         if any(key in lower for key in _BIRTH_KEYS) and _BIRTH.search(text):

@@ -8,7 +8,7 @@ from itertools import accumulate
 from floe_plugins.gate.detector import Span
 
 # Digits in groups, with at most two separators between them.
-_RUN = re.compile(r"(?<!\d)\d++(?:[ \t\n.,/_-]{1,2}+\d++)*+")
+_RUN = re.compile(r"\d++(?:[ \t\n.,/_-]{1,2}+\d++)*+")
 _GROUP = re.compile(r"\d++")
 
 _LENGTHS = range(12, 20)

@@ -14,7 +14,7 @@ _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _VERSIONS = frozenset({0x00, 0x05, 0x30, 0x32, 0x1E, 0x16, 0x4C, 0x10, 0x41})
 
 # Shorter than any address.
-_LONG = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{14}")
+_LONG = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{25}")
 _BASE58 = re.compile(r"(?<![A-Za-z0-9])[13LMDA9X7Tr][1-9A-HJ-NP-Za-km-z]{24,34}(?![A-Za-z0-9])")
 _SEGWIT = re.compile(
     r"(?<![A-Za-z0-9])(?:(?P<hrp>bc|tb|ltc)1[02-9ac-hj-np-z]{11,71}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
@@ -16,13 +17,13 @@ class DetectSecretsDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the secrets of a text."""
-        from detect_secrets.settings import default_settings, get_plugins
+        settings = importlib.import_module("detect_secrets.settings")
 
         spans = set()
         start = 0
-        with default_settings():
+        with settings.default_settings():
             for line in text.splitlines(keepends=True):
-                for plugin in get_plugins():
+                for plugin in settings.get_plugins():
                     for secret in plugin.analyze_line(filename="text", line=line, line_number=1):
                         value = secret.secret_value or line
                         at = max(0, line.find(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,9 +66,8 @@ class GlinerDetector:
                 f"The folder of the GLiNER model is {str(folder)!r}; accepted is one with a "
                 f"gliner_config.json, given as argument or in {FOLDER_VARIABLE}."
             )
-        from gliner import GLiNER
-
-        self._model = GLiNER.from_pretrained(str(folder), local_files_only=True)
+        gliner = importlib.import_module("gliner")
+        self._model = gliner.GLiNER.from_pretrained(str(folder), local_files_only=True)
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the entities of a text."""

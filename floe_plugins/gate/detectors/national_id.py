@@ -56,7 +56,7 @@ class NationalIdDetector:
         """Return the national numbers of a text."""
         if _DIGITS.search(text) is None:
             return []
-        spans = set()
+        spans: set[Span] = set()
         for region in _REGION.finditer(text):
             if _DIGITS.search(region[0]):
                 for place in _START.finditer(text, region.start(), region.end()):

@@ -66,13 +66,12 @@ def test_detect_secrets_finds_keys_on_their_lines() -> None:
     assert found(DetectSecretsDetector(), "How do I sort a list?") == set()
 
 
-@needs("spacy")
 def test_spacy_finds_the_entities_of_a_model_in_a_folder(tmp_path: Path) -> None:
-    import spacy
+    spacy = pytest.importorskip("spacy")
 
     pipeline = spacy.blank("en")
     ruler = pipeline.add_pipe("entity_ruler")
-    ruler.add_patterns(  # type: ignore[attr-defined]
+    ruler.add_patterns(
         [
             {"label": "PERSON", "pattern": "Natalia"},
             {"label": "GPE", "pattern": "Kazan"},

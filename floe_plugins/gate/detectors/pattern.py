@@ -1,7 +1,7 @@
 """A detector made of one regular expression and a check of what it finds."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from floe_plugins.gate.detector import Span
@@ -41,3 +41,27 @@ class PatternDetector:
             for match in self.pattern.finditer(text)
             if self.confirms is None or self.confirms(match)
         ]
+
+
+def matches_at(
+    starts: re.Pattern[str], pattern: re.Pattern[str], text: str
+) -> Iterator[re.Match[str]]:
+    """Yield the matches of a pattern, like `finditer`, but try it only at some places.
+
+    Parameters
+    ----------
+    starts : re.Pattern
+        Where matches may begin. One that begins with a set of characters is searched for many times
+        faster than one that begins by looking back.
+    pattern : re.Pattern
+        The pattern.
+    text : str
+        The text.
+    """
+    done = 0
+    for start in starts.finditer(text):
+        if start.start() >= done:
+            match = pattern.match(text, start.start())
+            if match is not None:
+                done = match.end()
+                yield match

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import matches_at
 
 # What stands between two digits of one number: nothing, a separator, or a bracket.
 _GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
@@ -11,6 +12,8 @@ _GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
 # Not within a word, a decimal or a number with a thousands separator.
 _BEGIN = r"(?<![\w.+])(?<!\d,)"
 _EXTENSION = r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?!\w)"
+
+_STARTS = re.compile(r"[+(]|\d+")
 
 # Written so that a reader takes it for a telephone number without being told.
 _PLAIN = re.compile(
@@ -48,8 +51,8 @@ class PhoneDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the telephone numbers of a text."""
-        matches = [match for match in _PLAIN.finditer(text) if _long_enough(match)]
-        matches += [match for match in _NUMBER.finditer(text) if _announced(match)]
+        matches = [match for match in matches_at(_STARTS, _PLAIN, text) if _long_enough(match)]
+        matches += [match for match in matches_at(_STARTS, _NUMBER, text) if _announced(match)]
         return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import matches_at
 
 # Words of a street's name; a bounded number of bounded words keeps every match short.
 _NAME = r"(?:(?:[A-ZÀ-ÞΑ-ΩА-Я]|\d{1,3}(?:st|nd|rd|th)\b)[\w.'’-]{0,24}[ ]){1,4}?"
@@ -18,18 +19,20 @@ _UNIT = (
 )
 _CITY = r"(?:,?[ \n]{1,2}[^\W\d_][\w.'’ -]{1,30})"
 
-_FORMS = (
+_NUMBER_FIRST = (
     # 350 Fifth Avenue, Apt. 3, New York, NY 10118
     rf"\d{{1,6}}[a-z]?[ ]{_NAME}{_ENGLISH}\b\.?{_UNIT}"
     rf"(?:{_CITY}?,?[ \n]{{1,2}}[A-Z]{{2}}[ ]{{1,2}}\d{{5}}(?:-\d{{4}})?)?",
-    # Musterstraße 12, 12345 Berlin; Kerkstraat 3, 1012 AB Amsterdam; Storgatan 4
-    r"[^\W\da-zß-ÿ_][\w-]{1,30}(?:straße|strasse|str\.|weg|gasse|allee|platz|ufer|straat|laan|plein"
-    r"|kade|gatan|vägen|veien|gata|gade|vej|katu)[ ]\d{1,4}[a-z]?\b"
-    rf"(?:,?[ \n]{{1,2}}(?:\d{{4,5}}(?:[ ]?[A-Z]{{2}})?){_CITY})?",
     # 12 rue de la Paix, 75002 Paris
     r"\d{1,4}(?:[ ]?(?:bis|ter))?,?[ ](?:[Rr]ue|[Aa]venue|av\.|boulevard|bd|place|quai|allée"
     r"|chemin|impasse|cours|route)[ ](?:[^\W\d_][\w'’.-]{0,24}[ ]?){1,5}"
     rf"(?:,?[ \n]{{1,2}}\d{{5}}{_CITY})?",
+)
+_NAME_FIRST = (
+    # Musterstraße 12, 12345 Berlin; Kerkstraat 3, 1012 AB Amsterdam; Storgatan 4
+    r"[^\W\da-zß-ÿ_][\w-]{1,30}(?:straße|strasse|str\.|weg|gasse|allee|platz|ufer|straat|laan|plein"
+    r"|kade|gatan|vägen|veien|gata|gade|vej|katu)[ ]\d{1,4}[a-z]?\b"
+    rf"(?:,?[ \n]{{1,2}}(?:\d{{4,5}}(?:[ ]?[A-Z]{{2}})?){_CITY})?",
     # Calle Mayor 5, 28013 Madrid; Via Roma, 12; Rua Augusta 100; ul. Długa 7/3
     r"(?:[Cc]alle|C/|[Aa]venida|Avda\.|[Pp]laza|[Pp]aseo|Via|Viale|Corso|Piazza|Rua|Travessa"
     r"|Largo|[Uu]l\.|[Aa]leja|al\.)[ ]?"
@@ -41,7 +44,10 @@ _FORMS = (
     r"(?:[Uu]nit|UNIT|PSC|psc)[ ]\d{1,5},?[ ](?:[Bb]ox|BOX)[ ]\d{1,5}\b",
     r"[AFD]PO,?[ ]A[AEP][ ]\d{5}\b",
 )
-_FORM = re.compile(r"(?<![\w.])(?:" + "|".join(f"(?:{form})" for form in _FORMS) + ")")
+_BY_NUMBER, _BY_NAME = (
+    re.compile(r"(?<![\w.])(?:" + "|".join(f"(?:{form})" for form in forms) + ")")
+    for forms in (_NUMBER_FIRST, _NAME_FIRST)
+)
 
 # Post codes that look like nothing else; case matters, since "a1a 1a1" may be anything.
 _CODES = re.compile(
@@ -53,7 +59,8 @@ _CODES = re.compile(
     r"|NJ|NM|NV|NY|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VA|VT|WA|WI|WV|WY|DC)[ ]\d{5}(?:-\d{4})?"
     r")(?![\w-])"
 )
-_DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d+")
+_CAPITALS = re.compile(r"[A-Z]+")
 
 
 class PostalAddressDetector:
@@ -64,8 +71,11 @@ class PostalAddressDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of a text."""
-        if _DIGIT.search(text) is None:
+        if _DIGITS.search(text) is None:
             return []
-        spans = [Span(*match.span(), "ADDRESS") for match in _FORM.finditer(text)]
-        spans += [Span(*match.span(), "ADDRESS") for match in _CODES.finditer(text)]
-        return spans
+        matches = [
+            *matches_at(_DIGITS, _BY_NUMBER, text),
+            *_BY_NAME.finditer(text),
+            *matches_at(_CAPITALS, _CODES, text),
+        ]
+        return [Span(*match.span(), "ADDRESS") for match in matches]

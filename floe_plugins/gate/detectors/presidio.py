@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,13 +76,13 @@ class PresidioDetector:
 
 @functools.cache
 def _recognizers(language: str) -> tuple[Any, ...]:
-    import tldextract
-    from presidio_analyzer import RecognizerRegistry
+    tldextract = importlib.import_module("tldextract")
+    presidio = importlib.import_module("presidio_analyzer")
 
     # Its recognizers of e-mail and web addresses would fetch the list of public suffixes at the
     # first text; the package holds one.
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-    registry = RecognizerRegistry(supported_languages=[language])
+    registry = presidio.RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language])
     # Those that need a language model say so by taking what it made of the text.
     return tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ class SpacyDetector:
         """
         if self._model is not None:
             return
-        import spacy
+        spacy = importlib.import_module("spacy")
 
         try:
             self._model = spacy.load(self._name)

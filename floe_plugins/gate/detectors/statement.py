@@ -145,7 +145,9 @@ class StatementDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the statements of a text."""
-        spans = set()
+        spans: set[Span] = set()
+        if _KEYS.keys().isdisjoint(_WORD.findall(text.lower())):
+            return []
         done: dict[str, int] = {}
         for hint in _WORD.finditer(text):
             labels = _KEYS.get(hint[0].lower())

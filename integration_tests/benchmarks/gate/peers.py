@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -46,15 +47,15 @@ def _detect_secrets() -> Finder:
 
 def _presidio_spacy(model: str) -> Finder:
     """Start Presidio as its documentation has it, with a spaCy model and its own thresholds."""
-    from presidio_analyzer import AnalyzerEngine
-    from presidio_analyzer.nlp_engine import NlpEngineProvider
+    presidio = importlib.import_module("presidio_analyzer")
+    engines = importlib.import_module("presidio_analyzer.nlp_engine")
 
     configuration = {
         "nlp_engine_name": "spacy",
         "models": [{"lang_code": "en", "model_name": model}],
     }
-    engine = AnalyzerEngine(
-        nlp_engine=NlpEngineProvider(nlp_configuration=configuration).create_engine(),
+    engine = presidio.AnalyzerEngine(
+        nlp_engine=engines.NlpEngineProvider(nlp_configuration=configuration).create_engine(),
         supported_languages=["en"],
     )
     return lambda text: [(found.start, found.end) for found in engine.analyze(text, language="en")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,11 +62,12 @@ class LearnedDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the private stretches of a text."""
-        from floe_plugins.gate.detectors.learned.features import places, tokens
+        from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
-            labels = self._labels_of(tokens(text), self.load())
-        return _joined(text, places(text), labels) if labels else []
+            found = tokens(text)
+            labels = self._labels_of([match[0] for match in found], self.load())
+        return _joined(text, found, labels) if labels else []
 
     def _labels_of(self, words: Sequence[str], model: Model) -> dict[int, str]:
         """Return the labels of the private words, by their numbers, ascending."""
@@ -81,17 +83,20 @@ class LearnedDetector:
         return labels
 
 
-def _joined(text: str, places: Sequence[tuple[int, int]], labels: Mapping[int, str]) -> list[Span]:
+def _joined(text: str, words: Sequence[re.Match[str]], labels: Mapping[int, str]) -> list[Span]:
     """Make one span of neighbours with the same label."""
-    spans: list[Span] = []
+    stretches: list[tuple[int, int, str]] = []
     for number, label in labels.items():
-        start, end = places[number]
-        last = spans[-1] if spans else None
-        if last is not None and last.label == label and not text[last.end : start].strip():
-            spans[-1] = Span(last.start, end, label)
-        else:
-            spans.append(Span(start, end, label))
-    return [span for span in spans if _tells(text[span.start : span.end], span.label)]
+        start, end = words[number].span()
+        if stretches:
+            first, last, other = stretches[-1]
+            if other == label and not text[last:start].strip():
+                stretches[-1] = (first, end, label)
+                continue
+        stretches.append((start, end, label))
+    return [
+        Span(start, end, label) for start, end, label in stretches if _tells(text[start:end], label)
+    ]
 
 
 def _tells(stretch: str, label: str) -> bool:

@@ -93,14 +93,9 @@ def rows_of(hashes: Sequence[int]) -> Indices:
     return np.array(hashes, np.int64) >> (32 - BITS)
 
 
-def tokens(text: str) -> list[str]:
-    """Return the words, numbers and signs of a text."""
-    return _TOKEN.findall(text)
-
-
-def places(text: str) -> list[tuple[int, int]]:
-    """Return where each of the `tokens` begins and ends."""
-    return [match.span() for match in _TOKEN.finditer(text)]
+def tokens(text: str) -> list[re.Match[str]]:
+    """Return the words, numbers and signs of a text, each as a match."""
+    return list(_TOKEN.finditer(text))
 
 
 def edge(lexicon: Lexicon) -> Word:
@@ -119,7 +114,7 @@ def pair_rows(identity: Hashes, kind: Hashes, ends_sentence: Hashes) -> Indices:
     Returns
     -------
     Indices
-        Of shape (words, `PAIRS`).
+        Of shape (`PAIRS`, words).
     """
     word, before, after = identity[2:-2], identity[1:-3], identity[3:-1]
     own, left, right = kind[2:-2], kind[1:-3], kind[3:-1]
@@ -139,7 +134,7 @@ def pair_rows(identity: Hashes, kind: Hashes, ends_sentence: Hashes) -> Indices:
     first[_TRIPLE] ^= (right + np.uint64(1)) * _MIX[2]
     first *= _MIX[3]
     first >>= np.uint64(64 - BITS)
-    return first.T.astype(np.int64)
+    return first.astype(np.int64)
 
 
 def _regime(shapes: Hashes) -> np.uint64:

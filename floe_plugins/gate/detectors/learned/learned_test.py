@@ -9,7 +9,7 @@ import pytest
 
 from floe_plugins.gate.detectors.learned import LearnedDetector
 from floe_plugins.gate.detectors.learned.detector import MODEL
-from floe_plugins.gate.detectors.learned.features import ROWS, places, tokens
+from floe_plugins.gate.detectors.learned.features import ROWS, tokens
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 
@@ -80,8 +80,7 @@ def test_ordinary_texts_are_let_be(text: str) -> None:
 
 def test_tokens_lie_one_after_the_other() -> None:
     text = "O'Brien paid $12.50,\n\nin 東京 (Tokyo)_x."
-    words = tokens(text)
-    assert words == [text[start:end] for start, end in places(text)]
+    words = [match[0] for match in tokens(text)]
     assert "".join(words) == text.replace(" ", "")
 
 

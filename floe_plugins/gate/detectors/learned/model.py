@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from floe_plugins.gate.detectors.learned.features import ROWS, Word, edge, pair_rows, rows_of
+from floe_plugins.gate.detectors.learned.features import (
+    OFFSETS,
+    ROWS,
+    Indices,
+    Word,
+    edge,
+    pair_rows,
+    rows_of,
+)
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 
 CLASSES = ("NOTHING", "PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
@@ -92,14 +101,15 @@ class Model:
         array of float32
             Of shape (words, classes): above 0 where the word is of the class, 1 where surely.
         """
-        padded = np.array([0, 0, *self._places(words), 0, 0])
         count = len(words)
-        heard = self._heard
-        total = heard[padded[2:-2], 0] + heard[padded[3:-1], 1] + heard[padded[1:-3], 2]
-        total += heard[padded[4:], 3] + heard[padded[:count], 4]
+        padded = np.array([0, 0, *self._places(words), 0, 0])
+        # What a word says about the place at an offset before it is heard there.
+        speakers = np.array([padded[2 - offset :][:count] for offset in OFFSETS])
+        speakers *= len(OFFSETS)
+        speakers += np.arange(len(OFFSETS))[:, None]
+        total = _sum(self._heard.reshape(-1, len(CLASSES)), speakers)
         rows = pair_rows(*self._attributes[:, padded])
-        spoken = self.weights.take(rows.ravel(), axis=0).reshape(count, -1, len(CLASSES))
-        total += spoken.sum(axis=1, dtype=np.int32)
+        total += _sum(self.weights, rows)
         return total * self.scale + self.intercept
 
     def _places(self, words: Sequence[str]) -> list[int]:
@@ -142,3 +152,9 @@ class Model:
         self._heard = np.zeros((1024, len(self._border.hashes), len(CLASSES)), np.int32)
         self._attributes = np.zeros((3, 1024), np.uint64)
         self._hear([self._border], 0)
+
+
+def _sum(table: npt.NDArray[Any], rows: Indices) -> npt.NDArray[np.int32]:
+    """Add up rows of a table along the first axis of their numbers."""
+    taken = table.take(rows.ravel(), axis=0).reshape(len(rows), -1)
+    return taken.sum(axis=0, dtype=np.int32).reshape(-1, table.shape[1])

@@ -26,7 +26,6 @@ from floe_plugins.gate.detectors.learned.features import (
     Word,
     edge,
     pair_rows,
-    places,
     rows_of,
     tokens,
 )
@@ -46,7 +45,7 @@ VERSIONS = {
 }
 """The packages that the committed model was made with."""
 
-SHA256 = "8c2dde365ed99f59375855f80a1ea2286701661354bc5d205d1410e80bec5b40"
+SHA256 = "b43c5cc3b842c34364294892f67eb570a8bce7eada8756f4a20929bb65581fed"
 """Of the committed model, which the default options make."""
 
 TEXTS = 100_000
@@ -132,7 +131,7 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
             for which, offset in enumerate(OFFSETS):
                 # What stands one place further on speaks about the place one before it.
                 hashes += padded[place + 2 - offset].hashes[which]
-            rows = np.concatenate((rows_of(hashes), pairs[place]))
+            rows = np.concatenate((rows_of(hashes), pairs[:, place]))
             columns.append(rows.astype(np.int32))
             lengths.append(len(rows))
             classes.append(CLASSES.index(label))
@@ -144,11 +143,12 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
 
 
 def _labelled(text: Text) -> tuple[list[str], list[str]]:
-    words = tokens(text.text)
+    found = tokens(text.text)
+    words = [match[0] for match in found]
     labels = ["NOTHING"] * len(words)
     for begin, end, label in text.spans:
-        for number, (start, stop) in enumerate(places(text.text)):
-            if start < end and stop > begin:
+        for number, match in enumerate(found):
+            if match.start() < end and match.end() > begin:
                 labels[number] = label
     return words, labels
 
