@@ -168,11 +168,11 @@ def test_the_gate_says_of_a_badge_what_the_how_to_shows(
     monkeypatch.syspath_prepend(str(TEMPLATE / "src"))
     load_plugin("floe_badges")
     page = HOW_TOS[0].read_text(encoding="utf-8")
-    said = re.search(r'echo "(.*?)" \| floe-llm check\n```\n\n```\n(.*?)```', page, re.DOTALL)
+    said = re.search(r'echo "(.*?)" \| floe-llm (.*?)\n```\n\n```\n([^`]*)```', page)
     assert said
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{said[1]}\n".encode())))
-    assert main(["check"]) == 1
-    assert capsys.readouterr().out == said[2]
+    assert main(said[2].split()) == 1
+    assert capsys.readouterr().out == said[3]
 
 
 def test_the_configuration_of_the_how_to_is_accepted(
