@@ -95,6 +95,20 @@ def choice(meaning: str, *options: str) -> Key:
     return Key(meaning, "one of " + ", ".join(options), parse)
 
 
+def name(meaning: str, *built_in: str) -> Key:
+    """Return a key that takes one of some words, or a name that a plugin registers.
+
+    Who looks the name up refuses one that nobody registers.
+    """
+
+    def parse(value: ConfigValue) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError
+        return value
+
+    return Key(meaning, f"one of {', '.join(built_in)}, or a plugin's", parse)
+
+
 def split_list(value: str) -> tuple[str, ...]:
     """Split a comma-separated list, without blanks and empty items."""
     return tuple(item.strip() for item in value.split(",") if item.strip())

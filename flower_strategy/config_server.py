@@ -70,7 +70,7 @@ class ServerKeys:
     )
     rank_policy: str = keys.keyed(
         "deadline",
-        keys.choice(
+        keys.name(
             "How a device gets its rank: 'deadline' takes the largest that fits the round's "
             "deadline and the memory, 'memory' the largest that fits the memory, 'fixed' what "
             "fixed-ranks says, 'uniform-min' gives all what the weakest affords.",

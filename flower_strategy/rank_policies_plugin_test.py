@@ -1,7 +1,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,7 @@ def chosen(
     _load.cache_clear()
 
     def choose(name: str, ranks: str = "4,16") -> RankPolicy:
-        config = RunConfig.from_dict({"ranks": ranks})
-        return policy_from_config(replace(config, rank_policy=name))
+        return policy_from_config(RunConfig.from_dict({"ranks": ranks, "rank-policy": name}))
 
     yield choose
     _load.cache_clear()

@@ -8,7 +8,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def test_the_example_of_a_model_source(
 
 def test_the_example_of_a_rank_policy(loaded: Callable[[str], PluginManager]) -> None:
     loaded("floe_register_rank_policies")
-    config = replace(RunConfig.from_dict({"ranks": "4,8"}), rank_policy="by-examples")
+    config = RunConfig.from_dict({"ranks": "4,8", "rank-policy": "by-examples"})
     profiles = {1: make_profile(num_examples=100), 2: make_profile(num_examples=99)}
     decisions = policy_from_config(config).assign(profiles, local_steps=1, pace={})
     assert [decisions[node].rank for node in profiles] == [8, 4]

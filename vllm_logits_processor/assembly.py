@@ -49,7 +49,12 @@ def build_engine(
     """
     plugins = plugin_manager(config.plugins)
     router = _router(config.router, plugins)
-    gate = None if config.expert.sees_everything else _gate(config, plugins)
+    gate = (
+        None
+        if config.expert.sees_everything
+        # By name, so that the log says which plugin a detector that fails is from.
+        else Gate(detectors=config.detectors, plugins=config.plugins)
+    )
     pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
     metrics = FusionMetrics(port=config.metrics_port)
     expert = build_expert(
@@ -59,6 +64,8 @@ def build_engine(
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
         on_breaker=metrics.observe_breaker,
+        kind=config.expert.kind,
+        kinds=plugins.experts,
     )
     logger.info(
         "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
@@ -122,12 +129,3 @@ def _router(name: str, plugins: PluginManager) -> Router:
         accepted = ", ".join(sorted(plugins.routers))
         raise ConfigError(f"floe: router is {name!r}; accepted are {accepted}.")
     return plugins.routers[name].value
-
-
-def _gate(config: FloeConfig, plugins: PluginManager) -> Gate:
-    names = config.detectors if config.detectors is not None else tuple(sorted(plugins.detectors))
-    unknown = [name for name in names if name not in plugins.detectors]
-    if unknown:
-        accepted = ", ".join(sorted(plugins.detectors))
-        raise ConfigError(f"floe: detectors names {unknown[0]!r}; accepted are {accepted}.")
-    return Gate(detectors=[plugins.detectors[name].value for name in names])

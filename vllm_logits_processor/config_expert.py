@@ -45,6 +45,9 @@ class ExpertConfig:
         With several URLs: milliseconds without a reply after which a second server is asked too.
     dtype : {"auto", "bfloat16", "float32"}
         Of a model in the host's process; ``auto`` is what its checkpoint says.
+    kind : str, optional
+        Who asks it: ``completions`` (a server), ``in-process``, or a kind that a plugin registers
+        with ``floe_register_experts``. By whether there is a `url` if not given.
     """
 
     model: str
@@ -58,6 +61,7 @@ class ExpertConfig:
     lookahead: int = 1
     hedge_ms: float | None = None
     dtype: Dtype = "auto"
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -84,6 +88,8 @@ class ExpertConfig:
             accept("expert.hedge_ms", self.hedge_ms, "a number above 0, with two URLs", good=good)
         good = self.dtype in get_args(Dtype)
         accept("expert.dtype", self.dtype, ", ".join(get_args(Dtype)), good=good)
+        good = self.kind is None or (isinstance(self.kind, str) and bool(self.kind))
+        accept("expert.kind", self.kind, "the name of a kind of expert", good=good)
         self._check_credentials()
 
     def _check_credentials(self) -> None:
@@ -111,8 +117,11 @@ class ExpertConfig:
 
     @property
     def sees_everything(self) -> bool:
-        """True where text may reach the expert without the gate's word."""
-        return self.trusted or not self.urls
+        """True where text may reach the expert without the gate's word.
+
+        Where the kind of a plugin sends text, nobody here knows.
+        """
+        return self.trusted or (not self.urls and self.kind in (None, "in-process"))
 
     @property
     def tokenizer_reference(self) -> str:

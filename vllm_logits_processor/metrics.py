@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from threading import Thread
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from floe_plugins.errors import ConfigError
+from floe_plugins.isolation import failures
 from vllm_logits_processor.summary import StreamSummary
 from vllm_logits_processor.trace import OUTCOMES, TraceLine
 
@@ -110,6 +114,7 @@ class _Instruments:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_PluginFailures())
 
         def counter(name: str, documentation: str, label: str | None = None) -> Counter:
             labels = (label,) if label else ()
@@ -166,6 +171,21 @@ class _Instruments:
         self._call_seconds.observe(seconds)
         self._misses.inc(outcome == "late")
         self._prompts.inc(prompts)
+
+
+class _PluginFailures(Collector):
+    """What :mod:`floe_plugins.isolation` has counted in this process."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the one family."""
+        family = CounterMetricFamily(
+            "floe_plugin_failures",
+            "Calls into plugins that failed, by exception's type, late or stuck.",
+            labels=("hook", "plugin", "name", "reason"),
+        )
+        for failed, count in failures().items():
+            family.add_metric(failed, count)
+        yield family
 
 
 def server_of(url: str) -> str:

@@ -15,6 +15,7 @@ from vllm_logits_processor.commands.doctor_expert import expert_lines
 from vllm_logits_processor.commands.doctor_http import Fetcher
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
 
 _LOOPBACK = "127.0.0.1"
 _NO_EXPERT = "the expert's tokenizer is not known"
@@ -44,7 +45,7 @@ def serving_lines(values: Any, *, host: str | None) -> list[Line]:
         *lines,
         _router(config, plugins),
         *tokenizer_lines,
-        *expert_lines(config, vocabulary=vocabulary),
+        *_expert(config, plugins, vocabulary),
         *_gate(config),
         *_ports(config),
     ]
@@ -105,6 +106,17 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
 
 def _said(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _expert(config: FloeConfig, plugins: PluginManager, vocabulary: int | None) -> list[Line]:
+    kind = config.expert.kind
+    if kind is None or kind in (COMPLETIONS, IN_PROCESS):
+        return expert_lines(config, vocabulary=vocabulary)
+    found = plugins.experts.get(kind)
+    if found is None:
+        accepted = ", ".join([COMPLETIONS, IN_PROCESS, *sorted(plugins.experts)])
+        return [red("expert", f"nobody registers the kind {kind!r}", f"choose one of {accepted}")]
+    return [unknown("expert", f"{kind} of {found.plugin}: only the server can ask it")]
 
 
 def _gate(config: FloeConfig) -> list[Line]:

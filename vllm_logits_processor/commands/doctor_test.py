@@ -185,6 +185,7 @@ def test_files_of_the_expert_that_cannot_be_used_are_red(
     [
         ({"routr": "x"}, "configuration", "did you mean 'router'?"),
         ({"router": "oracle"}, "router", "nobody registers 'oracle'"),
+        ({"expert": {"kind": "oracle"}}, "expert", "nobody registers the kind 'oracle'"),
         ({"detectors": ["oracle"]}, "gate", "There is no detector 'oracle'"),
         ({"plugins": ["not.there"]}, "plugins", "'not.there' cannot be loaded"),
         ({"expert": {"tokenizer": "/nowhere/at-all"}}, "tokenizers", "'/nowhere/at-all'"),

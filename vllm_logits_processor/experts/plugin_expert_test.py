@@ -194,5 +194,13 @@ def test_what_is_wrong_is_said_at_the_start(
         built(thing, kind)
 
 
+def test_the_gate_stands_before_the_kinds_of_plugins() -> None:
+    assert not ExpertConfig(model="parrot", kind="parrot").sees_everything
+    assert ExpertConfig(model="parrot", kind="parrot", trusted=True).sees_everything
+    assert ExpertConfig(model="parrot", kind=IN_PROCESS).sees_everything
+    with pytest.raises(ConfigError, match=r"expert\.kind is ''"):
+        ExpertConfig(model="parrot", kind="")
+
+
 def test_the_reserved_names_are_those_of_the_built_in_kinds() -> None:
     assert RESERVED["floe_register_experts"] == {COMPLETIONS, IN_PROCESS}
