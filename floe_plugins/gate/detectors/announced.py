@@ -72,7 +72,7 @@ _PATTERNS = tuple(
     for cue, label, keys in _CUES
 )
 _DIGIT = re.compile(r"\d")
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"\d\d*")
 
 _MONTHS = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
@@ -147,7 +147,7 @@ class AnnouncedDetector:
         spans = []
         lower = f" {text.lower()}"
         for pattern, label, keys in _PATTERNS:
-            if any(key in lower for key in keys):
+            if any(map(lower.__contains__, keys)):
                 spans += [
                     Span(*match.span("value"), label)
                     for match in pattern.finditer(text)
@@ -156,11 +156,11 @@ class AnnouncedDetector:
         for match in matches_at(_DIGITS, _DATE, text):
             if _near_birth(match) or _of_birth(match):
                 spans.append(Span(*match.span(), "DATE_TIME"))
-        if any(key in lower for key in _BIRTH_KEYS) and _BIRTH.search(text):
+        if any(map(lower.__contains__, _BIRTH_KEYS)) and _BIRTH.search(text):
             for match in _WRITTEN_DATE.finditer(text):
                 if _near_birth(match):
                     spans.append(Span(*match.span(), "DATE_TIME"))
-        if any(key in lower for key in _AGE_KEYS):
+        if any(map(lower.__contains__, _AGE_KEYS)):
             spans += [Span(*match.span("age"), "AGE") for match in _AGE.finditer(text)]
         return spans
 

@@ -23,4 +23,5 @@ EMAIL = PatternDetector(
         re.VERBOSE,
     ),
     confirms=_has_top_level,
+    needs="@",
 )

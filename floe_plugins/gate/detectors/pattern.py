@@ -22,12 +22,15 @@ class PatternDetector:
         that lets a match begin only where a run of its characters begins.
     confirms : callable, optional
         Takes a match and tells whether it is one.
+    needs : str, optional
+        What every text with a match holds; others are not searched.
     """
 
     name: str
     label: str
     pattern: re.Pattern[str]
     confirms: Callable[[re.Match[str]], bool] | None = None
+    needs: str = ""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -36,6 +39,8 @@ class PatternDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the confirmed matches."""
+        if self.needs not in text:
+            return []
         return [
             Span(match.start(), match.end(), self.label)
             for match in self.pattern.finditer(text)

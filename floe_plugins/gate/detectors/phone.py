@@ -13,7 +13,7 @@ _GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
 _BEGIN = r"(?<![\w.+])(?<!\d,)"
 _EXTENSION = r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?!\w)"
 
-_STARTS = re.compile(r"[+(]|\d+")
+_STARTS = re.compile(r"[+(\d](?:(?<=\d)\d*)?")
 
 # Written so that a reader takes it for a telephone number without being told.
 _PLAIN = re.compile(

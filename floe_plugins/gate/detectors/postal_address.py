@@ -59,8 +59,8 @@ _CODES = re.compile(
     r"|NJ|NM|NV|NY|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VA|VT|WA|WI|WV|WY|DC)[ ]\d{5}(?:-\d{4})?"
     r")(?![\w-])"
 )
-_DIGITS = re.compile(r"\d+")
-_CAPITALS = re.compile(r"[A-Z]+")
+_DIGITS = re.compile(r"\d\d*")
+_CAPITALS = re.compile(r"[A-Z][A-Z]*")
 
 
 class PostalAddressDetector:
