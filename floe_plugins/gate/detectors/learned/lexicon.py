@@ -27,7 +27,7 @@ class Lexicon:
     def __init__(self, hashes: npt.NDArray[np.uint32], codes: npt.NDArray[np.uint16]) -> None:
         self.hashes = hashes
         self.codes = codes
-        self._codes = dict(zip(hashes.tolist(), codes.tolist(), strict=True))
+        self._codes: dict[int, int] = dict(zip(hashes.tolist(), codes.tolist(), strict=True))
 
     def get(self, word: str, default: int = 0) -> int:
         """Return the code of a lower-case word, or the default."""

@@ -55,6 +55,9 @@ class Model:
         self.intercept = intercept
         self.lexicon = lexicon
         self._border = edge(lexicon)
+        self._index: dict[str, int]
+        self._heard: npt.NDArray[np.int32]
+        self._attributes: npt.NDArray[np.uint64]
         self._forget()
 
     @classmethod
@@ -148,7 +151,7 @@ class Model:
         )
 
     def _forget(self) -> None:
-        self._index: dict[str, int] = {}
+        self._index = {}
         self._heard = np.zeros((1024, len(self._border.hashes), len(CLASSES)), np.int32)
         self._attributes = np.zeros((3, 1024), np.uint64)
         self._hear([self._border], 0)
@@ -157,4 +160,5 @@ class Model:
 def _sum(table: npt.NDArray[Any], rows: Indices) -> npt.NDArray[np.int32]:
     """Add up rows of a table along the first axis of their numbers."""
     taken = table.take(rows.ravel(), axis=0).reshape(len(rows), -1)
-    return taken.sum(axis=0, dtype=np.int32).reshape(-1, table.shape[1])
+    total: npt.NDArray[np.int32] = taken.sum(axis=0, dtype=np.int32)
+    return total.reshape(-1, table.shape[1])
