@@ -9,6 +9,9 @@ What a block may be:
 - ``python`` or ``bash`` and nothing else: it is run here, in the order of the page;
 - ``<!-- output -->``: exactly what the block above it prints;
 - ``json``, ``toml``, ``yaml``: it is parsed. ``text``: an excerpt.
+
+Pages of benchmarks show commands that take too long here: each benchmark that they name has a test
+that runs it on little.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from integration_tests.docs_blocks import Block, blocks_of
 from vllm_logits_processor.metrics import _Instruments
@@ -42,15 +45,6 @@ OWN_TESTS: Mapping[str, tuple[str, ...]] = {
         "integration_tests/readme_test.py",
         "integration_tests/demo_test.py",
         "flower_strategy/resume_test.py",
-    ),
-    "docs/benchmarks/federated_quality.md": (
-        "integration_tests/benchmarks/federated_quality_test.py",
-    ),
-    "docs/benchmarks/fusion_quality.md": ("integration_tests/benchmarks/fusion_quality_test.py",),
-    "docs/benchmarks/serving_speed.md": (
-        "integration_tests/benchmarks/fusion_cost_test.py",
-        "integration_tests/benchmarks/decode_overlap_test.py",
-        "integration_tests/benchmarks/decode_peers_test.py",
     ),
     "docs/how-to/deployment.md": ("integration_tests/deployment_test.py",),
     "docs/how-to/gate.md": ("floe_plugins/gate/docs_test.py",),
@@ -73,7 +67,9 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-OWNED_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
+#: Pages whose blocks are the commands that measure what they show.
+MEASURED = [page for page in PAGES if page.parent.name in ("benchmarks", "results")]
+OWNED_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS and page not in MEASURED]
 ALL = [block for page in PAGES for block in blocks_of(page)]
 
 
@@ -119,6 +115,18 @@ def test_every_block_says_what_it_is(page: Path) -> None:
             raise AssertionError(f"{block.place}: name the page's test in OWN_TESTS")
         if block.kind == "output":
             assert block.language == "text", block.place
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=name_of)
+def test_the_benchmarks_that_a_page_names_are_tested(page: Path) -> None:
+    code = "".join(block.code for block in blocks_of(page))
+    folder = ROOT / "integration_tests" / "benchmarks"
+    tests = "".join(path.read_text("utf-8") for path in folder.rglob("*_test.py"))
+    for name in re.findall(r"-m integration_tests\.benchmarks\.(\w+)", code):
+        assert (folder / name).is_dir() or (folder / f"{name}.py").is_file(), name
+        assert name in tests, f"{name_of(page)}: no test speaks of {name}"
+    for target in re.findall(r"^make ([\w-]+)", code, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("block", of_kind("shown-by"), ids=lambda block: block.place)

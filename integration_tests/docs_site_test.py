@@ -39,6 +39,9 @@ SEEN = {
     "benchmarks/fusion_quality/": "table",
 }
 
+#: Where what is wide on a page shows on a desk's screen alone.
+WIDE = ("", "explanation/alignment/", "reference/api/flower/")
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -99,8 +102,9 @@ def fetched(browser: Chrome) -> list[str]:
     return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-@pytest.mark.parametrize("page", SEEN)
+@pytest.mark.parametrize(
+    ("page", "width"), [*((page, 375) for page in SEEN), *((page, 1280) for page in WIDE)]
+)
 def test_a_page_is_readable_complete_and_fetches_nothing_from_outside(
     browser: Chrome, address: str, page: str, width: int
 ) -> None:
