@@ -154,7 +154,8 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
     home = (site / "index.html").read_text("utf-8")
     for page in site.rglob("index.html"):
         path = page.parent.relative_to(site).as_posix()
-        if path != ".":
+        # What `make bench` writes is reached from the page of results.
+        if path != "." and not path.startswith("results/"):
             assert f'href="{path}/"' in home, f"{path} is not in the nav of mkdocs.yml"
 
 
