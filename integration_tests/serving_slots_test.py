@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+import vllm
+from packaging.version import Version
 
 from integration_tests import interpreted_triton
 from integration_tests.conftest import Hosted, with_adapter
@@ -32,16 +34,18 @@ NGRAM = (
     ' "prompt_lookup_min": 1, "prompt_lookup_max": 3}'
 )
 
+DRAFTS = Version(vllm.__version__).release >= (0, 32)
+
 pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Three servers on the V2 runner: without a section, with an expert, and drafting too."""
+    """Servers on the V2 runner: without a section, with an expert, and drafting if it can."""
 
     bare: Hosted
     fused: Hosted
-    drafting: Hosted
+    drafting: Hosted | None = None
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def slots(
         arguments=["--max-model-len", "128", *processor],
         variables=variables,
     )
-    specs = (
+    specs = [
         bare,
         replace(
             bare,
@@ -69,19 +73,16 @@ def slots(
             floe=fused,
             arguments=[*NARROW, *CHUNKED, *with_adapter(tiny)],
         ),
-        replace(
-            bare,
-            name="drafting",
-            floe=drafting,
-            arguments=["--max-model-len", "128", "--speculative-config", NGRAM],
-        ),
-    )
+    ]
+    if DRAFTS:
+        arguments = ["--max-model-len", "128", "--speculative-config", NGRAM]
+        specs.append(replace(bare, name="drafting", floe=drafting, arguments=arguments))
     with running(*specs, logs=folder) as servers:
-        yield Slots(*(Hosted(*each) for each in zip(servers, traces, strict=True)))
+        yield Slots(*(Hosted(*each) for each in zip(servers, traces, strict=False)))
 
 
 def test_the_runner_is_v2(slots: Slots) -> None:
-    for hosted in (slots.bare, slots.fused, slots.drafting):
+    for hosted in filter(None, (slots.bare, slots.fused, slots.drafting)):
         assert "Using V2 Model Runner" in hosted.server.log.read_text()
 
 
@@ -151,7 +152,9 @@ def test_an_adapter_of_the_host_is_fused_too(slots: Slots, rows: Hosted) -> None
     assert outcomes(slots.fused, "tuned").keys() == {"fused"}
 
 
+@pytest.mark.skipif(not DRAFTS, reason="the V2 runner drafts n-grams from vLLM 0.32 on")
 def test_drafted_rows_are_fused_as_if_one_came_after_the_other(slots: Slots, rows: Hosted) -> None:
+    assert slots.drafting is not None
     prompts = [*PROMPTS, "The mat. The mat. The mat. The mat."]
     drafted = slots.drafting.server.tokens(prompts, max_tokens=48, **labelled("drafted"))
     assert drafted == rows.server.tokens(prompts, max_tokens=48)

@@ -234,22 +234,18 @@ class ByteVocabulary:
             matters to WordPiece alone.
         word_follows : bool
             True where a word is likely to come right behind `data`. Patterns of the GPT-2 family
-            split the last of several spaces or line feeds off then, and would not otherwise.
+            split the last of several line feeds off then, and would not otherwise. (They split
+            the last of several spaces off too, to make it the beginning of the word's own token.)
 
         Returns
         -------
         tuple of (list of int, list of int)
             Token ids, and for each the number of the word that it belongs to, rising from 0.
         """
-        if word_follows and self.kind == "byte-level" and _ends_in_spaces(data):
+        if word_follows and self._is_split_before_words(data) and data[-1:] != b" ":
             ids, words = self.encode_words(data + b"a")
-            last = self.token_bytes[ids[-1]]
-            if last == b"a":
+            if self.token_bytes[ids[-1]] == b"a":
                 return ids[:-1], words[:-1]
-            if last == data[-1:] + b"a":
-                # The word takes the space in front of it into its first token.
-                space = self.encode(data[-1:])
-                return ids[:-1] + space, words[:-1] + [words[-1]] * len(space)
         ids = []
         words = []
         left = len(data)
@@ -299,15 +295,24 @@ class ByteVocabulary:
             special_case = (
                 rest
                 or (self.kind == "wordpiece" and not text[:1].isspace())
-                or (self.kind == "byte-level" and _ends_in_spaces(piece))
+                or self._is_split_before_words(piece)
             )
             texts.append("" if special_case else text)
         encoded = self.encoder.encode_batch_fast(texts, add_special_tokens=False)
         firsts: list[int | None] = []
         for piece, encoding in zip(pieces, encoded, strict=True):
-            ids = encoding.ids or self.encode_words(piece, word_follows=True)[0]
+            ids = encoding.ids
+            if not ids and self._is_split_before_words(piece):
+                ids = self.encode(piece + b"a")
+                if not piece.startswith(self.token_bytes[ids[0]] or b"a"):
+                    ids = []
+            ids = ids or self.encode(piece)
             firsts.append(ids[0] if ids else None)
         return firsts
+
+    def _is_split_before_words(self, data: bytes) -> bool:
+        """Tell whether `data` ends in several characters of space that a word would part."""
+        return self.kind == "byte-level" and len(data) > 1 and data[-2:].isspace()
 
     def _encode_text(self, text: str, *, goes_on: bool) -> tuple[list[int], list[int]]:
         ids: list[int] = []
@@ -374,11 +379,6 @@ class ByteVocabulary:
             found = (self._byte_ids[byte] for byte in data)
             ids = [token_id for token_id in found if token_id is not None]
         return ids, [0] * len(ids)
-
-
-def _ends_in_spaces(data: bytes) -> bool:
-    """Tell whether `data` ends in several characters of space."""
-    return len(data) > 1 and data[-2:].isspace()
 
 
 def _template_of(tokenizer: Any, backend: Tokenizer) -> ChatTemplate | None:

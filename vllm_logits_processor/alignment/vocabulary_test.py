@@ -97,9 +97,6 @@ def test_the_last_of_several_spaces_goes_to_the_word(
     smollm2: ByteVocabulary, gemma: ByteVocabulary
 ) -> None:
     assert spelled(smollm2, smollm2.encode(b"x\n    y")) == [b"x", b"\n   ", b" y"]
-    ids, words = smollm2.encode_words(b"x\n    ", word_follows=True)
-    assert spelled(smollm2, ids) == [b"x", b"\n   ", b" "]
-    assert words == [0, 1, 2]
     (eight,) = gemma.encode(b"        ")
     assert gemma.token_bytes[eight] == b"        "
     assert spelled(smollm2, [first for first in smollm2.first_tokens([b"        "]) if first]) == [
@@ -241,9 +238,11 @@ def test_an_unfinished_character_is_tokenized_as_its_beginning(text: str) -> Non
 @SHARED
 @given(text=st.text(alphabet="the caé€你’\n<|>_im", max_size=20))
 def test_a_prefix_of_an_encoding_is_an_encoding(vocabulary: ByteVocabulary, text: str) -> None:
-    # But for GPT-2's pattern where three characters of space follow on each other, and for line
-    # feeds in front of a digit where digits are split off first.
-    data = re.sub(rb"\s*\n\s*\n\s*", b"\n\n", re.sub(rb"   +", b"  ", text.encode()))
+    # But for GPT-2's pattern where three characters of space follow on each other, or two spaces,
+    # or a space on a line feed (a word whose first token is its space), and for line feeds in front
+    # of a digit where digits are split off first.
+    data = re.sub(rb"\s*\n\s*\n\s*", b"\n\n", re.sub(rb" +", b" ", text.encode()))
+    data = data.replace(b"\n ", b"\n")
     whole = vocabulary.encode(data.strip())
     for count in range(len(whole)):
         front = vocabulary.decode(whole[:count])
