@@ -14,7 +14,8 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text())
     engine, floe = request["engine"], request["floe"]
     processors = ["vllm_logits_processor:FloeLogitsProcessor"]
-    made = LLM(logits_processors=processors, additional_config={"floe": floe}, **engine)
+    engine |= {"logits_processors": processors, "additional_config": {"floe": floe}}
+    made = LLM(**engine)
     params = SamplingParams(temperature=0.0, max_tokens=4)
     answers = [
         list(answer.outputs[0].token_ids)

@@ -216,7 +216,11 @@ class Cloud:
             "write": settings.read_timeout_s,
         }
         return httpcore.Request(
-            "POST", url, headers=headers, content=content, extensions={"timeout": timeouts}
+            "POST",
+            url,
+            headers=[*headers.items()],
+            content=content,
+            extensions={"timeout": timeouts},
         )
 
     def _connections(self) -> httpcore.AsyncConnectionPool:

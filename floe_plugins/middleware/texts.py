@@ -138,7 +138,7 @@ def _strings(value: object) -> Iterator[str]:
                 yield each
         elif isinstance(each, Mapping):
             function = any(key in each for key in _FUNCTION)
-            for key, inner in reversed(each.items()):
+            for key, inner in reversed([*each.items()]):
                 waiting.append((inner, key in _PROTOCOL or (function and key == "name")))
                 waiting.append((key, True))
         elif isinstance(each, list):
