@@ -102,6 +102,24 @@ def fetched(browser: Chrome) -> list[str]:
     return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
 
+def is_seen(browser: Chrome, selector: str) -> bool:
+    """Tell whether the first element that a selector finds takes up room."""
+    width, height = browser.execute_script(
+        "const box = document.querySelector(arguments[0])?.getBoundingClientRect();"
+        "return box ? [box.width, box.height] : [0, 0]",
+        selector,
+    )
+    return bool(width > 100 and height > 10)
+
+
+def fits(browser: Chrome) -> bool:
+    """Tell whether nothing makes the page scroll sideways."""
+    page, window = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    return bool(page <= window)
+
+
 @pytest.mark.parametrize(
     ("page", "width"), [*((page, 375) for page in SEEN), *((page, 1280) for page in WIDE)]
 )
@@ -109,18 +127,15 @@ def test_a_page_is_readable_complete_and_fetches_nothing_from_outside(
     browser: Chrome, address: str, page: str, width: int
 ) -> None:
     show(browser, address + page, width=width)
-    found = browser.find_elements(By.CSS_SELECTOR, f".md-content {SEEN[page]}")
-    assert found
-    assert found[0].is_displayed()
-    assert found[0].size["width"] > 100
-    assert found[0].size["height"] > 10
+    # The theme takes tables out and puts them back into boxes that scroll, once the page is there.
+    WebDriverWait(browser, 10).until(
+        lambda driver: is_seen(driver, f".md-content {SEEN[page]}"),
+        message=f"{page} shows no {SEEN[page]}",
+    )
     for image in browser.find_elements(By.CSS_SELECTOR, ".md-content img"):
         assert browser.execute_script("return arguments[0].naturalWidth", image) > 0
         assert image.get_attribute("alt")
-    page_width, window = browser.execute_script(
-        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    )
-    assert page_width <= window == width
+    WebDriverWait(browser, 10).until(fits, message=f"{page} is wider than {width} pixels")
     size = browser.execute_script(
         "return parseFloat(getComputedStyle(document.querySelector('.md-content p')).fontSize)"
     )
