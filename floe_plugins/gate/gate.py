@@ -20,6 +20,7 @@ from floe_plugins.gate.policy import Action, Policy, Rules
 from floe_plugins.gate.verdict import Decision, Failure, Verdict
 from floe_plugins.gate.view import View
 from floe_plugins.gate.views import views_of
+from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +224,9 @@ class _Decision:
                 spans.update(_moved(own, view))
             spans.update(_across(zip(seams, found[1 + len(views) :], strict=True), spans))
         for failure in failures:
+            count_failure(
+                Failed("floe_register_detectors", failure.plugin, failure.detector, failure.reason)
+            )
             logger.warning(
                 "Detector %s of plugin %s failed: %s; the text stays local.",
                 failure.detector,
