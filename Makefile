@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --durations=25
 # not to, every process of every server would compile vLLM and torch anew, for minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-matrix lint unit integration clean
+.PHONY: help setup demo test test-matrix lint unit integration docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,5 +38,8 @@ unit: setup ## The tests beside the code
 integration: setup ## Real Flower runs and real vLLM servers
 	$(PYTEST) integration_tests
 
+docs: setup ## The documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## Remove the environment and what tools leave behind
-	rm -rf .venv .venv-matrix* .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-matrix* .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

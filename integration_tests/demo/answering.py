@@ -86,7 +86,8 @@ class Device:
     def __init__(
         self, *, own: Server, cloud: Server, adapters: dict[str, str], trace: Path, max_tokens: int
     ) -> None:
-        self._gate = Gate()
+        # Numbers and addresses: the five prompts are to go both ways, and names are in most of them.
+        self._gate = Gate(detectors=["card", "email", "iban", "phone", "secret"])
         self._own, self._cloud = own, cloud
         self._adapters = adapters
         self._trace = trace
