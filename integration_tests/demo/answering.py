@@ -86,7 +86,7 @@ class Device:
     def __init__(
         self, *, own: Server, cloud: Server, adapters: dict[str, str], trace: Path, max_tokens: int
     ) -> None:
-        # Numbers and addresses: the five prompts are to go both ways, and names are in most of them.
+        # Numbers and addresses alone: names are in most prompts, and some are to leave.
         self._gate = Gate(detectors=["card", "email", "iban", "phone", "secret"])
         self._own, self._cloud = own, cloud
         self._adapters = adapters
