@@ -32,12 +32,13 @@ def test_a_long_text_takes_linear_time(unit: str, size: int) -> None:
         text = (unit * (size // len(unit) + 1))[:size]
         taken = {}
         for name, detector in DETECTORS.items():
-            started = time.process_time()
+            # Of this thread alone: others may be at work.
+            started = time.thread_time()
             detector.detect(text)
-            taken[name] = time.process_time() - started
+            taken[name] = time.thread_time() - started
         return taken
 
     small, large = seconds(size // 8), seconds(size)
     for name, taken in large.items():
-        # Eight times the text; quadratic time would be a factor of 64.
-        assert taken < 24 * max(small[name], 0.02), name
+        # Eight times the text; quadratic time would be a factor of 64. Caches are cold or warm.
+        assert taken < 32 * max(small[name], 0.05), name
