@@ -1,10 +1,11 @@
-"""Telephone numbers, by how they are written or by the words in front of them."""
+"""Telephone numbers, by how they are written, by the words beside them, or by national plans."""
 
 import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import matches_at
+from floe_plugins.gate.detectors.phone_plans import is_grouped, is_planned
 
 # What stands between two digits of one number: nothing, a separator, or a bracket.
 _GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
@@ -42,6 +43,10 @@ _CUE_CHARS = 40
 _DIGITS = 7
 _TRUNK_DIGITS = 9
 
+# Looking a number up takes a fraction of a millisecond. A text with more numbers than these is made
+# to take long, and they all count as found.
+_MOST_LOOKED_UP = 256
+
 
 class PhoneDetector:
     """Finds telephone numbers, national ones too where their form or a cue gives them away."""
@@ -52,7 +57,14 @@ class PhoneDetector:
     def detect(self, text: str) -> Sequence[Span]:
         """Return the telephone numbers of a text."""
         matches = [match for match in matches_at(_STARTS, _PLAIN, text) if _long_enough(match)]
-        matches += [match for match in matches_at(_STARTS, _NUMBER, text) if _announced(match)]
+        looked_up = 0
+        for match in matches_at(_STARTS, _NUMBER, text):
+            if _announced(match):
+                matches.append(match)
+            elif is_grouped(match[0]):
+                looked_up += 1
+                if looked_up > _MOST_LOOKED_UP or is_planned(match[0]):
+                    matches.append(match)
         return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
 
 
