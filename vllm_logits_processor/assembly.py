@@ -14,6 +14,7 @@ from floe_plugins.models import resolve
 from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.cache import load_maps
 from vllm_logits_processor.alignment.conversation import Conversation
+from vllm_logits_processor.alignment.row_sums import make_pass
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
@@ -47,6 +48,7 @@ def build_engine(
         If a part cannot be loaded; the server then does not start, rather than serve without what
         its configuration promises.
     """
+    make_pass()
     plugins = plugin_manager(config.plugins)
     router = _router(config.router, plugins)
     gate = (

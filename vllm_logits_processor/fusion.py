@@ -10,7 +10,6 @@ import torch
 
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.reweigh import Aligned
-from vllm_logits_processor.alignment.row_pass import add_to_members
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -167,6 +166,8 @@ class _GainedCells(FusedCells):
         if logits is not self._logits or self._laid_out is not None:
             self._lay_out().write(logits)
             return
+        from vllm_logits_processor.alignment.row_pass import add_to_members
+
         groups = self._aligned.groups
         add_to_members(
             logits.numpy(),

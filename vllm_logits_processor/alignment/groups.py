@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.alignment.row_pass import find_groups
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -214,6 +213,8 @@ def _groups_by_f(
     maps: AlignmentMaps, token_ids: IntArray, rows: IntArray, tokens: IntArray
 ) -> IntArray:
     """Return the group that holds each (row, host token) by f."""
+    from vllm_logits_processor.alignment.row_pass import find_groups
+
     found = np.empty(len(tokens), dtype=np.int64)
     place = np.full(len(maps.extra), NOTHING, dtype=np.int32)
     find_groups(

@@ -2,7 +2,8 @@
 
 Array libraries read a row once per operation, and lay the members out before they look at them;
 with a row of a megabyte and tens of thousands of members that is several times the work. Numba is
-what vLLM itself requires.
+what vLLM itself requires. Import this where it is used, not at the top of a file: vLLM 0.32 looks
+through all modules that are there when a worker starts, and does not get over llvmlite's.
 
 ``exp(x)`` is ``2 ** (x log2 e)`` in float32 by a polynomial, relative error below 1e-6 for logits
 as models have them. Sums are float64 over these float32 numbers. So the tail may be had as the

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ import torch
 
 from vllm_logits_processor.alignment.groups import StepGroups
 from vllm_logits_processor.alignment.maps import AlignmentMaps
-from vllm_logits_processor.alignment.row_pass import read_rows
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -59,12 +59,19 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def make_pass() -> None:
+    """Compile the pass over the rows, or load it: at a server's start, not in its first step."""
+    import_module("vllm_logits_processor.alignment.row_pass")
+
+
 def row_sums(
     logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
 ) -> RowSums:
     """Read the rows; see :func:`vllm_logits_processor.alignment.reweigh.align`."""
     if logits.device.type != "cpu":
         return row_sums_on_device(logits, rows, groups, maps)
+    from vllm_logits_processor.alignment.row_pass import read_rows
+
     table = np.empty((2, *groups.sizes.shape))
     singles = np.empty((2, len(groups.single_row)))
     shifts = np.empty(len(rows))

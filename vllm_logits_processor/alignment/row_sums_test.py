@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -96,3 +99,9 @@ def test_rows_do_not_depend_on_their_neighbours(seed: int) -> None:
     for row in range(3):
         alone, single = read(logits[row : row + 1].contiguous())
         assert together[row].tolist() == single.without_singles(alone.mass)[0][0].tolist()
+
+
+def test_the_compiler_is_not_there_before_it_is_used() -> None:
+    # vLLM's worker looks through all modules when it starts, and does not get over llvmlite's.
+    code = "import sys, vllm_logits_processor.engine; sys.exit('llvmlite' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
