@@ -32,6 +32,7 @@ PROMPTS = [
     "def mean(values):\n    return",
     "Water boils at a temperature of",
 ]
+PUBLIC = "Question: How many minutes are in three hours?\nAnswer:"
 PRIVATE = "Write a reply to joe.bloggs@example.org, whose card 4111 1111 1111 1111 was refused:"
 
 #: Long enough for a busy machine: these tests are about what is said, not how fast.
@@ -237,6 +238,6 @@ def test_private_text_causes_no_request_at_an_untrusted_expert(
     (private,) = device.complete(PRIVATE, vllm_xargs={"floe": "fused"}, max_tokens=12)
     assert private
     assert cloud.host.prompts_served() == before
-    (public,) = device.complete(QUESTION, max_tokens=12)
+    (public,) = device.complete(PUBLIC, max_tokens=12)
     assert public
     assert cloud.host.prompts_served() > before
