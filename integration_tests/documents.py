@@ -1,25 +1,22 @@
-"""The code blocks of a Markdown page, by the name in the comment above each."""
+"""The code blocks of a Markdown page, by what the page calls them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-_BLOCK = re.compile(r"<!-- test: (?P<name>[\w-]+) -->\n+```\w*\n(?P<code>.*?)```", re.DOTALL)
-_TITLED = re.compile(r'```\w+ title="(?P<name>[^"]+)"\n(?P<code>.*?)```', re.DOTALL)
-_ANY_BLOCK = re.compile(r"^```(\w+)\n", re.MULTILINE)
+from integration_tests.docs_blocks import blocks_of
 
 
 def named_blocks(page: Path) -> dict[str, str]:
     """Return the code blocks under ``<!-- test: NAME -->`` comments, by name."""
-    return {match["name"]: match["code"] for match in _BLOCK.finditer(page.read_text("utf-8"))}
+    return {block.value: block.code for block in blocks_of(page) if block.kind == "test"}
 
 
 def titled_blocks(page: Path) -> dict[str, str]:
     """Return the code blocks with a title, the name of the file that they are, by title."""
-    return {match["name"]: match["code"] for match in _TITLED.finditer(page.read_text("utf-8"))}
+    return {block.title: block.code for block in blocks_of(page) if block.title}
 
 
 def shell_blocks(page: Path) -> int:
-    """Return how many blocks of the page are marked as ``bash``."""
-    return _ANY_BLOCK.findall(page.read_text("utf-8")).count("bash")
+    """Return how many blocks of the page are ``bash`` to be typed: those with a title are files."""
+    return sum(block.language == "bash" and not block.title for block in blocks_of(page))
