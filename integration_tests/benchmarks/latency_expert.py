@@ -5,8 +5,9 @@ latency cannot be chosen. With ``--model`` a real model computes them, and the a
 latency or when it is computed, whichever is later: a model that is far away.
 
 Plain HTTP on one event loop, so that little of the machine is taken from the host: completions at
-``/v1/completions``; ``/latency`` takes ``{"ms": number or null}``, null for an expert that never
-answers.
+``/v1/completions``; ``/latency`` takes ``{"ms": number or null, "sigma": number, "seed": number}``,
+null for an expert that never answers. With a sigma above 0 latencies scatter as networks' do, with
+a long tail: log-normal around the median ``ms``, the same ones for the same seed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 from subprocess import Popen
 from typing import Any
 
@@ -50,10 +52,20 @@ class LatencyExpert:
     url: str
     process: Popen[bytes]
 
-    def set_latency(self, seconds: float | None) -> None:
-        """Set the seconds from a question to its answer; None for none at all."""
+    def set_latency(self, seconds: float | None, *, sigma: float = 0.0, seed: int = 0) -> None:
+        """Set the seconds from a question to its answer; None for none at all.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            The median, where latencies scatter.
+        sigma : float
+            Standard deviation of the latency's logarithm; 0 for the same latency each time.
+        seed : int
+            Of the scatter, which begins anew.
+        """
         root = self.url.removesuffix("/v1")
-        body = {"ms": None if seconds is None else seconds * 1000}
+        body = {"ms": None if seconds is None else seconds * 1000, "sigma": sigma, "seed": seed}
         httpx.post(f"{root}/latency", json=body, trust_env=False).raise_for_status()
 
 
@@ -94,16 +106,23 @@ class _Answers:
     """What is answered, and when."""
 
     def __init__(self, *, top_k: int, model: str | None) -> None:
-        self.latency_s: float | None = 0.0
+        self._median_s: float | None = 0.0
+        self._sigma = 0.0
+        self._random = Random(0)
         self._top_k = top_k
         self._expert = None if model is None else _real(model, top_k=top_k)
         self._canned = lru_cache(maxsize=64)(self._canned_for)
 
+    def set_latency(self, told: dict[str, Any]) -> None:
+        """Take the latency from the body of a call of ``/latency``."""
+        self._median_s = None if told["ms"] is None else told["ms"] / 1000
+        self._sigma, self._random = told["sigma"], Random(told["seed"])
+
     async def answer(self, body: dict[str, Any]) -> bytes | None:
         """Return the body of the reply when its time has come; None for never."""
-        due = None if self.latency_s is None else time.monotonic() + self.latency_s
-        if due is None:
+        if self._median_s is None:
             return None
+        due = time.monotonic() + self._median_s * self._random.lognormvariate(0.0, self._sigma)
         reply = await self._reply(body)
         # Timers of the event loop are late by up to a millisecond: sleep most, then look.
         while (left := due - time.monotonic()) > 0:
@@ -157,7 +176,7 @@ async def _serve(answers: _Answers, port: int) -> None:
                 body = json.loads(await reader.readexactly(int(fields["content-length"])))
                 reply: bytes | None = b"{}"
                 if request.split()[1] == "/latency":
-                    answers.latency_s = None if body["ms"] is None else body["ms"] / 1000
+                    answers.set_latency(body)
                 else:
                     reply = await answers.answer(body)
                 if reply is None:

@@ -39,6 +39,29 @@ def test_answers_come_when_they_are_due_or_never(canned: LatencyExpert) -> None:
     asking.close()
 
 
+def test_latencies_scatter_around_their_median_and_come_again(canned: LatencyExpert) -> None:
+    asking = client(canned.url, 1000)
+
+    def seconds() -> list[float]:
+        canned.set_latency(0.04, sigma=1.0, seed=3)
+        found = []
+        for _ in range(9):
+            begun = time.monotonic()
+            asking.start([[1]], model=NAME).result(timeout=20)
+            found.append(time.monotonic() - begun)
+        return found
+
+    first, again = seconds(), seconds()
+    assert max(first) > 3 * min(first)
+    # The machine adds to a latency, and takes nothing from it.
+    assert np.argmax(first) == np.argmax(again)
+    canned.set_latency(0.04)
+    begun = time.monotonic()
+    asking.start([[1]], model=NAME).result(timeout=20)
+    assert time.monotonic() - begun >= 0.04
+    asking.close()
+
+
 def test_a_real_model_answers_with_its_own_continuation(tiny: TinyModels, tmp_path: Path) -> None:
     vocabulary = ByteVocabulary.from_pretrained(tiny.host)
     with latency_expert(logs=tmp_path, core=0, top_k=5, model=tiny.host) as expert:
