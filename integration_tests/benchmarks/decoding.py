@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from integration_tests.benchmarks import common
+from integration_tests.benchmarks.models import GEMMA as GEMMA
+from integration_tests.benchmarks.models import SMOLLM2 as SMOLLM2
 from integration_tests.benchmarks.timed_processor import CLASS, FILE
 from integration_tests.processes import tail
 from integration_tests.vllm_servers import Server, ServerSpec
-
-SMOLLM2, GEMMA = "embedded:smollm2-135m-instruct", "embedded:gemma-3-270m"
 
 #: Hosts compute on the one core, experts on the other; one host works at a time.
 HOST_CORE, EXPERT_CORE = 0, 1

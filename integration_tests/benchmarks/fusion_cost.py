@@ -30,6 +30,7 @@ from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 from floe_plugins.routers import EvidenceRouter
 from integration_tests.benchmarks import common
+from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 from vllm_logits_processor.alignment.cache import load_maps
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
@@ -42,7 +43,8 @@ ROWS = (1, 8, 32)
 VOCABULARIES = (151_936, 262_144)
 TOP_K = (20, 100, 1000)
 
-HOST, EXPERT = "embedded:gemma-3-270m", "embedded:smollm2-135m-instruct"
+#: The aim: at most so many times log_softmax, for so many rows.
+AIM, AIMED_ROWS = 2.0, (8, 32)
 
 TEXT = (
     "Question: A farmer keeps 14 hens, each of which lays 5 eggs a week. She sells the eggs by the "
@@ -116,15 +118,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     common.show(
         options,
-        {"maps": "synthetic" if embedded is None else f"{HOST} with {EXPERT}"}
-        | {"cases": [asdict(case) for case in cases]},
+        {"maps": "synthetic" if embedded is None else f"{GEMMA} with {SMOLLM2}"}
+        | {"aim": AIM, "cases": [asdict(case) for case in cases]},
         header=[field.name for field in fields(Case)],
         rows=[list(asdict(case).values()) for case in cases],
         remarks=[
-            f"Medians of {options.repeats} interleaved runs on one thread; its own milliseconds."
+            _conclusion(cases),
+            f"Medians of {options.repeats} interleaved runs on one thread; its own milliseconds.",
         ],
     )
     return 0
+
+
+def _conclusion(cases: Sequence[Case]) -> str:
+    """Hold the cases that the aim is about against it."""
+    aimed = [case for case in cases if case.rows in AIMED_ROWS]
+    if not aimed:
+        return f"None of the rows that the aim is about ({AIMED_ROWS})."
+    worst = max(aimed, key=lambda case: case.ratio)
+    met = sum(case.ratio <= AIM for case in aimed)
+    return (
+        f"At most {AIM:g} times log_softmax, the aim at {' and '.join(map(str, AIMED_ROWS))} rows, "
+        f"in {met} of {len(aimed)} cases; at worst {worst.ratio:.2f} ({worst.rows} rows of "
+        f"{worst.vocabulary:,}, K = {worst.k:,})."
+    )
 
 
 def measure(pair: Pair, *, rows: int, vocabulary: int, k: int, times: int) -> Case:
@@ -196,7 +213,7 @@ def synthetic(vocabulary: int, *, k: int, rows: int = 32) -> Pair:
 def _embedded(k: int, rows: int) -> Pair | None:
     """Return the embedded models' maps and what SmolLM2 says along a text; None without them."""
     try:
-        host, expert = resolve(HOST), resolve(EXPERT)
+        host, expert = resolve(GEMMA), resolve(SMOLLM2)
     except FloeError as error:
         common.note(f"{error} Synthetic maps are used.")
         return None

@@ -12,9 +12,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from floe_plugins.errors import ConfigError
 from floe_plugins.routers import BUILT_IN_ROUTERS
 from integration_tests.benchmarks.fusion_quality.comparison import Comparison, gap_closed
-from integration_tests.benchmarks.fusion_quality.documents import TextError, read_documents
+from integration_tests.benchmarks.fusion_quality.documents import (
+    TextError,
+    read_documents,
+    read_text,
+)
 from integration_tests.benchmarks.fusion_quality.positions import score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, fused_logprobs
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
@@ -71,7 +76,7 @@ def test_command_prints_one_json_object_with_the_keys(
     command = [sys.executable, "-m", "integration_tests.benchmarks.fusion_quality"]
     models = ["--host", folders[0], "--expert", folders[1], "--top-k", "20", "--limit-bytes", "120"]
     result = subprocess.run(
-        [*command, *models, "--text", str(plain), str(lines), "--json"],
+        [*command, *models, "--reversed", "--text", str(plain), str(lines), "--json"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -81,7 +86,9 @@ def test_command_prints_one_json_object_with_the_keys(
     values: dict[str, Any] = json.loads(result.stdout)
     assert list(values["texts"]) == [str(plain), str(lines)]
     assert values["texts"][str(plain)]["bytes"] == len(TEXT.encode())
-    for figures in values["texts"].values():
+    assert values["reversed"]["host"] == values["expert"] == folders[1]
+    assert list(values["reversed"]["texts"]) == list(values["texts"])
+    for figures in (*values["texts"].values(), *values["reversed"]["texts"].values()):
         assert set(figures["fused"]) == set(figures["gap_closed"]) == set(ROUTERS)
         assert set(figures["peers"]) == {"exact-string", "first-token", "top-k-union"}
         assert figures["hindsight"] <= figures["host"]
@@ -158,6 +165,16 @@ def test_gap_closed() -> None:
     assert gap_closed(1.0, host=1.0, expert=1.0, hindsight=1.0) is None
 
 
+def test_embedded_tasks_are_texts_by_seed() -> None:
+    first, again, other = (
+        read_text("embedded:arithmetic", seed=seed, limit_bytes=300) for seed in (0, 0, 1)
+    )
+    assert sum(map(len, first)) == 300
+    assert first == again != other
+    with pytest.raises(ConfigError, match="'poems'"):
+        read_text("embedded:poems", seed=0)
+
+
 def test_documents(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "ab\\u2028é"}\n\n{"text": "cd"}\n', encoding="utf-8")
@@ -166,6 +183,9 @@ def test_documents(tmp_path: Path) -> None:
     path.write_text('{"text": 3}\n')
     with pytest.raises(TextError, match="no string: 3"):
         read_documents(path)
+    path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    assert read_documents(path) == [b"Question: 1 + 1?\nAnswer: 2"]
+    assert read_text(str(path), seed=0, limit_bytes=8) == [b"Question"]
     path.write_text("nonsense\n")
     with pytest.raises(TextError, match="Line 1"):
         read_documents(path)

@@ -10,8 +10,10 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from integration_tests.benchmarks import common
+from integration_tests.benchmarks.models import GEMMA, SMOLLM2
+from integration_tests.benchmarks.fusion_quality import summary
 from integration_tests.benchmarks.fusion_quality.comparison import Comparison
-from integration_tests.benchmarks.fusion_quality.documents import read_documents
+from integration_tests.benchmarks.fusion_quality.documents import default_texts, read_text
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 
 _DESCRIPTION = (
@@ -26,17 +28,19 @@ def options_from(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentPars
     parser = common.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
-    add("--host", required=True, help="the host: embedded:NAME, a folder or a hub id")
-    add("--expert", required=True, help="the expert, likewise")
+    add("--host", default=GEMMA, help="the host: embedded:NAME, a folder or a hub id (%(default)s)")
+    add("--expert", default=SMOLLM2, help="the expert, likewise (%(default)s)")
+    add("--reversed", action="store_true", help="in the other direction as well")
     add(
         "--text",
-        required=True,
         nargs="+",
-        type=Path,
         metavar="FILE",
-        help="a .jsonl file is one document per line in its key 'text', any other one document",
+        help="a .jsonl file is one document per line, in its key 'text' or with question and "
+        "answer; any other file one document; embedded:TASK an embedded task (GSM8K and PubMedQA "
+        "of ../shared/data where they are there, and embedded:code)",
     )
     add("--limit-bytes", type=_at_least_one, help="read at most this much of each file")
+    add("--seed", type=int, default=0, help="of the embedded tasks (%(default)s)")
     add(
         "--top-k",
         type=_at_least_one,
@@ -51,69 +55,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, options = options_from(arguments)
     try:
         texts = {
-            str(path): read_documents(path, limit_bytes=options.limit_bytes)
-            for path in options.text
+            name: read_text(name, seed=options.seed, limit_bytes=options.limit_bytes)
+            for name in options.text or default_texts()
         }
         host = Scorer(options.host)
         expert = host if options.expert == options.host else Scorer(options.expert)
-        if options.top_k > len(expert.vocabulary):
-            parser.error(
-                f"--top-k is {options.top_k}; the expert has {len(expert.vocabulary)} tokens"
-            )
-        comparison = Comparison(host, expert, top_k=options.top_k)
-        found = {}
-        for name, documents in texts.items():
-            found[name] = comparison.on(common.progress(documents, Path(name).name))
+        pairs = [(host, expert), *([(expert, host)] if options.reversed else [])]
+        for _, asked in pairs:
+            if options.top_k > len(asked.vocabulary):
+                parser.error(
+                    f"--top-k is {options.top_k}; the expert has {len(asked.vocabulary)} tokens"
+                )
+        found = [_compare(*pair, texts, top_k=options.top_k) for pair in pairs]
     except FloeError as error:
         print(f"fusion_quality: {error}", file=sys.stderr)
         return 1
-    _show(options, found)
-    return 0
-
-
-def _show(options: argparse.Namespace, found: Mapping[str, Mapping[str, Any]]) -> None:
-    columns = list(found.values())
-    first = columns[0]
-    rows: list[list[Any]] = [
-        [f"host: {options.host}", *(each["host"] for each in columns)],
-        [f"expert: {options.expert}", *(each["expert"] for each in columns)],
-        *(
-            [f"fused: {name}", *(each["fused"][name] for each in columns)]
-            for name in first["fused"]
-        ),
-        *([f"peer: {name}", *(each["peers"][name] for each in columns)] for name in first["peers"]),
-        ["better per token in hindsight", *(each["hindsight"] for each in columns)],
-        *(
-            [f"gap closed: {name}", *(_percent(each["gap_closed"][name]) for each in columns)]
-            for name in first["fused"]
-        ),
-        *(
-            [
-                f"asked above {step['unsure_nats']:g} nats",
-                *(
-                    f"{each['lazy'][at]['fused']:.4g} ({_percent(each['lazy'][at]['asked_share'])})"
-                    for each in columns
-                ),
-            ]
-            for at, step in enumerate(first["lazy"])
-        ),
-        ["inside an expert token", *(_percent(each["boundary_share"]) for each in columns)],
-        ["bytes", *(each["bytes"] for each in columns)],
-    ]
+    values = {**found[0], "top_k": options.top_k, "seed": options.seed}
+    if options.reversed:
+        values["reversed"] = found[1]
     common.show(
         options,
-        {"host": options.host, "expert": options.expert, "top_k": options.top_k, "texts": found},
-        header=["bits per byte", *(Path(name).name for name in found)],
-        rows=rows,
-        remarks=[
+        values,
+        header=["bits per byte", *summary.columns(found)],
+        rows=summary.rows(found),
+        remarks=[remark for pair in found for remark in summary.remarks(pair)]
+        + [
             f"Top {options.top_k} of the expert. In the lazy rows the router is evidence and the "
             "share of tokens asked stands in brackets."
         ],
     )
+    return 0
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _compare(
+    host: Scorer, expert: Scorer, texts: Mapping[str, Sequence[bytes]], *, top_k: int
+) -> dict[str, Any]:
+    comparison = Comparison(host, expert, top_k=top_k)
+    found = {
+        name: comparison.on(common.progress(documents, Path(name).name))
+        for name, documents in texts.items()
+    }
+    return {"host": host.name, "expert": expert.name, "texts": found}
 
 
 def _at_least_one(text: str) -> int:

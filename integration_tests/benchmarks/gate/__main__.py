@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from integration_tests.benchmarks import common
 from integration_tests.benchmarks.gate.data import read_prompts
 from integration_tests.benchmarks.gate.measure import CHARS, Finder, measure, seconds_per_mb
 from integration_tests.benchmarks.gate.peers import peers
+
+#: The targets for prompts.
+LEAST_RECALL, MOST_ALARMS = 0.95, 0.05
 
 _DESCRIPTION = (
     "Recall of private prompts and of each class, false alarms on clean prompts, and the time of "
@@ -71,8 +74,21 @@ def _show(options: Any, result: dict[str, Any]) -> None:
         result,
         header=["", *columns],
         rows=rows,
-        remarks=[f"Times are per {CHARS} characters."],
+        remarks=[*_conclusions(result), f"Times are per {CHARS} characters."],
     )
+
+
+def _conclusions(result: Mapping[str, Any]) -> list[str]:
+    """Hold the gate against its targets."""
+    recall, alarms = result["prompt_recall"], result["false_alarm_rate"]
+    if recall is None or alarms is None:
+        return []
+    met = recall >= LEAST_RECALL and alarms <= MOST_ALARMS
+    return [
+        f"Recall of private prompts {recall:.3f} at {100 * alarms:.1f} % false alarms (target: "
+        f"{LEAST_RECALL} at most {100 * MOST_ALARMS:g} %, {'met' if met else 'missed'}); "
+        f"{result['p50_ms']:.2f} ms in the middle, {result['p99_ms']:.2f} ms for 99 of 100."
+    ]
 
 
 def _cell(value: float | None) -> float | str:

@@ -1,0 +1,111 @@
+"""Every benchmark, and the pages of results: ``make bench``, ``make bench-quick``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.commands.output import print_json
+from floe_plugins.errors import FloeError
+from integration_tests.benchmarks import common, figures
+from integration_tests.benchmarks.data import Data, find_data
+from integration_tests.benchmarks.pages import write_index, write_page
+from integration_tests.benchmarks.running import ROOT, run
+from integration_tests.benchmarks.suite import SUITE, Benchmark, named
+
+RESULTS = ROOT / "docs" / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite; return 0 if all benchmarks gave a result, 1 else."""
+    parser = common.parser("Run every benchmark and write the pages of results.")
+    parser.prog = parser.prog.removesuffix(".__main__")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="on little, into the folder 'quick' of the results")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"of {', '.join(each.name for each in SUITE)}; the others keep their results",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="JSONL files of questions and answers, and of texts with private spans, to read "
+        "(each benchmark's own default)",
+    )
+    add("--output", type=Path, help="folder to write (docs/results, or docs/results/quick)")
+    options = parser.parse_args(arguments)
+    folder: Path = options.output or (RESULTS / "quick" if options.quick else RESULTS)
+    try:
+        chosen = named(options.only)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = None if options.data is None else find_data(options.data)
+        left_out = measure(chosen, folder, quick=options.quick, data=data)
+        index(folder, quick=options.quick, left_out=left_out)
+    except FloeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finished = [each.name for each in chosen if each.name not in left_out]
+    report = {"folder": str(folder), "finished": finished, "left_out": left_out}
+    if options.json:
+        print_json(report)
+    else:
+        print(f"Written to {folder}: {', '.join(finished) or 'nothing'}.")
+        for name, reason in left_out.items():
+            print(f"Without a result, {name}: {reason}")
+    return 1 if left_out else 0
+
+
+def measure(
+    chosen: Sequence[Benchmark], folder: Path, *, quick: bool, data: Data | None = None
+) -> dict[str, str]:
+    """Run benchmarks one after the other and write what each gave as soon as it is there.
+
+    Returns
+    -------
+    dict
+        Those without a result, and why; the others are run all the same.
+    """
+    left_out: dict[str, str] = {}
+    bar = common.progress(chosen, "benchmarks")
+    for benchmark in bar:
+        bar.set_postfix_str(benchmark.name)
+        begun = time.monotonic()
+        try:
+            values = run(benchmark, quick=quick, data=data)
+            write(benchmark, values, folder)
+        except FloeError as error:
+            left_out[benchmark.name] = str(error)
+        common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
+    return left_out
+
+
+def write(benchmark: Benchmark, values: dict[str, Any], folder: Path) -> None:
+    """Write a result: JSON, figure and page."""
+    name = benchmark.name
+    (folder / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    figures.draw(name, values, folder / f"{name}.png")
+    write_page(benchmark, values, frame=RESULTS / f"{name}.md", page=folder / f"{name}.md")
+
+
+def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
+    """Write the page that leads to all results of a folder, of this run and of earlier ones."""
+    results, missing = [], dict(left_out)
+    for benchmark in SUITE:
+        file = folder / f"{benchmark.name}.json"
+        if file.is_file():
+            results.append((benchmark, json.loads(file.read_text("utf-8"))))
+        else:
+            missing.setdefault(benchmark.name, "it was not run.")
+    write_index(folder / "index.md", results, quick=quick, left_out=missing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""How all figures look: legible on a telephone, in black and white, the same bytes every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+#: Inches. The site shows a figure as wide as the window: at 375 px this leaves text of 9 pt or so.
+SIZE = (7.0, 4.0)
+
+#: Colours of Okabe and Ito, which colour-blind readers tell apart; their greys differ, too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+
+
+def new_figure(
+    columns: int = 1, *, rows: int = 1, size: tuple[float, float] = SIZE
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure and its axes, row by row."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for each in axes.flat:
+        each.grid(visible=True, axis="y", alpha=0.3)
+        each.set_axisbelow(True)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes.flat)
+
+
+def grouped_bars(
+    axes: Axes, groups: Sequence[str], series: dict[str, Sequence[float]], *, legend: bool = True
+) -> None:
+    """Draw bars of several series side by side, one cluster of bars per group."""
+    width = 0.8 / len(series)
+    for at, (name, heights) in enumerate(series.items()):
+        places = [index + (at - (len(series) - 1) / 2) * width for index in range(len(groups))]
+        axes.bar(
+            places,
+            heights,
+            width,
+            label=name,
+            color=COLOURS[at % len(COLOURS)],
+            hatch=HATCHES[at % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0.5,
+        )
+    axes.set_xticks(range(len(groups)), groups)
+    if legend:
+        axes.legend(fontsize=9)
+
+
+def lines(axes: Axes, xs: Sequence[float], series: dict[str, Sequence[float]]) -> None:
+    """Draw a line with markers per series."""
+    for at, (name, ys) in enumerate(series.items()):
+        style = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+        axes.plot(xs, ys, label=name, **style)
+    axes.legend(fontsize=9)
+
+
+def reference(axes: Axes, height: float, text: str) -> None:
+    """Draw a dashed line at a target or a limit."""
+    axes.axhline(height, color="black", linestyle="--", linewidth=1)
+    axes.annotate(
+        text,
+        (1, height),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=9,
+    )
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure as PNG, without the version of what wrote it."""
+    figure.savefig(file, dpi=110, metadata={"Software": None})

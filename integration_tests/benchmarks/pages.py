@@ -1,0 +1,128 @@
+"""The pages of results: what a benchmark's JSON says, as Markdown, between a page's markers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from floe_plugins.errors import ConfigError
+from integration_tests.benchmarks import common
+from integration_tests.benchmarks.suite import Benchmark
+
+BEGIN, END = "<!-- result: begin -->", "<!-- result: end -->"
+
+
+def write_page(benchmark: Benchmark, values: Mapping[str, Any], *, frame: Path, page: Path) -> None:
+    """Write a benchmark's page: the frame's prose, with the result between its markers.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+    values : Mapping
+        What it printed with ``--json``.
+    frame : Path
+        A page with both markers; it may be `page` itself.
+    page : Path
+        The file to write.
+
+    Raises
+    ------
+    ConfigError
+        The frame is not there, or has not one marker of each kind.
+    """
+    try:
+        text = frame.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{frame.name} is missing in {frame.parent.name}.") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ConfigError(f"{frame.name} needs {BEGIN!r} and {END!r} once each.")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    made = result(benchmark, values)
+    page.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{after}", "utf-8")
+
+
+def result(benchmark: Benchmark, values: Mapping[str, Any]) -> str:
+    """Return figure, table, remarks and circumstances as Markdown."""
+    run = values["run"]
+    lines = [f"![{benchmark.title}]({benchmark.name}.png)", ""]
+    lines += markdown_table(values["table"]["header"], values["table"]["rows"])
+    lines += ["", *(f"- {_escaped(remark)}" for remark in values["remarks"])]
+    # A list that begins right below a table would be taken for a row of it.
+    lines += ["", f"Command: `{run['command']}`, {run['seconds']:.0f} seconds.  "]
+    lines += [f"{_seeds(values)}  ", common.machine_line(values["machine"])]
+    lines += [f"All figures: [{benchmark.name}.json]({benchmark.name}.json).", ""]
+    return "\n".join(lines)
+
+
+def write_index(
+    page: Path,
+    results: Sequence[tuple[Benchmark, Mapping[str, Any]]],
+    *,
+    quick: bool,
+    left_out: Mapping[str, str],
+) -> None:
+    """Write the page that leads to all others.
+
+    Parameters
+    ----------
+    page : Path
+        The file to write.
+    results : sequence of (Benchmark, Mapping)
+        What was run, and what each printed.
+    quick : bool
+        Whether they were run on little.
+    left_out : Mapping[str, str]
+        Benchmarks that have no result, and why.
+    """
+    kind = "on little, to see that they run (`make bench-quick`)" if quick else "by `make bench`"
+    rows = [
+        [
+            f"[{benchmark.title}]({benchmark.name}.md)",
+            _escaped(values["remarks"][0]) if values["remarks"] else "",
+            f"{values['run']['seconds']:.0f}",
+        ]
+        for benchmark, values in results
+    ]
+    total = sum(values["run"]["seconds"] for _, values in results)
+    lines = [
+        "# Results",
+        "",
+        f"Every benchmark as it came out, measured {kind}. Each page has the command, the figure, "
+        "the table and what they show or do not show.",
+        "",
+        *markdown_table(["benchmark", "what came out, in a line", "seconds"], rows),
+        "",
+        f"All together: {total / 60:.0f} minutes.",
+        *(["", "Without a result:", ""] if left_out else []),
+        *(f"- {name}: {_escaped(reason)}" for name, reason in left_out.items()),
+        "",
+    ]
+    page.write_text("\n".join(lines), "utf-8")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the lines of a Markdown table; numbers are to the right."""
+    right = [
+        bool(rows) and all(_is_number(str(row[at])) for row in rows) for at in range(len(header))
+    ]
+    cells = [[_escaped(str(cell)) for cell in row] for row in (header, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    rule = " | ".join("---:" if flag else "---" for flag in right)
+    return [lines[0], f"| {rule} |", *lines[1:]]
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[-+±\d.,e %]*", cell) is not None
+
+
+def _seeds(values: Mapping[str, Any]) -> str:
+    if "seeds" in values:
+        return f"Seeds: {', '.join(map(str, values['seeds']))}."
+    return f"Seed: {values['seed']}." if "seed" in values else "Nothing is drawn at random."
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,136 @@
+"""All benchmarks: what each asks, and how much of it `make bench` and `make bench-quick` run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from floe_plugins.errors import ConfigError
+from integration_tests.benchmarks.data import Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark of the suite.
+
+    Attributes
+    ----------
+    name : str
+        ``python -m integration_tests.benchmarks.NAME``.
+    title : str
+        A line for the page of results.
+    full, quick : sequence of str
+        Its arguments in the full run, and in the quick one.
+    reads : str
+        Which files its ``--data`` takes: ``tasks``, ``labelled`` or none. Without that option each
+        benchmark takes what lies beside the project, or what it makes itself.
+    """
+
+    name: str
+    title: str
+    full: Sequence[str] = ()
+    quick: Sequence[str] = ()
+    reads: Literal["", "tasks", "labelled"] = ""
+
+    def arguments(self, *, quick: bool, data: Data | None) -> list[str]:
+        """Return its arguments; with `data` those files are read in place of the default ones."""
+        chosen = list(self.quick if quick else self.full)
+        files = [str(file) for file in getattr(data, self.reads)] if data and self.reads else []
+        if not files:
+            return chosen
+        if self.name == "fusion_quality":
+            return [*chosen, "--text", *files]
+        return [*chosen, "--data", ",".join(files) if self.reads == "tasks" else files[0]]
+
+
+#: In the order of the pages: the federated half, the serving half, both, the gate, scale.
+SUITE = (
+    Benchmark(
+        name="federated_quality",
+        title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
+        reads="tasks",
+    ),
+    Benchmark(
+        name="rank_latency",
+        title="Seconds of a round over the rank, per class of device (figure 4)",
+    ),
+    Benchmark(
+        name="task_embeddings",
+        title="Cosines of task embeddings, and the clusters in them (figure 5)",
+        reads="tasks",
+    ),
+    Benchmark(
+        name="aggregation_cost",
+        title="Exact aggregation in factored form against dense sum-then-SVD",
+        full=("--clients", "32", "1000"),
+        quick=("--size", "576x1536", "--clients", "32", "--repeats", "3"),
+    ),
+    Benchmark(
+        name="round_overhead",
+        title="A whole round with Floe over one with Flower's FedAvg",
+        full=("--repeats", "1"),
+        quick=("--rounds", "1", "--clients", "2", "--local-steps", "1", "--repeats", "1"),
+    ),
+    Benchmark(
+        name="answers",
+        title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
+        reads="tasks",
+    ),
+    Benchmark(
+        name="fusion_quality",
+        title="Bits per byte of the host, the expert and the two fused, per router and peer",
+        full=("--reversed", "--limit-bytes", "500"),
+        quick=("--reversed", "--limit-bytes", "60"),
+        reads="tasks",
+    ),
+    Benchmark(
+        name="fusion_cost",
+        title="A step's fusion over log_softmax of the same rows",
+        quick=("--rows", "8", "--vocabulary", "262144", "--k", "20", "100", "--repeats", "9"),
+    ),
+    Benchmark(
+        name="decode_overlap",
+        title="Tokens per second with an expert in flight over those without one",
+        quick=("--parts", "overlap", "--latencies", "0.5", "--tokens", "16", "--repeats", "1"),
+    ),
+    Benchmark(
+        name="decode_peers",
+        title="Tokens per second against one call after the other",
+        quick=("--latency", "0.8", "--tokens", "16", "--repeats", "1"),
+    ),
+    Benchmark(
+        name="deadlines",
+        title="Time per token and per answer under deadlines",
+    ),
+    Benchmark(
+        name="privacy",
+        title="Private spans and bytes that left the device, against LLM-only",
+        reads="labelled",
+    ),
+    Benchmark(
+        name="gate",
+        title="Recall, false alarms and time of the privacy gate",
+        reads="labelled",
+        quick=("--no-peers",),
+    ),
+    Benchmark(
+        name="scale",
+        title="10,000 devices and 1,000 streams: server time, memory, bytes",
+    ),
+)
+
+
+def named(names: Sequence[str]) -> list[Benchmark]:
+    """Return the benchmarks of these names, in the suite's order; all for no names.
+
+    Raises
+    ------
+    ConfigError
+        A name is none of them.
+    """
+    known = {each.name: each for each in SUITE}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"There is no benchmark {name!r}; there are {', '.join(known)}.")
+    return [each for each in SUITE if not names or each.name in names]
