@@ -17,6 +17,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from integration_tests.benchmarks.suite import SUITE
 from integration_tests.docs_roles import to_markdown
 from integration_tests.report_test import browser
 
@@ -36,7 +37,8 @@ SEEN = {
     "reference/run-configuration/": "table",
     "reference/serving/": "table",
     "reference/api/flower/": ".doc-class .doc-heading",
-    "results/fusion_quality/": "table",
+    "results/": "table",
+    **{f"results/{each.name}/": f"img[src$='{each.name}.png']" for each in SUITE},
 }
 
 #: Where what is wide on a page shows on a desk's screen alone.

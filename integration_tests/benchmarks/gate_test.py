@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from integration_tests.benchmarks.gate.__main__ import generated_prompts
 from integration_tests.benchmarks.gate.data import DataError, Prompt, read_prompts
 from integration_tests.benchmarks.gate.measure import measure, seconds_per_mb
 
@@ -79,6 +80,17 @@ def test_other_files_are_refused(tmp_path: Path, content: str, said: str) -> Non
         read_prompts(path)
 
 
+def test_prompts_are_made_where_there_are_none() -> None:
+    prompts = generated_prompts(3)
+    assert prompts == generated_prompts(3) != generated_prompts(4)
+    private = [prompt for prompt in prompts if prompt.spans]
+    assert len(private) == len(prompts) - len(private) > 100
+    for prompt in private:
+        for start, end, label in prompt.spans:
+            assert prompt.text[start:end].strip()
+            assert label.isupper()
+
+
 def test_it_prints_one_json_object(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(
@@ -94,6 +106,8 @@ def test_it_prints_one_json_object(tmp_path: Path) -> None:
     assert {"recall", "f2", "p50_ms", "p99_ms", "seconds_per_mb", "machine"} <= set(result)
     assert (result["prompt_recall"], result["false_alarm_rate"], result["peers"]) == (1.0, 0.0, {})
 
+    assert result["data"] == "data.jsonl"
+    assert result["remarks"][0].startswith("Recall of private prompts 1.000 at 0.0 % false alarms")
     failed = subprocess.run(
         [*command[:-1], str(tmp_path / "none")], capture_output=True, text=True, check=False
     )

@@ -23,25 +23,28 @@ class Benchmark:
     full, quick : sequence of str
         Its arguments in the full run, and in the quick one.
     reads : str
-        Which files its ``--data`` takes: ``tasks``, ``labelled`` or none. Without that option each
-        benchmark takes what lies beside the project, or what it makes itself.
+        Which files its ``--data`` takes: ``tasks``, ``labelled``, ``both`` or none. Without that
+        option a benchmark takes what lies beside the project, or what it makes itself.
     """
 
     name: str
     title: str
     full: Sequence[str] = ()
     quick: Sequence[str] = ()
-    reads: Literal["", "tasks", "labelled"] = ""
+    reads: Literal["", "tasks", "labelled", "both"] = ""
 
     def arguments(self, *, quick: bool, data: Data | None) -> list[str]:
         """Return its arguments; with `data` those files are read in place of the default ones."""
         chosen = list(self.quick if quick else self.full)
-        files = [str(file) for file in getattr(data, self.reads)] if data and self.reads else []
+        if data is None or not self.reads:
+            return chosen
+        kinds = {"tasks": data.tasks, "labelled": data.labelled, "both": data.labelled + data.tasks}
+        files = [str(file) for file in kinds[self.reads]]
         if not files:
             return chosen
         if self.name == "fusion_quality":
             return [*chosen, "--text", *files]
-        return [*chosen, "--data", ",".join(files) if self.reads == "tasks" else files[0]]
+        return [*chosen, "--data", files[0] if self.reads == "labelled" else ",".join(files)]
 
 
 #: In the order of the pages: the federated half, the serving half, both, the gate, scale.
@@ -106,7 +109,7 @@ SUITE = (
     Benchmark(
         name="privacy",
         title="Private spans and bytes that left the device, against LLM-only",
-        reads="labelled",
+        reads="both",
     ),
     Benchmark(
         name="gate",

@@ -95,6 +95,7 @@ def test_data_of_the_same_kinds_goes_where_it_belongs(tmp_path: Path) -> None:
     assert asked["federated_quality"][-2:] == ["--data", f"{a},{b}"]
     assert asked["fusion_quality"][-3:] == ["--text", a, b]
     assert asked["gate"][-2:] == ["--data", c]
+    assert asked["privacy"][-2:] == ["--data", f"{c},{a},{b}"]
     assert asked["scale"] == list(next(each.quick for each in SUITE if each.name == "scale"))
     with pytest.raises(ConfigError, match="no folder"):
         find_data(tmp_path / "absent")

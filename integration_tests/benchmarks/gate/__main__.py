@@ -5,14 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from floe_plugins.errors import FloeError
 from floe_plugins.gate import Decision, Gate
+from flower_strategy.data.embedded import make_examples
 from integration_tests.benchmarks import common
-from integration_tests.benchmarks.gate.data import read_prompts
+from integration_tests.benchmarks.data import labelled_file
+from integration_tests.benchmarks.gate.data import Prompt, read_prompts
 from integration_tests.benchmarks.gate.measure import CHARS, Finder, measure, seconds_per_mb
 from integration_tests.benchmarks.gate.peers import peers
+from integration_tests.benchmarks.privacy.data import generated
+
+#: Prompts of either kind where there is no file.
+_GENERATED = 600
 
 #: The targets for prompts.
 LEAST_RECALL, MOST_ALARMS = 0.95, 0.05
@@ -28,15 +35,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = common.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
-    add("--data", required=True, type=Path, metavar="FILE", help="a prompt with spans per line")
+    add(
+        "--data",
+        type=Path,
+        default=labelled_file(),
+        metavar="FILE",
+        help="a prompt with spans per line (pii_dev.jsonl of ../shared/data, else generated ones)",
+    )
+    add("--seed", type=int, default=0, help="of generated prompts (%(default)s)")
     add("--spacy", metavar="MODEL", help="name or folder of a spaCy model, for Presidio with spaCy")
     add("--no-peers", action="store_true", help="measure the gate only")
     options = parser.parse_args(arguments)
     try:
-        prompts = read_prompts(options.data)
+        prompts = read_prompts(options.data) if options.data else generated_prompts(options.seed)
         gate = _gate()
         result = measure(gate, prompts)
         result["seconds_per_mb"] = seconds_per_mb(gate, prompts)
+        result["data"] = options.data.name if options.data else "generated"
+        result["prompts"] = len(prompts)
+        result["seed"] = options.seed
         result["peers"] = {}
         for name, start in ({} if options.no_peers else peers(options.spacy)).items():
             result["peers"][name] = measure(start(), prompts, name=name)
@@ -45,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     _show(options, result)
     return 0
+
+
+def generated_prompts(seed: int) -> list[Prompt]:
+    """Make private prompts and, of functions of Python's library, as many clean ones."""
+    # The other embedded tasks speak of people with names.
+    code = make_examples("code", count=_GENERATED, seed=seed)
+    return generated(_GENERATED, Random(seed)) + [Prompt(each.prompt, ()) for each in code]
 
 
 def _gate() -> Finder:
