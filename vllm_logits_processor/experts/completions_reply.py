@@ -18,6 +18,17 @@ from vllm_logits_processor.experts.reply import (
 
 _TOKEN_ID = "token_id:"
 
+#: What reading raises where a reply is of another shape, is nested too deep for the parser, or has
+#: numbers that no float holds.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 
 def read_continuations(
     data: bytes,
@@ -28,6 +39,15 @@ def read_continuations(
     end_ids: npt.NDArray[np.int32],
 ) -> tuple[Continuation, ...]:
     """Read the continuation of each of `count` prompts, in their order.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    count : int
+        Prompts of the call.
+    steps, vocabulary, end_ids
+        See `checked_continuations`.
 
     Raises
     ------
@@ -46,13 +66,20 @@ def read_continuations(
             [(_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
             for each in said
         ]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise _not_a_completion(error) from None
     return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
 
 
 def read_score(data: bytes, prompt: Sequence[int]) -> float:
-    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format).
+    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format), nats.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    prompt : sequence of int
+        The tokens that were sent, at least two.
 
     Raises
     ------
@@ -67,7 +94,7 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
         logprobs = [
             float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise _not_a_completion(error) from None
     total = sum(logprobs)
     if not (math.isfinite(total) and max(logprobs) <= 1e-3):

@@ -128,6 +128,22 @@ def test_a_broken_score_is_refused(
         expert.score([6, 7, 8], model="slm").result(timeout=5)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 60_000,
+        scored([None, {7: -1.0}]).replace(b"-1.0", b"-1" + b"0" * 400),
+        b'{"choices": [{"prompt_logprobs": [null, "7"]}]}',
+    ],
+)
+def test_a_score_of_another_shape_is_refused(
+    server: FakeExpert, expert: CompletionsExpert, body: bytes
+) -> None:
+    server.answer = lambda _: body
+    with pytest.raises(ExpertError, match="not a completion"):
+        expert.score([6, 7], model="slm").result(timeout=5)
+
+
 def test_further_fields_are_sent(server: FakeExpert) -> None:
     client = client_of(server, extra_body={"vllm_xargs": {"floe": "host"}})
     client.start([[1]], model="slm").result(timeout=5)
@@ -188,6 +204,8 @@ def test_choices_may_come_in_any_order(server: FakeExpert, expert: CompletionsEx
         (completion([{5000: -1.0}]), "outside"),
         (completion([{1: math.nan}]), "NaN"),
         (b'{"choices": [], "x": "' + b"x" * 200_000 + b'"}', "larger than"),
+        (b"[" * 60_000, r"not a completion .*\(RecursionError\)"),
+        (completion([{1: -1.0}]).replace(b"-1.0", b"-1" + b"0" * 400), r"\(OverflowError\)"),
     ],
 )
 def test_a_broken_reply_is_refused(
