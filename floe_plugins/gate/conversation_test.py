@@ -56,6 +56,16 @@ def test_a_value_that_another_role_interrupts_is_found() -> None:
     assert [bool(spans) for spans in verdict.messages] == [True, False, True]
 
 
+@pytest.mark.parametrize("invisible", ["", "\u200b"])
+def test_a_value_behind_a_long_message_is_placed_where_it_stands(invisible: str) -> None:
+    """What is read at a seam leaves out the middle of messages, whatever is taken off it then."""
+    gate = Gate(detectors=STRUCTURED, policy="redact", timeout_s=30)
+    begun = "and on and on " * 20 + invisible + "my card is "
+    verdict = gate.decide(said(begun + "4111 1111", "1111 1111, please"))
+    assert verdict.decision is Decision.REDACTED
+    assert verdict.redacted_messages == (f"{begun}<CARD>", "<CARD>, please")
+
+
 def test_nothing_goes_on_from_what_stands_beside_the_conversation() -> None:
     aside = [Message("mail joe.blo", None), Message("ggs@example", None), Message(".org", None)]
     assert GATE.decide(aside).decision is Decision.CLEAR

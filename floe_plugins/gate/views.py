@@ -33,7 +33,7 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
     def current() -> str:
         return views[-1].text if views else text
 
-    plain = normalised(text)
+    plain = normalised(text, parent)
     if plain is not None:
         views.append(plain)
     once = decoded(current(), last())
