@@ -86,12 +86,15 @@ def with_texts(body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] 
     Returns
     -------
     dict or None
-        None where a key or a number would change: there is no placeholder for these.
+        None where a key or a number would change: there is no placeholder for these. Likewise
+        where texts that are alike would change in different ways.
     """
     before = texts_of(body).messages
-    replacements = {
-        old.text: new for old, new in zip(before, texts, strict=True) if old.text != new
-    }
+    replacements: dict[str, str] = {}
+    for old, new in zip(before, texts, strict=True):
+        # Of a value that is split over messages, each occurrence of a text may hold another part.
+        if old.text != new and replacements.setdefault(old.text, new) != new:
+            return None
     replaced: dict[str, Any] = _replaced(body, replacements)
     left = {message.text for message in texts_of(replaced).messages}
     return None if left & replacements.keys() else replaced

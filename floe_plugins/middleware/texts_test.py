@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from floe_plugins.gate import Message
+from floe_plugins.gate import Gate, Message
 from floe_plugins.middleware.texts import texts_of, with_texts
 
 TOOL = {
@@ -79,6 +79,17 @@ def test_texts_are_put_back_in_their_places() -> None:
         "user": "<PERSON>",
         "metadata": {"deep": ["<PERSON>", 1]},
     }
+
+
+def test_alike_texts_that_would_change_in_different_ways_do_not_leave() -> None:
+    """A card number is split over the first two; of the third, only the address is private."""
+    begun = "joe@example.org 4111 1111"
+    body = {"prompt": [begun, "1111 1111", begun]}
+    verdict = Gate(detectors=["card", "email"], policy="redact", timeout_s=30).decide(
+        texts_of(body).messages
+    )
+    assert verdict.redacted_messages == ("<EMAIL> <CARD>", "<CARD>", "<EMAIL> 4111 1111")
+    assert with_texts(body, verdict.redacted_messages) is None
 
 
 @pytest.mark.parametrize("body", [{"metadata": {"Joe Bloggs": 1}}, {"metadata": {"id": 12345678}}])
