@@ -1,0 +1,186 @@
+"""Private prompts with labelled spans, and public ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.data.embedded import make_examples
+from flower_strategy.data.jsonl import Template, find_files, read_examples
+from integration_tests.benchmarks.gate.data import Prompt, read_prompts
+
+#: Longer ones are left out: prompt and answer must fit the servers' 512 tokens, whatever the
+#: tokenizer makes of the bytes.
+MOST_BYTES = 400
+
+# The question alone, of rows that have a context too: contexts are longer than that.
+_QUESTION = Template("Question: {question}\nAnswer:", " {answer}")
+
+#: How generated prompts put private values; names in braces are methods of Faker.
+_FORMS = (
+    "Please write a friendly letter to {name} who lives at {street_address} in {city}.",
+    "Summarise the note: {name} called from {phone_number} and asks for a refund.",
+    "Draft a reply to {email} about the invoice that is overdue.",
+    "My card {credit_card_number} was charged twice. What should I tell the bank?",
+    "Is the account {iban} of {name} ready for the transfer to {company}?",
+    "My social security number is {ssn}; how do I correct a mistake in it?",
+    "The printer at {ipv4} does not answer. What can I check first?",
+    "{name} of {company} moves to {city} next month. Suggest a farewell message.",
+)
+_CLASSES = {
+    "name": "PERSON",
+    "street_address": "ADDRESS",
+    "city": "LOCATION",
+    "phone_number": "PHONE_NUMBER",
+    "email": "EMAIL_ADDRESS",
+    "credit_card_number": "CREDIT_CARD",
+    "iban": "IBAN_CODE",
+    "company": "ORGANIZATION",
+    "ssn": "US_SSN",
+    "ipv4": "IP_ADDRESS",
+}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked.
+
+    Attributes
+    ----------
+    private : list of Prompt
+        With at least one span each.
+    public : list of Prompt
+        Without spans.
+    sources : tuple of str
+        File names, or what was made at run time.
+    """
+
+    private: list[Prompt]
+    public: list[Prompt]
+    sources: tuple[str, ...]
+
+    @property
+    def all(self) -> list[Prompt]:
+        """Private and public ones in turn, as a server would meet them."""
+        return [each for pair in zip(self.private, self.public, strict=True) for each in pair]
+
+
+def default_data() -> str:
+    """Return the files beside the repository, as far as they are there; may be empty."""
+    folder = Path(__file__).resolve().parents[4] / "shared" / "data"
+    names = ("pii_dev.jsonl", "gsm8k_train.jsonl", "pubmedqa_train.jsonl")
+    return ",".join(str(folder / name) for name in names if (folder / name).is_file())
+
+
+def load_prompts(data: str, *, count: int, seed: int) -> Prompts:
+    """Draw prompts, no text twice.
+
+    Parameters
+    ----------
+    data : str
+        JSONL files separated by commas: of texts with spans, of public tasks, or both. A kind that
+        no file is of is made at run time.
+    count : int
+        Private prompts, and as many public ones, evenly from all public files.
+    seed : int
+
+    Raises
+    ------
+    FloeError
+        If a file cannot be read, or there are fewer prompts than that.
+    """
+    files = find_files(data) if data else {}
+    labelled = {name: path for name, path in files.items() if _has_spans(path)}
+    public = {
+        name: [Prompt(each.prompt, ()) for each in read_examples(path, template=_template(path))]
+        for name, path in files.items()
+        if name not in labelled
+    } or {
+        task: [Prompt(each.prompt, ()) for each in make_examples(task, count=4 * count, seed=seed)]
+        for task in ("arithmetic", "code")
+    }
+    random = Random(seed)
+    texts = [prompt for path in labelled.values() for prompt in read_prompts(path) if prompt.spans]
+    private = texts or generated(4 * count, random)
+    shares = [
+        count * (at + 1) // len(public) - count * at // len(public) for at in range(len(public))
+    ]
+    return Prompts(
+        _drawn(private, count, random, kind="private"),
+        [
+            prompt
+            for each, share in zip(public.values(), shares, strict=True)
+            for prompt in _drawn(each, share, random, kind="public")
+        ],
+        tuple(labelled or ("generated",)) + tuple(public),
+    )
+
+
+def generated(count: int, random: Random) -> list[Prompt]:
+    """Make private prompts with Faker.
+
+    Raises
+    ------
+    ConfigError
+        If Faker is not installed.
+    """
+    if find_spec("faker") is None:
+        raise ConfigError(
+            "There are no prompts with labelled spans: give --data a JSONL file with text and "
+            "spans, or install the extra 'dev', whose Faker makes some."
+        )
+    from faker import Faker
+
+    maker = Faker("en_US")
+    maker.seed_instance(random.getrandbits(32))
+    return [_filled(random.choice(_FORMS), maker) for _ in range(count)]
+
+
+def _filled(form: str, maker: Any) -> Prompt:
+    text, spans = "", []
+    for piece in form.split("{"):
+        name, closed, rest = piece.partition("}")
+        if not closed:
+            text += piece
+            continue
+        value = str(getattr(maker, name)())
+        spans.append((len(text), len(text) + len(value), _CLASSES[name]))
+        text += value + rest
+    return Prompt(text, tuple(spans))
+
+
+def _first_row(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as lines:
+        try:
+            row = json.loads(next((line for line in lines if line.strip()), "null"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: its first row is no JSON ({error}).") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{path}: its first row is no JSON object; accepted is one per line.")
+    return row
+
+
+def _has_spans(path: Path) -> bool:
+    return "spans" in _first_row(path)
+
+
+def _template(path: Path) -> Template | None:
+    return _QUESTION if _QUESTION.fields <= _first_row(path).keys() else None
+
+
+def _drawn(prompts: Sequence[Prompt], count: int, random: Random, *, kind: str) -> list[Prompt]:
+    different = list(
+        {each.text: each for each in prompts if 0 < len(each.text.encode()) <= MOST_BYTES}.values()
+    )
+    if len(different) < count:
+        raise ConfigError(
+            f"--prompts asks for {count} {kind} prompts of up to {MOST_BYTES} bytes from a source "
+            f"that has {len(different)} different ones; accepted are at most as many."
+        )
+    return random.sample(different, count)
