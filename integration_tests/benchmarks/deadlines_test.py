@@ -31,6 +31,7 @@ def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
         assert cell["over_promise_ms"] == pytest.approx(
             cell["slowest_token_ms"] - values["host_alone"]["token_p50_ms"] - cell["deadline_ms"]
         )
+        assert cell["over_promise_ms"] < cell["over_longer_ms"] < cell["slowest_token_ms"]
     assert len(values["table"]["rows"]) == 3
     assert "2 of 2 cells" in values["remarks"][0] or "above" in values["remarks"][0]
     figures.draw("deadlines", values, tmp_path / "deadlines.png")
