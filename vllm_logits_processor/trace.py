@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 #: Everything that can come of a token: `TraceLine.outcome` says what each means. Requests that want
 #: the host alone are not followed at all.
@@ -66,6 +69,8 @@ class TraceLine:
 class Trace:
     """Appends lines to a file; every step's lines are on disk before its tokens are sampled.
 
+    A file that cannot be written (a full disk) ends the trace, and nothing else.
+
     Parameters
     ----------
     path : str or None
@@ -77,6 +82,13 @@ class Trace:
 
     def write(self, lines: list[TraceLine]) -> None:
         """Append the lines of one step."""
-        if self._path is not None:
+        if self._path is None:
+            return
+        try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
+        except OSError as error:
+            logger.error(
+                "The trace ends here: %s cannot be written (%s).", self._path, error.strerror
+            )
+            self._path = None

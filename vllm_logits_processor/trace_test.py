@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from vllm_logits_processor.trace import OUTCOMES, Trace, TraceLine
 
 
@@ -32,6 +34,17 @@ def test_lines_are_on_disk_when_write_returns(tmp_path: Path) -> None:
         "error_bound": 0.02,
         "followed": True,
     }
+
+
+def test_a_file_that_cannot_be_written_ends_the_trace_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it raised, the fallback would end fusion for all requests."""
+    trace = Trace(str(tmp_path))
+    for position in range(3):
+        trace.write([TraceLine(label=None, position=position, outcome="fused")])
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert f"{tmp_path} cannot be written (Is a directory)" in caplog.text
 
 
 def test_without_a_file_nothing_is_written() -> None:
