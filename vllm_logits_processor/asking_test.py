@@ -40,7 +40,7 @@ def decoded(parts: FusionEngine, text: bytes, tokens: int) -> Stream:
         random = np.random.default_rng([7, *last])
         logits = torch.from_numpy(random.normal(0, 1, (1, len(HOST))).astype(np.float32))
         logits[0, [at for at, data in enumerate(HOST.token_bytes) if not data]] = -torch.inf
-        parts.finish_step(logits, {0: stream})
+        parts.decide(logits, {0: stream}).write(logits)
         stream.output_ids.append(int(logits.argmax()))
     return stream
 
@@ -116,7 +116,7 @@ def test_a_sure_host_is_left_alone(expert: Scripted, tmp_path: Path) -> None:
     before = logits.clone()
     parts.begin_step([sure, unsure])
     assert expert.calls == []
-    parts.finish_step(logits, {0: sure, 1: unsure})
+    parts.decide(logits, {0: sure, 1: unsure}).write(logits)
     assert torch.equal(logits[0], before[0])
     assert not torch.equal(logits[1], before[1])
     ((prompts, _),) = expert.calls
@@ -135,13 +135,13 @@ def test_rows_of_drafts_are_asked_as_if_the_text_had_taken_them(expert: Scripted
     logits = some_logits(3)
     drafts = {1: cat, 2: [*cat, *sat]}
     parts.begin_step([drafted])
-    parts.finish_step(logits, dict.fromkeys(range(3), drafted), drafts)
+    parts.decide(logits, dict.fromkeys(range(3), drafted), drafts).write(logits)
 
     alone = stream_of(parts, b"The")
     for row, token in enumerate((cat[0], sat[0], 0)):
         expected = some_logits(3)
         parts.begin_step([alone])
-        parts.finish_step(expected, {row: alone})
+        parts.decide(expected, {row: alone}).write(expected)
         assert torch.allclose(expected[row], logits[row], atol=1e-5)
         alone.output_ids.append(token)
 

@@ -190,15 +190,6 @@ class FusionEngine:
         self._trace.write(list(lines.values()))
         return cells
 
-    def finish_step(
-        self,
-        logits: torch.Tensor,
-        streams: Mapping[int, Stream],
-        drafts: Mapping[int, Sequence[int]] | None = None,
-    ) -> None:
-        """Fuse in place; see `decide`."""
-        self.decide(logits, streams, drafts).write(logits)
-
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
         stream.summary.log()

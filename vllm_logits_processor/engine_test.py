@@ -159,7 +159,7 @@ def some_logits(rows: int = 1) -> torch.Tensor:
 def step(parts: FusionEngine, streams: dict[int, Stream], rows: int = 1) -> torch.Tensor:
     logits = some_logits(rows)
     parts.begin_step(list(streams.values()))
-    parts.finish_step(logits, streams)
+    parts.decide(logits, streams).write(logits)
     return logits
 
 
@@ -232,7 +232,7 @@ def test_a_row_does_not_depend_on_its_neighbours(expert: Scripted) -> None:
         alone = some_logits(3)
         stream = {row: stream_of(parts, text)}
         parts.begin_step(list(stream.values()))
-        parts.finish_step(alone, stream)
+        parts.decide(alone, stream).write(alone)
         assert torch.equal(alone[row], together[row])
 
 
@@ -306,7 +306,7 @@ def test_a_hidden_token_is_awaited_and_then_asked_for(expert: Scripted) -> None:
     assert len(expert.calls) == 1
     stream.output_ids[-1] = HOST.encode(b" cat")[0]
     logits = some_logits()
-    parts.finish_step(logits, {0: stream})
+    parts.decide(logits, {0: stream}).write(logits)
     assert expert.calls[-1] == ([EXPERT.encode(b"The cat")], "slm")
     assert not torch.equal(logits, some_logits())
 

@@ -217,8 +217,3 @@ def fused_cells(
     values = torch.from_numpy(groups.spread(gains)).to(logits.device)
     values.add_(logits.view(-1).index_select(0, aligned.index))
     return FusedCells(index=aligned.index, values=values)
-
-
-def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
-    """Turn the host's logits of some rows into fused ones, in place; see `fused_cells`."""
-    fused_cells(logits, rows, aligned, weights).write(logits)

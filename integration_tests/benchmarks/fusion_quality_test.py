@@ -26,7 +26,7 @@ from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
 from vllm_logits_processor.alignment.cache import load_maps
 from vllm_logits_processor.conftest import byte_level_bpe, sentencepiece_bpe
-from vllm_logits_processor.fusion import fuse, weigh
+from vllm_logits_processor.fusion import fused_cells, weigh
 
 TEXT = (
     "The cat sat on the mat, and the watchers   watched 121 crêpes.\n\ndef add(x):\n    return x\n"
@@ -116,7 +116,7 @@ def test_what_is_reported_is_what_the_written_logits_say(pair: tuple[Scorer, Sco
     rows, evidence = np.arange(len(chunk.targets)), np.linspace(-1, 1, len(chunk.targets))
     weights = weigh(ROUTERS["evidence"], chunk.aligned, evidence)
     found = fused_logprobs(chunk, weights)
-    fuse(chunk.logits, rows, chunk.aligned, weights)
+    fused_cells(chunk.logits, rows, chunk.aligned, weights).write(chunk.logits)
     expected = torch.log_softmax(chunk.logits, dim=-1)[rows, torch.from_numpy(chunk.targets)]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 

@@ -79,11 +79,6 @@ class Conversation:
         if self._reason:
             logger.info("The expert reads prompts as plain text: %s", self._reason)
 
-    @property
-    def templates(self) -> bool:
-        """True where the expert reads conversations in its own template."""
-        return not self._reason
-
     def opening(self, prompt_ids: Sequence[int]) -> Opening:
         """Return what the expert reads before the answer.
 

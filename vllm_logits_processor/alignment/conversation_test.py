@@ -115,7 +115,6 @@ def test_the_expert_reads_its_own_template(
     ours, theirs = chatting(host), chatting(expert)
     conversation = Conversation(ours, theirs)
     opening = conversation.opening(written(ours, WRITERS[host](talk, answer)))
-    assert conversation.templates
     assert spelled(theirs, opening.front) == WRITERS[expert](talk)
     assert opening.text == answer.encode()
     if not answer and "你" not in str(talk):
@@ -181,7 +180,6 @@ def test_bos_stands_once() -> None:
 def test_turns_that_any_text_could_forge_are_plain_text() -> None:
     ours, theirs = chatting("llama2"), chatting("chatml")
     conversation = Conversation(ours, theirs)
-    assert not conversation.templates
     prompt = written(ours, "[INST] The mat? [/INST]")
     assert conversation.opening(prompt).text == ours.decode(prompt)
     # The other way round, the template is only written.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from vllm_logits_processor.alignment import covers
+from vllm_logits_processor.alignment.conftest import factors_of
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
@@ -220,8 +221,7 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, len(host)))).float()
     top = with_rests(word, host)
     aligned = align(logits, np.arange(1), top, build_maps(host, oracle.vocabulary))
-    factors = torch.full_like(logits[0], float(aligned.tail_factor[0]), dtype=torch.float64)
-    factors[aligned.tokens] = torch.from_numpy(aligned.factor)
+    factors = torch.from_numpy(factors_of(aligned, len(host))[0])
     fused = torch.softmax(logits[0].double(), dim=-1) * factors
     ours: dict[int, float] = defaultdict(float)
     for token, mass in enumerate(fused.tolist()):

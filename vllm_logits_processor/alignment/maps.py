@@ -69,13 +69,6 @@ class AlignmentMaps:
     extra: IntArray
     end_ids: IntArray
 
-    def group(self, expert_token: int) -> set[int]:
-        """Return the host tokens that begin what `expert_token` means."""
-        begin, end = self.offsets[expert_token], self.offsets[expert_token + 1]
-        tokens = {int(token) for token in self.members[begin:end]}
-        extra = int(self.extra[expert_token])
-        return tokens if extra == NOTHING else tokens | {extra}
-
 
 def maps_key(host: ByteVocabulary, expert: ByteVocabulary) -> str:
     """Return the name under which this pair's maps are kept; depends on content alone."""

@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import ConstantRouter
+from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, build_maps
 from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
 from vllm_logits_processor.experts.reply import checked_top_k
-from vllm_logits_processor.fusion import fuse, weigh
+from vllm_logits_processor.fusion import weigh
 
 MEAN = ConstantRouter(name="mean", value=0.0)
 PAIRS = [
@@ -65,8 +66,7 @@ def some_top(pair: Pair, seed: int, k: int = 20) -> ExpertTopK:
 
 
 def q_of(logits: torch.Tensor, aligned: Aligned) -> torch.Tensor:
-    factors = torch.full_like(logits, float(aligned.tail_factor[0]), dtype=torch.float64)
-    factors[0, aligned.tokens] = torch.from_numpy(aligned.factor)
+    factors = torch.from_numpy(factors_of(aligned, logits.shape[1]))
     return torch.softmax(logits.double(), dim=-1) * factors
 
 
@@ -103,10 +103,10 @@ def test_neutrality_where_the_expert_says_what_the_host_says(pair: Pair, seed: i
     ids: list[int] = []
     taken: set[int] = set()
     for token in some_top(pair, seed).token_ids[0].tolist():
-        if not taken & (group := pair.maps.group(token)):
+        if not taken & (group := group_of(pair.maps, token)):
             ids.append(token)
             taken |= group
-    masses = [host[list(pair.maps.group(token))].sum() for token in ids]
+    masses = [host[list(group_of(pair.maps, token))].sum() for token in ids]
     top = ExpertTopK(token_ids=np.array([ids]), logprobs=np.log([masses]))
     aligned = align(logits, np.arange(1), top, pair.maps)
     fused = logits.clone()
@@ -121,7 +121,7 @@ def test_neutrality_where_the_expert_says_what_the_host_says(pair: Pair, seed: i
 def test_masked_tokens_stay_masked_and_their_mass_goes_back(pair: Pair, seed: int) -> None:
     logits, top = some_row(len(pair.host), seed), some_top(pair, seed)
     for token in top.token_ids[0, :10].tolist():
-        logits[0, list(pair.maps.group(token))] = -torch.inf
+        logits[0, list(group_of(pair.maps, token))] = -torch.inf
     masked = torch.isneginf(logits)
     aligned = align(logits, np.arange(1), top, pair.maps)
     assert q_of(logits, aligned).sum().item() == pytest.approx(1.0, abs=1e-4)
@@ -138,8 +138,8 @@ def test_specials_never_mix_save_the_ends(pair: Pair) -> None:
     for token, data in enumerate(expert.token_bytes):
         if data is None and token not in expert.end_ids:
             assert maps.first_host[token] == NOTHING
-            assert not maps.group(token)
-    assert maps.group(int(maps.end_ids[0])) >= host.end_ids
+            assert not group_of(maps, token)
+    assert group_of(maps, int(maps.end_ids[0])) >= host.end_ids
 
 
 def test_groups_are_what_their_definition_says(pair: Pair) -> None:
@@ -149,7 +149,7 @@ def test_groups_are_what_their_definition_says(pair: Pair) -> None:
         wanted = set(np.flatnonzero(np.asarray(maps.first_expert) == token).tolist())
         if maps.first_host[token] != NOTHING:
             wanted.add(int(maps.first_host[token]))
-        assert maps.group(token) == wanted
+        assert group_of(maps, token) == wanted
 
 
 def test_duplicates_resolve_to_the_tokenizers_own_choice(
@@ -216,7 +216,7 @@ def test_an_end_that_is_not_feasible_goes_back_to_what_is(ending: Pair) -> None:
     logits[0, sorted(ending.host.end_ids)] = -torch.inf
     q = q_of(logits, align(logits, np.arange(1), heard_at_ends(ending, [0.2, 0.3]), ending.maps))[0]
     assert q.sum().item() == pytest.approx(1.0, rel=1e-4)
-    word = ending.maps.group(ending.expert.encode(b"the")[0])
+    word = group_of(ending.maps, ending.expert.encode(b"the")[0])
     assert q[sorted(word)].sum().item() == pytest.approx(0.5, rel=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_one_tokenizer_under_models_that_end_differently() -> None:
     assert np.array_equal(pair.maps.first_expert[text], text)
     assert np.array_equal(pair.maps.first_host[text], text)
     assert pair.maps.end_ids.tolist() == sorted(instruct.end_ids)
-    assert base.end_ids <= pair.maps.group(int(pair.maps.end_ids[0]))
+    assert base.end_ids <= group_of(pair.maps, int(pair.maps.end_ids[0]))
     logits = some_row(len(base), seed=4)
     q = q_of(logits, align(logits, np.arange(1), heard_at_ends(pair, [0.2, 0.3]), pair.maps))[0]
     assert q[end].item() == pytest.approx(0.5, rel=1e-4)

@@ -59,28 +59,6 @@ class Aligned:
     disagreement: FloatArray
     feasible: npt.NDArray[np.bool_]
 
-    @property
-    def tail_factor(self) -> FloatArray:
-        """The factor m of all that is in no group, shape (rows,)."""
-        return self.groups.without_singles(self.factors)[0][:, -1]
-
-    # What follows has a value for every member: for a look at single tokens, not for decoding.
-
-    @property
-    def rows(self) -> IntArray:
-        """Which of the rows given each member is in, shape (members,)."""
-        return np.repeat(np.arange(len(self.groups.sizes)), self.groups.sizes.sum(axis=1))
-
-    @property
-    def tokens(self) -> IntArray:
-        """The host token of each member, shape (members,)."""
-        return self.groups.tokens(self.maps)
-
-    @property
-    def factor(self) -> FloatArray:
-        """The factor m of each member, shape (members,)."""
-        return self.groups.spread(self.factors)
-
     def factor_of(self, row: int, token: int) -> float:
         """Return m of one host token of one row."""
         groups = self.groups

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import BUILT_IN_ROUTERS, ConstantRouter
+from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK, Rest
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
 from vllm_logits_processor.alignment.reweigh import Aligned, align
-from vllm_logits_processor.fusion import fuse, weigh
+from vllm_logits_processor.fusion import weigh
 
 FloatArray = npt.NDArray[np.float64]
 ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}
@@ -63,7 +64,7 @@ def defined_q(host: FloatArray, maps: AlignmentMaps, top: ExpertTopK) -> FloatAr
     """q of one row, transcribed from the definition; `host` where nothing is feasible."""
     ids, expert = top.token_ids[0].tolist(), np.exp(top.logprobs[0])
     groups = [
-        (maps.group(token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
+        (group_of(maps, token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
     ]
     known = set().union(*(members for members, _ in groups)) if groups else set()
     groups += [(set(rest.tokens.tolist()), float(expert[rest.place])) for rest in top.rests]
@@ -86,9 +87,7 @@ def entropy(masses: FloatArray) -> float:
 
 
 def q_of(aligned: Aligned, logits: torch.Tensor) -> FloatArray:
-    factors = np.repeat(aligned.tail_factor[:, None], logits.shape[1], axis=1)
-    factors[aligned.rows, aligned.tokens] = aligned.factor
-    return softmax(logits) * factors
+    return softmax(logits) * factors_of(aligned, logits.shape[1])
 
 
 @settings(deadline=None, max_examples=300)

@@ -18,7 +18,6 @@ from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
 
 _LOOPBACK = "127.0.0.1"
-_NO_EXPERT = "the expert's tokenizer is not known"
 
 
 def serving_lines(values: Any, *, host: str | None) -> list[Line]:
