@@ -79,7 +79,7 @@ def profile(
     Parameters
     ----------
     message : Message
-        The query; its configuration holds `TrainingSettings`, ``embedding-*`` keys, the
+        The query; its configuration holds `TrainingSettings`, `EmbeddingSettings`, the
         ``probe-ranks`` to be timed, and ``refresh`` to time them even where this machine has done
         so before.
     context : Context
@@ -94,12 +94,7 @@ def profile(
     base = load_base_model(settings.model, settings.dtype)
     device = device or device_of(context, config, memory_bytes=training_memory(base))
     cost = _training_cost(base, data.train, settings, device, config)
-    how = EmbeddingSettings(
-        texts=int(cast(int, config.get("embedding-texts", 8))),
-        max_length=settings.max_length,
-        clip=float(cast(float, config.get("embedding-clip", 0.0))),
-        noise=float(cast(float, config.get("embedding-noise", 0.0))),
-    )
+    how = EmbeddingSettings.from_record(config)
     texts = [example.text for example in data.train]
     seed = noise_seed(texts, how) if how.noise else None
     embedding = task_embedding(base, texts, how, seed=seed)
@@ -126,6 +121,17 @@ def train(
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``seconds`` (training
     and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
     after these seconds.
+
+    Parameters
+    ----------
+    message : Message
+        An adapter, its scaling and `TrainingSettings`.
+    context : Context
+        The node's context.
+    data : LocalData
+        What the node holds.
+    device : Device, optional
+        The device; by default what `device_of` finds.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -166,8 +172,17 @@ def train(
 def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
     """Answer ``evaluate``: the loss on the node's held-out examples.
 
-    The reply's metrics are ``num-examples`` (held-out tokens are ``num-tokens``) and
-    ``held-out-loss``, nats per response token.
+    The reply's metrics are ``num-examples``, ``num-tokens`` (the response tokens among them, the
+    loss's weight) and ``held-out-loss``, nats per response token.
+
+    Parameters
+    ----------
+    message : Message
+        An adapter, its scaling and `TrainingSettings`.
+    context : Context
+        The node's context; not read, and there as Flower calls every function with it.
+    data : LocalData
+        What the node holds.
     """
     settings = TrainingSettings.from_record(message.content.config_records[CONFIG_KEY])
     base = load_base_model(settings.model, settings.dtype)

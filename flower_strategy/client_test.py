@@ -2,6 +2,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
@@ -10,6 +11,8 @@ from flower_strategy.adapter import initial_adapter
 from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.data.examples import Example, LocalData
+from flower_strategy.embedding import EmbeddingSettings, task_embedding
+from flower_strategy.messages import Envelope
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.training import TrainingSettings
 
@@ -88,6 +91,20 @@ def test_the_profile_carries_identity_and_label_of_a_simulated_node(
     assert found.num_examples == len(EXAMPLES)
     real = profiled(settings, {"device": "board", "name": "attic"}, devices=["phone"])
     assert (real.device, real.identity, real.label) == ("board", "name:attic", "")
+
+
+def test_the_settings_of_the_embedding_travel_whole(settings: TrainingSettings) -> None:
+    how = EmbeddingSettings(texts=2, max_length=3, clip=0.5)
+    envelope = Envelope(training=settings, embedding=how)
+    (message,) = envelope.profile_query([77], (2, 8))
+    record = message.content.config_records[CONFIG_KEY]
+    assert EmbeddingSettings.from_record(record) == how
+    found = DeviceProfile.from_record(
+        client.profile(message, context_of(SIMULATED), data=DATA).content
+    )
+    texts = [example.text for example in EXAMPLES]
+    expected = task_embedding(load_base_model(settings.model), texts, how)
+    np.testing.assert_allclose(found.embedding, expected.vector, rtol=1e-5)
 
 
 def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flwr.app import ConfigRecord
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import FloatArray
@@ -15,6 +16,8 @@ from flower_strategy.run_config import RunConfig
 
 if TYPE_CHECKING:
     from flower_strategy.base_model import BaseModel
+
+_KEY_PREFIX = "embedding-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,19 @@ class EmbeddingSettings:
             clip=config.embedding_clip,
             noise=config.embedding_noise,
         )
+
+    def to_record(self) -> ConfigRecord:
+        """Write the settings into a message's configuration, keys ``embedding-*``."""
+        return ConfigRecord({_key(name): value for name, value in vars(self).items()})
+
+    @staticmethod
+    def from_record(record: ConfigRecord) -> EmbeddingSettings:
+        """Read the settings; other keys of the record are left alone."""
+        known = EmbeddingSettings.__dataclass_fields__
+        values: dict[str, Any] = {
+            name: record[_key(name)] for name in known if _key(name) in record
+        }
+        return EmbeddingSettings(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +150,10 @@ def task_embedding(
         variance += scale**2 * mean.size
     length = max(float(np.linalg.norm(mean)), 1e-12)
     return TaskEmbedding(_unit(mean), math.sqrt(variance) / length)
+
+
+def _key(name: str) -> str:
+    return _KEY_PREFIX + name.replace("_", "-")
 
 
 def _unit(vector: FloatArray) -> FloatArray:

@@ -48,9 +48,7 @@ class Envelope:
             Whether a device measures itself even where it has done so before.
         """
         config = self.training.to_record()
-        config["embedding-texts"] = self.embedding.texts
-        config["embedding-clip"] = self.embedding.clip
-        config["embedding-noise"] = self.embedding.noise
+        config.update(self.embedding.to_record())
         config["devices"] = list(self.devices)
         config["probe-ranks"] = list(probe_ranks)
         config["refresh"] = refresh
@@ -71,6 +69,17 @@ class Envelope:
 
         Nodes that get one and the same adapter object share its arrays, so Flower stores them
         once. It is a list, since the deployment engine's grid iterates twice.
+
+        Parameters
+        ----------
+        message_type : str
+            ``MessageType.TRAIN`` or ``MessageType.EVALUATE``.
+        adapters : Mapping[int, AdapterState]
+            Node -> what it is sent.
+        server_round : int
+            The round.
+        extra : ConfigRecord
+            Further keys; they win over the training settings of the same name.
         """
         contents: dict[int, RecordDict] = {}
         messages = []
