@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.aggregation import AdapterMean, Aggregate, truncate
     from flower_strategy.base_model import adapted_shapes, load_base_model
-    from flower_strategy.choosing import AdapterChoice, adapter_for_text
+    from flower_strategy.choosing import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.clustering import ClusteringSettings
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
     from flower_strategy.devices import Device
     from flower_strategy.embedding import EmbeddingSettings, embed_texts
-    from flower_strategy.export import choose_adapter
     from flower_strategy.profiles import DeviceProfile
     from flower_strategy.rank_policies import (
         DeadlinePolicy,
@@ -64,7 +63,7 @@ _HOMES = {
     "UniformMinPolicy": "rank_policies",
     "adapted_shapes": "base_model",
     "adapter_for_text": "choosing",
-    "choose_adapter": "export",
+    "choose_adapter": "choosing",
     "embed_texts": "embedding",
     "hold_out": "data.partition",
     "initial_adapter": "adapter",

@@ -38,9 +38,6 @@ class _LayerMean(Protocol):
 
     shape: tuple[int, int]
 
-    @property
-    def num_bytes(self) -> int: ...
-
     def check(self, factors: LoraFactors) -> None: ...
 
     def add(self, factors: LoraFactors, *, weight: float, scaling: float) -> None: ...
@@ -53,10 +50,6 @@ class _ExactMean:
         self.shape = shape
         self._total = FactoredSum(shape, stack_limit=stack_limit)
         self._weight = 0.0
-
-    @property
-    def num_bytes(self) -> int:
-        return self._total.num_bytes
 
     def check(self, factors: LoraFactors) -> None:
         """Any rank will do."""
@@ -126,11 +119,6 @@ class AdapterMean:
         self._means = {name: layer_mean(shape) for name, shape in shapes.items()}
         self.total_weight = 0.0
         self.count = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held by all layers' sums."""
-        return sum(mean.num_bytes for mean in self._means.values())
 
     def add(self, adapter: AdapterState, *, weight: float) -> None:
         """Fold in one adapter.

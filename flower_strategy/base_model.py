@@ -36,8 +36,6 @@ class BaseModel:
 
     Attributes
     ----------
-    name : str
-        The name in the run configuration.
     path : str
         Folder or hub id that it was loaded from.
     model : Any
@@ -48,7 +46,6 @@ class BaseModel:
         Where it computes.
     """
 
-    name: str
     path: str
     model: Any
     tokenizer: Any
@@ -82,7 +79,7 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
     with _no_progress_bars():
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     model.requires_grad_(False)
-    return BaseModel(name, path, model.to(device).eval(), tokenizer, device)
+    return BaseModel(path, model.to(device).eval(), tokenizer, device)
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.run_folder import RunFolderError, load_manifest
+
+if TYPE_CHECKING:
+    from flower_strategy.adapter import FloatArray
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,24 @@ class AdapterChoice:
     name: str
     path: Path
     cosines: Mapping[str, float]
+
+
+def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
+    """Return the name of the cluster whose centroid is closest in angle to an embedding.
+
+    Parameters
+    ----------
+    manifest : Mapping[str, Any]
+        What `flower_strategy.load_manifest` gives.
+    embedding : FloatArray
+        Shape (hidden,), of a text, by `embed_texts` with the same base model.
+
+    Raises
+    ------
+    flower_strategy.run_folder.RunFolderError
+        The manifest has no cluster, or a centroid is that of another model.
+    """
+    return _closest(_cosines(manifest, embedding))
 
 
 def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
@@ -55,28 +77,42 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
     manifest = load_manifest(folder)
     if not text.strip():
         raise ConfigError("There is no text to choose an adapter for: it is empty.")
-    if not manifest["clusters"]:
-        raise RunFolderError(f"The run in {folder} has no cluster, so there is no adapter.")
+    adapters = {cluster["name"]: cluster["adapter"] for cluster in _clusters(manifest)}
 
     from flower_strategy.base_model import load_base_model
     from flower_strategy.embedding import embed_texts
-    from flower_strategy.export import choose_adapter
 
     training = manifest.get("training") or {}
     settings = manifest.get("embedding") or {}
     base = load_base_model(manifest["model"], training.get("dtype", "float32"))
     length = settings.get("max_length") or training.get("max_length", 64)
     vector = embed_texts(base, [text], max_length=int(length))[0]
-    cosines = {}
-    for cluster in manifest["clusters"]:
-        centroid = np.asarray(cluster["centroid"], dtype=np.float64)
-        if centroid.shape != vector.shape:
-            raise RunFolderError(
-                f"The centroid of {cluster['name']} in {folder} has {centroid.size} dimensions, "
-                f"the base model's embedding {vector.size}: it is another model's."
-            )
-        norm = max(float(np.linalg.norm(centroid)), 1e-12)
-        cosines[str(cluster["name"])] = float(centroid @ vector) / norm
-    name = choose_adapter(manifest, vector)
-    adapters = {cluster["name"]: cluster["adapter"] for cluster in manifest["clusters"]}
+    cosines = _cosines(manifest, vector)
+    name = _closest(cosines)
     return AdapterChoice(name, Path(folder) / adapters[name], cosines)
+
+
+def _clusters(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = manifest["clusters"]
+    if not found:
+        raise RunFolderError("The run has no cluster, so there is no adapter to choose.")
+    return found
+
+
+def _closest(cosines: Mapping[str, float]) -> str:
+    return max(cosines, key=lambda name: cosines[name])
+
+
+def _cosines(manifest: Mapping[str, Any], embedding: FloatArray) -> dict[str, float]:
+    """Return cluster -> cosine of its centroid and an embedding."""
+    cosines = {}
+    for cluster in _clusters(manifest):
+        centroid = np.asarray(cluster["centroid"], dtype=np.float64)
+        if centroid.shape != embedding.shape:
+            raise RunFolderError(
+                f"The centroid of {cluster['name']} has {centroid.size} dimensions, the "
+                f"embedding {embedding.size}: it is another model's."
+            )
+        lengths = float(np.linalg.norm(centroid)) * float(np.linalg.norm(embedding))
+        cosines[str(cluster["name"])] = float(centroid @ embedding) / max(lengths, 1e-12)
+    return cosines

@@ -57,4 +57,4 @@ class EvaluationStage(Stages):
                 continue
             device = self._device(node)
             device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
-        return self._record.evaluate_metrics()
+        return self._record.conclude_evaluation()

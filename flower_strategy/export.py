@@ -66,10 +66,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from floe_plugins import models
-from flower_strategy.adapter import AdapterState, FloatArray
+from flower_strategy.adapter import AdapterState
 from flower_strategy.aggregation import truncate
 from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
@@ -193,23 +191,6 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
     ).save_pretrained(str(folder))
     weights = save(to_peft(whole), metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").write_bytes(weights)
-
-
-def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
-    """Return the name of the cluster whose centroid is closest in angle to an embedding.
-
-    Parameters
-    ----------
-    manifest : Mapping[str, Any]
-        What `flower_strategy.run_folder.load_manifest` gives.
-    embedding : FloatArray
-        Shape (hidden,), of a text, by `embed_texts` with the same base model.
-    """
-    closeness: dict[str, float] = {
-        cluster["name"]: float(np.dot(cluster["centroid"], embedding))
-        for cluster in manifest["clusters"]
-    }
-    return max(closeness, key=lambda name: closeness[name])
 
 
 def _device(state: RunState, node: int) -> dict[str, Any]:

@@ -115,12 +115,6 @@ class FactoredSum:
         """Number of rank-one terms held beside the matrix."""
         return sum(block.shape[1] for block in self._left)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held."""
-        stacks = sum(block.nbytes for block in (*self._left, *self._right))
-        return stacks + (0 if self._dense is None else self._dense.nbytes)
-
     def add(self, factors: LoraFactors, weight: float) -> None:
         """Add ``weight * b @ a``."""
         if factors.shape != self.shape:

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,8 +130,9 @@ def test_memory_stops_growing_at_twice_the_size_of_the_matrix() -> None:
     most = 0
     for seed in range(300):
         total.add(LoraFactors(b=normal(seed, 48, 4), a=normal(seed + 1, 4, 64)), 1.0)
-        most = max(most, total.num_bytes)
-    assert most <= 2 * 4 * shape[0] * shape[1]
+        most = max(most, len(pickle.dumps(total)))
+    # Beside the numbers: what pickle writes about some blocks.
+    assert most <= 2 * 4 * shape[0] * shape[1] + 4096
 
 
 def test_replies_that_share_a_stay_small_for_any_number_of_devices() -> None:

@@ -68,11 +68,6 @@ class RankPartitionedMean:
         for rank in sorted(set(ranks)):
             self._cut(rank)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held."""
-        return sum(partition.total.num_bytes for partition in self._partitions)
-
     def check(self, factors: LoraFactors) -> None:
         """Raise AdapterError where `add` could not take these factors."""
         split = self._containing(factors.rank)

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_many_devices_are_summed_exactly_when_the_ranks_are_named() -> None:
     mean = mean_of(adapters, weights, ranks=[2, 4, 8])
     assert error(mean, reference(adapters, weights)) < 1e-5
     # Three partitions, each within the bound of one sum.
-    assert mean.num_bytes <= 3 * 2 * 4 * SHAPE[0] * SHAPE[1]
+    assert len(pickle.dumps(mean)) <= 3 * 2 * 4 * SHAPE[0] * SHAPE[1] + 4096
 
 
 def test_high_terms_are_not_diluted_by_weak_devices() -> None:

@@ -140,7 +140,7 @@ class RoundRecord:
         """Return every refusal as one phrase."""
         return [f"node {refusal.node}: {refusal.reason}" for refusal in self.refused]
 
-    def train_metrics(self) -> MetricRecord:
+    def conclude_training(self) -> MetricRecord:
         """Fill in the clusters' training losses; return the round's sums, energies and loss."""
         devices = self.devices.values()
         trained = [device for device in devices if device.train_loss is not None]
@@ -166,7 +166,7 @@ class RoundRecord:
             metrics["train-loss"] = loss
         return metrics
 
-    def evaluate_metrics(self) -> MetricRecord | None:
+    def conclude_evaluation(self) -> MetricRecord | None:
         """Fill in the clusters' held-out losses; return them and the mean, weighted by tokens."""
         measured = [device for device in self.devices.values() if device.held_out_loss is not None]
         metrics = MetricRecord()

@@ -214,11 +214,9 @@ class RunState:
 
     def losses(self, cluster: str) -> list[float]:
         """Return a cluster's held-out losses, oldest first."""
-        return [
-            record.clusters[cluster].held_out_loss or 0.0
-            for record in self.history
-            if cluster in record.clusters and record.clusters[cluster].held_out_loss is not None
-        ]
+        outcomes = (record.clusters.get(cluster) for record in self.history)
+        losses = (outcome.held_out_loss for outcome in outcomes if outcome is not None)
+        return [loss for loss in losses if loss is not None]
 
     def to_arrays(self) -> ArrayRecord:
         """Return all banks in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``."""

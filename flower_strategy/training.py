@@ -247,7 +247,19 @@ def held_out_loss(
     examples: Sequence[Example],
     settings: TrainingSettings,
 ) -> tuple[float, int]:
-    """Return the mean loss per response token on examples, and the number of these tokens."""
+    """Return the mean loss per response token on examples, and the number of these tokens.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    adapter : AdapterState
+        What is measured.
+    examples : Sequence[Example]
+        Held-out examples, of which the first ``settings.eval_examples`` are used.
+    settings : TrainingSettings
+        Batch size and length, and how many examples.
+    """
     if settings.eval_examples:
         examples = examples[: settings.eval_examples]
     total, tokens = 0.0, 0

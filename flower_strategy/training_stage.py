@@ -107,7 +107,7 @@ class TrainingStage(Admission):
         self._fold(waiting, judge, means, accepted, total)
         self.state.norms = accepted or self.state.norms
         self.move_banks(means)
-        return self.state.to_arrays(), self._record.train_metrics()
+        return self.state.to_arrays(), self._record.conclude_training()
 
     def _fold(
         self,

@@ -37,6 +37,21 @@ def partition(
     Every task's examples are shuffled and cut into consecutive shares in proportion to what the
     nodes want, so no example is on two nodes.
 
+    Parameters
+    ----------
+    tasks : Mapping[str, Sequence[Example]]
+        Task -> all its examples.
+    partition_id, num_partitions : int
+        The node, from 0, and how many there are.
+    mix : float
+        Share drawn from all tasks alike, in [0, 1].
+    classes : int
+        Number of device classes that are given out in turn, see `main_task`.
+    seed : int
+        Seed of the shuffling, the same on all nodes.
+    max_examples : int (default: 0)
+        About the most that a node holds; 0 keeps all of its share.
+
     Raises
     ------
     ConfigError
@@ -72,6 +87,15 @@ def partition(
 
 def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -> LocalData:
     """Split a node's examples; both parts get at least one.
+
+    Parameters
+    ----------
+    examples : Sequence[Example]
+        The node's examples; the first are held out.
+    fraction : float
+        Share that is held out, in (0, 1).
+    label : str (default: "")
+        Name of the node's main task, for reports of simulated runs.
 
     Raises
     ------

@@ -45,7 +45,6 @@ class DeviceRound:
     observed_seconds: float | None
     bytes_down: float
     bytes_up: float
-    train_loss: float | None
     held_out_loss: float | None
     held_out_tokens: float
 
@@ -54,8 +53,6 @@ class DeviceRound:
 class ClusterRound:
     """One cluster in one round."""
 
-    asked: int | None
-    replies: int | None
     moved: bool
     train_loss: float | None
     held_out_loss: float | None
@@ -176,8 +173,6 @@ def _round(index: int, entry: Mapping[str, Any]) -> Round:
         device_seconds=number(entry.get("device_seconds")),
         clusters={
             name: ClusterRound(
-                asked=_integer(cluster.get("asked")),
-                replies=_integer(cluster.get("replies")),
                 moved=cluster.get("moved") is True,
                 train_loss=number(cluster.get("train_loss")),
                 held_out_loss=number(cluster.get("held_out_loss")),
@@ -197,7 +192,6 @@ def _round(index: int, entry: Mapping[str, Any]) -> Round:
                 observed_seconds=number(device.get("observed_seconds")),
                 bytes_down=number(device.get("bytes_down")) or 0.0,
                 bytes_up=number(device.get("bytes_up")) or 0.0,
-                train_loss=number(device.get("train_loss")),
                 held_out_loss=number(device.get("held_out_loss")),
                 held_out_tokens=number(device.get("held_out_tokens")) or 0.0,
             )
