@@ -119,6 +119,7 @@ class Admission(Stages):
         end, needed = time.monotonic() + timeout, self.participation.min_nodes
         while (count := len(list(grid.get_node_ids()))) < needed:
             if time.monotonic() > end:
+                self._note(f"The run begins with {count} nodes of the {needed} to wait for")
                 return
             logger.info("Waiting for nodes: %d of %d are connected.", count, needed)
             time.sleep(_LOOK_AGAIN_SECONDS)
@@ -181,7 +182,21 @@ class Admission(Stages):
         """Take good profiles into the run: ranks for all, clusters for those that are new.
 
         What the run knew of a device that comes back under another node id goes on, save its
-        embedding where all devices embed their texts anew. Returns whether there is one.
+        embedding where all devices embed their texts anew.
+
+        Parameters
+        ----------
+        profiles : dict[int, DeviceProfile]
+            Node -> its good profile.
+        online : Sequence[int]
+            The nodes that are connected: their devices are not away, so none of them comes back.
+        embeddings_anew : bool (default: False)
+            Whether all devices were asked to embed their texts.
+
+        Returns
+        -------
+        bool
+            Whether a device came back under another node id.
         """
         state = self.state
         back = self._known_by_identity(profiles, online)

@@ -36,7 +36,11 @@ class ServerKeys:
     )
     min_nodes: int = keys.keyed(
         1,
-        keys.integer("Nodes to wait for before the run begins.", low=1, high=1_000_000),
+        keys.integer(
+            "Nodes to wait for before the run begins, round-timeout seconds at most.",
+            low=1,
+            high=1_000_000,
+        ),
     )
     min_replies: int = keys.keyed(
         1,
@@ -65,7 +69,8 @@ class ServerKeys:
     output: str = keys.keyed(
         "floe-runs/latest",
         keys.text(
-            "Folder for adapters, manifest and history (relative to where flwr run was typed)."
+            "Folder for adapters, manifest and history. A relative path counts from where the "
+            "SuperLink was started: in a simulation, where the first flwr run was typed."
         ),
     )
     rank_policy: str = keys.keyed(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flower_strategy.base_model import BaseModel, load_base_model
+from flower_strategy.run_config import ConfigValue
 from flower_strategy.training import TrainingSettings
 
 
@@ -78,3 +80,38 @@ def settings(tiny_model: str) -> TrainingSettings:
     return TrainingSettings(
         model=tiny_model, local_steps=3, batch_size=2, learning_rate=0.02, max_length=48
     )
+
+
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """Return what Flower's logger, which Floe writes to, says; by itself it passes nothing on."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="flwr")
+    return caplog
+
+
+@pytest.fixture
+def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
+    """Return a run of the tiny Llama on devices of three classes."""
+    # The devices' bandwidths differ by much and their speeds by little: the tiny model's steps
+    # take milliseconds, so the upload decides, and the ranks do not depend on the machine.
+    return {
+        "model": tiny_model,
+        "output": str(tmp_path / "run"),
+        "rounds": 2,
+        "local-steps": 3,
+        "batch-size": 4,
+        "learning-rate": 0.02,
+        "max-length": 64,
+        "max-examples": 40,
+        "eval-examples": 6,
+        "ranks": "2,4,8",
+        "export-rank": 8,
+        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
+        "silhouette": 0.3,
+        # A random model tells tasks apart by less than its errors.
+        "separation": 0.0,
+        "round-timeout": 0.5,
+    }

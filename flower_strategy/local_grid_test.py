@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
 
+from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.client_app import app
 from flower_strategy.run_config import ConfigValue
 
@@ -95,3 +97,40 @@ class LocalGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         raise NotImplementedError
+
+
+def start_run(
+    run_config: Mapping[str, ConfigValue],
+    grid: Grid,
+    *,
+    kind: type[FloeStrategy] = FloeStrategy,
+    after_round: Callable[[int], None] | None = None,
+) -> tuple[FloeStrategy, Result]:
+    """Run a strategy as the ServerApp does; return it and what it gave.
+
+    Parameters
+    ----------
+    run_config : Mapping
+        The run configuration.
+    grid : Grid
+        The nodes.
+    kind : type[FloeStrategy], optional
+        A strategy with some of its steps overridden.
+    after_round : Callable[[int], None], optional
+        Called with the number of every round that has ended.
+    """
+
+    def ended(number: int, arrays: ArrayRecord) -> None:
+        if after_round is not None:
+            after_round(number)
+
+    config = RunConfig.from_dict(run_config)
+    strategy = kind.from_config(config)
+    result = strategy.start(
+        grid,
+        make_initial_arrays(strategy),
+        num_rounds=config.rounds,
+        timeout=config.round_timeout,
+        evaluate_fn=ended,
+    )
+    return strategy, result

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import logging
 import multiprocessing
 import os
 import time
@@ -37,14 +36,6 @@ COST = TrainingCost(
 
 def refuse() -> TrainingCost:
     raise AssertionError("measured although a cost is known")
-
-
-@pytest.fixture
-def log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    return caplog
 
 
 def test_what_was_measured_is_found_again(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from floe_plugins.errors import FloeError
 from flower_strategy.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 
-_LONGEST_REASON = 500
+LONGEST_REASON = 500
+"""Characters of a reason that log and history keep: a device can send any."""
+
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7
 # Weighted by as many examples as are accepted, their sums stay far from float32's end.
@@ -35,13 +37,16 @@ class ReplyRules:
         Good replies that a cluster needs to move; a smaller cluster needs all its members.
     max_examples : int (default: 10_000_000)
         Most examples that a device may claim: the count is its weight in the mean.
-    norm_limit: float (default: 10.0)
+    norm_limit : float (default: 10.0)
         How many times the round's median an update may be long; 0 accepts every length.
     """
 
     min_replies: int = 1
     max_examples: int = 10_000_000
     norm_limit: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_values({"min_replies": self.min_replies, "norm_limit": self.norm_limit})
 
     @staticmethod
     def from_config(config: RunConfig) -> ReplyRules:
@@ -121,6 +126,15 @@ def read_profile(message: Message) -> DeviceProfile:
 
 def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> TrainReply:
     """Return a training reply that fits what was asked.
+
+    Parameters
+    ----------
+    message : Message
+        The reply.
+    asked : Asked
+        What the device was sent.
+    rules : ReplyRules
+        Bounds of what it may claim.
 
     Raises
     ------
@@ -207,7 +221,7 @@ def _last_line(reason: str) -> str:
     """Return the sentence at the end of a traceback, without Flower's wrapping."""
     lines = [line.strip() for line in reason.strip().removesuffix("'>").splitlines()]
     last = next((line for line in reversed(lines) if line), "")
-    return last.rpartition("occurred. Message: ")[2][:_LONGEST_REASON]
+    return last.rpartition("occurred. Message: ")[2][:LONGEST_REASON]
 
 
 def _reason(error: Exception) -> str:

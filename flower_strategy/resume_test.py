@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy.local_grid_test import LocalGrid
+from flower_strategy import FloeStrategy
+from flower_strategy.local_grid_test import LocalGrid, start_run
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
 
@@ -15,24 +15,14 @@ NODES = 6
 
 
 @pytest.fixture
-def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
-    # As in strategy_test: upload decides the ranks, so they do not depend on the machine.
+def run_config(run_config: dict[str, ConfigValue], tmp_path: Path) -> dict[str, ConfigValue]:
     return {
-        "model": tiny_model,
+        **run_config,
         "output": str(tmp_path / "unbroken"),
         "rounds": 4,
         "local-steps": 2,
-        "batch-size": 4,
-        "learning-rate": 0.02,
         "max-length": 48,
-        "max-examples": 40,
         "eval-examples": 4,
-        "ranks": "2,4,8",
-        "export-rank": 8,
-        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
-        "silhouette": 0.3,
-        # A random model tells tasks apart by less than its errors.
-        "separation": 0.0,
         "fraction-train": 0.6,
         "momentum": 0.5,
         "embedding-noise": 0.001,
@@ -63,12 +53,7 @@ class MortalGrid(LocalGrid):
 
 
 def start(run_config: dict[str, ConfigValue], grid: LocalGrid) -> FloeStrategy:
-    config = RunConfig.from_dict(run_config)
-    strategy = FloeStrategy.from_config(config)
-    strategy.start(
-        grid, make_initial_arrays(strategy), num_rounds=config.rounds, timeout=config.round_timeout
-    )
-    return strategy
+    return start_run(run_config, grid)[0]
 
 
 def members(strategy: FloeStrategy) -> dict[str, set[str]]:
@@ -128,6 +113,23 @@ def test_a_finished_run_resumes_to_its_export(
     assert not grid.sent
     assert manifest.exists()
     assert again.state.losses("cluster-0") == first.state.losses("cluster-0")
+
+
+def test_a_resumed_run_says_which_of_all_its_settings_have_changed(
+    run_config: dict[str, ConfigValue], tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    run_config |= {"rounds": 1}
+    start(run_config, LocalGrid(run_config, NODES))
+    resumed = {**run_config, "resume": str(tmp_path / "unbroken")}
+    resumed |= {"silhouette": 0.4, "embedding-texts": 4, "learning-rate": 0.01, "ranks": "2,8"}
+    start(resumed, LocalGrid(resumed, NODES))
+    said = {record.getMessage() for record in log.records if record.levelname == "WARNING"}
+    assert {text for text in said if text.startswith("The run had ")} == {
+        "The run had clustering.threshold=0.3 and goes on with 0.4.",
+        "The run had embedding.texts=8 and goes on with 4.",
+        "The run had learning-rate=0.02 and goes on with 0.01.",
+        "The run had ranks=[2, 4, 8] and goes on with [2, 8].",
+    }
 
 
 def test_a_checkpoint_of_another_run_is_refused(

@@ -11,31 +11,28 @@ import pytest
 from flwr.app import Message
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy import FloeStrategy
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.checkpoint import load_checkpoint, save_checkpoint
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.local_grid_test import LocalGrid, Tamper
+from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.profiles import EMBEDDING_KEY, PROFILE_KEY
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history
 
 
 @pytest.fixture
-def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
+def run_config(run_config: dict[str, ConfigValue]) -> dict[str, ConfigValue]:
     return {
-        "model": tiny_model,
-        "output": str(tmp_path / "run"),
-        "rounds": 2,
+        **run_config,
         "local-steps": 1,
         "batch-size": 2,
-        "learning-rate": 0.02,
         "max-length": 48,
         "max-examples": 20,
         "eval-examples": 2,
-        "ranks": "2,4,8",
-        "export-rank": 8,
         "devices": "fast:4:1:1",
+        "silhouette": 0.5,
+        "separation": 3.0,
         "round-timeout": 5.0,
         "keep-checkpoints": 0,
     }
@@ -48,20 +45,11 @@ def run(
     tamper: Tamper | None = None,
     between: Callable[[int, LocalGrid], None] | None = None,
 ) -> tuple[FloeStrategy, LocalGrid]:
-    config = RunConfig.from_dict(run_config)
-    strategy = FloeStrategy.from_config(config)
     grid = LocalGrid(run_config, nodes, tamper=tamper)
-
-    def after_round(number: int, arrays: Any) -> None:
-        if between is not None:
-            between(number, grid)
-
-    strategy.start(
+    strategy, _ = start_run(
+        run_config,
         grid,
-        make_initial_arrays(strategy),
-        num_rounds=config.rounds,
-        timeout=config.round_timeout,
-        evaluate_fn=after_round,
+        after_round=lambda number: between(number, grid) if between is not None else None,
     )
     return strategy, grid
 
@@ -269,6 +257,13 @@ def test_training_goes_on_when_all_devices_were_too_slow(
     assert all(decision.rank is None for decision in strategy.state.decisions.values())
 
 
+def test_a_run_that_begins_with_too_few_nodes_says_so(run_config: dict[str, ConfigValue]) -> None:
+    run_config |= {"rounds": 1, "min-nodes": 4, "round-timeout": 0.5}
+    strategy, _ = run(run_config)
+    assert "The run begins with 3 nodes of the 4 to wait for" in strategy.state.history[0].notes
+    assert strategy.state.history[1].clusters["cluster-0"].replies == 3
+
+
 def test_a_run_waits_while_all_its_devices_are_away(run_config: dict[str, ConfigValue]) -> None:
     def between(number: int, grid: LocalGrid) -> None:
         if number == 1:
@@ -293,6 +288,22 @@ def test_a_run_whose_devices_do_not_come_back_ends_with_what_it_has(
     folder = Path(str(run_config["output"]))
     assert [record["round"] for record in load_history(folder)["rounds"]] == [0, 1]
     assert load_checkpoint(folder).round == 1
+
+
+def test_a_second_run_into_the_same_folder_is_refused_at_once(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    refused: list[int] = []
+
+    def between(number: int, grid: LocalGrid) -> None:
+        with pytest.raises(ConfigError, match="Another run writes to the output folder"):
+            run(run_config)
+        refused.append(number)
+
+    run_config |= {"rounds": 1, "keep-checkpoints": 1}
+    run(run_config, between=between)
+    assert refused == [0, 1]
+    assert load_checkpoint(str(run_config["output"])).round == 1
 
 
 def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(

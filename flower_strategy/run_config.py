@@ -17,15 +17,15 @@ from flower_strategy.config_device import DeviceKeys
 from flower_strategy.config_keys import ConfigValue, Key
 from flower_strategy.config_server import ServerKeys
 
-__all__ = ["KEYS", "ConfigValue", "RunConfig"]
+__all__ = ["KEYS", "ConfigValue", "RunConfig", "check_values"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ServerKeys, DeviceKeys):
     """One federated run.
 
-    The attributes are the configuration's keys with ``_`` for ``-``; `describe` prints each with
-    its meaning, default and accepted values.
+    The attributes are the configuration's keys with ``_`` for ``-``; `markdown` has each with its
+    default, meaning and accepted values.
     """
 
     def __post_init__(self) -> None:
@@ -64,15 +64,6 @@ class RunConfig(ServerKeys, DeviceKeys):
         return {_name(item.name): _written(item.default) for item in fields(cls)}
 
     @classmethod
-    def describe(cls) -> str:
-        """Return one paragraph per key: meaning, default, accepted values."""
-        defaults = cls.defaults()
-        return "\n".join(
-            f"{name} = {defaults[name]!r}\n    {key.help}\n    Accepts {key.accepts}."
-            for name, key in KEYS.items()
-        )
-
-    @classmethod
     def markdown(cls) -> str:
         """Return the reference page of all keys."""
         defaults = cls.defaults()
@@ -81,6 +72,29 @@ class RunConfig(ServerKeys, DeviceKeys):
             for name, key in KEYS.items()
         ]
         return "\n".join([_PAGE_HEAD, *rows, ""])
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check what a program sets by what the keys of the run configuration accept.
+
+    Parameters
+    ----------
+    values : Mapping[str, Any]
+        Attribute of `RunConfig` -> value.
+
+    Raises
+    ------
+    ConfigError
+        A value is not accepted.
+    """
+    for attribute, value in values.items():
+        key = KEYS[_name(attribute)]
+        try:
+            key.parse(value)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{attribute}={value!r} is not accepted: it must be {key.accepts}."
+            ) from None
 
 
 def _written(value: Any) -> ConfigValue:

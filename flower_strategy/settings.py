@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 
 Weighting = Literal["exact", "rank-partitioned"]
 
@@ -18,7 +18,7 @@ class Participation:
     Attributes
     ----------
     min_nodes : int (default: 1)
-        Nodes to wait for before the run begins.
+        Nodes to wait for before the run begins, as long as for the replies of a stage.
     fraction_train : float (default: 1.0)
         Share of each cluster's devices that trains in a round, in (0, 1].
     fraction_evaluate : float (default: 1.0)
@@ -40,6 +40,9 @@ class Participation:
     quorum_grace: float = 5.0
     rank_correction: bool = True
     readmit_every: int = 3
+
+    def __post_init__(self) -> None:
+        check_values(vars(self))
 
     @staticmethod
     def from_config(config: RunConfig) -> Participation:
@@ -67,6 +70,9 @@ class AggregationSettings:
     global_share: float = 0.0
     momentum: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_values(vars(self))
+
     @staticmethod
     def from_config(config: RunConfig) -> AggregationSettings:
         """Take the settings out of a run configuration."""
@@ -91,6 +97,9 @@ class CheckpointSettings:
 
     keep: int = 2
     resume: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_values({"keep_checkpoints": self.keep})
 
     @staticmethod
     def from_config(config: RunConfig) -> CheckpointSettings:

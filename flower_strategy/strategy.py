@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -45,8 +46,9 @@ from flower_strategy.rank_policies import policy_from_config
 from flower_strategy.ranks import RankPolicy
 from flower_strategy.records import RoundRecord
 from flower_strategy.replies import ReplyRules
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+from flower_strategy.sole_writer import sole_writer
 from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings
 from flower_strategy.training_stage import TrainingStage
@@ -69,7 +71,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
     clustering : ClusteringSettings, optional
         How devices are split.
     embedding : EmbeddingSettings, optional
-        How devices embed their task.
+        How devices embed their task; by default texts as long as those that they train on.
     participation : Participation, optional
         Which devices take part in a round, and how long they are waited for.
     aggregation : AggregationSettings, optional
@@ -79,11 +81,16 @@ class FloeStrategy(TrainingStage, EvaluationStage):
     devices : Sequence[str], optional
         Classes of simulated devices, given out in turn. Real SuperNodes measure themselves.
     export_rank : int (default: 16)
-        Rank of evaluated and exported adapters.
+        Rank of evaluated and exported adapters, one that vLLM accepts.
     output : Path or str, optional
         Folder that checkpoints and the run's result are written to; without one nothing is.
     checkpoints : CheckpointSettings, optional
         How many are kept, and which one the run goes on from.
+
+    Raises
+    ------
+    ConfigError
+        vLLM does not accept the export rank.
 
     Attributes
     ----------
@@ -106,10 +113,11 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         output: Path | str | None = None,
         checkpoints: CheckpointSettings | None = None,
     ) -> None:
+        check_values({"export_rank": export_rank})
         self.training = training
         self.envelope = Envelope(
             training=training,
-            embedding=embedding or EmbeddingSettings(),
+            embedding=embedding or EmbeddingSettings(max_length=training.max_length),
             devices=tuple(devices),
         )
         self.rank_policy = rank_policy
@@ -140,6 +148,23 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             output=config.output,
             checkpoints=CheckpointSettings.from_config(config),
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the run is set to, by name: a resumed run says what has changed."""
+        parts = {
+            "embedding": asdict(self.envelope.embedding),
+            "clustering": asdict(self.clustering),
+            "participation": asdict(self.participation),
+            "aggregation": asdict(self.aggregation),
+            "replies": asdict(self.rules),
+        }
+        return {
+            **asdict(self.training),
+            **{f"{part}.{name}": found[name] for part, found in parts.items() for name in found},
+            "rank_policy": self.rank_policy.name,
+            "ranks": list(self.rank_policy.candidates),
+            "export_rank": self.export_rank,
+        }
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -182,49 +207,51 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         NoDevicesError
             No device can take part. What earlier rounds made is exported first.
         ConfigError
-            The initial adapter has too small a rank.
+            The initial adapter has too small a rank, the checkpoint to resume from is not of such
+            a run, or the output folder cannot be written, or is another run's.
         """
         logger.info("Starting %s strategy:", type(self).__name__)
         logger.info("\t├──> Number of rounds: %d", num_rounds)
         self.summary()
         logger.info("")
-        self.state, finished = self._begin(initial_arrays)
-        train_config = train_config or ConfigRecord()
-        evaluate_config = evaluate_config or ConfigRecord()
-        result = Result(arrays=self.state.to_arrays())
-        for server_round in range(finished + 1, num_rounds + 1):
-            started = time.monotonic()
-            reporting.log_round(server_round, num_rounds)
-            self._record = RoundRecord(round=server_round)
-            if server_round == finished + 1:
-                self._first_record = self._record
-            try:
-                self.admit(grid, timeout)
-            except NoDevicesError:
+        with sole_writer(self.output):
+            self.state, finished = self._begin(initial_arrays)
+            train_config = train_config or ConfigRecord()
+            evaluate_config = evaluate_config or ConfigRecord()
+            result = Result(arrays=self.state.to_arrays())
+            for server_round in range(finished + 1, num_rounds + 1):
+                started = time.monotonic()
+                reporting.log_round(server_round, num_rounds)
+                self._record = RoundRecord(round=server_round)
+                if server_round == finished + 1:
+                    self._first_record = self._record
+                try:
+                    self.admit(grid, timeout)
+                except NoDevicesError:
+                    if server_round:
+                        self.export()  # what the rounds so far have made is not lost
+                    raise
+                self.state.history.append(self._record)
+                arrays = self.state.to_arrays()
                 if server_round:
-                    self.export()  # what the rounds so far have made is not lost
-                raise
-            self.state.history.append(self._record)
-            arrays = self.state.to_arrays()
-            if server_round:
-                messages = self.configure_train(server_round, arrays, train_config, grid)
-                replies = self.receive(grid, messages, timeout, stage="train")
-                moved, metrics = self.aggregate_train(server_round, replies)
-                arrays = moved or arrays
-                result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
-            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
-            replies = self.receive(grid, messages, timeout, stage="evaluate")
-            evaluated = self.aggregate_evaluate(server_round, replies)
-            result.evaluate_metrics_clientapp[server_round] = evaluated or MetricRecord()
-            if evaluate_fn and (found := evaluate_fn(server_round, arrays)) is not None:
-                result.evaluate_metrics_serverapp[server_round] = found
-            result.arrays = arrays
-            self._record.seconds = time.monotonic() - started
-            reporting.log_losses(self._record, self.state)
-            self.prepare_next_round(server_round)
-            self.save(server_round)
-        self.export()
-        return result
+                    messages = self.configure_train(server_round, arrays, train_config, grid)
+                    replies = self.receive(grid, messages, timeout, stage="train")
+                    moved, metrics = self.aggregate_train(server_round, replies)
+                    arrays = moved or arrays
+                    result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
+                messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
+                replies = self.receive(grid, messages, timeout, stage="evaluate")
+                evaluated = self.aggregate_evaluate(server_round, replies)
+                result.evaluate_metrics_clientapp[server_round] = evaluated or MetricRecord()
+                if evaluate_fn and (found := evaluate_fn(server_round, arrays)) is not None:
+                    result.evaluate_metrics_serverapp[server_round] = found
+                result.arrays = arrays
+                self._record.seconds = time.monotonic() - started
+                reporting.log_losses(self._record, self.state)
+                self.prepare_next_round(server_round)
+                self.save(server_round)
+            self.export()
+            return result
 
     def prepare_next_round(self, server_round: int) -> None:
         """Correct the paces, and split the clusters once there are adapters to split by."""
@@ -248,7 +275,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                 self.output,
                 server_round=server_round,
                 deadline=self.rank_policy.deadline,
-                settings=asdict(self.training),
+                settings=self.settings(),
                 keep=self.checkpoints.keep,
             )
         except OSError as error:
@@ -266,7 +293,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         checkpoint = load_checkpoint(self.checkpoints.resume)
         if self.output is not None:
             refuse_foreign_checkpoints(self.output, checkpoint)
-        found, own = checkpoint.settings, asdict(self.training)
+        found, own = checkpoint.settings, self.settings()
         same = checkpoint.state.initial
         if found["model"] != own["model"] or same.shapes != initial.shapes:
             raise ConfigError(
@@ -292,8 +319,6 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                 f"{self.bank_rank}."
             )
         return adapter.resized(self.bank_rank)
-
-    # --------------------------------------------------------------- training
 
     def export(self) -> None:
         """Write adapters, manifest and history to the output folder, if there is one."""

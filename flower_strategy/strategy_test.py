@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,65 +8,24 @@ import pytest
 from flwr.app import Array, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy import FloeStrategy, RunConfig
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes, load_base_model
+from flower_strategy.choosing import choose_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.export import choose_adapter
-from flower_strategy.local_grid_test import LocalGrid, Tamper
+from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.profiles import EMBEDDING_KEY
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
 
 
-@pytest.fixture
-def log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="flwr")
-    return caplog
-
-
-@pytest.fixture
-def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
-    # The devices' bandwidths differ by much and their speeds by little: the tiny model's steps
-    # take milliseconds, so the upload decides, and the ranks do not depend on the machine.
-    return {
-        "model": tiny_model,
-        "output": str(tmp_path / "run"),
-        "rounds": 2,
-        "local-steps": 3,
-        "batch-size": 4,
-        "learning-rate": 0.02,
-        "max-length": 64,
-        "max-examples": 40,
-        "eval-examples": 6,
-        "ranks": "2,4,8",
-        "export-rank": 8,
-        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
-        "silhouette": 0.3,
-        # A random model tells tasks apart by less than its errors.
-        "separation": 0.0,
-        "round-timeout": 0.5,
-    }
-
-
 def run(
     run_config: dict[str, ConfigValue], *, nodes: int = 6, tamper: Tamper | None = None
 ) -> tuple[FloeStrategy, LocalGrid, Any]:
-    config = RunConfig.from_dict(run_config)
-    strategy = FloeStrategy.from_config(config)
     grid = LocalGrid(run_config, nodes, tamper=tamper)
-    result = start(strategy, grid, config)
+    strategy, result = start_run(run_config, grid)
     return strategy, grid, result
-
-
-def start(strategy: FloeStrategy, grid: LocalGrid, config: RunConfig) -> Any:
-    return strategy.start(
-        grid, make_initial_arrays(strategy), num_rounds=config.rounds, timeout=config.round_timeout
-    )
 
 
 def test_a_run_gives_ranks_clusters_falling_losses_and_an_export(
@@ -306,8 +264,6 @@ def test_a_bad_profile_leaves_the_others_and_is_asked_again(
 def test_a_newcomer_joins_the_nearest_cluster_in_the_next_round(
     run_config: dict[str, ConfigValue],
 ) -> None:
-    config = RunConfig.from_dict({**run_config, "rounds": 1})
-    strategy = FloeStrategy.from_config(config)
     grid = LocalGrid(run_config, 6)
     grid.online.discard(105)
 
@@ -316,8 +272,7 @@ def test_a_newcomer_joins_the_nearest_cluster_in_the_next_round(
             grid.online.add(105)
             return super().aggregate_evaluate(server_round, replies)
 
-    strategy.__class__ = Later
-    start(strategy, grid, config)
+    strategy, _ = start_run({**run_config, "rounds": 1}, grid, kind=Later)
     state = strategy.state
     assert 105 not in state.history[0].devices
     assert state.history[1].devices[105].rank == 8
@@ -326,8 +281,6 @@ def test_a_newcomer_joins_the_nearest_cluster_in_the_next_round(
 
 
 def test_a_node_that_goes_away_is_not_asked(run_config: dict[str, ConfigValue]) -> None:
-    config = RunConfig.from_dict({**run_config, "rounds": 1, "silhouette": 1.0})
-    strategy = FloeStrategy.from_config(config)
     grid = LocalGrid(run_config, 3)
 
     class Leaving(FloeStrategy):
@@ -336,8 +289,7 @@ def test_a_node_that_goes_away_is_not_asked(run_config: dict[str, ConfigValue]) 
             grid.online.discard(101)
             return found
 
-    strategy.__class__ = Leaving
-    start(strategy, grid, config)
+    strategy, _ = start_run({**run_config, "rounds": 1, "silhouette": 1.0}, grid, kind=Leaving)
     assert set(strategy.state.history[1].devices) == {100, 102}
     assert not strategy.state.history[1].refused
 

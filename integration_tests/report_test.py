@@ -18,9 +18,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.conftest import tiny_model
-from flower_strategy.local_grid_test import LocalGrid
+from flower_strategy.local_grid_test import LocalGrid, start_run
 from flower_strategy.run_config import ConfigValue
 
 __all__ = ["tiny_model"]
@@ -71,14 +70,7 @@ def run_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "separation": 0.0,
         "round-timeout": 5.0,
     }
-    config = RunConfig.from_dict(values)
-    strategy = FloeStrategy.from_config(config)
-    strategy.start(
-        LocalGrid(values, 6),
-        make_initial_arrays(strategy),
-        num_rounds=config.rounds,
-        timeout=config.round_timeout,
-    )
+    start_run(values, LocalGrid(values, 6))
     return folder
 
 

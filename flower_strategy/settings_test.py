@@ -1,0 +1,39 @@
+from typing import Any
+
+import pytest
+
+from floe_plugins.errors import ConfigError
+from flower_strategy import FloeStrategy
+from flower_strategy.rank_policies import FixedPolicy
+from flower_strategy.replies import ReplyRules
+from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+from flower_strategy.training import TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (Participation, {"quorum": 2.0}, "quorum=2.0 is not accepted: it must be a number above 0"),
+        (Participation, {"fraction_train": 0.0}, "fraction_train=0.0 is not accepted"),
+        (Participation, {"quorum_grace": None}, "quorum_grace=None is not accepted"),
+        (AggregationSettings, {"weighting": "fair"}, "one of exact, rank-partitioned"),
+        (AggregationSettings, {"momentum": 1.0}, "a number from 0 to 0.999"),
+        (CheckpointSettings, {"keep": -1}, "keep_checkpoints=-1 is not accepted"),
+        (ReplyRules, {"min_replies": 0}, "min_replies=0 is not accepted"),
+        (ReplyRules, {"norm_limit": float("nan")}, "norm_limit=nan is not accepted"),
+    ],
+)
+def test_a_value_that_a_program_sets_is_checked_as_that_of_a_configuration(
+    kind: type, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        kind(**values)
+
+
+def test_a_rank_that_vllm_does_not_take_is_refused_before_the_run() -> None:
+    with pytest.raises(ConfigError, match="export_rank=12 is not accepted: it must be one of 1, 8"):
+        FloeStrategy(
+            training=TrainingSettings(model="any"),
+            rank_policy=FixedPolicy(ranks={"": 4}),
+            export_rank=12,
+        )
