@@ -14,13 +14,28 @@ the row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 from numba import float32, float64, int32, int64, njit, types, void  # type: ignore[import-untyped]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What the functions below take and give, for readers and, behind it, for the compiler.
+_Logits: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 2, "C")]
+_Row: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 1, "C")]
+# The maps may be views of a file.
+_OfMaps: TypeAlias = Annotated[npt.NDArray[np.int32], types.Array(int32, 1, "C", readonly=True)]
+_Entries: TypeAlias = Annotated[npt.NDArray[np.int32], types.Array(int32, 1, "C")]
+_Places: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 1, "C")]
+_PlaceTable: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 2, "C")]
+_TopIds: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 2, "C", readonly=True)]
+_Sums: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 1, "C")]
+_SumTable: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 2, "C")]
+_SumTables: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 3, "C")]
+_Shift: TypeAlias = Annotated[np.float32, float32]
+_TwoSums: TypeAlias = Annotated[tuple[float, float], types.UniTuple(float64, 2)]
 
 _F = np.float32
 _LOG2_E = _F(np.log2(np.e))
@@ -44,29 +59,28 @@ _LEAST, _MOST = 2.0**-60, 2.0**60
 #: A tail with less of the row than this is summed by itself.
 _SMALL = 1e-8
 
-_Row = types.Array(float32, 1, "C")
-_Members = types.Array(int32, 1, "C", readonly=True)
 
-
-def _compiled(*signature: Any, fast: bool = False) -> Callable[[_Function], _Function]:
+def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
     """Compile at once, and keep the result on disk where there is a place for it."""
     # Order and contraction of float operations are free; NaN and infinities keep their meaning.
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if fast else False}
 
     def compile_(function: _Function) -> _Function:
+        # In the order of the parameters, the result last; one without has no type but None.
+        hints = get_type_hints(function, include_extras=True)
+        *taken, given = (getattr(hint, "__metadata__", (void,))[0] for hint in hints.values())
+        signature = given(*taken)
         try:
-            return cast("_Function", njit(*signature, cache=True, **options)(function))
+            return cast("_Function", njit(signature, cache=True, **options)(function))
         except RuntimeError:
             # "No locator available": neither this folder nor the user's can be written.
-            return cast("_Function", njit(*signature, **options)(function))
+            return cast("_Function", njit(signature, **options)(function))
 
     return compile_
 
 
-@_compiled(types.UniTuple(float64, 2)(_Row, _Row, float32), fast=True)
-def _exponentials(
-    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], shift: np.float32
-) -> tuple[float, float]:
+@_compiled(fast=True)
+def _exponentials(x: _Row, y: _Row, shift: _Shift) -> _TwoSums:
     """Fill ``y = exp(x - shift)``; return the sums of y and of x y."""
     total, moment = 0.0, 0.0
     for place in range(len(x)):
@@ -82,8 +96,8 @@ def _exponentials(
     return total, moment
 
 
-@_compiled(types.UniTuple(float64, 2)(_Row, _Row), fast=True)
-def _again(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> tuple[float, float]:
+@_compiled(fast=True)
+def _again(x: _Row, y: _Row) -> _TwoSums:
     """Return the sums of y and of x y."""
     total, moment = 0.0, 0.0
     for place in range(len(x)):
@@ -92,36 +106,20 @@ def _again(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> tuple[floa
     return total, moment
 
 
-@_compiled(
-    void(
-        types.Array(float32, 2, "C"),
-        types.Array(int64, 1, "C"),
-        _Members,
-        types.Array(int64, 2, "C"),
-        types.Array(int64, 2, "C"),
-        types.Array(int64, 1, "C"),
-        types.Array(int64, 1, "C"),
-        types.Array(int64, 1, "C"),
-        _Row,
-        types.Array(float64, 3, "C"),
-        types.Array(float64, 2, "C"),
-        types.Array(float64, 1, "C"),
-    ),
-    fast=True,
-)
+@_compiled(fast=True)
 def read_rows(
-    logits: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    members: npt.NDArray[np.int32],
-    begins: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    single_row: npt.NDArray[np.int64],
-    single_token: npt.NDArray[np.int64],
-    single_group: npt.NDArray[np.int64],
-    scratch: npt.NDArray[np.float32],
-    table: npt.NDArray[np.float64],
-    of_singles: npt.NDArray[np.float64],
-    shifts: npt.NDArray[np.float64],
+    logits: _Logits,
+    rows: _Places,
+    members: _OfMaps,
+    begins: _PlaceTable,
+    sizes: _PlaceTable,
+    single_row: _Places,
+    single_token: _Places,
+    single_group: _Places,
+    scratch: _Row,
+    table: _SumTables,
+    of_singles: _SumTable,
+    shifts: _Sums,
 ) -> None:
     """Read rows; fill the last three arrays.
 
@@ -188,27 +186,16 @@ def read_rows(
         table[0, place, width], table[1, place, width] = tail, tail_moment
 
 
-@_compiled(
-    void(
-        types.Array(float32, 2, "C"),
-        types.Array(int64, 1, "C"),
-        _Members,
-        types.Array(int64, 2, "C"),
-        types.Array(int64, 2, "C"),
-        types.Array(int64, 1, "C"),
-        types.Array(int64, 1, "C"),
-        _Row,
-    )
-)
+@_compiled(fast=False)
 def add_to_members(
-    logits: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    members: npt.NDArray[np.int32],
-    begins: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    single_row: npt.NDArray[np.int64],
-    single_token: npt.NDArray[np.int64],
-    gains: npt.NDArray[np.float32],
+    logits: _Logits,
+    rows: _Places,
+    members: _OfMaps,
+    begins: _PlaceTable,
+    sizes: _PlaceTable,
+    single_row: _Places,
+    single_token: _Places,
+    gains: _Row,
 ) -> None:
     """Add to the logits of each group's members, and of each single, its own of `gains`, in place.
 
@@ -240,23 +227,14 @@ def add_to_members(
             x[single_token[each]] = alone[each - first]
 
 
-@_compiled(
-    void(
-        types.Array(int64, 2, "C", readonly=True),
-        _Members,
-        types.Array(int64, 1, "C"),
-        types.Array(int64, 1, "C"),
-        types.Array(int32, 1, "C"),
-        types.Array(int64, 1, "C"),
-    )
-)
+@_compiled(fast=False)
 def find_groups(
-    token_ids: npt.NDArray[np.int64],
-    first_expert: npt.NDArray[np.int32],
-    single_row: npt.NDArray[np.int64],
-    single_token: npt.NDArray[np.int64],
-    place: npt.NDArray[np.int32],
-    found: npt.NDArray[np.int64],
+    token_ids: _TopIds,
+    first_expert: _OfMaps,
+    single_row: _Places,
+    single_token: _Places,
+    place: _Entries,
+    found: _Places,
 ) -> None:
     """Find the group that holds each single by f, and put its number into `found`; else -1.
 
