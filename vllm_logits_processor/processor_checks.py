@@ -13,11 +13,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from floe_plugins.errors import ConfigError
+from vllm_logits_processor.tested_releases import VLLM_TESTED
 
 logger = logging.getLogger(__name__)
-
-#: Releases on which the tests were run.
-TESTED = ("0.30", "0.31", "0.32")
 
 _REQUEST = ("extra_args", "max_tokens", "stop_token_ids", "eos_token_id")
 _BATCH_UPDATE = ("batch_size", "removed", "added", "moved")
@@ -41,10 +39,10 @@ _CONTEXT = (
 def warn_of_untested_version() -> None:
     """Name a release of vLLM that nobody has tried, once per process."""
     version = Version(vllm.__version__)
-    if f"{version.major}.{version.minor}" not in TESTED:
+    if f"{version.major}.{version.minor}" not in VLLM_TESTED:
         logger.warning(
             "Floe was tested with vLLM %s; this is %s. What it relies on is there.",
-            ", ".join(TESTED),
+            ", ".join(VLLM_TESTED),
             vllm.__version__,
         )
 
@@ -97,5 +95,5 @@ def _check(name: str, owner: type, wanted: tuple[str, ...]) -> None:
     if missing:
         raise ConfigError(
             f"floe: {name} of vLLM {vllm.__version__} has no {', '.join(missing)}; accepted are "
-            f"releases that have it, as {', '.join(TESTED)} do."
+            f"releases that have it, as {', '.join(VLLM_TESTED)} do."
         )

@@ -14,10 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
-
-#: Releases on which the tests were run, as minor versions.
-VLLM_TESTED = ("0.30", "0.31", "0.32")
-FLOWER_TESTED = ("1.32", "1.41")
+from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
 #: Importing vLLM takes a while on a machine that has not compiled it yet.
 _IMPORT_TIMEOUT_S = 300

@@ -6,7 +6,6 @@ A real server is looked over in integration_tests/plugins_test.py.
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import math
 import socket
@@ -22,7 +21,6 @@ from typing import Any
 
 import pytest
 
-import vllm_logits_processor
 from floe_plugins.errors import FloeError
 from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
 from floe_plugins.paths import CACHE_VARIABLE
@@ -363,13 +361,3 @@ def test_plugins_are_named(
     assert line.status is Status.RED
     assert "FLOE_LLM_PLUGINS" in line.advice
     forget_plugins()
-
-
-def test_the_tested_releases_are_those_that_the_processor_names() -> None:
-    source = Path(vllm_logits_processor.__file__).with_name("processor_checks.py").read_text()
-    tested = [
-        ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TESTED"
-    ]
-    assert tested == [doctor_environment.VLLM_TESTED]
