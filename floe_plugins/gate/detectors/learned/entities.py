@@ -12,7 +12,9 @@ from faker import Faker
 from floe_plugins.gate.detectors.learned.listed import listed
 from floe_plugins.gate.detectors.learned.sources import LOCALES, Sources
 
-_SKIPPED = "SKIPPED"
+SKIPPED = "SKIPPED"
+"""The label of what other detectors find: it stands in the text, but nothing is learned from it."""
+
 _PER_LOCALE = 60
 _LISTS = listed("entities.txt")
 
@@ -45,15 +47,15 @@ class Entities:
             "street": (self._street, "ADDRESS"),
             "address": (self._address, "ADDRESS"),
             "org": (self._organization, "ORGANIZATION"),
-            "phone": (lambda: self._digits("+## ### #######"), _SKIPPED),
-            "email": (lambda: f"{self._first().lower()}@example.com", _SKIPPED),
-            "date": (self._date, _SKIPPED),
+            "phone": (lambda: self._digits("+## ### #######"), SKIPPED),
+            "email": (lambda: f"{self._first().lower()}@example.com", SKIPPED),
+            "date": (self._date, SKIPPED),
         }
 
     def make(self, kind: str) -> tuple[str, str]:
         """Return one thing of a kind and its label."""
         maker, label = self._kinds[kind]
-        return " ".join(made.split(" ")) if (made := maker().strip()) else self._city(), label
+        return maker().strip() or self._city(), label
 
     def eponym(self) -> str:
         """Return something that is named after a person and is not private."""

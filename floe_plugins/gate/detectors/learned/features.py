@@ -37,7 +37,6 @@ _TOKEN = re.compile(
 _LETTERS = 32
 
 _EDGE = "\x02"
-_SPACES = "\n"
 
 # Multipliers that mix two or three identities into one row (odd, from the digits of the golden
 # ratio and of square roots).

@@ -11,9 +11,6 @@ from floe_plugins.gate.detectors.learned.listed import lines_of, listed
 from floe_plugins.gate.detectors.learned.prose import Prose
 from floe_plugins.gate.detectors.learned.sources import Sources
 
-SKIPPED = "SKIPPED"
-"""The label of what other detectors find: it stands in the text, but nothing is learned from it."""
-
 _SLOT = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 _WORD = re.compile(r"\w+")
 
@@ -127,7 +124,7 @@ class Generator:
             "snake": self._prose.snake,
             "product": self._prose.product,
             "eponym": self._entities.eponym,
-            "number": lambda: str(choice_of_number(self._random)),
+            "number": lambda: str(_number(self._random)),
             "age": lambda: str(self._random.randint(1, 99)),
             "year": lambda: str(self._random.randint(1850, 2030)),
             "title": lambda: choose(
@@ -160,7 +157,7 @@ class Generator:
         return made
 
 
-def choice_of_number(numbers: random.Random) -> int:
+def _number(numbers: random.Random) -> int:
     """Draw a whole number as texts have them: most are small."""
     return numbers.randint(1, 10 ** numbers.choice((1, 1, 2, 2, 3, 4)))
 

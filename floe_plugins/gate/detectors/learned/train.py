@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 from sklearn.linear_model import SGDClassifier
 
 from floe_plugins.errors import ConfigError
+from floe_plugins.gate.detectors.learned.entities import SKIPPED
 from floe_plugins.gate.detectors.learned.features import (
     OFFSETS,
     ROWS,
@@ -29,7 +30,7 @@ from floe_plugins.gate.detectors.learned.features import (
     rows_of,
     tokens,
 )
-from floe_plugins.gate.detectors.learned.generate import SKIPPED, Generator, Text
+from floe_plugins.gate.detectors.learned.generate import Generator, Text
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 from floe_plugins.gate.detectors.learned.sources import codes, sources
@@ -67,6 +68,8 @@ def build(texts: int = TEXTS, epochs: int = EPOCHS, alpha: float = ALPHA) -> Mod
         How many texts are generated.
     epochs : int, optional
         How often they are gone through.
+    alpha : float, optional
+        Strength of the regularisation (scikit-learn's `SGDClassifier`).
 
     Returns
     -------
