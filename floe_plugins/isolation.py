@@ -1,8 +1,8 @@
 """Calls into plugins: with a time limit, counted, and logged without a word of what was passed.
 
-Detectors have such a wall of their own, :mod:`floe_plugins.gate.asking`, since a gate asks all of
-its detectors in one go. What a failed call means is up to the caller: a router's rows stay with the
-host, a rank policy's devices keep their ranks, a model source provides no model.
+Detectors are called by :mod:`floe_plugins.gate.asking`, all of a gate's in one go and with one time
+limit, in a thread of the same kind. What a failed call means is up to the caller: a router's rows
+stay with the host, a rank policy's devices keep their ranks, a model source provides no model.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
+
+from floe_plugins.isolation_thread import IsolationThread, PluginCallError
+
+__all__ = [
+    "Caller",
+    "Failed",
+    "InvalidAnswerError",
+    "PluginCallError",
+    "count_failure",
+    "failures",
+    "note_failure",
+]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Reasons that are no exception's type: the call took too long; an earlier one still does.
-LATE = "late"
-STUCK = "stuck"
 
 
 class Failed(NamedTuple):
@@ -32,14 +38,6 @@ class Failed(NamedTuple):
     plugin: str
     name: str
     reason: str
-
-
-class PluginCallError(Exception):
-    """A call into a plugin failed; `reason` is an exception's type, ``late`` or ``stuck``."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class InvalidAnswerError(Exception):
@@ -78,27 +76,10 @@ def note_failure(failed: Failed) -> None:
         )
 
 
-@dataclass
-class _Task(Generic[T]):
-    """One call on its way through the thread."""
-
-    function: Callable[[], T]
-    deadline: float
-    answer: list[T] = field(default_factory=list)
-    reason: str = ""
-    done: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def late(self) -> bool:
-        return time.monotonic() > self.deadline
-
-
 class Caller:
     """Calls one thing that a plugin registered.
 
-    With a time limit the call runs in a thread of its own, a daemon. One that does not come back
-    keeps the thread, and until it does every call fails at once: none waits for a plugin that is
-    known to hang, and no threads pile up.
+    With a time limit the call runs in a thread of its own, see `IsolationThread`.
 
     Parameters
     ----------
@@ -112,10 +93,7 @@ class Caller:
     def __init__(self, *, hook: str, plugin: str, name: str, timeout_s: float | None) -> None:
         self._hook, self._plugin, self._name = hook, plugin, name
         self._timeout_s = timeout_s
-        self._tasks: SimpleQueue[_Task[Any]] = SimpleQueue()
-        self._current: _Task[Any] | None = None
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._thread = IsolationThread(f"floe-plugin-{name}")
 
     def call(self, function: Callable[[], T], *, passing: tuple[type[Exception], ...] = ()) -> T:
         """Return what `function` returns.
@@ -137,7 +115,7 @@ class Caller:
         try:
             if self._timeout_s is None:
                 return _here(function, passing)
-            return self._elsewhere(function, self._timeout_s)
+            return self._thread.run(function, deadline=time.monotonic() + self._timeout_s)
         except PluginCallError as error:
             self.note(error.reason)
             raise
@@ -145,45 +123,6 @@ class Caller:
     def note(self, reason: str) -> None:
         """Count a failure that the caller has seen itself."""
         note_failure(Failed(self._hook, self._plugin, self._name, reason))
-
-    def _elsewhere(self, function: Callable[[], T], timeout_s: float) -> T:
-        current = self._current
-        if current is not None and current.late:
-            raise PluginCallError(STUCK)
-        self._start()
-        task = _Task(function, time.monotonic() + timeout_s)
-        self._tasks.put(task)
-        if not task.done.wait(timeout_s):
-            raise PluginCallError(LATE)
-        if task.reason:
-            raise PluginCallError(task.reason)
-        return task.answer[0]
-
-    def _start(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            return
-        with self._starting:
-            # Also after a fork, where the parent's thread does not exist.
-            if self._thread is None or not self._thread.is_alive():
-                self._current = None
-                self._thread = threading.Thread(
-                    target=self._run, name=f"floe-plugin-{self._name}", daemon=True
-                )
-                self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            task = self._tasks.get()
-            if task.late:
-                continue
-            self._current = task
-            try:
-                task.answer.append(task.function())
-            except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit
-                # too, must neither reach Floe nor end the thread.
-                task.reason = type(error).__name__
-            self._current = None
-            task.done.set()
 
 
 def _here(function: Callable[[], T], passing: tuple[type[Exception], ...]) -> T:

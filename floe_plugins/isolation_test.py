@@ -81,7 +81,7 @@ def test_a_late_call_is_given_up_and_the_next_ones_do_not_wait() -> None:
     threads = [each for each in threading.enumerate() if each.name == "floe-plugin-hangs"]
     go_on.set()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and calling._current is not None:
+    while time.monotonic() < deadline and calling._thread._current is not None:
         time.sleep(0.01)
     assert calling.call(lambda: 1) == 1
     assert len(threads) == 1

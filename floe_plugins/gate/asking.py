@@ -1,19 +1,19 @@
 """Asks detectors from a thread of their own, with a deadline.
 
 A gate has one such thread. A detector that does not come back keeps it, and until it does every
-question fails at once: nothing could be cleared without that detector anyway. So no decision waits
-for a detector that is known to hang, no threads pile up, and the gate recovers when it returns.
+question fails at once: nothing could be cleared without that detector anyway.
 """
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
 
 from floe_plugins.gate.classes import PROSE
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.verdict import Failure
+from floe_plugins.isolation import InvalidAnswerError, PluginCallError
+from floe_plugins.isolation_thread import LATE, STUCK, IsolationThread
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,6 @@ class Reading:
     values_only: bool = False
 
 
-class InvalidAnswerError(Exception):
-    """A detector answered something that is not a sequence of valid spans of the text."""
-
-
 @dataclass
 class Question:
     """The views of one text, on their way through the detectors.
@@ -70,13 +66,11 @@ class Question:
     deadline : float
         On the clock of `time.monotonic`, seconds.
     spans : list of set of Span
-        What was found, per view; to be read only when `done` is set.
+        What was found, per view; to be read only when every detector has been asked.
     failures : list of Failure
         Likewise.
     asking : Member or None
         The detector that is at it.
-    done : threading.Event
-        Set when every detector has been asked.
     """
 
     readings: tuple[Reading, ...]
@@ -84,7 +78,6 @@ class Question:
     spans: list[set[Span]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
     asking: Member | None = None
-    done: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.spans = [set() for _ in self.readings]
@@ -94,9 +87,14 @@ class Question:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
+    def failure(self, reason: str) -> Failure:
+        """Return a failure of the detector that is at it, or of the gate if none is yet."""
+        asking = self.asking
+        return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
+
 
 class Asker:
-    """The thread that asks a gate's detectors one after the other.
+    """Asks a gate's detectors one after the other, in a thread of their own.
 
     Parameters
     ----------
@@ -106,10 +104,9 @@ class Asker:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
-        self._questions: SimpleQueue[Question | None] = SimpleQueue()
+        self._thread = IsolationThread("floe-gate")
+        #: What the thread is at, or was last.
         self._current: Question | None = None
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
 
     def ask(
         self, readings: tuple[Reading, ...], deadline: float
@@ -130,43 +127,29 @@ class Asker:
         failures : sequence of Failure
             One per detector that raised or answered nonsense, or one for the first that is late.
         """
-        current = self._current
-        if current is not None and current.late:
-            return (), (_late(current, "stuck"),)
-        self._start()
         question = Question(readings, deadline)
-        self._questions.put(question)
-        if question.done.wait(max(0.0, deadline - time.monotonic())):
-            return question.spans, question.failures
-        return (), (_late(question, "late"),)
+        try:
+            asked_all = self._thread.run(partial(self._put_to_all, question), deadline=deadline)
+        except PluginCallError as error:
+            stuck = self._current if error.reason == STUCK else None
+            return (), ((stuck or question).failure(error.reason),)
+        if not asked_all:
+            return (), (question.failure(LATE),)
+        return question.spans, question.failures
 
     def close(self) -> None:
         """Let the thread end once it is idle."""
-        self._questions.put(None)
+        self._thread.close()
 
-    def _start(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            return
-        with self._starting:
-            # Also after a fork, where the parent's thread does not exist.
-            if self._thread is None or not self._thread.is_alive():
-                # A daemon, so that a detector that hangs does not keep the process alive.
-                self._thread = threading.Thread(target=self._run, name="floe-gate", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        while (question := self._questions.get()) is not None:
+    def _put_to_all(self, question: Question) -> bool:
+        """Put the question to the detectors; False where the deadline came before the last."""
+        self._current = question
+        for member in self._members:
+            question.asking = member
             if question.late:
-                continue
-            self._current = question
-            for member in self._members:
-                question.asking = member
-                if question.late:
-                    break
-                _put(question, member)
-            else:
-                question.done.set()
-            self._current = None
+                return False
+            _put(question, member)
+        return True
 
 
 def _put(question: Question, member: Member) -> None:
@@ -198,8 +181,3 @@ def _checked(member: Member, answer: object, length: int) -> list[Span]:
         ):
             raise InvalidAnswerError
     return spans
-
-
-def _late(question: Question, reason: str) -> Failure:
-    asking = question.asking
-    return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
