@@ -66,7 +66,7 @@ SUITE = (
     Benchmark(
         name="aggregation_cost",
         title="Exact aggregation in factored form against dense sum-then-SVD",
-        full=("--clients", "32", "1000"),
+        full=("--clients", "32", "128", "--repeats", "3"),
         quick=("--size", "576x1536", "--clients", "32", "--repeats", "3"),
     ),
     Benchmark(

@@ -18,7 +18,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
     ratios = {(case["vocabulary"], case["rows"], case["k"]): case["ratio"] for case in cases}
     grouped_bars(
         axes,
-        [f"{rows} rows\n{vocabulary:,}" for vocabulary, rows in groups],
+        [f"{rows} row{'s' * (rows > 1)}\n{vocabulary:,}" for vocabulary, rows in groups],
         {
             f"K = {k:,}": [ratios[(*group, k)] for group in groups]
             for k in dict.fromkeys(case["k"] for case in cases)

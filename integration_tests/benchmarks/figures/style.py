@@ -15,6 +15,8 @@ SIZE = (7.0, 4.0)
 #: Colours of Okabe and Ito, which colour-blind readers tell apart; their greys differ, too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: More groups than that have their names upright.
+MOST_LEVEL_LABELS = 7
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
@@ -49,7 +51,8 @@ def grouped_bars(
             edgecolor="white",
             linewidth=0.5,
         )
-    axes.set_xticks(range(len(groups)), groups)
+    many = len(groups) > MOST_LEVEL_LABELS
+    axes.set_xticks(range(len(groups)), groups, rotation=90 if many else 0)
     if legend:
         axes.legend(fontsize=9)
 
@@ -72,6 +75,7 @@ def reference(axes: Axes, height: float, text: str) -> None:
         ha="right",
         va="bottom",
         fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 
