@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from floe_plugins.errors import ConfigError, FloeError
+from floe_plugins.errors import FloeError
 from flower_strategy.adapter import initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.embedded import make_examples
@@ -208,7 +208,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=tuple(DEVICE_CLASSES),
         help="device classes, or NAME:GIB:SLOWDOWN:MBPS (all classes that are known)",
     )
-    add("--data", help="a JSONL file of texts (GSM8K where it is found, else embedded arithmetic)")
+    add(
+        "--data",
+        help="JSONL files separated by commas (GSM8K and PubMedQA where they are found, else "
+        "embedded arithmetic)",
+    )
     add("--local-steps", type=int, default=4, help="steps of a round (%(default)s)")
     add("--batch-size", type=int, default=2, help="(%(default)s)")
     add("--max-length", type=int, default=64, help="tokens of an example (%(default)s)")
@@ -227,14 +231,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _bench(options: argparse.Namespace) -> Bench:
     base = load_base_model(options.model)
-    if options.data is None:
-        files = task_files()[:1]
-    else:
-        files = list(find_files(options.data).values())
-        if len(files) != 1:
-            raise ConfigError(f"--data {options.data!r} names {len(files)} files; one is needed.")
+    files = task_files() if options.data is None else list(find_files(options.data).values())
     if files:
-        examples = read_examples(files[0])[:_EXAMPLES]
+        each = -(-_EXAMPLES // len(files))
+        examples = [example for file in files for example in read_examples(file)[:each]]
     else:
         examples = make_examples("arithmetic", count=_EXAMPLES, seed=options.seed)
     return Bench(

@@ -272,8 +272,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default=DEFAULT_MODEL, help="base model (%(default)s)")
     add(
         "--data",
-        help="JSONL files separated by commas, every file one task (GSM8K and PubMedQA where they "
-        "are found and the standard library's code, else the embedded tasks)",
+        help="JSONL files separated by commas, every file one task beside the standard library's "
+        "code (GSM8K and PubMedQA where they are found, else the embedded tasks alone)",
     )
     add("--nodes", type=int, default=15, help="(%(default)s)")
     add("--texts", type=int, default=8, help="texts of a node (%(default)s)")

@@ -22,24 +22,26 @@ def test_nodes_are_embedded_clustered_and_drawn(
     for letters in ("abc", "xyz"):
         random = np.random.default_rng(ord(letters[0]))
         files.append(tmp_path / f"{letters}.jsonl")
-        rows = ["".join(random.choice(list(letters), 40)) for _ in range(60)]
+        rows = ["".join(random.choice(list(letters), 40)) for _ in range(50)]
         files[-1].write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
     options = ["--model", tiny_model, "--data", ",".join(map(str, files)), "--json"]
-    options += ["--nodes", "8", "--texts", "5", "--mixed", "2", "--noise", "0", "3"]
+    options += ["--nodes", "9", "--texts", "5", "--mixed", "3", "--noise", "0", "3"]
     assert task_embeddings.main(options) == 0
     values = json.loads(capsys.readouterr().out)
-    assert [node["mixed"] for node in values["nodes"]] == [0] * 6 + [0.2, 0.2]
+    assert [node["mixed"] for node in values["nodes"]] == [0] * 6 + [0.2] * 3
     quiet, loud = values["levels"]
     assert (quiet["noise"], loud["noise"]) == (0, 3)
     for level in (quiet, loud):
         cosines = np.array(level["cosines"])
-        assert cosines.shape == (8, 8)
+        assert cosines.shape == (9, 9)
         np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-3)
         assert list(level["silhouettes"]) == ["2", "3", "4", "5", "6"]
-    # Two alphabets of three letters are two tasks, for any model; not under so much noise.
+    # Two alphabets of three letters and code are three tasks, for any model; not under so much
+    # noise.
+    assert max(quiet["silhouettes"], key=quiet["silhouettes"].__getitem__) == "3"
     assert quiet["adjusted_rand"] == 1
     assert quiet["within"]["mean"] > quiet["across"]["mean"]
-    assert loud["error"] > 5 * quiet["error"]
+    assert loud["error"] > 3 * quiet["error"]
     assert loud["adjusted_rand"] < 1
     figure = draw(values)
     assert [axes.get_xlabel() for axes in figure.axes] == ["node", "node", "cosine"]
@@ -92,8 +94,10 @@ def test_texts_come_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(set(texts)) == 3 for texts in tasks.values())
 
 
-def test_one_file_is_no_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_too_few_texts_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text('{"text": "x"}\n' * 9, "utf-8")
     assert task_embeddings.main(["--data", str(file)]) == 2
-    assert "clusters need two files or more" in capsys.readouterr().err
+    assert "Task 'one' has 9 texts; 120 are needed." in capsys.readouterr().err

@@ -23,8 +23,8 @@ def read_tasks(data: str | None, *, count: int, seed: int) -> dict[str, list[str
     Parameters
     ----------
     data : str or None
-        JSONL files separated by commas; without them GSM8K, PubMedQA and Python's standard library
-        where the first two are found, else the embedded tasks.
+        JSONL files separated by commas, in place of GSM8K and PubMedQA. Code of Python's standard
+        library is one more task. Where there is no file at all, the embedded tasks are taken.
     count : int
         Texts of each task.
     seed : int
@@ -33,7 +33,7 @@ def read_tasks(data: str | None, *, count: int, seed: int) -> dict[str, list[str
     Raises
     ------
     ConfigError
-        A file is missing or not understood, there is one task alone, or too few texts of one.
+        A file is missing or not understood, or has too few texts.
     """
     if data is not None:
         files = find_files(data)
@@ -45,10 +45,7 @@ def read_tasks(data: str | None, *, count: int, seed: int) -> dict[str, list[str
                 for task in TASKS
             }
     tasks = {name: [each.text for each in read_examples(file)] for name, file in files.items()}
-    if data is None:
-        tasks["stdlib code"] = list(_functions())
-    if len(tasks) < 2:
-        raise ConfigError(f"--data {data!r} is one task; clusters need two files or more.")
+    tasks["stdlib code"] = list(_functions())
     drawn = {}
     for name, texts in tasks.items():
         if len(texts) < count:
