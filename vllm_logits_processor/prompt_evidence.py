@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 from vllm_logits_processor.experts.protocol import Expert
@@ -42,8 +42,8 @@ class PromptScores:
             return None
         try:
             return (self.host.result() - self.expert.result()) / self.tokens
-        except ExpertError as error:
-            logger.warning("%s The prompt gives no evidence.", error)
+        except (ExpertError, CancelledError) as error:
+            logger.warning("%s The prompt gives no evidence.", error or "It was cancelled.")
             return math.nan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -24,9 +25,19 @@ def test_nothing_is_known_until_both_have_answered() -> None:
     assert both.evidence() == pytest.approx(1.5)
 
 
-def test_a_model_that_does_not_answer_gives_none() -> None:
+def refuse(future: Future[float]) -> None:
+    future.set_exception(ExpertError("The host is busy."))
+
+
+def cancel(future: Future[float]) -> None:
+    """Do as an expert does that is closed, or whose plugin drops the call."""
+    future.cancel()
+
+
+@pytest.mark.parametrize("end", [refuse, cancel])
+def test_a_model_that_does_not_answer_gives_none(end: Callable[[Future[float]], None]) -> None:
     one = scores()
-    one.host.set_exception(ExpertError("The host is busy."))
+    end(one.host)
     one.expert.set_result(-1.0)
     found = one.evidence()
     assert found is not None

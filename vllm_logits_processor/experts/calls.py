@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm_logits_processor.experts.pool import ExpertPool
-from vllm_logits_processor.experts.protocol import Expert as Expert
+from vllm_logits_processor.experts.protocol import Expert
 from vllm_logits_processor.experts.reply import ExpertError, ExpertOpenError, ExpertReply
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,22 @@ class ExpertCalls:
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, deadline_s: float, steps: int = 1
     ) -> ExpertCall | str:
-        """Start a call, or say why not: ``busy`` with late calls, or all breakers are ``open``."""
-        late = [future for future in self._late.pop(model, ()) if not future.done()]
-        if late:
-            self._late[model] = late
-        if len(late) >= _MOST_LATE:
+        """Start a call, or say why not: ``busy`` with late calls, or all breakers are ``open``.
+
+        Parameters
+        ----------
+        prompts, model, steps
+            See `Expert.start`.
+        deadline_s : float
+            Seconds from now within which the reply counts.
+        """
+        # Of all models: requests name theirs, and one that is never named again must not stay.
+        self._late = {
+            name: flying
+            for name, futures in self._late.items()
+            if (flying := [future for future in futures if not future.done()])
+        }
+        if len(self._late.get(model, ())) >= _MOST_LATE:
             return "busy"
         future = self._pool.start(prompts, model=model, steps=steps)
         if _is_open(future):

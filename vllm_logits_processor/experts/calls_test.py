@@ -99,6 +99,18 @@ def test_settling_for_several_streams_counts_one_failure(calls: ExpertCalls) -> 
     assert isinstance(calls.start([[1]], model="slm", deadline_s=1), ExpertCall)
 
 
+def test_nothing_is_kept_of_late_calls_that_have_ended(expert: Scripted) -> None:
+    """Requests may each name another model, and none of them need come again."""
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
+    for number in range(10):
+        call = calls.start([[1]], model=f"user-{number}", deadline_s=0.0)
+        assert isinstance(call, ExpertCall)
+        assert calls.settle(call) == "late"
+        expert.futures[-1].set_result(REPLY)
+    started(calls)
+    assert not calls._late
+
+
 def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
     calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
     for _ in range(4):
