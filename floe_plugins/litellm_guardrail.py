@@ -13,9 +13,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException
@@ -24,7 +22,7 @@ from litellm.integrations.custom_guardrail import CustomGuardrail
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision
 from floe_plugins.gate.settings import GateSettings
-from floe_plugins.middleware.texts import texts_of, with_texts
+from floe_plugins.middleware.texts import leaving
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +90,12 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         del user_api_key_dict, cache, call_type
         if self._local_model is not None and data.get("model") == self._local_model:
             return data
-        decision, leaving = await self._decided(
-            {key: value for key, value in data.items() if key not in _OF_THE_PROXY}
+        verdict, left = await leaving(
+            self._gate, {key: value for key, value in data.items() if key not in _OF_THE_PROXY}
         )
-        if leaving is not None:
-            return {**data, **leaving}
+        if left is not None:
+            return {**data, **left}
+        decision = Decision.LOCAL if verdict is None else verdict.decision
         if self._local_model is not None:
             logger.info("A request is %s and stays with %s.", decision, self._local_model)
             return {**data, "model": self._local_model}
@@ -104,16 +103,3 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
             status_code=400,
             detail={"error": f"The privacy gate keeps this request here ({decision})."},
         )
-
-    async def _decided(self, body: Mapping[str, Any]) -> tuple[Decision, Mapping[str, Any] | None]:
-        """Return the decision and what may leave; None if nothing may."""
-        texts = texts_of(body)
-        if not texts.readable:
-            return Decision.LOCAL, None
-        # From a thread: the event loop serves others meanwhile.
-        verdict = await asyncio.to_thread(self._gate.decide, texts.messages)
-        if verdict.decision is Decision.CLEAR:
-            return verdict.decision, body
-        if verdict.redacted_messages is not None:
-            return verdict.decision, with_texts(body, verdict.redacted_messages)
-        return verdict.decision, None

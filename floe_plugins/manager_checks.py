@@ -9,7 +9,8 @@ from floe_plugins import PROJECT
 from floe_plugins.errors import PluginError
 from floe_plugins.kinds import RESERVED
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+#: What everything that is registered may be called.
+NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 #: Hook -> the attributes, then the methods that everything it registers must have.
 HOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -82,7 +83,7 @@ def _checked_name(plugin: str, hook: str, thing: object) -> str:
             f"{', '.join(missing)}."
         )
     name = thing.name  # type: ignore[attr-defined]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(
             f"The plugin {plugin!r} registers the name {name!r} with {hook}; accepted are "
             "lower-case letters, digits, '-' and '_', a letter first."

@@ -7,7 +7,6 @@ runners with an interface each, and one class serves both: :mod:`processor_v1` f
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
+from floe_plugins.logs import log_with_vllm
 from vllm_logits_processor.agreement import Agreement
 from vllm_logits_processor.assembly import build_engine
 from vllm_logits_processor.config import FloeConfig
@@ -65,7 +65,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     """
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any) -> None:
-        _log_with_vllm()
+        log_with_vllm("floe_plugins", "vllm_logits_processor")
         self._config = _configuration(vllm_config)
         self._rows: RowBatch | None = None
         self._slots: SlotBatch | None = None
@@ -184,13 +184,3 @@ def _slots(
         drafts=drafts > 0,
         embeddings=vllm_config.model_config.enable_prompt_embeds,
     )
-
-
-def _log_with_vllm() -> None:
-    """Send Floe's log lines where vLLM's go; vLLM sets up no logger but its own."""
-    theirs = logging.getLogger("vllm")
-    for name in ("floe_plugins", "vllm_logits_processor"):
-        ours = logging.getLogger(name)
-        if not ours.handlers:
-            ours.handlers, ours.propagate = list(theirs.handlers), theirs.propagate
-            ours.setLevel(theirs.level)

@@ -9,8 +9,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from floe_plugins.gate import Decision, Gate, Verdict
+from floe_plugins.gate import Decision, Gate
 from floe_plugins.gate.settings import GateSettings
+from floe_plugins.logs import log_with_vllm
 from floe_plugins.middleware.asgi import (
     App,
     DisconnectedError,
@@ -25,7 +26,7 @@ from floe_plugins.middleware.asgi import (
     with_length,
 )
 from floe_plugins.middleware.cloud import Cloud, CloudReply, CloudSettings
-from floe_plugins.middleware.texts import texts_of, with_texts
+from floe_plugins.middleware.texts import leaving
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +62,8 @@ def configured() -> tuple[Gate, Cloud | None]:
     ConfigError, PluginError
         If the configuration is wrong, or a detector does not load.
     """
-    _log_with_vllm()
+    log_with_vllm("floe_plugins")
     return _made(GateSettings.from_environment())
-
-
-def _log_with_vllm() -> None:
-    """Send Floe's log lines where vLLM's go, in its servers; vLLM sets up no logger but its own."""
-    theirs, ours = logging.getLogger("vllm"), logging.getLogger("floe_plugins")
-    if theirs.handlers and not ours.handlers:
-        ours.handlers, ours.propagate = list(theirs.handlers), theirs.propagate
-        ours.setLevel(theirs.level)
 
 
 def _made(settings: GateSettings) -> tuple[Gate, Cloud | None]:
@@ -128,7 +121,7 @@ class PrivacyGate:
     async def _serve(
         self, scope: Scope, path: str, body: dict[str, Any], replay: Replay, send: Send
     ) -> None:
-        verdict, clear = await self._decided(body)
+        verdict, clear = await leaving(self._gate, body)
         decision = str(verdict.decision) if verdict is not None else str(Decision.LOCAL)
         send = with_headers(send, [(VERDICT_HEADER, decision.encode())])
         try:
@@ -140,22 +133,6 @@ class PrivacyGate:
             await self._app(with_length(scope, len(content)), replay, send)
         finally:
             replay.close()
-
-    async def _decided(self, body: dict[str, Any]) -> tuple[Verdict | None, dict[str, Any] | None]:
-        """Return the verdict, None where the body cannot be read, and what of it may leave."""
-        try:
-            texts = texts_of(body)
-            if not texts.readable:
-                return None, None
-            # From a thread: the event loop serves others meanwhile.
-            verdict = await asyncio.to_thread(self._gate.decide, texts.messages)
-            if verdict.decision is Decision.CLEAR:
-                return verdict, body
-            if verdict.redacted_messages is not None:
-                return verdict, with_texts(body, verdict.redacted_messages)
-        except RecursionError:
-            return None, None
-        return verdict, None
 
     async def _forwarded(
         self, scope: Scope, path: str, body: Mapping[str, Any], replay: Replay, send: Send

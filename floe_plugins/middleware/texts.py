@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from floe_plugins.gate import Message
+from floe_plugins.gate import Decision, Gate, Message, Verdict
 
 # Where the words of a conversation stand; what is in the rest of a body is read too, but by itself.
 _SPOKEN = ("messages", "input", "prompt", "system", "instructions")
@@ -98,6 +99,38 @@ def with_texts(body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] 
     replaced: dict[str, Any] = _replaced(body, replacements)
     left = {message.text for message in texts_of(replaced).messages}
     return None if left & replacements.keys() else replaced
+
+
+async def leaving(
+    gate: Gate, body: Mapping[str, Any]
+) -> tuple[Verdict | None, Mapping[str, Any] | None]:
+    """Have the gate decide about a body, from a thread: the event loop serves others meanwhile.
+
+    Parameters
+    ----------
+    gate : Gate
+    body : mapping
+        As for `texts_of`.
+
+    Returns
+    -------
+    verdict : Verdict or None
+        None where the body cannot be read, or is nested too deep to be put together again.
+    leaving : mapping or None
+        What of the body may leave: all of it, what redaction leaves, or nothing.
+    """
+    texts = texts_of(body)
+    if not texts.readable:
+        return None, None
+    verdict = await asyncio.to_thread(gate.decide, texts.messages)
+    if verdict.decision is Decision.CLEAR:
+        return verdict, body
+    if verdict.redacted_messages is None:
+        return verdict, None
+    try:
+        return verdict, with_texts(body, verdict.redacted_messages)
+    except RecursionError:
+        return None, None
 
 
 def _converse(value: object, spoken: list[Message], beside: list[Message]) -> None:

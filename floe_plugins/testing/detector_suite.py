@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from floe_plugins.gate.detector import Detector, Span
+from floe_plugins.gate.members import LONGEST
+from floe_plugins.manager_checks import NAME
 from floe_plugins.testing.texts import ODD, PASSAGES, long_texts, random_texts
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
-
-#: What a finding may span where a detector does not say; see `DetectorConformance.longest`.
-LONGEST = 1024
 
 _SHORT, _TIMES_LONGER = 4_000, 8
 #: Quadratic code takes eight times as long per character on a text eight times as long.
@@ -51,7 +47,7 @@ class DetectorConformance:
     def test_it_says_what_it_is(self) -> None:
         """Name and labels are what the manager and the gate accept."""
         assert isinstance(self.detector, Detector), "it lacks name, labels or detect"
-        assert _NAME.fullmatch(self.detector.name)
+        assert NAME.fullmatch(self.detector.name)
         labels = list(self.detector.labels)
         assert labels
         assert all(isinstance(label, str) and label.isidentifier() for label in labels)

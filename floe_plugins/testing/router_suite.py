@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 import numpy as np
 
+from floe_plugins.manager_checks import NAME
 from floe_plugins.routers import Router, exponent_of
 from floe_plugins.testing.signals import make_signals, rows_of
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _ROWS = 64
 
 
@@ -28,7 +27,7 @@ class RouterConformance:
     def test_it_says_what_it_is(self) -> None:
         """Name and exponent are what the manager accepts."""
         assert isinstance(self.router, Router), "it lacks name or log_odds"
-        assert _NAME.fullmatch(self.router.name)
+        assert NAME.fullmatch(self.router.name)
         assert 0 < exponent_of(self.router) <= 1
 
     def test_it_answers_with_one_finite_number_per_row(self) -> None:
