@@ -109,12 +109,11 @@ def conforms(suite: object) -> None:
 
 def test_the_example_of_an_expert(loaded: Callable[[str], PluginManager]) -> None:
     pool = build_expert(
-        ExpertConfig(model="any", url="http://127.0.0.1:9/v1", tokenizer="any"),
+        ExpertConfig(model="any", url="http://127.0.0.1:9/v1", tokenizer="any", kind="repeater"),
         vocabulary=10,
         end_ids=np.array([2], dtype=np.int32),
         breaker_failures=1,
         breaker_cooldown_s=1.0,
-        kind="repeater",
         kinds=loaded("floe_register_experts").experts,
     )
     reply = pool.start([[3, 4], [5]], model="any").result(timeout=10)

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from floe_plugins.credentials import ApiKey
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Gate
 from floe_plugins.manager import PluginManager, plugin_manager
@@ -66,7 +67,6 @@ def build_engine(
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
         on_breaker=metrics.observe_breaker,
-        kind=config.expert.kind,
         kinds=plugins.experts,
     )
     logger.info(
@@ -119,7 +119,7 @@ def _scorer(
         top_k=1,
         vocabulary=vocabulary,
         end_ids=np.empty(0, dtype=np.int32),
-        api_key=os.environ[config.host_api_key_env] if config.host_api_key_env else None,
+        api_key=ApiKey(os.environ[config.host_api_key_env]) if config.host_api_key_env else None,
         # The host scores its prompt alone: nobody is asked about a prompt that is being scored.
         extra_body={"vllm_xargs": {"floe": "host"}},
     )

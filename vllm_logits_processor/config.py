@@ -8,20 +8,23 @@ two starts of the same server (URL, key, deadlines) therefore belong into the JS
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from floe_plugins.config_checks import is_integer, is_number, is_set_variable, is_url
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.config_checks import accept, is_integer, is_number, known
+from vllm_logits_processor.config_checks import accept, known
 from vllm_logits_processor.config_expert import ExpertConfig
 from vllm_logits_processor.request import MODES, Mode
 
 __all__ = ["Ask", "ExpertConfig", "FloeConfig"]
 
 Ask = Literal["always", "unsure"]
+
+#: A day, milliseconds: no thread can be told to wait for any time (`threading.TIMEOUT_MAX`).
+_MOST_WAIT_MS = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +101,12 @@ class FloeConfig:
             "default_mode", self.default_mode, " or ".join(modes), good=self.default_mode in modes
         )
         accept("ask", self.ask, " or ".join(get_args(Ask)), good=self.ask in get_args(Ask))
-        numbers = ("deadline_ms", "first_deadline_ms", "breaker_cooldown_s", "unsure_nats")
+        for key in ("deadline_ms", "first_deadline_ms"):
+            value = getattr(self, key)
+            good = is_number(value) and 0 < value <= _MOST_WAIT_MS
+            accept(key, value, f"a number above 0, up to {_MOST_WAIT_MS:,}", good=good)
         optional = ("answer_budget_ms",) if self.answer_budget_ms is not None else ()
-        for key in (*numbers, *optional):
+        for key in ("breaker_cooldown_s", "unsure_nats", *optional):
             value = getattr(self, key)
             accept(key, value, "a number above 0", good=is_number(value) and value > 0)
         ranges = {"breaker_failures": (1, 1_000_000), "covers": (0, 16)}
@@ -111,12 +117,10 @@ class FloeConfig:
             good = is_integer(value, least=least, most=most)
             accept(key, value, f"an integer from {least} to {most}", good=good)
         if self.host_url is not None:
-            good = isinstance(self.host_url, str) and self.host_url.startswith(
-                ("http://", "https://")
-            )
+            good = is_url(self.host_url)
             accept("host_url", self.host_url, "an http:// or https:// URL", good=good)
         if self.host_api_key_env is not None:
-            good = isinstance(self.host_api_key_env, str) and self.host_api_key_env in os.environ
+            good = is_set_variable(self.host_api_key_env)
             accepted = "the name of an environment variable that is set"
             accept("host_api_key_env", self.host_api_key_env, accepted, good=good)
         if self.trace_file is not None:

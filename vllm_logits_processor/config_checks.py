@@ -1,4 +1,4 @@
-"""What a configuration says of a wrong value: one sentence with key, value and what is accepted."""
+"""Reads a section of the processor's configuration: its keys, and what is said of a wrong value."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from floe_plugins import config_checks
 from floe_plugins.errors import ConfigError
 
 
 def accept(key: str, value: object, accepted: str, *, good: bool) -> None:
-    """Raise `ConfigError` with the one sentence unless `good`."""
-    if not good:
-        raise ConfigError(f"floe: {key} is {value!r}; accepted is {accepted}.")
-
-
-def is_number(value: object) -> bool:
-    """Tell a number from the rest; JSON's true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_integer(value: object, *, least: int, most: int) -> bool:
-    """Tell whether `value` is an integer in a range, both ends included."""
-    return type(value) is int and least <= value <= most
+    """Raise `ConfigError` about a key of the processor's configuration unless `good`."""
+    config_checks.accept(f"floe: {key}", value, accepted, good=good)
 
 
 def known(kind: type, values: Mapping[str, Any], *, section: str) -> dict[str, Any]:
     """Check the keys against the fields of a configuration class; lists become tuples.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass.
+    values : mapping of str to object
+        Keys and values as they were read.
+    section : str
+        Stands in front of a key in sentences, such as ``expert.``.
+
+    Returns
+    -------
+    dict of str to object
+        What `kind` is to be made with.
 
     Raises
     ------

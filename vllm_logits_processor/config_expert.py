@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vllm_logits_processor.config_checks import accept, is_integer, is_number
+from floe_plugins.config_checks import check_credentials, is_integer, is_number, is_url
+from floe_plugins.credentials import ApiKey
+from vllm_logits_processor.config_checks import accept
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
@@ -65,13 +67,7 @@ class ExpertConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        good = self.url is None or (
-            bool(self.urls)
-            and all(
-                isinstance(url, str) and url.startswith(("http://", "https://"))
-                for url in self.urls
-            )
-        )
+        good = self.url is None or (bool(self.urls) and all(map(is_url, self.urls)))
         accept("expert.url", self.url, "an http:// or https:// URL, or a list of them", good=good)
         for key in ("model", "tokenizer"):
             value = getattr(self, key)
@@ -90,23 +86,7 @@ class ExpertConfig:
         accept("expert.dtype", self.dtype, ", ".join(get_args(Dtype)), good=good)
         good = self.kind is None or (isinstance(self.kind, str) and bool(self.kind))
         accept("expert.kind", self.kind, "the name of a kind of expert", good=good)
-        self._check_credentials()
-
-    def _check_credentials(self) -> None:
-        if self.api_key_env is not None:
-            accept(
-                "expert.api_key_env",
-                self.api_key_env,
-                "the name of an environment variable that is set, without api_key_file beside it",
-                good=isinstance(self.api_key_env, str)
-                and self.api_key_env in os.environ
-                and self.api_key_file is None,
-            )
-        for key in ("api_key_file", "ca_file"):
-            value = getattr(self, key)
-            if value is not None:
-                good = isinstance(value, str) and Path(value).is_file()
-                accept(f"expert.{key}", value, "the path of a file that is there", good=good)
+        check_credentials(vars(self), section="floe: expert.")
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -128,7 +108,9 @@ class ExpertConfig:
         """Where the tokenizer is."""
         return self.tokenizer or self.model
 
-    @property
-    def api_key(self) -> str | None:
-        """The API key of the environment, if one is configured."""
-        return os.environ[self.api_key_env] if self.api_key_env else None
+    def api_key(self) -> ApiKey:
+        """Return the API key: the environment's, the file's, or none."""
+        return ApiKey(
+            value=os.environ[self.api_key_env] if self.api_key_env else None,
+            file=Path(self.api_key_file) if self.api_key_file else None,
+        )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"deadline": 5}, "deadline is not a setting; did you mean 'deadline_ms'"),
         ({"deadline_ms": 0}, "deadline_ms is 0; accepted is a number above 0"),
         ({"deadline_ms": "fast"}, "deadline_ms is 'fast'"),
+        ({"deadline_ms": math.inf}, "deadline_ms is inf; accepted is a number above 0, up to 86,4"),
+        ({"first_deadline_ms": 1e300}, r"first_deadline_ms is 1e\+300; .*, up to 86,400,000"),
+        ({"unsure_nats": math.nan}, "unsure_nats is nan; accepted is a number above 0"),
+        ({"expert": {**EXPERT, "url": "http://host:99999/v1"}}, "'http://host:99999/v1'; accepted"),
+        ({"expert": {**EXPERT, "url": "http://"}}, "expert.url is 'http://'; accepted is an http"),
+        ({"host_url": "http://[::1/v1"}, r"host_url is 'http://\[::1/v1'; accepted is an http"),
         ({"default_mode": "auto"}, "default_mode is 'auto'; accepted is host or fused"),
         ({"breaker_failures": 1.5}, "breaker_failures is 1.5; accepted is an integer"),
         ({"detectors": "email"}, "detectors is 'email'; accepted is a list of names"),
@@ -119,5 +126,5 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FLOE_TEST_KEY", "open-sesame")
     config = read(expert={**EXPERT, "api_key_env": "FLOE_TEST_KEY"})
     assert config is not None
-    assert config.expert.api_key == "open-sesame"
+    assert config.expert.api_key().headers() == [(b"Authorization", b"Bearer open-sesame")]
     assert "open-sesame" not in repr(config)

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
+from floe_plugins.config_checks import is_integer, is_number
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.asking import Asker, Reading
 from floe_plugins.gate.classes import log_coverage
@@ -83,13 +84,13 @@ class Gate:
         max_chars: int = 200_000,
     ) -> None:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        if not is_number(timeout_s):
             raise ConfigError(f"The gate's timeout_s is {timeout_s!r}; accepted is a number.")
         if not 0 < timeout_s <= 60:
             raise ConfigError(
                 f"The gate's timeout_s is {timeout_s!r}; accepted are more than 0 up to 60 seconds."
             )
-        if isinstance(max_chars, bool) or not isinstance(max_chars, int) or max_chars < 1:
+        if not is_integer(max_chars, least=1):
             raise ConfigError(
                 f"The gate's max_chars is {max_chars!r}; accepted are whole numbers from 1."
             )

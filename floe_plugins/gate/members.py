@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from floe_plugins.config_checks import is_integer
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.asking import Member
 from floe_plugins.gate.detector import Detector
@@ -92,8 +93,8 @@ def _load(member: Member) -> None:
 
 
 def _longest(member: Member) -> int:
-    longest = getattr(member.detector, "longest", LONGEST)
-    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+    longest: int = getattr(member.detector, "longest", LONGEST)
+    if not is_integer(longest, least=1):
         raise ConfigError(
             f"The attribute longest of detector {member.detector.name!r} of plugin "
             f"{member.plugin!r} is {longest!r}; accepted are whole numbers from 1."

@@ -9,15 +9,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from floe_plugins.config_checks import refuse_unknown
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import Gate
 from floe_plugins.gate.policy import Policy
 
 VARIABLE = "FLOE_GATE_CONFIG"
 """Environment variable: the path of the configuration."""
-
-CLOUD = "cloud"
-"""The section that says where clear texts may go; see `floe_plugins.middleware`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,8 @@ class GateSettings:
     max_chars : int
         Characters.
     cloud : mapping, optional
-        Where clear texts may go, as it stands in the file.
+        Where clear texts may go, as it stands in the file; see
+        `floe_plugins.middleware.cloud.CloudSettings`.
     """
 
     policy: str = str(Policy.STRICT)
@@ -98,12 +97,7 @@ class GateSettings:
         if not isinstance(values, Mapping):
             raise ConfigError(f"The gate's configuration {source} is no JSON object.")
         known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"The gate's configuration {source} has the key {key!r}; accepted are "
-                    f"{', '.join(known)}."
-                )
+        refuse_unknown(values, known, where=f"The gate's configuration {source}")
         for key in ("detectors", "plugins"):
             value = values.get(key)
             if value is not None and (

@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from floe_plugins.config_checks import (
+    accept,
+    check_credentials,
+    is_number,
+    is_url,
+    refuse_unknown,
+)
+from floe_plugins.credentials import ApiKey, ApiKeyError
 from floe_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SECTION = "The gate's cloud."
 _EVENTS = b"text/event-stream"
 _OK = 200
 _OVERLOADED = (408, 429)
@@ -62,25 +71,14 @@ class CloudSettings:
     cooldown_s: float = 5.0
 
     def __post_init__(self) -> None:
-        good = isinstance(self.url, str) and self.url.startswith(("http://", "https://"))
-        _accept("url", self.url, "an http:// or https:// URL", good=good)
+        _accept("url", self.url, "an http:// or https:// URL", good=is_url(self.url))
         if self.model is not None:
             good = isinstance(self.model, str) and bool(self.model)
             _accept("model", self.model, "a model's name", good=good)
-        if self.api_key_env is not None:
-            good = isinstance(self.api_key_env, str) and self.api_key_env in os.environ
-            good = good and self.api_key_file is None
-            accepted = "an environment variable that is set, without api_key_file beside it"
-            _accept("api_key_env", self.api_key_env, accepted, good=good)
-        for key in ("api_key_file", "ca_file"):
-            value = getattr(self, key)
-            if value is not None:
-                good = isinstance(value, str) and Path(value).is_file()
-                _accept(key, value, "the path of a file that is there", good=good)
+        check_credentials(vars(self), section=_SECTION)
         for key in ("connect_timeout_s", "first_byte_timeout_s", "read_timeout_s", "cooldown_s"):
             value = getattr(self, key)
-            good = not isinstance(value, bool) and isinstance(value, int | float)
-            _accept(key, value, "a number above 0", good=good and 0 < value < float("inf"))
+            _accept(key, value, "a number above 0", good=is_number(value) and value > 0)
 
     @classmethod
     def from_mapping(cls, values: object) -> Self:
@@ -94,21 +92,15 @@ class CloudSettings:
         if not isinstance(values, Mapping) or "url" not in values:
             raise ConfigError("The gate's section cloud has no url; accepted is an object with it.")
         known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"The gate's section cloud has the key {key!r}; accepted are "
-                    f"{', '.join(known)}."
-                )
+        refuse_unknown(values, known, where="The gate's section cloud")
         return cls(**values)
 
-    def api_key(self) -> str | None:
-        """Return the API key; a file is read each time, so that it can be exchanged."""
-        if self.api_key_env is not None:
-            return os.environ[self.api_key_env]
-        if self.api_key_file is not None:
-            return Path(self.api_key_file).read_text(encoding="utf-8").strip()
-        return None
+    def api_key(self) -> ApiKey:
+        """Return the API key: the environment's, the file's, or none."""
+        return ApiKey(
+            value=os.environ[self.api_key_env] if self.api_key_env else None,
+            file=Path(self.api_key_file) if self.api_key_file else None,
+        )
 
 
 @dataclass
@@ -140,6 +132,7 @@ class Cloud:
 
     def __init__(self, settings: CloudSettings) -> None:
         self._settings = settings
+        self._key = settings.api_key()
         self._pool: httpcore.AsyncConnectionPool | None = None
         self._left_alone_until = 0.0
 
@@ -182,6 +175,7 @@ class Cloud:
             httpcore.UnsupportedProtocol,
             OSError,
             TimeoutError,
+            ApiKeyError,
             _NoAnswerError,
         ) as error:
             # A request that the cloud refuses says nothing of what it makes of others.
@@ -198,16 +192,14 @@ class Cloud:
         sent = dict(body)
         if settings.model is not None:
             sent["model"] = settings.model
-        headers = {
-            "Host": urlsplit(settings.url).netloc.rpartition("@")[2],
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-        }
-        key = settings.api_key()
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
         content = json.dumps(sent).encode()
-        headers["Content-Length"] = str(len(content))
+        headers = [
+            (b"Host", urlsplit(settings.url).netloc.rpartition("@")[2].encode()),
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(len(content)).encode()),
+            (b"Accept-Encoding", b"identity"),
+            *self._key.headers(),
+        ]
         url = settings.url.rstrip("/") + path.removeprefix("/v1")
         timeouts = {
             "connect": settings.connect_timeout_s,
@@ -218,7 +210,7 @@ class Cloud:
         return httpcore.Request(
             "POST",
             url,
-            headers=[*headers.items()],
+            headers=headers,
             content=content,
             extensions={"timeout": timeouts},
         )
@@ -292,5 +284,4 @@ async def _rest(first: bytes, pieces: Any, response: httpcore.Response) -> Async
 
 
 def _accept(key: str, value: object, accepted: str, *, good: bool) -> None:
-    if not good:
-        raise ConfigError(f"The gate's cloud.{key} is {value!r}; accepted is {accepted}.")
+    accept(f"{_SECTION}{key}", value, accepted, good=good)

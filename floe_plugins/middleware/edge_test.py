@@ -186,6 +186,14 @@ def test_a_client_may_keep_its_request_here(cloud: Cloud) -> None:
     assert len(server.bodies) == 1
 
 
+def test_a_key_that_cannot_be_read_means_the_device_answers(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    server = Server()
+    reply = ask(edge(server, cloud, api_key_file=str(tmp_path / "key")), user("hi"))
+    assert (reply.status, reply.from_cloud) == (200, False)
+    assert (cloud.seen, len(server.bodies)) == ([], 1)
+
+
 def test_the_cloud_gets_its_own_key(cloud: Cloud, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("abc\n")
     gate = edge(Server(), cloud, api_key_file=str(tmp_path / "key"))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_http import Fetcher
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.experts.build import completions_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.reply import ExpertError
 from vllm_logits_processor.metrics import server_of
@@ -96,14 +96,12 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
 def _client(
     expert: ExpertConfig, url: str, *, top_k: int, vocabulary: int | None
 ) -> CompletionsExpert:
-    return CompletionsExpert(
-        url=url,
+    return completions_expert(
+        expert,
+        url,
         top_k=top_k,
         vocabulary=vocabulary or _ANY_TOKEN,
         end_ids=np.empty(0, dtype=np.int32),
-        api_key=expert.api_key,
-        api_key_file=Path(expert.api_key_file) if expert.api_key_file else None,
-        ca_file=Path(expert.ca_file) if expert.ca_file else None,
     )
 
 

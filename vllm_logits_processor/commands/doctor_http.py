@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ssl
 from http import HTTPStatus
-from pathlib import Path
 
 import httpcore
 
 from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.experts.credentials import ApiKey
 
 _TIMEOUT_S = 10.0
 _FAILURES = (
@@ -34,8 +32,7 @@ class Fetcher:
         self._headers: list[tuple[bytes, bytes]] = []
         ca_file = None
         if config is not None:
-            file = Path(config.api_key_file) if config.api_key_file else None
-            self._headers = list(ApiKey(value=config.api_key, file=file).headers())
+            self._headers = config.api_key().headers()
             ca_file = config.ca_file
         self._tls = ssl.create_default_context(cafile=ca_file)
 

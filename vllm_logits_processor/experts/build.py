@@ -33,7 +33,6 @@ def build_expert(
     breaker_failures: int,
     breaker_cooldown_s: float,
     on_breaker: OnBreaker | None = None,
-    kind: str | None = None,
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
 ) -> ExpertPool:
     """Connect to the expert's servers, load its model into this process, or ask a plugin for it.
@@ -41,6 +40,7 @@ def build_expert(
     Parameters
     ----------
     config : ExpertConfig
+        Its `kind` says who asks; without one, it is by whether there is a URL.
     vocabulary : int
         Number of the expert's tokens.
     end_ids : int32 array
@@ -51,8 +51,6 @@ def build_expert(
         For how many seconds.
     on_breaker : callable, optional
         See `OnBreaker`.
-    kind : str, optional
-        ``completions``, ``in-process`` or a plugin's; by whether there is a URL if not given.
     kinds : mapping of str to Registered, optional
         The kinds of the plugins.
 
@@ -62,6 +60,7 @@ def build_expert(
         If a certificate cannot be read, the model cannot be loaded, the kind is unknown or does
         not fit the URLs, or its plugin cannot make the expert.
     """
+    kind = config.kind
     if kind is not None and kind not in (COMPLETIONS, IN_PROCESS):
         expert = plugin_expert(kind, config, kinds or {}, vocabulary=vocabulary, end_ids=end_ids)
         return ExpertPool(
@@ -75,16 +74,7 @@ def build_expert(
         raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
     loop = LoopThread() if config.urls else None
     members: dict[str, Expert] = {
-        url: CompletionsExpert(
-            url=url,
-            top_k=config.top_k,
-            vocabulary=vocabulary,
-            end_ids=end_ids,
-            api_key=config.api_key,
-            api_key_file=Path(config.api_key_file) if config.api_key_file else None,
-            ca_file=Path(config.ca_file) if config.ca_file else None,
-            loop=loop,
-        )
+        url: completions_expert(config, url, vocabulary=vocabulary, end_ids=end_ids, loop=loop)
         for url in config.urls
     }
     if not members:
@@ -96,6 +86,40 @@ def build_expert(
         hedge_ms=config.hedge_ms,
         loop=loop,
         on_breaker=on_breaker,
+    )
+
+
+def completions_expert(
+    config: ExpertConfig,
+    url: str,
+    *,
+    vocabulary: int,
+    end_ids: npt.NDArray[np.int32],
+    top_k: int | None = None,
+    loop: LoopThread | None = None,
+) -> CompletionsExpert:
+    """Connect to one of the expert's servers.
+
+    Parameters
+    ----------
+    config : ExpertConfig
+    url : str
+        That of the server.
+    vocabulary, end_ids
+        As for `build_expert`.
+    top_k : int, optional
+        Instead of the configuration's.
+    loop : LoopThread, optional
+        See `CompletionsExpert`.
+    """
+    return CompletionsExpert(
+        url=url,
+        top_k=config.top_k if top_k is None else top_k,
+        vocabulary=vocabulary,
+        end_ids=end_ids,
+        api_key=config.api_key(),
+        ca_file=Path(config.ca_file) if config.ca_file else None,
+        loop=loop,
     )
 
 

@@ -17,8 +17,8 @@ import httpcore
 import numpy as np
 import numpy.typing as npt
 
+from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
-from vllm_logits_processor.experts.credentials import ApiKey
 from vllm_logits_processor.experts.loop import LoopThread
 from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
 
@@ -67,10 +67,8 @@ class CompletionsExpert:
         Number of the expert's tokens.
     end_ids : int32 array
         The expert's end tokens, joined into one event.
-    api_key : str, optional
+    api_key : ApiKey, optional
         Sent as a bearer token.
-    api_key_file : Path, optional
-        Holds the key instead; read again when it changes.
     ca_file : Path, optional
         Certificates (PEM) to verify the server with, instead of the system's.
     extra_body : mapping, optional
@@ -89,8 +87,7 @@ class CompletionsExpert:
         top_k: int,
         vocabulary: int,
         end_ids: npt.NDArray[np.int32],
-        api_key: str | None = None,
-        api_key_file: Path | None = None,
+        api_key: ApiKey | None = None,
         ca_file: Path | None = None,
         extra_body: Mapping[str, Any] | None = None,
         timeout_s: float = 30.0,
@@ -100,7 +97,7 @@ class CompletionsExpert:
         self._top_k = top_k
         self._vocabulary = vocabulary
         self._end_ids = end_ids
-        self._key = ApiKey(value=api_key, file=api_key_file)
+        self._key = api_key or ApiKey()
         self._extra_body = dict(extra_body or {})
         self._timeout_s = timeout_s
         self._hinted: set[int] = set()
@@ -117,14 +114,14 @@ class CompletionsExpert:
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:
-        """Send one request for all `prompts` (expert token ids) and return at once.
+        """Send one request for all `prompts` and return at once; see `Expert.start`.
 
-        The future holds the reply, or `ExpertError`. Cancelling it ends the request.
+        Cancelling the future ends the request.
         """
         return self._loop.submit(self._ask(prompts, model, steps))
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
-        """Send one request for ln p of the tokens of `prompt`, from the second on."""
+        """Send one request for ln p of the tokens of `prompt`; see `Expert.score`."""
         return self._loop.submit(self._score(prompt, model))
 
     def close(self) -> None:
@@ -175,7 +172,7 @@ class CompletionsExpert:
             (b"Host", self._authority),
             (b"Content-Type", b"application/json"),
             (b"Content-Length", str(len(body)).encode()),
-            *self._key.headers(),
+            *self._authorization(),
         ]
         received = bytearray()
         try:
@@ -193,6 +190,13 @@ class CompletionsExpert:
             # The type only: a message may quote what was sent.
             raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
         return bytes(received)
+
+    def _authorization(self) -> list[tuple[bytes, bytes]]:
+        try:
+            return self._key.headers()
+        except ApiKeyError as error:
+            # A call that fails, as any other: the file may be there again for the next one.
+            raise ExpertError(str(error)) from None
 
     def _status(self, status: int) -> str:
         """Say what the status is and, the first time, what may be behind it."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from floe_plugins.credentials import ApiKey
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
@@ -59,7 +60,7 @@ def client_of(server: FakeExpert, **values: Any) -> CompletionsExpert:
 
 @pytest.fixture
 def expert(server: FakeExpert) -> Iterator[CompletionsExpert]:
-    client = client_of(server, api_key="open-sesame")
+    client = client_of(server, api_key=ApiKey("open-sesame"))
     yield client
     client.close()
 

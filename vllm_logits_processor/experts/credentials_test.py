@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from floe_plugins.credentials import ApiKey
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
-from vllm_logits_processor.experts.credentials import ApiKey
 from vllm_logits_processor.experts.reply import ExpertError
 
 
@@ -93,7 +93,7 @@ def test_a_server_is_verified_with_the_given_certificates(authority: Authority) 
 
 def test_a_server_that_nobody_vouches_for_gets_nothing(authority: Authority) -> None:
     with fake_expert(well, tls=authority.server) as server:
-        client = client_of(server, api_key="open-sesame")
+        client = client_of(server, api_key=ApiKey("open-sesame"))
         with pytest.raises(ExpertError, match=r"did not answer \(ConnectError\)"):
             client.start([[1]], model="slm").result(timeout=5)
         client.close()
@@ -104,7 +104,7 @@ def test_a_key_that_rotates_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("first\n", encoding="ascii")
     with fake_expert(well) as server:
-        client = client_of(server, api_key_file=file)
+        client = client_of(server, api_key=ApiKey(file=file))
         client.start([[1]], model="slm").result(timeout=5)
         fresh = tmp_path / "fresh"
         fresh.write_text("other\n", encoding="ascii")
@@ -119,15 +119,12 @@ def test_a_key_that_rotates_is_read_again(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_that_cannot_be_read_is_an_error_without_the_key(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    key = ApiKey(file=file)
-    with pytest.raises(ExpertError, match=r"cannot be read \(FileNotFoundError\)"):
-        key.headers()
-    file.write_bytes("schlüssel".encode())
-    with pytest.raises(ExpertError, match=r"cannot be read \(UnicodeDecodeError\)"):
-        key.headers()
-
-
-def test_without_a_key_no_header_is_sent() -> None:
-    assert ApiKey().headers() == []
+def test_a_key_that_cannot_be_read_is_a_call_that_failed(tmp_path: Path) -> None:
+    with fake_expert(well) as server:
+        client = client_of(server, api_key=ApiKey(file=tmp_path / "key"))
+        with pytest.raises(ExpertError, match=r"cannot be read \(FileNotFoundError\)"):
+            client.start([[1]], model="slm").result(timeout=5)
+        (tmp_path / "key").write_text("back", encoding="ascii")
+        assert client.start([[1]], model="slm").result(timeout=5).continuations
+        client.close()
+    assert [headers["Authorization"] for headers in server.headers] == ["Bearer back"]

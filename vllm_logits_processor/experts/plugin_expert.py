@@ -146,6 +146,17 @@ def plugin_expert(
 ) -> PluginExpert:
     """Return the expert of the kind that a configuration names.
 
+    Parameters
+    ----------
+    kind : str
+        The name of the kind.
+    config : ExpertConfig
+        Handed on to the plugin.
+    kinds : mapping of str to Registered
+        The kinds of the plugins.
+    vocabulary, end_ids
+        See `PluginExpert`.
+
     Raises
     ------
     ConfigError

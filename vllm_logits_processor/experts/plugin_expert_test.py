@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,11 @@ def expert(answer: Any) -> PluginExpert:
 
 def built(thing: Any, kind: str = "parrot") -> ExpertPool:
     return build_expert(
-        CONFIG,
+        replace(CONFIG, kind=kind),
         vocabulary=10,
         end_ids=NO_ENDS,
         breaker_failures=2,
         breaker_cooldown_s=60.0,
-        kind=kind,
         kinds={"parrot": Registered("parrot", "birds", Kind(thing))},
     )
 

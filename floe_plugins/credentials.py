@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_logits_processor.experts.reply import ExpertError
+from floe_plugins.errors import FloeError
+
+
+class ApiKeyError(FloeError):
+    """The file of an API key cannot be read."""
 
 
 @dataclass
@@ -19,16 +23,16 @@ class ApiKey:
         Its content, without surrounding white space, is the key.
     """
 
-    value: str | None = None
+    value: str | None = field(default=None, repr=False)
     file: Path | None = None
-    _seen: tuple[int, int, int] | None = field(default=None, init=False)
+    _seen: tuple[int, int, int] | None = field(default=None, init=False, repr=False)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the header of a request; none without a key.
 
         Raises
         ------
-        ExpertError
+        ApiKeyError
             If the file cannot be read, or is no text.
         """
         if self.file is not None:
@@ -44,6 +48,6 @@ class ApiKey:
                 self.value = file.read_text(encoding="ascii").strip()
                 self._seen = seen
         except (OSError, UnicodeDecodeError) as error:
-            raise ExpertError(
+            raise ApiKeyError(
                 f"The file of the API key cannot be read ({type(error).__name__})."
             ) from None

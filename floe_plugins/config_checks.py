@@ -1,0 +1,108 @@
+"""What configurations accept: checks of single values that several sections share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from floe_plugins.errors import ConfigError
+
+
+def accept(what: str, value: object, accepted: str, *, good: bool) -> None:
+    """Raise the one sentence about a value unless `good`.
+
+    Parameters
+    ----------
+    what : str
+        What is configured, as the beginning of the sentence.
+    value : object
+        What it was given.
+    accepted : str
+        What it would take, as the end of the sentence.
+    good : bool
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not good:
+        raise ConfigError(f"{what} is {value!r}; accepted is {accepted}.")
+
+
+def refuse_unknown(keys: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raise the one sentence about the first key that is not `known`, if there is one.
+
+    Parameters
+    ----------
+    keys, known : iterable of str
+    where : str
+        What holds the keys, as the beginning of the sentence.
+
+    Raises
+    ------
+    ConfigError
+    """
+    accepted = list(known)
+    for key in keys:
+        if key not in accepted:
+            raise ConfigError(f"{where} has the key {key!r}; accepted are {', '.join(accepted)}.")
+
+
+def check_credentials(values: Mapping[str, Any], *, section: str) -> None:
+    """Check ``api_key_env``, ``api_key_file`` and ``ca_file``; None stands for what is not given.
+
+    Parameters
+    ----------
+    values : mapping of str to object
+        These keys and their values.
+    section : str
+        Stands in front of a key in the sentence.
+
+    Raises
+    ------
+    ConfigError
+        If the variable is not set, a file is not there, or there are two keys.
+    """
+    variable = values["api_key_env"]
+    if variable is not None:
+        accept(
+            f"{section}api_key_env",
+            variable,
+            "the name of an environment variable that is set, without api_key_file beside it",
+            good=is_set_variable(variable) and values["api_key_file"] is None,
+        )
+    for key in ("api_key_file", "ca_file"):
+        value = values[key]
+        if value is not None:
+            good = isinstance(value, str) and Path(value).is_file()
+            accept(f"{section}{key}", value, "the path of a file that is there", good=good)
+
+
+def is_number(value: object) -> bool:
+    """Tell a finite number from the rest; JSON's true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: object, *, least: int, most: float = math.inf) -> bool:
+    """Tell whether `value` is an integer in a range, both ends included."""
+    return type(value) is int and least <= value <= most
+
+
+def is_url(value: object) -> bool:
+    """Tell an http:// or https:// URL, with a host and, if it has one, a port that there can be."""
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+        return False
+    try:
+        parts = urlsplit(value)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number up to 65,535, or brackets that do not match
+        return False
+
+
+def is_set_variable(value: object) -> bool:
+    """Tell the name of an environment variable that is set."""
+    return isinstance(value, str) and value in os.environ
