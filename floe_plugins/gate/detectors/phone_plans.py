@@ -40,7 +40,11 @@ def _is_written_so(grouped: str) -> bool:
     import phonenumbers
 
     for region in _REGIONS:
-        number = phonenumbers.parse(grouped, region)
+        try:
+            number = phonenumbers.parse(grouped, region)
+        except phonenumbers.NumberParseException:
+            # "00" calls abroad, and no country has what follows.
+            continue
         if phonenumbers.is_valid_number_for_region(number, region):
             written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
             if " ".join(_GROUPS.findall(written)) == grouped:

@@ -32,6 +32,12 @@ def test_other_numbers(other: str) -> None:
     assert not PhoneDetector().detect(f"The sum is {other}.")
 
 
+def test_a_number_that_calls_no_country_is_in_no_plan() -> None:
+    """It is written as one that calls abroad, though, and is found by that."""
+    assert not is_planned("00 999 9999")
+    assert len(PhoneDetector().detect("dial-in 00 999 9999")) == 1
+
+
 def test_what_there_is_no_time_to_look_up_counts_as_found() -> None:
     text = ", ".join(f"{100 + at} 000 111" for at in range(800))
     assert len(PhoneDetector().detect(text)) > 500
