@@ -32,6 +32,7 @@ from integration_tests.benchmarks.federated_quality.runner import (
 )
 from integration_tests.benchmarks.federated_quality.workbench import Workbench, moved
 from integration_tests.benchmarks.federated_quality.world import World, measured_step_seconds
+from integration_tests.benchmarks.figures.federated_quality import draw
 
 __all__ = ["tiny_model"]
 
@@ -245,14 +246,12 @@ def test_every_method_uses_the_same_budget(
     protocol: Protocol, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = tmp_path / "results.jsonl"
-    page = tmp_path / "page.md"
-    page.write_text(f"# Page\n\n{summary.BEGIN}\n{summary.END}\n\nThe end.\n", encoding="utf-8")
     arguments = [
         *("--model", tiny_model, "--data", "embedded", "--ranks", "2,4,8", "--budget", "15"),
         *("--local-steps", "3", "--learning-rate", "0.02", "--max-length", "48"),
         *("--eval-examples", "4", "--step-seconds", "0.5,0.01"),
         *("--seeds", "0", "--levels", "1,0", "--jobs", "1"),
-        *("--resume", str(journal), "--markdown", str(page), "--json"),
+        *("--resume", str(journal), "--methods", ",".join(command.METHODS), "--json"),
     ]
     assert command.main(arguments) == 0
     values = json.loads(capsys.readouterr().out)
@@ -274,12 +273,15 @@ def test_every_method_uses_the_same_budget(
         # Whoever does not wait and does not talk has more steps.
         assert methods["local"]["steps"] > methods["floe"]["steps"]
         assert methods["local"]["megabytes_up"] == 0 < methods["fedavg"]["megabytes_up"]
-    text = page.read_text("utf-8")
-    assert text.startswith("# Page")
-    assert text.endswith("The end.\n")
-    assert text.count("| fedavg |") == 2
-    assert "Measured on:" in text
     assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * len(baselines.METHODS)
+    figure = draw(values)
+    (axes,) = figure.axes
+    assert axes.get_xlabel().startswith("level")
+    assert len(axes.containers) == len(baselines.METHODS)
+    floe = next(each for each in axes.containers if each.get_label() == "floe")
+    losses = {level: methods["floe"]["loss_mean"] for level, methods in values["levels"].items()}
+    assert floe.lines[0].get_ydata().tolist() == [losses["0"], losses["1"]]
+    figure.canvas.draw()
 
 
 def test_a_benchmark_goes_on_where_it_was_cut_off(protocol: Protocol, tmp_path: Path) -> None:
@@ -328,11 +330,34 @@ def test_mean_and_spread_are_over_seeds() -> None:
 
 
 def test_the_names_on_the_command_line_are_those_of_the_methods(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert list(baselines.METHODS) == list(command.METHODS)
     with pytest.raises(SystemExit):
         command.main(["--methods", "floe,fedprox"])
     assert "names no method fedprox" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="must be a page with the lines"):
-        summary.write_markdown(tmp_path / "absent.md", {}, [])
+
+
+def test_conclusions_follow_from_the_differences() -> None:
+    def figures(losses: list[float], gaps: list[float]) -> dict[str, object]:
+        return {
+            "loss_mean": float(np.mean(losses)),
+            "losses": dict(enumerate(losses)),
+            "gap_mean": float(np.mean(gaps)),
+            "gap_std": float(np.std(gaps, ddof=1)),
+            "clusters": {"0": 2, "1": 2},
+        }
+
+    methods = {
+        "floe": figures([2.0, 2.2], [0.0, 0.0]),
+        "fedavg": figures([2.3, 2.5], [0.3, 0.3]),
+        "local": figures([1.7, 1.9], [-0.3, -0.3]),
+        "hetlora": figures([1.9, 2.4], [-0.1, 0.2]),
+        "untrained": figures([3.0, 3.2], [1.0, 1.0]),
+    }
+    (said,) = summary.conclusions({"0": methods})
+    assert "makes 2 clusters and is number 2 of 5" in said
+    assert "lower than that of fedavg, untrained, higher than that of local" in said
+    assert "within one standard deviation of hetlora" in said
+    assert "1.000 nats below the untrained model" in said
+    assert summary.conclusions({"0": {"local": methods["local"]}}) == []

@@ -10,5 +10,5 @@
     clock       what a round costs on the devices
     floe        FloeStrategy itself, on a grid in this process
     baselines   the other methods; their arithmetic is in `averaging`
-    summary     mean and spread; the table for the documentation
+    summary     mean and spread; the table, and what it says
 """

@@ -15,6 +15,8 @@ from integration_tests.benchmarks.federated_quality.protocol import Protocol, de
 from integration_tests.benchmarks.federated_quality.runner import Journal, plan, run_tasks
 
 METHODS = ("floe", "fedavg", "hetlora", "flexlora", "flora", "local", "untrained")
+#: FLoRA's first round does not end within the budget: it trains nothing, which is no comparison.
+DEFAULT_METHODS = tuple(name for name in METHODS if name != "flora")
 _DESCRIPTION = (
     "Compares Floe with other ways of federated LoRA by their mean held-out loss, from the same "
     "mixture of tasks on all devices to one task per device; same devices, same data, same "
@@ -28,7 +30,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = common.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
-    add("--seeds", type=_numbers(int), default=(0, 1, 2), help="seeds (0,1,2)")
+    add("--seeds", type=_numbers(int), default=(0, 1), help="seeds (0,1)")
     add(
         "--levels",
         type=_numbers(float),
@@ -39,8 +41,8 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--methods",
         type=_names,
-        default=METHODS,
-        help=f"methods among {', '.join(METHODS)} (all)",
+        default=DEFAULT_METHODS,
+        help=f"methods among {', '.join(METHODS)} (all but flora)",
     )
     add(
         "--data",
@@ -108,12 +110,6 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="JSONL file that gets results as they come; those that it has are not run again",
     )
-    add(
-        "--markdown",
-        type=Path,
-        metavar="FILE",
-        help="page that the table is written into, between its markers",
-    )
     return parser.parse_args(arguments)
 
 
@@ -165,26 +161,19 @@ def _run(options: argparse.Namespace) -> None:
         (record["level"], record["seed"], record["method"]): record for record in journal.records
     }
     levels = summary.summarise([by_key[key] for key in wanted])
-    remarks = _remarks(protocol, described, options)
     common.show(
         options,
         {"levels": levels, "seeds": list(options.seeds), "protocol": described},
         header=summary.HEADER,
         rows=summary.rows(levels),
-        remarks=remarks,
+        remarks=[*summary.conclusions(levels), _terms(protocol, described, options)],
     )
-    if options.markdown is not None:
-        summary.write_markdown(
-            options.markdown, levels, [*remarks, common.machine_line(common.machine())]
-        )
 
 
-def _remarks(
-    protocol: Protocol, described: dict[str, object], options: argparse.Namespace
-) -> list[str]:
+def _terms(protocol: Protocol, described: dict[str, object], options: argparse.Namespace) -> str:
     data = described["data"]
     named = " and ".join(data) if isinstance(data, dict) else str(data)
-    return [
+    return (
         f"Mean held-out loss over {protocol.clients} devices ({', '.join(protocol.devices)} in "
         f"turn), nats per response token; mean and standard deviation over {len(options.seeds)} "
         f"seeds. {described['model']}, {named}, {protocol.budget:g} virtual seconds, "
@@ -192,8 +181,8 @@ def _remarks(
         f"round, learning rate {protocol.learning_rate:g}, ranks "
         f"{', '.join(map(str, protocol.ranks))}; a step takes {protocol.step_seconds[0]:.3g} + "
         f"{protocol.step_seconds[1]:.2g} x rank virtual seconds at slowdown 1, downlinks are "
-        f"{protocol.downlink:g} times faster than uplinks.",
-    ]
+        f"{protocol.downlink:g} times faster than uplinks."
+    )
 
 
 def _numbers(kind: type) -> Callable[[str], tuple[float, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flower_strategy.data.jsonl import find_files
 from flower_strategy.run_config import RunConfig
+from integration_tests.benchmarks.data import task_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,12 @@ class Protocol:
     clients: int = 6
     devices: tuple[str, ...] = ("phone", "jetson", "laptop")
     ranks: tuple[int, ...] = (4, 8, 16, 32)
-    budget: float = 100.0
-    local_steps: int = 4
+    budget: float = 86.0
+    local_steps: int = 3
     batch_size: int = 2
     learning_rate: float = 2e-3
-    max_length: int = 40
-    eval_examples: int = 8
+    max_length: int = 32
+    eval_examples: int = 6
     step_seconds: tuple[float, float] = (2.2, 0.008)
     downlink: float = 8.0
 
@@ -99,7 +100,5 @@ class Protocol:
 
 
 def default_data() -> str:
-    """Return GSM8K and PubMedQA beside the repository where they are, else the embedded tasks."""
-    folder = Path(__file__).resolve().parents[4] / "shared" / "data"
-    files = [folder / "gsm8k_train.jsonl", folder / "pubmedqa_train.jsonl"]
-    return ",".join(map(str, files)) if all(map(Path.is_file, files)) else "embedded"
+    """Return GSM8K and PubMedQA where they are found, else the embedded tasks."""
+    return ",".join(map(str, task_files())) or "embedded"

@@ -1,19 +1,16 @@
-"""Mean and spread over seeds, and the table that goes into the documentation."""
+"""Mean and spread over seeds: the table, and what it says."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks.federated_quality.runner import Record
 
 Levels = dict[str, dict[str, dict[str, Any]]]
 """Level -> method -> figures."""
 
-BEGIN, END = "<!-- federated_quality: begin -->", "<!-- federated_quality: end -->"
 _REFERENCE = "floe"
 
 
@@ -94,23 +91,38 @@ def _clusters(by_seed: Mapping[str, int]) -> str:
     return f"{' or '.join(map(str, numbers))} cluster{plural}"
 
 
-def write_markdown(path: Path, levels: Levels, remarks: Sequence[str]) -> None:
-    """Replace what stands between the two markers of a page by the table.
+def conclusions(levels: Levels) -> list[str]:
+    """Return what the losses say, a sentence for each level.
 
-    Raises
-    ------
-    ConfigError
-        The page does not exist or lacks a marker.
+    A method is above or below Floe where its mean difference, of runs with equal seeds, exceeds its
+    standard deviation over the seeds; with one seed nothing is said of that.
     """
-    text = path.read_text("utf-8") if path.exists() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"--markdown {path} must be a page with the lines {BEGIN} and {END}.")
-    lines = [_line(HEADER), _line(["---"] * len(HEADER)), *map(_line, rows(levels))]
-    body = "\n".join([*lines, "", *remarks])
-    path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    found = []
+    for level, methods in levels.items():
+        reference = methods.get(_REFERENCE)
+        if reference is None:
+            continue
+        order = sorted(methods, key=lambda name: float(methods[name]["loss_mean"]))
+        place = order.index(_REFERENCE) + 1
+        said = (
+            f"Level {level}: Floe makes {_clusters(reference['clusters'])} and is number {place} "
+            f"of {len(methods)} by held-out loss"
+        )
+        others = {name: methods[name] for name in order if name != _REFERENCE}
+        if len(reference["losses"]) > 1:
+            better = [n for n, one in others.items() if one["gap_mean"] > one["gap_std"]]
+            worse = [n for n, one in others.items() if -one["gap_mean"] > one["gap_std"]]
+            alike = [n for n in others if n not in (*better, *worse)]
+            said += (
+                f"; its loss is lower than that of {_listed(better)}, higher than that of "
+                f"{_listed(worse)}, and within one standard deviation of {_listed(alike)}"
+            )
+        if untrained := methods.get("untrained"):
+            gained = untrained["loss_mean"] - reference["loss_mean"]
+            said += f"; it is {gained:.3f} nats below the untrained model"
+        found.append(f"{said}.")
+    return found
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
