@@ -148,12 +148,13 @@ def refuse_foreign_checkpoints(output: Path, resumed: Checkpoint) -> None:
         )
 
 
-def set_aside_later_checkpoints(resumed: Checkpoint) -> None:
+def set_aside_later_checkpoints(output: Path, resumed: Checkpoint) -> None:
     """Rename the checkpoints of rounds that are now made again, so that none is taken for newer.
 
-    They stay as ``round-NNNN.abandoned``.
+    They stay as ``round-NNNN.abandoned``. Where the run goes on in another folder than the one that
+    it is resumed from, that one stays as it is.
     """
-    for path in _complete(resumed.path.parent):
+    for path in _complete(output / CHECKPOINTS_FOLDER):
         if int(path.name[len(_PREFIX) :]) > resumed.round:
             aside = path.with_name(path.name + _ABANDONED)
             shutil.rmtree(aside, ignore_errors=True)

@@ -124,7 +124,9 @@ def test_rounds_that_are_made_again_are_not_taken_for_newer(tmp_path: Path) -> N
     for number in (1, 2, 3):
         save(a_state(), tmp_path, server_round=number, keep=9)
     resumed = load_checkpoint(tmp_path / CHECKPOINTS_FOLDER / "round-0001")
-    set_aside_later_checkpoints(resumed)
+    set_aside_later_checkpoints(tmp_path / "elsewhere", resumed)
+    assert load_checkpoint(tmp_path).round == 3
+    set_aside_later_checkpoints(tmp_path, resumed)
     assert load_checkpoint(tmp_path).round == 1
     assert (tmp_path / CHECKPOINTS_FOLDER / "round-0003.abandoned" / STATE_FILE).is_file()
 

@@ -174,7 +174,8 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
+    # Some file systems know no locks, and not all releases of filelock go on without.
+    except (OSError, NotImplementedError) as error:
         logger.warning("No lock for the cached profile %s: %s", path, error)
     try:
         yield

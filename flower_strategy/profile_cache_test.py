@@ -104,6 +104,19 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_and_nothing_else(
     assert "could not be kept" in log.text
 
 
+def test_a_file_system_without_locks_costs_the_lock_and_nothing_else(
+    tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such a file system cannot be mounted here: the lock says what filelock says there.
+    def acquire(_: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("flower_strategy.profile_cache.FileLock.acquire", acquire)
+    assert cached_cost(KEY, lambda: COST, folder=tmp_path) == COST
+    assert cached_cost(KEY, refuse, folder=tmp_path) == COST
+    assert "No lock" in log.text
+
+
 def test_a_failed_measurement_leaves_nothing_and_the_next_one_measures(tmp_path: Path) -> None:
     def fail() -> TrainingCost:
         raise RuntimeError("out of memory")

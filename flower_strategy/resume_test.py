@@ -7,6 +7,7 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
+from flower_strategy.checkpoint import load_checkpoint
 from flower_strategy.local_grid_test import LocalGrid, start_run
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
@@ -130,6 +131,29 @@ def test_a_resumed_run_says_which_of_all_its_settings_have_changed(
         "The run had learning-rate=0.02 and goes on with 0.01.",
         "The run had ranks=[2, 4, 8] and goes on with [2, 8].",
     }
+
+
+def test_a_run_that_goes_on_in_another_folder_leaves_the_first_one_as_it_is(
+    run_config: dict[str, ConfigValue], tmp_path: Path
+) -> None:
+    run_config |= {"rounds": 2, "keep-checkpoints": 9}
+    start(run_config, LocalGrid(run_config, NODES))
+    first = tmp_path / "unbroken"
+    fork = {**run_config, "output": str(tmp_path / "fork")}
+    fork["resume"] = str(first / "checkpoints" / "round-0001")
+    start(fork, LocalGrid(fork, NODES))
+    assert load_checkpoint(first).round == load_checkpoint(tmp_path / "fork").round == 2
+    assert len(load_history(tmp_path / "fork")["rounds"]) == 3
+
+
+def test_clusters_that_have_moved_cannot_be_split_by_adapters_any_more(
+    run_config: dict[str, ConfigValue], tmp_path: Path
+) -> None:
+    run_config |= {"rounds": 1}
+    start(run_config, LocalGrid(run_config, NODES))
+    resumed = {**run_config, "resume": str(tmp_path / "unbroken"), "cluster-by": "adapter"}
+    with pytest.raises(ConfigError, match="Resume with cluster-by='embedding'"):
+        start(resumed, LocalGrid(resumed, NODES))
 
 
 def test_a_checkpoint_of_another_run_is_refused(

@@ -141,6 +141,12 @@ class RunState:
         """Return a cluster's adapter at a rank, all its terms ready to learn."""
         return self.banks[cluster].resized(rank, fill=self.initial).balanced(self.initial)
 
+    @property
+    def moved_unsketched(self) -> bool:
+        """Whether clusters have moved in a run that kept no sketch of what moved them."""
+        moved = any(o.moved for record in self.history for o in record.clusters.values())
+        return moved and not self.sketches
+
     # ---------------------------------------------------------------- devices
 
     def pace(self) -> dict[int, float]:

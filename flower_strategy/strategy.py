@@ -293,6 +293,12 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         checkpoint = load_checkpoint(self.checkpoints.resume)
         if self.output is not None:
             refuse_foreign_checkpoints(self.output, checkpoint)
+        if self.clustering.by == "adapter" and checkpoint.state.moved_unsketched:
+            raise ConfigError(
+                f"Checkpoint {checkpoint.path} is of a run with cluster-by='embedding' whose "
+                "clusters have moved: B matrices can be compared after the first round alone. "
+                "Resume with cluster-by='embedding'."
+            )
         found, own = checkpoint.settings, self.settings()
         same = checkpoint.state.initial
         if found["model"] != own["model"] or same.shapes != initial.shapes:
@@ -307,7 +313,8 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             )
         if self.rank_policy.deadline is None:
             self.rank_policy.deadline = checkpoint.deadline
-        set_aside_later_checkpoints(checkpoint)
+        if self.output is not None:
+            set_aside_later_checkpoints(self.output, checkpoint)
         reporting.log_resumed(checkpoint, own)
         return checkpoint.state, checkpoint.round
 
