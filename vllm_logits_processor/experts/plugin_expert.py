@@ -116,8 +116,12 @@ class PluginExpert:
         continuations = []
         for each in reply.continuations:
             tokens = np.asarray(each.tokens)
-            whole = tokens.ndim == 1 and 1 <= len(tokens) <= steps
-            if not whole or len(each.top.token_ids) != len(tokens):
+            if tokens.ndim != 1 or tokens.dtype.kind != "i":
+                raise ExpertError(
+                    f"The expert's plugin gave {tokens.size} tokens of type {tokens.dtype} and "
+                    f"shape {tokens.shape} for a prompt; accepted are integers, shape (steps,)."
+                )
+            if not 1 <= len(tokens) <= steps or len(each.top.token_ids) != len(tokens):
                 raise ExpertError(
                     f"The expert's plugin gave {len(tokens)} tokens for a prompt and "
                     f"{len(each.top.token_ids)} distributions; asked for was 1 to {steps}, with as "
@@ -128,7 +132,7 @@ class PluginExpert:
                     f"The expert's plugin gave tokens outside 0..{self._vocabulary - 1}."
                 )
             top = checked(each.top, vocabulary=self._vocabulary, end_ids=self._end_ids)
-            continuations.append(Continuation(tokens=tokens, top=top))
+            continuations.append(Continuation(tokens=tokens.astype(np.int64, copy=False), top=top))
         return ExpertReply(
             continuations=tuple(continuations),
             sent_bytes=int(reply.sent_bytes),

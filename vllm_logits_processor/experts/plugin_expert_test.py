@@ -40,6 +40,11 @@ def says(token: int = 7, **options: Any) -> Continuation:
     return Continuation(tokens=np.array([token]), top=top(token, 8, **options))
 
 
+def shaped(ids: list[Any], logprobs: list[Any]) -> Continuation:
+    odd = ExpertTopK(token_ids=np.array(ids), logprobs=np.array(logprobs))
+    return Continuation(tokens=np.array([1] * len(ids)), top=odd)
+
+
 class Parrot:
     """Answers as it is told; an exception is raised, a future returned as it is."""
 
@@ -129,12 +134,29 @@ def test_the_configured_kind_answers_through_its_wall() -> None:
         (reply(says(10)), r"outside 0\.\.9"),
         (reply(says(total=2.0)), "sum to more than one"),
         (reply(Continuation(tokens=np.array([1, 2]), top=top(1))), "2 tokens for a prompt"),
+        (reply(Continuation(tokens=np.array([1.0]), top=top(1))), "1 tokens of type float64"),
+        (reply(shaped([[1, 2]], [[-1.0]])), r"shapes \(1, 2\) and \(1, 1\)"),
+        (reply(shaped([1], [-1.0])), r"shapes \(1,\) and \(1,\)"),
+        (reply(shaped([[1.0]], [[-1.0]])), "types float64 and float64"),
+        (reply(shaped([[1]], [[-1]])), "types int64 and int64"),
     ],
 )
 def test_what_goes_wrong_is_an_expert_error(answer: Any, said: str) -> None:
     with pytest.raises(ExpertError, match=said) as caught:
         expert(answer).start([[1]], model="parrot").result(timeout=5)
     assert "the text" not in str(caught.value)
+
+
+def test_an_answer_in_other_types_comes_in_those_that_the_step_is_compiled_for() -> None:
+    narrow = ExpertTopK(
+        token_ids=np.array([[7, 8]], dtype=np.int32),
+        logprobs=np.array([[-1.0, -2.0]], dtype=np.float32),
+    )
+    answer = reply(Continuation(tokens=np.array([7], dtype=np.int32), top=narrow))
+    (said,) = expert(answer).start([[1]], model="parrot").result(timeout=5).continuations
+    assert (said.tokens.dtype, said.top.token_ids.dtype) == (np.int64, np.int64)
+    assert said.top.logprobs.dtype == np.float64
+    assert said.top.token_ids.tolist() == [[7, 8]]
 
 
 @pytest.mark.parametrize("answer", ["x", None, True, float("nan"), float("-inf"), 4.0])

@@ -156,8 +156,19 @@ def checked_top_k(
 def checked(top: ExpertTopK, *, vocabulary: int, end_ids: npt.NDArray[np.int32]) -> ExpertTopK:
     """Check distributions that are arrays already, and join their end tokens.
 
-    Parameters and errors are those of `checked_top_k`, save that rows may be empty.
+    Parameters
+    ----------
+    top : ExpertTopK
+        Of any type of integers and of floats; those of `ExpertTopK` are returned.
+    vocabulary, end_ids
+        As for `checked_top_k`, and so are the errors, save that rows may be empty.
+
+    Raises
+    ------
+    ExpertError
+        Also if the arrays are not of integers and of floats, or not of one shape (rows, K).
     """
+    top = _as_declared(top)
     known = top.token_ids != NOTHING
     if ((top.token_ids < 0) & known).any() or (top.token_ids >= vocabulary).any():
         raise _outside(vocabulary)
@@ -170,6 +181,24 @@ def checked(top: ExpertTopK, *, vocabulary: int, end_ids: npt.NDArray[np.int32])
     if (np.exp(top.logprobs).sum(axis=1) > 1 + _SUM_SLACK).any():
         raise ExpertError("The expert's reply has probabilities that sum to more than one.")
     return _join_ends(top, end_ids)
+
+
+def _as_declared(top: ExpertTopK) -> ExpertTopK:
+    """Return the distributions in the types that the passes over the rows are compiled for."""
+    ids, logprobs = np.asarray(top.token_ids), np.asarray(top.logprobs)
+    if ids.ndim != 2 or ids.shape != logprobs.shape:
+        raise ExpertError(
+            f"The expert's reply has token ids and logprobs of shapes {ids.shape} and "
+            f"{logprobs.shape}; accepted is one shape (rows, K)."
+        )
+    if ids.dtype.kind != "i" or logprobs.dtype.kind != "f":
+        raise ExpertError(
+            f"The expert's reply has token ids and logprobs of types {ids.dtype} and "
+            f"{logprobs.dtype}; accepted are integers and floats."
+        )
+    return ExpertTopK(
+        token_ids=ids.astype(np.int64, copy=False), logprobs=logprobs.astype(np.float64, copy=False)
+    )
 
 
 def _outside(vocabulary: int) -> ExpertError:
