@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_strategy import choose_adapter, load_history, load_manifest
-from flower_strategy.base_model import load_base_model
-from flower_strategy.embedding import embed_texts
+from flower_strategy import adapter_for_text, load_history, load_manifest
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
 from integration_tests.flower_runs import run_flower_app
@@ -49,10 +47,7 @@ class Federation:
 
     def adapters_for(self, prompts: tuple[Prompt, ...]) -> dict[str, str]:
         """Name the cluster adapter whose task is closest to each prompt."""
-        base = load_base_model(self.manifest["model"])
-        vectors = embed_texts(base, [prompt.text for prompt in prompts])
-        pairs = zip(prompts, vectors, strict=True)
-        return {prompt.name: choose_adapter(self.manifest, vector) for prompt, vector in pairs}
+        return {prompt.name: adapter_for_text(self.folder, prompt.text).name for prompt in prompts}
 
 
 def federate(folder: Path, *, rounds: int, progress: Progress) -> Federation:
