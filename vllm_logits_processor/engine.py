@@ -129,6 +129,13 @@ class FusionEngine:
     def begin_step(self, streams: Sequence[Stream]) -> None:
         """Take in new tokens and start the calls for the positions that come next.
 
+        Parameters
+        ----------
+        streams : sequence of Stream
+            Those of the step; they may be asked about again in `decide`.
+
+        Notes
+        -----
         Streams whose last token is not known yet, and those that are asked about only where the
         host is unsure, are left for `decide`.
         """
@@ -272,14 +279,12 @@ class FusionEngine:
         top = stacked([with_rests(word, self._pair.host) for word in words.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(words)}
-        # A draft row knows what the rows before it said of the drafts; never of its own token.
+        # By length: what a row knows goes on from what the row before it knows.
         for row in sorted(drafts, key=lambda row: len(drafts[row])):
             for before in (other for other in streams if streams[other] is streams[row]):
                 if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:
                     factor = aligned.factor_of(place_of[before], drafts[row][-1])
-                    at[row].evidence = replace(at[before].evidence)
-                    at[row].evidence.observe(factor)
-                    at[row].evidence.follow(self._pair.host.decode(drafts[row][-1:]))
+                    self._judge_draft(at[row], at[before], drafts[row][-1], factor)
         evidence = np.array([at[row].evidence.value for row in words])
         of_prompts = np.array([at[row].evidence.prompt for row in words])
         weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)
@@ -294,6 +299,15 @@ class FusionEngine:
                 error_bound=float(min(1.0, max(0.0, 1 - known[place]) + words[row].unexpanded)),
             )
         return fused_cells(logits, rows, aligned, weights)
+
+    def _judge_draft(self, stream: Stream, before: Stream, draft: int, factor: float) -> None:
+        """Give a draft row the evidence of the row before it, and what that said of the draft.
+
+        Never what is said of the row's own token.
+        """
+        stream.evidence = replace(before.evidence)
+        stream.evidence.observe(factor)
+        stream.evidence.follow(self._pair.host.decode([draft]))
 
 
 def _reason_not_to_ask(stream: Stream) -> str | None:

@@ -117,7 +117,10 @@ class Stream:
         self.pending, self.declined, self.ready = None, None, False
 
     def wanted(self, *, most_covers: int) -> list[Place]:
-        """Return the places of the text about which the expert has still to be asked."""
+        """Return the places of the text about which the expert has still to be asked.
+
+        The end of the text first, if it is among them; not counting it, `most_covers` at most.
+        """
         offsets = wanted_offsets(self.prefix, self.heard.rows, most=most_covers)
         return [
             Place(offset=offset, token_ids=self.prefix.token_ids_to(offset)) for offset in offsets
@@ -141,7 +144,16 @@ class Stream:
         return covered(self.prefix, self.heard.rows, admits=tail.admits)
 
     def weighed(self, aligned: Aligned, row: int, *, drafts: tuple[int, ...] = ()) -> None:
-        """Keep what the expert said of this position, to judge it when the token is known."""
+        """Keep what the expert said of this position, to judge it when the token is known.
+
+        Parameters
+        ----------
+        aligned : Aligned
+        row : int
+            Which of its rows speaks of this position.
+        drafts : tuple of int, optional
+            Host tokens that the position stands behind, beyond the stream's own.
+        """
         self._weighed.append(Weighed(drafts, aligned, row))
 
     def forked(self, drafts: Sequence[int]) -> Stream:

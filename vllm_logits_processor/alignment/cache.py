@@ -57,7 +57,10 @@ class KeptMaps:
 def load_maps(
     host: ByteVocabulary, expert: ByteVocabulary, *, folder: Path | None = None
 ) -> AlignmentMaps:
-    """Return the maps of a pair, from disk if they are there, else built and kept; see `keep`."""
+    """Return the maps of a pair, from disk if they are there, else built and kept.
+
+    Parameters and errors are those of `keep`, which also says where they are kept.
+    """
     return keep(host, expert, folder=folder).maps
 
 

@@ -98,6 +98,11 @@ class Conversation:
     def spoken(self, prompt_ids: Sequence[int]) -> Spoken:
         """Return the conversation that a prompt holds.
 
+        Parameters
+        ----------
+        prompt_ids : sequence of int
+            Host tokens of the prompt.
+
         Raises
         ------
         ConversationError

@@ -52,7 +52,7 @@ class ExpertTopK:
     rests: tuple[Rest, ...] = ()
 
     def row(self, at: int) -> ExpertTopK:
-        """Return one row of several."""
+        """Return row number `at` of several, with its rests."""
         rests = tuple(replace(rest, row=0) for rest in self.rests if rest.row == at)
         part = slice(at, at + 1)
         return ExpertTopK(token_ids=self.token_ids[part], logprobs=self.logprobs[part], rests=rests)
@@ -118,7 +118,7 @@ class StepGroups:
         return np.concatenate([table.reshape(-1), singles])
 
     def without_singles(self, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the table and the singles of `with_singles`."""
+        """Return the table and the singles of which `with_singles` made `parts`, shape (parts,)."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
     def tokens(self, maps: AlignmentMaps) -> IntArray:
@@ -162,7 +162,15 @@ class StepGroups:
 
 
 def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
-    """Lay out the groups of the expert's top-K."""
+    """Lay out the groups of the expert's top-K.
+
+    Parameters
+    ----------
+    maps : AlignmentMaps
+        Of the pair of tokenizers.
+    top : ExpertTopK
+        The expert's word on the rows of the step.
+    """
     count, width = top.token_ids.shape
     known = top.token_ids != NOTHING
     experts = np.where(known, top.token_ids, 0)

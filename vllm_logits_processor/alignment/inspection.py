@@ -111,7 +111,7 @@ def side_reports(
 
 
 def group_report(expert: ByteVocabulary, maps: AlignmentMaps) -> GroupReport:
-    """Report on the sizes of the groups."""
+    """Report on the sizes of the groups of the expert's tokens."""
     sizes = group_sizes(maps)
     found = sizes[sizes > 0]
     values = np.percentile(found, _PERCENTILES, method="lower") if len(found) else (0, 0, 0)
@@ -135,7 +135,16 @@ def group_sizes(maps: AlignmentMaps) -> IntArray:
 def shown(
     data: bytes, host: ByteVocabulary, expert: ByteVocabulary, maps: AlignmentMaps
 ) -> tuple[list[ShownToken], list[ShownToken]]:
-    """Return a text as the host's tokens and as the expert's, each with where it is mapped."""
+    """Return a text as the host's tokens and as the expert's, each with where it is mapped.
+
+    Parameters
+    ----------
+    data : bytes
+        The text; it need not be UTF-8.
+    host, expert : ByteVocabulary
+    maps : AlignmentMaps
+        Of this pair.
+    """
     sizes = group_sizes(maps)
     firsts = np.asarray(maps.first_expert)
     of_first = np.where(firsts == NOTHING, 0, sizes[firsts])

@@ -104,7 +104,15 @@ def build_maps(
 def maps_from_firsts(
     first_expert: IntArray, first_host: IntArray, *, end_ids: IntArray | None = None
 ) -> AlignmentMaps:
-    """Derive the groups from f and g; see :class:`AlignmentMaps` for shapes and meaning."""
+    """Derive the groups from f and g.
+
+    Parameters
+    ----------
+    first_expert, first_host : int32 arrays, shapes (host tokens,) and (expert tokens,)
+        f and g; see :class:`AlignmentMaps`, whose arrays they become.
+    end_ids : int32 array, optional
+        The expert's end tokens, if they are one event; none if not given.
+    """
     hosts = np.flatnonzero(first_expert != NOTHING)
     owners = first_expert[hosts]
     order = np.argsort(owners, kind="stable")

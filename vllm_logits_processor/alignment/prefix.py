@@ -126,18 +126,11 @@ class ExpertPrefix:
         if self._inside(offset) == len(self._tail):
             return self.token_ids()
         final = self._encode().ids[: self._place_boundary().count]
-        return self._settled + final + self.open_ids(self.tail_to(offset))
-
-    def open_ids(self, data: bytes) -> list[int]:
-        """Return the tokens that `data` has where it stands right behind the boundary."""
-        return self.vocabulary.encode_words(
-            data, begins_text=not self.boundary(), word_follows=True
-        )[0]
-
-    def tail_to(self, offset: int) -> bytes:
-        """Return the text from the boundary to byte `offset`; errors as :meth:`token_ids_to`."""
-        end = self._inside(offset)
-        return bytes(self._tail[self._place_boundary().byte : end])
+        begin, end = self._place_boundary().byte, self._inside(offset)
+        behind, _ = self.vocabulary.encode_words(
+            bytes(self._tail[begin:end]), begins_text=not self.boundary(), word_follows=True
+        )
+        return self._settled + final + behind
 
     def tail(self, offset: int) -> bytes:
         """Return the text from byte `offset` on; see :meth:`token_ids_to` for the errors."""

@@ -67,7 +67,19 @@ def make_pass() -> None:
 def row_sums(
     logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
 ) -> RowSums:
-    """Read the rows; see :func:`vllm_logits_processor.alignment.reweigh.align`."""
+    """Read the rows, on the device that they are on.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (batch, vocabulary), float32, contiguous
+        Read, and left as they are.
+    rows : int64 array, shape (rows,)
+        Those to read.
+    groups : StepGroups
+        The groups of these rows.
+    maps : AlignmentMaps
+        The maps that `groups` was made from.
+    """
     if logits.device.type != "cpu":
         return row_sums_on_device(logits, rows, groups, maps)
     from vllm_logits_processor.alignment.row_pass import read_rows
@@ -104,7 +116,7 @@ def row_sums(
 def row_sums_on_device(
     logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
 ) -> RowSums:
-    """Read the rows with torch's own operations, on whatever device they are."""
+    """Read the rows with torch's own operations, wherever they are; see `row_sums`."""
     device, columns, count = logits.device, logits.shape[1], len(rows)
     per_row = groups.sizes.sum(axis=1)
     tokens = groups.tokens(maps)

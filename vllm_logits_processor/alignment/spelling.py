@@ -73,6 +73,13 @@ def completed(start: bytes) -> bytes | None:
 def kind_of(spec: dict[str, Any], *, name: str) -> Kind:
     """Tell the families of tokenizers apart; refuse those that do not spell bytes.
 
+    Parameters
+    ----------
+    spec : dict
+        The tokenizer.json, parsed; likewise below.
+    name : str
+        What the user calls the tokenizer.
+
     Raises
     ------
     TokenizerError
@@ -93,7 +100,15 @@ def kind_of(spec: dict[str, Any], *, name: str) -> Kind:
 
 
 def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[str], bytes]:
-    """Return what turns a token of the vocabulary into the bytes that it adds to a text."""
+    """Return what turns a token of the vocabulary into the bytes that it adds to a text.
+
+    Parameters
+    ----------
+    kind : {"byte-level", "sentencepiece", "wordpiece"}
+    spec : dict
+    encoder : tokenizers.Tokenizer
+        What `mid_text_encoder` makes of `spec`; WordPiece asks it what stands alone.
+    """
     if kind == "byte-level":
         return _byte_level_bytes
     if kind == "sentencepiece":
@@ -122,6 +137,32 @@ def words_of(encoder: Tokenizer, text: str) -> list[str]:
     if encoder.pre_tokenizer is None:
         return [text]
     return [word for word, _ in encoder.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def continued_word(encoder: Tokenizer, text: str) -> tuple[list[int], str]:
+    """Tokenize the end of a word that `text` begins with, as WordPiece does within a word.
+
+    Returns
+    -------
+    tuple of (list of int, str)
+        The tokens, none where the word has no spelling, and the text behind the word.
+    """
+    end = next((at for at, char in enumerate(text) if char.isspace()), len(text))
+    end = next((at for at in range(end) if stands_alone(encoder, text[at])), end)
+    prefix: str = encoder.model.continuing_subword_prefix
+    ids: list[int] = []
+    word = "".join(words_of(encoder, text[:end]))
+    while word:
+        for length in range(len(word), 0, -1):
+            token = encoder.token_to_id(prefix + word[:length])
+            if token is not None:
+                ids.append(token)
+                word = word[length:]
+                break
+        else:
+            # As WordPiece does: one unknown part makes the whole word unknown.
+            return [], text[end:]
+    return ids, text[end:]
 
 
 def _steps(component: dict[str, Any] | None, *, key: str) -> list[dict[str, Any]]:

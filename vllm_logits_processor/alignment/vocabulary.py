@@ -21,12 +21,11 @@ from vllm_logits_processor.alignment.spelling import (
     Kind,
     TokenizerError,
     completed,
+    continued_word,
     kind_of,
     mid_text_encoder,
     speller,
-    stands_alone,
     valid_and_rest,
-    words_of,
 )
 from vllm_logits_processor.alignment.templates import ChatTemplate
 
@@ -130,7 +129,20 @@ class ByteVocabulary:
         bos_ids: tuple[int, ...] = (),
         template: ChatTemplate | None = None,
     ) -> ByteVocabulary:
-        """Take a `tokenizers.Tokenizer`; see the class for the parameters and the errors."""
+        """Take a `tokenizers.Tokenizer`.
+
+        Parameters
+        ----------
+        backend : tokenizers.Tokenizer
+            The tokenizer as it comes.
+        name, end_ids, bos_ids, template
+            See the class.
+
+        Raises
+        ------
+        TokenizerError
+            If it is of no family that spells bytes.
+        """
         text = backend.to_str()
         spec = json.loads(text)
         kind = kind_of(spec, name=name)
@@ -286,7 +298,10 @@ class ByteVocabulary:
     def first_tokens(self, pieces: Sequence[bytes]) -> list[int | None]:
         """Return the first token of each piece's tokenization, None where there is none.
 
-        It is that of a piece which a word follows.
+        Parameters
+        ----------
+        pieces : sequence of bytes
+            Each is tokenized by itself, as one from the middle of a text which a word follows.
         """
         texts: list[str] = []
         for piece in pieces:
@@ -318,7 +333,7 @@ class ByteVocabulary:
         ids: list[int] = []
         words: list[int] = []
         if self.kind == "wordpiece" and goes_on and text and not text[0].isspace():
-            ids, text = self._continue_word(text)
+            ids, text = continued_word(self.encoder, text)
             words = [0] * len(ids)
         if text:
             encoding = self.encoder.encode(text, add_special_tokens=False)
@@ -326,25 +341,6 @@ class ByteVocabulary:
             ids += encoding.ids
             words += [offset + (word or 0) for word in encoding.word_ids]
         return ids, words
-
-    def _continue_word(self, text: str) -> tuple[list[int], str]:
-        """Tokenize the end of a word that `text` begins with; return the text after it too."""
-        end = next((at for at, char in enumerate(text) if char.isspace()), len(text))
-        end = next((at for at in range(end) if stands_alone(self.encoder, text[at])), end)
-        prefix: str = self.encoder.model.continuing_subword_prefix
-        ids: list[int] = []
-        word = "".join(words_of(self.encoder, text[:end]))
-        while word:
-            for length in range(len(word), 0, -1):
-                token = self.encoder.token_to_id(prefix + word[:length])
-                if token is not None:
-                    ids.append(token)
-                    word = word[length:]
-                    break
-            else:
-                # As WordPiece does: one unknown part makes the whole word unknown.
-                return [], text[end:]
-        return ids, text[end:]
 
     def _encode_open(
         self, text: str, rest: bytes, char: bytes, ids: list[int], words: list[int]

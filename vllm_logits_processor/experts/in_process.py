@@ -76,11 +76,11 @@ class InProcessExpert:
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:
-        """Begin to compute, behind what was asked before, and return at once."""
+        """Begin to compute, behind what was asked before, and return; see `Expert.start`."""
         return self._thread.submit(self._answer, prompts, model, steps)
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
-        """Begin to score a text, behind what was asked before."""
+        """Begin to score a text, behind what was asked before; see `Expert.score`."""
         return self._thread.submit(self._score, prompt, model)
 
     def close(self) -> None:

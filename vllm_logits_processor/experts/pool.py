@@ -131,13 +131,19 @@ class ExpertPool:
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:
-        """Begin a call; the future holds `ExpertOpenError` at once if no server may be asked."""
+        """Begin a call; see `Expert.start`.
+
+        The future holds `ExpertOpenError` at once if no server may be asked.
+        """
         return self._begin(
             _Call(lambda expert: expert.start(prompts, model=model, steps=steps), counts=True)
         )
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
-        """Begin to score a text; its time and outcome say nothing of the health of a server."""
+        """Begin to score a text; see `Expert.score`.
+
+        Its time and outcome say nothing of the health of a server.
+        """
         return self._begin(_Call(lambda expert: expert.score(prompt, model=model), counts=False))
 
     def late(self, future: Future[ExpertReply]) -> None:
