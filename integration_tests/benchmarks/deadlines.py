@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +173,8 @@ def _measure(options: Any, logs: Path) -> dict[str, Any]:
 
 def _dialled(model: str, *, floe: Mapping[str, Any], deadline: Path) -> ServerSpec:
     spec = host(model, "floe", floe=floe)
-    return ServerSpec(
-        model=spec.model,
-        name=spec.name,
-        core=spec.core,
-        dtype=spec.dtype,
-        floe=spec.floe,
+    return replace(
+        spec,
         # The later option counts.
         arguments=[*spec.arguments, "--logits-processors", CLASS],
         variables={**spec.variables, FILE: str(deadline)},

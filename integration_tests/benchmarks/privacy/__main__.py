@@ -12,7 +12,7 @@ from typing import Any
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 from integration_tests.benchmarks import common
-from integration_tests.benchmarks.decoding import GEMMA, SMOLLM2
+from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 from integration_tests.benchmarks.privacy.data import Prompts, default_data, load_prompts
 from integration_tests.benchmarks.privacy.leaving import Decode, spans_in, what_left
 from integration_tests.benchmarks.privacy.systems import SYSTEMS, Run, device_and_cloud
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data",
         default=default_data(),
         metavar="FILE[,FILE]",
-        help="JSONL of text and spans, and of public tasks (default: those beside the repository, "
+        help="JSONL of text and spans, and of public tasks (default: those beside the project, "
         "where they are; a kind without a file is made at run time)",
     )
     add("--slm", default=SMOLLM2, help=f"on the device (default: {SMOLLM2})")
     add("--llm", default=GEMMA, help=f"in the cloud (default: {GEMMA})")
     add("--tiny", action="store_true", help="random models of a few hundred kilobytes instead")
-    add("--prompts", type=int, default=60, help="private ones, and as many public (default: 60)")
+    add("--prompts", type=int, default=40, help="private ones, and as many public (default: 40)")
     add("--tokens", type=int, default=8, help="most of an answer (default: 8)")
     add("--seed", type=int, default=0, help="of the choice of prompts (default: 0)")
     options = parser.parse_args(arguments)

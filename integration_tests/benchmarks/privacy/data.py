@@ -13,6 +13,7 @@ from typing import Any
 from floe_plugins.errors import ConfigError
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.jsonl import Template, find_files, read_examples
+from integration_tests.benchmarks.data import labelled_file, task_files
 from integration_tests.benchmarks.gate.data import Prompt, read_prompts
 
 #: Longer ones are left out: prompt and answer must fit the servers' 512 tokens, whatever the
@@ -72,10 +73,9 @@ class Prompts:
 
 
 def default_data() -> str:
-    """Return the files beside the repository, as far as they are there; may be empty."""
-    folder = Path(__file__).resolve().parents[4] / "shared" / "data"
-    names = ("pii_dev.jsonl", "gsm8k_train.jsonl", "pubmedqa_train.jsonl")
-    return ",".join(str(folder / name) for name in names if (folder / name).is_file())
+    """Return the files beside the project, as far as they are there; may be empty."""
+    labelled = labelled_file()
+    return ",".join(map(str, [*([labelled] if labelled else []), *task_files()]))
 
 
 def load_prompts(data: str, *, count: int, seed: int) -> Prompts:
