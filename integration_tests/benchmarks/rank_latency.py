@@ -136,8 +136,8 @@ def remarks(values: dict[str, Any]) -> list[str]:
         f"{steps[low]:.2f} s at rank {low} and {steps[high]:.2f} s at rank {high}, "
         f"{steps[high] / steps[low]:.2f} times as long; an adapter's upload grows "
         f"{high / low:.0f} times, from {values['upload_bytes'][str(low)] / 1e6:.1f} to "
-        f"{values['upload_bytes'][str(high)] / 1e6:.1f} MB. Medians of {values['repeats']} "
-        f"trainings of {values['local_steps']} steps.",
+        f"{values['upload_bytes'][str(high)] / 1e6:.1f} MB. Each rank was trained "
+        f"{values['repeats']} times for {values['local_steps']} steps; medians.",
     ]
     between = [
         abs(each["error_percent"])
@@ -148,7 +148,7 @@ def remarks(values: dict[str, Any]) -> list[str]:
     single = values["single_probe_error_percent"]
     if between:
         found.append(
-            f"Rounds at the {len(ranks) - 2} ranks that were not probed are predicted within "
+            "Rounds at the ranks between, which are not probed, are predicted within "
             f"{max(between):.1f} % (mean {statistics.fmean(between):.1f} %) by the line through "
             f"ranks {low} and {high}, fitted to the medians of the probes; a step alone, predicted "
             f"by one probe as a device makes it, is off by {single['least']:+.1f} to "
