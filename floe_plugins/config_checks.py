@@ -84,7 +84,9 @@ def check_credentials(values: Mapping[str, Any], *, section: str) -> None:
 
 def is_number(value: object) -> bool:
     """Tell a finite number from the rest; JSON's true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_integer(value: object, *, least: int, most: float = math.inf) -> bool:

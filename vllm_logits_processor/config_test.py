@@ -66,6 +66,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"deadline_ms": "fast"}, "deadline_ms is 'fast'"),
         ({"deadline_ms": math.inf}, "deadline_ms is inf; accepted is a number above 0, up to 86,4"),
         ({"first_deadline_ms": 1e300}, r"first_deadline_ms is 1e\+300; .*, up to 86,400,000"),
+        ({"deadline_ms": 10**400}, "deadline_ms is 10000.*, up to 86,400,000"),
         ({"unsure_nats": math.nan}, "unsure_nats is nan; accepted is a number above 0"),
         ({"expert": {**EXPERT, "url": "http://host:99999/v1"}}, "'http://host:99999/v1'; accepted"),
         ({"expert": {**EXPERT, "url": "http://"}}, "expert.url is 'http://'; accepted is an http"),

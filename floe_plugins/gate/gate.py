@@ -59,6 +59,8 @@ class Gate:
         All labels that they give.
     longest : int
         The most characters that one finding may span.
+    policy, timeout_s, max_chars
+        As given.
 
     Raises
     ------
