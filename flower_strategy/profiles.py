@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapter import FloatArray
+from flower_strategy.device_text import device_text
 
 PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
@@ -117,9 +118,9 @@ class DeviceProfile:
             embedding = record.array_records[EMBEDDING_KEY]["embedding"].numpy()
             ranks = _pair(numbers, "step-ranks")
             profile = DeviceProfile(
-                device=str(words["device"])[:_LONGEST_NAME],
-                label=str(words["label"])[:_LONGEST_NAME],
-                identity=str(words["identity"])[:_LONGEST_NAME],
+                device=device_text(words["device"], most=_LONGEST_NAME),
+                label=device_text(words["label"], most=_LONGEST_NAME),
+                identity=device_text(words["identity"], most=_LONGEST_NAME),
                 memory_bytes=_whole(numbers, "memory-bytes"),
                 fixed_bytes=_whole(numbers, "fixed-bytes"),
                 bytes_per_rank=_whole(numbers, "bytes-per-rank"),
@@ -185,4 +186,6 @@ def _pair(numbers: MetricRecord, key: str) -> tuple[float, float]:
     value = numbers[key]
     if not isinstance(value, list) or len(value) != 2:
         raise ProfileError(f"{key} is {value}; two numbers are needed.")
+    if not all(map(math.isfinite, value)):
+        raise ProfileError(f"{key} is {value}; finite numbers are needed.")
     return float(value[0]), float(value[1])

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def test_a_record_gives_back_the_profile() -> None:
         ({"bandwidth": 0.0}, "bandwidth is 0"),
         ({"bytes_per_rank": 10**300}, "that is no real device"),
         ({"step_ranks": (-(10**9), 4)}, "ranks are 1 to 4096"),
+        ({"step_ranks": (math.inf, 4.0)}, r"step-ranks is \[inf, 4.0\]; finite"),
         ({"step_seconds": (1e300, 1e300)}, "step-seconds is"),
         ({"step_seconds": (1.0, float("nan"))}, "step-seconds"),
         ({"embedding": np.array([3.0, 4.0], np.float32)}, "length 5"),

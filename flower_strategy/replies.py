@@ -14,9 +14,6 @@ from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.run_config import RunConfig, check_values
 
-LONGEST_REASON = 500
-"""Characters of a reason that log and history keep: a device can send any."""
-
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7
 # Weighted by as many examples as are accepted, their sums stay far from float32's end.
@@ -221,7 +218,7 @@ def _last_line(reason: str) -> str:
     """Return the sentence at the end of a traceback, without Flower's wrapping."""
     lines = [line.strip() for line in reason.strip().removesuffix("'>").splitlines()]
     last = next((line for line in reversed(lines) if line), "")
-    return last.rpartition("occurred. Message: ")[2][:LONGEST_REASON]
+    return last.rpartition("occurred. Message: ")[2]
 
 
 def _reason(error: Exception) -> str:

@@ -10,11 +10,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.device_text import device_text
 from flower_strategy.exchange import Patience, exchange
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks import RankPolicy
 from flower_strategy.records import DeviceRound, Refusal, RoundRecord
-from flower_strategy.replies import LONGEST_REASON, Asked, ReplyError, ReplyRules
+from flower_strategy.replies import Asked, ReplyError, ReplyRules
 from flower_strategy.settings import AggregationSettings, Participation
 from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings
@@ -22,6 +23,7 @@ from flower_strategy.training import TrainingSettings
 logger = logging.getLogger("flwr")
 
 _PROFILE_SECONDS = 60.0
+_LONGEST_REASON = 500
 
 
 class Stages(Strategy):
@@ -110,8 +112,9 @@ class Stages(Strategy):
         return self._record.devices[node]
 
     def _refuse(self, node: int, stage: str, error: ReplyError) -> None:
-        logger.warning("Refused the %s reply of node %d: %s", stage, node, error)
-        self._record.refused.append(Refusal(node, stage, str(error)[:LONGEST_REASON]))
+        reason = device_text(error, most=_LONGEST_REASON)
+        logger.warning("Refused the %s reply of node %d: %s", stage, node, reason)
+        self._record.refused.append(Refusal(node, stage, reason))
 
     def _late(self, node: int, stage: str, reason: str) -> None:
         logger.warning("Node %d is late in %s: %s", node, stage, reason)
