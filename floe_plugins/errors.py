@@ -5,6 +5,11 @@ accepted. The command line prints that sentence without a traceback.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class FloeError(Exception):
     """Base of every error that is meant for a user's eyes."""
 

@@ -28,7 +28,7 @@ from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.experts.calls import ExpertCalls
 from vllm_logits_processor.experts.heard import Heard, stacked
 from vllm_logits_processor.experts.lookahead import LookAhead
-from vllm_logits_processor.experts.protocol import Expert
+from vllm_logits_processor.experts.pool import ExpertPool
 from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
 from vllm_logits_processor.guard import StreamGuard
 from vllm_logits_processor.metrics import FusionMetrics
@@ -60,7 +60,7 @@ class FusionEngine:
     ----------
     config : FloeConfig
     pair : Pair
-    expert : Expert
+    expert : ExpertPool
     router : Router
     gate : Gate or None
         None for an expert that may see everything.
@@ -74,7 +74,7 @@ class FusionEngine:
         *,
         config: FloeConfig,
         pair: Pair,
-        expert: Expert,
+        expert: ExpertPool,
         router: Router,
         gate: Gate | None,
         metrics: FusionMetrics,

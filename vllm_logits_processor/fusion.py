@@ -10,9 +10,7 @@ import torch
 
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.reweigh import Aligned
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from vllm_logits_processor.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from vllm_logits_processor.arrays import FloatArray, IntArray
 
-def host_entropies(logits: torch.Tensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+
+def host_entropies(logits: torch.Tensor, rows: IntArray) -> FloatArray:
     """Return the entropy of the host's next-token distribution in some rows.
 
     Parameters

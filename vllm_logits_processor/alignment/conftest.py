@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from sentencepiece import SentencePieceProcessor
@@ -17,6 +16,7 @@ from transformers.integrations.mistral.tokenizer import MistralConverter
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.reweigh import Aligned
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import FloatArray, IntArray
 from vllm_logits_processor.fusion import Weights, fused_cells
 
 SHIPPED = Path(str(files("mistral_common"))) / "data"
@@ -64,7 +64,7 @@ def group_of(maps: AlignmentMaps, expert_token: int) -> set[int]:
     return tokens if extra == NOTHING else tokens | {extra}
 
 
-def factors_of(aligned: Aligned, columns: int) -> npt.NDArray[np.float64]:
+def factors_of(aligned: Aligned, columns: int) -> FloatArray:
     """Return the factor m of every token, shape (rows, columns)."""
     groups = aligned.groups
     tails = groups.without_singles(aligned.factors)[0][:, -1:]
@@ -74,9 +74,7 @@ def factors_of(aligned: Aligned, columns: int) -> npt.NDArray[np.float64]:
     return factors
 
 
-def fuse(
-    logits: torch.Tensor, rows: npt.NDArray[np.int64], aligned: Aligned, weights: Weights
-) -> None:
+def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
     """Turn the host's logits of some rows into fused ones, in place."""
     fused_cells(logits, rows, aligned, weights).write(logits)
 

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.arrays import FloatArray, IntArray
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, IntArray
+from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import TokenArray
 
 #: How many examples of each kind are shown.
 _EXAMPLES = 5
@@ -126,9 +127,9 @@ def group_report(expert: ByteVocabulary, maps: AlignmentMaps) -> GroupReport:
     )
 
 
-def group_sizes(maps: AlignmentMaps) -> IntArray:
+def group_sizes(maps: AlignmentMaps) -> TokenArray:
     """Return the number of host tokens in the group of each expert token, shape (tokens,)."""
-    sizes: IntArray = (np.diff(maps.offsets) + (maps.extra != NOTHING)).astype(np.int32)
+    sizes: TokenArray = (np.diff(maps.offsets) + (maps.extra != NOTHING)).astype(np.int32)
     return sizes
 
 
@@ -158,8 +159,8 @@ def _shown(
     ids: Sequence[int],
     source: ByteVocabulary,
     target: ByteVocabulary,
-    firsts: IntArray,
-    groups: IntArray,
+    firsts: TokenArray,
+    groups: TokenArray,
 ) -> list[ShownToken]:
     tokens = []
     for token in ids:
@@ -177,7 +178,7 @@ def _shown(
     return tokens
 
 
-def _side(source: ByteVocabulary, target: ByteVocabulary, firsts: IntArray) -> SideReport:
+def _side(source: ByteVocabulary, target: ByteVocabulary, firsts: TokenArray) -> SideReport:
     others = {data for data in target.token_bytes if data}
     unmapped = np.flatnonzero(firsts == NOTHING).tolist()
     not_spelled = [data for token in unmapped if (data := source.token_bytes[token])]

@@ -18,17 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import IntArray, TokenArray
 
 #: Changes whenever the maps of the same two tokenizers would come out differently.
 FORMAT = 4
 
 #: In `first_expert` and `first_host`: the token maps to nothing.
 NOTHING = -1
-
-IntArray = npt.NDArray[np.int32]
 
 #: Is told how many tokens of how many have been mapped.
 Progress = Callable[[int, int], None]
@@ -61,13 +59,13 @@ class AlignmentMaps:
         Empty where there is nothing to join: for equal tokenizers whose models end alike.
     """
 
-    first_expert: IntArray
-    first_host: IntArray
-    offsets: npt.NDArray[np.int64]
-    members: IntArray
-    place: IntArray
-    extra: IntArray
-    end_ids: IntArray
+    first_expert: TokenArray
+    first_host: TokenArray
+    offsets: IntArray
+    members: TokenArray
+    place: TokenArray
+    extra: TokenArray
+    end_ids: TokenArray
 
 
 def maps_key(host: ByteVocabulary, expert: ByteVocabulary) -> str:
@@ -102,7 +100,7 @@ def build_maps(
 
 
 def maps_from_firsts(
-    first_expert: IntArray, first_host: IntArray, *, end_ids: IntArray | None = None
+    first_expert: TokenArray, first_host: TokenArray, *, end_ids: TokenArray | None = None
 ) -> AlignmentMaps:
     """Derive the groups from f and g.
 
@@ -141,7 +139,7 @@ def _same_text(host: ByteVocabulary, expert: ByteVocabulary) -> bool:
 
 def _first_tokens(
     source: ByteVocabulary, target: ByteVocabulary, say: Callable[[int], None]
-) -> IntArray:
+) -> TokenArray:
     """Map each token of `source` to the first token of `target`'s tokenization of its bytes."""
     firsts = np.full(len(source), NOTHING, dtype=np.int32)
     spelled = [(token, data) for token, data in enumerate(source.token_bytes) if data]
@@ -157,8 +155,8 @@ def _first_tokens(
 
 
 def _join_ends(
-    host: ByteVocabulary, expert: ByteVocabulary, first_expert: IntArray, first_host: IntArray
-) -> IntArray:
+    host: ByteVocabulary, expert: ByteVocabulary, first_expert: TokenArray, first_host: TokenArray
+) -> TokenArray:
     """Make the ends of turn of both models one event; return the expert's end tokens."""
     if not host.end_ids or not expert.end_ids:
         return np.empty(0, dtype=np.int32)

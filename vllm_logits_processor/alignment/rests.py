@@ -12,12 +12,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.groups import ExpertTopK, Rest
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import IntArray
 
 #: Rests that are less likely go to the tail: their groups may have thousands of members.
 _LEAST = 1e-3
@@ -40,7 +40,7 @@ def with_rests(word: Covered, host: ByteVocabulary) -> ExpertTopK:
 
 
 @lru_cache(maxsize=1024)
-def _beginning_with(host: ByteVocabulary, rest: bytes) -> npt.NDArray[np.int64]:
+def _beginning_with(host: ByteVocabulary, rest: bytes) -> IntArray:
     """Return the host tokens that begin with `rest`, and the first of the host's own for it."""
     begin, stop = host.longer(rest)
     first = host.encode(rest)[:1]

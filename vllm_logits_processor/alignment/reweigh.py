@@ -22,9 +22,7 @@ import torch
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.row_sums import row_sums
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from vllm_logits_processor.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,7 @@ import torch
 
 from vllm_logits_processor.alignment.groups import StepGroups
 from vllm_logits_processor.alignment.maps import AlignmentMaps
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from vllm_logits_processor.arrays import FloatArray, IntArray
 
 #: exp of this is zero in float32, and 0 times it is no NaN: it stands for -inf.
 _FLOOR = -200.0

@@ -12,9 +12,9 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from floe_plugins.errors import first_line
 from vllm_logits_processor.alignment.spelling import (
     ACCEPTED,
     BYTE_TO_CHAR,
@@ -28,6 +28,7 @@ from vllm_logits_processor.alignment.spelling import (
     valid_and_rest,
 )
 from vllm_logits_processor.alignment.templates import ChatTemplate
+from vllm_logits_processor.arrays import TokenArray
 
 __all__ = ["ByteVocabulary", "TokenizerError"]
 
@@ -92,9 +93,9 @@ class ByteVocabulary:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         # What transformers raises where there is no tokenizer, or none that it can read.
         except (OSError, ValueError) as error:
-            said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
             raise TokenizerError(
-                f"The tokenizer of {name or folder!r} cannot be loaded: {said}."
+                f"The tokenizer of {name or folder!r} cannot be loaded: "
+                f"{first_line(error).rstrip('.')}."
             ) from error
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -179,13 +180,13 @@ class ByteVocabulary:
         return self.fingerprint == other.fingerprint
 
     @cached_property
-    def by_bytes(self) -> npt.NDArray[np.int32]:
+    def by_bytes(self) -> TokenArray:
         """Tokens that spell something, in the order of their bytes; int32, shape (tokens,)."""
         spelled = [token for token, data in enumerate(self.token_bytes) if data]
         return np.array(sorted(spelled, key=lambda t: self.token_bytes[t] or b""), dtype=np.int32)
 
     @cached_property
-    def ranks(self) -> npt.NDArray[np.int32]:
+    def ranks(self) -> TokenArray:
         """Place in `by_bytes` of each token, -1 where it spells nothing; int32, shape (size,)."""
         ranks = np.full(len(self), -1, dtype=np.int32)
         ranks[self.by_bytes] = np.arange(len(self.by_bytes))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from floe_plugins.errors import ConfigError, FloeError, PluginError
+from floe_plugins.errors import ConfigError, FloeError, PluginError, first_line
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_expert import expert_lines
@@ -80,7 +80,7 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
     # What transformers raises where there is no tokenizer, or none that it can read.
     except (FloeError, OSError, ValueError) as error:
         advice = "name the tokenizer of the expert's model in expert.tokenizer"
-        return None, [red("tokenizers", f"{reference!r}: {_said(error)}", advice)]
+        return None, [red("tokenizers", f"{reference!r}: {first_line(error)}", advice)]
     if host is None:
         advice = "name the model that vLLM runs with --host to look over the pair"
         found = f"the expert's has {len(theirs):,} tokens"
@@ -90,7 +90,7 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
         kept = keep(ours, theirs)
     except (FloeError, OSError, ValueError) as error:
         advice = "name the model that vLLM runs; floe-llm align says more of a pair"
-        return len(theirs), [red("tokenizers", f"{host!r}: {_said(error)}", advice)]
+        return len(theirs), [red("tokenizers", f"{host!r}: {first_line(error)}", advice)]
     reports = side_reports(ours, theirs, kept.maps)
     shares = [side.mapped / max(1, side.tokens - side.without_text) for side in reports]
     found = (
@@ -101,10 +101,6 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
         advice = "most tokens of one have no like in the other: floe-llm align HOST EXPERT shows it"
         return len(theirs), [red("tokenizers", found, advice)]
     return len(theirs), [green("tokenizers", found)]
-
-
-def _said(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _expert(config: FloeConfig, plugins: PluginManager, vocabulary: int | None) -> list[Line]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from floe_plugins.errors import ConfigError
 from floe_plugins.kinds import ExpertKind
 from floe_plugins.manager import Registered
 from floe_plugins.models import resolve
+from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.config_expert import ExpertConfig
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.loop import LoopThread
@@ -29,7 +27,7 @@ def build_expert(
     config: ExpertConfig,
     *,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
     breaker_failures: int,
     breaker_cooldown_s: float,
     on_breaker: OnBreaker | None = None,
@@ -94,7 +92,7 @@ def completions_expert(
     url: str,
     *,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
     top_k: int | None = None,
     loop: LoopThread | None = None,
 ) -> CompletionsExpert:
@@ -123,7 +121,7 @@ def completions_expert(
     )
 
 
-def _in_process(config: ExpertConfig, *, vocabulary: int, end_ids: npt.NDArray[np.int32]) -> Expert:
+def _in_process(config: ExpertConfig, *, vocabulary: int, end_ids: TokenArray) -> Expert:
     # transformers' models take seconds to import, and only this expert needs them.
     from vllm_logits_processor.experts.in_process import InProcessExpert
     from vllm_logits_processor.experts.local_model import load_model

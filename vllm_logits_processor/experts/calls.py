@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm_logits_processor.experts.pool import ExpertPool
-from vllm_logits_processor.experts.protocol import Expert
 from vllm_logits_processor.experts.reply import ExpertError, ExpertOpenError, ExpertReply
 
 logger = logging.getLogger(__name__)
@@ -86,18 +85,13 @@ class ExpertCalls:
 
     Parameters
     ----------
-    expert : Expert
-        A pool, or an expert that becomes a pool of one with the usual breaker.
+    pool : ExpertPool
     on_settled : callable, optional
         See `OnSettled`; called from any thread.
     """
 
-    def __init__(self, expert: Expert, *, on_settled: OnSettled | None = None) -> None:
-        self._pool = (
-            expert
-            if isinstance(expert, ExpertPool)
-            else ExpertPool({"": expert}, failures=5, cooldown_s=5.0)
-        )
+    def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
+        self._pool = pool
         self._on_settled = on_settled
         self._late: dict[str, list[Future[ExpertReply]]] = {}
 
@@ -109,7 +103,7 @@ class ExpertCalls:
         Parameters
         ----------
         prompts, model, steps
-            See `Expert.start`.
+            See :class:`vllm_logits_processor.experts.protocol.Expert`.
         deadline_s : float
             Seconds from now within which the reply counts.
         """

@@ -132,15 +132,6 @@ def test_steps_are_passed_on(calls: ExpertCalls, expert: Scripted) -> None:
     assert expert.steps == [7]
 
 
-def test_an_expert_without_a_pool_gets_one(expert: Scripted) -> None:
-    calls = ExpertCalls(expert)
-    for _ in range(5):
-        call = started(calls)
-        expert.futures[-1].set_exception(ExpertError("down"))
-        assert calls.settle(call) == "failed"
-    assert calls.start([[1]], model="slm", deadline_s=1) == "open"
-
-
 def test_a_cancelled_call_has_failed(calls: ExpertCalls, expert: Scripted) -> None:
     call = started(calls)
     call.future.cancel()

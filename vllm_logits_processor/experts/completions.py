@@ -14,10 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
-import numpy as np
-import numpy.typing as npt
 
 from floe_plugins.credentials import ApiKey, ApiKeyError
+from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
 from vllm_logits_processor.experts.loop import LoopThread
 from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
@@ -86,7 +85,7 @@ class CompletionsExpert:
         url: str,
         top_k: int,
         vocabulary: int,
-        end_ids: npt.NDArray[np.int32],
+        end_ids: TokenArray,
         api_key: ApiKey | None = None,
         ca_file: Path | None = None,
         extra_body: Mapping[str, Any] | None = None,

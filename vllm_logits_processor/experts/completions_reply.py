@@ -7,9 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.reply import (
     Continuation,
     ExpertError,
@@ -36,7 +34,7 @@ def read_continuations(
     count: int,
     steps: int,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
 ) -> tuple[Continuation, ...]:
     """Read the continuation of each of `count` prompts, in their order.
 

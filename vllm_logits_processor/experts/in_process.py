@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.local_model import LocalModel, tokens_within
 from vllm_logits_processor.experts.reply import (
     Continuation,
@@ -60,7 +60,7 @@ class InProcessExpert:
         name: str,
         top_k: int,
         vocabulary: int,
-        end_ids: npt.NDArray[np.int32],
+        end_ids: TokenArray,
         capacity: int | None = None,
     ) -> None:
         if capacity is None:

@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from floe_plugins.errors import ConfigError, FloeError, PluginError
 from floe_plugins.isolation import Caller, PluginCallError
 from floe_plugins.kinds import RESERVED, BuiltExpert, ExpertKind
 from floe_plugins.manager import Registered
+from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.config_expert import ExpertConfig
 from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply, checked
 
@@ -46,7 +46,7 @@ class PluginExpert:
         plugin: str,
         name: str,
         vocabulary: int,
-        end_ids: npt.NDArray[np.int32],
+        end_ids: TokenArray,
     ) -> None:
         self._expert = expert
         self._vocabulary, self._end_ids = vocabulary, end_ids
@@ -146,7 +146,7 @@ def plugin_expert(
     kinds: Mapping[str, Registered[ExpertKind]],
     *,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
 ) -> PluginExpert:
     """Return the expert of the kind that a configuration names.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from floe_plugins.errors import FloeError
-from vllm_logits_processor.alignment.groups import ExpertTopK, IntArray
+from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.arrays import IntArray, TokenArray
 
 #: Probabilities may sum to this much more than one before a reply is refused as nonsense.
 _SUM_SLACK = 1e-2
@@ -68,7 +68,7 @@ def checked_continuations(
     *,
     steps: int,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
 ) -> tuple[Continuation, ...]:
     """Check what an expert said of each prompt and bring it into arrays.
 
@@ -118,7 +118,7 @@ def checked_top_k(
     rows: Sequence[TopRow],
     *,
     vocabulary: int,
-    end_ids: npt.NDArray[np.int32],
+    end_ids: TokenArray,
 ) -> ExpertTopK:
     """Check the token ids and logprobs of each row and bring them into arrays.
 
@@ -153,7 +153,7 @@ def checked_top_k(
     )
 
 
-def checked(top: ExpertTopK, *, vocabulary: int, end_ids: npt.NDArray[np.int32]) -> ExpertTopK:
+def checked(top: ExpertTopK, *, vocabulary: int, end_ids: TokenArray) -> ExpertTopK:
     """Check distributions that are arrays already, and join their end tokens.
 
     Parameters
@@ -205,7 +205,7 @@ def _outside(vocabulary: int) -> ExpertError:
     return ExpertError(f"The expert's reply has token ids outside 0..{vocabulary - 1}.")
 
 
-def _join_ends(top: ExpertTopK, end_ids: npt.NDArray[np.int32]) -> ExpertTopK:
+def _join_ends(top: ExpertTopK, end_ids: TokenArray) -> ExpertTopK:
     """Put the mass of all end tokens of a row on ``end_ids[0]``."""
     # Few ends and few tokens: comparing all is quicker than np.isin.
     is_end = (top.token_ids[:, :, None] == end_ids).any(axis=2)
