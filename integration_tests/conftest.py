@@ -1,18 +1,37 @@
+"""What several test files need: tiny models, a server of them, a browser."""
+
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from integration_tests.tiny import TinyModels, canned_expert, make_models
 from integration_tests.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.experts.conftest import FakeExpert
 
+ROOT = Path(__file__).resolve().parents[1]
+
 #: A small cache, so that requests are preempted, and small steps, so that prompts come in chunks.
 NARROW = ("--max-model-len", "256", "--num-gpu-blocks-override", "13")
 CHUNKED = ("--max-num-batched-tokens", "48")
+
+CHROME_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+)
 
 
 def with_adapter(tiny: TinyModels) -> tuple[str, ...]:
@@ -30,11 +49,13 @@ class Hosted:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Write the models of `integration_tests.tiny`."""
     return make_models(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def canned(tiny: TinyModels) -> Iterator[FakeExpert]:
+    """Run the expert that says a fixed function of what it is asked."""
     with canned_expert(tiny) as expert:
         yield expert
 
@@ -56,3 +77,21 @@ def rows(
     )
     with running(spec, logs=folder) as (server,):
         yield Hosted(server, trace)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Start Chromium without a window; its console and what it fetches are logged."""
+    found = runpy.run_path(str(ROOT / ".ci" / "setup_env.py"))["browser"]()
+    assert found, "There is no Chromium with chromedriver; `make setup` says what is missing."
+    options = ChromeOptions()
+    options.binary_location = found[0]
+    for option in CHROME_OPTIONS:
+        options.add_argument(option)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options=options, service=ChromeService(executable_path=found[1]))
+    try:
+        yield driver
+    finally:
+        driver.quit()

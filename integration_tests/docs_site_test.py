@@ -19,9 +19,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from integration_tests.benchmarks.suite import SUITE
 from integration_tests.docs_roles import to_markdown
-from integration_tests.report_test import browser
-
-__all__ = ["browser"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

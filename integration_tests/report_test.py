@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -24,7 +22,6 @@ from flower_strategy.run_config import ConfigValue
 
 __all__ = ["tiny_model"]
 
-ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
     "loss",
     "latency",
@@ -34,18 +31,6 @@ FIGURES = (
     "communication-total",
     "energy",
     "layers",
-)
-CHROME_OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
 )
 
 
@@ -86,23 +71,6 @@ def page(run_folder: Path) -> Path:
 def floe_llm(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("floe-llm")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    found = runpy.run_path(str(ROOT / ".ci" / "setup_env.py"))["browser"]()
-    assert found, "There is no Chromium with chromedriver; `make setup` says what is missing."
-    options = ChromeOptions()
-    options.binary_location = found[0]
-    for option in CHROME_OPTIONS:
-        options.add_argument(option)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(executable_path=found[1]))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 def show(browser: Chrome, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
