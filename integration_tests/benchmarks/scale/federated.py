@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 from flower_strategy.adapter import LayerShapes, initial_adapter
 from flower_strategy.checkpoint import ARRAYS_FILE, STATE_FILE
+from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.rank_policies import DeadlinePolicy
 from flower_strategy.settings import CheckpointSettings
 from flower_strategy.training import TrainingSettings
@@ -64,7 +66,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
         strategy.start(grid, initial.to_arrays(), num_rounds=1, timeout=_PATIENCE)
     (record,) = [each for each in strategy.state.history if each.round == 1]
     ranks = Counter(device.rank for device in record.devices.values())
-    before, after = watch.checkpoints
+    after = watch.checkpoints[-1]
     return {
         "devices": devices,
         "clusters": len(strategy.state.clusters),
@@ -78,7 +80,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
         "checkpoint_bytes": sum(after.values()),
         "checkpoint_state_bytes": after[STATE_FILE],
         "checkpoint_arrays_bytes": after[ARRAYS_FILE],
-        "history_bytes_per_round": after[STATE_FILE] - before[STATE_FILE],
+        "history_bytes_per_round": len(json.dumps(pack_round(record))),
     }
 
 
