@@ -7,29 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
 
 from floe_plugins.cli import main
 from floe_plugins.paths import CACHE_VARIABLE
-from vllm_logits_processor.conftest import TRAINED
-
-
-def checkpoint(folder: Path, tokenizer: Tokenizer, end: str) -> str:
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return str(folder)
-
-
-@pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    return (
-        checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),
-        checkpoint(tmp_path / "expert", TRAINED["sentencepiece"](420), "</s>"),
-    )
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -23,12 +23,9 @@ import pytest
 
 from floe_plugins.errors import FloeError
 from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
-from floe_plugins.paths import CACHE_VARIABLE
 from vllm_logits_processor.commands import doctor, doctor_environment
-from vllm_logits_processor.commands.align_test import checkpoint
 from vllm_logits_processor.commands.doctor_lines import Line, Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.conftest import TRAINED
 from vllm_logits_processor.experts.conftest import completion
 
 
@@ -90,15 +87,6 @@ def serving(state: Served) -> Iterator[Served]:
 def served() -> Iterator[Served]:
     with serving(Served()) as state:
         yield state
-
-
-@pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    return (
-        checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),
-        checkpoint(tmp_path / "expert", TRAINED["sentencepiece"](420), "</s>"),
-    )
 
 
 def section(served: Served, pair: tuple[str, str], **values: Any) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""A pair of small models of two families, as far as commands look at models: their tokenizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from floe_plugins.paths import CACHE_VARIABLE
+from vllm_logits_processor.conftest import TRAINED
+
+
+def checkpoint(folder: Path, tokenizer: Tokenizer, end: str) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Host and expert; what is made of them goes to a cache folder of the test's own."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return (
+        checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),
+        checkpoint(tmp_path / "expert", TRAINED["sentencepiece"](420), "</s>"),
+    )
