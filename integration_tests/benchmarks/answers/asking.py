@@ -211,5 +211,9 @@ def _at_once(
     work: Callable[[_Given], _Found], given: Iterable[_Given], description: str
 ) -> list[_Found]:
     items = list(given)
-    with ThreadPoolExecutor(_CONCURRENT) as pool:
+    pool = ThreadPoolExecutor(_CONCURRENT)
+    try:
         return list(common.progress(pool.map(work, items), description, total=len(items)))
+    finally:
+        # After an interruption nobody waits for what has not begun.
+        pool.shutdown(cancel_futures=True)

@@ -186,16 +186,22 @@ def check_disjoint(tasks: Iterable[Task], folder: Path) -> None:
             f"The run was trained for {', '.join(sorted(trained))}; --in-task says "
             f"{', '.join(sorted(expected))}."
         )
-    prompts = {example.prompt for examples in trained.values() for example in examples}
+    known = [example for examples in trained.values() for example in examples]
     for task in tasks:
-        asked = {example.prompt for example in task.asked}
-        fitted = {example.prompt for example in task.fitted}
-        for mine, theirs in ((asked, prompts), (asked, fitted), (fitted, prompts)):
-            if shared := mine & theirs:
+        for mine, theirs in ((task.asked, [*known, *task.fitted]), (task.fitted, known)):
+            if shared := [example.prompt for example in mine if _is_among(example, theirs)]:
                 raise ConfigError(
-                    f"The task {task.name!r} asks {min(shared)[:80]!r}, which was also trained or "
+                    f"The task {task.name!r} asks {shared[0][:80]!r}, which was also trained or "
                     "fitted on; every prompt may serve one purpose alone."
                 )
+
+
+def _is_among(example: Example, others: Iterable[Example]) -> bool:
+    """Tell whether another example has the same prompt, or the same but for its beginning."""
+    return any(
+        example.prompt.endswith(other.prompt) or other.prompt.endswith(example.prompt)
+        for other in others
+    )
 
 
 def _given(data: str) -> bool:
@@ -209,10 +215,12 @@ def _name(stem: str) -> str:
 def _generate(name: str, *, sizes: Sizes, seed: int) -> tuple[tuple[Example, ...], ...]:
     next_line = name == "code"
     trained = _ready(make_examples(name, count=sizes.trained, seed=seed), sizes, next_line)
-    taken = {example.prompt for example in trained}
     wanted = sizes.fitted + sizes.asked
     others = make_examples(name, count=sizes.trained + 4 * wanted, seed=seed + _OTHER_SEED)
-    fresh = [example for example in _ready(others, sizes, next_line) if example.prompt not in taken]
+    fresh: list[Example] = []
+    for example in _ready(others, sizes, next_line):
+        if len(fresh) < wanted and not _is_among(example, [*trained, *fresh]):
+            fresh.append(example)
     return tuple(trained), *_cut(fresh, name, sizes)
 
 
