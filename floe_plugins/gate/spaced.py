@@ -2,7 +2,7 @@
 
 import re
 
-from floe_plugins.gate.view import Rewriting, View, rewritten
+from floe_plugins.gate.view import Rewriting, View, replacing, rewritten
 
 _ALNUM = r"[^\W_]"
 
@@ -52,19 +52,13 @@ def spaced(text: str, parent: View | None = None) -> View | None:
     return rewritten(text, parent, stages)
 
 
-def _leet(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _LEET.finditer(text):
-        if not match[0].isdigit():
-            rewriting.replace(match.start(), match.end(), match[0].translate(_LETTERS_OF_DIGITS))
-    return rewriting.view()
+def _of_digits(word: re.Match[str]) -> str | None:
+    return None if word[0].isdigit() else word[0].translate(_LETTERS_OF_DIGITS)
 
 
-def _singles(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _SINGLES.finditer(text):
-        rewriting.replace(match.start(), match.end(), re.sub(r"[\W_]", "", match[0]))
-    return rewriting.view()
+_leet = replacing(_LEET, _of_digits)
+_singles = replacing(_SINGLES, lambda run: re.sub(r"[\W_]", "", run[0]))
+_odd = replacing(_ODD, " ")
 
 
 def _groups(text: str, parent: View | None) -> View | None:
@@ -77,11 +71,4 @@ def _groups(text: str, parent: View | None) -> View | None:
         if match.start() >= last:
             last = match.end()
             rewriting.replace(match.start(), last, re.sub(r"\D", "", match[0]))
-    return rewriting.view()
-
-
-def _odd(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _ODD.finditer(text):
-        rewriting.replace(match.start(), match.end(), " ")
     return rewriting.view()

@@ -7,7 +7,7 @@ come together, and so do the turns of a chat that was rendered into one text.
 import re
 from itertools import pairwise
 
-from floe_plugins.gate.view import Rewriting, View, rewritten
+from floe_plugins.gate.view import Rewriting, Stage, View, replacing, rewritten
 
 # The ten digits in some languages; a run of many of them is no accident in any.
 _LANGUAGES = (
@@ -106,7 +106,7 @@ def spoken(text: str, parent: View | None = None) -> View | None:
         None if nothing in the text is spelled out.
     """
     lower = text.lower()
-    stages = [_turns]
+    stages: list[Stage] = [_turns]
     words = lower.translate(_APART).split()
     if sum(len(word) == 1 for word in words) >= _LEAST_SINGLES:
         stages.append(_letters)
@@ -126,11 +126,7 @@ def _names_a_provider(text: str, lower: str) -> bool:
     )
 
 
-def _turns(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _TURN.finditer(text):
-        rewriting.replace(match.start(), match.end(), "")
-    return rewriting.view()
+_turns = replacing(_TURN, "")
 
 
 def _letters(text: str, parent: View | None) -> View | None:
@@ -138,15 +134,6 @@ def _letters(text: str, parent: View | None) -> View | None:
     for match in _LETTERS.finditer(text):
         for place in range(match.start() + 1, match.end(), 2):
             rewriting.replace(place, place + 1, "")
-    return rewriting.view()
-
-
-def _digits(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _RUN.finditer(text):
-        digits = _dictated(match[0])
-        if digits is not None:
-            rewriting.replace(match.start(), match.end(), digits)
     return rewriting.view()
 
 
@@ -182,6 +169,12 @@ def _repeated(items: list[str], pieces: list[str]) -> list[str]:
     return repeated
 
 
+_digits = replacing(_RUN, lambda run: _dictated(run[0]))
+_bracketed = replacing(_BRACKETED, lambda mark: "@" if mark["at"] else ".")
+_beside_at = replacing(_BESIDE_AT, "@")
+_beside_dots = replacing(_BESIDE_DOT, ".")
+
+
 def _marks(text: str, parent: View | None) -> View | None:
     """Write marks in brackets, and those that are set off by spaces, as an address has them."""
     joined = rewritten(text, parent, (_bracketed, _beside_at))
@@ -189,27 +182,6 @@ def _marks(text: str, parent: View | None) -> View | None:
     if joined is None:
         return None
     return rewritten(joined.text, joined, (_beside_dots,)) or joined
-
-
-def _bracketed(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _BRACKETED.finditer(text):
-        rewriting.replace(match.start(), match.end(), "@" if match["at"] else ".")
-    return rewriting.view()
-
-
-def _beside_at(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _BESIDE_AT.finditer(text):
-        rewriting.replace(match.start(), match.end(), "@")
-    return rewriting.view()
-
-
-def _beside_dots(text: str, parent: View | None) -> View | None:
-    rewriting = Rewriting(text, parent)
-    for match in _BESIDE_DOT.finditer(text):
-        rewriting.replace(match.start(), match.end(), ".")
-    return rewriting.view()
 
 
 def _addresses(text: str, parent: View | None) -> View | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -141,9 +142,32 @@ class Rewriting:
         self._widths.append(width)
 
 
-def rewritten(
-    text: str, parent: View | None, stages: Iterable[Callable[[str, View | None], View | None]]
-) -> View | None:
+#: Takes a text and where it is from, and returns its view; None if it changes nothing.
+Stage = Callable[[str, View | None], View | None]
+
+
+def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str | None]) -> Stage:
+    """Return the stage that replaces what a pattern matches.
+
+    Parameters
+    ----------
+    pattern : re.Pattern
+    by : str or callable
+        What comes in the place of every match; or what gives it, None for one that is to stay.
+    """
+
+    def stage(text: str, parent: View | None) -> View | None:
+        rewriting = Rewriting(text, parent)
+        for match in pattern.finditer(text):
+            replacement = by if isinstance(by, str) else by(match)
+            if replacement is not None:
+                rewriting.replace(match.start(), match.end(), replacement)
+        return rewriting.view()
+
+    return stage
+
+
+def rewritten(text: str, parent: View | None, stages: Iterable[Stage]) -> View | None:
     """Rewrite a text in stages, each going on from the one before.
 
     Parameters
@@ -151,8 +175,7 @@ def rewritten(
     text : str
     parent : View or None
         Where the text is from.
-    stages : iterable of callable
-        Each takes a text and where it is from, and returns its view, or None if it is the text.
+    stages : iterable of Stage
 
     Returns
     -------
