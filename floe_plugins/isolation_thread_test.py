@@ -47,7 +47,8 @@ def test_a_forked_process_has_a_thread_of_its_own_whatever_its_parents_was_at() 
 
 
 def test_a_deadline_that_has_passed_is_late_and_nothing_runs() -> None:
-    thread, ran = IsolationThread("test"), []
+    thread = IsolationThread("test")
+    ran: list[int] = []
     with pytest.raises(PluginCallError, match="late"):
         thread.run(lambda: ran.append(1), deadline=time.monotonic() - 1)
     assert thread.run(lambda: 2, deadline=time.monotonic() + 30) == 2
