@@ -151,6 +151,7 @@ def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_pa
         start_nodes(here, ("phone", "board"))
         output = tmp_path / "floe-runs" / "first"
         config = {"model": f"'{tiny_model}'", "rounds": "2"}
+        config["fraction-evaluate"] = "0.0"  # every message starts a process that imports torch
         here.start("run", {**config, "min-nodes": "2"})
         saved = output / "checkpoints" / "round-0001"
         wait_for(saved.is_dir, seconds=400, why=lambda: here.logs("run"))
