@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.container import ErrorbarContainer
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import AdapterState, FloatArray, LoraFactors
@@ -278,9 +279,10 @@ def test_every_method_uses_the_same_budget(
     (axes,) = figure.axes
     assert axes.get_xlabel().startswith("level")
     assert len(axes.containers) == len(baselines.METHODS)
-    floe = next(each for each in axes.containers if each.get_label() == "floe")
+    bars = [each for each in axes.containers if isinstance(each, ErrorbarContainer)]
+    (floe,) = (each for each in bars if each.get_label() == "floe")
     losses = {level: methods["floe"]["loss_mean"] for level, methods in values["levels"].items()}
-    assert floe.lines[0].get_ydata().tolist() == [losses["0"], losses["1"]]
+    assert list(floe.lines[0].get_ydata()) == [losses["0"], losses["1"]]
     figure.canvas.draw()
 
 

@@ -176,7 +176,7 @@ def remarks(values: dict[str, Any]) -> list[str]:
 def _deadlines(values: dict[str, Any]) -> str:
     parts = []
     for name in values["classes"]:
-        reached = {}
+        reached: dict[int | None, float] = {}
         for each in values["deadlines"]:
             reached.setdefault(each["ranks"][name], each["deadline_s"])
         words = [

@@ -63,7 +63,7 @@ def compare(
         Optimizer steps of a round.
     """
     profiles = {name: _profile(measured, device) for name, device in classes.items()}
-    found = {
+    found: dict[str, dict[str, Any]] = {
         name: {
             "slowdown": device.slowdown,
             "bandwidth": device.bandwidth,

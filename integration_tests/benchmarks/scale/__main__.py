@@ -15,7 +15,7 @@ from integration_tests.benchmarks import common
 from integration_tests.benchmarks.scale import federated, replies, serving, summary
 
 DEFAULT_MODEL = "embedded:smollm2-135m-instruct"
-DEVICES = (1_000, 3_000, 10_000)
+DEVICES = (1_000, 2_000, 10_000)
 STREAMS = (1, 100, 1_000)
 TOP_K = (20, 100, 1_000)
 _DESCRIPTION = (
@@ -30,7 +30,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="base model; its shapes alone count (%(default)s)")
-    add("--devices", type=int, nargs="+", default=DEVICES, help="(1000 3000 10000)")
+    add("--devices", type=int, nargs="+", default=DEVICES, help="(1000 2000 10000)")
     add(
         "--blocks",
         type=int,
@@ -40,7 +40,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--terms",
         type=int,
-        default=512,
+        default=256,
         help="rank-one terms of the replies at the model's real size, per rank (%(default)s)",
     )
     add("--streams", type=int, nargs="+", default=STREAMS, help="(1 100 1000)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,21 +145,19 @@ class FleetGrid(Grid):
         kind = message.metadata.message_type
         if kind == PROFILE_QUERY:
             return self._profile(index).to_record()
-        metrics: Mapping[str, float] = {"num-tokens": 200, "held-out-loss": 3.0}
         if kind == MessageType.EVALUATE:
-            return RecordDict({METRICS_KEY: MetricRecord({"num-examples": 8, **metrics})})
+            measured = MetricRecord({"num-examples": 8, "num-tokens": 200, "held-out-loss": 3.0})
+            return RecordDict({METRICS_KEY: measured})
         sent = message.content.array_records[ARRAYS_KEY]
         rank = next(a.shape[0] for name, a in sent.items() if name.endswith(".lora_A"))
         if rank not in self._adapters:
             made = trained_adapters(self.shapes, rank, seed=self.seed)
             self._adapters[rank] = [adapter.to_arrays() for adapter in made]
-        values = {"num-examples": 8 + index % 32, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0}
-        return RecordDict(
-            {
-                ARRAYS_KEY: self._adapters[rank][index % _DISTINCT],
-                METRICS_KEY: MetricRecord(values),
-            }
+        metrics = MetricRecord(
+            {"num-examples": 8 + index % 32, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0}
         )
+        arrays = self._adapters[rank][index % _DISTINCT]
+        return RecordDict({ARRAYS_KEY: arrays, METRICS_KEY: metrics})
 
     def _profile(self, index: int) -> DeviceProfile:
         device = list(DEVICE_CLASSES.values())[index % len(DEVICE_CLASSES)]

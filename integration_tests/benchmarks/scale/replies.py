@@ -88,9 +88,9 @@ def _one_rank(message: Message, asked: Asked, mean: AdapterMean, count: int) -> 
 
 
 def _message(adapter: AdapterState) -> Message:
-    metrics = {"num-examples": 32, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0}
+    metrics = MetricRecord({"num-examples": 32, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0})
     return Message(
-        content=RecordDict({ARRAYS_KEY: adapter.to_arrays(), METRICS_KEY: MetricRecord(metrics)}),
+        content=RecordDict({ARRAYS_KEY: adapter.to_arrays(), METRICS_KEY: metrics}),
         message_type=MessageType.TRAIN,
         dst_node_id=1,
     )
