@@ -21,6 +21,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
     stages = ("replies", "clustering", "sending", "evaluation")
     lines(seconds, devices, {name: [run["seconds"][name] for run in runs] for name in stages})
     seconds.set_yscale("log")
+    seconds.legend(fontsize=9, framealpha=0.5)
     seconds.set_ylabel("processor seconds, logarithmic")
     lines(
         memory,
@@ -45,10 +46,10 @@ def draw(values: Mapping[str, Any]) -> Figure:
             markersize=4,
             label=f"{run['devices']} devices",
         )
-    replies.set_ylim(bottom=0)
+    replies.set_ylim(0, 1.1 * replies.get_ylim()[1])
     replies.set_xlabel("replies folded in")
     replies.set_ylabel("resident memory, MiB")
-    replies.legend(fontsize=9)
+    replies.legend(fontsize=9, loc="lower right")
     calls = values["calls"]
     steps = 1000 / values["forward_ms"]
     for at, k in enumerate(sorted({call["k"] for call in calls})):
