@@ -57,6 +57,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=_positive, default=2, help="federated rounds (%(default)s)")
     add("--local-steps", type=_positive, default=4, help="of a round (%(default)s)")
     add("--max-length", type=_positive, default=96, help="tokens of a trained text (%(default)s)")
+    add("--export-rank", type=_positive, default=8, help="of the adapters (%(default)s)")
     add("--seed", type=int, default=0, help="of the run, the items and the bootstrap")
     add("--run", type=Path, metavar="FOLDER", help="the --output of an earlier call: no training")
     add("--output", type=Path, metavar="FOLDER", help="keep the working files here")
@@ -101,6 +102,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "rounds": options.rounds,
                 "local-steps": options.local_steps,
                 "max-length": options.max_length,
+                "export-rank": options.export_rank,
                 "eval-examples": 4,
                 "mix": 0.0,
                 "seed": options.seed,
@@ -120,6 +122,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "sizes": _sizes(options).described,
         "federation": {
             "reused": options.run is not None,
+            "rank": federation.manifest["rank"],
             "rounds": len(federation.history["rounds"]),
             "seconds": round(trained_s, 1),
             "clusters": described(federation),
