@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--host", default=SMOLLM2, help=f"host's model (default: {SMOLLM2})")
     add("--expert", metavar="MODEL", help="a real expert; its answers are canned without it")
-    steps = {"type": float, "nargs": "+", "metavar": "STEPS"}
+    steps: dict[str, Any] = {"type": float, "nargs": "+", "metavar": "STEPS"}
     add("--latencies", default=LATENCIES, help="the expert's, medians, in host steps", **steps)
     add("--deadlines", default=DEADLINES, help="in host steps", **steps)
     add(

@@ -87,17 +87,27 @@ def test_generated_prompts_have_their_spans_where_they_say() -> None:
     assert all("@" in mail and " " not in mail for mail in mails)
 
 
+def test_kinds_are_mixed_evenly_and_public_files_share_alike() -> None:
+    prompts = load_prompts("", private=9, public=3, seed=5)
+    assert (len(prompts.private), len(prompts.public)) == (9, 3)
+    assert [bool(each.spans) for each in prompts.all].index(False) in (1, 2)
+    assert sorted(each.text for each in prompts.all) == sorted(
+        each.text for each in [*prompts.private, *prompts.public]
+    )
+    assert prompts == load_prompts("", private=9, public=3, seed=5)
+
+
 def test_too_few_prompts_are_said_to_be_too_few(tmp_path: Path) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text(json.dumps({"text": "Ann", "spans": [["0", "3", "PERSON"]]}))
-    with pytest.raises(ConfigError, match="asks for 2 private prompts"):
-        load_prompts(str(file), count=2, seed=0)
+    with pytest.raises(ConfigError, match="Asked for are 2 private prompts"):
+        load_prompts(str(file), private=2, public=1, seed=0)
 
 
 def test_private_spans_stay_and_public_prompts_are_helped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--tiny", "--data", "", "--prompts", "8", "--tokens", "4", "--json"]
+    few = ["--tiny", "--data", "", "--private", "8", "--public", "8", "--tokens", "4", "--json"]
     assert main(few) == 0
     printed = capsys.readouterr()
     values = json.loads(printed.out)
@@ -112,7 +122,7 @@ def test_private_spans_stay_and_public_prompts_are_helped(
     # One request per token, of the growing text.
     assert floe["bytes_per_helped_answer"] > 2 * llm["bytes_per_helped_answer"]
     assert (systems["slm-only"]["requests"], systems["slm-only"]["bytes"]) == (0, 0)
-    for prompt in load_prompts("", count=8, seed=0).private:
+    for prompt in load_prompts("", private=8, public=8, seed=0).private:
         for start, end, _ in prompt.spans:
             assert prompt.text[start:end] not in printed.out + printed.err
     figures.draw("privacy", values, tmp_path / "privacy.png")
@@ -121,5 +131,5 @@ def test_private_spans_stay_and_public_prompts_are_helped(
 
 def test_what_is_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--prompts", "0"])
+        main(["--public", "0"])
     assert "at least 1" in capsys.readouterr().err

@@ -16,7 +16,10 @@ def draw(values: Mapping[str, Any]) -> Figure:
     cells, alone = values["cells"], values["host_alone"]
     for at, latency in enumerate(dict.fromkeys(cell["latency_steps"] for cell in cells)):
         row = [cell for cell in cells if cell["latency_steps"] == latency]
-        style = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+        style: dict[str, Any] = {
+            "color": COLOURS[at % len(COLOURS)],
+            "marker": MARKERS[at % len(MARKERS)],
+        }
         xs = [cell["deadline_ms"] for cell in row]
         name = f"{latency:g} steps away"
         times.plot(xs, [cell["token_p50_ms"] for cell in row], label=name, **style)

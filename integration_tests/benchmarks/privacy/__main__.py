@@ -48,14 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--slm", default=SMOLLM2, help=f"on the device (default: {SMOLLM2})")
     add("--llm", default=GEMMA, help=f"in the cloud (default: {GEMMA})")
     add("--tiny", action="store_true", help="random models of a few hundred kilobytes instead")
-    add("--prompts", type=int, default=40, help="private ones, and as many public (default: 40)")
+    add("--private", type=int, default=48, help="private prompts (default: 48)")
+    add("--public", type=int, default=16, help="public prompts (default: 16)")
     add("--tokens", type=int, default=8, help="most of an answer (default: 8)")
     add("--seed", type=int, default=0, help="of the choice of prompts (default: 0)")
     options = parser.parse_args(arguments)
-    if options.prompts < 1 or not 1 <= options.tokens <= 64:
-        parser.error("--prompts is at least 1, and --tokens from 1 to 64")
+    if min(options.private, options.public) < 1 or not 1 <= options.tokens <= 64:
+        parser.error("--private and --public are at least 1, and --tokens from 1 to 64")
     try:
-        prompts = load_prompts(options.data, count=options.prompts, seed=options.seed)
+        prompts = load_prompts(
+            options.data, private=options.private, public=options.public, seed=options.seed
+        )
         with tempfile.TemporaryDirectory() as folder:
             values = _measure(options, prompts, Path(folder))
     except FloeError as error:

@@ -68,8 +68,13 @@ class Prompts:
 
     @property
     def all(self) -> list[Prompt]:
-        """Private and public ones in turn, as a server would meet them."""
-        return [each for pair in zip(self.private, self.public, strict=True) for each in pair]
+        """Both kinds, evenly mixed, as a server would meet them."""
+        places = [
+            ((at + 0.5) / len(kind), prompt)
+            for kind in (self.private, self.public)
+            for at, prompt in enumerate(kind)
+        ]
+        return [prompt for _, prompt in sorted(places, key=lambda each: each[0])]
 
 
 def default_data() -> str:
@@ -78,7 +83,7 @@ def default_data() -> str:
     return ",".join(map(str, [*([labelled] if labelled else []), *task_files()]))
 
 
-def load_prompts(data: str, *, count: int, seed: int) -> Prompts:
+def load_prompts(data: str, *, private: int, public: int, seed: int) -> Prompts:
     """Draw prompts, no text twice.
 
     Parameters
@@ -86,8 +91,8 @@ def load_prompts(data: str, *, count: int, seed: int) -> Prompts:
     data : str
         JSONL files separated by commas: of texts with spans, of public tasks, or both. A kind that
         no file is of is made at run time.
-    count : int
-        Private prompts, and as many public ones, evenly from all public files.
+    private, public : int
+        How many of each; the public ones evenly from all files of tasks.
     seed : int
 
     Raises
@@ -97,28 +102,25 @@ def load_prompts(data: str, *, count: int, seed: int) -> Prompts:
     """
     files = find_files(data) if data else {}
     labelled = {name: path for name, path in files.items() if _has_spans(path)}
-    public = {
+    tasks = {
         name: [Prompt(each.prompt, ()) for each in read_examples(path, template=_template(path))]
         for name, path in files.items()
         if name not in labelled
     } or {
-        task: [Prompt(each.prompt, ()) for each in make_examples(task, count=4 * count, seed=seed)]
+        task: [Prompt(each.prompt, ()) for each in make_examples(task, count=4 * public, seed=seed)]
         for task in ("arithmetic", "code")
     }
     random = Random(seed)
     texts = [prompt for path in labelled.values() for prompt in read_prompts(path) if prompt.spans]
-    private = texts or generated(4 * count, random)
-    shares = [
-        count * (at + 1) // len(public) - count * at // len(public) for at in range(len(public))
-    ]
+    ends = [public * at // len(tasks) for at in range(len(tasks) + 1)]
     return Prompts(
-        _drawn(private, count, random, kind="private"),
+        _drawn(texts or generated(4 * private, random), private, random, kind="private"),
         [
             prompt
-            for each, share in zip(public.values(), shares, strict=True)
-            for prompt in _drawn(each, share, random, kind="public")
+            for each, begin, end in zip(tasks.values(), ends, ends[1:], strict=False)
+            for prompt in _drawn(each, end - begin, random, kind="public")
         ],
-        tuple(labelled or ("generated",)) + tuple(public),
+        tuple(labelled or ("generated",)) + tuple(tasks),
     )
 
 
@@ -180,7 +182,7 @@ def _drawn(prompts: Sequence[Prompt], count: int, random: Random, *, kind: str) 
     )
     if len(different) < count:
         raise ConfigError(
-            f"--prompts asks for {count} {kind} prompts of up to {MOST_BYTES} bytes from a source "
+            f"Asked for are {count} {kind} prompts of up to {MOST_BYTES} bytes from a source "
             f"that has {len(different)} different ones; accepted are at most as many."
         )
     return random.sample(different, count)

@@ -64,10 +64,13 @@ class Systems:
         self._slm, self._llm, self._wire = slm, llm, wire
         self._tokens = tokens
         self._gate = Gate()
-        self._likelihoods: list[float] | None = None
+        self._likelihoods: dict[str, float] = {}
+        self._scoring_s = 0.0
 
     def run(self, name: str, prompts: Sequence[Prompt]) -> Run:
         """Answer all prompts with one system; no server remembers any from before."""
+        if name.startswith("router") and not self._likelihoods:
+            self._score(prompts)
         for server in (self._slm, self._llm):
             root = server.url.removesuffix("/v1")
             httpx.post(f"{root}/reset_prefix_cache", trust_env=False).raise_for_status()
@@ -83,15 +86,17 @@ class Systems:
                     total=len(prompts),
                 )
             )
-        return Run(self._wire.taken(), answers, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        # Both routers need the scores, which are the same.
+        seconds += self._scoring_s if name.startswith("router") else 0.0
+        return Run(self._wire.taken(), answers, seconds)
 
     def _ways(self, name: str, prompts: Sequence[Prompt]) -> list[Callable[[str], str]]:
         """Return who answers each prompt."""
         if not name.startswith("router"):
             ways = {"llm-only": self._by_llm, "floe": self._by_floe, "slm-only": self._by_slm}
             return [ways[name]] * len(prompts)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            likely = list(pool.map(self._likelihood, prompts))
+        likely = [self._likelihoods[prompt.text] for prompt in prompts]
         middle = statistics.median(likely)
         goes = [each < middle for each in likely]
         if name == "router+gate":
@@ -100,6 +105,13 @@ class Systems:
                 for each, prompt in zip(goes, prompts, strict=True)
             ]
         return [self._by_llm if each else self._by_slm for each in goes]
+
+    def _score(self, prompts: Sequence[Prompt]) -> None:
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(self._likelihood, prompts))
+        self._likelihoods = {each.text: value for each, value in zip(prompts, found, strict=True)}
+        self._scoring_s = time.perf_counter() - begun
 
     def _likelihood(self, prompt: Prompt) -> float:
         """Return the mean log-probability that the SLM gives to the prompt's tokens, nats."""
