@@ -47,9 +47,9 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--slm", default="embedded:smollm2-135m-instruct", help="the SLM (%(default)s)")
     add("--llm", default=CLOUD_MODEL, help="the LLM (%(default)s)")
-    add("--items", type=_positive, default=32, help="asked per task (%(default)s)")
-    add("--fit", type=_positive, default=8, help="for the cascade, per task (%(default)s)")
-    add("--timed", type=_positive, default=2, help="asked alone, per task (%(default)s)")
+    add("--items", type=_positive, default=12, help="asked per task (%(default)s)")
+    add("--fit", type=_positive, default=4, help="for the cascade, per task (%(default)s)")
+    add("--timed", type=_positive, default=1, help="asked alone, per task (%(default)s)")
     add("--trained", type=_positive, default=192, help="for training, per task (%(default)s)")
     add("--shots", type=int, default=2, help="solved examples before each prompt (%(default)s)")
     add("--prompt-characters", type=_positive, default=300, help="longer ones are cut in front")
@@ -123,7 +123,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "federation": {
             "reused": options.run is not None,
             "rank": federation.manifest["rank"],
-            "rounds": len(federation.history["rounds"]),
+            "rounds": max(entry["round"] for entry in federation.history["rounds"]),
             "seconds": round(trained_s, 1),
             "clusters": described(federation),
         },
