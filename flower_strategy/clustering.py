@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
-from sklearn.cluster import AgglomerativeClustering
+from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
 from floe_plugins.errors import ConfigError
@@ -122,10 +123,15 @@ def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 
     best, groups = settings.threshold, [0] * count
     if settings.threshold >= 1.0:
         return groups
+    if count < 3:
+        return groups
+    # Building the tree takes most of the time, and every number of groups is a cut of the same one.
+    tree = linkage(squareform(distances, checks=False), method="average")
     for number in range(2, min(count - 1, settings.most) + 1):
-        labels = AgglomerativeClustering(
-            n_clusters=number, metric="precomputed", linkage="average"
-        ).fit_predict(distances)
+        labels = fcluster(tree, number, criterion="maxclust") - 1
+        # Merges at one distance are cut together; what is left was tried before, or is one group.
+        if len(np.unique(labels)) < number:
+            continue
         if _closest(features, labels) < settings.separation * error:
             continue
         score = silhouette_score(distances, labels, metric="precomputed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -133,7 +134,9 @@ class RunState:
     def cluster_of(self, node: int) -> Cluster:
         """Return the cluster of a profiled node."""
         for cluster in self.clusters:
-            if node in cluster.members:
+            # Members ascend.
+            place = bisect_left(cluster.members, node)
+            if place < len(cluster.members) and cluster.members[place] == node:
                 return cluster
         return nearest(self.profiles[node].embedding, self.clusters)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Sequence
-from statistics import median_low
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class NormJudge:
 
     def __init__(self, *, limit: float, last_round: Sequence[float] = ()) -> None:
         self._limit = limit
-        self._lengths = [length for length in last_round if length > 0]
+        # Kept sorted: the median is asked for with every reply.
+        self._lengths = sorted(length for length in last_round if length > 0)
 
     @property
     def ready(self) -> bool:
@@ -62,13 +63,14 @@ class NormJudge:
     def note(self, length: float) -> None:
         """Add a length of this round; 0, a device that learned nothing, tells nothing."""
         if length > 0:
-            self._lengths.append(length)
+            insort(self._lengths, length)
 
     def complaint(self, length: float) -> str | None:
         """Return why an update is refused, as one phrase, or None."""
         if not self._limit or not self._lengths:
             return None
-        usual = median_low(self._lengths)
+        # The lower of two in the middle.
+        usual = self._lengths[(len(self._lengths) - 1) // 2]
         if length <= self._limit * usual:
             return None
         return (

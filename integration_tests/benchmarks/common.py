@@ -149,7 +149,8 @@ def _command() -> str:
 
 
 def _seconds() -> float:
-    return round(time.time() - psutil.Process().create_time(), 1)
+    begun: float = psutil.Process().create_time()
+    return round(time.time() - begun, 1)
 
 
 def _versions() -> dict[str, str]:

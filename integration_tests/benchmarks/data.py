@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from floe_plugins.errors import ConfigError
 
@@ -43,19 +44,27 @@ def find_data(folder: Path) -> Data:
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise ConfigError(f"{str(folder)!r} has no JSONL file.")
-    labelled = {file for file in files if "spans" in _first_row(file)}
+    labelled = {file for file in files if "spans" in first_row(file)}
     return Data(
         tasks=tuple(file for file in files if file not in labelled),
         labelled=tuple(sorted(labelled)),
     )
 
 
-def _first_row(file: Path) -> dict[str, object]:
+def first_row(file: Path) -> dict[str, Any]:
+    """Return a JSONL file's first row, by whose keys its kind is told.
+
+    Raises
+    ------
+    ConfigError
+        It is no JSON object.
+    """
     with file.open(encoding="utf-8") as lines:
-        try:
-            row = json.loads(next(lines, ""))
-        except ValueError as error:
-            raise ConfigError(f"{file.name} begins with no JSON object: {error}.") from error
+        text = next((line for line in lines if line.strip()), "")
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{file.name} begins with no JSON object: {error}.") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{file.name} begins with no JSON object: {row!r}.")
     return row

@@ -282,7 +282,7 @@ def test_every_method_uses_the_same_budget(
     bars = [each for each in axes.containers if isinstance(each, ErrorbarContainer)]
     (floe,) = (each for each in bars if each.get_label() == "floe")
     losses = {level: methods["floe"]["loss_mean"] for level, methods in values["levels"].items()}
-    assert list(floe.lines[0].get_ydata()) == [losses["0"], losses["1"]]
+    assert np.asarray(floe.lines[0].get_ydata()).tolist() == [losses["0"], losses["1"]]
     figure.canvas.draw()
 
 

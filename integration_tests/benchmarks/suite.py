@@ -20,7 +20,7 @@ class Benchmark:
         ``python -m integration_tests.benchmarks.NAME``.
     title : str
         A line for the page of results.
-    full, quick : sequence of str
+    full, quick : str
         Its arguments in the full run, and in the quick one.
     reads : str
         Which files its ``--data`` takes: ``tasks``, ``labelled``, ``both`` or none. Without that
@@ -29,13 +29,13 @@ class Benchmark:
 
     name: str
     title: str
-    full: Sequence[str] = ()
-    quick: Sequence[str] = ()
+    full: str = ""
+    quick: str = ""
     reads: Literal["", "tasks", "labelled", "both"] = ""
 
     def arguments(self, *, quick: bool, data: Data | None) -> list[str]:
         """Return its arguments; with `data` those files are read in place of the default ones."""
-        chosen = list(self.quick if quick else self.full)
+        chosen = (self.quick if quick else self.full).split()
         if data is None or not self.reads:
             return chosen
         kinds = {"tasks": data.tasks, "labelled": data.labelled, "both": data.labelled + data.tasks}
@@ -53,73 +53,83 @@ SUITE = (
         name="federated_quality",
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
         reads="tasks",
+        quick="--seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 --local-steps "
+        "1 --batch-size 1 --eval-examples 2 --max-length 24",
     ),
     Benchmark(
         name="rank_latency",
         title="Seconds of a round over the rank, per class of device (figure 4)",
+        quick="--ranks 4 16 64 --repeats 1 --local-steps 2 --max-length 32",
+        reads="tasks",
     ),
     Benchmark(
         name="task_embeddings",
         title="Cosines of task embeddings, and the clusters in them (figure 5)",
         reads="tasks",
+        quick="--nodes 9 --texts 4 --mixed 2 --noise 0 0.05",
     ),
     Benchmark(
         name="aggregation_cost",
         title="Exact aggregation in factored form against dense sum-then-SVD",
-        full=("--clients", "32", "128", "--repeats", "3"),
-        quick=("--size", "576x1536", "--clients", "32", "--repeats", "3"),
+        full="--clients 32 128 --repeats 3",
+        quick="--size 576x1536 --clients 32 --repeats 3",
     ),
     Benchmark(
         name="round_overhead",
         title="A whole round with Floe over one with Flower's FedAvg",
-        full=("--repeats", "1"),
-        quick=("--rounds", "1", "--clients", "2", "--local-steps", "1", "--repeats", "1"),
+        full="--repeats 1",
+        quick="--rounds 1 --clients 2 --local-steps 1 --repeats 1",
     ),
     Benchmark(
         name="answers",
         title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
         reads="tasks",
+        quick="--in-task records --out-of-task code --rounds 1 --local-steps 1 --max-length 48 "
+        "--items 2 --fit 1 --timed 1 --max-tokens 32",
     ),
     Benchmark(
         name="fusion_quality",
         title="Bits per byte of the host, the expert and the two fused, per router and peer",
-        full=("--reversed", "--limit-bytes", "500"),
-        quick=("--reversed", "--limit-bytes", "60"),
+        full="--reversed --limit-bytes 500",
+        quick="--reversed --limit-bytes 60",
         reads="tasks",
     ),
     Benchmark(
         name="fusion_cost",
         title="A step's fusion over log_softmax of the same rows",
-        quick=("--rows", "8", "--vocabulary", "262144", "--k", "20", "100", "--repeats", "9"),
+        quick="--rows 8 --vocabulary 262144 --k 20 100 --repeats 9",
     ),
     Benchmark(
         name="decode_overlap",
         title="Tokens per second with an expert in flight over those without one",
-        quick=("--parts", "overlap", "--latencies", "0.5", "--tokens", "16", "--repeats", "1"),
+        quick="--parts overlap --latencies 0.5 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="decode_peers",
         title="Tokens per second against one call after the other",
-        quick=("--latency", "0.8", "--tokens", "16", "--repeats", "1"),
+        quick="--latency 0.8 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="deadlines",
         title="Time per token and per answer under deadlines",
+        quick="--latencies 1 --deadlines 0.5 2 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="privacy",
         title="Private spans and bytes that left the device, against LLM-only",
         reads="both",
+        quick="--tiny --private 16 --public 8 --tokens 4",
     ),
     Benchmark(
         name="gate",
         title="Recall, false alarms and time of the privacy gate",
         reads="labelled",
-        quick=("--no-peers",),
+        quick="--no-peers",
     ),
     Benchmark(
         name="scale",
         title="10,000 devices and 1,000 streams: server time, memory, bytes",
+        quick="--devices 200 1000 --terms 64 --streams 1 100 --k 20 100 --calls 1 --repeats 5",
     ),
 )
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from integration_tests.benchmarks.answers.asking import FLOE, LLM, SLM, Item
 from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER, SYSTEMS, Mark

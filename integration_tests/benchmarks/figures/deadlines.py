@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from integration_tests.benchmarks.figures.style import COLOURS, MARKERS, new_figure, reference
+from integration_tests.benchmarks.figures.style import new_figure, reference, series_style
 
 
 def draw(values: Mapping[str, Any]) -> Figure:
@@ -16,10 +16,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
     cells, alone = values["cells"], values["host_alone"]
     for at, latency in enumerate(dict.fromkeys(cell["latency_steps"] for cell in cells)):
         row = [cell for cell in cells if cell["latency_steps"] == latency]
-        style: dict[str, Any] = {
-            "color": COLOURS[at % len(COLOURS)],
-            "marker": MARKERS[at % len(MARKERS)],
-        }
+        style = series_style(at)
         xs = [cell["deadline_ms"] for cell in row]
         name = f"{latency:g} steps away"
         times.plot(xs, [cell["token_p50_ms"] for cell in row], label=name, **style)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,7 +36,7 @@ def new_figure(
 
 
 def grouped_bars(
-    axes: Axes, groups: Sequence[str], series: dict[str, Sequence[float]], *, legend: bool = True
+    axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]], *, legend: bool = True
 ) -> None:
     """Draw bars of several series side by side, one cluster of bars per group."""
     width = 0.8 / len(series)
@@ -57,11 +58,15 @@ def grouped_bars(
         axes.legend(fontsize=9)
 
 
-def lines(axes: Axes, xs: Sequence[float], series: dict[str, Sequence[float]]) -> None:
+def series_style(at: int) -> dict[str, Any]:
+    """Return colour and marker of a series by its number."""
+    return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+
+
+def lines(axes: Axes, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> None:
     """Draw a line with markers per series."""
     for at, (name, ys) in enumerate(series.items()):
-        style = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
-        axes.plot(xs, ys, label=name, **style)
+        axes.plot(xs, ys, label=name, **series_style(at))
     axes.legend(fontsize=9)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from integration_tests.benchmarks import common
-from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 from integration_tests.benchmarks.fusion_quality import summary
 from integration_tests.benchmarks.fusion_quality.comparison import Comparison
 from integration_tests.benchmarks.fusion_quality.documents import default_texts, read_text
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
+from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 
 _DESCRIPTION = (
     "Bits per byte, lower is better, of the host, the expert and the fused model with every "

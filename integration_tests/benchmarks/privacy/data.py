@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import Any
 from floe_plugins.errors import ConfigError
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.jsonl import Template, find_files, read_examples
-from integration_tests.benchmarks.data import labelled_file, task_files
+from integration_tests.benchmarks.data import first_row, labelled_file, task_files
 from integration_tests.benchmarks.gate.data import Prompt, read_prompts
 
 #: Longer ones are left out: prompt and answer must fit the servers' 512 tokens, whatever the
@@ -157,23 +156,12 @@ def _filled(form: str, maker: Any) -> Prompt:
     return Prompt(text, tuple(spans))
 
 
-def _first_row(path: Path) -> dict[str, Any]:
-    with path.open(encoding="utf-8") as lines:
-        try:
-            row = json.loads(next((line for line in lines if line.strip()), "null"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: its first row is no JSON ({error}).") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path}: its first row is no JSON object; accepted is one per line.")
-    return row
-
-
 def _has_spans(path: Path) -> bool:
-    return "spans" in _first_row(path)
+    return "spans" in first_row(path)
 
 
 def _template(path: Path) -> Template | None:
-    return _QUESTION if _QUESTION.fields <= _first_row(path).keys() else None
+    return _QUESTION if _QUESTION.fields <= first_row(path).keys() else None
 
 
 def _drawn(prompts: Sequence[Prompt], count: int, random: Random, *, kind: str) -> list[Prompt]:
