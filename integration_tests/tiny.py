@@ -81,7 +81,7 @@ def make_models(folder: Path) -> TinyModels:
             num_hidden_layers=2,
             num_attention_heads=4,  # vLLM's CPU attention takes heads of 32 and more
             num_key_value_heads=2,
-            max_position_embeddings=512,
+            max_position_embeddings=1024,
             initializer_range=0.3,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -171,25 +170,16 @@ def test_the_meter_reads_processor_seconds_and_joules_over_a_wrap(tmp_path: Path
 # ---------------------------------------------------------------- the command
 
 
-def long_reaching(tiny: TinyModels, folder: Path) -> str:
-    """Return the tiny host with room for the servers' 1,024 tokens."""
-    shutil.copytree(tiny.host, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1024}))
-    return str(folder)
-
-
 def test_a_whole_run_from_training_to_the_figure(
     tiny: TinyModels,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = long_reaching(tiny, tmp_path / "model")
     few = ["--items", "3", "--fit", "1", "--timed", "1", "--trained", "12", "--max-tokens", "6"]
     short = ["--rounds", "1", "--local-steps", "1", "--max-length", "16"]
     which = ["--in-task", "records", "--out-of-task", "arithmetic", "--data", "embedded"]
     output = tmp_path / "output"
-    kept = ["--output", str(output), "--slm", model, "--llm", model]
+    kept = ["--output", str(output), "--slm", tiny.host, "--llm", tiny.host]
     assert command.main([*few, *short, *which, *kept, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
 

@@ -20,7 +20,9 @@ class FailedError(FloeError):
     """A benchmark ended without a result; says how."""
 
 
-def run(benchmark: Benchmark, *, quick: bool, data: Data | None = None) -> dict[str, Any]:
+def run(
+    benchmark: Benchmark, *, quick: bool, tiny: str = "", data: Data | None = None
+) -> dict[str, Any]:
     """Run a benchmark and return its JSON; its progress goes to standard error.
 
     Parameters
@@ -28,6 +30,8 @@ def run(benchmark: Benchmark, *, quick: bool, data: Data | None = None) -> dict[
     benchmark : Benchmark
     quick : bool
         Whether it is run on little.
+    tiny : str
+        The tiny model's folder, where a quick run asks for one.
     data : Data, optional
         Files to read in place of those that it would.
 
@@ -38,7 +42,7 @@ def run(benchmark: Benchmark, *, quick: bool, data: Data | None = None) -> dict[
     """
     command = [sys.executable, "-m", f"integration_tests.benchmarks.{benchmark.name}"]
     done = subprocess.run(
-        [*command, *benchmark.arguments(quick=quick, data=data), "--json"],
+        [*command, *benchmark.arguments(quick=quick, tiny=tiny, data=data), "--json"],
         # One thread per process, as the servers have it: two cores are soon full.
         env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ},
         stdin=subprocess.DEVNULL,

@@ -21,7 +21,8 @@ class Benchmark:
     title : str
         A line for the page of results.
     full, quick : str
-        Its arguments in the full run, and in the quick one.
+        Its arguments in the full run, and in the quick one, separated by blanks; ``{tiny}`` stands
+        for the folder of a model of a few hundred kilobytes.
     reads : str
         Which files its ``--data`` takes: ``tasks``, ``labelled``, ``both`` or none. Without that
         option a benchmark takes what lies beside the project, or what it makes itself.
@@ -33,9 +34,19 @@ class Benchmark:
     quick: str = ""
     reads: Literal["", "tasks", "labelled", "both"] = ""
 
-    def arguments(self, *, quick: bool, data: Data | None) -> list[str]:
-        """Return its arguments; with `data` those files are read in place of the default ones."""
-        chosen = (self.quick if quick else self.full).split()
+    def arguments(self, *, quick: bool, tiny: str = "", data: Data | None = None) -> list[str]:
+        """Return its arguments.
+
+        Parameters
+        ----------
+        quick : bool
+            Whether those of the quick run.
+        tiny : str
+            The tiny model's folder, where they ask for one.
+        data : Data, optional
+            Files to read in place of the default ones.
+        """
+        chosen = [each.format(tiny=tiny) for each in (self.quick if quick else self.full).split()]
         if data is None or not self.reads:
             return chosen
         kinds = {"tasks": data.tasks, "labelled": data.labelled, "both": data.labelled + data.tasks}
@@ -78,14 +89,14 @@ SUITE = (
         name="round_overhead",
         title="A whole round with Floe over one with Flower's FedAvg",
         full="--repeats 1",
-        quick="--rounds 1 --clients 2 --local-steps 1 --repeats 1",
+        quick="--model {tiny} --rounds 1 --clients 2 --local-steps 1 --repeats 1",
     ),
     Benchmark(
         name="answers",
         title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
         reads="tasks",
-        quick="--in-task records --out-of-task code --rounds 1 --local-steps 1 --max-length 48 "
-        "--items 2 --fit 1 --timed 1 --max-tokens 32",
+        quick="--slm {tiny} --llm {tiny} --in-task records --out-of-task code --rounds 1 "
+        "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
     ),
     Benchmark(
         name="fusion_quality",
@@ -102,17 +113,17 @@ SUITE = (
     Benchmark(
         name="decode_overlap",
         title="Tokens per second with an expert in flight over those without one",
-        quick="--parts overlap --latencies 0.5 --tokens 16 --repeats 1",
+        quick="--host {tiny} --parts overlap --latencies 0.5 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="decode_peers",
         title="Tokens per second against one call after the other",
-        quick="--latency 0.8 --tokens 16 --repeats 1",
+        quick="--host {tiny} --expert {tiny} --latency 0.8 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="deadlines",
         title="Time per token and per answer under deadlines",
-        quick="--latencies 1 --deadlines 0.5 2 --tokens 16 --repeats 1",
+        quick="--host {tiny} --latencies 1 --deadlines 0.5 2 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="privacy",
