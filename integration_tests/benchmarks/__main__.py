@@ -20,6 +20,7 @@ from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 from integration_tests.tiny import make_models
 
 RESULTS = ROOT / "docs" / "results"
+NOT_RUN = "it was not run."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="JSONL files of questions and answers, and of texts with private spans, to read "
         "(each benchmark's own default)",
     )
+    add("--pages", action="store_true", help="run nothing: pages and figures of what there is")
     add("--output", type=Path, help="folder to write (docs/results, or docs/results/quick)")
     options = parser.parse_args(arguments)
     folder: Path = options.output or (RESULTS / "quick" if options.quick else RESULTS)
@@ -49,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = named(options.only)
         folder.mkdir(parents=True, exist_ok=True)
         data = None if options.data is None else find_data(options.data)
-        left_out = measure(chosen, folder, quick=options.quick, data=data)
+        if options.pages:
+            left_out = rewrite(chosen, folder)
+        else:
+            left_out = measure(chosen, folder, quick=options.quick, data=data)
         index(folder, quick=options.quick, left_out=left_out)
     except FloeError as error:
         print(error, file=sys.stderr)
@@ -104,6 +109,18 @@ def _measure(
         common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
 
 
+def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:
+    """Write figures and pages anew from the results of a folder; return those that it lacks."""
+    left_out = {}
+    for benchmark in common.progress(chosen, "pages"):
+        file = folder / f"{benchmark.name}.json"
+        if file.is_file():
+            write(benchmark, json.loads(file.read_text("utf-8")), folder)
+        else:
+            left_out[benchmark.name] = NOT_RUN
+    return left_out
+
+
 def write(benchmark: Benchmark, values: dict[str, Any], folder: Path) -> None:
     """Write a result: JSON, figure and page."""
     name = benchmark.name
@@ -120,7 +137,7 @@ def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
         if file.is_file():
             results.append((benchmark, json.loads(file.read_text("utf-8"))))
         else:
-            missing.setdefault(benchmark.name, "it was not run.")
+            missing.setdefault(benchmark.name, NOT_RUN)
     write_index(folder / "index.md", results, quick=quick, left_out=missing)
 
 

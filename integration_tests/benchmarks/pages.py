@@ -121,7 +121,7 @@ def _is_number(cell: str) -> bool:
 def _seeds(values: Mapping[str, Any]) -> str:
     if "seeds" in values:
         return f"Seeds: {', '.join(map(str, values['seeds']))}."
-    return f"Seed: {values['seed']}." if "seed" in values else "Nothing is drawn at random."
+    return f"Seed: {values['seed']}." if "seed" in values else "Seeds: fixed by the code."
 
 
 def _escaped(text: str) -> str:

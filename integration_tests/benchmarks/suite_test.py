@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import figures
-from integration_tests.benchmarks.__main__ import RESULTS, index, measure
+from integration_tests.benchmarks.__main__ import NOT_RUN, RESULTS, index, measure, rewrite
 from integration_tests.benchmarks.data import find_data
 from integration_tests.benchmarks.pages import BEGIN, END, markdown_table, result, write_page
 from integration_tests.benchmarks.running import ROOT, FailedError, run
@@ -67,6 +67,12 @@ def test_the_suite_writes_json_figure_page_and_index(tmp_path: Path) -> None:
     assert "![A small one](aggregation_cost.png)" in page
     assert f"{values['cases'][0]['speedup']:.4g}" in page
     listed = (tmp_path / "index.md").read_text()
+    (tmp_path / "aggregation_cost.png").unlink()
+    (tmp_path / "aggregation_cost.md").unlink()
+    assert rewrite([SMALL], tmp_path) == {}
+    assert (tmp_path / "aggregation_cost.md").read_text() == page
+    assert imread(tmp_path / "aggregation_cost.png").std() > 0.05
+    assert rewrite([Benchmark(name="gate", title="Not there")], tmp_path) == {"gate": NOT_RUN}
     assert values["remarks"][0] in listed
     assert "gate: it was not run." in listed
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 SIZE = (7.0, 4.0)
 
 #: Colours of Okabe and Ito, which colour-blind readers tell apart; their greys differ, too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 #: More groups than that have their names upright.
 MOST_LEVEL_LABELS = 7
