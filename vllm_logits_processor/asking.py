@@ -75,6 +75,9 @@ class Asking:
                 stream.ready = stream.prefix.length in stream.heard.rows
                 # Of no text at all, with no BOS in front, an expert can say nothing.
                 stream.declined = None if stream.ready else "no-prompt"
+            elif any(self._too_long(place) for place in wanted):
+                # One such prompt, and the server refuses the request with all streams in it.
+                stream.declined = "too-long"
             elif stream.meets_ahead(wanted):
                 assert stream.pending is not None
                 self._renew_deadline(stream.pending.call)
@@ -82,7 +85,8 @@ class Asking:
                 stream.declined = "budget"
             elif host_is_unsure or self._config.ask == "always":
                 batch.add(stream, wanted)
-            if place := self._worth_asking_ahead(stream):
+            place = self._worth_asking_ahead(stream)
+            if place and not self._too_long(place):
                 batch.add(stream, [place], ahead=True)
         for model, batch in batches.items():
             if batch.prompts:
@@ -135,6 +139,16 @@ class Asking:
     def _renew_deadline(self, call: ExpertCall) -> None:
         """Give a call that was started ahead the time that one started now would have."""
         call.deadline = max(call.deadline, time.monotonic() + self._deadline_s(first=False))
+
+    def _too_long(self, place: Place) -> bool:
+        """Tell whether the expert's context has no room for a place and the tokens after it.
+
+        A call asks for as many of these as the stream that looks ahead furthest wants.
+        """
+        expert = self._config.expert
+        return (
+            expert.context is not None and len(place.token_ids) + expert.lookahead > expert.context
+        )
 
     def _spent(self, stream: Stream) -> bool:
         budget = self._config.answer_budget_ms

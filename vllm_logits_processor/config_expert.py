@@ -13,6 +13,8 @@ from vllm_logits_processor.config_checks import accept
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
+_MOST_CONTEXT = 100_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
@@ -35,6 +37,10 @@ class ExpertConfig:
         without the gate, since nothing leaves.
     top_k : int
         Logprobs per token, 1 to 1,000. The server must allow it (vLLM: ``--max-logprobs``).
+    context : int, optional
+        Tokens that the model takes at most, those to come among them (vLLM: ``--max-model-len``). A
+        text that has grown longer is the host's alone from then on. Without it such a text is asked
+        about all the same, and a server refuses the whole step's request for it.
     api_key_env, api_key_file : str, optional
         Environment variable, or file, that holds the API key; one of them. The file is read again
         when it changes.
@@ -57,6 +63,7 @@ class ExpertConfig:
     tokenizer: str | None = None
     trusted: bool = False
     top_k: int = 20
+    context: int | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
     ca_file: str | None = None
@@ -79,6 +86,11 @@ class ExpertConfig:
             value = getattr(self, key)
             good = is_integer(value, least=1, most=most)
             accept(f"expert.{key}", value, f"an integer from 1 to {most}", good=good)
+        if self.context is not None:
+            least = self.lookahead + 1
+            good = is_integer(self.context, least=least, most=_MOST_CONTEXT)
+            said = f"an integer from {least} to {_MOST_CONTEXT:,}"
+            accept("expert.context", self.context, said, good=good)
         if self.hedge_ms is not None:
             good = is_number(self.hedge_ms) and self.hedge_ms > 0 and len(self.urls) > 1
             accept("expert.hedge_ms", self.hedge_ms, "a number above 0, with two URLs", good=good)

@@ -41,6 +41,10 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"expert": {**EXPERT, "url": "ftp://x"}}, "expert.url is 'ftp://x'; accepted is an http"),
         ({"expert": {**EXPERT, "top_k": 0}}, "expert.top_k is 0; accepted is an integer from 1"),
         ({"expert": {**EXPERT, "top_k": True}}, "expert.top_k is True"),
+        (
+            {"expert": {**EXPERT, "lookahead": 4, "context": 4}},
+            "expert.context is 4; accepted is an integer from 5",
+        ),
         ({"expert": {**EXPERT, "trusted": "yes"}}, "expert.trusted is 'yes'; accepted is true or"),
         ({"expert": {**EXPERT, "api_key_env": "NO_SUCH_KEY"}}, "that is set"),
         ({"expert": {"url": "http://x", "model": "m"}}, "expert.tokenizer is None; accepted is a"),

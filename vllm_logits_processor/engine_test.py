@@ -123,11 +123,17 @@ def engine(
     gate: Gate | None = None,
     router: str = "evidence",
     lookahead: int = 1,
+    context: int | None = None,
     scorer: PromptScorer | None = None,
     **values: Any,
 ) -> FusionEngine:
     section = ExpertConfig(
-        url="http://x", model="slm", tokenizer="t", trusted=gate is None, lookahead=lookahead
+        url="http://x",
+        model="slm",
+        tokenizer="t",
+        trusted=gate is None,
+        lookahead=lookahead,
+        context=context,
     )
     values = {"deadline_ms": 50, "first_deadline_ms": 50, "covers": 0, **values}
     config = FloeConfig(expert=section, **values)

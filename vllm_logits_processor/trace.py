@@ -15,6 +15,7 @@ OUTCOMES = (
     "fused",
     "private",
     "no-prompt",
+    "too-long",
     "sure",
     "budget",
     "open",
@@ -37,10 +38,10 @@ class TraceLine:
         Which token of the answer, from 0.
     outcome : str
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
-        as embeddings), ``sure`` (the host was, and only unsure places are asked about), ``budget``
-        (the answer's waiting time is spent), ``open`` (breaker), ``busy`` (late calls still on
-        their way), ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the
-        expert said).
+        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and only
+        unsure places are asked about), ``budget`` (the answer's waiting time is spent), ``open``
+        (breaker), ``busy`` (late calls still on their way), ``late``, ``failed``, ``infeasible``
+        (the host may not produce anything that the expert said).
     expert_weight : float
         Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float
