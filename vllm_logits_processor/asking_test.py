@@ -110,14 +110,14 @@ def test_a_text_beyond_the_experts_context_leaves_the_others_their_call(
     expert: Scripted, tmp_path: Path
 ) -> None:
     parts = engine(expert, context=9, lookahead=2, trace_file=str(tmp_path / "trace"))
-    long, short = stream_of(parts, b"The cat sat on the mat"), stream_of(parts, b"The")
+    long, short = stream_of(parts, b"The cat sat on the mat. " * 4), stream_of(parts, b"The")
     logits = some_logits(2)
     before = logits.clone()
     parts.begin_step([long, short])
     parts.decide(logits, {0: long, 1: short}).write(logits)
+    assert [line["outcome"] for line in lines_of(tmp_path / "trace")] == ["too-long", "fused"]
     assert torch.equal(logits[0], before[0])
     assert not torch.equal(logits[1], before[1])
-    assert [line["outcome"] for line in lines_of(tmp_path / "trace")] == ["too-long", "fused"]
     for call in expert.calls:
         assert all(len(prompt) + 2 <= 9 for prompt in call[0])
 
