@@ -38,6 +38,20 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def at_least_one(text: str) -> int:
+    """Read an option that is a number of things.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is below 1.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is accepted, not {text}")
+    return number
+
+
 def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> tqdm[Item]:
     """Return the items with a progress bar on standard error."""
     return tqdm(items, desc=description, total=total, file=sys.stderr, dynamic_ncols=True)

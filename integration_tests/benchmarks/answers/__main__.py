@@ -47,17 +47,34 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--slm", default="embedded:smollm2-135m-instruct", help="the SLM (%(default)s)")
     add("--llm", default=CLOUD_MODEL, help="the LLM (%(default)s)")
-    add("--items", type=_positive, default=12, help="asked per task (%(default)s)")
-    add("--fit", type=_positive, default=4, help="for the cascade, per task (%(default)s)")
-    add("--timed", type=_positive, default=1, help="asked alone, per task (%(default)s)")
-    add("--trained", type=_positive, default=192, help="for training, per task (%(default)s)")
+    add("--items", type=common.at_least_one, default=12, help="asked per task (%(default)s)")
+    add(
+        "--fit", type=common.at_least_one, default=4, help="for the cascade, per task (%(default)s)"
+    )
+    add("--timed", type=common.at_least_one, default=1, help="asked alone, per task (%(default)s)")
+    add(
+        "--trained",
+        type=common.at_least_one,
+        default=192,
+        help="for training, per task (%(default)s)",
+    )
     add("--shots", type=int, default=2, help="solved examples before each prompt (%(default)s)")
-    add("--prompt-characters", type=_positive, default=300, help="longer ones are cut in front")
-    add("--max-tokens", type=_positive, default=72, help="of an answer (%(default)s)")
-    add("--rounds", type=_positive, default=2, help="federated rounds (%(default)s)")
-    add("--local-steps", type=_positive, default=4, help="of a round (%(default)s)")
-    add("--max-length", type=_positive, default=96, help="tokens of a trained text (%(default)s)")
-    add("--export-rank", type=_positive, default=8, help="of the adapters (%(default)s)")
+    add(
+        "--prompt-characters",
+        type=common.at_least_one,
+        default=300,
+        help="longer ones are cut in front",
+    )
+    add("--max-tokens", type=common.at_least_one, default=72, help="of an answer (%(default)s)")
+    add("--rounds", type=common.at_least_one, default=2, help="federated rounds (%(default)s)")
+    add("--local-steps", type=common.at_least_one, default=4, help="of a round (%(default)s)")
+    add(
+        "--max-length",
+        type=common.at_least_one,
+        default=96,
+        help="tokens of a trained text (%(default)s)",
+    )
+    add("--export-rank", type=common.at_least_one, default=8, help="of the adapters (%(default)s)")
     add("--seed", type=int, default=0, help="of the run, the items and the bootstrap")
     add("--run", type=Path, metavar="FOLDER", help="the --output of an earlier call: no training")
     add("--output", type=Path, metavar="FOLDER", help="keep the working files here")
@@ -187,13 +204,6 @@ def _items(tasks: Sequence[Task], federation: Federation, *, fitted: bool) -> li
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"at least 1 is accepted, not {text}")
-    return number
 
 
 if __name__ == "__main__":

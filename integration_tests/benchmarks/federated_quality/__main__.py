@@ -51,7 +51,12 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         "(GSM8K and PubMedQA of ../shared/data where they are, else the embedded tasks)",
     )
     add("--model", default=defaults.model, help=f"frozen base model ({defaults.model})")
-    add("--clients", type=_at_least_one, default=defaults.clients, help="devices (%(default)s)")
+    add(
+        "--clients",
+        type=common.at_least_one,
+        default=defaults.clients,
+        help="devices (%(default)s)",
+    )
     add(
         "--devices",
         type=_words,
@@ -62,11 +67,11 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--budget", type=float, default=defaults.budget, help="virtual seconds (%(default)g)")
     add(
         "--local-steps",
-        type=_at_least_one,
+        type=common.at_least_one,
         default=defaults.local_steps,
         help="steps per device and round (%(default)s)",
     )
-    add("--batch-size", type=_at_least_one, default=defaults.batch_size, help="(%(default)s)")
+    add("--batch-size", type=common.at_least_one, default=defaults.batch_size, help="(%(default)s)")
     add("--learning-rate", type=float, default=defaults.learning_rate, help="(%(default)s)")
     add(
         "--max-length",
@@ -76,7 +81,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--eval-examples",
-        type=_at_least_one,
+        type=common.at_least_one,
         default=defaults.eval_examples,
         help="held-out examples per device (%(default)s)",
     )
@@ -100,7 +105,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--jobs",
-        type=_at_least_one,
+        type=common.at_least_one,
         default=2,
         help="worker processes of one thread each (%(default)s)",
     )
@@ -208,13 +213,6 @@ def _names(text: str) -> tuple[str, ...]:
             f"{text!r} names no method {', '.join(unknown)}; known: {', '.join(METHODS)}"
         )
     return tuple(dict.fromkeys(names))
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 if __name__ == "__main__":

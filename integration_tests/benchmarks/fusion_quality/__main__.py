@@ -39,11 +39,11 @@ def options_from(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentPars
         "answer; any other file one document; embedded:TASK an embedded task (GSM8K and PubMedQA "
         "of ../shared/data where they are there, and embedded:code)",
     )
-    add("--limit-bytes", type=_at_least_one, help="read at most this much of each file")
+    add("--limit-bytes", type=common.at_least_one, help="read at most this much of each file")
     add("--seed", type=int, default=0, help="of the embedded tasks (%(default)s)")
     add(
         "--top-k",
-        type=_at_least_one,
+        type=common.at_least_one,
         default=100,
         help="tokens that the expert tells of each distribution (%(default)s)",
     )
@@ -96,13 +96,6 @@ def _compare(
         for name, documents in texts.items()
     }
     return {"host": host.name, "expert": expert.name, "texts": found}
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"at least 1 is accepted, not {text}")
-    return number
 
 
 if __name__ == "__main__":
