@@ -77,7 +77,8 @@ def test_a_late_call_is_given_up_and_the_next_ones_do_not_wait() -> None:
     assert reason(calling, go_on.wait) == "late"
     begun = time.monotonic()
     assert [reason(calling, lambda: 1) for _ in range(50)] == ["stuck"] * 50
-    assert time.monotonic() - begun < 0.1
+    # Those that wait would need 5 s.
+    assert time.monotonic() - begun < 1.0
     threads = [each for each in threading.enumerate() if each.name == "floe-plugin-hangs"]
     go_on.set()
     deadline = time.monotonic() + 5

@@ -80,10 +80,11 @@ def test_a_failure_or_nonsense_is_nan_in_all_rows(answer: Callable[[RouterSignal
 
 
 def test_a_router_that_hangs_costs_its_time_once() -> None:
-    router = isolated(lambda _: time.sleep(1.0), timeout_s=0.05)
+    router = isolated(lambda _: time.sleep(10.0), timeout_s=0.05)
     begun = time.monotonic()
-    assert all(np.isnan(router.log_odds(SIGNALS)).all() for _ in range(20))
-    assert time.monotonic() - begun < 0.5
+    assert all(np.isnan(router.log_odds(SIGNALS)).all() for _ in range(100))
+    # Its time, each time, would be 5 s.
+    assert time.monotonic() - begun < 1.0
 
 
 def test_a_source_gives_what_it_has(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from floe_plugins.gate import Decision, Gate
 
-SMALL, LARGE = 250_000, 1_000_000
+SMALL, LARGE = 125_000, 1_000_000
 
 UNITS = {
     "digits": "7",
@@ -35,8 +35,9 @@ def test_a_megabyte_is_decided_in_linear_time(unit: str) -> None:
 
     seconds(10_000)
     small, large = seconds(SMALL), seconds(LARGE)
-    # Four times the text; quadratic time would be a factor of 16.
-    assert large < 8 * max(small, 0.02)
+    # Eight times the text; quadratic time would be a factor of 64. Half of that leaves room for a
+    # processor that others slow down between the two.
+    assert large < 32 * max(small, 0.02)
     assert large < 30
 
 
@@ -46,7 +47,8 @@ def test_by_default_a_megabyte_is_local_at_once(unit: str) -> None:
     text = text_of(unit, LARGE)
     started = time.monotonic()
     verdict = gate.decide(text)
-    assert time.monotonic() - started < 0.1
+    # A scan would take seconds.
+    assert time.monotonic() - started < 0.5
     assert verdict.decision is Decision.LOCAL
     assert [failure.reason for failure in verdict.failures] == ["too long"]
 

@@ -71,10 +71,11 @@ def test_all_arrays_are_read_only_views_of_the_mapped_file(
 def test_the_maps_of_large_vocabularies_load_at_once(
     tmp_path: Path, gemma: ByteVocabulary, smollm2: ByteVocabulary
 ) -> None:
-    assert keep(gemma, smollm2, folder=tmp_path).built
     begun = time.monotonic()
+    assert keep(gemma, smollm2, folder=tmp_path).built
+    built = time.monotonic()
     assert not keep(gemma, smollm2, folder=tmp_path).built
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - built < 0.2 * (built - begun)
 
 
 def cut(content: bytes) -> bytes:

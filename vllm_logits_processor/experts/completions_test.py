@@ -170,10 +170,10 @@ def test_connections_are_reused(server: FakeExpert, expert: CompletionsExpert) -
 
 
 def test_starting_does_not_wait(server: FakeExpert, expert: CompletionsExpert) -> None:
-    server.delay_s = 0.5
+    server.delay_s = 1.0
     begun = time.monotonic()
     future = expert.start([[1]], model="slm")
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 0.5
     assert first_tokens(future.result(timeout=5)) == [1]
 
 

@@ -118,7 +118,7 @@ def test_starting_does_not_wait_and_leaves_the_threads_alone(expert: InProcessEx
     threads = torch.get_num_threads()
     begun = time.monotonic()
     futures = [expert.start(PROMPTS, model="slm", steps=20) for _ in range(5)]
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 0.5
     replies = [future.result(timeout=60).continuations for future in futures]
     assert len({str([each.tokens.tolist() for each in reply]) for reply in replies}) == 1
     assert torch.get_num_threads() == threads
