@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from floe_plugins.errors import ConfigError
@@ -82,14 +82,17 @@ def check_credentials(values: Mapping[str, Any], *, section: str) -> None:
             accept(f"{section}{key}", value, "the path of a file that is there", good=good)
 
 
-def is_number(value: object) -> bool:
-    """Tell a finite number from the rest; JSON's true and false are none."""
-    if isinstance(value, float):
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell a number that a finite float holds from the rest; JSON's true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
         return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
-def is_integer(value: object, *, least: int, most: float = math.inf) -> bool:
+def is_integer(value: object, *, least: int, most: float = math.inf) -> TypeGuard[int]:
     """Tell whether `value` is an integer in a range, both ends included."""
     return type(value) is int and least <= value <= most
 

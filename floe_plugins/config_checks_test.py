@@ -8,12 +8,12 @@ from floe_plugins.config_checks import is_integer, is_number, is_url, refuse_unk
 from floe_plugins.errors import ConfigError
 
 
-@pytest.mark.parametrize("value", [0, -1.5, 10**400])
+@pytest.mark.parametrize("value", [0, -1.5, 10**300])
 def test_numbers(value: object) -> None:
     assert is_number(value)
 
 
-@pytest.mark.parametrize("value", [True, "1", None, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("value", [True, "1", None, math.inf, -math.inf, math.nan, 10**400])
 def test_what_is_no_number(value: object) -> None:
     assert not is_number(value)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from floe_plugins.config_checks import is_integer, is_number
 
 ConfigValue = str | int | float | bool
 
@@ -41,7 +42,7 @@ def integer(meaning: str, *, low: int, high: int) -> Key:
     """Return a key that takes whole numbers of a range."""
 
     def parse(value: ConfigValue) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if not is_integer(value, least=low, most=high):
             raise ValueError
         return value
 
@@ -52,7 +53,7 @@ def number(meaning: str, *, low: float, high: float, above: bool = False) -> Key
     """Return a key that takes numbers of a range; with `above` its lower end is left out."""
 
     def parse(value: ConfigValue) -> float:
-        if isinstance(value, (bool, str)) or not math.isfinite(value):
+        if not is_number(value):
             raise ValueError
         if not low <= value <= high or (above and value == low):
             raise ValueError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
@@ -11,12 +10,13 @@ from flwr.serverapp.strategy import Result
 
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.client_app import app
+from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.run_config import ConfigValue
 
 Tamper = Callable[[int, Message, Message], Message | None]
 
 
-class LocalGrid(Grid):
+class LocalGrid(InProcessGrid):
     """Runs the ClientApp for every message at once; what a test tampers with is the reply.
 
     Parameters
@@ -50,8 +50,7 @@ class LocalGrid(Grid):
         identifiers = []
         for message in messages:
             self.sent.append(message)
-            identifier = str(uuid.uuid4())
-            message.metadata.__dict__["_message_id"] = identifier
+            identifier = self.taken(message)
             identifiers.append(identifier)
             reply: Message | None = self._reply(message)
             if self._tamper is not None and reply is not None:
@@ -82,21 +81,6 @@ class LocalGrid(Grid):
             said = f"\nException ClientAppException occurred. Message: {error}"
             reason = f"<class 'ClientAppException'>:<'{said}'>"
             return Message(Error(code=2, reason=reason), reply_to=message)
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        raise NotImplementedError
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        raise NotImplementedError
 
 
 def start_run(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from floe_plugins.config_checks import is_number
 from floe_plugins.errors import ConfigError, FloeError, PluginError
 from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError
 from floe_plugins.kinds import RESERVED
@@ -64,7 +64,7 @@ class IsolatedPolicy:
 
         def said() -> float | None:
             value = self._policy.deadline
-            if value is not None and not (_is_number(value) and value > 0):
+            if value is not None and not (is_number(value) and value > 0):
                 raise InvalidAnswerError
             return value
 
@@ -113,7 +113,7 @@ class IsolatedPolicy:
         if (
             not isinstance(decision, RankDecision)
             or (decision.rank is not None and decision.rank not in self.candidates)
-            or not _is_number(decision.predicted_seconds)
+            or not is_number(decision.predicted_seconds)
             or not isinstance(decision.reason, str)
         ):
             raise InvalidAnswerError
@@ -164,7 +164,3 @@ def _are_ranks(candidates: object) -> bool:
         and all(type(rank) is int and 1 <= rank <= max(EXPORT_RANKS) for rank in candidates)
         and list(candidates) == sorted(set(candidates))
     )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

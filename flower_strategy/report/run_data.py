@@ -5,12 +5,12 @@ Every number that is missing, null, or no number is None from here on; every tex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from floe_plugins.config_checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
 _SHORT = 4
@@ -159,9 +159,7 @@ def read_run(folder: Path | str) -> Run:
 
 def number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if is_number(value) else None
 
 
 def _round(index: int, entry: Mapping[str, Any]) -> Round:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out = measure(chosen, folder, quick=options.quick, data=data)
         index(folder, quick=options.quick, left_out=left_out)
     except FloeError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return common.failed(error)
     finished = [each.name for each in chosen if each.name not in left_out]
     report = {"folder": str(folder), "finished": finished, "left_out": left_out}
     if options.json:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     chosen: Sequence[Benchmark], folder: Path, *, quick: bool, data: Data | None = None
 ) -> dict[str, str]:
-    """Run benchmarks one after the other and write what each gave as soon as it is there.
+    """Run benchmarks, quick ones two at a time, and write what each gave as soon as it is there.
 
     Returns
     -------
@@ -97,16 +97,27 @@ def _measure(
     tiny: str,
     data: Data | None,
 ) -> None:
-    bar = common.progress(chosen, "benchmarks")
-    for benchmark in bar:
-        bar.set_postfix_str(benchmark.name)
+    def timed(benchmark: Benchmark) -> dict[str, Any]:
         begun = time.monotonic()
+        common.note(f"{benchmark.name} begins")
         try:
-            values = run(benchmark, quick=quick, tiny=tiny, data=data)
-            write(benchmark, values, folder)
-        except FloeError as error:
-            left_out[benchmark.name] = str(error)
-        common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
+            return run(benchmark, quick=quick, tiny=tiny, data=data)
+        finally:
+            common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
+
+    # What is timed has the machine for itself. Quick runs show that all runs, and most of their
+    # time is one process after the other being started.
+    with ThreadPoolExecutor(2 if quick else 1) as pool:
+        runs = {pool.submit(timed, benchmark): benchmark for benchmark in chosen}
+        try:
+            for done in common.progress(as_completed(runs), "benchmarks", total=len(runs)):
+                try:
+                    write(runs[done], done.result(), folder)
+                except FloeError as error:
+                    left_out[runs[done].name] = str(error)
+        finally:
+            # Where Ctrl-C ended one, the others are not begun.
+            pool.shutdown(cancel_futures=True)
 
 
 def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:

@@ -62,6 +62,12 @@ def note(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def failed(error: Exception) -> int:
+    """Say why a benchmark cannot go on; return the exit code."""
+    print(f"Error: {error}", file=sys.stderr)
+    return 2
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows in aligned columns; floats with four significant digits."""
     print_table(header, [[_cell(value) for value in row] for row in rows])

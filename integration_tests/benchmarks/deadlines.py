@@ -115,8 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             values = _measure(options, Path(folder))
     except FloeError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return common.failed(error)
     common.show(
         options,
         values,

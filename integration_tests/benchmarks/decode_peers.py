@@ -102,7 +102,6 @@ def _expert(
         model=model,
         name=NAME,
         core=EXPERT_CORE,
-        dtype="bfloat16",
         arguments=["--max-model-len", "512"],
         port=free_port(),
     )

@@ -42,7 +42,6 @@ def host(model: str, name: str, *, floe: Mapping[str, Any] | None = None) -> Ser
         model=model,
         name=name,
         core=HOST_CORE,
-        dtype="bfloat16",
         floe=dict(floe) if floe is not None else None,
         arguments=["--max-model-len", "512", "--max-num-seqs", "2"],
         variables={"VLLM_USE_V2_MODEL_RUNNER": "0"},

@@ -111,5 +111,5 @@ def test_it_prints_one_json_object(tmp_path: Path) -> None:
     failed = subprocess.run(
         [*command[:-1], str(tmp_path / "none")], capture_output=True, text=True, check=False
     )
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "cannot be read" in failed.stderr

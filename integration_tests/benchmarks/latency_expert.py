@@ -147,7 +147,7 @@ class _Answers:
 def _real(folder: str, *, top_k: int) -> InProcessExpert:
     vocabulary = ByteVocabulary.from_pretrained(folder)
     return InProcessExpert(
-        load_model(folder, dtype="bfloat16"),
+        load_model(folder, dtype="float32"),
         name=NAME,
         top_k=top_k,
         vocabulary=len(vocabulary),

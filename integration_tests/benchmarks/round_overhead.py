@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = measure(options)
     except FloeError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return common.failed(error)
     common.show(
         options,
         values,

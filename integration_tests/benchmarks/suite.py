@@ -88,7 +88,7 @@ SUITE = (
     Benchmark(
         name="round_overhead",
         title="A whole round with Floe over one with Flower's FedAvg",
-        full="--repeats 1",
+        full="--rounds 2 --repeats 1",
         quick="--model {tiny} --rounds 1 --clients 2 --local-steps 1 --repeats 1",
     ),
     Benchmark(
@@ -101,7 +101,7 @@ SUITE = (
     Benchmark(
         name="fusion_quality",
         title="Bits per byte of the host, the expert and the two fused, per router and peer",
-        full="--reversed --limit-bytes 500",
+        full="--reversed --limit-bytes 700",
         quick="--reversed --limit-bytes 60",
         reads="tasks",
     ),
@@ -113,6 +113,7 @@ SUITE = (
     Benchmark(
         name="decode_overlap",
         title="Tokens per second with an expert in flight over those without one",
+        full="--tokens 48",
         quick="--host {tiny} --parts overlap --latencies 0.5 --tokens 16 --repeats 1",
     ),
     Benchmark(

@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = measure(options)
     except FloeError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return common.failed(error)
     levels = values["levels"]
     numbers = list(levels[0]["silhouettes"])
     common.show(

@@ -17,10 +17,11 @@ from rich.table import Table
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
-from integration_tests.demo.answering import CLOUD_MODEL, Answer, Device, servers
-from integration_tests.demo.federation import DemoError, Federation, federate
+from integration_tests.demo.answering import Answer, Device
+from integration_tests.demo.federation import DemoError, Federation, federate, readable
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
+from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
 from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
 
 
@@ -68,7 +69,11 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
 
     if options.run is None:
         progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
-        federation = federate(folder, rounds=options.rounds, progress=progress)
+        federation = federate(
+            folder,
+            config={"rounds": options.rounds},
+            on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
+        )
     else:
         federation = Federation.read(options.run.resolve())
     clusters = _clusters(federation)
@@ -79,10 +84,20 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
 
     progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
     adapters = federation.adapters_for(PROMPTS)
-    with servers(federation, folder, progress=progress) as (own, cloud, trace):
+    with pair_of_servers(
+        federation,
+        folder,
+        deadline_ms=3_000,
+        first_deadline_ms=20_000,
+        waiting=progress.waiting,
+    ) as pair:
         progress.step("Prompts: the gate decides what the cloud may see.")
         device = Device(
-            own=own, cloud=cloud, adapters=adapters, trace=trace, max_tokens=options.max_tokens
+            own=pair.own,
+            cloud=pair.cloud,
+            adapters=adapters,
+            trace=pair.trace,
+            max_tokens=options.max_tokens,
         )
         answers = []
         for prompt in PROMPTS:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.gate import Decision, Gate
-from floe_plugins.models import resolve
-from integration_tests.demo.federation import DemoError, Federation
-from integration_tests.demo.progress import Progress
+from integration_tests.demo.federation import DemoError
 from integration_tests.demo.prompts import STOP, Prompt
-from integration_tests.processes import free_port
-from integration_tests.vllm_servers import Server, ServerSpec, running
-
-CLOUD_MODEL = "embedded:gemma-3-270m"
+from integration_tests.vllm_servers import Server
 
 
 @dataclass
@@ -135,41 +128,3 @@ def _send(server: Server, body: dict[str, Any]) -> tuple[str, list[str]]:
         raise DemoError(f"{server.name} answered HTTP {reply.status_code}: {reply.text[:300]}")
     (choice,) = reply.json()["choices"]
     return str(choice["text"]), [str(token) for token in choice["logprobs"]["tokens"]]
-
-
-@contextmanager
-def servers(
-    federation: Federation, folder: Path, *, progress: Progress
-) -> Iterator[tuple[Server, Server, Path]]:
-    """Start the device's server and the cloud's; yield both and the trace of the fusion."""
-    trace = folder / "fusion.jsonl"
-    port = free_port()
-    rank = str(federation.manifest["rank"])
-    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
-    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
-    device = ServerSpec(
-        model=resolve(federation.manifest["model"]),
-        name="slm",
-        core=0,
-        dtype="bfloat16",
-        port=port,
-        arguments=[*lora, "--lora-modules", *modules],
-    )
-    expert = {"url": f"http://127.0.0.1:{port}/v1", "model": "slm", "trusted": True}
-    cloud = ServerSpec(
-        model=resolve(CLOUD_MODEL),
-        name="llm",
-        core=1,
-        dtype="bfloat16",
-        floe={
-            "expert": {**expert, "tokenizer": federation.manifest["model"]},
-            # Two servers, their front ends and a client share two cores here, perhaps with others;
-            # where each server has its own machine, the default of 250 ms will do.
-            "deadline_ms": 3_000,
-            "first_deadline_ms": 20_000,
-            "trace_file": str(trace),
-        },
-    )
-    trace.unlink(missing_ok=True)
-    with running(device, cloud, logs=folder / "logs", waiting=progress.waiting) as (own, far):
-        yield own, far, trace

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flower_strategy import adapter_for_text, load_history, load_manifest
-from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
 from integration_tests.flower_runs import run_flower_app
 
 APP = Path(__file__).resolve().parents[2]
 DEVICES = 6
+
+#: Where in its folder a run leaves what it exports.
+RUN = "run"
 
 #: What libraries say between Flower's lines, and nobody needs to read.
 _NOISE = ("Loading weights", "ClientAppActor", "FutureWarning", "warnings.warn")
@@ -50,29 +53,40 @@ class Federation:
         return {prompt.name: adapter_for_text(self.folder, prompt.text).name for prompt in prompts}
 
 
-def federate(folder: Path, *, rounds: int, progress: Progress) -> Federation:
-    """Run Flower's simulation of six devices in three classes and read what it left in `folder`.
+def federate(
+    folder: Path,
+    *,
+    config: Mapping[str, str | int | float | bool],
+    on_line: Callable[[str], None],
+) -> Federation:
+    """Run Flower's simulation of six devices in three classes and read what it left.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``run`` and Flower's own files.
+    config : Mapping
+        Run configuration on top of the app's defaults.
+    on_line : Callable[[str], None]
+        Called with every line that Flower prints.
 
     Raises
     ------
     DemoError
         If the run does not complete; quotes the end of its output.
     """
-    output = folder / "run"
-
-    def show(line: str) -> None:
-        text = _PREFIX.sub("", line).rstrip()
-        if text and not any(noise in line for noise in _NOISE):
-            progress.note(text.expandtabs(2))
-
+    output = folder / RUN
     result = run_flower_app(
-        APP,
-        {"output": str(output), "rounds": rounds},
-        DEVICES,
-        folder / "flower",
-        show,
+        APP, {**config, "output": str(output)}, DEVICES, folder / "flower", on_line
     )
     if not result.ok:
         end = "\n".join(result.lines[-15:])
         raise DemoError(f"The federated run ended as {result.status!r}:\n{end}")
     return Federation.read(output)
+
+
+def readable(line: str) -> str:
+    """Return a line of Flower's output as a reader wants it; empty for what nobody needs."""
+    if any(noise in line for noise in _NOISE):
+        return ""
+    return _PREFIX.sub("", line).rstrip().expandtabs(2)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.answers.tasks import Task
+from integration_tests.demo.serving import Pair
 from integration_tests.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -86,22 +86,8 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Servers:
-    """The device's server and the cloud's, and the trace of the fusion.
-
-    Attributes
-    ----------
-    own, cloud : Server
-    trace : Path
-    own_model, cloud_model : str
-        Folders of their models, whose tokenizers score prompts.
-    """
-
-    own: Server
-    cloud: Server
-    trace: Path
-    own_model: str
-    cloud_model: str
+class Servers(Pair):
+    """The device's server and the cloud's, asked as the systems ask them."""
 
     def of(self, system: str) -> tuple[Server, ...]:
         """Return the servers that work on a writer's answer."""

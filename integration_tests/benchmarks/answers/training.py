@@ -9,10 +9,10 @@ from typing import Any
 from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
-from integration_tests.demo.federation import APP, DEVICES, DemoError, Federation
-from integration_tests.flower_runs import run_flower_app
+from integration_tests.demo import federation as demo
+from integration_tests.demo.federation import DEVICES, RUN, Federation
 
-_RUN, _DATA = "run", "data"
+_DATA = "data"
 
 
 def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:
@@ -25,12 +25,12 @@ def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:
         is asked.
     """
     check_disjoint(tasks, folder / _DATA)
-    if not (folder / _RUN / "manifest.json").is_file():
+    if not (folder / RUN / "manifest.json").is_file():
         raise ConfigError(
-            f"There is no finished run in {str(folder / _RUN)!r}; give --run the --output folder "
+            f"There is no finished run in {str(folder / RUN)!r}; give --run the --output folder "
             "of an earlier call."
         )
-    return Federation.read(folder / _RUN)
+    return Federation.read(folder / RUN)
 
 
 def federate(
@@ -53,13 +53,9 @@ def federate(
     """
     write_training(tasks, folder / _DATA)
     check_disjoint(tasks, folder / _DATA)
-    wanted = {**config, "data": str(folder / _DATA), "output": str(folder / _RUN)}
     common.note(f"federated run: {DEVICES} devices")
-    result = run_flower_app(APP, wanted, DEVICES, folder / "flower", _note)
-    if not result.ok:
-        end = "\n".join(result.lines[-15:])
-        raise DemoError(f"The federated run ended as {result.status!r}:\n{end}")
-    return Federation.read(folder / _RUN)
+    wanted = {**config, "data": str(folder / _DATA)}
+    return demo.federate(folder, config=wanted, on_line=_note)
 
 
 def described(federation: Federation) -> list[dict[str, Any]]:

@@ -124,8 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except FloeError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return common.failed(error)
     return 0
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import cast
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 
 from flower_strategy.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.messages import PROFILE_QUERY
 from flower_strategy.strategy import FloeStrategy
 from integration_tests.benchmarks.federated_quality.clock import (
@@ -61,7 +60,7 @@ def _run(grid: WorldGrid, bench: Workbench) -> FloeStrategy:
     raise AssertionError("A run ended before its budget was spent.")
 
 
-class WorldGrid(Grid):
+class WorldGrid(InProcessGrid):
     """A grid in this process: every message is answered at once, and takes virtual time.
 
     A round that would not end within the clock's budget is declined: its messages stay in
@@ -96,11 +95,6 @@ class WorldGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(name) for name in message_ids if name in self._replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        return self.pull_messages(self.push_messages(messages))
 
     def _profile(self, message: Message) -> Message:
         profile = self._bench.world.profiles[_index(message)]
@@ -138,18 +132,6 @@ class WorldGrid(Grid):
         arrays = outcome.adapter.to_arrays()
         return _reply(message, RecordDict({ARRAYS_KEY: arrays, METRICS_KEY: metrics}))
 
-    # What Flower's grid has beside; a strategy uses none of it.
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        raise NotImplementedError
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
-
 
 def _index(message: Message) -> int:
     return message.metadata.dst_node_id - _FIRST_ID
@@ -167,6 +149,5 @@ def _load(adapter: AdapterState) -> Load:
 
 
 def _reply(message: Message, content: RecordDict) -> Message:
-    # A SuperLink gives a message its id when it takes it; a reply refers to it.
-    message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
+    InProcessGrid.taken(message)
     return Message(content=content, reply_to=message)

@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
         found = [_compare(*pair, texts, top_k=options.top_k) for pair in pairs]
     except FloeError as error:
-        print(f"fusion_quality: {error}", file=sys.stderr)
-        return 1
+        return common.failed(error)
     values = {**found[0], "top_k": options.top_k, "seed": options.seed}
     if options.reversed:
         values["reversed"] = found[1]

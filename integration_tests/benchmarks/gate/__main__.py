@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, start in ({} if options.no_peers else peers(options.spacy)).items():
             result["peers"][name] = measure(start(), prompts, name=name)
     except FloeError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return common.failed(error)
     _show(options, result)
     return 0
 

@@ -160,7 +160,6 @@ def _server(model: str, name: str, *, core: int, floe: dict[str, Any] | None = N
         model=model,
         name=name,
         core=core,
-        dtype="bfloat16",
         floe=floe,
         arguments=["--max-model-len", "512", "--max-num-seqs", str(_AT_ONCE)],
         # The second lets prefix caches be emptied.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 
 from flower_strategy.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.devices import DEVICE_CLASSES
+from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.messages import PROFILE_QUERY
 from flower_strategy.profiles import DeviceProfile
 
@@ -75,7 +74,7 @@ def trained_adapters(
 
 
 @dataclass(eq=False)
-class FleetGrid(Grid):
+class FleetGrid(InProcessGrid):
     """A grid in this process. A reply is made when it is pulled, so replies take no memory.
 
     A few dozen distinct adapters are sent over and over; each reply is decoded anew.
@@ -121,9 +120,7 @@ class FleetGrid(Grid):
         begun = time.process_time()
         names = []
         for message in messages:
-            name = str(uuid.uuid4())
-            # A SuperLink gives a message its id when it takes it; a reply refers to it.
-            message.metadata.__dict__["_message_id"] = name
+            name = self.taken(message)
             self._asked[name] = message
             names.append(name)
         self.seconds += time.process_time() - begun
@@ -181,20 +178,3 @@ class FleetGrid(Grid):
             embedding=(vector / np.linalg.norm(vector)).astype(np.float32),
             embedding_error=_WITHIN / 2,
         )
-
-    # What Flower's grid has beside; a strategy uses none of it.
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        raise NotImplementedError
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        raise NotImplementedError
