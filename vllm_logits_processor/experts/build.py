@@ -66,6 +66,7 @@ def build_expert(
             failures=breaker_failures,
             cooldown_s=breaker_cooldown_s,
             on_breaker=on_breaker,
+            model=config.model,
         )
     if kind is not None and (kind == COMPLETIONS) != bool(config.urls):
         wanted = "an expert.url" if kind == COMPLETIONS else "no expert.url"
@@ -84,6 +85,7 @@ def build_expert(
         hedge_ms=config.hedge_ms,
         loop=loop,
         on_breaker=on_breaker,
+        model=config.model,
     )
 
 

@@ -19,7 +19,7 @@ from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
 from vllm_logits_processor.experts.loop import LoopThread
-from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
+from vllm_logits_processor.experts.reply import ExpertError, ExpertReply, NoSuchModelError
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,9 @@ class CompletionsExpert:
                 self._client.stream("POST", self._url, content=body, headers=headers) as response,
             ):
                 if response.status != HTTPStatus.OK:
-                    raise ExpertError(self._status(response.status))
+                    absent = response.status == HTTPStatus.NOT_FOUND
+                    kind = NoSuchModelError if absent else ExpertError
+                    raise kind(self._status(response.status))
                 async for part in response.aiter_stream():
                     received += part
                     if len(received) > limit:

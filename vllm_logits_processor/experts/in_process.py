@@ -14,8 +14,8 @@ from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.local_model import LocalModel, tokens_within
 from vllm_logits_processor.experts.reply import (
     Continuation,
-    ExpertError,
     ExpertReply,
+    NoSuchModelError,
     checked,
 )
 
@@ -129,7 +129,7 @@ class InProcessExpert:
 
     def _check(self, model: str) -> None:
         if model != self._name:
-            raise ExpertError(
+            raise NoSuchModelError(
                 f"The expert in this process is {self._name!r} and has no model {model!r}; give "
                 "another one's server as expert.url."
             )

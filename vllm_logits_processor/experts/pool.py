@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from vllm_logits_processor.experts.breaker import CircuitBreaker
 from vllm_logits_processor.experts.loop import LoopThread
 from vllm_logits_processor.experts.protocol import Expert
-from vllm_logits_processor.experts.reply import ExpertOpenError, ExpertReply
+from vllm_logits_processor.experts.reply import ExpertOpenError, ExpertReply, NoSuchModelError
 
 T = TypeVar("T")
 
@@ -72,6 +72,8 @@ class _Call(Generic[T]):
     ask: Callable[[Expert], Future[T]]
     #: False for a call whose length says nothing of the next one's: it is no evidence of health.
     counts: bool
+    #: Whether a client has named the model: then its absence is no failure of a server.
+    named: bool = False
     future: Future[T] = field(default_factory=Future)
     attempts: list[_Attempt[T]] = field(default_factory=list)
     settled: bool = False
@@ -100,6 +102,9 @@ class ExpertPool:
         Keeps the time for `hedge_ms`, which needs one; closed with the pool.
     on_breaker : callable, optional
         Called as ``on_breaker(url=..., state=...)`` from any thread.
+    model : str, optional
+        The expert's own model. That a server does not have another one, which a client has named,
+        says nothing of the server's health: one client's mistake must not end fusion for all.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class ExpertPool:
         hedge_ms: float | None = None,
         loop: LoopThread | None = None,
         on_breaker: OnBreaker | None = None,
+        model: str | None = None,
     ) -> None:
         if not members or (hedge_ms is not None and loop is None):
             raise ValueError("A pool needs a server, and for hedging a loop that keeps the time.")
@@ -121,6 +127,7 @@ class ExpertPool:
         self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(members) > 1 else None
         self._loop = loop
         self._on_breaker = on_breaker
+        self._model = model
         self._calls: dict[Future[Any], _Call[Any]] = {}
         # Guards the state of calls and breakers; never held while a server is waited for.
         self._lock = threading.Lock()
@@ -135,8 +142,13 @@ class ExpertPool:
 
         The future holds `ExpertOpenError` at once if no server may be asked.
         """
+        named = self._model is not None and model != self._model
         return self._begin(
-            _Call(lambda expert: expert.start(prompts, model=model, steps=steps), counts=True)
+            _Call(
+                lambda expert: expert.start(prompts, model=model, steps=steps),
+                counts=True,
+                named=named,
+            )
         )
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
@@ -218,7 +230,7 @@ class ExpertPool:
         now = time.monotonic()
         with self._lock:
             attempt.over = True
-            if call.counts:
+            if call.counts and not (call.named and isinstance(error, NoSuchModelError)):
                 self._judge(attempt, now, cancelled=future.cancelled(), failed=error is not None)
             waiting = call.settled or any(not each.over for each in call.attempts)
             wins = not call.settled and error is None and not future.cancelled()

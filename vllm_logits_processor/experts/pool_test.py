@@ -15,7 +15,12 @@ from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.experts.loop import LoopThread
 from vllm_logits_processor.experts.pool import ExpertPool
-from vllm_logits_processor.experts.reply import ExpertError, ExpertOpenError, ExpertReply
+from vllm_logits_processor.experts.reply import (
+    ExpertError,
+    ExpertOpenError,
+    ExpertReply,
+    NoSuchModelError,
+)
 
 
 def saying(token: int) -> Callable[[dict[str, Any]], bytes]:
@@ -93,6 +98,21 @@ def test_a_failing_server_costs_no_call_and_is_left_alone() -> None:
         with pytest.raises(ExpertOpenError, match="left alone"):
             both.ask()
         assert both.asked == asked
+
+
+def test_a_model_that_a_client_has_named_and_nobody_has_opens_no_breaker() -> None:
+    with servers(model="slm") as both:
+        both.first.status = both.second.status = 404
+        for _ in range(6):
+            with pytest.raises(NoSuchModelError, match="HTTP 404"):
+                both.pool.start([[1]], model="mistyped").result(timeout=5)
+        assert both.asked == (6, 6)
+        assert set(both.states) == {("first", "closed"), ("second", "closed")}
+        # That the expert's own model is not there is another matter.
+        for _ in range(2):
+            with pytest.raises(NoSuchModelError):
+                both.ask()
+        assert {("first", "open"), ("second", "open")} <= set(both.states)
 
 
 def test_a_slow_server_is_hedged_and_the_first_reply_wins() -> None:

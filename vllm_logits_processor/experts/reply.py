@@ -24,6 +24,10 @@ class ExpertError(FloeError):
     """A reply that is missing or cannot be used; the stream keeps the host's logits."""
 
 
+class NoSuchModelError(ExpertError):
+    """The expert does not have the model that was asked for."""
+
+
 class ExpertOpenError(ExpertError):
     """The breakers of all servers are open: nothing was asked."""
 
