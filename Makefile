@@ -38,10 +38,10 @@ unit: setup ## The tests beside the code
 integration: setup ## Real Flower runs and real vLLM servers
 	$(PYTEST) integration_tests
 
-bench: setup ## Every benchmark, into docs/results (an hour and a quarter on two cores)
+bench: setup ## Every benchmark, into docs/results (about an hour on two cores)
 	$(BIN)/python -m integration_tests.benchmarks
 
-bench-quick: setup ## Every benchmark on little, into docs/results/quick (ten minutes)
+bench-quick: setup ## Every benchmark on little, into docs/results/quick (about ten minutes)
 	$(BIN)/python -m integration_tests.benchmarks --quick
 
 docs: setup ## The documentation site, in site/

@@ -23,9 +23,11 @@ from typing import Any
 
 from floe_plugins.models import resolve
 from integration_tests.benchmarks import common
+from integration_tests.benchmarks.deadlines_processor import dial
 from integration_tests.benchmarks.decoding import (
     EXPERT_CORE,
     GEMMA,
+    PATIENT,
     PROMPTS,
     SMOLLM2,
     floe_section,
@@ -130,11 +132,13 @@ def _conclusions(values: Mapping[str, Any]) -> list[str]:
 
 def _near(options: Any, logs: Path) -> dict[str, Any]:
     """Measure overlap and silence."""
-    model, times = resolve(options.host), logs / "times"
+    model, times, deadline = resolve(options.host), logs / "times", logs / "deadline"
     found: dict[str, Any] = {}
+    dial(deadline, PATIENT["deadline_ms"])
     with latency_expert(logs=logs, core=EXPERT_CORE) as expert:
         section = floe_section(expert.url, tokenizer=model)
-        specs = (host(model, "plain"), timed_host(model, "floe", floe=section, times=times))
+        timed = timed_host(model, "floe", floe=section, times=times, deadline=deadline)
+        specs = (host(model, "plain"), timed)
         with running(*specs, logs=logs, waiting=starting) as (plain, floe):
             (rate,) = rates([plain], tokens=options.tokens, repeats=options.repeats)
             if "overlap" in options.parts:
@@ -144,10 +148,13 @@ def _near(options: Any, logs: Path) -> dict[str, Any]:
                 ]
                 found["outside_share"] = outside_share(times)
             if "silence" in options.parts:
-                floe.kill()
-                found["silence"] = _silence(
-                    plain, expert, model, step_s=1 / rate, options=options, logs=logs
-                )
+                expert.set_latency(None)
+                dial(deadline, 1000 / rate)
+                alone, fused = rates([plain, floe], tokens=options.tokens, repeats=options.repeats)
+                found["silence"] = {
+                    "deadline_ms": 1000 / rate,
+                    "throughput_ratio": fused / alone,
+                }
     return found
 
 
@@ -169,20 +176,6 @@ def _case(
         throughput_ratio=fused / alone,
         of_slower=fused * max(1 / alone, latency * step_s),
     )
-
-
-def _silence(
-    plain: Server, expert: LatencyExpert, model: str, *, step_s: float, options: Any, logs: Path
-) -> dict[str, float]:
-    """Measure an expert that never answers, with the deadline at one step."""
-    deadline_ms = step_s * 1000
-    section = floe_section(expert.url, tokenizer=model)
-    section |= {"deadline_ms": deadline_ms, "first_deadline_ms": deadline_ms}
-    expert.set_latency(None)
-    spec = host(model, "silence", floe=section)
-    with running(spec, logs=logs, waiting=starting) as (floe,):
-        alone, fused = rates([plain, floe], tokens=options.tokens, repeats=options.repeats)
-    return {"deadline_ms": deadline_ms, "throughput_ratio": fused / alone}
 
 
 def _far(options: Any, logs: Path) -> dict[str, Any]:

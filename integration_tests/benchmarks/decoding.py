@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import common, deadlines_processor, timed_processor
 from integration_tests.benchmarks.models import GEMMA as GEMMA
 from integration_tests.benchmarks.models import SMOLLM2 as SMOLLM2
-from integration_tests.benchmarks.timed_processor import CLASS, FILE
 from integration_tests.processes import tail
 from integration_tests.vllm_servers import Server, ServerSpec
 
@@ -48,11 +47,13 @@ def host(model: str, name: str, *, floe: Mapping[str, Any] | None = None) -> Ser
     )
 
 
-def timed_host(model: str, name: str, *, floe: Mapping[str, Any], times: Path) -> ServerSpec:
-    """Return a host whose processor notes the times of its steps."""
+def timed_host(
+    model: str, name: str, *, floe: Mapping[str, Any], times: Path, deadline: Path
+) -> ServerSpec:
+    """Return a host whose processor notes its steps' times and reads its deadline from a file."""
     spec = host(model, name, floe=floe)
     # The later option counts.
-    arguments = [*spec.arguments, "--logits-processors", CLASS]
+    arguments = [*spec.arguments, "--logits-processors", timed_processor.CLASS]
     return ServerSpec(
         model=spec.model,
         name=spec.name,
@@ -60,7 +61,11 @@ def timed_host(model: str, name: str, *, floe: Mapping[str, Any], times: Path) -
         dtype=spec.dtype,
         floe=spec.floe,
         arguments=arguments,
-        variables={**spec.variables, FILE: str(times)},
+        variables={
+            **spec.variables,
+            timed_processor.FILE: str(times),
+            deadlines_processor.FILE: str(deadline),
+        },
     )
 
 

@@ -63,6 +63,7 @@ SUITE = (
     Benchmark(
         name="federated_quality",
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
+        full="--max-length 24",
         reads="tasks",
         quick="--seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 --local-steps "
         "1 --batch-size 1 --eval-examples 2 --max-length 24",
@@ -82,18 +83,19 @@ SUITE = (
     Benchmark(
         name="aggregation_cost",
         title="Exact aggregation in factored form against dense sum-then-SVD",
-        full="--clients 32 128 --repeats 3",
+        full="--clients 32 128 --repeats 2",
         quick="--size 576x1536 --clients 32 --repeats 3",
     ),
     Benchmark(
         name="round_overhead",
         title="A whole round with Floe over one with Flower's FedAvg",
-        full="--rounds 2 --repeats 1",
+        full="--rounds 3 --repeats 1",
         quick="--model {tiny} --rounds 1 --clients 2 --local-steps 1 --repeats 1",
     ),
     Benchmark(
         name="answers",
         title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
+        full="--fit 3 --max-tokens 56",
         reads="tasks",
         quick="--slm {tiny} --llm {tiny} --in-task records --out-of-task code --rounds 1 "
         "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
@@ -113,12 +115,13 @@ SUITE = (
     Benchmark(
         name="decode_overlap",
         title="Tokens per second with an expert in flight over those without one",
-        full="--tokens 48",
+        full="--tokens 48 --repeats 2",
         quick="--host {tiny} --parts overlap --latencies 0.5 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="decode_peers",
         title="Tokens per second against one call after the other",
+        full="--repeats 2",
         quick="--host {tiny} --expert {tiny} --latency 0.8 --tokens 16 --repeats 1",
     ),
     Benchmark(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate
 
-from vllm_logits_processor.processor import FloeLogitsProcessor
+from integration_tests.benchmarks.deadlines_processor import DialledProcessor
 
 #: Environment variable with the file to which each step's times are written.
 FILE = "FLOE_TIMED_STEPS"
@@ -23,8 +23,11 @@ FILE = "FLOE_TIMED_STEPS"
 CLASS = f"{__name__}:TimedProcessor"
 
 
-class TimedProcessor(FloeLogitsProcessor):
-    """Writes two numbers a step: seconds outside and inside, the former before the latter."""
+class TimedProcessor(DialledProcessor):
+    """Writes two numbers a step: seconds outside and inside, the former before the latter.
+
+    Its deadline can be turned as well, so that a silent expert needs no server of its own.
+    """
 
     def __init__(self, vllm_config: Any, *arguments: Any) -> None:
         super().__init__(vllm_config, *arguments)
