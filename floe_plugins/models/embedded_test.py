@@ -49,7 +49,9 @@ def install(site: Path, distribution: str, file: str, content: bytes) -> None:
 def export(*arguments: str, cache: Path, limit: int | None = None) -> "subprocess.Popen[str]":
     """Start `floe-llm model export` in a process of its own."""
 
-    def limit_file_size() -> None:
+    def prepare() -> None:
+        # A shell that runs the tests in the background has them, and what they start, ignore it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
@@ -59,7 +61,7 @@ def export(*arguments: str, cache: Path, limit: int | None = None) -> "subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit_file_size,
+        preexec_fn=prepare,
     )
 
 
