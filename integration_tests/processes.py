@@ -11,6 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+def interrupt_on_signals() -> None:
+    """Have SIGTERM and SIGINT raise `KeyboardInterrupt`, so that what was started is ended.
+
+    For commands: a supervisor ends them by SIGTERM, which Python takes without leaving any
+    ``with``; and a shell that starts them in the background has them ignore SIGINT.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
+
+
 def free_port() -> int:
     """Return a loopback TCP port that nobody listens on."""
     with socket.socket() as probe:

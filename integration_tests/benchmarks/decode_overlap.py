@@ -206,4 +206,4 @@ def _far(options: Any, logs: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

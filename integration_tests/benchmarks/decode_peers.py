@@ -110,4 +110,4 @@ def _expert(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -240,4 +240,4 @@ def _cut(pair: Pair | None, vocabulary: int) -> Pair | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -251,4 +251,4 @@ def _bench(options: argparse.Namespace) -> Bench:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -173,4 +173,4 @@ clientapp = "round_overhead_app.client:app"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

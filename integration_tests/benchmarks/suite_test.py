@@ -1,9 +1,13 @@
 import json
+import os
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from matplotlib.image import imread
 
@@ -12,7 +16,7 @@ from integration_tests.benchmarks import figures
 from integration_tests.benchmarks.__main__ import NOT_RUN, RESULTS, index, measure, rewrite
 from integration_tests.benchmarks.data import find_data
 from integration_tests.benchmarks.pages import BEGIN, END, markdown_table, result, write_page
-from integration_tests.benchmarks.running import ROOT, FailedError, run
+from integration_tests.benchmarks.running import ROOT, FailedError, Runner
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 
 FOLDER = ROOT / "integration_tests" / "benchmarks"
@@ -80,11 +84,42 @@ def test_the_suite_writes_json_figure_page_and_index(tmp_path: Path) -> None:
 def test_a_benchmark_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
     broken = Benchmark(name="aggregation_cost", title="Broken", quick="--size large")
     with pytest.raises(FailedError, match="aggregation_cost ended with status 2"):
-        run(broken, quick=True)
+        Runner(quick=True).run(broken)
     nameless = Benchmark(name="nothing", title="Not there")
     left_out = measure([nameless, SMALL], tmp_path, quick=True)
     assert left_out == {"nothing": "nothing ended with status 1."}
     assert (tmp_path / "aggregation_cost.md").is_file()
+
+
+def test_an_interrupted_suite_ends_what_it_has_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "integration_tests.benchmarks", "--only", "scale"]
+    marker = str(uuid.uuid4())
+
+    def alive() -> list[psutil.Process]:
+        return [each for each in psutil.process_iter() if _environment(each).get("MARK") == marker]
+
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path)],
+        env={**os.environ, "MARK": marker},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as suite:
+        while len(alive()) < 2:
+            assert suite.poll() is None
+            time.sleep(0.1)
+        suite.terminate()
+        _, said = suite.communicate(timeout=60)
+    assert suite.returncode == 130
+    assert "every process that was started has been ended" in said
+    assert alive() == []
+    assert not list(tmp_path.glob("*.json"))
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return dict(process.environ())
+    except psutil.Error:
+        return {}
 
 
 def test_data_of_the_same_kinds_goes_where_it_belongs(tmp_path: Path) -> None:

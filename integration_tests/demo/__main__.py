@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,15 +22,13 @@ from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
 from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
+from integration_tests.processes import interrupt_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
     options = _options(arguments)
-    # Ended by a supervisor or by Ctrl-C: either way every process is ended on the way out. A shell
-    # that starts the demonstration in the background ignores SIGINT, so it is set as well.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.default_int_handler)
+    interrupt_on_signals()
     progress = Progress()
     try:
         _run(options, progress)

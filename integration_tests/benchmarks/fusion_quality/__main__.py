@@ -98,4 +98,4 @@ def _compare(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))

@@ -119,4 +119,4 @@ def _cell(value: float | None) -> float | str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.command(main))
