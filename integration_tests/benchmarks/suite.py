@@ -65,7 +65,7 @@ SUITE = (
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
         full="--max-length 24",
         reads="tasks",
-        quick="--seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 --local-steps "
+        quick="--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 --local-steps "
         "1 --batch-size 1 --eval-examples 2 --max-length 24",
     ),
     Benchmark(
@@ -104,7 +104,7 @@ SUITE = (
         name="fusion_quality",
         title="Bits per byte of the host, the expert and the two fused, per router and peer",
         full="--reversed --limit-bytes 700",
-        quick="--reversed --limit-bytes 60",
+        quick="--limit-bytes 60",
         reads="tasks",
     ),
     Benchmark(
@@ -144,7 +144,7 @@ SUITE = (
     Benchmark(
         name="scale",
         title="10,000 devices and 1,000 streams: server time, memory, bytes",
-        quick="--devices 200 1000 --terms 64 --streams 1 100 --k 20 100 --calls 1 --repeats 5",
+        quick="--devices 200 400 --terms 64 --streams 1 100 --k 20 100 --calls 1 --repeats 5",
     ),
 )
 
