@@ -25,6 +25,7 @@ def text_of(unit: str, size: int) -> str:
     return (unit * (size // len(unit) + 1))[:size]
 
 
+@pytest.mark.usefixtures("others_frozen")
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS.keys())
 def test_a_megabyte_is_decided_in_linear_time(unit: str) -> None:
     def seconds(size: int) -> float:

@@ -65,8 +65,8 @@ SUITE = (
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
         full="--max-length 24",
         reads="tasks",
-        quick="--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 --local-steps "
-        "1 --batch-size 1 --eval-examples 2 --max-length 24",
+        quick="--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 "
+        "--local-steps 1 --batch-size 1 --eval-examples 2 --max-length 24",
     ),
     Benchmark(
         name="rank_latency",

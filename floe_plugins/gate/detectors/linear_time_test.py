@@ -26,6 +26,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.usefixtures("others_frozen")
 @pytest.mark.parametrize(("unit", "size"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_long_text_takes_linear_time(unit: str, size: int) -> None:
     def seconds(size: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,9 +64,9 @@ class LearnedDetector:
         from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
-            found = tokens(text)
-            labels = self._labels_of([match[0] for match in found], self.load())
-        return _joined(text, found, labels) if labels else []
+            words, starts = tokens(text)
+            labels = self._labels_of(words, self.load())
+        return _joined(text, words, starts, labels) if labels else []
 
     def _labels_of(self, words: Sequence[str], model: Model) -> dict[int, str]:
         """Return the labels of the private words, by their numbers, ascending."""
@@ -83,11 +82,14 @@ class LearnedDetector:
         return labels
 
 
-def _joined(text: str, words: Sequence[re.Match[str]], labels: Mapping[int, str]) -> list[Span]:
+def _joined(
+    text: str, words: Sequence[str], starts: Sequence[int], labels: Mapping[int, str]
+) -> list[Span]:
     """Make one span of neighbours with the same label."""
     stretches: list[tuple[int, int, str]] = []
     for number, label in labels.items():
-        start, end = words[number].span()
+        start = starts[number]
+        end = start + len(words[number])
         if stretches:
             first, last, other = stretches[-1]
             if other == label and not text[last:start].strip():

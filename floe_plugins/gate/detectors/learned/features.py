@@ -92,9 +92,15 @@ def rows_of(hashes: Sequence[int]) -> Indices:
     return np.array(hashes, np.int64) >> (32 - BITS)
 
 
-def tokens(text: str) -> list[re.Match[str]]:
-    """Return the words, numbers and signs of a text, each as a match."""
-    return list(_TOKEN.finditer(text))
+def tokens(text: str) -> tuple[list[str], list[int]]:
+    """Return the words, numbers and signs of a text, and where each of them begins."""
+    words, starts = [], []
+    # No match is kept: the garbage collector would walk over a million of them, and over all else
+    # that the process holds, again and again.
+    for match in _TOKEN.finditer(text):
+        words.append(match[0])
+        starts.append(match.start())
+    return words, starts
 
 
 def edge(lexicon: Lexicon) -> Word:

@@ -80,8 +80,11 @@ def test_ordinary_texts_are_let_be(text: str) -> None:
 
 def test_tokens_lie_one_after_the_other() -> None:
     text = "O'Brien paid $12.50,\n\nin 東京 (Tokyo)_x."
-    words = [match[0] for match in tokens(text)]
+    words, starts = tokens(text)
     assert "".join(words) == text.replace(" ", "")
+    assert [
+        text[start : start + len(word)] for word, start in zip(words, starts, strict=True)
+    ] == words
 
 
 def test_a_text_in_pieces_is_scored_as_the_whole() -> None:

@@ -146,12 +146,11 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
 
 
 def _labelled(text: Text) -> tuple[list[str], list[str]]:
-    found = tokens(text.text)
-    words = [match[0] for match in found]
+    words, starts = tokens(text.text)
     labels = ["NOTHING"] * len(words)
     for begin, end, label in text.spans:
-        for number, match in enumerate(found):
-            if match.start() < end and match.end() > begin:
+        for number, start in enumerate(starts):
+            if start < end and start + len(words[number]) > begin:
                 labels[number] = label
     return words, labels
 
