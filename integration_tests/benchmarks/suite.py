@@ -63,7 +63,7 @@ SUITE = (
     Benchmark(
         name="federated_quality",
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
-        full="--max-length 24",
+        full="--max-length 24 --eval-examples 5",
         reads="tasks",
         quick="--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 "
         "--local-steps 1 --batch-size 1 --eval-examples 2 --max-length 24",
@@ -71,6 +71,7 @@ SUITE = (
     Benchmark(
         name="rank_latency",
         title="Seconds of a round over the rank, per class of device (figure 4)",
+        full="--repeats 2",
         quick="--ranks 4 16 64 --repeats 1 --local-steps 2 --max-length 32",
         reads="tasks",
     ),
@@ -95,7 +96,7 @@ SUITE = (
     Benchmark(
         name="answers",
         title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
-        full="--fit 3 --max-tokens 56",
+        full="--items 10 --fit 3 --max-tokens 56",
         reads="tasks",
         quick="--slm {tiny} --llm {tiny} --in-task records --out-of-task code --rounds 1 "
         "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
@@ -121,17 +122,19 @@ SUITE = (
     Benchmark(
         name="decode_peers",
         title="Tokens per second against one call after the other",
-        full="--repeats 2",
+        full="--tokens 48 --repeats 2",
         quick="--host {tiny} --expert {tiny} --latency 0.8 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="deadlines",
         title="Time per token and per answer under deadlines",
+        full="--deadlines 0.5 1 2 4",
         quick="--host {tiny} --latencies 1 --deadlines 0.5 2 --tokens 16 --repeats 1",
     ),
     Benchmark(
         name="privacy",
         title="Private spans and bytes that left the device, against LLM-only",
+        full="--private 36",
         reads="both",
         quick="--tiny --private 16 --public 8 --tokens 4",
     ),
