@@ -191,6 +191,13 @@ def test_a_whole_run_from_training_to_the_figure(
         assert best["n"] == 3
         assert best["low"] <= best["exact_match"] <= best["high"]
         assert best["f1"] >= max(cells[task, each]["f1"] for each in ("slm", "llm", "router"))
+    for total in values["totals"]:
+        own = [cells[task, total["system"]] for task in ("records", "arithmetic")]
+        assert (total["n"], total["right"]) == (6, sum(each["right"] for each in own))
+        assert total["f1"] == pytest.approx(sum(each["f1"] for each in own) / 2)
+    priced = {row[0] for row in values["table"]["rows"] if row[-1] != "-"}
+    assert priced == set(systems.SYSTEMS) - {"hindsight"}
+    assert {row[1] for row in values["table"]["rows"] if row[-1] != "-"} == {"all"}
     costs: dict[str, dict[str, Any]] = values["costs"]
     assert costs["slm"]["bytes_left"] == costs["slm-base"]["bytes_left"] == 0
     assert costs["floe"]["bytes_left"] > costs["llm"]["bytes_left"] > 0

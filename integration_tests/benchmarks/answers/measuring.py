@@ -75,6 +75,7 @@ def figures(
         "timed_items": len(alone),
         "cascade_threshold": threshold if math.isfinite(threshold) else None,
         "cells": cells,
+        "totals": summary.totals(items, marks),
         "means": summary.means(cells),
         "paired": [summary.paired(items, marks, other, seed=seed) for other in (ROUTER, LLM, SLM)],
         "costs": {system: averaged(each) for system, each in costs.items()},

@@ -38,23 +38,32 @@ def cells(tasks: Sequence[Task], items: Sequence[Item], marks: Marks) -> list[di
         keys = [item.key for item in items if item.task.name == task.name]
         for system in SYSTEMS:
             own = [marks[system][key] for key in keys]
-            right = sum(each.right for each in own)
-            # Wilson's interval: it stays within 0 and 1, and has a width where all are wrong.
-            interval = binomtest(right, len(own)).proportion_ci(method="wilson")
             found.append(
-                {
-                    "system": system,
-                    "task": task.name,
-                    "in_task": task.in_task,
-                    "n": len(own),
-                    "right": right,
-                    "exact_match": right / len(own),
-                    "low": float(interval.low),
-                    "high": float(interval.high),
-                    "f1": fmean(each.f1 for each in own),
-                }
+                {"system": system, "task": task.name, "in_task": task.in_task, **_figures(own)}
             )
     return found
+
+
+def totals(items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
+    """Return the figures of every system over all items."""
+    return [
+        {"system": system, **_figures([marks[system][item.key] for item in items])}
+        for system in SYSTEMS
+    ]
+
+
+def _figures(own: Sequence[Mark]) -> dict[str, Any]:
+    right = sum(each.right for each in own)
+    # Wilson's interval: it stays within 0 and 1, and has a width where all are wrong.
+    interval = binomtest(right, len(own)).proportion_ci(method="wilson")
+    return {
+        "n": len(own),
+        "right": right,
+        "exact_match": right / len(own),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "f1": fmean(each.f1 for each in own),
+    }
 
 
 def means(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -103,26 +112,31 @@ def paired(items: Sequence[Item], marks: Marks, other: str, *, seed: int) -> dic
 
 
 def rows(values: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the rows of the table, in the order of `HEADER`."""
-    found = []
-    for figure in values["cells"]:
-        cost = values["costs"].get(figure["system"])
-        found.append(
-            [
-                figure["system"],
-                f"{figure['task']} ({_group(figure)})",
-                figure["n"],
-                figure["exact_match"],
-                f"{figure['low']:.2f} to {figure['high']:.2f}",
-                figure["f1"],
-                *(
-                    [f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
-                    if cost
-                    else ["-", "-", "-"]
-                ),
-            ]
-        )
-    return found
+    """Return the rows of the table, in the order of `HEADER`.
+
+    What an answer costs is known over all tasks only: of each, few items are asked alone.
+    """
+    found = [
+        _row(figure, f"{figure['task']} ({_group(figure)})", None) for figure in values["cells"]
+    ]
+    costs = values["costs"]
+    return found + [_row(each, "all", costs.get(each["system"])) for each in values["totals"]]
+
+
+def _row(figure: Mapping[str, Any], task: str, cost: Mapping[str, Any] | None) -> list[Any]:
+    return [
+        figure["system"],
+        task,
+        figure["n"],
+        figure["exact_match"],
+        f"{figure['low']:.2f} to {figure['high']:.2f}",
+        figure["f1"],
+        *(
+            [f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
+            if cost
+            else ["-", "-", "-"]
+        ),
+    ]
 
 
 def remarks(values: Mapping[str, Any]) -> list[str]:
