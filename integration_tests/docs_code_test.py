@@ -64,7 +64,7 @@ OWN_TESTS: Mapping[str, tuple[str, ...]] = {
     "docs/reference/serving.md": ("vllm_logits_processor/serving_docs_test.py",),
 }
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def name_of(page: Path) -> str:
@@ -233,7 +233,7 @@ def _run_shell(block: Block, folder: Path) -> str:
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, f"{block.place}: {done.stderr}"
     return done.stdout
