@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException
@@ -38,6 +39,16 @@ _OF_THE_PROXY = frozenset(
         "model",
         "proxy_server_request",
         "secret_fields",
+    }
+)
+
+# Calls whose requests are text. Others hold sound, pictures or files, or are not known here.
+_TEXT_CALLS = frozenset(
+    {
+        *("completion", "acompletion", "text_completion", "atext_completion"),
+        *("responses", "aresponses", "anthropic_messages"),
+        *("embedding", "embeddings", "aembedding", "moderation", "amoderation"),
+        *("rerank", "arerank"),
     }
 )
 
@@ -87,12 +98,12 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         HTTPException
             If it may not leave, and there is no model for it here. Says nothing of the text.
         """
-        del user_api_key_dict, cache, call_type
+        del user_api_key_dict, cache
         if self._local_model is not None and data.get("model") == self._local_model:
             return data
-        verdict, left = await leaving(
-            self._gate, {key: value for key, value in data.items() if key not in _OF_THE_PROXY}
-        )
+        verdict, left = None, None
+        if call_type in _TEXT_CALLS:
+            verdict, left = await leaving(self._gate, _of_the_client(data))
         if left is not None:
             return {**data, **left}
         decision = Decision.LOCAL if verdict is None else verdict.decision
@@ -103,3 +114,10 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
             status_code=400,
             detail={"error": f"The privacy gate keeps this request here ({decision})."},
         )
+
+
+def _of_the_client(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a request the proxy sends on."""
+    # Where the proxy has a place of its own for what it notes, `metadata` is the client's.
+    own = _OF_THE_PROXY - {"metadata"} if "litellm_metadata" in data else _OF_THE_PROXY
+    return {key: value for key, value in data.items() if key not in own}

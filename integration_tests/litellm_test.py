@@ -196,6 +196,41 @@ def test_of_a_redacted_request_goes_on_what_is_left(proxy: Proxy, models: Models
     assert models.requests[-1]["messages"][0]["content"] == "mail <EMAIL>, please"
 
 
+def test_sound_does_not_leave(proxy: Proxy, models: Models) -> None:
+    before = len(models.requests)
+    reply = httpx.post(
+        f"{proxy.url}/v1/audio/transcriptions",
+        data={"model": "cloud", "guardrails": '["block"]'},
+        files={"file": ("voice.wav", b"RIFF0000WAVE")},
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=60,
+        trust_env=False,
+    )
+    assert reply.status_code == 400
+    assert "The privacy gate keeps this request here (local)." in reply.text
+    assert len(models.requests) == before
+
+
+def test_what_a_client_says_of_itself_is_read(proxy: Proxy, models: Models) -> None:
+    before = len(models.requests)
+    reply = httpx.post(
+        f"{proxy.url}/v1/messages",
+        json={
+            "model": "cloud",
+            "max_tokens": 5,
+            "messages": [{"role": "user", "content": "hi"}],
+            "metadata": {"user_id": MAIL},
+            "guardrails": ["block"],
+        },
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=60,
+        trust_env=False,
+    )
+    assert reply.status_code == 400
+    assert "The privacy gate keeps this request here (local)." in reply.text
+    assert len(models.requests) == before
+
+
 def test_nothing_private_reached_the_cloud_or_the_log(proxy: Proxy, models: Models) -> None:
     to_cloud = [request for request in models.requests if request["model"] == "cloud"]
     assert "planted-secret" not in json.dumps(to_cloud)

@@ -13,24 +13,34 @@ from floe_plugins.gate import Decision, Gate, Message, Verdict
 # Where the words of a conversation stand; what is in the rest of a body is read too, but by itself.
 _SPOKEN = ("messages", "input", "prompt", "system", "instructions")
 
-# Content that is no text, or text that is kept by the server: neither can be scanned.
-_UNREADABLE_PARTS = (
-    *(
-        "image",
-        "image_url",
-        "input_image",
-        "audio",
-        "audio_url",
-        "input_audio",
-        "video",
-        "video_url",
-    ),
-    *("file", "input_file", "document", "item_reference", "encrypted_content", "image_embeds"),
+# The parts of a conversation that are text, or a frame around text. Any other part is taken for
+# content that cannot be scanned: servers learn new ones.
+_TEXT_PARTS = frozenset(
+    {
+        *("text", "input_text", "output_text", "refusal", "message"),
+        *("thinking", "reasoning", "reasoning_text", "summary_text"),
+        *("function", "function_call", "function_call_output"),
+        *("custom_tool_call", "custom_tool_call_output"),
+        *("tool_use", "tool_result", "tool_reference"),
+    }
 )
+# Servers find media by these keys as well, whatever the part's type says.
+_MEDIA = frozenset(
+    {
+        *("image", "images", "image_url", "image_pil", "image_embeds", "input_image"),
+        *("audio", "audio_url", "audio_embeds", "input_audio"),
+        *("video", "video_url", "video_embeds", "input_video"),
+        *("file", "file_id", "file_data", "file_url", "input_file", "document"),
+    }
+)
+# Text that the server keeps, or that says nothing without its tokenizer, model or key.
+_UNREADABLE_TYPES = _MEDIA | {"item_reference", "redacted_thinking"}
 _UNREADABLE_KEYS = (
-    *("prompt_embeds", "previous_response_id", "conversation", "multi_modal_data", "mm_processor"),
-    *("prompt_token_ids", "documents_embeds"),
+    *("prompt_embeds", "previous_response_id", "conversation", "multi_modal_data"),
+    *("prompt_token_ids", "encrypted_content"),
 )
+# Where in a part of a conversation further parts stand.
+_PARTS_WITHIN = ("content", "output", "summary")
 
 # What a request says to servers rather than to models; a server knows its own models by name.
 _OF_THE_SERVER = ("model", "vllm_xargs")
@@ -184,24 +194,37 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _readable(body: Mapping[str, Any]) -> bool:
-    if any(body.get(key) for key in _UNREADABLE_KEYS):
+    if any(body.get(key) for key in (*_UNREADABLE_KEYS, *_MEDIA)):
         return False
     for key in _SPOKEN:
-        waiting = [body.get(key)]
+        # With each value, whether it is a part of the conversation, or data within one.
+        waiting = [(body.get(key), True)]
         while waiting:
-            each = waiting.pop()
+            each, part = waiting.pop()
             if isinstance(each, list):
-                waiting.extend(each)
+                waiting.extend((inner, part) for inner in each)
             elif isinstance(each, Mapping):
-                if each.get("type") in _UNREADABLE_PARTS or any(
-                    name in each for name in _UNREADABLE_KEYS
-                ):
+                if not _readable_mapping(each, part=part):
                     return False
-                waiting.extend(each.values())
+                waiting.extend(
+                    (inner, part and name in _PARTS_WITHIN) for name, inner in each.items()
+                )
             elif isinstance(each, int | float) and key in ("prompt", "input"):
                 # Token ids: they say nothing without their tokenizer.
                 return False
     return True
+
+
+def _readable_mapping(each: Mapping[str, Any], *, part: bool) -> bool:
+    if any(each.get(name) for name in _UNREADABLE_KEYS):
+        return False
+    # What is no name of a type is no frame around text that anybody knows.
+    kind = each.get("type", "text" if part else "")
+    if not isinstance(kind, str):
+        return not part
+    if part:
+        return kind in _TEXT_PARTS and _MEDIA.isdisjoint(each)
+    return kind not in _UNREADABLE_TYPES
 
 
 def _replaced(value: Any, replacements: Mapping[str, str]) -> Any:

@@ -65,6 +65,86 @@ def test_everything_else_is(body: dict[str, Any], expected: list[str]) -> None:
     assert [message.text for message in texts_of(body).messages] == expected
 
 
+URL = "https://example.org/scan.png"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        # vLLM finds these by the key; the type may be missing, or another one beside a uuid.
+        {"image_url": URL},
+        {"type": "text", "text": "look", "image_url": None, "uuid": "1"},
+        {"type": "image_pil", "image_pil": URL},
+        {"type": "audio_embeds", "audio_embeds": "AAAA"},
+        {"type": "video_embeds", "video_embeds": "AAAA"},
+        {"type": "prompt_embeds", "data": "AAAA"},
+        {"type": "input_file", "file_id": "file-1"},
+        {"type": "document", "source": {"type": "url", "url": URL}},
+        {"type": "redacted_thinking", "data": "AAAA"},
+        {"type": "hologram", "data": "AAAA"},
+        {"type": ["text"], "text": "look"},
+        {"type": None, "text": "look"},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"data": "AAAA"}}]},
+    ],
+)
+def test_what_is_no_text_cannot_be_read(part: dict[str, Any]) -> None:
+    assert not texts_of({"messages": [{"role": "user", "content": [part]}]}).readable
+    assert not texts_of(
+        {"input": [{"type": "message", "role": "user", "content": [part]}]}
+    ).readable
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": [{"type": "item_reference", "id": "msg_1"}]},
+        {"input": [{"type": "reasoning", "encrypted_content": "AAAA", "summary": []}]},
+        {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]},
+        {"input": [{"type": "web_search_call", "id": "ws_1"}]},
+        {"previous_response_id": "resp_1", "input": "go on"},
+        {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]},
+        {"messages": {"image_url": URL}},
+        {"prompt": {"id": "p", "variables": {"scan": {"type": "input_image"}}}},
+        {"prompt": [1, 2, 3]},
+        {"prompt": "what is in it?", "images": ["AAAA"]},
+    ],
+)
+def test_nor_what_a_server_keeps(body: dict[str, Any]) -> None:
+    assert not texts_of(body).readable
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "input": [
+                {"type": "message", "content": [{"type": "input_text", "text": "a"}]},
+                {
+                    "type": "reasoning",
+                    "encrypted_content": None,
+                    "summary": [{"type": "summary_text"}],
+                },
+                {"type": "function_call", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "output": "b"},
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "input": {"type": "invoice", "file": "a"}}],
+                    "tool_calls": [{"type": "function", "function": {"name": "f"}}],
+                },
+                {"role": "user", "content": [{"type": "tool_result", "content": "c"}]},
+            ]
+        },
+    ],
+)
+def test_tools_can_be_used(body: dict[str, Any]) -> None:
+    assert texts_of(body).readable
+
+
 def test_texts_are_put_back_in_their_places() -> None:
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": "from Joe"}],
