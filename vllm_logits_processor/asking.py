@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.experts.calls import ExpertCall, ExpertCalls
+from vllm_logits_processor.experts.calls import ExpertCalls
 from vllm_logits_processor.experts.heard import Place
 from vllm_logits_processor.stream import Asked, Stream
 
@@ -80,7 +80,7 @@ class Asking:
                 stream.declined = "too-long"
             elif stream.meets_ahead(wanted):
                 assert stream.pending is not None
-                self._renew_deadline(stream.pending.call)
+                self._calls.renew(stream.pending.call, deadline_s=self._deadline_s(first=False))
             elif self._spent(stream):
                 stream.declined = "budget"
             elif host_is_unsure or self._config.ask == "always":
@@ -132,13 +132,16 @@ class Asking:
             for stream, rows in batch.later:
                 stream.ahead = Asked(call, rows)
 
+    def leave(self, stream: Stream) -> None:
+        """Let go of the calls of a stream that has ended."""
+        for asked in (stream.pending, stream.ahead):
+            if asked is not None:
+                self._calls.leave(asked.call)
+        stream.pending = stream.ahead = None
+
     def _deadline_s(self, first: bool) -> float:
         wait_ms = self._config.first_deadline_ms if first else self._config.deadline_ms
         return wait_ms / 1000
-
-    def _renew_deadline(self, call: ExpertCall) -> None:
-        """Give a call that was started ahead the time that one started now would have."""
-        call.deadline = max(call.deadline, time.monotonic() + self._deadline_s(first=False))
 
     def _too_long(self, place: Place) -> bool:
         """Tell whether the expert's context has no room for a place and the tokens after it.
@@ -159,19 +162,28 @@ class Asking:
         heard = stream.heard
         if not heard.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
             return None
+        # Whether the host will be unsure there is not known yet.
+        if self._config.ask != "always" or self._spent(stream) or self._calls.crowded:
+            return None
         return heard.end if heard.places_ahead <= heard.lookahead.steps // 2 else None
 
     def _take_in_ahead(self, stream: Stream) -> None:
         """Take in the reply to a call that was started ahead, if it is there."""
         asked = stream.ahead
-        if asked is None or not asked.call.future.done():
+        if asked is None:
             return
         ((place, row),) = asked.rows
-        if stream.prefix.length >= place.offset:
-            # The text has got there: the call is taken over as the pending one, or is of no use.
-            if stream.prefix.length > place.offset:
-                stream.ahead = None
+        prefix = stream.prefix
+        if prefix.length == place.offset and prefix.token_ids() == place.token_ids:
+            # The text has got there: the call is taken over as the pending one if it is wanted.
+            return
+        if not stream.heard.leads_to(place):
+            stream.ahead = None
+            self._calls.leave(asked.call)
+            return
+        if not asked.call.future.done():
             return
         stream.ahead = None
+        self._calls.renew(asked.call, deadline_s=0.0)
         if self._calls.settle(asked.call) == "answered":
             stream.heard.hear_ahead(place, asked.call.future.result().continuations[row])

@@ -21,7 +21,7 @@ from vllm_logits_processor.engine_test import (
     step,
     stream_of,
 )
-from vllm_logits_processor.experts.reply import ExpertReply
+from vllm_logits_processor.experts.reply import ExpertError, ExpertReply
 from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.stream import Stream
 
@@ -86,6 +86,60 @@ def test_a_call_started_ahead_is_waited_for_when_the_text_gets_there(expert: Scr
         [],
         [[EXPERT.encode(b"The cat cat cat cat")]],
     )
+
+
+def test_a_call_ahead_that_the_text_departs_from_is_let_go(expert: Scripted) -> None:
+    parts = engine(expert, lookahead=2)
+    stream = stream_of(parts, b"The")
+    step(parts, {0: stream})
+    stream.output_ids += HOST.encode(b" cat")
+    expert.mode = "silent"
+    step(parts, {0: stream})
+    ahead = stream.ahead
+    assert ahead is not None
+    assert not ahead.call.future.done()
+    stream.output_ids += HOST.encode(b" sat")
+    expert.mode = "toy"
+    parts.begin_step([stream])
+    # A slow call that is of no use does not keep the next one from being started.
+    assert stream.ahead is None
+    assert not ahead.call.told
+    expert.silent[0].set_result(
+        ExpertReply(continuations=(favourite_continuation([], 2),), sent_bytes=1, received_bytes=1)
+    )
+    assert ahead.call.told
+
+
+def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
+    parts = engine(expert)
+    expert.mode = "silent"
+    stream = stream_of(parts, b"The")
+    parts.begin_step([stream])
+    pending = stream.pending
+    assert pending is not None
+    parts.end_stream(stream)
+    assert not pending.call.told
+    expert.silent[0].set_exception(ExpertError("down"))
+    assert pending.call.told
+
+
+@pytest.mark.parametrize(
+    "values", [{"ask": "unsure", "unsure_nats": 1e-6}, {"answer_budget_ms": 1e-6}]
+)
+def test_nothing_is_asked_ahead_that_may_not_be_asked(
+    expert: Scripted, values: dict[str, object]
+) -> None:
+    """Once the first token has been waited for, the budget is spent; an unsure host asks late."""
+    parts = engine(expert, lookahead=8, **values)
+    stream = stream_of(parts, b"The")
+    step(parts, {0: stream})
+    asked = len(expert.calls)
+    assert asked
+    for _ in range(3):
+        stream.output_ids += HOST.encode(b" cat")
+        parts.begin_step([stream])
+        assert len(expert.calls) == asked
+        assert stream.ahead is None
 
 
 def test_an_answer_waits_no_longer_than_its_budget(expert: Scripted, tmp_path: Path) -> None:

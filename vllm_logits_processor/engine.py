@@ -199,6 +199,7 @@ class FusionEngine:
 
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
+        self._asking.leave(stream)
         stream.summary.log()
         self._metrics.observe_stream(stream.summary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: Late calls to one model that may still be on their way before no further one is started.
 _MOST_LATE = 4
+#: The same of calls ahead that nobody waits for any more; then none is started ahead.
+_MOST_LEFT = 4
 
 
 class OnSettled(Protocol):
@@ -31,7 +34,8 @@ class OnSettled(Protocol):
         ----------
         outcome : str
             ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends after all, which
-            brings its bytes, and no prompts.
+            brings its bytes, and no prompts. A call that was left to itself is told of when it
+            ends.
         seconds : float
             From the start to the reply, or for ``late`` to the deadline.
         prompts : int
@@ -55,6 +59,8 @@ class ExpertCall:
     model : str
     outcome : str or None
         ``answered``, ``late`` or ``failed``, once settled.
+    told : bool
+        Whether `OnSettled` has been told of it.
     """
 
     future: Future[ExpertReply]
@@ -62,6 +68,7 @@ class ExpertCall:
     prompts: int
     model: str
     outcome: str | None = None
+    told: bool = False
     _begun: float = field(default_factory=time.monotonic)
     _ended: float | None = None
 
@@ -94,6 +101,14 @@ class ExpertCalls:
         self._pool = pool
         self._on_settled = on_settled
         self._late: dict[str, list[Future[ExpertReply]]] = {}
+        self._left: list[Future[ExpertReply]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many calls were left to themselves that none should be started ahead."""
+        self._left = [future for future in self._left if not future.done()]
+        return len(self._left) >= _MOST_LEFT
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, deadline_s: float, steps: int = 1
@@ -130,13 +145,28 @@ class ExpertCalls:
         if call.outcome is None:
             call.outcome = self._wait(call)
             reply = call.future.result() if call.outcome == "answered" else None
-            self._tell(call, call.outcome, call.prompts, reply)
-            if call.outcome == "late":
+            first = self._tell_of(call, call.outcome, reply)
+            if call.outcome == "late" and first:
                 # Left to run: it warms the expert's prefix cache, so that a later call is in time.
                 self._late.setdefault(call.model, []).append(call.future)
                 self._pool.late(call.future)
                 call.future.add_done_callback(lambda future: self._drop(call, future))
         return call.outcome
+
+    def renew(self, call: ExpertCall, *, deadline_s: float) -> None:
+        """Give a call that was started ahead the time that one started now would have.
+
+        Streams share calls, and it may have been late for one that needed it sooner.
+        """
+        call.deadline = max(call.deadline, time.monotonic() + deadline_s)
+        if call.outcome == "late":
+            call.outcome = None
+
+    def leave(self, call: ExpertCall) -> None:
+        """Leave a call to itself: nobody waits for it any more, and it is told of when it ends."""
+        if not call.future.done() and call.future not in self._left:
+            self._left.append(call.future)
+        call.future.add_done_callback(lambda future: self._end_alone(call, future))
 
     def _wait(self, call: ExpertCall) -> str:
         try:
@@ -144,9 +174,7 @@ class ExpertCalls:
         except JoinTimeout:
             return "late"
         except (ExpertError, CancelledError) as error:
-            logger.warning(
-                "%s The host goes on alone for this token.", error or "It was cancelled."
-            )
+            logger.warning("%s The host goes on alone for this token.", what_failed(error))
             return "failed"
         return "answered"
 
@@ -154,6 +182,18 @@ class ExpertCalls:
         """Count the bytes of a late call; its reply is of no use any more."""
         if not future.cancelled() and future.exception() is None:
             self._tell(call, "dropped", 0, future.result())
+
+    def _end_alone(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
+        failed = future.cancelled() or future.exception() is not None
+        self._tell_of(call, "failed" if failed else "answered", None if failed else future.result())
+
+    def _tell_of(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
+        """Tell of a call once, whichever of its streams or threads comes first."""
+        with self._lock:
+            first, call.told = not call.told, True
+        if first:
+            self._tell(call, outcome, call.prompts, reply)
+        return first
 
     def _tell(
         self, call: ExpertCall, outcome: str, prompts: int, reply: ExpertReply | None
@@ -166,6 +206,11 @@ class ExpertCalls:
                 sent_bytes=reply.sent_bytes if reply else 0,
                 received_bytes=reply.received_bytes if reply else 0,
             )
+
+
+def what_failed(error: BaseException) -> str:
+    """Return an expert's error as a sentence; that of a cancelled call has no words of its own."""
+    return str(error) or "The call was cancelled."
 
 
 def _is_open(future: Future[ExpertReply]) -> bool:

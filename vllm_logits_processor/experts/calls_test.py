@@ -132,10 +132,50 @@ def test_steps_are_passed_on(calls: ExpertCalls, expert: Scripted) -> None:
     assert expert.steps == [7]
 
 
-def test_a_cancelled_call_has_failed(calls: ExpertCalls, expert: Scripted) -> None:
+def test_a_cancelled_call_has_failed(
+    calls: ExpertCalls, expert: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
     call = started(calls)
     call.future.cancel()
     assert calls.settle(call) == "failed"
+    assert "The call was cancelled. The host goes on alone" in caplog.text
+
+
+def test_a_call_that_was_late_for_one_stream_may_be_in_time_for_another(
+    expert: Scripted,
+) -> None:
+    told: list[str] = []
+    pool = ExpertPool({"x": expert}, failures=100, cooldown_s=60)
+    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: told.append(outcome))
+    call = started(calls)
+    assert calls.settle(call) == "late"
+    calls.renew(call, deadline_s=5)
+    expert.futures[0].set_result(REPLY)
+    assert calls.settle(call) == "answered"
+    # Once as a call, and once for the bytes that it brought after all.
+    assert told == ["late", "dropped"]
+
+
+def test_calls_that_are_left_are_told_of_when_they_end(expert: Scripted) -> None:
+    told: list[tuple[str, int]] = []
+    pool = ExpertPool({"x": expert}, failures=100, cooldown_s=60)
+    calls = ExpertCalls(
+        pool, on_settled=lambda *, outcome, prompts, **_: told.append((outcome, prompts))
+    )
+    left = [started(calls) for _ in range(4)]
+    for call in left:
+        calls.leave(call)
+        calls.leave(call)
+    assert told == []
+    assert calls.crowded
+    expert.futures[0].set_result(REPLY)
+    expert.futures[1].set_exception(ExpertError("down"))
+    assert not calls.crowded
+    assert told == [("answered", 1), ("failed", 1)]
+    # Another stream of the same call still waits for it.
+    assert calls.settle(left[2]) == "late"
+    expert.futures[2].set_result(REPLY)
+    assert told[2:] == [("late", 1), ("dropped", 0)]
 
 
 def test_every_call_is_told_once_and_the_bytes_of_a_late_one_when_it_ends(

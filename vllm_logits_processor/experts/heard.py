@@ -85,10 +85,15 @@ class Heard:
     def hear_ahead(self, place: Place, continuation: Continuation) -> None:
         """Take in what the expert said at what was `end`; nothing if the text has departed."""
         end = self.end
-        if end is None or (end.offset, end.token_ids) != (place.offset, place.token_ids):
+        if end is None or not self.leads_to(place):
             return
         self._ahead[-1].top = continuation.top.row(0)
         self._continue(end, continuation)
+
+    def leads_to(self, place: Place) -> bool:
+        """Tell whether a place that was `end` still is: the text has not departed from it."""
+        end = self.end
+        return end is not None and (end.offset, end.token_ids) == (place.offset, place.token_ids)
 
     def _continue(self, place: Place, continuation: Continuation) -> None:
         """Note the places behind `place` to which the expert's own tokens lead."""
