@@ -61,19 +61,17 @@ class Agreement:
             return decide()
         if not self.decides:
             return self._receive()
-        cells = None
+        count, packed = _FAILED, torch.empty(0, dtype=torch.uint8)
         try:
             cells = decide()
+            # Cells may be laid out here for the first time: a failure in that is told, too.
+            packed = _packed(cells)
+            count = cells.index.numel()
         finally:
-            self._send(cells)
+            self._broadcast(torch.tensor([count], dtype=torch.int64))
+        if count:
+            self._broadcast(packed)
         return cells
-
-    def _send(self, cells: FusedCells | None) -> None:
-        count = _FAILED if cells is None else cells.index.numel()
-        self._broadcast(torch.tensor([count], dtype=torch.int64))
-        if cells is not None and count:
-            index, values = cells.index.cpu(), cells.values.cpu()
-            self._broadcast(torch.cat([index.view(torch.uint8), values.view(torch.uint8)]))
 
     def _receive(self) -> FusedCells:
         header = torch.empty(1, dtype=torch.int64)
@@ -91,5 +89,15 @@ class Agreement:
             values=data[count * 8 :].clone().view(torch.float32),
         )
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other rank has to write the same."""
+        return self._group is None
+
     def _broadcast(self, tensor: torch.Tensor) -> None:
         distributed.broadcast(tensor, src=self._first_rank, group=self._group)
+
+
+def _packed(cells: FusedCells) -> torch.Tensor:
+    """Return index and values of cells as one tensor of bytes on the CPU."""
+    return torch.cat([cells.index.cpu().view(torch.uint8), cells.values.cpu().view(torch.uint8)])

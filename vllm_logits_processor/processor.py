@@ -7,6 +7,7 @@ runners with an interface each, and one class serves both: :mod:`processor_v1` f
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         self._agreement = _agreement(vllm_config)
         if self._agreement.decides:
             engine = _engine(self._config, vllm_config)
+            # Connections, threads and what a plugin's expert holds end with this, or the process.
+            weakref.finalize(self, engine.close)
             if len(arguments) == 1:
                 self._slots = _slots(engine, vllm_config, arguments[0])
             else:
@@ -128,7 +131,12 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             # V1 gives a view of wider rows where it pads the vocabulary; cells are places in a
             # dense tensor, and both runners go on with what is returned.
             logits = logits.contiguous()
-            self._agreement.settle(partial(self._decide, logits, ctx)).write(logits)
+            cells = self._agreement.settle(partial(self._decide, logits, ctx))
+            if self._agreement.alone:
+                self._fallback.run(partial(cells.write, logits), otherwise=None)
+            else:
+                # A rank that left its logits as they are would go on with another text.
+                cells.write(logits)
         return logits
 
     def _decide(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:

@@ -5,8 +5,10 @@ Live engines are in integration_tests.
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +20,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, bui
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.engine_test import HOST, Scripted, engine, some_logits
+from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.processor_leaving import KEPT_STEPS
 from vllm_logits_processor.processor_v1 import RowBatch
 from vllm_logits_processor.stream import Stream
@@ -90,6 +93,40 @@ def test_a_fault_in_fusion_leaves_the_host_alone(
     monkeypatch.undo()
     processor.update_state(batch(added=[added(1, b"The", [])]))
     assert changed_rows(processor) == []
+
+
+def test_a_fault_in_writing_leaves_the_host_alone(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor.update_state(batch(added=[added(0, b"The", [])]))
+
+    def fault(*arguments: object) -> None:
+        raise MemoryError
+
+    for kind in (FusedCells, *FusedCells.__subclasses__()):
+        monkeypatch.setattr(kind, "write", fault)
+    assert changed_rows(processor) == []
+    monkeypatch.undo()
+    processor.update_state(None)
+    assert changed_rows(processor) == []
+
+
+def test_the_engine_is_closed_with_its_processor(
+    expert: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = engine(expert)
+    closed: list[bool] = []
+    monkeypatch.setattr(parts, "close", lambda: closed.append(True))
+    monkeypatch.setattr("vllm_logits_processor.processor._engine", lambda *_: parts)
+    monkeypatch.setattr("vllm_logits_processor.processor._configuration", lambda _: parts._config)
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=64), parallel_config=VllmConfig().parallel_config
+    )
+    made = FloeLogitsProcessor(cast("VllmConfig", config), torch.device("cpu"), False)
+    assert closed == []
+    del made
+    gc.collect()
+    assert closed == [True]
 
 
 def test_without_configuration_nothing_happens() -> None:
