@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.experts.build import build_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.pool import ExpertPool
 from vllm_logits_processor.experts.protocol import Expert
 from vllm_logits_processor.metrics import FusionMetrics, server_of
 from vllm_logits_processor.prompt_evidence import PromptScorer
@@ -56,7 +58,9 @@ def build_engine(
         None
         if config.expert.sees_everything
         # By name, so that the log says which plugin a detector that fails is from.
-        else Gate(detectors=config.detectors, plugins=config.plugins)
+        else Gate(
+            detectors=config.detectors, plugins=config.plugins, timeout_s=config.gate_timeout_s
+        )
     )
     pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
     metrics = FusionMetrics(port=config.metrics_port)
@@ -68,7 +72,9 @@ def build_engine(
         breaker_cooldown_s=config.breaker_cooldown_s,
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,
+        plugins=config.plugins,
     )
+    config = _with_context(config, expert)
     logger.info(
         "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
         len(pair.host),
@@ -98,7 +104,9 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
             f"logits have {host_vocabulary} columns; accepted are tokenizers that fit their model."
         )
     reference = config.expert.tokenizer_reference
-    expert = ByteVocabulary.from_pretrained(resolve(reference), name=reference)
+    expert = ByteVocabulary.from_pretrained(
+        resolve(reference, plugins=config.plugins), name=reference
+    )
     expert.make_tables()
     return Pair(
         host=host,
@@ -106,6 +114,13 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
         maps=load_maps(host, expert),
         conversation=Conversation(host, expert),
     )
+
+
+def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
+    """Take the length of text that an expert knows to be its most, unless one is configured."""
+    if config.expert.context is not None or expert.context is None:
+        return config
+    return replace(config, expert=replace(config.expert, context=expert.context))
 
 
 def _scorer(

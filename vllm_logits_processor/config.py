@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 from floe_plugins.config_checks import is_integer, is_number, is_set_variable, is_url
 from floe_plugins.errors import ConfigError
+from floe_plugins.gate.gate import MOST_TIMEOUT_S
 from vllm_logits_processor.config_checks import accept, known
 from vllm_logits_processor.config_expert import ExpertConfig
 from vllm_logits_processor.request import MODES, Mode
@@ -63,7 +64,11 @@ class FloeConfig:
     plugins : tuple of str
         Dotted paths of plugin modules to load beside the installed ones.
     detectors : tuple of str, optional
-        Names of the detectors that the gate asks; all that are registered if not given.
+        Names of the detectors that the gate asks; if not given, all that are registered, save those
+        that must be named.
+    gate_timeout_s : float
+        Seconds that the gate may take for one text, up to 60; one that takes longer stays here. The
+        step waits for it. Default 1.
     trace_file : str, optional
         A JSON Lines file to append one line per step and stream to: figures, never text.
     metrics_port : int, optional
@@ -88,6 +93,7 @@ class FloeConfig:
     breaker_cooldown_s: float = 5.0
     plugins: tuple[str, ...] = ()
     detectors: tuple[str, ...] | None = None
+    gate_timeout_s: float = 1.0
     trace_file: str | None = None
     metrics_port: int | None = None
     host_url: str | None = None
@@ -109,6 +115,9 @@ class FloeConfig:
         for key in ("breaker_cooldown_s", "unsure_nats", *optional):
             value = getattr(self, key)
             accept(key, value, "a number above 0", good=is_number(value) and value > 0)
+        good = is_number(self.gate_timeout_s) and 0 < self.gate_timeout_s <= MOST_TIMEOUT_S
+        accepted = f"a number above 0, up to {MOST_TIMEOUT_S}"
+        accept("gate_timeout_s", self.gate_timeout_s, accepted, good=good)
         ranges = {"breaker_failures": (1, 1_000_000), "covers": (0, 16)}
         if self.metrics_port is not None:
             ranges["metrics_port"] = (1, 65_535)

@@ -25,6 +25,9 @@ from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)
 
+#: Seconds; whoever waits for longer than that has not decided, but given up.
+MOST_TIMEOUT_S = 60
+
 
 class Gate:
     """The detectors and the policy that texts are decided by; it does not change once made.
@@ -48,8 +51,8 @@ class Gate:
         Python or wait for something; one that holds the interpreter's lock in native code cannot
         be given up on from within the process.
     max_chars : int, optional
-        A longer text is private without being scanned; it is never cut. The default is what the
-        built-in detectors read in well under `timeout_s`.
+        A longer text is private without being scanned; it is never cut. A bound on memory: texts
+        of that length need a longer `timeout_s` than the default.
 
     Attributes
     ----------
@@ -88,9 +91,10 @@ class Gate:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
         if not is_number(timeout_s):
             raise ConfigError(f"The gate's timeout_s is {timeout_s!r}; accepted is a number.")
-        if not 0 < timeout_s <= 60:
+        if not 0 < timeout_s <= MOST_TIMEOUT_S:
             raise ConfigError(
-                f"The gate's timeout_s is {timeout_s!r}; accepted are more than 0 up to 60 seconds."
+                f"The gate's timeout_s is {timeout_s!r}; accepted are more than 0 up to "
+                f"{MOST_TIMEOUT_S} seconds."
             )
         if not is_integer(max_chars, least=1):
             raise ConfigError(

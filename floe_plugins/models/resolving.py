@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from floe_plugins.errors import ModelError
@@ -11,7 +12,7 @@ from floe_plugins.models import checkpoint_folder
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
-def resolve(name: str, *, progress: bool = True) -> str:
+def resolve(name: str, *, progress: bool = True, plugins: Iterable[str] = ()) -> str:
     """Resolve a model name.
 
     Parameters
@@ -22,6 +23,8 @@ def resolve(name: str, *, progress: bool = True) -> str:
         the hub, such as ``owner/name``.
     progress : bool, optional
         Whether a source may show a progress bar on standard error.
+    plugins : iterable of str, optional
+        Dotted paths of plugins whose sources count as well; see `plugin_manager`.
 
     Returns
     -------
@@ -38,7 +41,7 @@ def resolve(name: str, *, progress: bool = True) -> str:
         # Imported here because the manager loads the sources, which live beside this module.
         from floe_plugins.manager import plugin_manager
 
-        sources = plugin_manager().model_sources
+        sources = plugin_manager(plugins).model_sources
         if scheme in sources:
             return str(sources[scheme].value.resolve(reference, progress=progress))
     folder = Path(name).expanduser()

@@ -37,7 +37,7 @@ def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
     """Ask each of the expert's servers; `vocabulary` is the number of its tokens, if known."""
     expert = config.expert
     if not expert.urls:
-        return [_in_process(expert)]
+        return [_in_process(expert, config.plugins)]
     lines = []
     for url in expert.urls:
         reached = _reached(expert, url)
@@ -56,9 +56,9 @@ def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
     return lines
 
 
-def _in_process(expert: ExpertConfig) -> Line:
+def _in_process(expert: ExpertConfig, plugins: tuple[str, ...]) -> Line:
     try:
-        where = resolve(expert.model)
+        where = resolve(expert.model, plugins=plugins)
     except FloeError as error:
         return red("expert", str(error), "name a model in expert.model, or a server in expert.url")
     return green("expert", f"{where}, loaded into the host's process at its start")

@@ -39,7 +39,7 @@ def serving_lines(values: Any, *, host: str | None) -> list[Line]:
         plugins = plugin_manager(config.plugins)
     except PluginError:
         return lines
-    vocabulary, tokenizer_lines = _tokenizers(expert, host)
+    vocabulary, tokenizer_lines = _tokenizers(expert, host, config.plugins)
     return [
         *lines,
         _router(config, plugins),
@@ -68,7 +68,9 @@ def _router(config: FloeConfig, plugins: PluginManager) -> Line:
     return green("router", f"{config.router} of {found.plugin}")
 
 
-def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, list[Line]]:
+def _tokenizers(
+    expert: ExpertConfig, host: str | None, plugins: tuple[str, ...]
+) -> tuple[int | None, list[Line]]:
     """Return the size of the expert's vocabulary, if it is known, and the lines."""
     from vllm_logits_processor.alignment.cache import keep
     from vllm_logits_processor.alignment.inspection import side_reports
@@ -76,7 +78,7 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
 
     reference = expert.tokenizer_reference
     try:
-        theirs = ByteVocabulary.from_pretrained(resolve(reference), name=reference)
+        theirs = ByteVocabulary.from_pretrained(resolve(reference, plugins=plugins), name=reference)
     # What transformers raises where there is no tokenizer, or none that it can read.
     except (FloeError, OSError, ValueError) as error:
         advice = "name the tokenizer of the expert's model in expert.tokenizer"
@@ -86,7 +88,7 @@ def _tokenizers(expert: ExpertConfig, host: str | None) -> tuple[int | None, lis
         found = f"the expert's has {len(theirs):,} tokens"
         return len(theirs), [unknown("tokenizers", found, advice)]
     try:
-        ours = ByteVocabulary.from_pretrained(resolve(host), name=host)
+        ours = ByteVocabulary.from_pretrained(resolve(host, plugins=plugins), name=host)
         kept = keep(ours, theirs)
     except (FloeError, OSError, ValueError) as error:
         advice = "name the model that vLLM runs; floe-llm align says more of a pair"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from floe_plugins.errors import ConfigError
@@ -32,6 +32,7 @@ def build_expert(
     breaker_cooldown_s: float,
     on_breaker: OnBreaker | None = None,
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
+    plugins: Sequence[str] = (),
 ) -> ExpertPool:
     """Connect to the expert's servers, load its model into this process, or ask a plugin for it.
 
@@ -51,6 +52,8 @@ def build_expert(
         See `OnBreaker`.
     kinds : mapping of str to Registered, optional
         The kinds of the plugins.
+    plugins : sequence of str, optional
+        See `resolve`.
 
     Raises
     ------
@@ -77,7 +80,9 @@ def build_expert(
         for url in config.urls
     }
     if not members:
-        members[IN_PROCESS] = _in_process(config, vocabulary=vocabulary, end_ids=end_ids)
+        members[IN_PROCESS] = _in_process(
+            config, vocabulary=vocabulary, end_ids=end_ids, plugins=plugins
+        )
     return ExpertPool(
         members,
         failures=breaker_failures,
@@ -123,13 +128,15 @@ def completions_expert(
     )
 
 
-def _in_process(config: ExpertConfig, *, vocabulary: int, end_ids: TokenArray) -> Expert:
+def _in_process(
+    config: ExpertConfig, *, vocabulary: int, end_ids: TokenArray, plugins: Sequence[str]
+) -> Expert:
     # transformers' models take seconds to import, and only this expert needs them.
     from vllm_logits_processor.experts.in_process import InProcessExpert
     from vllm_logits_processor.experts.local_model import load_model
 
     return InProcessExpert(
-        load_model(resolve(config.model), dtype=config.dtype),
+        load_model(resolve(config.model, plugins=plugins), dtype=config.dtype),
         name=config.model,
         top_k=config.top_k,
         vocabulary=vocabulary,

@@ -73,6 +73,11 @@ class InProcessExpert:
         self._ends = frozenset(end_ids.tolist())
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="floe-expert")
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a text, those to come among them; None where it is not known."""
+        return self._model.context
+
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:

@@ -68,6 +68,11 @@ class LocalModel:
         self._tree = PrefixTree(capacity)
         self._cache = GatheredCache(layers=config.num_hidden_layers, capacity=capacity)
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a text, where the model's configuration tells."""
+        return self._context
+
     def begin_call(self, texts: Sequence[Sequence[int]]) -> list[Row]:
         """Find out what of `texts` is in the cache.
 

@@ -135,6 +135,12 @@ class ExpertPool:
             for member in self._members:
                 self._report(member)
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a text, where members know it of themselves."""
+        known = [getattr(member.expert, "context", None) for member in self._members]
+        return min((each for each in known if isinstance(each, int)), default=None)
+
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:

@@ -15,10 +15,13 @@ class DetectSecretsDetector:
     labels: Sequence[str] = ("SECRET",)
     default = False
 
+    def load(self) -> None:
+        """Import detect-secrets, which takes longer than a text may."""
+        importlib.import_module("detect_secrets.settings")
+
     def detect(self, text: str) -> Sequence[Span]:
         """Return the secrets of a text."""
         settings = importlib.import_module("detect_secrets.settings")
-
         spans = set()
         start = 0
         with settings.default_settings():

@@ -36,7 +36,7 @@ class GlinerDetector:
     Parameters
     ----------
     folder : Path, optional
-        The folder; that of ``FLOE_GLINER_MODEL`` by default. Loaded with the first text.
+        The folder; that of ``FLOE_GLINER_MODEL`` by default. Loaded at the gate's start.
     threshold : float, optional
         What the model holds less likely than this is let be.
     """

@@ -58,6 +58,10 @@ class PresidioDetector:
         self._entities = None if entities is None else frozenset(entities)
         self._score = score
 
+    def load(self) -> None:
+        """Import Presidio and make its recognizers, which takes longer than a text may."""
+        _recognizers(self._language)
+
     def detect(self, text: str) -> Sequence[Span]:
         """Return what the recognizers find."""
         spans = set()

@@ -35,7 +35,7 @@ class SpacyDetector:
     Parameters
     ----------
     model : str or Path, optional
-        The name of an installed model, or its folder. Loaded with the first text.
+        The name of an installed model, or its folder. Loaded at the gate's start.
     kinds : sequence of str, optional
         Which of spaCy's entities count.
     """
