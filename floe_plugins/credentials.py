@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,19 @@ class ApiKey:
     value: str | None = field(default=None, repr=False)
     file: Path | None = None
     _seen: tuple[int, int, int] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def named(cls, *, variable: str | None, file: str | None) -> ApiKey:
+        """Return the key in an environment variable, that of a file, or none.
+
+        Raises
+        ------
+        KeyError
+            If the variable is not set.
+        """
+        return cls(
+            value=os.environ[variable] if variable else None, file=Path(file) if file else None
+        )
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the header of a request; none without a key.

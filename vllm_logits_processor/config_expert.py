@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from floe_plugins.config_checks import check_credentials, is_integer, is_number, is_url
@@ -122,7 +120,4 @@ class ExpertConfig:
 
     def api_key(self) -> ApiKey:
         """Return the API key: the environment's, the file's, or none."""
-        return ApiKey(
-            value=os.environ[self.api_key_env] if self.api_key_env else None,
-            file=Path(self.api_key_file) if self.api_key_file else None,
-        )
+        return ApiKey.named(variable=self.api_key_env, file=self.api_key_file)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
+from vllm_logits_processor.experts.calls import what_failed
 from vllm_logits_processor.experts.protocol import Expert
 from vllm_logits_processor.experts.reply import ExpertError
 
@@ -43,7 +44,7 @@ class PromptScores:
         try:
             return (self.host.result() - self.expert.result()) / self.tokens
         except (ExpertError, CancelledError) as error:
-            logger.warning("%s The prompt gives no evidence.", error or "It was cancelled.")
+            logger.warning("%s The prompt gives no evidence.", what_failed(error))
             return math.nan
 
 

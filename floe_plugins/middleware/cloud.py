@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -21,6 +19,7 @@ from floe_plugins.config_checks import (
     is_url,
     refuse_unknown,
 )
+from floe_plugins.connection_errors import CONNECTION_ERRORS
 from floe_plugins.credentials import ApiKey, ApiKeyError
 from floe_plugins.errors import ConfigError
 
@@ -97,10 +96,7 @@ class CloudSettings:
 
     def api_key(self) -> ApiKey:
         """Return the API key: the environment's, the file's, or none."""
-        return ApiKey(
-            value=os.environ[self.api_key_env] if self.api_key_env else None,
-            file=Path(self.api_key_file) if self.api_key_file else None,
-        )
+        return ApiKey.named(variable=self.api_key_env, file=self.api_key_file)
 
 
 @dataclass
@@ -156,8 +152,6 @@ class Cloud:
         CloudReply or None
             None where the cloud is down, late, or answers anything but a success.
         """
-        import httpcore
-
         try:
             request = self._request(path, body)
             # What is not streamed begins when it is complete.
@@ -169,10 +163,7 @@ class Cloud:
             return await self._begun(response)
         # The messages of these may name hosts and files, but hold nothing of the request.
         except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            httpcore.UnsupportedProtocol,
+            *CONNECTION_ERRORS,
             OSError,
             TimeoutError,
             ApiKeyError,

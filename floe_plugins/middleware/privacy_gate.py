@@ -50,7 +50,7 @@ _MODE = "floe"
 _HOST_ONLY = "host"
 # Room for long prompts, and for pictures beside them.
 _LARGEST_BODY = 32 * 2**20
-_REFUSED = (401, 403)
+_SERVED = 200
 
 
 @functools.cache
@@ -187,16 +187,18 @@ class PrivacyGate:
         path = f"{scope.get('root_path', '')}/v1/models"
         probe = {**scope, "method": "GET", "path": path, "raw_path": path.encode()}
         await self._app(with_length({**probe, "query_string": b""}, 0), receive, send)
-        return status not in _REFUSED
+        if status != _SERVED:
+            logger.info("The server answers this client's probe with %d: no cloud for it.", status)
+        return status == _SERVED
 
 
 async def _pass_on(reply: CloudReply, send: Send) -> None:
-    import httpcore
+    from floe_plugins.connection_errors import CONNECTION_ERRORS
 
     try:
         async for piece in reply.body:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+    except CONNECTION_ERRORS as error:
         # Too late for the device to answer: the client has a part of the cloud's answer.
         logger.warning("The cloud broke off (%s) within its answer.", type(error).__name__)
         message = b'data: {"error": {"message": "The answer broke off.", "code": 502}}\n\n'

@@ -123,6 +123,8 @@ def _write(maps: AlignmentMaps, file: Path) -> None:
         try:
             beside.write(content)
             beside.flush()
+            # Temporary files are their owner's alone; whoever may read the folder may read this.
+            Path(beside.name).chmod(0o666 & file.parent.stat().st_mode | 0o600)
             Path(beside.name).replace(file)
         finally:
             Path(beside.name).unlink(missing_ok=True)

@@ -7,16 +7,11 @@ from http import HTTPStatus
 
 import httpcore
 
+from floe_plugins.connection_errors import CONNECTION_ERRORS
 from vllm_logits_processor.config_expert import ExpertConfig
 
 _TIMEOUT_S = 10.0
-_FAILURES = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-    OSError,
-)
+_FAILURES = (*CONNECTION_ERRORS, OSError)
 
 
 class Fetcher:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from floe_plugins.connection_errors import CONNECTION_ERRORS
 from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
@@ -27,14 +28,6 @@ logger = logging.getLogger(__name__)
 #: one is not read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
-
-#: What httpcore raises: its errors have no base of their own.
-_NETWORK = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-)
 
 #: What usually is behind a status. Never the server's own words: they may quote the text.
 _HINTS = {
@@ -187,7 +180,7 @@ class CompletionsExpert:
                     received += part
                     if len(received) > limit:
                         raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
-        except (*_NETWORK, TimeoutError, OSError) as error:
+        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
             # The type only: a message may quote what was sent.
             raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
         return bytes(received)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.reply import (
+    MOST_LOGPROB,
     Continuation,
     ExpertError,
     checked_continuations,
@@ -95,7 +96,7 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     except _MALFORMED as error:
         raise _not_a_completion(error) from None
     total = sum(logprobs)
-    if not (math.isfinite(total) and max(logprobs) <= 1e-3):
+    if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
         raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
     return total
 

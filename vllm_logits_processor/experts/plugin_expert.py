@@ -15,7 +15,14 @@ from floe_plugins.kinds import RESERVED, BuiltExpert, ExpertKind
 from floe_plugins.manager import Registered
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply, checked
+from vllm_logits_processor.experts.reply import (
+    MOST_LOGPROB,
+    Continuation,
+    ExpertError,
+    ExpertReply,
+    check_tokens,
+    checked,
+)
 
 T = TypeVar("T")
 
@@ -121,16 +128,12 @@ class PluginExpert:
                     f"The expert's plugin gave {tokens.size} tokens of type {tokens.dtype} and "
                     f"shape {tokens.shape} for a prompt; accepted are integers, shape (steps,)."
                 )
-            if not 1 <= len(tokens) <= steps or len(each.top.token_ids) != len(tokens):
-                raise ExpertError(
-                    f"The expert's plugin gave {len(tokens)} tokens for a prompt and "
-                    f"{len(each.top.token_ids)} distributions; asked for was 1 to {steps}, with as "
-                    "many of each."
-                )
-            if (tokens < 0).any() or (tokens >= self._vocabulary).any():
-                raise ExpertError(
-                    f"The expert's plugin gave tokens outside 0..{self._vocabulary - 1}."
-                )
+            check_tokens(
+                tokens,
+                distributions=len(each.top.token_ids),
+                steps=steps,
+                vocabulary=self._vocabulary,
+            )
             top = checked(each.top, vocabulary=self._vocabulary, end_ids=self._end_ids)
             continuations.append(Continuation(tokens=tokens.astype(np.int64, copy=False), top=top))
         return ExpertReply(
@@ -202,7 +205,7 @@ def _is_future(value: object) -> Future[Any]:
 def _checked_score(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
         raise ExpertError("The expert's plugin gave no number as a score.")
-    if not -np.inf < value <= 1e-3:
+    if not -np.inf < value <= MOST_LOGPROB:
         raise ExpertError("The expert's plugin gave a score that is no sum of logprobs.")
     return float(value)
 

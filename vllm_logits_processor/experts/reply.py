@@ -15,6 +15,8 @@ from vllm_logits_processor.arrays import IntArray, TokenArray
 #: Probabilities may sum to this much more than one before a reply is refused as nonsense.
 _SUM_SLACK = 1e-2
 
+#: The same of a logprob above zero: sums of rounded numbers end there at times.
+MOST_LOGPROB = 1e-3
 
 #: Token ids of one distribution, and as many logprobs.
 TopRow = tuple[Sequence[int], Sequence[float]]
@@ -66,6 +68,26 @@ class ExpertReply:
     received_bytes: int
 
 
+def check_tokens(
+    own: Sequence[int] | IntArray, *, distributions: int, steps: int, vocabulary: int
+) -> None:
+    """Check an expert's own tokens after one prompt.
+
+    Raises
+    ------
+    ExpertError
+        If they are none, more than were asked for, or not one per distribution; or if one is out
+        of range.
+    """
+    if not 1 <= len(own) <= steps or distributions != len(own):
+        raise ExpertError(
+            f"The expert's reply has {len(own)} tokens and {distributions} distributions for a "
+            f"prompt; asked for was 1 to {steps}, with as many of each."
+        )
+    if min(own) < 0 or max(own) >= vocabulary:
+        raise _outside(vocabulary)
+
+
 def checked_continuations(
     tokens: Sequence[Sequence[int]],
     rows: Sequence[Sequence[TopRow]],
@@ -94,13 +116,7 @@ def checked_continuations(
         token is out of range; or for what `checked_top_k` refuses.
     """
     for own, top in zip(tokens, rows, strict=True):
-        if not 1 <= len(own) <= steps or len(top) != len(own):
-            raise ExpertError(
-                f"The expert's reply has {len(own)} tokens and {len(top)} distributions for a "
-                f"prompt; asked for was 1 to {steps}, with as many of each."
-            )
-        if min(own) < 0 or max(own) >= vocabulary:
-            raise _outside(vocabulary)
+        check_tokens(own, distributions=len(top), steps=steps, vocabulary=vocabulary)
     every = checked_top_k(
         [row for top in rows for row in top], vocabulary=vocabulary, end_ids=end_ids
     )
@@ -180,7 +196,7 @@ def checked(top: ExpertTopK, *, vocabulary: int, end_ids: TokenArray) -> ExpertT
     if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NOTHING)).any():
         raise ExpertError("The expert's reply names a token twice in one row.")
     # vLLM clamps the logprob of an impossible token to a large negative number; NaN fails "<=".
-    if not (top.logprobs <= 1e-3).all():
+    if not (top.logprobs <= MOST_LOGPROB).all():
         raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
     if (np.exp(top.logprobs).sum(axis=1) > 1 + _SUM_SLACK).any():
         raise ExpertError("The expert's reply has probabilities that sum to more than one.")
