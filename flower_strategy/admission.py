@@ -88,7 +88,7 @@ class Admission(Stages):
             return
         messages = self.configure_profile(sorted(asked), refresh=again)
         profiles = self.aggregate_profile(self.receive(grid, messages, timeout, stage="profile"))
-        renamed = self.take_profiles(profiles, online, embeddings_anew=recluster)
+        renamed = self.take_profiles(profiles, online, measured=again, embeddings_anew=recluster)
         if profiles and recluster:
             self.recluster()
             self._reclustered_in = self._record.round
@@ -177,6 +177,7 @@ class Admission(Stages):
         profiles: dict[int, DeviceProfile],
         online: Sequence[int],
         *,
+        measured: Sequence[int] = (),
         embeddings_anew: bool = False,
     ) -> bool:
         """Take good profiles into the run: ranks for all, clusters for those that are new.
@@ -190,6 +191,9 @@ class Admission(Stages):
             Node -> its good profile.
         online : Sequence[int]
             The nodes that are connected: their devices are not away, so none of them comes back.
+        measured : Sequence[int], optional
+            The nodes that were asked to measure themselves anew: those that were left out are not
+            any more, until their ranks are given.
         embeddings_anew : bool (default: False)
             Whether all devices were asked to embed their texts.
 
@@ -210,7 +214,7 @@ class Admission(Stages):
                     known = state.profiles[node]
                     state.profiles[node] = replace(known, embedding=profile.embedding)
                 continue
-            if state.left_since.pop(node, None) is not None:
+            if node in measured and state.left_since.pop(node, None) is not None:
                 state.paces.pop(node, None)
             state.profiles[node] = profile
         self.assign_ranks()

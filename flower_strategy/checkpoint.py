@@ -93,6 +93,11 @@ def save_checkpoint(
     -------
     Path
         The checkpoint's folder.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing of it is left behind.
     """
     folder = output / CHECKPOINTS_FOLDER
     target = folder / f"{_PREFIX}{server_round:04d}"
@@ -100,16 +105,22 @@ def save_checkpoint(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     content, arrays = pack(state)
-    save_file(arrays, part / ARRAYS_FILE)
     head = {
         "format": _FORMAT,
         "round": server_round,
         "deadline": deadline,
         "settings": dict(settings),
     }
-    (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
-    for written in (part / ARRAYS_FILE, part / STATE_FILE, part):
-        _flush(written)
+    try:
+        save_file(arrays, part / ARRAYS_FILE)
+        (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
+        for written in (part / ARRAYS_FILE, part / STATE_FILE, part):
+            _flush(written)
+    except (OSError, SafetensorError) as error:
+        # Half a checkpoint would keep a full disk full.
+        shutil.rmtree(part, ignore_errors=True)
+        # safetensors has an error of its own for what the disk refuses.
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
     if target.exists():
         shutil.rmtree(target)
     part.rename(target)

@@ -1,4 +1,5 @@
 import json
+import resource
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def save(state: RunState, output: Path, server_round: int = 2, keep: int = 2) ->
     return save_checkpoint(
         state, output, server_round=server_round, deadline=3.5, settings={"model": "m"}, keep=keep
     )
+
+
+def test_of_a_checkpoint_that_does_not_fit_nothing_is_left(tmp_path: Path) -> None:
+    save(a_state(), tmp_path, server_round=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What a full disk does to a write, this limit does as well; Python ignores its signal.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"large|error"):
+            save(a_state(), tmp_path, server_round=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()] == ["round-0001"]
+    assert load_checkpoint(str(tmp_path)).round == 1
 
 
 def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:

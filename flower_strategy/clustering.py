@@ -15,7 +15,7 @@ from sklearn.metrics import silhouette_score
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import FloatArray
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 
 # With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
 _SAME_TASK = 0.15
@@ -66,6 +66,15 @@ class ClusteringSettings:
         )
 
     def __post_init__(self) -> None:
+        check_values(
+            {
+                "silhouette": self.threshold,
+                "separation": self.separation,
+                "min_cluster_size": self.smallest,
+                "cluster_by": self.by,
+                "recluster_every": self.every,
+            }
+        )
         if self.by == "adapter" and self.every:
             raise ConfigError(
                 f"Clustering by adapter cannot be repeated every {self.every} rounds: after the "

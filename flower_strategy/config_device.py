@@ -37,8 +37,8 @@ class DeviceKeys:
         "embedded",
         keys.text(
             "Training text: 'embedded' (tasks made at run time), JSONL files or folders "
-            "separated by commas (relative paths as those of output), or a hub data set's id. "
-            "Every file is one task."
+            "separated by commas (relative paths as those of output), or a hub data set's id "
+            "(OWNER/NAME, or OWNER/NAME:CONFIGURATION). Every file is one task."
         ),
     )
     prompt_template: str = keys.keyed(

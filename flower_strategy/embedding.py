@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import FloatArray
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 
 if TYPE_CHECKING:
     from flower_strategy.base_model import BaseModel
@@ -42,6 +42,16 @@ class EmbeddingSettings:
     max_length: int = 64
     clip: float = 0.0
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(
+            {
+                "embedding_texts": self.texts,
+                "max_length": self.max_length,
+                "embedding_clip": self.clip,
+                "embedding_noise": self.noise,
+            }
+        )
 
     @staticmethod
     def from_config(config: RunConfig) -> EmbeddingSettings:

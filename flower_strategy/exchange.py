@@ -11,7 +11,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 _POLL_SECONDS = 0.2
-_PULL_AT_ONCE = 8
+# What Flower raises on content that does not decode; a lost connection goes through.
+_UNDECODABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 _NOT_ITS_OWN = "its reply came under another node's id."
 
 
@@ -45,14 +46,15 @@ def exchange(
     patience: Patience,
     missing: Callable[[int, str], None],
     gone: Callable[[int, str], None],
+    late: set[str] | None = None,
 ) -> Iterator[Message]:
     """Send messages and yield the replies as they arrive, until all are here or time is up.
 
     Flower's ``send_and_receive`` returns all replies at once. Yielding lets the server fold a
     reply in and forget it, so that its memory does not grow with the number of devices. A reply
-    that comes later than a stage waits is never asked for again, so it cannot get into another
-    round. Errors do not count towards the quorum, and a reply counts only for the node that its
-    message was sent to.
+    that comes later than a stage waits cannot get into another round: `drop_late` takes it from
+    the SuperLink, which would keep it until the run ends. Errors do not count towards the quorum,
+    and a reply counts only for the node that its message was sent to.
 
     Parameters
     ----------
@@ -66,6 +68,8 @@ def exchange(
         Called at the end with every node that did not reply, and the reason as one phrase.
     gone : Callable[[int, str], None]
         Called with a node that cannot reply, or not so that it can be read, and the reason.
+    late : set[str], optional
+        Gets the ids of the messages whose replies are not waited for any more.
     """
     if not messages:
         return
@@ -76,7 +80,10 @@ def exchange(
             gone(message.metadata.dst_node_id, "the message could not be delivered.")
     good, started = 0, time.monotonic()
     end, reason = started + patience.timeout, f"no reply within {patience.timeout:g} s."
-    while waiting and time.monotonic() < end:
+    over = False
+    while waiting and not over:
+        # What came while earlier replies were taken in is here in time: there is a last look.
+        over = time.monotonic() >= end
         before = len(waiting)
         for reply in _pull(grid, sorted(waiting), waiting, gone):
             node = waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -100,10 +107,30 @@ def exchange(
                     f"no reply within {patience.grace:g} s of the quorum of {quorum} of {able}, "
                     f"which was there after {time.monotonic() - started:.1f} s."
                 )
-        if len(waiting) == before:
+        if len(waiting) == before and not over:
             time.sleep(_POLL_SECONDS)
+    if late is not None:
+        late.update(waiting)
     for node in sorted(waiting.values()):
         missing(node, reason)
+
+
+def drop_late(grid: Grid, late: set[str]) -> None:
+    """Take replies that came too late from the SuperLink, which keeps them until they are pulled.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    late : set[str]
+        The ids of their messages, see `exchange`; those whose replies were there are taken out.
+    """
+    for identifier in sorted(late):
+        try:
+            if list(grid.pull_messages([identifier])):
+                late.discard(identifier)
+        except _UNDECODABLE:
+            late.discard(identifier)
 
 
 def _push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:
@@ -120,15 +147,16 @@ def _pull(
     waiting: dict[str, int],
     gone: Callable[[int, str], None],
 ) -> Iterator[Message]:
-    """Yield the replies that are there; one that cannot be decoded counts as its node's failure."""
-    for start in range(0, len(identifiers), _PULL_AT_ONCE):
-        some = list(identifiers[start : start + _PULL_AT_ONCE])
+    """Yield the replies that are there; one that cannot be decoded counts as its node's failure.
+
+    One at a time: the SuperLink deletes what it gives out, and a reply that does not decode would
+    take with it all that came in the same call.
+    """
+    for identifier in identifiers:
         try:
-            yield from list(grid.pull_messages(some))
-        # What Flower raises on content that does not decode; a lost connection goes through.
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            if len(some) > 1:
-                for identifier in some:
-                    yield from _pull(grid, [identifier], waiting, gone)
-            elif some[0] in waiting:
-                gone(waiting.pop(some[0]), f"its reply cannot be decoded: {error!r}")
+            replies = list(grid.pull_messages([identifier]))
+        except _UNDECODABLE as error:
+            if identifier in waiting:
+                gone(waiting.pop(identifier), f"its reply cannot be decoded: {error!r}")
+            continue
+        yield from replies

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from flower_strategy.exchange import Patience, exchange
+from flower_strategy.exchange import Patience, drop_late, exchange
 from flower_strategy.local_grid_test import LocalGrid
 
 
@@ -65,6 +65,46 @@ def test_once_the_quorum_is_there_late_replies_have_the_grace_only() -> None:
     assert seconds < 10
 
 
+def test_what_comes_while_replies_are_taken_in_is_in_time() -> None:
+    """The fast node's reply takes longer to fold in than the others have left."""
+    seconds = {1: 0.0, 2: 0.2}
+    content = RecordDict({"config": ConfigRecord()})
+    messages = [Message(content, message_type="train", dst_node_id=node) for node in seconds]
+    missing: dict[int, str] = {}
+    got = []
+    for reply in exchange(
+        TimedGrid(seconds),
+        messages,
+        patience=Patience(timeout=60, quorum=0.5, grace=0.0),
+        missing=missing.__setitem__,
+        gone=missing.__setitem__,
+    ):
+        got.append(reply.metadata.src_node_id)
+        time.sleep(0.4)
+    assert (got, missing) == ([1, 2], {})
+
+
+def test_late_replies_are_taken_from_the_superlink_when_they_are_there() -> None:
+    grid = TimedGrid({1: 0.0, 2: 0.6, 3: 99.0})
+    content = RecordDict({"config": ConfigRecord()})
+    messages = [Message(content, message_type="train", dst_node_id=node) for node in (1, 2, 3)]
+    late: set[str] = set()
+    replies = exchange(
+        grid,
+        messages,
+        patience=Patience(timeout=0.2),
+        missing=lambda node, reason: None,
+        gone=lambda node, reason: None,
+        late=late,
+    )
+    assert [reply.metadata.src_node_id for reply in replies] == [1]
+    assert late == {message.metadata.message_id for message in messages[1:]}
+    time.sleep(0.6)
+    drop_late(grid, late)
+    assert late == {messages[2].metadata.message_id}
+    assert set(grid._replies) == late
+
+
 class SuperLinkAnswers(TimedGrid):
     """Answers for node 2 as the SuperLink does for a node that is gone: from node 1."""
 
@@ -110,10 +150,11 @@ class Hostile(TimedGrid):
         return reply
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        wanted = list(message_ids)
+        # As Flower does: what is given out is deleted first, then decoded.
+        replies = list(super().pull_messages(wanted := list(message_ids)))
         if self._garbage in wanted:
             raise ValueError("children do not match")
-        return super().pull_messages(wanted)
+        return replies
 
 
 def test_a_hostile_reply_is_only_its_nodes_failure_and_no_part_of_the_quorum() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from flower_strategy.memory import available_memory
 from flower_strategy.training import TrainingSettings, collate, response_loss
 
 _FLOAT_BYTES = 4
-_COPIES_PER_FACTOR = 4  # the factor, its gradient, AdamW's two moments
+
+COPIES_PER_FACTOR = 4
+"""What training holds of a factor: itself, its gradient, AdamW's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,6 @@ def measure_training(
     text = (text * (characters // max(len(text), 1) + 1))[:characters]
     batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
     shapes = layer_shapes(base.model)
-    numbers = sum(out + inner for out, inner in shapes.values())
     steps = [
         _step(base, initial_adapter(shapes, rank=rank, seed=0), batch, settings, device)
         for rank in (ranks[0], *ranks)
@@ -96,9 +97,14 @@ def measure_training(
         step_ranks=ranks,
         step_seconds=(steps[1].seconds, steps[2].seconds),
         fixed_bytes=base.weight_bytes + steps[0].saved_bytes,
-        bytes_per_rank=numbers * _FLOAT_BYTES * _COPIES_PER_FACTOR,
-        upload_per_rank=numbers * _FLOAT_BYTES,
+        bytes_per_rank=upload_per_rank(shapes) * COPIES_PER_FACTOR,
+        upload_per_rank=upload_per_rank(shapes),
     )
+
+
+def upload_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Return the bytes of an adapter's factors per unit of its rank, for layers of these shapes."""
+    return _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.config_device import DeviceKeys
 from flower_strategy.config_keys import ConfigValue, Key
 from flower_strategy.config_server import ServerKeys
+from flower_strategy.devices import parse_device
 
 __all__ = ["KEYS", "ConfigValue", "RunConfig", "check_values"]
 
@@ -32,6 +33,8 @@ class RunConfig(ServerKeys, DeviceKeys):
         for name in self.tasks:
             if name not in _TASKS:
                 raise ConfigError(_complaint("tasks", name, KEYS["tasks"]))
+        for device in self.devices:
+            parse_device(device)
         if bool(self.prompt_template) != bool(self.response_template):
             raise ConfigError(
                 "prompt-template and response-template belong together: give both or neither."

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.device_text import device_text
-from flower_strategy.exchange import Patience, exchange
+from flower_strategy.exchange import Patience, drop_late, exchange
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks import RankPolicy
 from flower_strategy.records import DeviceRound, Refusal, RoundRecord
@@ -64,6 +64,7 @@ class Stages(Strategy):
     _record: RoundRecord
     _first_record: RoundRecord
     _silent_since: dict[int, int]
+    _late_messages: set[str]
 
     @property
     def bank_rank(self) -> int:
@@ -74,12 +75,14 @@ class Stages(Strategy):
         self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
     ) -> Iterator[Message]:
         """Send messages and yield the replies as they arrive; note who did not reply."""
+        drop_late(grid, self._late_messages)
         return exchange(
             grid,
             messages,
             patience=self.patience(grid, timeout, stage=stage),
             missing=lambda node, reason: self._late(node, stage, reason),
             gone=lambda node, reason: self._refuse(node, stage, ReplyError(reason)),
+            late=self._late_messages,
         )
 
     def patience(self, grid: Grid, timeout: float, *, stage: str) -> Patience:

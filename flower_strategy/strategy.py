@@ -130,6 +130,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         self.checkpoints = checkpoints or CheckpointSettings()
         self._asked = {}
         self._silent_since = {}
+        self._late_messages = set()
         self._record = self._first_record = RoundRecord(round=0)
 
     @classmethod
@@ -258,6 +259,11 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         self.correct_paces()
         state = self.state
         if self.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
+            able = sum(decision.rank is not None for decision in state.decisions.values())
+            if len(state.sketches) < able:
+                note = f"Split by the adapters of {len(state.sketches)} of {able} devices, once"
+                logger.warning("%s: the others' did not come in the first round.", note)
+                self._record.notes.append(note)
             self.recluster()
             state.split_by_adapter = True
         for record in state.history[:-1]:

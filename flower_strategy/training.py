@@ -15,7 +15,7 @@ from torch.nn import functional
 from flower_strategy.adapter import AdapterState, lora_scaling
 from flower_strategy.base_model import BaseModel, adapted, from_peft
 from flower_strategy.data.examples import Example
-from flower_strategy.run_config import RunConfig
+from flower_strategy.run_config import RunConfig, check_values
 
 _IGNORED = -100
 
@@ -67,6 +67,9 @@ class TrainingSettings:
     proximal: float = 0.0
     clock: str = "virtual"
     smoothness_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_values(vars(self))
 
     def scaling(self, rank: int) -> float:
         """Return the factor in front of ``b @ a`` at a rank."""

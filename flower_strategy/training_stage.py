@@ -132,7 +132,8 @@ class TrainingStage(Admission):
                 self._refuse(item.node, "train", ReplyError(str(error)))
                 continue
             accepted.append(item.norm)
-            if self.clustering.by == "adapter" and item.node not in self.state.sketches:
+            by_adapter = self.clustering.by == "adapter" and not self.state.split_by_adapter
+            if by_adapter and item.node not in self.state.sketches:
                 self.state.sketches[item.node] = sketch_adapter(
                     reply.adapter, rank=self.rank_policy.candidates[0]
                 )
@@ -154,11 +155,15 @@ class TrainingStage(Admission):
         """Move every cluster's bank that has enough good replies; the others keep theirs."""
         state, settings = self.state, self.aggregation
         moved = {}
-        members = {cluster.name: len(cluster.members) for cluster in state.clusters}
+        # Those that are left out are never asked, so nobody can wait for their replies.
+        members = {
+            cluster.name: sum(state.decisions[node].rank is not None for node in cluster.members)
+            for cluster in state.clusters
+        }
         for name, outcome in self._record.clusters.items():
             mean = means.get(name)
             outcome.replies = mean.count if mean else 0
-            needed = min(self.rules.min_replies, members[name])
+            needed = min(self.rules.min_replies, max(1, members[name]))
             if mean is None or mean.count < needed:
                 self._note(
                     f"{name} keeps its adapter: {outcome.replies} good replies of "

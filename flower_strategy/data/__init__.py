@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from floe_plugins.errors import ConfigError
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.hub import load_hub_examples
@@ -16,7 +19,7 @@ from flower_strategy.run_config import RunConfig
 __all__ = ["Example", "LocalData", "load_local_data"]
 
 _EMBEDDED_POOL = 512
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
 def load_local_data(
@@ -25,8 +28,8 @@ def load_local_data(
     """Return the text that one node trains and is measured on.
 
     A real SuperNode that has ``data-path`` in its ``--node-config`` holds the files of that path,
-    all of them. Every other node holds its share, by ``partition-id`` and ``num-partitions``, of
-    what the run configuration's ``data`` names.
+    shuffled together and cut to ``max-examples``. Every other node holds its share, by
+    ``partition-id`` and ``num-partitions``, of what the run configuration's ``data`` names.
 
     Raises
     ------
@@ -39,12 +42,15 @@ def load_local_data(
         examples = [
             example for path in files.values() for example in read_examples(path, template=template)
         ]
-        if config.max_examples:
-            examples = examples[: config.max_examples]
-        return hold_out(examples, fraction=config.held_out)
+        return hold_out(_drawn(examples, config), fraction=config.held_out)
 
     partition_id = int(node_config.get("partition-id", 0))
     num_partitions = int(node_config.get("num-partitions", 1))
+    if not 0 <= partition_id < num_partitions:
+        raise ConfigError(
+            f"The node's partition-id is {partition_id} and its num-partitions {num_partitions}; "
+            "accepted are ids from 0 to one less than there are partitions."
+        )
     if _is_hub_id(config.data):
         examples = load_hub_examples(
             config.data,
@@ -52,9 +58,7 @@ def load_local_data(
             num_partitions=num_partitions,
             template=template,
         )
-        if config.max_examples:
-            examples = examples[: config.max_examples]
-        return hold_out(examples, fraction=config.held_out, label=config.data)
+        return hold_out(_drawn(examples, config), fraction=config.held_out, label=config.data)
 
     tasks: dict[str, list[Example]] = {}
     if config.data == "embedded":
@@ -73,6 +77,16 @@ def load_local_data(
         max_examples=config.max_examples,
     )
     return hold_out(share, fraction=config.held_out, label=label)
+
+
+def _drawn(examples: Sequence[Example], config: RunConfig) -> list[Example]:
+    """Shuffle examples and keep as many as the configuration wants.
+
+    Files are often sorted, and several are read one after the other: the first rows would be of
+    another kind than the rest.
+    """
+    order = np.random.default_rng(config.seed).permutation(len(examples))
+    return [examples[int(row)] for row in order[: config.max_examples or None]]
 
 
 def _is_hub_id(data: str) -> bool:

@@ -213,6 +213,29 @@ def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
     assert data.label == ""
 
 
+def test_a_real_node_draws_from_all_its_files(tmp_path: Path) -> None:
+    """Not the first rows of the first file, however its rows are sorted."""
+    for name in ("a", "b"):
+        rows: list[dict[str, object]] = [
+            {"prompt": f"{name}{index:03}", "response": " x"} for index in range(200)
+        ]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    config = RunConfig(data="embedded", max_examples=100, held_out=0.2)
+    data = load_local_data(config, {"data-path": str(tmp_path)})
+    assert (len(data.train), len(data.held_out)) == (80, 20)
+    for part in (data.train, data.held_out):
+        prompts = [example.prompt for example in part]
+        assert {prompt[0] for prompt in prompts} == {"a", "b"}
+        assert prompts != sorted(prompts)
+    assert load_local_data(config, {"data-path": str(tmp_path)}) == data
+
+
+@pytest.mark.parametrize(("own", "of"), [(5, 1), (-1, 2), (2, 2)])
+def test_a_partition_that_is_not_there_is_refused(own: int, of: int) -> None:
+    with pytest.raises(ConfigError, match=f"partition-id is {own} and its num-partitions {of}"):
+        load_local_data(RunConfig(), {"partition-id": own, "num-partitions": of})
+
+
 def test_a_hub_data_set_without_flwr_datasets_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -228,8 +251,11 @@ def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.Monkey
             self.num_partitions = num_partitions
 
     class Dataset:
-        def __init__(self, *, dataset: str, partitioners: dict[str, Partitioner]) -> None:
-            self.rows = [{"question": f"{dataset} {i}", "answer": "a"} for i in range(8)]
+        def __init__(
+            self, *, dataset: str, subset: str | None, partitioners: dict[str, Partitioner]
+        ) -> None:
+            name = f"{dataset} {subset}"
+            self.rows = [{"question": f"{name} {i}", "answer": "a"} for i in range(8)]
             self.number = partitioners["train"].num_partitions
 
         def load_partition(self, partition_id: int, split: str) -> list[dict[str, str]]:
@@ -241,8 +267,9 @@ def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.Monkey
     module.__dict__["IidPartitioner"] = Partitioner
     monkeypatch.setitem(sys.modules, "flwr_datasets", package)
     monkeypatch.setitem(sys.modules, "flwr_datasets.partitioner", module)
-    examples = load_hub_examples("owner/set", partition_id=1, num_partitions=4)
-    assert [example.prompt for example in examples] == [
-        "Question: owner/set 1\nAnswer:",
-        "Question: owner/set 5\nAnswer:",
-    ]
+    for name, said in (("owner/set", "owner/set None"), ("owner/set:main", "owner/set main")):
+        examples = load_hub_examples(name, partition_id=1, num_partitions=4)
+        assert [example.prompt for example in examples] == [
+            f"Question: {said} 1\nAnswer:",
+            f"Question: {said} 5\nAnswer:",
+        ]

@@ -15,7 +15,8 @@ def load_hub_examples(
     Parameters
     ----------
     name : str
-        The data set's id on the hub.
+        The data set's id on the hub, and its configuration behind a colon if it has several:
+        ``openai/gsm8k:main``.
     partition_id : int
         The node.
     num_partitions : int
@@ -36,8 +37,11 @@ def load_hub_examples(
             f"Run configuration data={name!r} is a hub data set, and loading one needs "
             "flwr-datasets: pip install 'floe-llm[hub]'."
         ) from error
+    identifier, _, subset = name.partition(":")
     dataset = FederatedDataset(
-        dataset=name, partitioners={"train": IidPartitioner(num_partitions=num_partitions)}
+        dataset=identifier,
+        subset=subset or None,
+        partitioners={"train": IidPartitioner(num_partitions=num_partitions)},
     )
     rows = list(enumerate(dataset.load_partition(partition_id, "train"), 1))
     if not rows:

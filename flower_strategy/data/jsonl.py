@@ -134,19 +134,23 @@ def read_examples(path: Path, *, template: Template | None = None) -> list[Examp
         A line is no JSON object, or lacks a field; the message gives file and line.
     """
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{path}, line {number}: no JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ConfigError(
-                    f"{path}, line {number}: a JSON object is needed, got {type(row).__name__}."
-                )
-            rows.append((number, row))
+    try:
+        # Not splitlines(): JSON strings may hold U+2028 as it is.
+        lines = path.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 ({error}): write it as UTF-8.") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number}: no JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"{path}, line {number}: a JSON object is needed, got {type(row).__name__}."
+            )
+        rows.append((number, row))
     if not rows:
         raise ConfigError(f"{path} holds no examples.")
     return to_examples(rows, source=str(path), template=template)

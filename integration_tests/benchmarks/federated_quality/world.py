@@ -10,16 +10,13 @@ from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data import LocalData, load_local_data
 from flower_strategy.devices import Device, simulated_device
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.measuring import measure_training
+from flower_strategy.measuring import COPIES_PER_FACTOR, measure_training, upload_per_rank
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks import StepCost
 from flower_strategy.run_config import RunConfig
 from flower_strategy.training import TrainingSettings
 from integration_tests.benchmarks.federated_quality.clock import Clock, step_seconds
 from integration_tests.benchmarks.federated_quality.protocol import Protocol
-
-_FLOAT_BYTES = 4
-_COPIES_PER_FACTOR = 4  # the factor, its gradient, AdamW's two moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +77,7 @@ class World:
     @cached_property
     def profiles(self) -> dict[int, DeviceProfile]:
         """What each device tells the server; its seconds are the protocol's."""
-        numbers = sum(out + inner for out, inner in self.shapes.values())
+        upload = upload_per_rank(self.shapes)
         low, high = min(self.protocol.ranks), max(self.protocol.ranks)
         how = EmbeddingSettings(max_length=self.settings.max_length)
         embedded = {
@@ -94,8 +91,8 @@ class World:
                 identity=f"partition:{index}",
                 memory_bytes=node.device.memory_bytes,
                 fixed_bytes=self.base.weight_bytes,
-                bytes_per_rank=numbers * _FLOAT_BYTES * _COPIES_PER_FACTOR,
-                upload_per_rank=numbers * _FLOAT_BYTES,
+                bytes_per_rank=upload * COPIES_PER_FACTOR,
+                upload_per_rank=upload,
                 step_ranks=(low, high),
                 step_seconds=(
                     step_seconds(node.device, low, self.protocol),

@@ -14,6 +14,7 @@ from typing import Any
 from flower_strategy.adapter import LayerShapes, initial_adapter
 from flower_strategy.checkpoint import ARRAYS_FILE, STATE_FILE
 from flower_strategy.checkpoint_content import pack_round
+from flower_strategy.measuring import upload_per_rank
 from flower_strategy.rank_policies import DeadlinePolicy
 from flower_strategy.settings import CheckpointSettings
 from flower_strategy.training import TrainingSettings
@@ -21,7 +22,6 @@ from integration_tests.benchmarks.scale.fleet import Delivery, FleetGrid
 from integration_tests.benchmarks.scale.watching import Watch, WatchedStrategy
 
 RANKS = (4, 8, 16, 32)
-_FLOAT_BYTES = 4
 _PARTS = 10
 _PATIENCE = 1e9
 
@@ -52,7 +52,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
     # A line per reply otherwise.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     some = first_blocks(shapes, blocks)
-    per_rank = _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
+    per_rank = upload_per_rank(shapes)
     grid = FleetGrid(some, per_rank, devices, seed=seed)
     with tempfile.TemporaryDirectory() as folder, Watch(grid) as watch:
         strategy = WatchedStrategy(

@@ -13,13 +13,13 @@ from flower_strategy.adapter import AdapterState, LayerShapes, LoraFactors, init
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.devices import DEVICE_CLASSES
 from flower_strategy.in_process_grid_test import InProcessGrid
+from flower_strategy.measuring import COPIES_PER_FACTOR
 from flower_strategy.messages import PROFILE_QUERY
 from flower_strategy.profiles import DeviceProfile
 
 TASKS = 4
 _FIRST_ID = 1_000
 _DISTINCT = 6
-_COPIES_PER_FACTOR = 4  # the factor, its gradient, AdamW's two moments
 # As SmolLM2's embeddings lie: cosine 0.97 to 0.99 within a task, 0.6 to 0.7 across.
 _HIDDEN = 576
 _ACROSS, _WITHIN = 0.7, 0.12
@@ -169,7 +169,7 @@ class FleetGrid(InProcessGrid):
             identity=f"name:device-{index}",
             memory_bytes=device.memory_bytes,
             fixed_bytes=0,
-            bytes_per_rank=_COPIES_PER_FACTOR * self.upload_per_rank,
+            bytes_per_rank=COPIES_PER_FACTOR * self.upload_per_rank,
             upload_per_rank=self.upload_per_rank,
             step_ranks=_STEP_RANKS,
             step_seconds=(low * device.slowdown, high * device.slowdown),

@@ -9,18 +9,6 @@ HEADER = ("what", "number", "seconds", "ms each", "peak MiB", "MB up", "MB down"
 
 Values = Mapping[str, Any]
 
-#: Stages of a round, in the order in which they happen.
-STAGES = (
-    "profiles",
-    "clustering",
-    "sending",
-    "replies",
-    "means",
-    "evaluation",
-    "next ranks",
-    "checkpoint",
-)
-
 
 def rows(values: Values) -> list[list[Any]]:
     """Return one row per run, per rank of a reply, and per expert call."""
