@@ -19,7 +19,7 @@ import psutil
 
 from integration_tests.documents import named_blocks, titled_blocks
 from integration_tests.flower_runs import end_processes, flower_environment, stage_app
-from integration_tests.processes import end, free_port, spawn, tail
+from integration_tests.processes import end_all, free_port, spawn, tail
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "deployment.md"
@@ -42,6 +42,8 @@ class Deployment:
         Where the commands run.
     env : Mapping[str, str]
         Their environment.
+    ports : Mapping[str, str]
+        The page's ports, and those that stand for them here.
     processes : dict[str, subprocess.Popen[bytes]]
         What was started and not stopped, by the block's name.
     """
@@ -173,8 +175,7 @@ def deployment(folder: Path) -> Iterator[Deployment]:
     try:
         yield here
     finally:
-        for process in reversed(here.processes.values()):
-            end(process, grace_s=5)
+        end_all(reversed(here.processes.values()), grace_s=5)
         end_processes(marker)
 
 

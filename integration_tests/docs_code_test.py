@@ -4,7 +4,8 @@ What a block may be:
 
 - ``<!-- test: NAME -->`` above it: the page's own test runs it (`OWN_TESTS`);
 - ``<!-- shown-by: PATH::TEST -->``: that test runs its commands, with its own folders and ports;
-- ``<!-- needs: gpu -->``: its syntax is checked;
+- ``<!-- needs: gpu -->``, or ``index`` for one of packages: its syntax is checked. What set-up
+  installs is what the tests run in;
 - with a title: a file, which the commands and programs below it on the page find;
 - ``python`` or ``bash`` and nothing else: it is run here, in the order of the page;
 - ``<!-- output -->``: exactly what the block above it prints;
@@ -32,6 +33,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from floe_plugins.cli import main
 from integration_tests.docs_blocks import Block, blocks_of
 from vllm_logits_processor.metrics import _Instruments
 
@@ -186,7 +188,7 @@ def _modules_of_target(target: str) -> list[str]:
 
 @pytest.mark.parametrize("block", of_kind("needs"), ids=lambda block: block.place)
 def test_what_needs_other_hardware_is_at_least_well_formed(block: Block) -> None:
-    assert block.value == "gpu", block.place
+    assert block.value in ("gpu", "index"), block.place
     assert block.language == "bash", block.place
     checked = subprocess.run(["bash", "-n"], input=block.code, text=True, capture_output=True)
     assert checked.returncode == 0, checked.stderr
@@ -249,10 +251,27 @@ def test_the_metrics_of_the_alerts_are_there(page: Path) -> None:
         assert name.removesuffix("_total") in families, name
 
 
+def test_every_command_and_option_is_on_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text("utf-8")
+
+    def help_of(*command: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        return capsys.readouterr().out
+
+    commands = re.findall(r"^    (\w+)  ", help_of(), re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        assert f"floe-llm {command}" in page, command
+        for option in re.findall(r"^  (--[\w-]+)", help_of(command), re.MULTILINE):
+            assert option in page, f"{command} {option}"
+
+
 def test_the_readers_find_their_pages_in_one_click() -> None:
     index = (DOCS / "index.md").read_text("utf-8")
     linked = set(re.findall(r"\]\(([\w/-]+\.md)", index))
     assert {
+        "how-to/install.md",
         "how-to/own-flower-app.md",
         "how-to/own-data.md",
         "how-to/deployment.md",

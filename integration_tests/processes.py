@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -56,6 +57,15 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 15.0) -> None:
             process.poll()  # a zombie leader keeps its group alive
             time.sleep(0.05)
     process.wait(timeout=5)
+
+
+def end_all(processes: Iterable[subprocess.Popen[bytes]], *, grace_s: float = 15.0) -> None:
+    """End several, side by side; one that cannot be ended leaves the others to be ended."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.callback(end, process, grace_s=grace_s)
+            if _group_lives(process.pid):
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 def _group_lives(group: int) -> bool:

@@ -14,9 +14,12 @@ from typing import Any
 
 import httpx
 
-from integration_tests.processes import end, free_port, spawn, tail
+from integration_tests.processes import end, end_all, free_port, spawn, tail
 
 START_TIMEOUT_S = 300.0
+
+#: The variable by which a server lets its prefix cache be emptied.
+FORGETS = {"VLLM_SERVER_DEV_MODE": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class ServerSpec:
         Further arguments of vLLM; they win over those that all servers get.
     variables : mapping of str to str
         Further environment variables.
+    port : int, optional
+        The port; a free one if not given.
     """
 
     model: str
@@ -112,6 +117,11 @@ class Server:
         choices: list[dict[str, Any]] = reply.json()["choices"]
         return sorted(choices, key=lambda choice: int(choice["index"]))
 
+    def forget_prompts(self) -> None:
+        """Empty the prefix cache; the server was started with `FORGETS`."""
+        root = self.url.removesuffix("/v1")
+        httpx.post(f"{root}/reset_prefix_cache", trust_env=False).raise_for_status()
+
     def prompts_served(self) -> int:
         """Return how many requests the server has finished, by its own count."""
         return self.counted("request_success")
@@ -157,8 +167,7 @@ def running(
             _wait(server, waiting)
         yield servers
     finally:
-        for server in servers:
-            end(server.process)
+        end_all([server.process for server in servers])
 
 
 def _wait(server: Server, waiting: Callable[[str, float], None] | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,8 @@ def timed_host(
     spec = host(model, name, floe=floe)
     # The later option counts.
     arguments = [*spec.arguments, "--logits-processors", timed_processor.CLASS]
-    return ServerSpec(
-        model=spec.model,
-        name=spec.name,
-        core=spec.core,
-        dtype=spec.dtype,
-        floe=spec.floe,
+    return replace(
+        spec,
         arguments=arguments,
         variables={
             **spec.variables,

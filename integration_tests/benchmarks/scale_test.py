@@ -16,6 +16,18 @@ from vllm_logits_processor.experts.completions_reply import read_continuations
 
 __all__ = ["tiny_model"]
 
+#: Stages of a round, in the order in which they happen.
+STAGES = (
+    "profiles",
+    "clustering",
+    "sending",
+    "replies",
+    "means",
+    "evaluation",
+    "next ranks",
+    "checkpoint",
+)
+
 SHAPES = {
     "model.layers.0.q_proj": (12, 9),
     "model.layers.0.k_proj": (6, 9),
@@ -34,7 +46,7 @@ def test_both_halves_are_measured_and_drawn(
     for run, devices in zip(values["runs"], (200, 400), strict=True):
         assert run["replies"] == run["devices"] == devices == sum(run["ranks"].values())
         assert run["clusters"] == TASKS
-        assert set(run["seconds"]) == set(summary.STAGES)
+        assert set(run["seconds"]) == set(STAGES)
         assert min(run["seconds"].values()) > 0
         assert run["tenths"][-1]["replies"] == devices
         # Half of the model's blocks.

@@ -61,6 +61,13 @@ def test_what_is_published_is_what_the_json_says(benchmark: Benchmark, tmp_path:
     assert abs(again - published).mean() < 0.02
 
 
+def test_the_index_says_what_the_pages_say(tmp_path: Path) -> None:
+    for file in RESULTS.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    index(tmp_path, quick=False, left_out={})
+    assert (tmp_path / "index.md").read_text() == (RESULTS / "index.md").read_text()
+
+
 def test_the_suite_writes_json_figure_page_and_index(tmp_path: Path) -> None:
     assert measure([SMALL], tmp_path, quick=True) == {}
     index(tmp_path, quick=True, left_out={})

@@ -10,6 +10,7 @@ from typing import Any
 from floe_plugins.gate import Decision, Gate
 from integration_tests.demo.federation import DemoError
 from integration_tests.demo.prompts import STOP, Prompt
+from integration_tests.demo.serving import lines_by_label
 from integration_tests.vllm_servers import Server
 
 
@@ -111,8 +112,7 @@ class Device:
         return answer
 
     def _read_trace(self, answer: Answer) -> None:
-        lines = [json.loads(line) for line in self._trace.read_text("utf-8").splitlines()]
-        lines = [line for line in lines if line["label"] == answer.prompt.name]
+        lines = lines_by_label(self._trace).get(answer.prompt.name)
         if not lines:
             raise DemoError(f"The processor left no trace of the prompt {answer.prompt.name!r}.")
         answer.weights = [line["expert_weight"] for line in lines]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from floe_plugins.models import resolve
 from integration_tests.demo.federation import Federation
@@ -35,6 +37,15 @@ class Pair:
     cloud_model: str
 
 
+def lines_by_label(trace: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of a trace of fusion by the label of their requests, in order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for text in trace.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        found.setdefault(str(line["label"]), []).append(line)
+    return found
+
+
 @contextmanager
 def pair_of_servers(
     federation: Federation,
@@ -44,6 +55,7 @@ def pair_of_servers(
     first_deadline_ms: float,
     waiting: Callable[[str, float], None],
     llm: str = CLOUD_MODEL,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Pair]:
     """Start both servers, each on a core of its own, and end them on the way out.
 
@@ -61,6 +73,8 @@ def pair_of_servers(
         See `running`.
     llm : str (default: CLOUD_MODEL)
         The cloud's model.
+    variables : Mapping[str, str], optional
+        Further environment variables of both servers.
     """
     trace = folder / "fusion.jsonl"
     trace.unlink(missing_ok=True)
@@ -76,6 +90,7 @@ def pair_of_servers(
         core=0,
         port=port,
         arguments=[*lora, "--lora-modules", *modules],
+        variables=variables or {},
     )
     expert = {"url": f"http://127.0.0.1:{port}/v1", "model": "slm", "tokenizer": slm}
     cloud = ServerSpec(
@@ -88,6 +103,7 @@ def pair_of_servers(
             "first_deadline_ms": first_deadline_ms,
             "trace_file": str(trace),
         },
+        variables=variables or {},
     )
     with running(device, cloud, logs=folder / "logs", waiting=waiting) as (own, far):
         yield Pair(own, far, trace, own_model, cloud_model)

@@ -25,6 +25,7 @@ from integration_tests.demo.federation import DemoError, Federation
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
+from integration_tests.vllm_servers import FORGETS
 
 _DESCRIPTION = (
     "Exact match, latency, processor seconds and bytes of generated answers: LLM alone, SLM alone, "
@@ -137,6 +138,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         # this benchmark is about what the two models say together.
         deadline_ms=10_000,
         first_deadline_ms=60_000,
+        variables=FORGETS,
         waiting=Progress().waiting,
     ) as pair:
         found = figures(

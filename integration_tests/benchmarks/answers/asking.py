@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.answers.tasks import Task
-from integration_tests.demo.serving import Pair
+from integration_tests.demo.serving import Pair, lines_by_label
 from integration_tests.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -94,6 +94,11 @@ class Servers(Pair):
         both = {LLM: (self.cloud,), FLOE: (self.own, self.cloud)}
         return both.get(system, (self.own,))
 
+    def forget_prompts(self) -> None:
+        """Empty both prefix caches."""
+        for server in (self.own, self.cloud):
+            server.forget_prompts()
+
     def answer(self, system: str, item: Item, *, label: str | None = None) -> Reply:
         """Let one of the writers answer.
 
@@ -170,10 +175,6 @@ class Servers(Pair):
 
     def fusions(self) -> dict[str, Fusion]:
         """Return what the trace says by label."""
-        lines: dict[str, list[Mapping[str, Any]]] = {}
-        for text in self.trace.read_text("utf-8").splitlines():
-            line = json.loads(text)
-            lines.setdefault(str(line["label"]), []).append(line)
         return {
             label: Fusion(
                 tokens=len(rows),
@@ -182,7 +183,7 @@ class Servers(Pair):
                 expert_weight=sum(row["expert_weight"] for row in rows) / len(rows),
                 reply_bytes=sum(row["received_bytes"] for row in rows),
             )
-            for label, rows in lines.items()
+            for label, rows in lines_by_label(self.trace).items()
         }
 
     @cached_property

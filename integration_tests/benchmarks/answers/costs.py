@@ -80,7 +80,7 @@ def measured_costs(
 
     The router is charged for scoring the question with both models, side by side, and for the
     answer of the one that it takes; the cascade for the SLM's answer, and for the LLM's where it
-    asks it.
+    asks it. No server knows any of a prompt from before.
 
     Parameters
     ----------
@@ -98,11 +98,13 @@ def measured_costs(
         for writer in WRITERS:
             names = [server.name for server in servers.of(writer)]
             ask = partial(servers.answer, writer, item, label=_label(item))
+            servers.forget_prompts()
             replies[writer], spent = _metered(meter, names, ask)
             # The request leaves the device where the cloud's server gets it.
             sent = replies[writer].request_bytes if servers.cloud in servers.of(writer) else 0
             own[writer] = replace(spent, tokens=replies[writer].tokens, bytes_left=sent)
             found[writer].append(own[writer])
+        servers.forget_prompts()
         both = [servers.own.name, servers.cloud.name]
         bits, scoring = _metered(meter, both, partial(servers.prompt_bits, item))
         taken = routed(bits)

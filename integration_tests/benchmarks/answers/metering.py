@@ -51,11 +51,6 @@ class Meter:
                 int((package / "energy_uj").read_text())
                 self._packages[package.name] = package
 
-    @property
-    def has_energy(self) -> bool:
-        """Whether joules can be read."""
-        return bool(self._packages)
-
     def read(self) -> Reading:
         """Read all counters."""
         return Reading(

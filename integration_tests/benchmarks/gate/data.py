@@ -57,7 +57,8 @@ def read_prompts(path: Path) -> list[Prompt]:
         If the file cannot be read or a line does not hold a prompt; says which.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # Not splitlines(): JSON strings may hold U+2028 as it is.
+        lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     prompts = []

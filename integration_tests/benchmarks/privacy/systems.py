@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from floe_plugins.gate import Decision, Gate
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.decoding import EXPERT_CORE, HOST_CORE, PATIENT, starting
 from integration_tests.benchmarks.gate.data import Prompt
 from integration_tests.benchmarks.privacy.relay import Relay, Request, relay
 from integration_tests.processes import free_port
-from integration_tests.vllm_servers import Server, ServerSpec, running
+from integration_tests.vllm_servers import FORGETS, Server, ServerSpec, running
 
 SYSTEMS = ("llm-only", "router", "router+gate", "floe", "slm-only")
 
@@ -72,8 +70,7 @@ class Systems:
         if name.startswith("router") and not self._likelihoods:
             self._score(prompts)
         for server in (self._slm, self._llm):
-            root = server.url.removesuffix("/v1")
-            httpx.post(f"{root}/reset_prefix_cache", trust_env=False).raise_for_status()
+            server.forget_prompts()
         # Resetting is none of the system's requests.
         self._wire.taken()
         begun = time.perf_counter()
@@ -162,6 +159,5 @@ def _server(model: str, name: str, *, core: int, floe: dict[str, Any] | None = N
         core=core,
         floe=floe,
         arguments=["--max-model-len", "512", "--max-num-seqs", str(_AT_ONCE)],
-        # The second lets prefix caches be emptied.
-        variables={"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_SERVER_DEV_MODE": "1"},
+        variables={"VLLM_USE_V2_MODEL_RUNNER": "0", **FORGETS},
     )
