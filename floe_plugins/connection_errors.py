@@ -2,7 +2,7 @@
 
 import httpcore
 
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (
+CONNECTION_ERRORS = (
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.TimeoutException,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
     "values", [{"ask": "unsure", "unsure_nats": 1e-6}, {"answer_budget_ms": 1e-6}]
 )
 def test_nothing_is_asked_ahead_that_may_not_be_asked(
-    expert: Scripted, values: dict[str, object]
+    expert: Scripted, values: dict[str, Any]
 ) -> None:
     """Once the first token has been waited for, the budget is spent; an unsure host asks late."""
     parts = engine(expert, lookahead=8, **values)
