@@ -63,7 +63,7 @@ SUITE = (
     Benchmark(
         name="federated_quality",
         title="Held-out loss over non-IID levels, against other ways of federated LoRA (figure 3)",
-        full="--max-length 24 --eval-examples 5",
+        full="--max-length 24 --eval-examples 4",
         reads="tasks",
         quick="--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained --budget 30 "
         "--local-steps 1 --batch-size 1 --eval-examples 2 --max-length 24",
@@ -90,13 +90,13 @@ SUITE = (
     Benchmark(
         name="round_overhead",
         title="A whole round with Floe over one with Flower's FedAvg",
-        full="--rounds 3 --repeats 1",
+        full="--rounds 2 --repeats 1",
         quick="--model {tiny} --rounds 1 --clients 2 --local-steps 1 --repeats 1",
     ),
     Benchmark(
         name="answers",
         title="Answers of LLM, SLM, prompt-level routers and Floe; time, energy, bytes",
-        full="--items 10 --fit 3 --max-tokens 56",
+        full="--items 8 --fit 3 --max-tokens 48",
         reads="tasks",
         quick="--slm {tiny} --llm {tiny} --in-task records --out-of-task code --rounds 1 "
         "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
@@ -134,7 +134,7 @@ SUITE = (
     Benchmark(
         name="privacy",
         title="Private spans and bytes that left the device, against LLM-only",
-        full="--private 36",
+        full="--private 24",
         reads="both",
         quick="--tiny --private 16 --public 8 --tokens 4",
     ),
