@@ -133,7 +133,7 @@ def test_the_configured_kind_answers_through_its_wall() -> None:
         (reply(says(), says()), "no reply to 1 prompts"),
         (reply(says(10)), r"outside 0\.\.9"),
         (reply(says(total=2.0)), "sum to more than one"),
-        (reply(Continuation(tokens=np.array([1, 2]), top=top(1))), "2 tokens for a prompt"),
+        (reply(Continuation(tokens=np.array([1, 2]), top=top(1))), "2 tokens and 1 distributions"),
         (reply(Continuation(tokens=np.array([1.0]), top=top(1))), "1 tokens of type float64"),
         (reply(shaped([[1, 2]], [[-1.0]])), r"shapes \(1, 2\) and \(1, 1\)"),
         (reply(shaped([1], [-1.0])), r"shapes \(1,\) and \(1,\)"),
