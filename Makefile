@@ -38,7 +38,7 @@ unit: setup ## The tests beside the code
 # Servers and runs begin with minutes of imports, each on one core: two files at a time. Benchmarks
 # measure, and have the machine for themselves.
 integration: setup ## Real Flower runs and real vLLM servers
-	$(PYTEST) --numprocesses 2 --dist loadfile --ignore=integration_tests/benchmarks integration_tests
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore=integration_tests/benchmarks integration_tests
 	$(PYTEST) integration_tests/benchmarks
 
 bench: setup ## Every benchmark, into docs/results (about an hour on two cores)
