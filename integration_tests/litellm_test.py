@@ -199,35 +199,38 @@ def test_of_a_redacted_request_goes_on_what_is_left(proxy: Proxy, models: Models
     assert models.requests[-1]["messages"][0]["content"] == "mail <EMAIL>, please"
 
 
-def test_sound_does_not_leave(proxy: Proxy, models: Models) -> None:
+@pytest.mark.parametrize(
+    ("route", "request_of"),
+    [
+        (
+            "audio/transcriptions",
+            {"data": {"model": "cloud"}, "files": {"file": ("voice.wav", b"RIFF0000WAVE")}},
+        ),
+        (
+            "messages",
+            {
+                "json": {
+                    "model": "cloud",
+                    "max_tokens": 5,
+                    "messages": [{"role": "user", "content": "hi"}],
+                    # Where the proxy keeps its notes elsewhere, this goes to the provider.
+                    "metadata": {"user_id": MAIL},
+                    "guardrails": ["block"],
+                }
+            },
+        ),
+    ],
+)
+def test_neither_sound_nor_what_stands_beside_a_text_leaves_unread(
+    proxy: Proxy, models: Models, route: str, request_of: dict[str, Any]
+) -> None:
     before = len(models.requests)
     reply = httpx.post(
-        f"{proxy.url}/v1/audio/transcriptions",
-        data={"model": "cloud"},
-        files={"file": ("voice.wav", b"RIFF0000WAVE")},
+        f"{proxy.url}/v1/{route}",
         headers={"Authorization": f"Bearer {KEY}"},
         timeout=60,
         trust_env=False,
-    )
-    assert reply.status_code == 400
-    assert "The privacy gate keeps this request here (local)." in reply.text
-    assert len(models.requests) == before
-
-
-def test_what_a_client_says_of_itself_is_read(proxy: Proxy, models: Models) -> None:
-    before = len(models.requests)
-    reply = httpx.post(
-        f"{proxy.url}/v1/messages",
-        json={
-            "model": "cloud",
-            "max_tokens": 5,
-            "messages": [{"role": "user", "content": "hi"}],
-            "metadata": {"user_id": MAIL},
-            "guardrails": ["block"],
-        },
-        headers={"Authorization": f"Bearer {KEY}"},
-        timeout=60,
-        trust_env=False,
+        **request_of,
     )
     assert reply.status_code == 400
     assert "The privacy gate keeps this request here (local)." in reply.text
