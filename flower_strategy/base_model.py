@@ -9,12 +9,33 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from floe_plugins import models
-from floe_plugins.errors import FloeError
+from floe_plugins.errors import ModelError, first_line
 from flower_strategy.adapter import AdapterState, LoraFactors
+from flower_strategy.model_checks import (
+    BaseModelError,
+    check_length,
+    check_tokenizer,
+    check_weights,
+    empty_model,
+    read_config,
+    read_tokenizer,
+)
+
+__all__ = [
+    "BaseModel",
+    "BaseModelError",
+    "adapted",
+    "adapted_shapes",
+    "check_base_model",
+    "from_peft",
+    "layer_shapes",
+    "load_base_model",
+    "to_peft",
+]
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,10 +45,6 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 
 _PEFT_PREFIX = "base_model.model."
 _PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
-
-
-class BaseModelError(FloeError, ValueError):
-    """The base model has no layers that Floe adapts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +88,34 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
     Raises
     ------
     floe_plugins.errors.ModelError
-        The name cannot be resolved.
+        The name cannot be resolved, or the files lack something.
+    BaseModelError
+        It is no causal language model.
     """
     path = models.resolve(name, progress=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    with _no_progress_bars():
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    model.requires_grad_(False)
-    return BaseModel(path, model.to(device).eval(), tokenizer, device)
+    config = read_config(name, path)
+    tokenizer = read_tokenizer(name, path)
+    factory: Any = AutoModelForCausalLM
+    try:
+        with _no_progress_bars():
+            model, info = factory.from_pretrained(
+                path, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+            )
+        model.requires_grad_(False)
+        model = model.to(device).eval()
+    # Missing and damaged files, other shapes, a package that a quantised checkpoint needs, too
+    # little memory: each library raises classes of its own.
+    except Exception as error:
+        raise ModelError(
+            f"Model {name!r} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"The weights of model {name!r} lack {len(missing)} tensors that its config.json "
+            f"describes, among them {missing[0]}."
+        )
+    return BaseModel(path, model, tokenizer, device)
 
 
 @contextmanager
@@ -99,13 +135,53 @@ def adapted_shapes(name: str) -> dict[str, tuple[int, int]]:
 
     Raises
     ------
+    floe_plugins.errors.ModelError
+        The name cannot be resolved, or its configuration cannot be read.
     BaseModelError
-        The model has none of `TARGET_MODULES`.
+        It is no causal language model, or has none of `TARGET_MODULES`.
     """
     path = models.resolve(name, progress=True)
-    factory: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = factory.from_config(AutoConfig.from_pretrained(path))
+    return _shapes(name, empty_model(name, read_config(name, path)))
+
+
+def check_base_model(
+    name: str, *, max_length: int, weights: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Check a base model before devices are asked to train it, without loading its weights.
+
+    Returns what `adapted_shapes` does.
+
+    Parameters
+    ----------
+    name : str
+        Folder, hub id, or embedded model.
+    max_length : int
+        Most tokens of an example.
+    weights : bool (default: False)
+        Whether its files of weights must be on this machine, too: here the devices are simulated.
+
+    Raises
+    ------
+    floe_plugins.errors.ModelError
+        The name cannot be resolved, or the files lack something.
+    floe_plugins.errors.ConfigError
+        An example could be longer than the model has positions.
+    BaseModelError
+        It is no causal language model, has none of `TARGET_MODULES`, or another model's tokenizer.
+    """
+    path = models.resolve(name, progress=True)
+    config = read_config(name, path)
+    model = empty_model(name, config)
+    shapes = _shapes(name, model)
+    check_length(name, config, max_length=max_length)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    check_tokenizer(name, read_tokenizer(name, path), vocabulary=vocabulary)
+    if weights:
+        check_weights(name, path)
+    return shapes
+
+
+def _shapes(name: str, model: Any) -> dict[str, tuple[int, int]]:
     shapes = layer_shapes(model)
     if not shapes:
         raise BaseModelError(

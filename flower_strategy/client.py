@@ -26,6 +26,7 @@ from flower_strategy.embedding_noise import noise_seed
 from flower_strategy.measuring import TrainingCost, measure_training, training_memory
 from flower_strategy.profile_cache import CostKey, cached_cost
 from flower_strategy.profiles import DeviceProfile
+from flower_strategy.simulation import is_simulated, partition_of
 from flower_strategy.theory import adapter_smoothness
 from flower_strategy.training import TrainingSettings, held_out_loss, train_adapter
 
@@ -37,8 +38,8 @@ METRICS_KEY = "metrics"
 def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | None = None) -> Device:
     """Return the node's device.
 
-    A real SuperNode is measured. A simulated node, which knows nothing but ``partition-id`` and
-    ``num-partitions``, gets its class from the message's ``devices``.
+    A real SuperNode is measured. A simulated node gets its class from the message's ``devices``;
+    which nodes are simulated says `flower_strategy.simulation.is_simulated`.
 
     Parameters
     ----------
@@ -50,25 +51,18 @@ def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | Non
         Memory that training may use on a real device, see `this_device`.
     """
     classes = cast(list[str], config.get("devices", []))
-    if _is_simulated(context) and classes:
-        return simulated_device(
-            classes,
-            int(context.node_config["partition-id"]),
-            waits=config.get("clock") == "real",
-        )
+    if is_simulated(context) and classes:
+        partition_id, _ = partition_of(context.node_config)
+        return simulated_device(classes, partition_id, waits=config.get("clock") == "real")
     return this_device(context.node_config, memory_bytes=memory_bytes)
 
 
 def identity_of(context: Context) -> str:
     """Return what stays the same when the node gets another id, see `DeviceProfile`."""
-    if _is_simulated(context):
-        return f"partition:{context.node_config['partition-id']}"
+    if is_simulated(context):
+        return f"partition:{partition_of(context.node_config)[0]}"
     name = context.node_config.get("name", "")
     return f"name:{name}" if name != "" else ""
-
-
-def _is_simulated(context: Context) -> bool:
-    return set(context.node_config) == {"partition-id", "num-partitions"}
 
 
 def profile(
@@ -80,8 +74,7 @@ def profile(
     ----------
     message : Message
         The query; its configuration holds `TrainingSettings`, `EmbeddingSettings`, the
-        ``probe-ranks`` to be timed, and ``refresh`` to time them even where this machine has done
-        so before.
+        ``probe-ranks`` to be timed, and ``refresh``, see `cached_cost`.
     context : Context
         The node's context.
     data : LocalData
@@ -147,7 +140,7 @@ def train(
         order_seed=(
             settings.seed,
             int(cast(int, config.get("server-round", 0))),
-            int(context.node_config.get("partition-id", context.node_id)),
+            _order_of(context),
         ),
     )
     seconds = watch.finish(upload_bytes=outcome.adapter.num_bytes)
@@ -203,6 +196,11 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
     )
 
 
+def _order_of(context: Context) -> int:
+    """Return the node's part in the seed of its batches; ids of simulated nodes differ by run."""
+    return partition_of(context.node_config)[0] if is_simulated(context) else context.node_id
+
+
 def _received_adapter(message: Message) -> AdapterState:
     config = message.content.config_records[CONFIG_KEY]
     return AdapterState.from_arrays(
@@ -224,7 +222,7 @@ def _training_cost(
     cost = cached_cost(
         CostKey.of(base, settings, device, probe_ranks=(first, second)),
         lambda: measure_training(base, examples, settings, machine, ranks=(first, second)),
-        refresh=bool(config.get("refresh", False)),
+        refresh=str(config.get("refresh", "")),
     )
     low, high = cost.step_seconds
     return replace(cost, step_seconds=(low * device.slowdown, high * device.slowdown))

@@ -19,7 +19,7 @@ from flower_strategy.training import TrainingSettings
 EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))
 DATA = LocalData(train=EXAMPLES, held_out=EXAMPLES[:1], label="words")
 NodeConfig = dict[str, str | int | float | bool]
-SIMULATED: NodeConfig = {"partition-id": 1, "num-partitions": 3}
+SIMULATED: NodeConfig = {"partition-id": 1, "num-partitions": 3, "simulated": True}
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +68,19 @@ def trained(settings: TrainingSettings, device: str) -> float:
     ("node_config", "identity"),
     [
         (SIMULATED, "partition:1"),
-        ({"partition-id": 0, "num-partitions": 3}, "partition:0"),
+        ({**SIMULATED, "partition-id": 0}, "partition:0"),
+        # As many tutorials start their SuperNodes.
+        ({"partition-id": 0, "num-partitions": 3}, ""),
+        ({"partition-id": 0, "num-partitions": 3, "name": "attic"}, "name:attic"),
         ({"name": "attic", "device": "board"}, "name:attic"),
         ({"name": 7}, "name:7"),
-        ({**SIMULATED, "name": "attic"}, "name:attic"),
+        ({**SIMULATED, "name": "attic"}, "partition:1"),
         ({"device": "board"}, ""),
         ({"name": ""}, ""),
         ({}, ""),
     ],
 )
-def test_a_node_is_known_by_its_partition_or_its_name(
+def test_a_simulated_node_is_known_by_its_partition_and_a_real_one_by_its_name(
     node_config: NodeConfig, identity: str
 ) -> None:
     assert client.identity_of(context_of(node_config)) == identity
@@ -123,7 +126,7 @@ def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(
 def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSettings) -> None:
     first = profiled(settings, {})
     assert profiled(settings, {}).step_seconds == first.step_seconds
-    assert profiled(settings, {}, refresh=True).step_seconds != first.step_seconds
+    assert profiled(settings, {}, refresh="one").step_seconds != first.step_seconds
     wider = replace(settings, batch_size=2 * settings.batch_size)
     assert profiled(wider, {}).fixed_bytes > first.fixed_bytes
 

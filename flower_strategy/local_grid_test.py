@@ -70,7 +70,11 @@ class LocalGrid(InProcessGrid):
         context = Context(
             run_id=1,
             node_id=node,
-            node_config={"partition-id": self.nodes[node], "num-partitions": len(self.nodes)},
+            node_config={
+                "partition-id": self.nodes[node],
+                "num-partitions": len(self.nodes),
+                "simulated": True,
+            },
             state=RecordDict(),
             run_config=self._run_config,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
@@ -45,13 +46,14 @@ class Envelope:
         probe_ranks : tuple[int, int]
             The ranks to be timed.
         refresh : bool (default: False)
-            Whether a device measures itself even where it has done so before.
+            Whether a device measures itself even where it has done so for an earlier query.
         """
         config = self.training.to_record()
         config.update(self.embedding.to_record())
         config["devices"] = list(self.devices)
         config["probe-ranks"] = list(probe_ranks)
-        config["refresh"] = refresh
+        # One name for all: nodes that one machine stands for share a measurement.
+        config["refresh"] = uuid4().hex if refresh else ""
         content = RecordDict({CONFIG_KEY: config})
         return [
             Message(content=content, message_type=PROFILE_QUERY, dst_node_id=node) for node in nodes

@@ -139,7 +139,7 @@ def cached_cost(
     key: CostKey,
     measure: Callable[[], TrainingCost],
     *,
-    refresh: bool = False,
+    refresh: str = "",
     folder: Path | None = None,
 ) -> TrainingCost:
     """Return the cost under a key, measured once per machine.
@@ -154,17 +154,20 @@ def cached_cost(
         What the cost depends on.
     measure : Callable[[], TrainingCost]
         Measures.
-    refresh : bool (default: False)
-        Measure even if a cost is known, and replace it.
+    refresh : str (default: "")
+        Name of the query that wants a new measurement; empty takes any that is known. One that was
+        made for the same query is new enough: all nodes that one machine stands for share it,
+        whether they ask at once or one after the other. A name rather than a time, since the
+        server's clock is not this machine's.
     folder : Path, optional
         Where to keep costs; ``profiles`` in Floe's cache folder if not given.
     """
     path = (folder or cache_dir() / "profiles") / f"{key.digest}.json"
     with _locked(path):
-        cost = None if refresh else _read(path, key)
+        cost = _read(path, key, refresh)
         if cost is None:
             cost = measure()
-            _write(path, key, cost)
+            _write(path, key, cost, refresh)
     return cost
 
 
@@ -183,9 +186,10 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read(path: Path, key: CostKey) -> TrainingCost | None:
+def _read(path: Path, key: CostKey, refresh: str) -> TrainingCost | None:
     try:
-        return _parse(path.read_text(encoding="utf-8"), key)
+        cost, made_for = _parse(path.read_text(encoding="utf-8"), key)
+        return cost if refresh in ("", made_for) else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -198,8 +202,8 @@ def _read(path: Path, key: CostKey) -> TrainingCost | None:
         return None
 
 
-def _parse(text: str, key: CostKey) -> TrainingCost:
-    """Read a file's text.
+def _parse(text: str, key: CostKey) -> tuple[TrainingCost, str]:
+    """Read a file's text; return the cost, and the query that it was measured for.
 
     Raises
     ------
@@ -217,12 +221,18 @@ def _parse(text: str, key: CostKey) -> TrainingCost:
     sizes = {name: int(cost[name]) for name in ("fixed_bytes", "bytes_per_rank", "upload_per_rank")}
     if not (0 < low < math.inf and 0 < high < math.inf and min(sizes.values()) >= 0):
         raise ValueError(f"its numbers are out of range: {cost}")
-    return TrainingCost(step_ranks=(first, second), step_seconds=(low, high), **sizes)
+    found_cost = TrainingCost(step_ranks=(first, second), step_seconds=(low, high), **sizes)
+    return found_cost, str(found.get("refresh", ""))
 
 
-def _write(path: Path, key: CostKey, cost: TrainingCost) -> None:
+def _write(path: Path, key: CostKey, cost: TrainingCost, refresh: str) -> None:
     """Write beside and rename: a reader finds the old file, the new one or none."""
-    found = {"version": FORMAT_VERSION, "key": asdict(key), "cost": asdict(cost)}
+    found = {
+        "version": FORMAT_VERSION,
+        "key": asdict(key),
+        "cost": asdict(cost),
+        "refresh": refresh,
+    }
     try:
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:

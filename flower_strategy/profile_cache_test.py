@@ -58,7 +58,7 @@ def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
 def test_refresh_measures_and_replaces(tmp_path: Path) -> None:
     cached_cost(KEY, lambda: COST, folder=tmp_path)
     slower = replace(COST, step_seconds=(5.0, 7.5))
-    assert cached_cost(KEY, lambda: slower, folder=tmp_path, refresh=True) == slower
+    assert cached_cost(KEY, lambda: slower, folder=tmp_path, refresh="one") == slower
     assert cached_cost(KEY, refuse, folder=tmp_path) == slower
 
 

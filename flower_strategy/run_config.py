@@ -35,6 +35,11 @@ class RunConfig(ServerKeys, DeviceKeys):
                 raise ConfigError(_complaint("tasks", name, KEYS["tasks"]))
         for device in self.devices:
             parse_device(device)
+        if self.max_examples == 1:
+            raise ConfigError(
+                "Run configuration max-examples=1 is not accepted: a node needs 2 examples at "
+                "least, one to train on and one to hold out; 0 keeps all."
+            )
         if bool(self.prompt_template) != bool(self.response_template):
             raise ConfigError(
                 "prompt-template and response-template belong together: give both or neither."

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
+from flower_strategy.base_model import check_base_model
+from flower_strategy.data import check_shared_data
 from flower_strategy.run_config import RunConfig
+from flower_strategy.simulation import simulates
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
 app = ServerApp()
+
+_LOOK_AGAIN_SECONDS = 0.2
+_REGISTERED_SECONDS = 10.0
 
 
 @app.main()
@@ -20,18 +27,49 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run(grid, context)
     except FloeError as error:
-        # The traceback that Flower prints comes after this; the sentence is what helps.
         logging.getLogger("flwr").error("%s", error)
-        raise
+        # Flower prints a traceback of what ends a ServerApp. Of a sentence for the user it needs
+        # neither where in Floe it was made nor what was raised below.
+        raise error.with_traceback(None) from None
 
 
 def run(grid: Grid, context: Context) -> None:
-    """Check the configuration and run the strategy."""
+    """Check the configuration, the model and, in a simulation, the data; run the strategy."""
     config = RunConfig.from_dict(context.run_config)
     strategy = FloeStrategy.from_config(config)
+    if simulates(grid):
+        check_simulation(config, grid)
     strategy.start(
         grid=grid,
         initial_arrays=make_initial_arrays(strategy),
         num_rounds=config.rounds,
         timeout=config.round_timeout,
     )
+
+
+def check_simulation(config: RunConfig, grid: Grid) -> None:
+    """Check what simulated nodes would load from this machine, before any is asked for anything.
+
+    Raises
+    ------
+    FloeError
+        The base model or the data lacks something; one sentence.
+    """
+    check_base_model(config.model, max_length=config.max_length, weights=True)
+    check_shared_data(config, num_partitions=_registered_nodes(grid))
+
+
+def _registered_nodes(grid: Grid) -> int:
+    """Return how many nodes there are, 1 if none is there in time.
+
+    The engine registers its nodes while the ServerApp starts: they are all there once their number
+    stays the same.
+    """
+    end, before = time.monotonic() + _REGISTERED_SECONDS, 0
+    while time.monotonic() < end:
+        count = len(list(grid.get_node_ids()))
+        if count and count == before:
+            break
+        before = count
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return max(before, 1)

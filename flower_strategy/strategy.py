@@ -29,7 +29,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import adapted_shapes
+from flower_strategy.base_model import check_base_model
 from flower_strategy.checkpoint import (
     load_checkpoint,
     refuse_foreign_checkpoints,
@@ -350,7 +350,13 @@ class FloeStrategy(TrainingStage, EvaluationStage):
 
 
 def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:
-    """Return the adapter that a strategy's run begins with, for `FloeStrategy.start`."""
+    """Return the adapter that a strategy's run begins with, for `FloeStrategy.start`.
+
+    Raises
+    ------
+    FloeError
+        The base model is none that devices could train, see `check_base_model`.
+    """
     training = strategy.training
-    shapes = adapted_shapes(training.model)
+    shapes = check_base_model(training.model, max_length=training.max_length)
     return initial_adapter(shapes, rank=strategy.bank_rank, seed=training.seed).to_arrays()

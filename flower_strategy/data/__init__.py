@@ -1,9 +1,10 @@
-"""A node's training text, by the run configuration's ``data``."""
+"""A node's training text: files of its own, or its share of what ``data`` names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,71 +13,179 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.hub import load_hub_examples
-from flower_strategy.data.jsonl import custom_template, find_files, read_examples
-from flower_strategy.data.partition import hold_out, partition
+from flower_strategy.data.jsonl import (
+    FILE_SUFFIXES,
+    OTHER_SUFFIXES,
+    Template,
+    custom_template,
+    find_files,
+    read_examples,
+)
+from flower_strategy.data.partition import check_shares, hold_out, partition
 from flower_strategy.run_config import RunConfig
+from flower_strategy.simulation import NodeConfig, partition_of
 
-__all__ = ["Example", "LocalData", "load_local_data"]
+__all__ = ["Example", "LocalData", "check_shared_data", "load_local_data"]
 
 _EMBEDDED_POOL = 512
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
-def load_local_data(
-    config: RunConfig, node_config: Mapping[str, str | int | float | bool]
-) -> LocalData:
+def load_local_data(config: RunConfig, node_config: NodeConfig, *, simulated: bool) -> LocalData:
     """Return the text that one node trains and is measured on.
 
-    A real SuperNode that has ``data-path`` in its ``--node-config`` holds the files of that path,
-    shuffled together and cut to ``max-examples``. Every other node holds its share, by
-    ``partition-id`` and ``num-partitions``, of what the run configuration's ``data`` names.
+    A node that has ``data-path`` in its ``--node-config`` holds the files of that path, shuffled
+    together and cut to ``max-examples``. A simulated node without one holds its share, by
+    ``partition-id`` and ``num-partitions``, of what the run configuration's ``data`` names. A real
+    node holds such a share only of what its own ``--node-config data`` names: no run can make it
+    read files that its operator has not named.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run configuration.
+    node_config : NodeConfig
+        What the node's ``--node-config`` says.
+    simulated : bool
+        Whether the node is simulated, see `flower_strategy.simulation.is_simulated`.
 
     Raises
     ------
     ConfigError
-        The data does not exist, is not understood, or is too little.
+        The data does not exist, is not understood, or is too little, or a real node has named none.
     """
-    template = custom_template(config.prompt_template, config.response_template)
     if "data-path" in node_config:
-        files = find_files(str(node_config["data-path"]))
+        if "data" in node_config:
+            raise ConfigError(
+                f"--node-config has data-path={node_config['data-path']!r} and "
+                f"data={node_config['data']!r}: give data-path for files that this node alone "
+                "holds, or data for its share of common ones."
+            )
+        files = find_files(str(node_config["data-path"]), key="--node-config data-path")
+        template = _template(config)
         examples = [
             example for path in files.values() for example in read_examples(path, template=template)
         ]
         return hold_out(_drawn(examples, config), fraction=config.held_out)
-
-    partition_id = int(node_config.get("partition-id", 0))
-    num_partitions = int(node_config.get("num-partitions", 1))
-    if not 0 <= partition_id < num_partitions:
+    if simulated:
+        source = Source(config.data, key="Run configuration data")
+    elif "data" in node_config:
+        source = Source(str(node_config["data"]), key="--node-config data")
+    else:
         raise ConfigError(
-            f"The node's partition-id is {partition_id} and its num-partitions {num_partitions}; "
-            "accepted are ids from 0 to one less than there are partitions."
+            "This SuperNode names no data of its own: set --node-config "
+            "\"data-path='FILE.jsonl'\" for files that it holds, or data='embedded' (or JSONL "
+            "files, or a hub data set's id) with partition-id and num-partitions for its share of "
+            "data that several nodes can read."
         )
-    if _is_hub_id(config.data):
-        examples = load_hub_examples(
-            config.data,
+    partition_id, num_partitions = partition_of(node_config)
+    return source.share(config, partition_id=partition_id, num_partitions=num_partitions)
+
+
+def check_shared_data(config: RunConfig, *, num_partitions: int) -> None:
+    """Check the data that a simulation deals out, before any node is asked for anything.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run configuration.
+    num_partitions : int
+        Number of simulated nodes.
+
+    Raises
+    ------
+    ConfigError
+        The data does not exist, is not understood, or does not suffice for every node.
+    """
+    Source(config.data, key="Run configuration data").check(config, num_partitions=num_partitions)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that is dealt out to nodes.
+
+    Attributes
+    ----------
+    data : str
+        ``embedded``, JSONL files and folders separated by commas, or a hub data set's id.
+    key : str
+        What error messages call it.
+    """
+
+    data: str
+    key: str
+
+    def share(self, config: RunConfig, *, partition_id: int, num_partitions: int) -> LocalData:
+        """Return one node's share.
+
+        Raises
+        ------
+        ConfigError
+            The data does not exist, is not understood, or is too little.
+        """
+        if self._on_hub:
+            examples = load_hub_examples(
+                self.data,
+                partition_id=partition_id,
+                num_partitions=num_partitions,
+                template=_template(config),
+                key=self.key,
+            )
+            return hold_out(_drawn(examples, config), fraction=config.held_out, label=self.data)
+        examples, label = partition(
+            self._tasks(config),
             partition_id=partition_id,
             num_partitions=num_partitions,
-            template=template,
+            mix=config.mix,
+            classes=len(config.devices),
+            seed=config.seed,
+            max_examples=config.max_examples,
         )
-        return hold_out(_drawn(examples, config), fraction=config.held_out, label=config.data)
+        return hold_out(examples, fraction=config.held_out, label=label)
 
-    tasks: dict[str, list[Example]] = {}
-    if config.data == "embedded":
-        for task in config.tasks:
-            tasks[task] = make_examples(task, count=_EMBEDDED_POOL, seed=config.seed)
-    else:
-        for name, path in find_files(config.data).items():
-            tasks[name] = read_examples(path, template=template)
-    share, label = partition(
-        tasks,
-        partition_id=partition_id,
-        num_partitions=num_partitions,
-        mix=config.mix,
-        classes=len(config.devices),
-        seed=config.seed,
-        max_examples=config.max_examples,
-    )
-    return hold_out(share, fraction=config.held_out, label=label)
+    def check(self, config: RunConfig, *, num_partitions: int) -> None:
+        """Check that every node would get a share that it can train and be measured on.
+
+        A hub data set is fetched, as the nodes of the same machine would do next; the share of the
+        first node stands for all, since it is dealt out evenly.
+
+        Raises
+        ------
+        ConfigError
+            As `share` for one of the nodes.
+        """
+        if self._on_hub:
+            self.share(config, partition_id=0, num_partitions=num_partitions)
+            return
+        check_shares(
+            {task: len(examples) for task, examples in self._tasks(config).items()},
+            num_partitions=num_partitions,
+            mix=config.mix,
+            classes=len(config.devices),
+            max_examples=config.max_examples,
+        )
+
+    @property
+    def _on_hub(self) -> bool:
+        return (
+            _HUB_ID.fullmatch(self.data) is not None
+            and Path(self.data).suffix.lower() not in FILE_SUFFIXES | OTHER_SUFFIXES
+            and not Path(self.data).exists()
+        )
+
+    def _tasks(self, config: RunConfig) -> dict[str, list[Example]]:
+        if self.data == "embedded":
+            return {
+                task: make_examples(task, count=_EMBEDDED_POOL, seed=config.seed)
+                for task in config.tasks
+            }
+        template = _template(config)
+        files = find_files(self.data, key=self.key)
+        return {name: read_examples(path, template=template) for name, path in files.items()}
+
+
+def _template(config: RunConfig) -> Template | None:
+    return custom_template(config.prompt_template, config.response_template)
 
 
 def _drawn(examples: Sequence[Example], config: RunConfig) -> list[Example]:
@@ -87,11 +196,3 @@ def _drawn(examples: Sequence[Example], config: RunConfig) -> list[Example]:
     """
     order = np.random.default_rng(config.seed).permutation(len(examples))
     return [examples[int(row)] for row in order[: config.max_examples or None]]
-
-
-def _is_hub_id(data: str) -> bool:
-    return (
-        _HUB_ID.fullmatch(data) is not None
-        and not data.endswith((".jsonl", ".json"))
-        and not Path(data).exists()
-    )

@@ -1,5 +1,7 @@
 import ast
+import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,7 @@ from flower_strategy.data import Example, load_local_data
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.hub import load_hub_examples
 from flower_strategy.data.jsonl import custom_template, find_files, read_examples
-from flower_strategy.data.partition import hold_out, main_task, partition
+from flower_strategy.data.partition import check_shares, hold_out, main_task, partition
 from flower_strategy.run_config import RunConfig
 
 
@@ -97,7 +99,7 @@ def test_a_template_that_is_none_is_refused(prompt: str) -> None:
     ("text", "complaint"),
     [
         ('{"prompt": "a", "response": "b"}\n{"prompt": ', "line 2: no JSON"),
-        ('["a"]', "line 1: a JSON object is needed, got list"),
+        ('["a"]', "line 1: a JSON object is needed, got a list"),
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a"}', "line 2: no field response"),
         ('{"prompt": "a", "response": " "}', "line 1: the response is empty"),
         ("\n", "holds no examples"),
@@ -133,7 +135,11 @@ def test_an_absent_path_is_answered_with_the_absolute_one(
     inner.mkdir()
     monkeypatch.chdir(inner)
     with pytest.raises(ConfigError) as caught:
-        load_local_data(RunConfig(data="../data/x.jsonl"), {"partition-id": 0, "num-partitions": 2})
+        load_local_data(
+            RunConfig(data="../data/x.jsonl"),
+            {"partition-id": 0, "num-partitions": 2},
+            simulated=True,
+        )
     assert f"tried {tmp_path.resolve() / 'data' / 'x.jsonl'}" in str(caught.value)
 
 
@@ -181,6 +187,32 @@ def test_too_little_data_is_refused() -> None:
         hold_out([Example("a", " b")], fraction=0.5)
 
 
+@pytest.mark.parametrize("count", [4, 5, 8, 13, 60])
+@pytest.mark.parametrize(("mix", "most"), [(0.0, 0), (0.3, 0), (1.0, 0), (0.3, 2), (1.0, 3)])
+def test_what_suffices_is_known_before_anything_is_dealt_out(
+    count: int, mix: float, most: int
+) -> None:
+    sizes = {name: len(pool) for name, pool in pools(count).items()}
+    for nodes in (1, 3, 7):
+        poor = []
+        for node in range(nodes):
+            try:
+                partition(
+                    pools(count),
+                    partition_id=node,
+                    num_partitions=nodes,
+                    mix=mix,
+                    classes=3,
+                    seed=0,
+                    max_examples=most,
+                )
+            except ConfigError:
+                poor.append(node)
+        expected = pytest.raises(ConfigError) if poor else contextlib.nullcontext()
+        with expected:
+            check_shares(sizes, num_partitions=nodes, mix=mix, classes=3, max_examples=most)
+
+
 def test_both_parts_of_a_node_hold_something() -> None:
     examples = [Example(str(index), " x") for index in range(10)]
     for fraction, held in ((0.01, 1), (0.2, 2), (0.9, 9)):
@@ -197,7 +229,7 @@ def test_nodes_hold_mostly_one_embedded_task() -> None:
     config = RunConfig(mix=0.1)
     labels = []
     for node in range(6):
-        data = load_local_data(config, {"partition-id": node, "num-partitions": 6})
+        data = load_local_data(config, {"partition-id": node, "num-partitions": 6}, simulated=True)
         labels.append(data.label)
         assert 90 <= len(data.train) + len(data.held_out) <= 128
     assert labels == ["code", "arithmetic", "records", "arithmetic", "records", "code"]
@@ -208,7 +240,7 @@ def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
         {"prompt": str(index), "response": " x"} for index in range(10)
     ]
     path = write_rows(tmp_path / "mine.jsonl", rows)
-    data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)})
+    data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)}, simulated=False)
     assert len(data.train) == 8
     assert data.label == ""
 
@@ -221,19 +253,57 @@ def test_a_real_node_draws_from_all_its_files(tmp_path: Path) -> None:
         ]
         write_rows(tmp_path / f"{name}.jsonl", rows)
     config = RunConfig(data="embedded", max_examples=100, held_out=0.2)
-    data = load_local_data(config, {"data-path": str(tmp_path)})
+    data = load_local_data(config, {"data-path": str(tmp_path)}, simulated=False)
     assert (len(data.train), len(data.held_out)) == (80, 20)
     for part in (data.train, data.held_out):
         prompts = [example.prompt for example in part]
         assert {prompt[0] for prompt in prompts} == {"a", "b"}
         assert prompts != sorted(prompts)
-    assert load_local_data(config, {"data-path": str(tmp_path)}) == data
+    assert load_local_data(config, {"data-path": str(tmp_path)}, simulated=False) == data
 
 
-@pytest.mark.parametrize(("own", "of"), [(5, 1), (-1, 2), (2, 2)])
+@pytest.mark.parametrize(
+    "node_config", [{}, {"name": "attic"}, {"partition-id": 0, "num-partitions": 3}]
+)
+def test_a_real_node_without_data_of_its_own_is_told_what_to_set(
+    node_config: dict[str, str | int | float | bool],
+) -> None:
+    with pytest.raises(ConfigError, match="names no data of its own: set --node-config"):
+        load_local_data(RunConfig(data="embedded"), node_config, simulated=False)
+
+
+def test_a_real_node_opts_in_to_its_share_of_common_data(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": str(index), "response": " x"} for index in range(20)
+    ]
+    path = write_rows(tmp_path / "common.jsonl", rows)
+    # The run's own data, files of this machine for all that the server knows, are not read.
+    config = RunConfig(data=str(tmp_path / "absent.jsonl"))
+    shares = [
+        load_local_data(
+            config,
+            {"data": str(path), "partition-id": node, "num-partitions": 4},
+            simulated=False,
+        )
+        for node in range(4)
+    ]
+    prompts = [example.prompt for share in shares for example in (*share.train, *share.held_out)]
+    assert sorted(prompts, key=int) == [row["prompt"] for row in rows]
+    own = {"data": "embedded", "partition-id": 1, "num-partitions": 6}
+    embedded = load_local_data(config, own, simulated=False)
+    dealt = {"partition-id": 1, "num-partitions": 6}
+    assert embedded == load_local_data(RunConfig(), dealt, simulated=True)
+    with pytest.raises(ConfigError, match="has no partition-id"):
+        load_local_data(config, {"data": "embedded"}, simulated=False)
+    with pytest.raises(ConfigError, match="give data-path for files"):
+        load_local_data(config, {"data": "embedded", "data-path": str(path)}, simulated=False)
+
+
+@pytest.mark.parametrize(("own", "of"), [(5, 1), (-1, 2), (2, 2), ("a", 2), (0, 1.5), (True, 2)])
 def test_a_partition_that_is_not_there_is_refused(own: int, of: int) -> None:
-    with pytest.raises(ConfigError, match=f"partition-id is {own} and its num-partitions {of}"):
-        load_local_data(RunConfig(), {"partition-id": own, "num-partitions": of})
+    said = re.escape(f"partition-id is {own!r} and its num-partitions {of!r}")
+    with pytest.raises(ConfigError, match=said):
+        load_local_data(RunConfig(), {"partition-id": own, "num-partitions": of}, simulated=True)
 
 
 def test_a_hub_data_set_without_flwr_datasets_says_what_to_install(
@@ -241,7 +311,9 @@ def test_a_hub_data_set_without_flwr_datasets_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "flwr_datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'floe-llm\[hub\]'"):
-        load_local_data(RunConfig(data="openai/gsm8k"), {"partition-id": 0, "num-partitions": 2})
+        load_local_data(
+            RunConfig(data="openai/gsm8k"), {"partition-id": 0, "num-partitions": 2}, simulated=True
+        )
 
 
 def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.data.examples import Example, LocalData
@@ -58,31 +60,117 @@ def partition(
         The node's share holds fewer than two examples.
     """
     names = list(tasks)
-    main = main_task(partition_id, tasks=len(names), classes=classes)
-    share: list[Example] = []
-    for index, name in enumerate(names):
-        wants = np.array(
-            [
-                mix / len(names)
-                + (1 - mix) * (main_task(node, tasks=len(names), classes=classes) == index)
-                for node in range(num_partitions)
-            ]
+    cuts = [
+        _cut(
+            len(tasks[name]),
+            _wants(index, len(names), num_partitions=num_partitions, mix=mix, classes=classes),
+            max_examples=max_examples,
         )
+        for index, name in enumerate(names)
+    ]
+    _check_share(cuts, partition_id, max_examples=max_examples)
+    share: list[Example] = []
+    for index, (name, cut) in enumerate(zip(names, cuts, strict=True)):
         pool = tasks[name]
         order = np.random.default_rng([seed, index]).permutation(len(pool))
-        ends = np.rint(np.cumsum(wants) / max(wants.sum(), 1e-12) * len(pool)).astype(int)
-        start = ends[partition_id - 1] if partition_id else 0
-        count = int(ends[partition_id] - start)
-        if max_examples:
-            count = min(count, round(max_examples * float(wants[partition_id])))
-        share += [pool[int(row)] for row in order[start : start + count]]
-    if len(share) < 2:
-        raise ConfigError(
-            f"Node {partition_id} of {num_partitions} gets {len(share)} examples of the run "
-            f"configuration's data; every node needs at least 2: give more data or fewer nodes."
-        )
+        start = cut.starts[partition_id]
+        share += [pool[int(row)] for row in order[start : start + cut.counts[partition_id]]]
     mixed = np.random.default_rng([seed, len(names), partition_id]).permutation(len(share))
+    main = main_task(partition_id, tasks=len(names), classes=classes)
     return [share[int(row)] for row in mixed], names[main]
+
+
+def check_shares(
+    sizes: Mapping[str, int],
+    *,
+    num_partitions: int,
+    mix: float,
+    classes: int,
+    max_examples: int = 0,
+) -> None:
+    """Check that `partition` gives every node enough, without dealing anything out.
+
+    Parameters
+    ----------
+    sizes : Mapping[str, int]
+        Task -> number of all its examples.
+    num_partitions, mix, classes, max_examples
+        As for `partition`.
+
+    Raises
+    ------
+    ConfigError
+        A node's share holds fewer than two examples.
+    """
+    cuts = [
+        _cut(
+            size,
+            _wants(index, len(sizes), num_partitions=num_partitions, mix=mix, classes=classes),
+            max_examples=max_examples,
+        )
+        for index, size in enumerate(sizes.values())
+    ]
+    poorest = int(np.argmin(np.sum([cut.counts for cut in cuts], axis=0)))
+    _check_share(cuts, poorest, max_examples=max_examples)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """How one task's shuffled examples are cut: an entry per node, each an int64 array.
+
+    Attributes
+    ----------
+    starts : NDArray[np.int64]
+        First example of each node's piece.
+    shares : NDArray[np.int64]
+        Length of each piece.
+    counts : NDArray[np.int64]
+        How many of the piece a node takes, with ``max-examples``.
+    """
+
+    starts: NDArray[np.int64]
+    shares: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _wants(
+    task: int, tasks: int, *, num_partitions: int, mix: float, classes: int
+) -> NDArray[np.float64]:
+    """Return which share of its examples each node wants from a task."""
+    return np.array(
+        [
+            mix / tasks + (1 - mix) * (main_task(node, tasks=tasks, classes=classes) == task)
+            for node in range(num_partitions)
+        ]
+    )
+
+
+def _cut(size: int, wants: NDArray[np.float64], *, max_examples: int) -> _Cut:
+    """Cut a task's examples among the nodes, in proportion to what they want."""
+    ends = np.rint(np.cumsum(wants) / max(wants.sum(), 1e-12) * size).astype(np.int64)
+    starts = np.concatenate([[0], ends[:-1]])
+    shares = ends - starts
+    counts = shares
+    if max_examples:
+        counts = np.minimum(shares, np.rint(max_examples * wants).astype(np.int64))
+    return _Cut(starts, shares, counts)
+
+
+def _check_share(cuts: Sequence[_Cut], node: int, *, max_examples: int) -> None:
+    count = sum(int(cut.counts[node]) for cut in cuts)
+    of = sum(int(cut.shares[node]) for cut in cuts)
+    if count >= 2:
+        return
+    nodes = len(cuts[0].starts)
+    if of >= 2:
+        raise ConfigError(
+            f"max-examples={max_examples} leaves node {node} of {nodes} with {count} of its {of} "
+            "examples; every node needs at least 2: raise it, or set it to 0 for all."
+        )
+    raise ConfigError(
+        f"Node {node} of {nodes} gets {count} examples of the run configuration's data; every node "
+        "needs at least 2, one to train on and one to hold out: give more data or fewer nodes."
+    )
 
 
 def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -> LocalData:
@@ -104,8 +192,8 @@ def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -
     """
     if len(examples) < 2:
         raise ConfigError(
-            f"A node has {len(examples)} examples; at least 2 are needed, one to train on and one "
-            "to hold out."
+            f"The node has {len(examples)} {'example' if len(examples) == 1 else 'examples'}; at "
+            "least 2 are needed, one to train on and one to hold out."
         )
     count = min(len(examples) - 1, max(1, round(fraction * len(examples))))
     return LocalData(tuple(examples[count:]), tuple(examples[:count]), label)

@@ -55,7 +55,7 @@ class World:
         for index in range(protocol.clients):
             place = {"partition-id": index, "num-partitions": protocol.clients}
             device = simulated_device(protocol.devices, index)
-            self.nodes[index] = Node(device, load_local_data(self.config, place))
+            self.nodes[index] = Node(device, load_local_data(self.config, place, simulated=True))
 
     def initial(self, rank: int, *, variant: int = 0) -> AdapterState:
         """Return the adapter that training begins with; ranks share the rows they have in common.
