@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,6 +12,7 @@ from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.client_app import app
 from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.run_config import ConfigValue
+from flower_strategy.simulation import NodeConfig
 
 Tamper = Callable[[int, Message, Message], Message | None]
 
@@ -29,6 +30,8 @@ class LocalGrid(InProcessGrid):
         Gets node, message and reply; returns the reply to deliver, or None for none.
     first : int (default: 100)
         Id of the first node; ids differ from run to run.
+    node_configs : Sequence[Mapping], optional
+        What each node's ``--node-config`` says, of real nodes; simulated ones are the default.
     """
 
     def __init__(
@@ -38,12 +41,17 @@ class LocalGrid(InProcessGrid):
         *,
         tamper: Tamper | None = None,
         first: int = 100,
+        node_configs: Sequence[NodeConfig] = (),
     ) -> None:
         self.nodes = {first + index: index for index in range(count)}
         self.online = set(self.nodes)
         self.sent: list[Message] = []
         self._run_config = dict(run_config)
         self._tamper = tamper
+        self._node_configs = node_configs or [
+            {"partition-id": index, "num-partitions": count, "simulated": True}
+            for index in range(count)
+        ]
         self._replies: dict[str, Message] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -70,11 +78,7 @@ class LocalGrid(InProcessGrid):
         context = Context(
             run_id=1,
             node_id=node,
-            node_config={
-                "partition-id": self.nodes[node],
-                "num-partitions": len(self.nodes),
-                "simulated": True,
-            },
+            node_config=dict(self._node_configs[self.nodes[node]]),
             state=RecordDict(),
             run_config=self._run_config,
         )
