@@ -1,6 +1,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
+from flower_strategy.measuring import TrainingCost, measure_training
 from flower_strategy.messages import Envelope
 from flower_strategy.profiles import DeviceProfile
 from flower_strategy.training import TrainingSettings
@@ -129,6 +131,27 @@ def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSet
     assert profiled(settings, {}, refresh="one").step_seconds != first.step_seconds
     wider = replace(settings, batch_size=2 * settings.batch_size)
     assert profiled(wider, {}).fixed_bytes > first.fixed_bytes
+
+
+def test_thirty_left_out_simulated_nodes_share_one_new_measurement(
+    settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(*arguments: Any, **options: Any) -> TrainingCost:
+        measured.append(measure_training(*arguments, **options))
+        return measured[-1]
+
+    monkeypatch.setattr("flower_strategy.client.measure_training", measure)
+    envelope = Envelope(training=settings, embedding=EmbeddingSettings(), devices=("phone",))
+    for number in (1, 2):
+        for node, message in enumerate(envelope.profile_query(range(30), (2, 8), refresh=True)):
+            place: NodeConfig = {"partition-id": node, "num-partitions": 30, "simulated": True}
+            reply = client.profile(message, context_of(place), data=DATA)
+            found = DeviceProfile.from_record(reply.content)
+            slow = 3 * measured[-1].step_seconds[0]
+            assert found.step_seconds[0] == pytest.approx(slow)
+        assert len(measured) == number
 
 
 def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_it(

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from flower_strategy.base_model import BaseModel
+from flower_strategy.data.examples import Example
 from flower_strategy.devices import Device
-from flower_strategy.measuring import TrainingCost
+from flower_strategy.measuring import TrainingCost, measure_training
 from flower_strategy.profile_cache import CostKey, cached_cost, machine_name
 from flower_strategy.training import TrainingSettings
 
@@ -126,18 +128,21 @@ def test_a_failed_measurement_leaves_nothing_and_the_next_one_measures(tmp_path:
     assert cached_cost(KEY, lambda: COST, folder=tmp_path) == COST
 
 
-def _ask(folder: Path) -> None:
+def _ask(folder: Path, refresh: str) -> None:
     def measure() -> TrainingCost:
         (folder / f"measured-{os.getpid()}").touch()
         time.sleep(0.3)
         return COST
 
-    assert cached_cost(KEY, measure, folder=folder) == COST
+    assert cached_cost(KEY, measure, folder=folder, refresh=refresh) == COST
 
 
-def test_of_six_processes_that_ask_at_once_one_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refresh", ["", "third query"])
+def test_of_six_processes_that_ask_at_once_one_measures(tmp_path: Path, refresh: str) -> None:
+    if refresh:
+        cached_cost(KEY, lambda: replace(COST, fixed_bytes=1), folder=tmp_path, refresh="second")
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_ask, args=(tmp_path,)) for _ in range(6)]
+    processes = [fork.Process(target=_ask, args=(tmp_path, refresh)) for _ in range(6)]
     for process in processes:
         process.start()
     for process in processes:
@@ -145,6 +150,34 @@ def test_of_six_processes_that_ask_at_once_one_measures(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0] * 6
     assert len(list(tmp_path.glob("measured-*"))) == 1
     assert json.loads((tmp_path / f"{KEY.digest}.json").read_text())["key"]["model"] == "somewhere"
+
+
+def test_of_thirty_nodes_of_one_machine_that_are_asked_anew_one_measures(
+    tmp_path: Path, tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    here = Device(name="here", memory_bytes=1, simulated=True)
+    key = CostKey.of(tiny_base, settings, here, probe_ranks=(2, 4))
+    measured = []
+
+    def measure() -> TrainingCost:
+        examples = [Example("say ab:", " ab ab")]
+        measured.append(measure_training(tiny_base, examples, settings, here, ranks=(2, 4)))
+        return measured[-1]
+
+    def asked(query: str) -> list[TrainingCost]:
+        # The first half as if at once, in threads; the second as Ray's actors take up one node
+        # after the other, when the first measurement is long over.
+        def ask(_: int) -> TrainingCost:
+            return cached_cost(key, measure, folder=tmp_path, refresh=query)
+
+        with ThreadPoolExecutor(15) as pool:
+            at_once = list(pool.map(ask, range(15)))
+        return [*at_once, *map(ask, range(15))]
+
+    for number, query in enumerate(("", "first", "second"), 1):
+        assert asked(query) == [measured[-1]] * 30
+        assert len(measured) == number
+    assert len({cost.step_seconds for cost in measured}) == 3
 
 
 def test_the_key_follows_the_weights_the_settings_and_the_clock(
