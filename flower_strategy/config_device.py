@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from flower_strategy import config_keys as keys
 
 _DEVICES_HELP = (
-    "Classes of the simulated devices, given to the nodes in turn. A real SuperNode's "
-    "--node-config comes first."
+    "Classes of the simulated devices, given to the nodes in turn. A real SuperNode is measured, "
+    "and its --node-config says what cannot be."
 )
 _DEVICES_ACCEPTS = (
     "names among phone, jetson, laptop, or NAME:GIB:SLOWDOWN:MBPS "
@@ -36,9 +36,9 @@ class DeviceKeys:
     data: str = keys.keyed(
         "embedded",
         keys.text(
-            "Training text: 'embedded' (tasks made at run time), JSONL files or folders "
-            "separated by commas (relative paths as those of output), or a hub data set's id "
-            "(OWNER/NAME, or OWNER/NAME:CONFIGURATION). Every file is one task."
+            "Training text of simulated devices: 'embedded' (tasks made at run time), JSONL files "
+            "or folders separated by commas (relative paths as those of output), or a hub data "
+            "set's id (OWNER/NAME, or OWNER/NAME:CONFIGURATION). Every file is one task."
         ),
     )
     prompt_template: str = keys.keyed(
@@ -72,7 +72,10 @@ class DeviceKeys:
         ),
     )
     max_examples: int = keys.keyed(
-        128, keys.integer("Most examples that a node holds; 0 keeps all.", low=0, high=10_000_000)
+        128,
+        keys.integer(
+            "Most examples that a node holds, at least 2; 0 keeps all.", low=0, high=10_000_000
+        ),
     )
     held_out: float = keys.keyed(
         0.2,
@@ -98,7 +101,10 @@ class DeviceKeys:
     max_length: int = keys.keyed(
         64,
         keys.integer(
-            "Most tokens of an example; longer prompts lose their beginning.", low=8, high=131_072
+            "Most tokens of an example, no more than the model has positions; longer prompts lose "
+            "their beginning.",
+            low=8,
+            high=131_072,
         ),
     )
     alpha: float = keys.keyed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,16 @@ def start_nodes(here: Deployment, names: Sequence[str] = NODES) -> None:
     )
 
 
+def start_node(here: Deployment, name: str, node_config: str) -> None:
+    """Start a node of the page with another ``--node-config``."""
+    script = (here.folder / "start-node.sh").read_text()
+    code, changed = re.subn('--node-config "[^"]*"', f'--node-config "{node_config}"', script)
+    assert changed == 1
+    (here.folder / f"start-{name}.sh").write_text(code)
+    _, _, *arguments = here.block(f"node-{name}").split()
+    here.start(f"node-{name}", code=f"bash start-{name}.sh {' '.join(arguments)}")
+
+
 def check_that_an_unknown_key_is_refused(here: Deployment) -> None:
     make_key(here, "intruder")
     process = here.start(
@@ -86,6 +96,20 @@ def start_late_node(here: Deployment, name: str, *, task: str) -> int:
     (node,) = registered(here.shell(register))
     here.start(f"node-{name}", code=here.own(f"bash start-node.sh {name} phone 0.25 3 9099"))
     return node
+
+
+def check_that_partitions_make_no_simulation(output: Path, nodes: Mapping[str, int]) -> None:
+    """Check that a real node with a ``partition-id`` is measured, or refused for want of data."""
+    devices = {device["node"]: device for device in load_manifest(output)["devices"]}
+    assert set(devices) == {str(nodes["phone"]), str(nodes["board"])}
+    board = devices[str(nodes["board"])]
+    assert (board["device"], board["label"]) == ("device", "")
+    first = load_history(output)["rounds"][0]
+    (refusal,) = (entry for entry in first["refused"] if entry["node"] == str(nodes["laptop"]))
+    assert refusal["stage"] == "profile"
+    assert refusal["reason"].startswith(
+        "This SuperNode names no data of its own: set --node-config"
+    )
 
 
 def test_every_command_of_the_page_is_tested() -> None:
@@ -147,12 +171,20 @@ def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_pa
         here.run("certificates")
         here.run("keys")
         here.start_superlink()
-        here.run("register")
-        start_nodes(here, ("phone", "board"))
+        nodes = dict(zip(NODES, registered(here.run("register")), strict=True))
+        start_nodes(here, ("phone",))
+        # Both as tutorials start them; one also names the data that it takes its share of.
+        start_node(here, "board", "data='embedded' partition-id=1 num-partitions=4")
+        start_node(here, "laptop", "partition-id=0 num-partitions=2")
+        wait_for(
+            lambda: online(here) == 3,
+            seconds=120,
+            why=lambda: here.logs("node-phone", "node-board", "node-laptop"),
+        )
         output = tmp_path / "floe-runs" / "first"
         config = {"model": f"'{tiny_model}'", "rounds": "2"}
         config["fraction-evaluate"] = "0.0"  # every message starts a process that imports torch
-        here.start("run", {**config, "min-nodes": "2"})
+        here.start("run", {**config, "min-nodes": "3"})
         saved = output / "checkpoints" / "round-0001"
         wait_for(saved.is_dir, seconds=400, why=lambda: here.logs("run"))
         server_app = here.app_process("superlink", "flwr-serverapp")
@@ -170,4 +202,4 @@ def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_pa
         assert [entry["round"] for entry in history["rounds"]] == [0, 1, 2]
         last = history["rounds"][-1]
         assert all(outcome["moved"] for outcome in last["clusters"].values())
-        assert len(load_manifest(output)["devices"]) == 2
+        check_that_partitions_make_no_simulation(output, nodes)

@@ -74,7 +74,9 @@ def test_an_app_of_ones_own_is_short_and_runs(tiny_model: str, tmp_path: Path) -
     result = run_flower_app(app, config, 3, tmp_path / "flower")
     assert result.ok, "\n".join(result.lines[-30:])
     manifest = load_manifest(output)
-    assert len(manifest["devices"]) == 3
+    # The engine's nodes are simulated, though nothing in their configuration says so.
+    devices = sorted(device["device"] for device in manifest["devices"])
+    assert devices == ["laptop", "phone", "phone"]
     assert len(load_history(output)["rounds"]) == 3
     check_adapters_load(manifest, output)
 
@@ -96,7 +98,11 @@ def test_absent_data_end_the_run_with_the_absolute_path_and_no_process_stays(
     result = run_flower_app(project, {"data": "../nothing.jsonl", "model": tiny_model}, 2, home)
     assert not result.ok
     told = f"tried {(tmp_path / 'nothing.jsonl').resolve()}"
-    assert any(line.count("No device can take part") and told in line for line in result.lines)
+    (said,) = (line for line in result.lines if "ERROR" in line and told in line)
+    assert "Run configuration data='../nothing.jsonl' does not exist" in said
+    # By the server, before a device is asked: only Flower's traceback of it comes after.
+    assert not any("Starting FloeStrategy" in line for line in result.lines)
+    assert sum("Traceback" in line for line in result.lines) == 1
     assert processes_of(home) == []
 
 
