@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no tokenizer": (
         lambda at: [path.unlink() for path in at.glob("tokenizer*")],
-        "The tokenizer of model '.*' cannot be read from /",
+        "The folder of model '.*' has no tokenizer: none of tokenizer.json, ",
     ),
     "a broken tokenizer": (
         lambda at: (at / "tokenizer.json").write_text("{"),
@@ -318,9 +319,12 @@ def test_a_real_node_s_fault_reaches_the_server_under_its_name_and_the_others_go
 
 
 def test_a_run_of_which_no_node_has_data_ends_with_their_sentences(run_config: Config) -> None:
-    nodes: list[NodeConfig] = [{"partition-id": n, "num-partitions": 2} for n in range(2)]
-    with pytest.raises(NoDevicesError, match="node 100: This SuperNode names no data of its own"):
-        start_run(run_config, LocalGrid(run_config, 2, node_configs=nodes))
+    nodes: list[NodeConfig] = [{"partition-id": n, "num-partitions": 7} for n in range(7)]
+    with pytest.raises(NoDevicesError) as caught:
+        start_run(run_config, LocalGrid(run_config, 7, node_configs=nodes))
+    said = str(caught.value)
+    assert re.search(r"nodes [\d, ]+ and 2 more: This SuperNode names no data of its own", said)
+    assert said.count("This SuperNode") == 1
 
 
 def test_a_node_that_says_nonsense_of_itself_is_refused(run_config: Config) -> None:

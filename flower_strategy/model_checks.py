@@ -20,6 +20,16 @@ from floe_plugins.errors import ConfigError, FloeError, ModelError, first_line
 _PROBE = "The quick brown fox, 42."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
+# What transformers makes a tokenizer of. A class of its own may read others; all have the second.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
 
 class BaseModelError(FloeError, ValueError):
     """The base model is none that Floe can adapt; the message says what it lacks."""
@@ -99,6 +109,12 @@ def read_tokenizer(name: str, path: str) -> Any:
     ModelError
         There is none, or it makes no tokens of a text.
     """
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(
+            f"The folder of model {name!r} has no tokenizer: none of {', '.join(_TOKENIZERS)} is "
+            f"in {_where(path)}."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         tokens = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]

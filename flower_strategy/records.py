@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from flwr.app import MetricRecord
 
+_MOST_NAMED = 5
+
 
 @dataclass(kw_only=True)
 class DeviceRound:
@@ -137,8 +139,11 @@ class RoundRecord:
         return any(r.late and r.stage == "train" and r.node == node for r in self.refused)
 
     def reasons(self) -> list[str]:
-        """Return every refusal as one phrase."""
-        return [f"node {refusal.node}: {refusal.reason}" for refusal in self.refused]
+        """Return every reason of refusals as one phrase, with the nodes that it is of."""
+        nodes: dict[str, list[int]] = {}
+        for refusal in self.refused:
+            nodes.setdefault(refusal.reason, []).append(refusal.node)
+        return [f"{_named(some)}: {reason}" for reason, some in nodes.items()]
 
     def conclude_training(self) -> MetricRecord:
         """Fill in the clusters' training losses; return the round's sums, energies and loss."""
@@ -190,3 +195,10 @@ def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
     pairs = [(value, weight) for value, weight in weighted if value is not None]
     total = sum(weight for _, weight in pairs)
     return sum(value * weight for value, weight in pairs) / total if total else None
+
+
+def _named(nodes: list[int]) -> str:
+    """Return nodes in words; a fault of all simulated ones is no reason to name thousands."""
+    first = ", ".join(map(str, sorted(nodes)[:_MOST_NAMED]))
+    more = len(nodes) - _MOST_NAMED
+    return f"node{'s' * (len(nodes) > 1)} {first}{f' and {more} more' if more > 0 else ''}"

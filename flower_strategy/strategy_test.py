@@ -297,7 +297,7 @@ def test_a_node_that_goes_away_is_not_asked(run_config: dict[str, ConfigValue]) 
 def test_without_any_device_the_run_ends_with_every_reason(
     run_config: dict[str, ConfigValue],
 ) -> None:
-    with pytest.raises(NoDevicesError, match=r"node 100: Run configuration data='nowhere\.jsonl'"):
+    with pytest.raises(NoDevicesError, match=r"nodes 100, 101: Run configuration data='nowhere"):
         run({**run_config, "data": "nowhere.jsonl"}, nodes=2)
     with pytest.raises(NoDevicesError, match=r"node 100: rank 2 needs .* the deadline is 0\.0 s"):
         run({**run_config, "round-deadline": 0.0001}, nodes=2)
