@@ -45,6 +45,24 @@ def changed_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+def changed_tokens(folder: Path, **values: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def removed(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
+def indexed(folder: Path, *, shards: int) -> None:
+    """Leave an index of the weights that names files which are not there."""
+    removed(folder / "model.safetensors")
+    names = [f"model-{n:05}-of-{shards:05}.safetensors" for n in range(1, shards + 1)]
+    index = {"weight_map": {name: name for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def saved(model: str, **sizes: Any) -> Callable[[Path], None]:
     """Return what puts a tiny model of another architecture in place of the Llama."""
 
@@ -63,7 +81,7 @@ def saved(model: str, **sizes: Any) -> Callable[[Path], None]:
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "is not a model: accepted are SOURCE:NAME"),
-    "no config": (lambda at: (at / "config.json").unlink(), "holds no config.json"),
+    "no config": (lambda at: removed(at / "config.json"), "holds no config.json"),
     "a broken config": (
         lambda at: (at / "config.json").write_text("{"),
         "The configuration of model '.*' cannot be read from /.*not a valid JSON",
@@ -73,7 +91,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         "cannot be read from /.*model type `nonesuch`",
     ),
     "no tokenizer": (
-        lambda at: [path.unlink() for path in at.glob("tokenizer*")],
+        lambda at: removed(*at.glob("tokenizer*")),
         "The folder of model '.*' has no tokenizer: none of tokenizer.json, ",
     ),
     "a broken tokenizer": (
@@ -113,7 +131,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         "cannot be (read|built) from",
     ),
     "no weights": (
-        lambda at: (at / "model.safetensors").unlink(),
+        lambda at: removed(at / "model.safetensors"),
         "has no weights: none of model.safetensors, pytorch_model.bin is in /",
     ),
     "cut off weights": (
@@ -121,20 +139,10 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"The weights of model '.*' are damaged: /.*model\.safetensors",
     ),
     "a missing shard": (
-        lambda at: (
-            (at / "model.safetensors").unlink(),
-            (at / "model.safetensors.index.json").write_text(
-                json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
-            ),
-        ),
+        lambda at: indexed(at, shards=2),
         "are not whole: /.*model-00001-of-00002.safetensors is missing",
     ),
 }
-
-
-def changed_tokens(folder: Path, **values: Any) -> None:
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class LocalGrid(InProcessGrid):
         self.sent: list[Message] = []
         self._run_config = dict(run_config)
         self._tamper = tamper
-        self._node_configs = node_configs or [
+        self._node_configs: Sequence[NodeConfig] = node_configs or [
             {"partition-id": index, "num-partitions": count, "simulated": True}
             for index in range(count)
         ]
