@@ -88,6 +88,7 @@ def environment(
     python: str = sys.executable,
     constraints: Sequence[Path] = (),
     options: Sequence[str] = (),
+    inputs: Sequence[Path] = (),
 ) -> Environment:
     """Return the environment that holds some requirements; make it unless it is there.
 
@@ -103,6 +104,8 @@ def environment(
         Files with constraints.
     options : sequence of str, optional
         Further options of ``uv pip install``.
+    inputs : sequence of Path, optional
+        Files whose content decides as well what is installed.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def environment(
         If it cannot be made, with what uv said.
     """
     folder = FOLDER / name
-    key = _key(requirements, python, constraints, options)
+    key = _key(requirements, python, (*constraints, *inputs), options)
     stamp = folder / "made-from"
     FOLDER.mkdir(exist_ok=True)
     # Tests run side by side, and two may want the same one.
@@ -130,13 +133,13 @@ def environment(
 
 
 def _key(
-    requirements: Sequence[str], python: str, constraints: Sequence[Path], options: Sequence[str]
+    requirements: Sequence[str], python: str, files: Sequence[Path], options: Sequence[str]
 ) -> str:
     digest = hashlib.sha256(repr((sys.version, python, [*options])).encode())
     for text in requirements:
         path = Path(text)
         digest.update(path.read_bytes() if path.is_file() else text.encode())
-    for path in constraints:
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
