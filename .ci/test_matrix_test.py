@@ -1,7 +1,11 @@
 """What the matrix holds, and which pins stay when another version is to be installed."""
 
 import runpy
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 HERE = Path(__file__).resolve().parent
 MODULE = runpy.run_path(str(HERE / "test_matrix.py"))
@@ -22,12 +26,25 @@ def test_a_package_whose_pin_is_to_go_loses_it() -> None:
     assert fitting(["numpy<0"], ["numpy==2.3.5", "torch==2.13.0"])[1] == ["numpy"]
 
 
-def test_every_column_has_a_folder_of_its_own_and_tests_that_exist() -> None:
+def test_every_column_has_a_name_of_its_own_and_tests_that_exist() -> None:
     matrix = MODULE["MATRIX"]
-    assert len({each.folder for each in matrix}) == len({each.name for each in matrix}) == 4
+    assert len({each.name for each in matrix}) == len(matrix) == 6
     for test in {test for each in matrix for test in each.tests}:
         assert (HERE.parent / test.partition("::")[0]).exists()
-    ignored = (HERE.parent / ".gitignore").read_text().splitlines()
-    assert "/.venv-matrix*/" in ignored
-    for each in matrix:
-        assert each.folder == ".venv" or each.folder.startswith(".venv-matrix")
+
+
+def test_the_ranges_of_the_project_end_at_the_newest_that_the_matrix_runs() -> None:
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    tested = {
+        Requirement(text).name: next(iter(Requirement(text).specifier)).version
+        for column in MODULE["MATRIX"]
+        for text in column.requirements
+    }
+    extras = project["optional-dependencies"]
+    for extra in ("federated", "fusion", "serving"):
+        for requirement in map(Requirement, extras[extra]):
+            if requirement.name in tested:
+                version = Version(tested[requirement.name])
+                assert requirement.specifier.contains(str(version)), requirement
+                after = f"{version.major}.{version.minor + 1}"
+                assert not requirement.specifier.contains(after), requirement

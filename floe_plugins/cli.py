@@ -8,6 +8,7 @@ from importlib import metadata
 from floe_plugins.commands import check, model, plugins
 from floe_plugins.commands.installed import add_installed
 from floe_plugins.errors import FloeError
+from floe_plugins.extras import brings, install_command
 
 _ERROR = 2
 _INTERRUPTED = 130
@@ -32,9 +33,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloeError as error:
         print(f"floe-llm: {error}", file=sys.stderr)
         return _ERROR
+    except ModuleNotFoundError as error:
+        extra = _extra_of(arguments, error)
+        if extra is None:
+            raise
+        print(
+            f"floe-llm: This command needs {error.name}, which is not installed: it comes with "
+            f"Floe's extra {extra!r}, {install_command(extra)}.",
+            file=sys.stderr,
+        )
+        return _ERROR
     except KeyboardInterrupt:
         print("floe-llm: interrupted.", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _extra_of(arguments: argparse.Namespace, error: ModuleNotFoundError) -> str | None:
+    """Return the first of a command's extras that brings a module, or None."""
+    extras: Sequence[str] = getattr(arguments, "extras", ())
+    return next((extra for extra in extras if error.name and brings(extra, error.name)), None)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,5 +3,5 @@
 Apart from what uses them: the processor imports vLLM, and the doctor must do without it.
 """
 
-VLLM_TESTED = ("0.30", "0.31", "0.32")
-FLOWER_TESTED = ("1.32", "1.41")
+VLLM_TESTED = ("0.30", "0.31", "0.32", "0.33")
+FLOWER_TESTED = ("1.32", "1.41", "1.42")

@@ -29,7 +29,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     exporting.add_argument("directory", metavar="DIR", help="a new or empty folder")
     add_json_option(exporting)
-    exporting.set_defaults(run=_export)
+    exporting.set_defaults(run=_export, extras=("federated", "embedded"))
 
 
 def _list(arguments: argparse.Namespace) -> int:

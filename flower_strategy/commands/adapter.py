@@ -23,7 +23,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     source.add_argument("text", metavar="TEXT", nargs="?", help="the text; else standard input")
     source.add_argument("--file", metavar="FILE", help="a text file in UTF-8")
     add_json_option(parser)
-    parser.set_defaults(run=_adapter)
+    parser.set_defaults(run=_adapter, extras=("federated",))
 
 
 def _adapter(arguments: argparse.Namespace) -> int:

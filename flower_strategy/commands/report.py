@@ -20,7 +20,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--output", metavar="FILE", help="the page (default: report.html in RUN_DIR)"
     )
     add_json_option(parser)
-    parser.set_defaults(run=_report)
+    parser.set_defaults(run=_report, extras=("federated",))
 
 
 def _report(arguments: argparse.Namespace) -> int:

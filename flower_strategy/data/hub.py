@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from floe_plugins.errors import ConfigError, first_line
+from floe_plugins.extras import install_command
 from flower_strategy.data.examples import Example
 from flower_strategy.data.jsonl import Template, to_examples
 
@@ -43,7 +44,7 @@ def load_hub_examples(
     except ImportError as error:
         raise ConfigError(
             f"{key}={name!r} is no file or folder here, so it is a hub data set, and loading one "
-            "needs flwr-datasets: pip install 'floe-llm[hub]'."
+            f"needs flwr-datasets: {install_command('hub')}."
         ) from error
     identifier, _, subset = name.partition(":")
     try:

@@ -35,7 +35,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--show", metavar="TEXT", help="also show how the tokens of a text are mapped"
     )
     add_json_option(parser)
-    parser.set_defaults(run=_align)
+    parser.set_defaults(run=_align, extras=("fusion", "embedded"))
 
 
 def _align(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import FloeError
-from vllm_logits_processor.commands.doctor_lines import Line, Status
+from floe_plugins.extras import brings, install_command
+from vllm_logits_processor.commands.doctor_lines import Line, Status, unknown
 
 _RED = 1
 _COLOURS = {Status.GREEN: "\x1b[32m", Status.RED: "\x1b[31m", Status.UNKNOWN: "\x1b[33m"}
@@ -40,7 +41,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "embedded:NAME: also look over the pair of tokenizers",
     )
     add_json_option(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, extras=("fusion", "embedded"))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -70,8 +71,16 @@ def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
     """
     # The checks import what they check, some of it heavy, and the parser is made for every command.
     from vllm_logits_processor.commands.doctor_environment import environment_lines
-    from vllm_logits_processor.commands.doctor_serving import serving_lines
 
+    try:
+        from vllm_logits_processor.commands.doctor_serving import serving_lines
+    except ModuleNotFoundError as error:
+        # With a configuration to look over, the command says which extra is missing.
+        if values is not None or host is not None or not brings("fusion", str(error.name)):
+            raise
+        missing = f"not looked at, since {error.name} is not installed"
+        advice = install_command("fusion")
+        return [*environment_lines(), unknown("configuration", missing, advice)]
     return [*environment_lines(), *serving_lines(values, host=host)]
 
 

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from importlib import metadata
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from floe_plugins.extras import install_command, requirements
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
@@ -42,10 +42,11 @@ def environment_lines() -> list[Line]:
     return [
         green("python", platform.python_version()),
         _floe(),
-        _version_line("vllm", vllm, VLLM_TESTED, ("serving", "serving-cpu"), "to serve"),
+        _version_line("vllm", "vllm", vllm, VLLM_TESTED, ("serving", "serving-cpu"), "to serve"),
         _runner() if vllm else unknown("runner", "vLLM is not installed"),
         _version_line(
             "flower",
+            "flwr",
             _first_installed("flwr"),
             FLOWER_TESTED,
             ("federated",),
@@ -57,7 +58,7 @@ def environment_lines() -> list[Line]:
 def _floe() -> Line:
     version = _first_installed("floe-llm")
     if version is None:
-        return red("floe-llm", "not installed, only on the path", "pip install floe-llm")
+        return red("floe-llm", "not installed, only on the path", "in its checkout: pip install .")
     return green("floe-llm", version)
 
 
@@ -71,12 +72,20 @@ def _first_installed(*distributions: str) -> str | None:
 
 
 def _version_line(
-    check: str, version: str | None, tested: tuple[str, ...], extras: tuple[str, ...], purpose: str
+    check: str,
+    distribution: str,
+    version: str | None,
+    tested: tuple[str, ...],
+    extras: tuple[str, ...],
+    purpose: str,
 ) -> Line:
-    wanted = " or ".join(f"pip install 'floe-llm[{extra}]'" for extra in extras)
+    wanted = " or ".join(install_command(extra) for extra in extras)
     if version is None:
         return unknown(check, f"not installed; needed {purpose}", wanted)
-    accepted = _accepted(extras[0])
+    accepted = next(
+        (one.specifier for one in requirements(extras[0]) if one.name == distribution),
+        SpecifierSet(),
+    )
     found = Version(version)
     if not accepted.contains(version, prereleases=True):
         return red(check, f"{version}, which is outside {accepted}", wanted)
@@ -87,19 +96,6 @@ def _version_line(
             f"tested were {', '.join(tested)}; look at the first answers, or install one of these",
         )
     return green(check, f"{version}, tested")
-
-
-def _accepted(extra: str) -> SpecifierSet:
-    """Return the versions that Floe's own metadata accepts for an extra's one requirement."""
-    try:
-        texts = metadata.requires("floe-llm") or []
-    except metadata.PackageNotFoundError:
-        texts = []
-    for text in texts:
-        requirement = Requirement(text)
-        if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
-            return requirement.specifier
-    return SpecifierSet()
 
 
 def _runner() -> Line:

@@ -295,18 +295,21 @@ def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    ("version", "status"),
+    ("check", "version", "status"),
     [
-        ("0.32.5", Status.GREEN),
-        ("0.33.0", Status.UNKNOWN),
-        ("0.99", Status.RED),
-        (None, Status.UNKNOWN),
+        ("vllm", "0.32.5", Status.GREEN),
+        ("vllm", "0.33.0", Status.GREEN),
+        ("vllm", "0.99", Status.RED),
+        ("vllm", None, Status.UNKNOWN),
+        ("flower", "1.35.0", Status.UNKNOWN),
     ],
 )
-def test_versions(monkeypatch: pytest.MonkeyPatch, version: str | None, status: Status) -> None:
+def test_versions(
+    monkeypatch: pytest.MonkeyPatch, check: str, version: str | None, status: Status
+) -> None:
     monkeypatch.setattr(doctor_environment, "_first_installed", lambda *_: version)
     lines = {line.check: line for line in doctor_environment.environment_lines()}
-    assert lines["vllm"].status is status
+    assert lines[check].status is status
     assert lines["runner"].status is (Status.UNKNOWN if version is None else Status.GREEN)
     assert (lines["vllm"].advice == "") == (status is Status.GREEN)
 

@@ -1,0 +1,66 @@
+"""What Floe's extras bring, by its own metadata, and how one is installed where Floe came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+DISTRIBUTION = "floe-llm"
+
+#: Modules that are not called as the distributions that bring them.
+_BROUGHT_BY = {"sklearn": "scikit-learn"}
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """Return what an extra requires beyond the base; nothing where Floe is not installed."""
+    try:
+        texts = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    return list(_of(extra, [Requirement(text) for text in texts]))
+
+
+def _of(extra: str, stated: Sequence[Requirement]) -> Iterator[Requirement]:
+    for requirement in stated:
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        # An extra takes in another one by naming the distribution itself.
+        if canonicalize_name(requirement.name) == DISTRIBUTION:
+            for inner in requirement.extras:
+                yield from _of(inner, stated)
+        elif not requirement.marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+def brings(extra: str, module: str) -> bool:
+    """Tell whether an extra requires the distribution of a module, given by its dotted name."""
+    top = module.partition(".")[0]
+    distribution = canonicalize_name(_BROUGHT_BY.get(top, top))
+    return any(canonicalize_name(one.name) == distribution for one in requirements(extra))
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra from where the installed Floe came from.
+
+    That is its checkout, wheel or repository, as the installer noted it (PEP 610); the name alone
+    where it came from an index.
+    """
+    try:
+        noted = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        noted = None
+    origin = json.loads(noted) if noted else {}
+    url = str(origin.get("url", ""))
+    if "vcs_info" in origin:
+        return f"pip install '{DISTRIBUTION}[{extra}] @ {origin['vcs_info']['vcs']}+{url}'"
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return f"pip install '{unquote(parts.path)}[{extra}]'"
+    if url:
+        return f"pip install '{DISTRIBUTION}[{extra}] @ {url}'"
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
