@@ -2,13 +2,15 @@
 
 `make test-matrix`. The federated half on the newest Flower, torch and transformers: `.venv` holds
 the newest that install beside vLLM, since later ones ask for versions of other packages that vLLM
-refuses. The serving half on each release of vLLM that it is meant for; the newest has no build for
-CPUs yet, so the build for GPUs is installed and what needs no server runs on it.
+refuses. The serving half on each release of vLLM that it is meant for. The newest has no build for
+CPUs yet: its interfaces of processors are compared with those of the release before, byte for byte,
+and Floe's own checks of them run on its files, with the packages of `.venv`.
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import os
 import subprocess
@@ -43,12 +45,16 @@ SLOTS = (
 )
 
 
-#: What runs on a build for GPUs without a GPU.
-INTERFACE = (
-    "vllm_logits_processor/processor_test.py",
-    "vllm_logits_processor/processor_checks_test.py",
-    "vllm_logits_processor/processor_v2_test.py",
-)
+#: The newest vLLM, which has no build for CPUs, and the folders with the interfaces of processors.
+NEWEST_VLLM = "vllm==0.33.0"
+INTERFACES = ("v1/sample/logits_processor", "v1/worker/gpu/sample/logits_processor")
+#: What Floe relies on there, and the processor made of both interfaces.
+PROBE = """
+from vllm_logits_processor.processor import FloeLogitsProcessor
+from vllm_logits_processor.processor_checks import check_rows, check_slots
+check_rows()
+check_slots()
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +120,14 @@ MATRIX = (
     # Its transformers, before 5.18, asks for a huggingface-hub before 2.0.
     _vllm("0.31.0", (*ROWS, *SLOTS), "huggingface-hub"),
     Column(name="vllm-0.32", tests=(*ROWS, *SLOTS)),
-    Column(name="vllm-0.33", requirements=("vllm==0.33.0",), extras="fusion,dev", tests=INTERFACE),
 )
 
 
 def main() -> None:
     """Prepare the environments that are not as they should be, and run the tests in each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [each.name for each in MATRIX]
+    newest = f"vllm-{NEWEST_VLLM.partition('==')[2].rpartition('.')[0]}"
+    names = [*(each.name for each in MATRIX), newest]
     parser.add_argument("--only", choices=names, help="one column; without it, all of them")
     parser.add_argument("tests", nargs="*", help="what pytest gets instead of the usual list")
     arguments = parser.parse_args()
@@ -131,8 +137,34 @@ def main() -> None:
             column, prepare(column), arguments.tests or column.tests
         ):
             failed.append(column.name)
+    if arguments.only in (None, newest) and not newest_interfaces_hold():
+        failed.append(newest)
     if failed:
         sys.exit(f"Tests failed on {', '.join(failed)}.")
+
+
+def newest_interfaces_hold() -> bool:
+    """Tell whether the newest vLLM has the interfaces of the one in `.venv`, and Floe loads there.
+
+    Its files alone are installed: what they require is for GPUs, and takes 9 GB.
+    """
+    setup_env._say(f"Looking over {NEWEST_VLLM}")
+    made = environment("matrix-newest-vllm", [NEWEST_VLLM], options=["--no-deps"])
+    (there,) = made.folder.glob("lib/python*/site-packages")
+    (here,) = setup_env.VENV.glob("lib/python*/site-packages")
+    for folder in INTERFACES:
+        roots = [root / "vllm" / folder for root in (there, here)]
+        names = sorted({path.name for root in roots for path in root.glob("*.py")})
+        same, *others = filecmp.cmpfiles(*roots, names, shallow=False)
+        setup_env._say(f"vllm/{folder}: {len(same)} of {len(names)} files have the same bytes")
+        if not names or any(others):
+            return False
+    path = os.pathsep.join((str(there), str(setup_env.ROOT)))
+    done = subprocess.run(
+        [setup_env.PYTHON, "-c", PROBE], env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    setup_env._say(f"Floe's checks of it ended with exit code {done.returncode}")
+    return done.returncode == 0
 
 
 def passes(column: Column, python: Path, tests: Iterable[str]) -> bool:
