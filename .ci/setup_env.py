@@ -203,7 +203,7 @@ def _apt(apt: str, command: str, *arguments: str) -> bool:
 def _pip(command: str, *arguments: str, python: Path = PYTHON) -> None:
     """Run pip for an interpreter, and print of what it says only what is new."""
     constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--python", python]
     with subprocess.Popen(
         [*pip, command, *constraints, *arguments],
         cwd=ROOT,

@@ -153,9 +153,9 @@ def newest_interfaces_hold() -> bool:
     (there,) = made.folder.glob("lib/python*/site-packages")
     (here,) = setup_env.VENV.glob("lib/python*/site-packages")
     for folder in INTERFACES:
-        roots = [root / "vllm" / folder for root in (there, here)]
-        names = sorted({path.name for root in roots for path in root.glob("*.py")})
-        same, *others = filecmp.cmpfiles(*roots, names, shallow=False)
+        new, known = there / "vllm" / folder, here / "vllm" / folder
+        names = sorted({path.name for root in (new, known) for path in root.glob("*.py")})
+        same, *others = filecmp.cmpfiles(new, known, names, shallow=False)
         setup_env._say(f"vllm/{folder}: {len(same)} of {len(names)} files have the same bytes")
         if not names or any(others):
             return False
