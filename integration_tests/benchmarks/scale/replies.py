@@ -58,7 +58,7 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
             "cluster-0",
             sent,
             _EXAMPLES,
-            asked_length(sent, local_steps=_STEPS, learning_rate=_RATE),
+            asked_length(sent, local_steps=3, learning_rate=2e-3),
         )
         (adapter,) = trained_adapters(shapes, rank, count=1, seed=seed)
         message = _message(adapter)
