@@ -180,6 +180,9 @@ def test_nobody_honest_is_refused_because_others_idle_or_have_other_ranks(
     fleet = Fleet(ranks)
     for _ in range(4):
         shares = usual(fleet.random, fleet.nodes) | dict.fromkeys(idle, 1 / 1338)
+        if 512 in ranks:
+            # What SmolLM2 moved at these ranks.
+            shares = {node: {4: 0.70, 512: 0.96}[rank] for node, rank in enumerate(ranks)}
         before = fleet.bank()
         record = fleet.round(shares)
         assert not refused(record)
@@ -348,7 +351,10 @@ def test_a_device_counts_for_no_more_examples_than_its_profile_named() -> None:
     np.testing.assert_allclose(fleet.bank(), honest.bank(), atol=1e-7)
 
 
-@pytest.mark.parametrize("claim", [0, -3, 2.5, 1e300, 2**1100, float("inf"), [4]])
+@pytest.mark.parametrize(
+    "claim",
+    [0, -3, 2.5, 1e300, pytest.param(2**1100, id="no float"), float("inf"), [4]],
+)
 def test_a_count_of_examples_that_is_none_is_refused(claim: Any) -> None:
     fleet = Fleet([8] * 3)
 
