@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class _LayerMean(Protocol):
 
     def add(self, factors: LoraFactors, *, weight: float, scaling: float) -> None: ...
 
+    def merge(self, other: Self) -> None: ...
+
     def leading(self, rank: int) -> Leading: ...
 
 
@@ -57,6 +59,10 @@ class _ExactMean:
     def add(self, factors: LoraFactors, *, weight: float, scaling: float) -> None:
         self._total.add(factors, weight * scaling)
         self._weight += weight
+
+    def merge(self, other: Self) -> None:
+        self._total.merge(other._total, 1.0)
+        self._weight += other._weight
 
     def leading(self, rank: int) -> Leading:
         return self._total.leading(rank, scale=1.0 / self._weight)
@@ -120,8 +126,26 @@ class AdapterMean:
         self.total_weight = 0.0
         self.count = 0
 
-    def add(self, adapter: AdapterState, *, weight: float) -> None:
+    def add(
+        self,
+        adapter: AdapterState,
+        *,
+        weight: float,
+        sent: AdapterState | None = None,
+        kept: float = 1.0,
+    ) -> None:
         """Fold in one adapter.
+
+        Parameters
+        ----------
+        adapter : AdapterState
+            The adapter.
+        weight : float
+            Its weight.
+        sent : AdapterState, optional
+            What it was trained from, same rank; needed where `kept` is below 1.
+        kept : float (default: 1.0)
+            Share of the way from `sent` to the adapter that counts, in [0, 1].
 
         Raises
         ------
@@ -131,14 +155,28 @@ class AdapterMean:
         """
         if not 0 < weight < float("inf"):
             raise AdapterError(f"The weight of an adapter is a positive number, not {weight!r}.")
-        if adapter.shapes != {name: mean.shape for name, mean in self._means.items()}:
-            raise AdapterError("The adapter's layers or shapes differ from the cluster's.")
-        for name, factors in adapter.layers.items():
-            self._means[name].check(factors)
-        for name, factors in adapter.layers.items():
-            self._means[name].add(factors, weight=weight, scaling=adapter.scaling)
+        parts = [(adapter, weight * kept)] if kept > 0 else []
+        if kept < 1:
+            if sent is None:
+                raise AdapterError(f"A share of {kept:g} of an update needs what was sent.")
+            parts.append((sent, weight * (1.0 - kept)))
+        for part, _ in parts:
+            if part.shapes != {name: mean.shape for name, mean in self._means.items()}:
+                raise AdapterError("The adapter's layers or shapes differ from the cluster's.")
+            for name, factors in part.layers.items():
+                self._means[name].check(factors)
+        for part, share in parts:
+            for name, factors in part.layers.items():
+                self._means[name].add(factors, weight=share, scaling=part.scaling)
         self.total_weight += weight
         self.count += 1
+
+    def merge(self, other: AdapterMean) -> None:
+        """Add all that was folded into another mean, made with the same options."""
+        for name, mean in self._means.items():
+            mean.merge(other._means[name])
+        self.total_weight += other.total_weight
+        self.count += other.count
 
     def result(self, rank: int) -> Aggregate:
         """Return the mean so far, cut to `rank`.

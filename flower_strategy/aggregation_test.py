@@ -246,3 +246,28 @@ def test_memory_is_bounded_by_the_stack_whatever_the_number_of_replies() -> None
     assert many < bound
     assert many < 1.02 * few
     assert bound < 1000 * reply * np.mean(ranks) / max(ranks) / 3
+
+
+@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
+def test_a_share_of_an_update_counts_and_two_means_merge_to_that_of_all(weighting: Any) -> None:
+    generator, shape = np.random.default_rng(3), (9, 7)
+    sent = {rank: one_layer(generator, shape, rank, 2.0) for rank in (2, 4)}
+    back = {rank: one_layer(generator, shape, rank, 2.0) for rank in (2, 4)}
+    first, second = (
+        AdapterMean({LAYER: shape}, weighting=weighting, ranks=(2, 4)) for _ in range(2)
+    )
+    first.add(back[2], weight=3, sent=sent[2], kept=0.25)
+    second.add(back[4], weight=5)
+    second.add(back[2], weight=2, sent=sent[2], kept=0.0)
+    first.merge(second)
+    assert (first.count, first.total_weight) == (3, 10)
+    shared = sent[2].delta(LAYER) + 0.25 * (back[2].delta(LAYER) - sent[2].delta(LAYER))
+    if weighting == "exact":
+        wanted = (3 * shared + 5 * back[4].delta(LAYER) + 2 * sent[2].delta(LAYER)) / 10
+    else:
+        b, a = back[4].layers[LAYER].b, back[4].layers[LAYER].a
+        low = 3 * shared + 5 * 2.0 * (b[:, :2] @ a[:2]) + 2 * sent[2].delta(LAYER)
+        wanted = low / 10 + 2.0 * (b[:, 2:] @ a[2:])
+    assert relative_error(first.result(7).adapter.delta(LAYER), wanted) < 1e-5
+    with pytest.raises(AdapterError, match=r"A share of 0\.5 of an update needs what was sent"):
+        first.add(back[2], weight=1, kept=0.5)

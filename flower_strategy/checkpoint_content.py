@@ -57,7 +57,6 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
         "clusters_made": state.clusters_made,
         "velocities": list(state.velocities),
         "split_by_adapter": state.split_by_adapter,
-        "norms": state.norms,
         "history": [pack_round(record) for record in state.history],
     }
     return content, {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -104,7 +103,6 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
                 name: _unpack_adapter(arrays, f"velocity/{name}") for name in content["velocities"]
             },
             split_by_adapter=content["split_by_adapter"],
-            norms=content["norms"],
             history=[unpack_round(values) for values in content["history"]],
         )
     except TypeError as error:

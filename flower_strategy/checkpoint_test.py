@@ -41,7 +41,6 @@ def a_state() -> RunState:
     layers = {"x.q_proj": LoraFactors(b=np.ones((6, 2), np.float32), a=np.ones((2, 4), np.float32))}
     state.banks = {"cluster-0": AdapterState(layers)}
     state.velocities = {"cluster-0": AdapterState(layers)}
-    state.norms = [0.1, 0.2]
     record = RoundRecord(round=2, seconds=1.25, notes=["it rained"], left_out={7: "it does not"})
     record.clusters = {"cluster-0": ClusterRound(asked=2, replies=1, discarded_by_layer={"x": 0.5})}
     record.devices = {NODE: DeviceRound(cluster="cluster-0", rank=4, observed_seconds=1.0)}
@@ -70,6 +69,12 @@ def test_of_a_checkpoint_that_does_not_fit_nothing_is_left(tmp_path: Path) -> No
     assert load_checkpoint(str(tmp_path)).round == 1
 
 
+def test_a_checkpoint_with_the_lengths_that_earlier_versions_kept_is_read(tmp_path: Path) -> None:
+    file = save(a_state(), tmp_path) / STATE_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "norms": [0.1, 0.2]}))
+    assert load_checkpoint(tmp_path).state.clusters_made == a_state().clusters_made
+
+
 def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
     state = a_state()
     folder = save(state, tmp_path)
@@ -78,7 +83,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
         assert (found.round, found.deadline, found.settings) == (2, 3.5, {"model": "m"})
         assert found.path == folder
     back = found.state
-    for name in ("left_since", "decisions", "paces", "clusters_made", "norms", "history"):
+    for name in ("left_since", "decisions", "paces", "clusters_made", "history"):
         assert getattr(back, name) == getattr(state, name), name
     for node, profile in state.profiles.items():
         ours, theirs = asdict(profile), asdict(back.profiles[node])

@@ -138,8 +138,9 @@ class ServerKeys:
     norm_limit: float = keys.keyed(
         10.0,
         keys.number(
-            "A reply whose update is this many times longer than the round's median is refused; "
-            "0 refuses none.",
+            "An update counts for at most this many times the length that local-steps at "
+            "learning-rate make; of five or more, one ten times longer still is refused. 0 takes "
+            "every length.",
             low=0,
             high=1e9,
         ),

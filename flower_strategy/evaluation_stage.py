@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from flower_strategy.replies import ReplyError, read_evaluate_reply
 from flower_strategy.stages import Stages
 
+_MOST_HELD_OUT = 9  # per training example: held-out is 0.9 at most
 _SAMPLE = 1  # tells the draw of devices that evaluate from that of devices that train
 
 
@@ -49,12 +50,23 @@ class EvaluationStage(Stages):
         for message in replies:
             node = message.metadata.src_node_id
             try:
-                reply = read_evaluate_reply(message, self.rules)
                 if node not in self.state.profiles:
                     raise ReplyError("it was not asked to evaluate in this round.")
+                reply = read_evaluate_reply(message, self.rules, most_tokens=self.most_tokens(node))
             except ReplyError as error:
                 self._refuse(node, "evaluate", error)
                 continue
             device = self._device(node)
             device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
         return self._record.conclude_evaluation()
+
+    def most_tokens(self, node: int) -> int:
+        """Return the tokens that a device's held-out loss counts for at most.
+
+        A device keeps out at most nine examples for each that it trains on (``held-out``), and an
+        example has at most ``max-length`` tokens.
+        """
+        examples = _MOST_HELD_OUT * self.state.profiles[node].num_examples
+        if self.training.eval_examples:
+            examples = min(examples, self.training.eval_examples)
+        return examples * self.training.max_length

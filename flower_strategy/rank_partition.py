@@ -90,6 +90,16 @@ class RankPartitionedMean:
             partition.total.add(part, weight * scaling)
             partition.weight += weight
 
+    def merge(self, other: RankPartitionedMean) -> None:
+        """Add all products of another mean of the same layer, made with the same ranks."""
+        for partition in other._partitions:
+            self._cut(partition.stop)
+        for partition in list(self._partitions):
+            other._cut(partition.stop)
+        for mine, theirs in zip(self._partitions, other._partitions, strict=True):
+            mine.total.merge(theirs.total, 1.0)
+            mine.weight += theirs.weight
+
     def leading(self, rank: int) -> Leading:
         """Return the leading `rank` singular terms of the mean."""
         used = [partition for partition in self._partitions if partition.weight > 0]

@@ -33,9 +33,10 @@ class ReplyRules:
     min_replies : int (default: 1)
         Good replies that a cluster needs to move; a smaller cluster needs all its members.
     max_examples : int (default: 10_000_000)
-        Most examples that a device may claim: the count is its weight in the mean.
+        Most examples that a device may claim; see `Asked` for what they count for.
     norm_limit : float (default: 10.0)
-        How many times the round's median an update may be long; 0 accepts every length.
+        How many times the length that the training asked for makes an update counts for at most;
+        0 takes every length. See `flower_strategy.update_norms`.
     """
 
     min_replies: int = 1
@@ -61,10 +62,16 @@ class Asked:
         Its cluster.
     adapter : AdapterState
         The adapter sent, at the device's rank and scaling.
+    most_examples : int
+        Examples that its profile named: it counts for no more.
+    length : float
+        Norm of the update that the training asked for makes, see `asked_length`.
     """
 
     cluster: str
     adapter: AdapterState
+    most_examples: int
+    length: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +83,7 @@ class TrainReply:
     adapter : AdapterState
         The trained adapter.
     num_examples : int
-        Its weight.
+        Its weight, no more than its profile named.
     loss : float
         Mean training loss.
     seconds : float
@@ -137,7 +144,7 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
     ------
     ReplyError
         The reply is an error, has other layers, shapes or scaling than what was sent, numbers
-        that are not finite, or a count of examples that is not positive or absurd.
+        that are not finite, or a count of examples that is not whole, not positive or absurd.
     """
     _no_error(message)
     try:
@@ -170,7 +177,7 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
     try:
         loss, seconds = _finite(metrics, "train-loss"), _finite(metrics, "seconds")
         examples = _finite(metrics, "num-examples")
-    except KeyError as error:
+    except (KeyError, OverflowError) as error:
         raise ReplyError(_reason(error)) from error
     if not (0 <= loss <= _LARGEST_LOSS and 0 <= seconds <= _MOST_SECONDS):
         raise ReplyError(f"train-loss is {loss:g} after {seconds:g} s; that cannot be.")
@@ -179,11 +186,22 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
             f"num-examples is {examples:g}; it must be a whole number from 1 to "
             f"{rules.max_examples}."
         )
-    return TrainReply(adapter, int(examples), loss, seconds)
+    return TrainReply(adapter, min(int(examples), asked.most_examples), loss, seconds)
 
 
-def read_evaluate_reply(message: Message, rules: ReplyRules) -> EvaluateReply:
+def read_evaluate_reply(
+    message: Message, rules: ReplyRules, *, most_tokens: int | None = None
+) -> EvaluateReply:
     """Return an evaluation reply.
+
+    Parameters
+    ----------
+    message : Message
+        The reply.
+    rules : ReplyRules
+        Bounds of what it may claim.
+    most_tokens : int, optional
+        Tokens that its loss counts for at most; what is above is cut.
 
     Raises
     ------
@@ -199,7 +217,7 @@ def read_evaluate_reply(message: Message, rules: ReplyRules) -> EvaluateReply:
         raise ReplyError(_reason(error)) from error
     if not 0 <= loss <= _LARGEST_LOSS or not 1 <= tokens <= 1e4 * rules.max_examples:
         raise ReplyError(f"held-out-loss is {loss:g} over {tokens:g} tokens.")
-    return EvaluateReply(loss, int(tokens))
+    return EvaluateReply(loss, min(int(tokens), most_tokens or int(tokens)))
 
 
 def _no_error(message: Message) -> None:
@@ -209,7 +227,7 @@ def _no_error(message: Message) -> None:
 
 def _finite(metrics: MetricRecord, key: str) -> float:
     value = metrics[key]
-    if isinstance(value, list) or not math.isfinite(value):
+    if isinstance(value, (list, bool)) or not math.isfinite(value):
         raise ReplyError(f"{key} is {value}; one finite number is needed.")
     return float(value)
 

@@ -52,8 +52,6 @@ class RunState:
         Cluster -> the server momentum's velocity; empty without momentum.
     split_by_adapter : bool
         Whether the devices were clustered by their adapters already.
-    norms : list[float]
-        Lengths of the updates that were accepted in the last round.
     history : list[RoundRecord]
         Rounds so far.
     """
@@ -69,7 +67,6 @@ class RunState:
     banks: dict[str, AdapterState] = field(default_factory=dict)
     velocities: dict[str, AdapterState] = field(default_factory=dict)
     split_by_adapter: bool = False
-    norms: list[float] = field(default_factory=list)
     history: list[RoundRecord] = field(default_factory=list)
 
     # --------------------------------------------------------------- clusters

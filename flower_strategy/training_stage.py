@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
 from flower_strategy import reporting
-from flower_strategy.adapter import AdapterError
+from flower_strategy.adapter import AdapterError, FloatArray
 from flower_strategy.adapter_sketch import sketch_adapter
 from flower_strategy.admission import Admission
 from flower_strategy.aggregation import AdapterMean
 from flower_strategy.banks import share_globally, with_momentum
 from flower_strategy.records import ClusterRound
 from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_reply
-from flower_strategy.update_norms import NormJudge, update_norm
+from flower_strategy.training import TrainingSettings
+from flower_strategy.update_norms import LengthJudge, asked_length, update_norm
 
 logger = logging.getLogger("flwr")
 
-_MOST_WAITING = 8
-
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A good reply whose length is not judged yet."""
+class _Judged:
+    """A good reply that has been folded into a mean, without its adapter."""
 
     node: int
-    asked: Asked
-    reply: TrainReply
+    cluster: str
     norm: float
+    times: float
+    seconds: float
+    loss: float
+    num_examples: int
+    bytes_up: int
+    sketch: FloatArray | None
+
+
+@dataclass(eq=False)
+class _Folded:
+    """What a round's replies are folded into.
+
+    ``odd`` takes those that are absurdly long: whether they count is known at the round's end.
+    """
+
+    judge: LengthJudge
+    means: dict[str, AdapterMean] = field(default_factory=dict)
+    odd_means: dict[str, AdapterMean] = field(default_factory=dict)
+    odd: list[_Judged] = field(default_factory=list)
+    shortened: list[_Judged] = field(default_factory=list)
+    count: int = 0
 
 
 class TrainingStage(Admission):
@@ -61,7 +81,20 @@ class TrainingStage(Admission):
             (cluster, rank): state.adapter(cluster, rank).with_scaling(self.training.scaling(rank))
             for cluster, rank in set(wanted.values())
         }
-        self._asked = {node: Asked(key[0], adapters[key]) for node, key in wanted.items()}
+        # A caller's own keys win in the messages, so they do here.
+        sent = self.training.to_record()
+        sent.update(config)
+        training = TrainingSettings.from_record(sent)
+        lengths = {
+            key: asked_length(
+                adapter, local_steps=training.local_steps, learning_rate=training.learning_rate
+            )
+            for key, adapter in adapters.items()
+        }
+        self._asked = {
+            node: Asked(key[0], adapters[key], state.profiles[node].num_examples, lengths[key])
+            for node, key in wanted.items()
+        }
         pace = state.pace()
         for node, asked in self._asked.items():
             device = self._device(node)
@@ -82,13 +115,11 @@ class TrainingStage(Admission):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold replies into their clusters' means as they arrive, then move the banks.
 
-        The first replies of a run wait until there are enough to judge their length by; from
-        then on each is folded in and forgotten, so memory does not grow with the devices.
+        Every reply is judged by itself and forgotten, so the result does not depend on the order
+        of replies (but for float32's rounding), nor memory on their number; see
+        `flower_strategy.update_norms`.
         """
-        means: dict[str, AdapterMean] = {}
-        judge = NormJudge(limit=self.rules.norm_limit, last_round=self.state.norms)
-        accepted: list[float] = []
-        waiting: list[_Waiting] = []
+        folded = _Folded(LengthJudge(self.rules.norm_limit))
         total = len(self._asked)
         for message in replies:
             node = message.metadata.src_node_id
@@ -97,51 +128,88 @@ class TrainingStage(Admission):
                     raise ReplyError("it was not asked to train in this round.")
                 asked = self._asked.pop(node)
                 reply = read_train_reply(message, asked, self.rules)
-            except ReplyError as error:
-                self._refuse(node, "train", error)
-                continue
-            waiting.append(_Waiting(node, asked, reply, update_norm(asked.adapter, reply.adapter)))
-            judge.note(waiting[-1].norm)
-            if judge.ready or len(waiting) >= _MOST_WAITING:
-                self._fold(waiting, judge, means, accepted, total)
-        self._fold(waiting, judge, means, accepted, total)
-        self.state.norms = accepted or self.state.norms
-        self.move_banks(means)
+                self._fold(folded, node, asked, reply, total)
+            except (ReplyError, AdapterError) as error:
+                self._refuse(node, "train", ReplyError(str(error)))
+        self._settle_odd(folded, total)
+        self._note_shortened(folded.shortened)
+        self.move_banks(folded.means)
         return self.state.to_arrays(), self._record.conclude_training()
 
     def _fold(
-        self,
-        waiting: list[_Waiting],
-        judge: NormJudge,
-        means: dict[str, AdapterMean],
-        accepted: list[float],
-        total: int,
+        self, folded: _Folded, node: int, asked: Asked, reply: TrainReply, total: int
     ) -> None:
-        """Fold in the replies that wait, and forget them."""
-        while waiting:
-            item = waiting.pop(0)
-            if complaint := judge.complaint(item.norm):
-                self._refuse(item.node, "train", ReplyError(complaint))
-                continue
-            reply, cluster = item.reply, item.asked.cluster
-            if cluster not in means:
-                means[cluster] = self.new_mean()
-            try:
-                means[cluster].add(reply.adapter, weight=reply.num_examples)
-            except AdapterError as error:
-                self._refuse(item.node, "train", ReplyError(str(error)))
-                continue
-            accepted.append(item.norm)
-            by_adapter = self.clustering.by == "adapter" and not self.state.split_by_adapter
-            if by_adapter and item.node not in self.state.sketches:
-                self.state.sketches[item.node] = sketch_adapter(
-                    reply.adapter, rank=self.rank_policy.candidates[0]
-                )
-            device = self._device(item.node)
-            device.observed_seconds, device.train_loss = reply.seconds, reply.loss
-            device.num_examples, device.bytes_up = reply.num_examples, reply.adapter.num_bytes
-            name = self.state.profiles[item.node].device
-            reporting.log_reply(item.node, device, name, done=len(accepted), total=total)
+        """Fold one reply into its cluster's mean, or into that of the absurdly long ones."""
+        norm = update_norm(asked.adapter, reply.adapter)
+        verdict = folded.judge.judge(norm, asked.length)
+        means = folded.odd_means if verdict.odd else folded.means
+        if asked.cluster not in means:
+            means[asked.cluster] = self.new_mean()
+        means[asked.cluster].add(
+            reply.adapter, weight=reply.num_examples, sent=asked.adapter, kept=verdict.kept
+        )
+        by_adapter = self.clustering.by == "adapter" and not self.state.split_by_adapter
+        judged = _Judged(
+            node=node,
+            cluster=asked.cluster,
+            norm=norm,
+            times=norm / asked.length if asked.length else math.inf,
+            seconds=reply.seconds,
+            loss=reply.loss,
+            num_examples=reply.num_examples,
+            bytes_up=reply.adapter.num_bytes,
+            sketch=sketch_adapter(reply.adapter, rank=self.rank_policy.candidates[0])
+            if by_adapter and node not in self.state.sketches
+            else None,
+        )
+        if verdict.odd:
+            folded.odd.append(judged)
+            return
+        if verdict.kept < 1:
+            folded.shortened.append(judged)
+        self._accept(folded, judged, total)
+
+    def _accept(self, folded: _Folded, judged: _Judged, total: int) -> None:
+        """Record a reply that counts."""
+        folded.count += 1
+        if judged.sketch is not None:
+            self.state.sketches[judged.node] = judged.sketch
+        device = self._device(judged.node)
+        device.observed_seconds, device.train_loss = judged.seconds, judged.loss
+        device.num_examples, device.bytes_up = judged.num_examples, judged.bytes_up
+        name = self.state.profiles[judged.node].device
+        reporting.log_reply(judged.node, device, name, done=folded.count, total=total)
+
+    def _settle_odd(self, folded: _Folded, total: int) -> None:
+        """Refuse the absurdly long updates, or let them count, shortened as they are."""
+        if folded.judge.refuses_odd:
+            for judged in folded.odd:
+                self._refuse(judged.node, "train", ReplyError(self._too_long(judged)))
+            return
+        for cluster, mean in folded.odd_means.items():
+            if cluster in folded.means:
+                folded.means[cluster].merge(mean)
+            else:
+                folded.means[cluster] = mean
+        for judged in folded.odd:
+            folded.shortened.append(judged)
+            self._accept(folded, judged, total)
+
+    def _note_shortened(self, shortened: list[_Judged]) -> None:
+        """Say that updates were shortened, and by how much the longest was."""
+        if not shortened:
+            return
+        longest = max(shortened, key=lambda judged: judged.times)
+        self._note(
+            f"{len(shortened)} updates were shortened to norm-limit, that of node {longest.node} "
+            f"most: {self._too_long(longest)}"
+        )
+
+    def _too_long(self, judged: _Judged) -> str:
+        return (
+            f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the local-steps "
+            f"and learning-rate asked for make; norm-limit is {self.rules.norm_limit:g}."
+        )
 
     def new_mean(self) -> AdapterMean:
         """Return an empty mean; what replies of one cluster are folded into."""

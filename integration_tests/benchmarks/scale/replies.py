@@ -13,11 +13,12 @@ from flower_strategy.adapter import AdapterState, LayerShapes, initial_adapter
 from flower_strategy.aggregation import AdapterMean
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.replies import Asked, ReplyRules, read_train_reply
-from flower_strategy.update_norms import update_norm
+from flower_strategy.update_norms import LengthJudge, asked_length, update_norm
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.scale.fleet import trained_adapters
 
 _WARM_UP = 32  # rank of the replies by which every sum becomes as large as it gets
+_EXAMPLES = 32
 
 
 def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int) -> dict[str, Any]:
@@ -52,7 +53,13 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
     held = process.memory_info().rss - before
     found = []
     for rank in common.progress(ranks, "replies"):
-        asked = Asked("cluster-0", initial_adapter(shapes, rank=rank, seed=seed))
+        sent = initial_adapter(shapes, rank=rank, seed=seed)
+        asked = Asked(
+            "cluster-0",
+            sent,
+            _EXAMPLES,
+            asked_length(sent, local_steps=3, learning_rate=2e-3),
+        )
         (adapter,) = trained_adapters(shapes, rank, count=1, seed=seed)
         message = _message(adapter)
         found.append({"rank": rank, **_one_rank(message, asked, mean, max(2, terms // rank))})
@@ -71,9 +78,10 @@ def _one_rank(message: Message, asked: Asked, mean: AdapterMean, count: int) -> 
         begun = time.process_time()
         reply = read_train_reply(message, asked, ReplyRules())
         read = time.process_time()
-        update_norm(asked.adapter, reply.adapter)
+        norm = update_norm(asked.adapter, reply.adapter)
+        kept = LengthJudge(ReplyRules().norm_limit).judge(norm, asked.length).kept
         judged = time.process_time()
-        mean.add(reply.adapter, weight=reply.num_examples)
+        mean.add(reply.adapter, weight=reply.num_examples, sent=asked.adapter, kept=kept)
         folded = time.process_time()
         reading, judging = reading + read - begun, judging + judged - read
         folding += folded - judged
@@ -88,7 +96,9 @@ def _one_rank(message: Message, asked: Asked, mean: AdapterMean, count: int) -> 
 
 
 def _message(adapter: AdapterState) -> Message:
-    metrics = MetricRecord({"num-examples": 32, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0})
+    metrics = MetricRecord(
+        {"num-examples": _EXAMPLES, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0}
+    )
     return Message(
         content=RecordDict({ARRAYS_KEY: adapter.to_arrays(), METRICS_KEY: metrics}),
         message_type=MessageType.TRAIN,
