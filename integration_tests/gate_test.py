@@ -196,6 +196,8 @@ BROKEN: dict[str, tuple[str, Any]] = {
     ),
     "malformed": ("completions", f'{{"prompt": "{MAIL}'.encode()),
     "embeddings": ("embeddings", {"input": MAIL}),
+    "a decision": ("systemone", {"state": MAIL, "questions": {"q": {"type": "bool"}}}),
+    "a route of next year": ("next-year", {"words": MAIL}),
 }
 
 

@@ -3,10 +3,14 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.view import Rewriting, View
+
+# Between what is said and what stands beside it. No form of a value has so many line feeds within,
+# and no detector looks so far for a word that announces one.
+_WALL = "\n" * 64
 
 # Characters on either side of a seam: about twice the longest value of structured data.
 _SEAM = 96
@@ -22,7 +26,7 @@ class Message:
         What is said.
     role : str or None
         Who says it. None for what stands beside the conversation, such as a tool's description:
-        no value goes on from it or in it.
+        it is looked at by itself, and no value goes on from it or in it.
     """
 
     text: str
@@ -30,7 +34,7 @@ class Message:
 
 
 class Conversation:
-    """Messages, joined with a line feed between each two.
+    """Messages, joined with a line feed between each two, and apart from what is beside them.
 
     Parameters
     ----------
@@ -43,13 +47,20 @@ class Conversation:
         The messages.
     text : str
         The joined text.
+    size : int
+        Characters of the messages, without what joins them.
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = tuple(messages)
-        self.text = "\n".join(message.text for message in messages)
-        ends = accumulate(len(message.text) + 1 for message in messages)
-        self._starts = [0, *ends][:-1]
+        gaps = [
+            "\n" if before.role is not None and after.role is not None else _WALL
+            for before, after in pairwise(self.messages)
+        ]
+        pieces = [each.text + gap for each, gap in zip(self.messages, [*gaps, ""], strict=False)]
+        self.text = "".join(pieces)
+        self.size = sum(len(message.text) for message in self.messages)
+        self._starts = [0, *accumulate(map(len, pieces))][:-1]
 
     def seams(self) -> tuple[View, ...]:
         """Return views of the joined text that bring together what stands at its seams.

@@ -71,6 +71,27 @@ def test_nothing_goes_on_from_what_stands_beside_the_conversation() -> None:
     assert GATE.decide(aside).decision is Decision.CLEAR
 
 
+@pytest.mark.parametrize(
+    ("said_last", "beside"),
+    [
+        ("The sum is 4111 1111", "1111 1111"),
+        ("My SSN, you ask?", "536221234"),
+        ("Call me tomorrow", "2125550143"),
+        ("It is am9lLmJsb2dnc0", "BleGFtcGxlLm9yZw=="),
+        ("four one one one one one one one ", "one one one one one one one one"),
+    ],
+)
+def test_what_stands_beside_is_not_joined_to_what_is_said(said_last: str, beside: str) -> None:
+    assert GATE.decide(said(said_last, beside)).decision is Decision.LOCAL
+    apart = [Message(said_last), Message(beside, None), Message(beside, None)]
+    assert GATE.decide(apart).decision is Decision.CLEAR
+
+
+def test_what_stands_beside_is_scanned_by_itself() -> None:
+    verdict = GATE.decide([Message("Hello"), Message(f"to {MAIL}", None)])
+    assert verdict.messages == ((), (Span(3, 3 + len(MAIL), "EMAIL"),))
+
+
 def test_an_ordinary_conversation_is_clear() -> None:
     turns = itertools.cycle(["user", "assistant"])
     texts = ["What is 2400 / 200?", "It is 12.", "And 4 * 23?", "92.", "Thanks!" * 100] * 5
@@ -101,7 +122,12 @@ def test_no_messages_are_clear() -> None:
 def test_spans_are_split_where_messages_meet(texts: list[str], data: st.DataObject) -> None:
     roles = st.sampled_from(["user", "assistant", None])
     conversation = Conversation([Message(text, data.draw(roles)) for text in texts])
-    assert conversation.text == "\n".join(texts)
+    assert "".join(conversation.text.split("\n")) == "".join("".join(texts).split("\n"))
+    assert conversation.size == sum(map(len, texts))
+    assert all(
+        conversation.text[at : at + len(text)] == text
+        for text, at in zip(texts, conversation._starts, strict=True)
+    )
     size = len(conversation.text)
     if size:
         start = data.draw(st.integers(0, size - 1))

@@ -164,7 +164,8 @@ def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdic
     -------
     Verdict
         Never raises for any text or detector. For messages, the spans count from the beginning of
-        the messages joined by line feeds, and `Verdict.messages` has them one by one.
+        the messages joined by line feeds, and `Verdict.messages` has them one by one. What stands
+        beside the conversation (role None) is joined by more of them, and scanned by itself.
     """
     return _Decision(gate if gate is not None else _default()).of(text)
 
@@ -186,7 +187,7 @@ class _Decision:
         conversation = _conversation(text)
         if conversation is None:
             return self._verdict(failures=(Failure("gate", "floe", "not a text"),))
-        refusal = self._refusal(conversation.text)
+        refusal = self._refusal(conversation)
         if refusal is not None:
             return self._verdict(failures=(refusal,))
         spans, failures = self._scan(conversation)
@@ -205,12 +206,12 @@ class _Decision:
             by_message=not isinstance(text, str),
         )
 
-    def _refusal(self, text: str) -> Failure | None:
+    def _refusal(self, conversation: Conversation) -> Failure | None:
         """Say why a text cannot be given to the detectors, if it cannot."""
-        if len(text) > self._gate.max_chars:
+        if conversation.size > self._gate.max_chars:
             return Failure("gate", "floe", "too long")
         try:
-            text.encode()
+            conversation.text.encode()
         except UnicodeEncodeError:
             return Failure("gate", "floe", "invalid Unicode")
         return None

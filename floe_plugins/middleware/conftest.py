@@ -67,6 +67,7 @@ def ask(
     headers: tuple[tuple[bytes, bytes], ...] = (),
     gone_after_s: float | None = None,
     method: str = "POST",
+    root_path: str = "",
 ) -> Reply:
     """Send a request as a server does; the client stays until it has its answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -97,6 +98,7 @@ def ask(
             "path": path,
             "headers": [length, *headers],
             "query_string": b"",
+            "root_path": root_path,
         }
         await gate(scope, receive, send)
         finished.set()

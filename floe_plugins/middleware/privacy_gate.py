@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,14 @@ from floe_plugins.middleware.asgi import (
     with_length,
 )
 from floe_plugins.middleware.cloud import Cloud, CloudReply, CloudSettings
+from floe_plugins.middleware.routes import (
+    BODILESS,
+    asks_for_host_only,
+    is_free_of_text,
+    kept_here,
+    path_of,
+    without_options,
+)
 from floe_plugins.middleware.texts import leaving
 
 logger = logging.getLogger(__name__)
@@ -33,24 +42,15 @@ logger = logging.getLogger(__name__)
 VERDICT_HEADER = b"x-floe-verdict"
 ANSWERED_BY_HEADER = b"x-floe-answered-by"
 
-# Routes whose requests are scanned, and take `vllm_xargs`.
-_TEXT_ROUTES = (
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/v1/chat/completions/batch",
-    "/v1/responses",
-    "/v1/messages",
-    "/invocations",
-)
-# Those of them that a cloud host knows as well.
+# Routes that a cloud host knows as well.
 _CLOUD_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 
-_XARGS = "vllm_xargs"
-_MODE = "floe"
-_HOST_ONLY = "host"
 # Room for long prompts, and for pictures beside them.
 _LARGEST_BODY = 32 * 2**20
 _SERVED = 200
+_JSON = re.compile(
+    rb"application/(?:[\w.-]+\+)?json(?:\s*;\s*(?!charset)[\w-]+=[^;]*|\s*;\s*charset=\"?utf-?8\"?)*\s*;?"
+)
 
 
 @functools.cache
@@ -79,6 +79,9 @@ class PrivacyGate:
     the logits processor decides once more for itself. Where a cloud is configured, a clear request
     is answered there, and so is what redaction leaves of one; if the cloud is down, here.
 
+    Requests to every route are looked at, but for those that have no text for the model. What
+    cannot be read, or cannot be told to stay with the host, is refused.
+
     Parameters
     ----------
     app : callable
@@ -98,9 +101,20 @@ class PrivacyGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        path = _path(scope)
-        if scope["type"] != "http" or scope["method"] != "POST" or path not in _TEXT_ROUTES:
+        if scope["type"] == "websocket":
+            # What goes over it is no body to look at. 1008: against the server's policy.
+            await send({"type": "websocket.close", "code": 1008, "reason": "The privacy gate."})
+            return
+        path = path_of(scope) if scope["type"] == "http" else ""
+        if scope["type"] != "http" or scope["method"] in BODILESS or is_free_of_text(path):
             await self._app(scope, receive, send)
+            return
+        if not _is_plain_json(scope):
+            message = (
+                "The privacy gate reads JSON in UTF-8 without a content-encoding, and no other "
+                "body: this one is not passed on."
+            )
+            await refuse(send, 415, message)
             return
         try:
             content = await read_body(receive, most=_LARGEST_BODY)
@@ -127,7 +141,14 @@ class PrivacyGate:
         try:
             if clear is not None and await self._forwarded(scope, path, clear, replay, send):
                 return
-            own = body if decision == Decision.CLEAR else _kept_here(body)
+            own = body if decision == Decision.CLEAR else kept_here(path, body)
+            if own is None:
+                message = (
+                    f"The privacy gate keeps this request from the expert ({decision}), and this "
+                    "route has no field that says so: use /v1/completions or /v1/chat/completions."
+                )
+                await refuse(send, 400, message)
+                return
             content = json.dumps(own).encode()
             replay.put(content)
             await self._app(with_length(scope, len(content)), replay, send)
@@ -138,16 +159,15 @@ class PrivacyGate:
         self, scope: Scope, path: str, body: Mapping[str, Any], replay: Replay, send: Send
     ) -> bool:
         """Have the cloud answer; False if it has not, and nothing has been sent to the client."""
+        path = path.rstrip("/")
         if self._cloud is None or self._cloud.rests or path not in _CLOUD_ROUTES:
             return False
-        extra = body.get(_XARGS)
-        if isinstance(extra, Mapping) and extra.get(_MODE) == _HOST_ONLY:
+        if asks_for_host_only(body):
             return False
         if not await self._admitted(scope):
             return False
         # What is for this server means nothing to another one.
-        sent = {key: value for key, value in body.items() if key != _XARGS}
-        asking = asyncio.ensure_future(self._answer(path, sent, send))
+        asking = asyncio.ensure_future(self._answer(path, without_options(body), send))
         gone = asyncio.ensure_future(replay.after_body())
         try:
             await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -206,15 +226,12 @@ async def _pass_on(reply: CloudReply, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _path(scope: Scope) -> str:
-    path: str = scope.get("path", "")
-    return path.removeprefix(scope.get("root_path", "")).rstrip("/")
-
-
-def _kept_here(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body with the word that it stays with the host, whatever the client's was."""
-    extra = body.get(_XARGS)
-    # What is no table is left for the server to refuse.
-    if extra is not None and not isinstance(extra, Mapping):
-        return dict(body)
-    return {**body, _XARGS: {**(extra or {}), _MODE: _HOST_ONLY}}
+def _is_plain_json(scope: Scope) -> bool:
+    """Tell whether a body is what it says it is: JSON, neither compressed nor recoded."""
+    for name, value in scope["headers"]:
+        name, value = name.lower(), value.strip().lower()
+        if name == b"content-encoding" and value not in (b"", b"identity"):
+            return False
+        if name == b"content-type" and not _JSON.fullmatch(value):
+            return False
+    return True

@@ -64,7 +64,7 @@ def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert server.bodies == []
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/tokenize", "/v1/audio/transcriptions"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/tokenize", "/v1/responses/r1/cancel"])
 def test_other_routes_pass_untouched(path: str) -> None:
     server = Server()
     raw = b'{"input":   "joe.bloggs@example.org"}'

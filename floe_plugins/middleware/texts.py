@@ -11,7 +11,12 @@ from typing import Any
 from floe_plugins.gate import Decision, Gate, Message, Verdict
 
 # Where the words of a conversation stand; what is in the rest of a body is read too, but by itself.
-_SPOKEN = ("messages", "input", "prompt", "system", "instructions")
+_SPOKEN = (
+    *("messages", "input", "prompt", "system", "instructions"),
+    *("query", "items", "documents", "state"),
+)
+# Where a server takes token ids in the place of words.
+_WORDS_OR_IDS = ("prompt", "input", "query", "items")
 
 # The parts of a conversation that are text, or a frame around text. Any other part is taken for
 # content that cannot be scanned: servers learn new ones.
@@ -29,7 +34,7 @@ _MEDIA = frozenset(
     {
         *("image", "images", "image_url", "image_pil", "image_embeds", "input_image"),
         *("audio", "audio_url", "audio_embeds", "input_audio"),
-        *("video", "video_url", "video_embeds", "input_video"),
+        *("video", "videos", "video_url", "video_embeds", "input_video"),
         *("file", "file_id", "file_data", "file_url", "input_file", "document"),
     }
 )
@@ -39,6 +44,8 @@ _UNREADABLE_KEYS = (
     *("prompt_embeds", "previous_response_id", "conversation", "multi_modal_data"),
     *("prompt_token_ids", "encrypted_content"),
 )
+# At the top of a body: token ids, and media with them.
+_UNREADABLE_AT_TOP = ("token_ids", "content_parts", "features")
 # Where in a part of a conversation further parts stand.
 _PARTS_WITHIN = ("content", "output", "summary")
 
@@ -194,7 +201,10 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _readable(body: Mapping[str, Any]) -> bool:
-    if any(body.get(key) for key in (*_UNREADABLE_KEYS, *_MEDIA)):
+    if any(body.get(key) for key in (*_UNREADABLE_KEYS, *_UNREADABLE_AT_TOP, *_MEDIA)):
+        return False
+    transferred = body.get("kv_transfer_params")
+    if isinstance(transferred, Mapping) and transferred.get("prompt_token_ids"):
         return False
     for key in _SPOKEN:
         # With each value, whether it is a part of the conversation, or data within one.
@@ -209,7 +219,7 @@ def _readable(body: Mapping[str, Any]) -> bool:
                 waiting.extend(
                     (inner, part and name in _PARTS_WITHIN) for name, inner in each.items()
                 )
-            elif isinstance(each, int | float) and key in ("prompt", "input"):
+            elif isinstance(each, int | float) and key in _WORDS_OR_IDS:
                 # Token ids: they say nothing without their tokenizer.
                 return False
     return True

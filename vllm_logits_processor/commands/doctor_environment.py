@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from floe_plugins.extras import install_command, requirements
+from floe_plugins.gate.settings import VARIABLE
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
@@ -44,6 +45,7 @@ def environment_lines() -> list[Line]:
         _floe(),
         _version_line("vllm", "vllm", vllm, VLLM_TESTED, ("serving", "serving-cpu"), "to serve"),
         _runner() if vllm else unknown("runner", "vLLM is not installed"),
+        _front_end(),
         _version_line(
             "flower",
             "flwr",
@@ -96,6 +98,21 @@ def _version_line(
             f"tested were {', '.join(tested)}; look at the first answers, or install one of these",
         )
     return green(check, f"{version}, tested")
+
+
+def _front_end() -> Line:
+    """Look whether requests pass Python, and with it the gate's middleware."""
+    chosen = os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip()
+    if chosen in ("", "0"):
+        return green("front end", "Python, which runs middleware")
+    found = (
+        f"VLLM_USE_RUST_FRONTEND is {chosen!r}: vLLM's Rust front end runs no Python middleware, "
+        "and the gate sees no request; the logits processor decides all the same"
+    )
+    advice = "unset it where --middleware floe_plugins.middleware.PrivacyGate is used"
+    # Who configures the gate for a server's environment wants it in front of that server.
+    configured = bool(os.environ.get(VARIABLE))
+    return red("front end", found, advice) if configured else unknown("front end", found, advice)
 
 
 def _runner() -> Line:

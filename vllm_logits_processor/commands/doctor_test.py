@@ -352,3 +352,24 @@ def test_plugins_are_named(
     assert line.status is Status.RED
     assert "FLOE_LLM_PLUGINS" in line.advice
     forget_plugins()
+
+
+@pytest.mark.parametrize(
+    ("variables", "status"),
+    [
+        ({}, Status.GREEN),
+        ({"VLLM_USE_RUST_FRONTEND": "0"}, Status.GREEN),
+        ({"VLLM_USE_RUST_FRONTEND": "1"}, Status.UNKNOWN),
+        ({"VLLM_USE_RUST_FRONTEND": "1", "FLOE_GATE_CONFIG": "gate.json"}, Status.RED),
+    ],
+)
+def test_a_front_end_without_middleware_is_warned_of(
+    variables: dict[str, str], status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VLLM_USE_RUST_FRONTEND", "FLOE_GATE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    line = doctor_environment._front_end()
+    assert line.status is status
+    assert ("runs no Python middleware" in line.found) == (status is not Status.GREEN)
