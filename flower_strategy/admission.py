@@ -93,6 +93,7 @@ class Admission(Stages):
             self.recluster()
             self._reclustered_in = self._record.round
         self.warn_of_step_size()
+        self.note_noisier(profiles.values())
         if joined := [node for node in self.state.profiles if node in profiles]:
             reporting.log_devices(joined, self.state, self.rank_policy)
         if renamed and self.nodes_to_measure_again(online):
@@ -299,6 +300,16 @@ class Admission(Stages):
             profiled = training_seconds(profile, device.rank, local_steps=steps)
             state.paces[node] = pace.observed(max(trained, 1e-9) / profiled)
         self.assign_ranks()
+
+    def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None:
+        """Note devices whose embeddings have more noise than they were asked for."""
+        asked = self.envelope.embedding.noise
+        more = [p.embedding_noise for p in profiles if p.embedding_noise > asked]
+        if more:
+            self._note(
+                f"{len(more)} devices keep to the noisier task embedding that they have told of "
+                f"the same texts before: noise up to {max(more):g}, asked were {asked:g}"
+            )
 
     def warn_of_step_size(self) -> None:
         """Warn where a device's loss is too rough for the learning rate, by Theorem 1."""

@@ -17,7 +17,7 @@ The output folder::
      "rank": 16,                                  # of every adapter; alpha is the same
      "rank_policy": "deadline", "candidate_ranks": [4, 8, 16, 32], "deadline_seconds": 71.2,
      "training": {"local_steps": 4, ...},         # TrainingSettings
-     "embedding": {"texts": 8, "clip": 0.0, "noise": 0.0, ...},   # EmbeddingSettings
+     "embedding": {"texts": 8, "noise": 0.0, ...},   # EmbeddingSettings
      "clustering": {"by": "embedding", ...},      # ClusteringSettings
      "clusters": [
         {"name": "cluster-0", "adapter": "cluster-0",      # folder, relative to the manifest

@@ -55,8 +55,7 @@ def log_summary(strategy: FloeStrategy) -> None:
         "Clusters": [
             f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
             f"{clustering.smallest} devices",
-            f"Task embedding: {embedding.texts} texts, clip {embedding.clip:g}, noise "
-            f"{embedding.noise:g}",
+            f"Task embedding: {embedding.texts} texts, noise {embedding.noise:g}",
             "Clustered again: "
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],

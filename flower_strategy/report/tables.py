@@ -19,7 +19,6 @@ def headline(run: Run) -> dict[str, Any]:
     after = _loss(run.rounds[-1]) if len(run.rounds) > 1 else None
     devices = [done for entry in run.rounds for done in entry.devices.values()]
     noise = _part(run.manifest, "embedding").get("noise")
-    clip = _part(run.manifest, "embedding").get("clip")
     seconds = [entry.device_seconds for entry in run.rounds if entry.device_seconds is not None]
     return {
         "rounds": sum(entry.number > 0 for entry in run.rounds),
@@ -32,7 +31,6 @@ def headline(run: Run) -> dict[str, Any]:
         "bytes_up": sum(done.bytes_up for done in devices),
         "refused": sum(len(entry.refused) for entry in run.rounds),
         "embedding_noise": number(noise),
-        "embedding_clip": number(clip),
         "server_seconds": sum(entry.seconds or 0.0 for entry in run.rounds),
         "device_seconds": sum(seconds) if seconds else None,
     }
@@ -40,7 +38,7 @@ def headline(run: Run) -> dict[str, Any]:
 
 def tiles(summary: Mapping[str, Any]) -> str:
     """Return the headline as HTML."""
-    left_out, clip = summary["left_out"], summary["embedding_clip"]
+    left_out = summary["left_out"]
     moved = summary["bytes_down"] + summary["bytes_up"]
     noise = summary["embedding_noise"]
     shown = [
@@ -69,7 +67,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
         (
             "Embedding noise",
             "not recorded" if noise is None else "none" if noise == 0 else number_text(noise),
-            f"clipped at {number_text(clip)}" if clip else "not clipped" if clip == 0 else "",
+            "on every number of a mean of unit vectors" if noise else "",
         ),
     ]
     if summary["device_seconds"] is not None:
