@@ -172,6 +172,9 @@ def log_losses(record: RoundRecord, state: RunState) -> None:
 def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Log what was written."""
     logger.info("")
+    if not manifest["clusters"]:
+        logger.info("Wrote manifest and history to %s; there is no adapter.", folder)
+        return
     logger.info("Wrote %d adapters of rank %d:", len(manifest["clusters"]), manifest["rank"])
     log_tree([str(folder / cluster["adapter"]) for cluster in manifest["clusters"]])
 

@@ -43,7 +43,7 @@ class TrainingStage(Admission):
     ) -> list[Message]:
         """Return one message per device that trains: its cluster's adapter at its rank.
 
-        `arrays` is not read: the banks are in ``state``.
+        `arrays` is empty: the banks are in ``state``.
         """
         state = self.state
         chosen = state.sample(
@@ -107,7 +107,7 @@ class TrainingStage(Admission):
         self._fold(waiting, judge, means, accepted, total)
         self.state.norms = accepted or self.state.norms
         self.move_banks(means)
-        return self.state.to_arrays(), self._record.conclude_training()
+        return None, self._record.conclude_training()
 
     def _fold(
         self,
