@@ -16,7 +16,9 @@ _MOST_ROWS = 1000
 def headline(run: Run) -> dict[str, Any]:
     """Return the figures that sum a run up; None where the run does not say."""
     before = _loss(run.rounds[0]) if run.rounds else None
-    after = _loss(run.rounds[-1]) if len(run.rounds) > 1 else None
+    # The last round of a run may have ended without devices.
+    later = [loss for entry in run.rounds[1:] if (loss := _loss(entry)) is not None]
+    after = later[-1] if later else None
     devices = [done for entry in run.rounds for done in entry.devices.values()]
     noise = _part(run.manifest, "embedding").get("noise")
     seconds = [entry.device_seconds for entry in run.rounds if entry.device_seconds is not None]
