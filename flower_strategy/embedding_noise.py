@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from floe_plugins.config_checks import is_number
@@ -35,6 +35,7 @@ from flower_strategy.base_model import BaseModel
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.embedding import EmbeddingSettings, TaskEmbedding, mean_embedding
 from flower_strategy.embedding_answers import Answer, Answers, AnswersError, kept_answers
+from flower_strategy.simulation import NodeConfig
 
 logger = logging.getLogger("flwr")
 
@@ -42,8 +43,6 @@ MIN_NOISE_KEY = "min-embedding-noise"
 ANSWERS_FOLDER = "embedding-answers"
 _MOST_NOISE = 100
 _NODE_KEYS = ("partition-id", "num-partitions")
-
-NodeConfig = Mapping[str, str | int | float | bool]
 
 
 class EmbeddingRefusedError(FloeError, RuntimeError):

@@ -20,12 +20,12 @@ from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.embedding import EmbeddingSettings, mean_embedding
 from flower_strategy.embedding_noise import (
     EmbeddingRefusedError,
-    NodeConfig,
     answers_file,
     device_embedding,
     least_noise,
 )
 from flower_strategy.run_config import RunConfig
+from flower_strategy.simulation import NodeConfig
 
 EXAMPLES = tuple(Example(f"note {number}:", f" {word}") for number, word in enumerate("abcdefghij"))
 DATA = LocalData(train=EXAMPLES, held_out=())
@@ -143,12 +143,14 @@ def test_the_server_s_seed_templates_and_cuts_do_not_change_a_real_node_s_answer
     templates = [{}, {"prompt-template": "{other} says:", "response-template": " {text}"}]
     for seed, most, template in itertools.product(range(20), (4, 12, 60), templates):
         config = RunConfig.from_dict({"seed": seed, "max-examples": most, **template})
-        answers.add(ask(data=load_local_data(config, node), node=node).tobytes())
+        answers.add(ask(data=load_local_data(config, node, simulated=False), node=node).tobytes())
     assert len(answers) == 1
     # A file that has changed by more than half of what was told is another matter.
     file.write_text("\n".join(json.dumps({"text": f"new {n}"}) for n in range(60)), "utf-8")
     config = RunConfig.from_dict({})
-    assert ask(data=load_local_data(config, node), node=node).tobytes() not in answers
+    assert (
+        ask(data=load_local_data(config, node, simulated=False), node=node).tobytes() not in answers
+    )
 
 
 # ------------------------------------------------------------- other texts
