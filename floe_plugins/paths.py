@@ -1,4 +1,4 @@
-"""Where Floe keeps files that can be made again."""
+"""Where Floe keeps files of its own."""
 
 import os
 from pathlib import Path
@@ -19,3 +19,17 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("floe-llm")
+
+
+def state_dir() -> Path:
+    """Return the folder of what cannot be made again; it need not exist yet.
+
+    Returns
+    -------
+    Path
+        ``$FLOE_CACHE_DIR`` if set, else the user's state folder by the conventions of the system
+        (``$XDG_STATE_HOME/floe-llm`` or ``~/.local/state/floe-llm`` on Linux), which nobody
+        empties to gain room.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("floe-llm")

@@ -25,10 +25,12 @@ logger = logging.getLogger("flwr")
 
 _LOOK_AGAIN_SECONDS = 2.0
 _MEASURE_AGAIN_SECONDS = 60.0
+# The history has them all.
+_MOST_REASONS = 20
 
 
 class NoDevicesError(FloeError, RuntimeError):
-    """No device can take part in the run; the message gives every device's reason."""
+    """No device can take part in the run; the message gives the devices' reasons."""
 
 
 class Admission(Stages):
@@ -60,9 +62,12 @@ class Admission(Stages):
         begun, measured = self._record.round > 0, time.monotonic()
         while not self.able_nodes(grid):
             if not begun or time.monotonic() > end:
+                self._note_left_out()
                 reasons = self._record.reasons() + self.state.reasons()
+                more = len(reasons) - _MOST_REASONS
+                named = reasons[:_MOST_REASONS] + ([f"and {more} more"] if more > 0 else [])
                 raise NoDevicesError(
-                    "No device can take part: " + ("; ".join(reasons) or "none is connected.")
+                    "No device can take part: " + ("; ".join(named) or "none is connected.")
                 )
             time.sleep(_LOOK_AGAIN_SECONDS)
             if time.monotonic() > measured + _MEASURE_AGAIN_SECONDS:
@@ -73,6 +78,9 @@ class Admission(Stages):
                 self._silent_since.clear()
                 measured = time.monotonic()
             self.query_profiles(grid, timeout)
+        self._note_left_out()
+
+    def _note_left_out(self) -> None:
         for node, decision in self.state.decisions.items():
             if decision.rank is None:
                 self._record.left_out[node] = decision.reason
@@ -93,6 +101,7 @@ class Admission(Stages):
             self.recluster()
             self._reclustered_in = self._record.round
         self.warn_of_step_size()
+        self.note_noisier(profiles.values())
         if joined := [node for node in self.state.profiles if node in profiles]:
             reporting.log_devices(joined, self.state, self.rank_policy)
         if renamed and self.nodes_to_measure_again(online):
@@ -146,8 +155,8 @@ class Admission(Stages):
     ) -> list[Message]:
         """Return the profile query, one message per node; `refresh` measure themselves anew."""
         candidates = self.rank_policy.candidates
-        ranks = (candidates[0], candidates[-1])
-        cached = [node for node in nodes if node not in refresh]
+        ranks, anew = (candidates[0], candidates[-1]), set(refresh)
+        cached = [node for node in nodes if node not in anew]
         return [
             *self.envelope.profile_query(cached, ranks),
             *self.envelope.profile_query(refresh, ranks, refresh=True),
@@ -208,13 +217,14 @@ class Admission(Stages):
             state.rename({old: new for new, old in back.items()})
             self._note(f"{len(back)} devices came back under other node ids")
         new = [node for node in profiles if node not in state.profiles]
+        again = set(measured)
         for node, profile in profiles.items():
             if node in back:
                 if embeddings_anew:
                     known = state.profiles[node]
                     state.profiles[node] = replace(known, embedding=profile.embedding)
                 continue
-            if node in measured and state.left_since.pop(node, None) is not None:
+            if node in again and state.left_since.pop(node, None) is not None:
                 state.paces.pop(node, None)
             state.profiles[node] = profile
         self.assign_ranks()
@@ -230,7 +240,7 @@ class Admission(Stages):
         Ids of simulated nodes differ from run to run, so a resumed run knows them by what they
         call themselves. Names that several devices give are no names.
         """
-        known = self.state.profiles
+        known, there = self.state.profiles, set(online)
         new = {node: profile for node, profile in profiles.items() if node not in known}
         counts = Counter(profile.identity for profile in new.values())
         before = Counter(profile.identity for profile in known.values())
@@ -240,7 +250,7 @@ class Admission(Stages):
             for node, profile in new.items()
             if profile.identity
             and counts[profile.identity] == before[profile.identity] == 1
-            and homes[profile.identity] not in online
+            and homes[profile.identity] not in there
         }
 
     def assign_ranks(self) -> None:
@@ -284,13 +294,13 @@ class Admission(Stages):
         """Learn from what the round took, then give the ranks of the next one."""
         if not self.participation.rank_correction:
             return
-        state = self.state
+        state, late = self.state, self._record.late_in_training()
         for node, device in self._record.devices.items():
             if device.rank is None or node not in state.profiles:
                 continue
             pace = state.paces.get(node, Pace())
             if device.observed_seconds is None:
-                if self._record.was_late(node):
+                if node in late:
                     state.paces[node] = pace.late()
                 continue
             profile = state.profiles[node]
@@ -299,6 +309,16 @@ class Admission(Stages):
             profiled = training_seconds(profile, device.rank, local_steps=steps)
             state.paces[node] = pace.observed(max(trained, 1e-9) / profiled)
         self.assign_ranks()
+
+    def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None:
+        """Note devices whose embeddings have more noise than they were asked for."""
+        asked = self.envelope.embedding.noise
+        more = [p.embedding_noise for p in profiles if p.embedding_noise > asked]
+        if more:
+            self._note(
+                f"{len(more)} devices keep to the noisier task embedding that they have told of "
+                f"the same texts before: noise up to {max(more):g}, asked were {asked:g}"
+            )
 
     def warn_of_step_size(self) -> None:
         """Warn where a device's loss is too rough for the learning rate, by Theorem 1."""

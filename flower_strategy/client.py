@@ -21,8 +21,8 @@ from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.embedding_noise import noise_seed
+from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.embedding_noise import device_embedding
 from flower_strategy.measuring import TrainingCost, measure_training, training_memory
 from flower_strategy.profile_cache import CostKey, cached_cost
 from flower_strategy.profiles import DeviceProfile
@@ -85,12 +85,10 @@ def profile(
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
     base = load_base_model(settings.model, settings.dtype)
+    how = EmbeddingSettings.from_record(config)
+    embedding = device_embedding(base, data, how, context.node_config)
     device = device or device_of(context, config, memory_bytes=training_memory(base))
     cost = _training_cost(base, data.train, settings, device, config)
-    how = EmbeddingSettings.from_record(config)
-    texts = [example.text for example in data.train]
-    seed = noise_seed(texts, how) if how.noise else None
-    embedding = task_embedding(base, texts, how, seed=seed)
     found = DeviceProfile(
         device=device.name,
         label=data.label if device.simulated else "",
@@ -100,6 +98,7 @@ def profile(
         num_examples=len(data.train),
         embedding=embedding.vector,
         embedding_error=embedding.error,
+        embedding_noise=embedding.noise,
         smoothness=_smoothness(base, data.train, settings, rank=cost.step_ranks[1]),
         **vars(cost),
     )

@@ -99,7 +99,7 @@ def test_the_profile_carries_identity_and_label_of_a_simulated_node(
 
 
 def test_the_settings_of_the_embedding_travel_whole(settings: TrainingSettings) -> None:
-    how = EmbeddingSettings(texts=2, max_length=9, clip=0.5)
+    how = EmbeddingSettings(texts=2, max_length=9)
     envelope = Envelope(training=settings, embedding=how)
     (message,) = envelope.profile_query([77], (2, 8))
     record = message.content.config_records[CONFIG_KEY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -158,7 +159,7 @@ def _closest(features: FloatArray, labels: NDArray[np.int_]) -> float:
 
 
 def _without_small(features: FloatArray, groups: list[int], smallest: int) -> list[int]:
-    sizes = {group: groups.count(group) for group in groups}
+    sizes = Counter(groups)
     large = [group for group, size in sizes.items() if size >= smallest]
     if len(large) == len(sizes):
         return groups

@@ -119,19 +119,12 @@ class DeviceKeys:
     embedding_texts: int = keys.keyed(
         8, keys.integer("Local texts that the task embedding averages over.", low=1, high=100_000)
     )
-    embedding_clip: float = keys.keyed(
-        0.0,
-        keys.number(
-            "Largest length of each text's embedding before averaging; 0 does not clip.",
-            low=0,
-            high=1e6,
-        ),
-    )
     embedding_noise: float = keys.keyed(
         0.0,
         keys.number(
-            "Standard deviation of the Gaussian noise that the device adds to its averaged "
-            "embedding, in units of embedding-clip (or of 1).",
+            "Standard deviation of the Gaussian noise that the device adds to every number of its "
+            "averaged embedding, a mean of vectors of length 1; a device answers with more where "
+            "it has done so before.",
             low=0,
             high=100,
         ),

@@ -17,11 +17,11 @@ from flower_strategy.training import TrainingSettings
 
 @pytest.fixture(scope="session", autouse=True)
 def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep measured profiles out of the user's cache, whose models are still found."""
+    """Keep what devices measure and answer out of the user's folders, whose models are found."""
     folder = tmp_path_factory.mktemp("floe-cache")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("profile_cache", "embedding_noise"):
-            patch.setattr(f"flower_strategy.{module}.cache_dir", lambda: folder)
+        patch.setattr("flower_strategy.profile_cache.cache_dir", lambda: folder)
+        patch.setattr("flower_strategy.embedding_noise.state_dir", lambda: folder)
         yield folder
 
 

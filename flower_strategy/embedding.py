@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ConfigRecord
+from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapter import FloatArray
@@ -30,17 +32,13 @@ class EmbeddingSettings:
         Local texts that are averaged over.
     max_length : int (default: 64)
         Most tokens of each text.
-    clip : float (default: 0.0)
-        Largest length of a text's vector before averaging; 0 does not clip. Every text's vector
-        has length 1 before that.
     noise : float (default: 0.0)
-        Standard deviation of the Gaussian noise added to the average, in units of `clip`, or of 1
-        where nothing is clipped.
+        Standard deviation of the Gaussian noise on every number of the average of the texts'
+        vectors, which have length 1.
     """
 
     texts: int = 8
     max_length: int = 64
-    clip: float = 0.0
     noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -48,7 +46,6 @@ class EmbeddingSettings:
             {
                 "embedding_texts": self.texts,
                 "max_length": self.max_length,
-                "embedding_clip": self.clip,
                 "embedding_noise": self.noise,
             }
         )
@@ -59,7 +56,6 @@ class EmbeddingSettings:
         return EmbeddingSettings(
             texts=config.embedding_texts,
             max_length=config.max_length,
-            clip=config.embedding_clip,
             noise=config.embedding_noise,
         )
 
@@ -87,11 +83,64 @@ class TaskEmbedding:
         Shape (hidden,), unit length.
     error : float
         Standard error of the vector, as a length: what other texts of the same device, and the
-        noise, would move it by. 0 where there is one text only.
+        noise, would move it by. 0 where there is one text only and no noise.
+    noise : float
+        Standard deviation of the noise in it, before it was brought to unit length.
     """
 
     vector: FloatArray
     error: float
+    noise: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class MeanEmbedding:
+    """The mean of some texts' vectors, with the noise that is in it.
+
+    Attributes
+    ----------
+    mean : NDArray[np.float64]
+        Shape (hidden,), not of unit length.
+    count : int
+        Texts that it is the mean of, at least 1.
+    noise : float (default: 0.0)
+        Standard deviation of the Gaussian noise on every number.
+    """
+
+    mean: NDArray[np.float64]
+    count: int
+    noise: float = 0.0
+
+    def blurred(self, noise: float, *, seed: int | None = None) -> MeanEmbedding:
+        """Return the mean with more noise added, so that its noise is `noise` in all.
+
+        What comes out is made of this mean and of chance alone: whoever has seen this one learns
+        nothing from it.
+
+        Parameters
+        ----------
+        noise : float
+            Standard deviation of all noise in the result, not less than what is there.
+        seed : int, optional
+            Seed of the noise, for figures that shall come out again. Without one the system draws
+            it.
+        """
+        added = math.sqrt(max(noise**2 - self.noise**2, 0.0))
+        return MeanEmbedding(self.mean + added * _normal(self.mean.size, seed), self.count, noise)
+
+    def embedding(self) -> TaskEmbedding:
+        """Return the vector of unit length with its error, both of `mean`, `count`, `noise` alone.
+
+        Vectors of unit length whose mean has length m lie 1 - m^2 around it in the mean of their
+        squares. So the error needs no other look at the texts: where there is noise in the mean,
+        it tells nothing that the mean does not tell.
+        """
+        blur = self.noise**2 * self.mean.size
+        squared = float(self.mean @ self.mean)
+        spread = 1.0 - min(max(squared - blur, 0.0), 1.0)
+        variance = (spread / (self.count - 1) if self.count > 1 else 0.0) + blur
+        error = math.sqrt(variance) / max(math.sqrt(squared), 1e-12)
+        return TaskEmbedding(_unit(self.mean), error, self.noise)
 
 
 def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:
@@ -127,14 +176,10 @@ def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) 
     return np.stack(vectors)
 
 
-def task_embedding(
-    base: BaseModel,
-    texts: Sequence[str],
-    settings: EmbeddingSettings,
-    *,
-    seed: int | None = None,
-) -> TaskEmbedding:
-    """Return a device's task embedding; the texts stay here.
+def mean_embedding(
+    base: BaseModel, texts: Sequence[str], settings: EmbeddingSettings
+) -> MeanEmbedding:
+    """Return the mean of the texts' vectors, without noise.
 
     Parameters
     ----------
@@ -143,28 +188,50 @@ def task_embedding(
     texts : Sequence[str]
         Local texts; the first `settings.texts` are used.
     settings : EmbeddingSettings
-        Clipping and noise.
-    seed : int, optional
-        Seed of the noise, secret to the device (`flower_strategy.embedding_noise`). Without one it
-        is drawn from the system.
+        How many texts, and how much of each.
     """
     vectors = embed_texts(base, texts[: settings.texts], max_length=settings.max_length)
-    if settings.clip:
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors * np.minimum(1.0, settings.clip / norms)
-    mean, count = vectors.mean(axis=0), len(vectors)
-    variance = float(np.square(vectors - mean).sum()) / max(count * (count - 1), 1)
-    if settings.noise:
-        scale = settings.noise * (settings.clip or 1.0)
-        mean = mean + np.random.default_rng(seed).normal(scale=scale, size=mean.shape)
-        variance += scale**2 * mean.size
-    length = max(float(np.linalg.norm(mean)), 1e-12)
-    return TaskEmbedding(_unit(mean), math.sqrt(variance) / length)
+    return MeanEmbedding(vectors.mean(axis=0, dtype=np.float64), len(vectors))
+
+
+def task_embedding(
+    base: BaseModel,
+    texts: Sequence[str],
+    settings: EmbeddingSettings,
+    *,
+    seed: int | None = None,
+) -> TaskEmbedding:
+    """Return the task embedding of texts with fresh noise.
+
+    A device answers with `flower_strategy.embedding_noise.device_embedding`, which draws the noise
+    once.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    texts : Sequence[str]
+        Local texts; the first `settings.texts` are used.
+    settings : EmbeddingSettings
+        How many texts, how much of each, and the noise.
+    seed : int, optional
+        Seed of the noise, for figures that shall come out again. Without one the system draws it.
+    """
+    mean = mean_embedding(base, texts, settings)
+    return (mean.blurred(settings.noise, seed=seed) if settings.noise else mean).embedding()
 
 
 def _key(name: str) -> str:
     return _KEY_PREFIX + name.replace("_", "-")
 
 
-def _unit(vector: FloatArray) -> FloatArray:
+def _unit(vector: FloatArray | NDArray[np.float64]) -> FloatArray:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)
+
+
+def _normal(size: int, seed: int | None) -> NDArray[np.float64]:
+    if seed is not None:
+        return np.random.default_rng(seed).normal(size=size)
+    # Not numpy's generator: what it has drawn tells its state, and with it what comes next.
+    system = random.SystemRandom()
+    return np.array([system.gauss(0.0, 1.0) for _ in range(size)])

@@ -22,8 +22,8 @@ class EvaluationStage(Stages):
     ) -> list[Message]:
         """Return one message per device that evaluates: its cluster's adapter, as exported.
 
-        So what is measured is what is exported, also on devices that train at another rank or
-        not at all.
+        `arrays` is empty: the banks are in ``state``. So what is measured is what is exported, also
+        on devices that train at another rank or not at all.
         """
         state, online = self.state, set(grid.get_node_ids())
         fraction = self.participation.fraction_evaluate

@@ -58,6 +58,9 @@ class DeviceProfile:
         Task embedding, shape (hidden,), unit length.
     embedding_error : float
         Standard error of the embedding, see `flower_strategy.embedding.TaskEmbedding`.
+    embedding_noise : float
+        Noise in the embedding, which may be more than was asked for, see
+        `flower_strategy.embedding_noise`.
     smoothness : float
         Estimated smoothness L of the device's loss, see `flower_strategy.theory`; 0 where it was
         not estimated.
@@ -76,6 +79,7 @@ class DeviceProfile:
     num_examples: int
     embedding: FloatArray
     embedding_error: float = 0.0
+    embedding_noise: float = 0.0
     smoothness: float = 0.0
 
     def to_record(self) -> RecordDict:
@@ -93,6 +97,7 @@ class DeviceProfile:
                         "bandwidth": self.bandwidth,
                         "num-examples": self.num_examples,
                         "embedding-error": self.embedding_error,
+                        "embedding-noise": self.embedding_noise,
                         "smoothness": self.smoothness,
                     }
                 ),
@@ -131,6 +136,7 @@ class DeviceProfile:
                 num_examples=_whole(numbers, "num-examples"),
                 embedding=embedding.astype(np.float32),
                 embedding_error=_real(numbers, "embedding-error"),
+                embedding_noise=_real(numbers, "embedding-noise"),
                 smoothness=_real(numbers, "smoothness"),
             )
         except KeyError as error:
@@ -160,6 +166,8 @@ class DeviceProfile:
             )
         if not 0 <= self.embedding_error < 1e6:
             raise ProfileError(f"embedding-error is {self.embedding_error}; 0 to 1e6 is accepted.")
+        if not 0 <= self.embedding_noise < 1e6:
+            raise ProfileError(f"embedding-noise is {self.embedding_noise}; 0 to 1e6 is accepted.")
         norm = float(np.linalg.norm(self.embedding))
         if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
             raise ProfileError(

@@ -134,9 +134,9 @@ class RoundRecord:
         observed = [device.observed_seconds for device in self.devices.values()]
         return max((seconds for seconds in observed if seconds is not None), default=0.0)
 
-    def was_late(self, node: int) -> bool:
-        """Return whether a node did not send its trained adapter in time."""
-        return any(r.late and r.stage == "train" and r.node == node for r in self.refused)
+    def late_in_training(self) -> set[int]:
+        """Return the nodes that did not send their trained adapters in time."""
+        return {r.node for r in self.refused if r.late and r.stage == "train"}
 
     def reasons(self) -> list[str]:
         """Return every reason of refusals as one phrase, with the nodes that it is of."""

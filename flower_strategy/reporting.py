@@ -55,8 +55,7 @@ def log_summary(strategy: FloeStrategy) -> None:
         "Clusters": [
             f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
             f"{clustering.smallest} devices",
-            f"Task embedding: {embedding.texts} texts, clip {embedding.clip:g}, noise "
-            f"{embedding.noise:g}",
+            f"Task embedding: {embedding.texts} texts, noise {embedding.noise:g}",
             "Clustered again: "
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],
@@ -173,6 +172,9 @@ def log_losses(record: RoundRecord, state: RunState) -> None:
 def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Log what was written."""
     logger.info("")
+    if not manifest["clusters"]:
+        logger.info("Wrote manifest and history to %s; there is no adapter.", folder)
+        return
     logger.info("Wrote %d adapters of rank %d:", len(manifest["clusters"]), manifest["rank"])
     log_tree([str(folder / cluster["adapter"]) for cluster in manifest["clusters"]])
 

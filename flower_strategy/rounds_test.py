@@ -17,6 +17,7 @@ from flower_strategy.checkpoint import load_checkpoint, save_checkpoint
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.profiles import EMBEDDING_KEY, PROFILE_KEY
+from flower_strategy.report.page import write_report
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history
 
@@ -286,7 +287,13 @@ def test_a_run_whose_devices_do_not_come_back_ends_with_what_it_has(
     with pytest.raises(NoDevicesError, match="No device can take part"):
         run(run_config, between=between)
     folder = Path(str(run_config["output"]))
-    assert [record["round"] for record in load_history(folder)["rounds"]] == [0, 1]
+    rounds = load_history(folder)["rounds"]
+    assert [record["round"] for record in rounds] == [0, 1, 2]
+    assert rounds[2]["notes"][-1].startswith("No device can take part")
+    # The report has the loss of the last round that measured one.
+    shown = write_report(folder)["headline"]
+    assert shown["loss_after"] is not None
+    assert shown["rounds"] == 2
     assert load_checkpoint(folder).round == 1
 
 

@@ -13,7 +13,6 @@ from flower_strategy.adapter import AdapterState, FloatArray
 from flower_strategy.clustering import (
     Cluster,
     ClusteringSettings,
-    centroid,
     cluster_devices,
     nearest,
 )
@@ -76,13 +75,25 @@ class RunState:
         if not self.clusters:
             self.recluster(settings)
             return
+        if not nodes:
+            return
+        # Sums go along: the mean over all members, for each of them anew, would be quadratic.
+        members = [list(cluster.members) for cluster in self.clusters]
+        sums = [
+            np.sum([self.profiles[member].embedding for member in own], axis=0, dtype=np.float64)
+            for own in members
+        ]
+        middles = np.stack([cluster.centroid for cluster in self.clusters])
         for node in nodes:
-            home = nearest(self.profiles[node].embedding, self.clusters)
-            members = tuple(sorted((*home.members, node)))
-            middle = centroid(self.profiles[member].embedding for member in members)
-            self.clusters[self.clusters.index(home)] = replace(
-                home, members=members, centroid=middle
-            )
+            embedding = self.profiles[node].embedding
+            home = int(np.argmax(middles @ embedding))
+            members[home].append(node)
+            sums[home] = sums[home] + embedding
+            middles[home] = sums[home] / max(float(np.linalg.norm(sums[home])), 1e-12)
+        self.clusters = [
+            replace(cluster, members=tuple(sorted(own)), centroid=middle.copy())
+            for cluster, own, middle in zip(self.clusters, members, middles, strict=True)
+        ]
 
     def recluster(
         self, settings: ClusteringSettings, *, features: Mapping[int, FloatArray] | None = None
@@ -101,7 +112,7 @@ class RunState:
             nearest centroid.
         """
         before = {node: cluster.name for cluster in self.clusters for node in cluster.members}
-        known = [node for node in self.profiles if features is None or node in features]
+        known = {node: None for node in self.profiles if features is None or node in features}
         old = self.clusters
         self.clusters = cluster_devices(
             {node: self.profiles[node].embedding for node in known},
@@ -150,7 +161,10 @@ class RunState:
     # ---------------------------------------------------------------- devices
 
     def pace(self) -> dict[int, float]:
-        """Return node -> how many times longer than profiled its training takes."""
+        """Return node -> how many times longer than profiled its training takes.
+
+        It is made anew at each call; for one node there is `paces`.
+        """
         return {node: pace.factor for node, pace in self.paces.items()}
 
     def reasons(self) -> list[str]:

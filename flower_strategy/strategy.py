@@ -40,7 +40,7 @@ from flower_strategy.checkpoint import (
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.evaluation_stage import EvaluationStage
-from flower_strategy.export import export_run
+from flower_strategy.export import export_run, set_aside_result
 from flower_strategy.messages import Envelope
 from flower_strategy.rank_policies import policy_from_config
 from flower_strategy.ranks import RankPolicy
@@ -206,7 +206,8 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         Raises
         ------
         NoDevicesError
-            No device can take part. What earlier rounds made is exported first.
+            No device can take part. What earlier rounds made is exported first; the reason is
+            among the notes of the last round in ``history.json``.
         ConfigError
             The initial adapter has too small a rank, the checkpoint to resume from is not of such
             a run, or the output folder cannot be written, or is another run's.
@@ -219,7 +220,10 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             self.state, finished = self._begin(initial_arrays)
             train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
-            result = Result(arrays=self.state.to_arrays())
+            result = Result()
+            # The banks are in the state. To write them out for those who do not read them would
+            # take as long as sending them to a device.
+            none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
                 started = time.monotonic()
                 reporting.log_round(server_round, num_rounds)
@@ -228,31 +232,40 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                     self._first_record = self._record
                 try:
                     self.admit(grid, timeout)
-                except NoDevicesError:
-                    if server_round:
-                        self.export()  # what the rounds so far have made is not lost
+                except NoDevicesError as error:
+                    self._end_without_devices(error, seconds=time.monotonic() - started)
                     raise
                 self.state.history.append(self._record)
-                arrays = self.state.to_arrays()
                 if server_round:
-                    messages = self.configure_train(server_round, arrays, train_config, grid)
+                    messages = self.configure_train(server_round, none, train_config, grid)
                     replies = self.receive(grid, messages, timeout, stage="train")
-                    moved, metrics = self.aggregate_train(server_round, replies)
-                    arrays = moved or arrays
+                    _, metrics = self.aggregate_train(server_round, replies)
                     result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
-                messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
+                messages = self.configure_evaluate(server_round, none, evaluate_config, grid)
                 replies = self.receive(grid, messages, timeout, stage="evaluate")
                 evaluated = self.aggregate_evaluate(server_round, replies)
                 result.evaluate_metrics_clientapp[server_round] = evaluated or MetricRecord()
-                if evaluate_fn and (found := evaluate_fn(server_round, arrays)) is not None:
-                    result.evaluate_metrics_serverapp[server_round] = found
-                result.arrays = arrays
+                if evaluate_fn is not None:
+                    found = evaluate_fn(server_round, self.state.to_arrays())
+                    if found is not None:
+                        result.evaluate_metrics_serverapp[server_round] = found
                 self._record.seconds = time.monotonic() - started
                 reporting.log_losses(self._record, self.state)
                 self.prepare_next_round(server_round)
                 self.save(server_round)
             self.export()
+            result.arrays = self.state.to_arrays()
             return result
+
+    def _end_without_devices(self, error: NoDevicesError, *, seconds: float) -> None:
+        """Export what the rounds so far have made, and why there is no further one."""
+        self._record.seconds = seconds
+        self._record.notes.append(str(error))
+        self.state.history.append(self._record)
+        if self.output is not None and self._record.round == 0:
+            # Nothing was made yet; what an earlier run has left in the folder is not lost.
+            set_aside_result(self.output)
+        self.export()
 
     def prepare_next_round(self, server_round: int) -> None:
         """Correct the paces, and split the clusters once there are adapters to split by."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import FloeStrategy, RunConfig
+from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes, load_base_model
@@ -16,8 +16,10 @@ from flower_strategy.choosing import choose_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.profiles import EMBEDDING_KEY
+from flower_strategy.report.page import write_report
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
+from flower_strategy.state import RunState
 
 
 def run(
@@ -297,12 +299,82 @@ def test_a_node_that_goes_away_is_not_asked(run_config: dict[str, ConfigValue]) 
 def test_without_any_device_the_run_ends_with_every_reason(
     run_config: dict[str, ConfigValue],
 ) -> None:
+    output = Path(str(run_config["output"]))
+
+    def last_round() -> dict[str, Any]:
+        write_report(output)
+        (only,) = load_history(output)["rounds"]
+        return dict(only)
+
     with pytest.raises(NoDevicesError, match=r"nodes 100, 101: Run configuration data='nowhere"):
         run({**run_config, "data": "nowhere.jsonl"}, nodes=2)
+    record = last_round()
+    assert "nodes 100, 101: Run configuration data='nowhere.jsonl'" in record["notes"][-1]
+    assert load_manifest(output)["clusters"] == []
+    assert sorted(refusal["node"] for refusal in record["refused"]) == ["100", "101"]
     with pytest.raises(NoDevicesError, match=r"node 100: rank 2 needs .* the deadline is 0\.0 s"):
         run({**run_config, "round-deadline": 0.0001}, nodes=2)
+    record = last_round()
+    assert "No device can take part: node 100: rank 2 needs" in record["notes"][-1]
+    assert list(record["left_out"]) == ["100", "101"]
+    assert [device["rank"] for device in load_manifest(output)["devices"]] == [None, None]
+    # What an earlier run has left in the folder is still there.
+    assert "nowhere.jsonl" in (output / "history.json.previous").read_text("utf-8")
     with pytest.raises(NoDevicesError, match="none is connected"):
         run(run_config, nodes=0)
+    assert last_round()["notes"][-1] == "No device can take part: none is connected."
+
+
+def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
+    run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
+) -> None:
+    own = {"partition-id": 0, "num-partitions": 1, "simulated": True, "min-embedding-noise": 0.5}
+    grid = LocalGrid(run_config, 1, node_configs=[own])
+    said = "embedding-noise=0 is below this device's min-embedding-noise=0.5"
+    with pytest.raises(NoDevicesError, match=said):
+        start_run(run_config, grid)
+    assert f"node 100: {said}" in load_history(str(run_config["output"]))["rounds"][0]["notes"][0]
+    assert said in log.text
+
+
+def test_noise_that_was_told_before_stays_and_is_noted(
+    run_config: dict[str, ConfigValue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flower_strategy.embedding_noise.state_dir", lambda: tmp_path / "state")
+    once = {**run_config, "rounds": 1, "local-steps": 1}
+    told = [
+        run({**once, "embedding-noise": noise, "embedding-texts": texts}, nodes=2)[0].state
+        for noise, texts in ((0.3, 8), (0.0, 3))
+    ]
+    for node, profile in told[0].profiles.items():
+        later = told[1].profiles[node]
+        np.testing.assert_array_equal(later.embedding, profile.embedding)
+        assert later.embedding_noise == 0.3
+    said = [[note for note in each.history[0].notes if "noisier" in note] for each in told]
+    assert said[0] == []
+    (note,) = said[1]
+    assert note.startswith("2 devices keep to the noisier task embedding")
+    assert note.endswith("noise up to 0.3, asked were 0")
+
+
+def test_banks_are_written_out_for_those_who_read_them_alone(
+    run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    whole = RunState.to_arrays
+
+    def counted(state: RunState) -> ArrayRecord:
+        written.append(len(state.history))
+        return whole(state)
+
+    monkeypatch.setattr(RunState, "to_arrays", counted)
+    strategy = FloeStrategy.from_config(RunConfig.from_dict(run_config))
+    result = strategy.start(
+        LocalGrid(run_config, 2), make_initial_arrays(strategy), num_rounds=2, timeout=5
+    )
+    # At the end, for the result.
+    assert written == [3]
+    assert any(key.endswith("lora_B") for key in result.arrays)
 
 
 def test_a_small_initial_adapter_is_refused(run_config: dict[str, ConfigValue]) -> None:

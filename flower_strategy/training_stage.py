@@ -63,7 +63,7 @@ class TrainingStage(Admission):
     ) -> list[Message]:
         """Return one message per device that trains: its cluster's adapter at its rank.
 
-        `arrays` is not read: the banks are in ``state``.
+        `arrays` is empty: the banks are in ``state``.
         """
         state = self.state
         chosen = state.sample(
@@ -134,7 +134,7 @@ class TrainingStage(Admission):
         self._settle_odd(folded, total)
         self._note_shortened(folded.shortened)
         self.move_banks(folded.means)
-        return self.state.to_arrays(), self._record.conclude_training()
+        return None, self._record.conclude_training()
 
     def _fold(
         self, folded: _Folded, node: int, asked: Asked, reply: TrainReply, total: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,8 @@ def load_local_data(config: RunConfig, node_config: NodeConfig, *, simulated: bo
         examples = [
             example for path in files.values() for example in read_examples(path, template=template)
         ]
-        return hold_out(_drawn(examples, config), fraction=config.held_out)
+        drawn = hold_out(_drawn(examples, config), fraction=config.held_out)
+        return replace(drawn, source=tuple(examples))
     if simulated:
         source = Source(config.data, key="Run configuration data")
     elif "data" in node_config:
@@ -79,7 +80,13 @@ def load_local_data(config: RunConfig, node_config: NodeConfig, *, simulated: bo
             "data that several nodes can read."
         )
     partition_id, num_partitions = partition_of(node_config)
-    return source.share(config, partition_id=partition_id, num_partitions=num_partitions)
+    return source.share(
+        config,
+        partition_id=partition_id,
+        num_partitions=num_partitions,
+        # The server's seed deals the shares out: a real node's answers go by all that it can read.
+        keep_all=not simulated,
+    )
 
 
 def check_shared_data(config: RunConfig, *, num_partitions: int) -> None:
@@ -115,8 +122,10 @@ class Source:
     data: str
     key: str
 
-    def share(self, config: RunConfig, *, partition_id: int, num_partitions: int) -> LocalData:
-        """Return one node's share.
+    def share(
+        self, config: RunConfig, *, partition_id: int, num_partitions: int, keep_all: bool = False
+    ) -> LocalData:
+        """Return one node's share, with `keep_all` beside all that it is a share of.
 
         Raises
         ------
@@ -131,9 +140,11 @@ class Source:
                 template=_template(config),
                 key=self.key,
             )
-            return hold_out(_drawn(examples, config), fraction=config.held_out, label=self.data)
+            drawn = hold_out(_drawn(examples, config), fraction=config.held_out, label=self.data)
+            return replace(drawn, source=tuple(examples)) if keep_all else drawn
+        tasks = self._tasks(config)
         examples, label = partition(
-            self._tasks(config),
+            tasks,
             partition_id=partition_id,
             num_partitions=num_partitions,
             mix=config.mix,
@@ -141,7 +152,9 @@ class Source:
             seed=config.seed,
             max_examples=config.max_examples,
         )
-        return hold_out(examples, fraction=config.held_out, label=label)
+        own = hold_out(examples, fraction=config.held_out, label=label)
+        every = (example for task in tasks.values() for example in task) if keep_all else ()
+        return replace(own, source=tuple(every))
 
     def check(self, config: RunConfig, *, num_partitions: int) -> None:
         """Check that every node would get a share that it can train and be measured on.

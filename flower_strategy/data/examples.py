@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,24 @@ class Example:
     response : str
         What it shall continue with; the loss is measured on this part alone. It begins with the
         white space that separates the two.
+    row : bytes (default: b"")
+        Hash of the row that it was made of, where there was one. It stays the same under every
+        template, which the server chooses.
     """
 
     prompt: str
     response: str
+    row: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def text(self) -> str:
         """Prompt and response as one text."""
         return self.prompt + self.response
+
+    @property
+    def origin(self) -> bytes:
+        """What tells it from other examples, whatever the server made of its row."""
+        return self.row or self.text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,19 @@ class LocalData:
         Examples to measure the loss on, never trained on.
     label : str (default: "")
         Name of the node's main task, for reports of simulated runs.
+    source : tuple[Example, ...] (default: ())
+        All that the device holds, where the server's settings choose which of it take part, such
+        as ``seed`` and ``max-examples``. With noise on the task embedding a device that still
+        holds the texts of its last answer repeats that answer, see
+        `flower_strategy.embedding_noise`. Empty where `train` and `held_out` are all there is.
     """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
     label: str = ""
+    source: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def everything(self) -> tuple[Example, ...]:
+        """All examples that the device holds."""
+        return self.source or (*self.train, *self.held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,11 @@ class Template:
                     "or a number is needed"
                 )
         try:
-            example = Example(self.prompt.format_map(row), self.response.format_map(row))
+            example = Example(
+                self.prompt.format_map(row),
+                self.response.format_map(row),
+                row=hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()[:16],
+            )
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise ValueError(f"the template does not fit the row ({error})") from error
         if not example.response.strip():

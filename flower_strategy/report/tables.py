@@ -16,10 +16,11 @@ _MOST_ROWS = 1000
 def headline(run: Run) -> dict[str, Any]:
     """Return the figures that sum a run up; None where the run does not say."""
     before = _loss(run.rounds[0]) if run.rounds else None
-    after = _loss(run.rounds[-1]) if len(run.rounds) > 1 else None
+    # The last round of a run may have ended without devices.
+    later = [loss for entry in run.rounds[1:] if (loss := _loss(entry)) is not None]
+    after = later[-1] if later else None
     devices = [done for entry in run.rounds for done in entry.devices.values()]
     noise = _part(run.manifest, "embedding").get("noise")
-    clip = _part(run.manifest, "embedding").get("clip")
     seconds = [entry.device_seconds for entry in run.rounds if entry.device_seconds is not None]
     return {
         "rounds": sum(entry.number > 0 for entry in run.rounds),
@@ -32,7 +33,6 @@ def headline(run: Run) -> dict[str, Any]:
         "bytes_up": sum(done.bytes_up for done in devices),
         "refused": sum(len(entry.refused) for entry in run.rounds),
         "embedding_noise": number(noise),
-        "embedding_clip": number(clip),
         "server_seconds": sum(entry.seconds or 0.0 for entry in run.rounds),
         "device_seconds": sum(seconds) if seconds else None,
     }
@@ -40,7 +40,7 @@ def headline(run: Run) -> dict[str, Any]:
 
 def tiles(summary: Mapping[str, Any]) -> str:
     """Return the headline as HTML."""
-    left_out, clip = summary["left_out"], summary["embedding_clip"]
+    left_out = summary["left_out"]
     moved = summary["bytes_down"] + summary["bytes_up"]
     noise = summary["embedding_noise"]
     shown = [
@@ -69,7 +69,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
         (
             "Embedding noise",
             "not recorded" if noise is None else "none" if noise == 0 else number_text(noise),
-            f"clipped at {number_text(clip)}" if clip else "not clipped" if clip == 0 else "",
+            "on every number of a mean of unit vectors" if noise else "",
         ),
     ]
     if summary["device_seconds"] is not None:

@@ -26,6 +26,7 @@ STAGES = (
     "evaluation",
     "next ranks",
     "checkpoint",
+    "export",
 )
 
 SHAPES = {

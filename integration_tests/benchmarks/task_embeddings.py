@@ -30,7 +30,7 @@ from integration_tests.benchmarks import common
 from integration_tests.benchmarks.task_embeddings_texts import read_tasks
 
 DEFAULT_MODEL = "embedded:smollm2-135m-instruct"
-NOISES = (0.0, 0.01, 0.05)
+NOISES = (0.0, 0.002, 0.005, 0.01, 0.05)
 _MOST = 6
 
 
@@ -128,7 +128,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "model": options.model,
         "seed": options.seed,
         "texts": options.texts,
-        "clip": options.clip,
         "tasks": list(tasks),
         "nodes": [{"name": node.name, "task": node.task, "mixed": node.mixed} for node in nodes],
         "levels": [{"noise": noise, **judge(nodes, embedded[noise])} for noise in options.noise],
@@ -187,8 +186,6 @@ def _embed(
     how = EmbeddingSettings(
         texts=options.texts,
         max_length=options.max_length,
-        # Without noise nothing is clipped: that is what a run does by default.
-        clip=options.clip if noise else 0.0,
         noise=noise,
     )
     # On a device the seed is secret; here it makes the figures come out again.
@@ -291,7 +288,7 @@ def _wrong(labels: Sequence[int], tasks: Sequence[str]) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = common.parser(
         "Cosines between the task embeddings of nodes, and how well clusters match the tasks, with "
-        "and without clipping and noise on the device."
+        "and without noise on the device."
     )
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="base model (%(default)s)")
@@ -305,20 +302,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--mixed", type=int, default=3, help="nodes with texts of other tasks (%(default)s)")
     add("--share", type=float, default=0.2, help="share of these texts (%(default)s)")
     add("--max-length", type=int, default=64, help="tokens of a text (%(default)s)")
-    add("--clip", type=float, default=1.0, help="length that vectors are cut to (%(default)s)")
     add(
         "--noise",
         type=float,
         nargs="+",
         default=NOISES,
-        help="standard deviations of the noise, in units of --clip (0 0.01 0.05)",
+        help="standard deviations of the noise (" + " ".join(map(str, NOISES)) + ")",
     )
     add("--seed", type=int, default=0, help="of texts and noise (%(default)s)")
     options = parser.parse_args(arguments)
     if options.nodes < 4 or options.texts < 2 or not 0 <= options.mixed <= options.nodes:
         parser.error("--nodes is at least 4, --texts at least 2, --mixed from 0 to --nodes")
-    if min(options.noise) < 0 or options.clip <= 0 or not 0 < options.share < 1:
-        parser.error("--noise is at least 0, --clip above 0, --share between 0 and 1")
+    if min(options.noise) < 0 or not 0 < options.share < 1:
+        parser.error("--noise is at least 0, --share between 0 and 1")
     return options
 
 

@@ -18,7 +18,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
     figure, (seconds, memory, replies, streams) = new_figure(columns=2, rows=2, size=_SIZE)
     runs = values["runs"]
     devices = [run["devices"] for run in runs]
-    stages = ("replies", "clustering", "sending", "evaluation")
+    stages = ("replies", "clustering", "sending", "evaluation", "export")
     lines(seconds, devices, {name: [run["seconds"][name] for run in runs] for name in stages})
     seconds.set_yscale("log")
     seconds.legend(fontsize=9, framealpha=0.5)

@@ -27,7 +27,7 @@ def rows(values: Values) -> list[list[Any]]:
                 run["bytes_up"] / 1e6,
             ]
         )
-        for stage in ("clustering", "replies"):
+        for stage in ("clustering", "replies", "export"):
             seconds = run["seconds"][stage]
             peak = run["peak_mib"].get(stage)
             cells = ["" if peak is None else f"{peak:.0f}", "", ""]
@@ -128,7 +128,7 @@ def _federated(values: Values) -> list[str]:
         f"{(last['checkpoint_state_bytes'] + 99 * last['history_bytes_per_round']) / 1e6:.0f} MB, "
         "written anew after each."
     )
-    for stage in ("sending", "replies"):
+    for stage in ("sending", "replies", "export"):
         if said := _growth(runs, stage):
             found.append(f"Stage '{stage}':{said}")
     return found

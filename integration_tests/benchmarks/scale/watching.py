@@ -128,6 +128,10 @@ class WatchedStrategy(FloeStrategy):
         with self.watch.stage("next ranks"):
             super().prepare_next_round(server_round)
 
+    def export(self) -> None:
+        with self.watch.stage("export"):
+            super().export()
+
     def save(self, server_round: int) -> None:
         with self.watch.stage("checkpoint"):
             super().save(server_round)
