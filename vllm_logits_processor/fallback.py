@@ -82,13 +82,15 @@ class Fallback:
         self.ended = False
         self._rests_until: float | None = None
         self._lost = False
-        self._counted = False
+        self._counted = self._worked = False
         self._in_a_row = 0
-        self._said: dict[str, _Said] = {}
+        self._logged: dict[str, _Said] = {}
 
     def next_step(self) -> None:
         """Begin a step."""
-        self._lost = self._counted = False
+        if self._worked and not self._lost:
+            self._in_a_row = 0
+        self._lost = self._counted = self._worked = False
         if self._rests_until is not None and self._clock() >= self._rests_until:
             self._rests_until, self._in_a_row = None, 0
             self._tell_fusing(fusing=True)
@@ -127,8 +129,7 @@ class Fallback:
         except FloeError:
             raise
         except Exception as error:  # noqa: BLE001 - what nobody foresaw; see the module.
-            self._lost = True
-            self.note(error, stage=stage)
+            self.lose(error, stage=stage)
         if undo is not None:
             self.aside(undo, stage=stage)
         return otherwise
@@ -156,15 +157,23 @@ class Fallback:
         return True
 
     def worked(self) -> None:
-        """Note that the step has fused, or has found that it need not: no fault has come back."""
-        if not self._lost:
-            self._in_a_row = 0
+        """Note that the step has decided about a request; unless it is lost later, none is lost."""
+        self._worked = True
 
-    def note(self, error: BaseException, *, stage: str) -> None:
-        """Count and log a fault; end fusion, or let it rest, if it has come back."""
+    def lose(self, error: BaseException, *, stage: str) -> None:
+        """Count the present step as lost to a fault that was caught elsewhere."""
+        self._lost = True
+        self.note(error, stage=stage)
+
+    def said(self, error: BaseException, *, stage: str) -> None:
+        """Log and count a fault without drawing anything from it."""
         if self.told is not None:
             self.told.observe_fault(stage=stage, reason=type(error).__name__)
         self._log(error, stage)
+
+    def note(self, error: BaseException, *, stage: str) -> None:
+        """Count and log a fault; end fusion, or let it rest, if it has come back."""
+        self.said(error, stage=stage)
         if self.ended or self._counted:
             return
         self._counted = True
@@ -192,13 +201,13 @@ class Fallback:
     def _log(self, error: BaseException, stage: str) -> None:
         """Say where a fault came from, once in a while for each place."""
         places, now = _places(error), self._clock()
-        kind = f"{type(error).__name__} in {places}" if len(self._said) < _MOST_KINDS else stage
-        said = self._said.get(kind)
+        kind = f"{type(error).__name__} in {places}" if len(self._logged) < _MOST_KINDS else stage
+        said = self._logged.get(kind)
         if said is not None and now - said.at < _QUIET_S:
             said.since += 1
             return
         again = f" It came {said.since} more times since it was last said." if said else ""
-        self._said[kind] = _Said(now)
+        self._logged[kind] = _Said(now)
         logger.error(
             "A fault costs one step, which the host decides alone (%s): %s in %s.%s%s",
             stage,
