@@ -24,7 +24,8 @@ class IdleWatch:
         self._method = WeakMethod(method)
         self._every_s = every_s
         self._stopped = threading.Event()
-        threading.Thread(target=self._watch, name="floe-idle", daemon=True).start()
+        self.thread = threading.Thread(target=self._watch, name="floe-idle", daemon=True)
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread, soon."""

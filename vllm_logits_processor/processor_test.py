@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, build_logitsprocs
 
 from vllm_logits_processor import FloeLogitsProcessor
-from vllm_logits_processor.alignment.reweigh import Aligned
+from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
 from vllm_logits_processor.experts.reply import ExpertError
@@ -240,24 +241,28 @@ def test_a_fault_that_comes_back_ends_fusion_and_all_streams(
     assert changed_rows(processor) == []
 
 
-def test_departed_streams_hold_nothing_of_their_step(processor: FloeLogitsProcessor) -> None:
-    rows = range(4)
-    processor.update_state(batch(added=[added(row, b"The", []) for row in rows]))
+def test_departed_streams_hold_nothing_of_their_step(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Aligned]] = []
+
+    def noted(*arguments: Any) -> Aligned:
+        aligned = align(*arguments)
+        made.append(weakref.ref(aligned))
+        return aligned
+
+    monkeypatch.setattr("vllm_logits_processor.engine.align", noted)
+    processor.update_state(batch(added=[added(row, b"The", []) for row in range(4)]))
     processor.apply(some_logits(4))
-    streams = [stream_in(processor, row) for row in rows]
+    streams = [stream_in(processor, row) for row in range(4)]
     processor.update_state(batch(removed=[1, 2, 3]))
-    for stream in streams[1:]:
+    assert [each() for each in made] == [None]
+    for stream in streams:
         (weighed,) = stream._weighed
-        arrays = [weighed.factors.experts, weighed.factors.groups]
-        arrays += [weighed.factors.tokens, weighed.factors.factors]
+        factors = weighed.factors
+        arrays = [factors.experts, factors.groups, factors.tokens, factors.factors]
         assert all(array.base is None for array in arrays)
         assert sum(array.nbytes for array in arrays) < 1000
-    assert not any(isinstance(each, Aligned) and each.groups.sizes.shape[0] == 4 for each in held())
-
-
-def held() -> list[object]:
-    gc.collect()
-    return gc.get_objects()
 
 
 def test_the_engine_is_closed_with_its_processor(
