@@ -29,24 +29,6 @@ def variables(folder: Path) -> dict[str, str]:
     }
 
 
-def warm_up_as_a_gpu() -> None:
-    """Have the CPU's worker run vLLM's warm-up of the V2 kernels, as workers of GPUs do."""
-    from vllm.v1.worker.cpu_worker import CPUWorker
-    from vllm.v1.worker.gpu.warmup import run_mixed_prefill_decode_warmup, warmup_kernels
-
-    before = CPUWorker.compile_or_warm_up_model
-
-    def compile_or_warm_up_model(self: Any) -> Any:
-        done = before(self)
-        run_mixed_prefill_decode_warmup(
-            self.model_runner, self.execute_model, self.sample_tokens, 8
-        )
-        warmup_kernels(self.model_runner, self.execute_model, self.sample_tokens)
-        return done
-
-    CPUWorker.compile_or_warm_up_model = compile_or_warm_up_model
-
-
 def activate() -> None:
     """Make Triton say that it has a backend for the CPU, and mend its interpreter."""
     _name_distribution()

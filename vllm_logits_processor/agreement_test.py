@@ -100,7 +100,7 @@ for step, (cells, poor, unready) in enumerate(STEPS):
     header = torch.empty
     short[0] = poor == rank
     # The header is a tensor of its own; only what grows with the cells is to fail.
-    module.torch.empty = lambda *a, **o: empty(*a, **o) if a[0] in (0, 1) else without_memory(*a, **o)
+    module.torch.empty = lambda *a, **o: (empty if a[0] in (0, 1) else without_memory)(*a, **o)
     agreement.settle(
         lambda: decided, ready=unready != rank, doubtful=unready is not None
     ).write(logits)

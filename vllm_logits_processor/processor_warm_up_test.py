@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from vllm import SamplingParams
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from vllm_logits_processor.engine_test import HOST, Scripted, engine
 from vllm_logits_processor.processor_v2_test import SLOTS, Runner
@@ -95,6 +98,26 @@ def test_a_real_request_that_looks_like_one_is_fused(runner: Runner) -> None:
     assert runner.add(1, HOST.encode(b"The"), max_tokens=2, temperature=0.0)
     same_name = from_a_worker("compile_or_warm_up_model", "my_service.workers")
     assert same_name(lambda: runner.add(2, b"The"))
+
+
+def test_v1_makes_up_no_requests_for_processors() -> None:
+    """Its dummy runs of the sampler have no processors at all; the runner itself is not needed."""
+    seen: list[Any] = []
+    fields = {
+        "vllm_config": SimpleNamespace(model_config=SimpleNamespace(multimodal_config=None)),
+        "model": SimpleNamespace(compute_logits=lambda hidden: hidden),
+        "device": torch.device("cpu"),
+        "speculative_config": None,
+    }
+
+    def sampler(*, logits: torch.Tensor, sampling_metadata: SamplingMetadata) -> None:
+        del logits
+        seen.append(list(sampling_metadata.logitsprocs.all))
+
+    sampler.logprobs_mode = "raw_logprobs"  # type: ignore[attr-defined]
+    runner: Any = SimpleNamespace(**fields, sampler=sampler)
+    GPUModelRunner._dummy_sampler_run(runner, torch.zeros(3, 5))
+    assert seen == [[], []]
 
 
 def vars_of(params: SamplingParams) -> dict[str, Any]:
