@@ -103,7 +103,9 @@ class Agreement:
         cells, count, packed = FusedCells.none(), _FAILED, None
         if self.decides:
             try:
-                cells = decide() if ready else cells
+                # Also where this rank is not ready: the batch is followed by it.
+                decided = decide()
+                cells = decided if ready else cells
                 count = 0
                 count, packed = self._packed(cells)
             finally:

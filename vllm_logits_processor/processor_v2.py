@@ -349,7 +349,7 @@ class SlotBatch:
         ):
             each = self._slots.get(slot)
             # One whose tokens could not be read is behind: the expert would speak of another place.
-            if each is None or each.stream is None or each.unread:
+            if each is None or each.stream is None or each.unread > (slot in self._counted):
                 continue
             if seen >= self._states.prefill_len.np[slot]:
                 streams[slot] = each.stream

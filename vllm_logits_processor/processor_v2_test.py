@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import logging
-import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -117,7 +113,7 @@ class Runner:
             else int(self.states.all_token_ids.gpu[slot, lengths[slot] - 1])
             for slot, at in rows
         ]
-        context = LogitsContext(
+        self.context = context = LogitsContext(
             expanded_idx_mapping=torch.tensor([slot for slot, _ in rows]),
             idx_mapping=torch.tensor(slots),
             idx_mapping_np=np.array(slots),
@@ -369,130 +365,3 @@ def test_a_slot_that_is_not_in_the_batch_costs_a_step_nothing(runner: Runner, de
     assert asked == [0]
     # Begun with, taken in, started, and found in the batch: once each.
     assert slots.read <= 5
-
-
-@pytest.mark.parametrize("where", ["begin", "finish"])
-def test_tokens_that_could_not_be_read_are_read_later(
-    runner: Runner, expert: Scripted, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    runner.add(0, b"The")
-    runner.step(0)
-
-    def fault(*arguments: object) -> None:
-        raise MemoryError
-
-    wanted: list[dict[int, tuple[int, int]]] = []
-    begin = runner.batch._reader.begin
-    for lost in range(2):
-        runner.sample(0, (HOST.encode(b" cat")[0], 5)[lost])
-        monkeypatch.setattr(runner.batch._reader, where, fault)
-        assert not runner.step(0).any()
-        monkeypatch.undo()
-    runner.sample(0, 5)
-    monkeypatch.setattr(
-        runner.batch._reader, "begin", lambda slots: (wanted.append(dict(slots)), begin(slots))
-    )
-    assert runner.step(0).all()
-    # A reader that is told how much there may be, as that of a device is, brings all of it.
-    ((known, most),) = (each[0] for each in wanted)
-    assert most >= 3
-    assert known == len(HOST.encode(b"The"))
-    stream = runner.batch.streams[0]
-    assert len(stream.output_ids) == 3
-    assert prompts_of(expert.calls[-1]) == [EXPERT.encode(bytes(stream.text))]
-
-
-def test_slots_are_followed_through_lost_steps(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner.add(0, b"The")
-    runner.add(1, b"12")
-    runner.step(0, 1)
-
-    def fault(*arguments: object, **options: object) -> None:
-        raise MemoryError
-
-    for method in ("begin_step", "decide", "new_stream", "end_stream"):
-        monkeypatch.setattr(runner.batch._engine, method, fault)
-    runner.add(1, b"A cat")
-    assert not runner.step(0, 1).any()
-    monkeypatch.undo()
-    assert (runner.step(1, 0) > 0).tolist() == [True, True]
-    assert runner.batch.streams[1].text == b"A cat"
-
-
-def test_forks_of_a_lost_step_let_go_of_their_calls(
-    expert: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = Runner(engine(expert), drafts=True)
-    left: list[Any] = []
-    monkeypatch.setattr(runner.batch._engine._asking, "leave", left.append)
-
-    def fault(*arguments: object, **options: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(runner.batch._engine, "_fuse", fault)
-    runner.add(0, b"The")
-    assert not runner.step(0, drafts={0: [5, 6]}).any()
-    assert [stream.position for stream in left] == [0, 1, 2]
-    assert runner.batch._engine._forks == []
-
-
-def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Return an event for when the idle thread has told of the streams."""
-    told = threading.Event()
-    settle = runner.batch._departures.settle
-    monkeypatch.setattr(runner.batch._departures, "settle", lambda: (settle(), told.set()))
-    return told
-
-
-def test_those_who_are_aborted_while_nobody_else_is_there_are_told_of(
-    expert: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = Runner(engine(expert), idle_s=0.02)
-    told = settled(runner, monkeypatch)
-    expert.mode = "silent"
-    runner.add(0, b"The")
-    runner.step(0)
-    stream = runner.batch.streams[0]
-    # vLLM's last word is a step without requests; it says nothing of who has gone.
-    runner.sample(0, 5)
-    runner.processor.apply_staged_writes()
-    assert stream.pending is not None
-    assert told.wait(10)
-    assert runner.ended == [stream]
-    assert stream.pending is None
-    assert stream.summary.tokens == {}
-
-
-def test_one_who_was_paused_goes_on_and_is_told_of_in_two_parts(
-    expert: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    parts = engine(expert)
-    end = parts.end_stream
-    runner = Runner(parts, idle_s=0.02)
-    parts.end_stream = end  # type: ignore[method-assign]
-    told = settled(runner, monkeypatch)
-    runner.add(0, b"The")
-    with caplog.at_level(logging.INFO, logger="vllm_logits_processor.summary"):
-        runner.step(0)
-        assert told.wait(10)
-        assert runner.step(0).all()
-        runner.add(0, b"12", floe="host")
-        runner.step(0)
-        for _ in range(KEPT_STEPS):
-            runner.step(0)
-    assert [json.loads(line.message)["tokens"] for line in caplog.records] == 2 * [{"fused": 1}]
-
-
-def test_the_idle_thread_ends_with_its_batch(expert: Scripted) -> None:
-    runner = Runner(engine(expert), idle_s=0.02)
-    (thread,) = [
-        each
-        for each in threading.enumerate()
-        if each.name == "floe-idle" and each is runner.batch._watch.thread
-    ]
-    del runner
-    gc.collect()
-    thread.join(10)
-    assert not thread.is_alive()
