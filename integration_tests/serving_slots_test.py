@@ -5,6 +5,7 @@ Its kernels run in Triton's interpreter; the expert is the canned one that the V
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ from vllm_logits_processor.experts.conftest import FakeExpert
 #: Three slots for four prompts, and a cache of 192 tokens.
 NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")
 CHUNKED = ("--max-num-batched-tokens", "48")
+WARM = ("--worker-cls", "integration_tests.warm_worker.WarmWorker")
 NGRAM = (
     '{"method": "ngram", "num_speculative_tokens": 2,'
     ' "prompt_lookup_min": 1, "prompt_lookup_max": 3}'
@@ -46,6 +48,8 @@ class Slots:
     bare: Hosted
     fused: Hosted
     drafting: Hosted | None = None
+    #: Calls that the expert had when all of them were ready.
+    asked_at_start: int = 0
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +75,29 @@ def slots(
             name="tiny",
             core=1,
             floe=fused,
-            arguments=[*NARROW, *CHUNKED, *with_adapter(tiny)],
+            arguments=[*NARROW, *CHUNKED, *WARM, *with_adapter(tiny)],
         ),
     ]
     if DRAFTS:
         arguments = ["--max-model-len", "128", "--speculative-config", NGRAM]
         specs.append(replace(bare, name="drafting", floe=drafting, arguments=arguments))
+    before = len(canned.requests)
     with running(*specs, logs=folder) as servers:
-        yield Slots(*(Hosted(*each) for each in zip(servers, traces, strict=False)))
+        hosted = [Hosted(*each) for each in zip(servers, traces, strict=False)]
+        yield Slots(*hosted, asked_at_start=len(canned.requests) - before)
 
 
 def test_the_runner_is_v2(slots: Slots) -> None:
     for hosted in filter(None, (slots.bare, slots.fused, slots.drafting)):
         assert "Using V2 Model Runner" in hosted.server.log.read_text()
+
+
+def test_requests_that_vllm_makes_up_to_warm_up_are_dropped(slots: Slots) -> None:
+    log = slots.fused.server.log.read_text()
+    assert "warmed up with made-up requests" in log
+    assert slots.asked_at_start == 0
+    assert "floe_stream_finished" not in log
+    assert not slots.fused.trace.exists()
 
 
 def test_without_a_section_nothing_changes(slots: Slots, rows: Hosted) -> None:
@@ -141,7 +155,13 @@ def test_streaming_says_the_same(slots: Slots, rows: Hosted) -> None:
 
 
 def test_an_aborted_answer_leaves_its_slot_clean(slots: Slots, rows: Hosted) -> None:
+    ended = finished(slots.fused)
     abort(slots.fused, max_tokens=100)
+    # Nobody else is there: no step comes in which the end could be noticed.
+    deadline = time.monotonic() + 30
+    while finished(slots.fused) == ended and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert finished(slots.fused) == ended + 1
     assert slots.fused.server.tokens(PROMPTS) == rows.server.tokens(PROMPTS)
     assert 0 < outcomes(slots.fused, "aborted")["fused"] < 100
 

@@ -35,6 +35,7 @@ from vllm_logits_processor.metrics import FusionMetrics
 from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.summary import StreamSummary
 from vllm_logits_processor.trace import Trace, TraceLine
 from vllm_logits_processor.unsure import host_entropies
 
@@ -91,6 +92,13 @@ class FusionEngine:
         covers = 0 if pair.host.equals(pair.expert) else config.covers
         self._asking = Asking(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
+        #: Streams of the draft rows of the step under way.
+        self._forks: list[Stream] = []
+
+    @property
+    def metrics(self) -> FusionMetrics:
+        """Where what this engine does is counted."""
+        return self._metrics
 
     def new_stream(
         self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
@@ -183,7 +191,8 @@ class FusionEngine:
             row: stream.forked(before[row]) if row in before else stream
             for row, stream in streams.items()
         }
-        self._ask([at[row] for row in before], host_is_unsure=False)
+        self._forks = [at[row] for row in before]
+        self._ask(self._forks, host_is_unsure=False)
         if self._config.ask == "unsure":
             self._ask_where_unsure(logits, at)
         lines = {row: self._join(stream) for row, stream in at.items()}
@@ -191,6 +200,7 @@ class FusionEngine:
         cells = self._fuse(logits, words, at, streams, before, lines)
         for row in before:
             streams[row].rejoin(at[row])
+        self._forks = []
         for row, line in lines.items():
             streams[row].summary.add(line)
             self._metrics.observe_token(line)
@@ -200,8 +210,27 @@ class FusionEngine:
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
         self._asking.leave(stream)
+        if stream.settled and not stream.summary.tokens:
+            return  # it has been told of, and nothing has come since
         stream.summary.log()
         self._metrics.observe_stream(stream.summary)
+
+    def settle_stream(self, stream: Stream) -> None:
+        """Log and count a stream of which nothing is heard; one that goes on begins new figures."""
+        self.end_stream(stream)
+        stream.reopen()
+        stream.summary, stream.settled = StreamSummary(), True
+
+    def abandon_step(self, streams: Sequence[Stream]) -> None:
+        """Let go of what a step had begun that a fault has ended.
+
+        The calls in flight are left to themselves, and are told of when they end. The streams go on
+        with the next step.
+        """
+        forks, self._forks = self._forks, []
+        for stream in (*streams, *forks):
+            self._asking.leave(stream)
+            stream.reopen()
 
     def close(self) -> None:
         """End connections and threads."""
@@ -215,6 +244,8 @@ class FusionEngine:
         asking = []
         # With speculative decoding a stream comes once per row.
         for stream in {id(stream): stream for stream in streams}.values():
+            if stream.torn:
+                self._rebuild(stream)
             if stream.waits_for_token or not stream.undecided:
                 continue
             stream.advance()
@@ -223,6 +254,12 @@ class FusionEngine:
                 self._score_prompt(stream)
                 asking.append(stream)
         self._asking.begin(asking, host_is_unsure=host_is_unsure)
+
+    def _rebuild(self, stream: Stream) -> None:
+        """Begin anew what a fault has left half done."""
+        fresh = self.new_stream(stream.prompt_ids, stream.output_ids, stream.options)
+        assert fresh is not None  # the stream itself was made of these
+        stream.rebuild(fresh)
 
     def _score_prompt(self, stream: Stream) -> None:
         """Have the prompt scored at the first position; take in the scores when they are there."""
@@ -292,7 +329,7 @@ class FusionEngine:
         known = np.exp(top.logprobs).sum(axis=1)
         for row, place in place_of.items():
             if aligned.feasible[place]:
-                streams[row].weighed(aligned, place, drafts=drafts.get(row, ()))
+                streams[row].weighed(aligned.row(place), drafts=drafts.get(row, ()))
             lines[row] = replace(
                 lines[row],
                 outcome="fused" if aligned.feasible[place] else "infeasible",

@@ -7,7 +7,14 @@ from threading import Thread
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Enum,
+    Gauge,
+    Histogram,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -100,6 +107,16 @@ class FusionMetrics:
             self._instruments.streams.inc()
             self._instruments.constant_streams.inc(summary.constant_weight)
 
+    def observe_fault(self, *, stage: str, reason: str) -> None:
+        """Count a fault in Floe itself; see :mod:`vllm_logits_processor.fallback`."""
+        if self._instruments is not None:
+            self._instruments.faults.labels(stage, reason).inc()
+
+    def observe_fusing(self, *, fusing: bool) -> None:
+        """Note whether fusion goes on after faults, or rests or has ended."""
+        if self._instruments is not None:
+            self._instruments.fusing.set(fusing)
+
     def close(self) -> None:
         """Close the port, if one is open."""
         if self._server is not None and self._thread is not None:
@@ -147,6 +164,16 @@ class _Instruments:
         )
         self._wait = histogram("floe_wait_seconds", "Time that a row's join took.", _SECONDS)
         self._followed = counter("floe_lookahead_hits", "Rows whose word look-ahead had brought.")
+        self.faults = Counter(
+            "floe_faults",
+            "Faults in Floe itself, each of which cost a step or a request its fusion.",
+            ("stage", "reason"),
+            registry=self.registry,
+        )
+        self.fusing = Gauge(
+            "floe_fusing", "0 while fusion rests or has ended after faults.", registry=self.registry
+        )
+        self.fusing.set(1)
         self.streams = counter("floe_streams_finished", "Streams that ended or were aborted.")
         self.constant_streams = counter(
             "floe_streams_constant_weight", "Ended streams whose router never changed its weights."

@@ -141,6 +141,19 @@ def test_streams_whose_router_stood_still_are_counted(metrics: FusionMetrics, po
     assert value(samples, "floe_streams_constant_weight_total") == 1
 
 
+def test_faults_are_counted_and_what_they_did_is_shown(metrics: FusionMetrics, port: int) -> None:
+    assert value(samples_of(port), "floe_fusing") == 1
+    for _ in range(2):
+        metrics.observe_fault(stage="decide", reason="OutOfMemoryError")
+    metrics.observe_fusing(fusing=False)
+    samples = samples_of(port)
+    counted = {"stage": "decide", "reason": "OutOfMemoryError"}
+    assert value(samples, "floe_faults_total", **counted) == 2
+    assert value(samples, "floe_fusing") == 0
+    metrics.observe_fusing(fusing=True)
+    assert value(samples_of(port), "floe_fusing") == 1
+
+
 def test_nothing_of_a_request_is_shown(metrics: FusionMetrics, port: int) -> None:
     metrics.observe_token(TraceLine(label="secret", position=0, outcome="secret"))
     call(metrics, "secret")
@@ -179,5 +192,7 @@ def test_without_a_port_all_is_accepted_and_nothing_kept() -> None:
     metrics.observe_token(TraceLine(label=None, position=0, outcome="fused"))
     metrics.observe_breaker(url="http://a", state="open")
     metrics.observe_stream(StreamSummary())
+    metrics.observe_fault(stage="write", reason="ValueError")
+    metrics.observe_fusing(fusing=False)
     metrics.close()
     metrics.close()

@@ -30,6 +30,7 @@ from vllm_logits_processor.processor_checks import (
     warn_of_untested_version,
 )
 from vllm_logits_processor.processor_v1 import RowBatch
+from vllm_logits_processor.processor_warm_up import made_up
 from vllm_logits_processor.request import RequestOptions
 
 try:
@@ -50,7 +51,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
 
     Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing. V1 takes no
     processors under speculative decoding, and says so when it starts; V2 does. A fault that nobody
-    foresaw ends fusion, not the server: see :mod:`fallback`.
+    foresaw costs a step, and ends fusion, not the server, if it comes back: see :mod:`fallback`.
 
     Parameters
     ----------
@@ -80,16 +81,17 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             check_rows()
         check_parallelism(vllm_config)
         warn_of_untested_version()
-        self._agreement = _agreement(vllm_config)
+        self._agreement = _agreement(vllm_config, self._fallback)
         if self._agreement.decides:
             engine = _engine(self._config, vllm_config)
+            self._fallback.told = engine.metrics
             # Connections, threads and what a plugin's expert holds end with this, or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:
-                self._slots = _slots(engine, vllm_config, arguments[0])
+                self._slots = _slots(engine, vllm_config, arguments[0], self._fallback)
             else:
                 length = vllm_config.model_config.max_model_len
-                self._rows = RowBatch(engine, max_model_len=length)
+                self._rows = RowBatch(engine, max_model_len=length, fallback=self._fallback)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -102,50 +104,91 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """V1: follow the batch, then start the expert's call."""
+        self._next_step()
         if self._rows is not None:
-            self._fallback.run(partial(self._rows.begin, batch_update), otherwise=None)
+            self._rows.begin(batch_update)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """V2: take in a request; return whether it is fused, alike on every rank."""
         if self._config is None:
             return False
         options = RequestOptions.from_extra_args(sampling_params.extra_args)
-        fused = self._config.fuses(options.mode)
+        fused = self._config.fuses(options.mode) and not made_up(sampling_params)
         if self._slots is not None:
-            step = (
-                partial(self._slots.add, req_idx, sampling_params, options)
-                if fused
-                else partial(self._slots.vacate, req_idx)
-            )
-            self._fallback.run(step, otherwise=None)
+            if fused:
+                self._slots.add(req_idx, sampling_params, options)
+            else:
+                self._slots.vacate(req_idx)
         return fused
 
     def apply_staged_writes(self) -> None:
         """V2: read the new tokens, then start the expert's call."""
+        self._next_step()
         if self._slots is not None:
-            self._fallback.run(self._slots.begin, otherwise=None)
+            self._slots.begin()
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext | None = None) -> torch.Tensor:
         """Join the expert's call and fuse; return the logits, shape (rows, vocabulary), float32."""
-        if self._config is not None:
+        if self._config is None:
+            return logits
+        if self._agreement.alone:
+            cells, dense = FusedCells.none(), logits
+            run = partial(self._fallback.run, undo=self._abandon)
+            dense = run(logits.contiguous, otherwise=logits, stage="write")
+            cells = self._decide(dense, ctx)
+            written = run(partial(_written, cells, dense), otherwise=None, stage="write")
+            return logits if written is None else written
+        return self._apply_alike(logits, ctx)
+
+    def _apply_alike(self, logits: torch.Tensor, ctx: LogitsContext | None) -> torch.Tensor:
+        """Fuse as the other ranks do.
+
+        A rank that left its logits as they are, alone, would go on with another text: what is left
+        to fail once all have agreed stops the server.
+        """
+        dense: torch.Tensor | None = None
+        try:
             # V1 gives a view of wider rows where it pads the vocabulary; cells are places in a
             # dense tensor, and both runners go on with what is returned.
-            logits = logits.contiguous()
-            cells = self._agreement.settle(partial(self._decide, logits, ctx))
-            if self._agreement.alone:
-                self._fallback.run(partial(cells.write, logits), otherwise=None)
-            else:
-                # A rank that left its logits as they are would go on with another text.
-                cells.write(logits)
-        return logits
+            dense = logits.contiguous()
+        except (MemoryError, RuntimeError) as error:
+            self._agreement.on_fault(error)
+        cells = self._agreement.settle(
+            partial(self._decide, logits if dense is None else dense, ctx),
+            device=logits.device,
+            ready=dense is not None,
+            doubtful=not logits.is_contiguous(),
+        )
+        return logits if dense is None else _written(cells, dense)
 
     def _decide(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:
-        return self._fallback.run(partial(self._cells, logits, ctx), otherwise=FusedCells.none())
-
-    def _cells(self, logits: torch.Tensor, ctx: LogitsContext | None) -> FusedCells:
         if self._slots is not None and ctx is not None:
             return self._slots.decide(logits, ctx)
-        return self._rows.decide(logits) if self._rows is not None else FusedCells.none()
+        if self._rows is None:
+            return FusedCells.none()
+        return self._fallback.run(
+            partial(self._rows.decide, logits),
+            otherwise=FusedCells.none(),
+            stage="decide",
+            undo=self._rows.abandon,
+        )
+
+    def _next_step(self) -> None:
+        self._fallback.next_step()
+        batch = self._rows or self._slots
+        if self._fallback.ended and batch is not None:
+            self._rows = self._slots = None
+            self._fallback.aside(batch.close, stage="end")
+
+    def _abandon(self) -> None:
+        batch = self._rows or self._slots
+        if batch is not None:
+            batch.abandon()
+
+
+def _written(cells: FusedCells, logits: torch.Tensor) -> torch.Tensor:
+    cells.write(logits)
+    return logits
 
 
 def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
@@ -157,12 +200,16 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     return config
 
 
-def _agreement(vllm_config: VllmConfig) -> Agreement:
+def _agreement(vllm_config: VllmConfig, fallback: Fallback) -> Agreement:
     if vllm_config.parallel_config.tensor_parallel_size == 1:
         return Agreement()
     ranks = get_tp_group()
     return Agreement(
-        ranks.cpu_group, first_rank=ranks.first_rank, decides=bool(ranks.is_first_rank)
+        ranks.cpu_group,
+        first_rank=ranks.first_rank,
+        decides=bool(ranks.is_first_rank),
+        # Whether a fault has come back is for the rank that decides.
+        on_fault=partial(fallback.lose if ranks.is_first_rank else fallback.said, stage="rank"),
     )
 
 
@@ -178,7 +225,10 @@ def _engine(config: FloeConfig, vllm_config: VllmConfig) -> FusionEngine:
 
 
 def _slots(
-    engine: FusionEngine, vllm_config: VllmConfig, states: LogitsProcRequestState
+    engine: FusionEngine,
+    vllm_config: VllmConfig,
+    states: LogitsProcRequestState,
+    fallback: Fallback,
 ) -> SlotBatch:
     from vllm_logits_processor.processor_tokens import token_reader
     from vllm_logits_processor.processor_v2 import SlotBatch
@@ -187,8 +237,10 @@ def _slots(
     return SlotBatch(
         engine,
         states,
-        reader=token_reader(states, most_new=1 + drafts),
+        reader=token_reader(states),
         max_model_len=vllm_config.model_config.max_model_len,
         drafts=drafts > 0,
         embeddings=vllm_config.model_config.enable_prompt_embeds,
+        most_new=1 + drafts,
+        fallback=fallback,
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.fallback import Fallback
 from vllm_logits_processor.stream import Stream
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 #: Steps after which a stream that is away counts as finished, and most streams that are kept.
 KEPT_STEPS = 256
 KEPT_STREAMS = 256
+#: How often a stream that fails to open is tried, a step each time.
+MOST_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +66,13 @@ class Departures:
     ----------
     engine : FusionEngine
         Told of every stream that has ended, once.
+    fallback : Fallback, optional
+        A fault in ending one stream is that stream's alone.
     """
 
-    def __init__(self, engine: FusionEngine) -> None:
+    def __init__(self, engine: FusionEngine, *, fallback: Fallback | None = None) -> None:
         self._engine = engine
+        self._fallback = fallback or Fallback()
         self._step = 0
         #: In the order of leaving, with the step at which it was.
         self._away: list[tuple[int, Stream]] = []
@@ -88,10 +95,18 @@ class Departures:
         while self._away and (
             len(self._away) > KEPT_STREAMS or self._away[0][0] + KEPT_STEPS < self._step
         ):
-            self._engine.end_stream(self._away.pop(0)[1])
+            self._end(self._away.pop(0)[1])
 
     def end_all(self) -> None:
         """End all: nobody is left who could have taken their place."""
+        away, self._away = self._away, []
+        for _, stream in away:
+            self._end(stream)
+
+    def settle(self) -> None:
+        """Have all told of as ended; one that comes back all the same goes on."""
         for _, stream in self._away:
-            self._engine.end_stream(stream)
-        self._away.clear()
+            self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
+
+    def _end(self, stream: Stream) -> None:
+        self._fallback.aside(partial(self._engine.end_stream, stream), stage="end")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,10 +20,13 @@ from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, build_logitsprocs
 
 from vllm_logits_processor import FloeLogitsProcessor
+from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
-from vllm_logits_processor.engine_test import HOST, Scripted, engine, some_logits
+from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
+from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.fallback import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.processor_leaving import KEPT_STEPS
+from vllm_logits_processor.processor_leaving import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.processor_v1 import RowBatch
 from vllm_logits_processor.stream import Stream
 
@@ -45,7 +50,7 @@ def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
     """Return a processor with these parts, in place of those that a configuration names."""
     processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
     processor._config = parts._config
-    processor._rows = RowBatch(parts, max_model_len=64)
+    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fallback)
     return processor
 
 
@@ -77,25 +82,130 @@ def changed_rows(processor: FloeLogitsProcessor) -> list[int]:
 
 
 @pytest.mark.parametrize("method", ["begin_step", "decide"])
-def test_a_fault_in_fusion_leaves_the_host_alone(
-    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch, method: str
+def test_a_fault_costs_its_step_alone(
+    processor: FloeLogitsProcessor,
+    expert: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
-    processor.update_state(batch(added=[added(0, b"The", [])]))
+    output: list[int] = []
+    processor.update_state(batch(added=[added(0, b"The", output)]))
     assert changed_rows(processor) == [0]
+    tokens = HOST.encode(b" cat")
 
     def fault(*arguments: object) -> None:
-        raise IndexError
+        raise torch.OutOfMemoryError
 
     assert processor._rows is not None
     monkeypatch.setattr(processor._rows._engine, method, fault)
-    processor.update_state(None)
+    output.append(tokens[0])
+    processor.update_state(batch(added=[added(1, b"12", [])]))
     assert changed_rows(processor) == []
     monkeypatch.undo()
-    processor.update_state(batch(added=[added(1, b"The", [])]))
+    output.append(7)
+    processor.update_state(None)
+    assert changed_rows(processor) == [0, 1]
+    stream = stream_in(processor, 0)
+    assert stream.text == b"The" + HOST.decode(output)
+    assert EXPERT.encode(bytes(stream.text)) in expert.calls[-1][0]
+
+
+def test_the_batch_is_followed_through_lost_steps(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processor._rows is not None
+    processor.update_state(batch(added=[added(row, b"The", []) for row in range(3)]))
+    assert changed_rows(processor) == [0, 1, 2]
+    kept = stream_in(processor, 2)
+
+    def fault(*arguments: object) -> None:
+        raise MemoryError
+
+    for method in ("begin_step", "new_stream", "end_stream"):
+        monkeypatch.setattr(processor._rows._engine, method, fault)
+    update = batch(
+        removed=[0],
+        added=[added(3, b"12", [])],
+        moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL), (1, 3, MoveDirectionality.SWAP)],
+    )
+    processor.update_state(update)
     assert changed_rows(processor) == []
+    monkeypatch.undo()
+    processor.update_state(None)
+    assert changed_rows(processor) == [0, 1, 3]
+    assert stream_in(processor, 0) is kept
+    assert stream_in(processor, 1).text == b"12"
 
 
-def test_a_fault_in_writing_leaves_the_host_alone(
+def test_a_request_that_cannot_be_opened_leaves_its_neighbours_alone(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processor._rows is not None
+    parts = processor._rows._engine
+    new_stream, tries = parts.new_stream, []
+
+    def poisoned(prompt_ids: list[int], *rest: Any) -> Any:
+        if prompt_ids == HOST.encode(b"12"):
+            tries.append(True)
+            raise IndexError
+        return new_stream(prompt_ids, *rest)
+
+    monkeypatch.setattr(parts, "new_stream", poisoned)
+    processor.update_state(batch(added=[added(0, b"The", []), added(1, b"12", [])]))
+    for _ in range(2 * MOST_LOST):
+        assert changed_rows(processor) == [0]
+        processor.update_state(None)
+    assert len(tries) == MOST_TRIES
+
+
+def test_a_fault_half_way_through_a_token_does_not_double_it(
+    processor: FloeLogitsProcessor, expert: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output: list[int] = []
+    processor.update_state(batch(added=[added(0, b"The", output)]))
+    processor.apply(some_logits(4))
+    stream = stream_in(processor, 0)
+    tokens = HOST.encode(b" cat")
+
+    def fault(*arguments: object) -> None:
+        raise MemoryError
+
+    output.append(tokens[0])
+    monkeypatch.setattr(type(stream.prefix), "extend", fault)
+    processor.update_state(None)
+    monkeypatch.undo()
+    assert stream.text != b"The"
+    assert changed_rows(processor) == []
+    judged = replace(stream.evidence)
+    processor.update_state(None)
+    assert changed_rows(processor) == [0]
+    assert stream.text == b"The" + HOST.decode(output)
+    assert expert.calls[-1][0] == [EXPERT.encode(bytes(stream.text))]
+    assert stream.evidence.observed == judged.observed == 1
+
+
+def test_calls_of_a_lost_step_are_let_go_of(
+    processor: FloeLogitsProcessor, expert: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processor._rows is not None
+    told: list[str] = []
+    calls = processor._rows._engine._asking._calls
+    calls._on_settled = lambda *, outcome, **_: told.append(outcome)
+    expert.mode = "silent"
+    processor.update_state(batch(added=[added(0, b"The", [])]))
+
+    def fault(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vllm_logits_processor.engine.FusionEngine._join", fault)
+    assert changed_rows(processor) == []
+    assert stream_in(processor, 0).pending is None
+    assert told == []
+    expert.silent[0].set_exception(ExpertError("The expert is down."))
+    assert told == ["failed"]
+
+
+def test_a_fault_in_writing_costs_its_step_alone(
     processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor.update_state(batch(added=[added(0, b"The", [])]))
@@ -108,7 +218,51 @@ def test_a_fault_in_writing_leaves_the_host_alone(
     assert changed_rows(processor) == []
     monkeypatch.undo()
     processor.update_state(None)
+    assert changed_rows(processor) == [0]
+
+
+def test_a_fault_that_comes_back_ends_fusion_and_all_streams(
+    processor: FloeLogitsProcessor, ended: list[Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor.update_state(batch(added=[added(0, b"The", [])]))
+    stream = stream_in(processor, 0)
+
+    def fault(*arguments: object) -> None:
+        raise IndexError
+
+    assert processor._rows is not None
+    monkeypatch.setattr(processor._rows._engine, "decide", fault)
+    for _ in range(MOST_LOST):
+        processor.update_state(None)
+        assert changed_rows(processor) == []
+    processor.update_state(batch(added=[added(1, b"The", [])]))
+    assert ended == [stream]
+    assert processor._rows is None
     assert changed_rows(processor) == []
+
+
+def test_departed_streams_hold_nothing_of_their_step(
+    processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Aligned]] = []
+
+    def noted(*arguments: Any) -> Aligned:
+        aligned = align(*arguments)
+        made.append(weakref.ref(aligned))
+        return aligned
+
+    monkeypatch.setattr("vllm_logits_processor.engine.align", noted)
+    processor.update_state(batch(added=[added(row, b"The", []) for row in range(4)]))
+    processor.apply(some_logits(4))
+    streams = [stream_in(processor, row) for row in range(4)]
+    processor.update_state(batch(removed=[1, 2, 3]))
+    assert [each() for each in made] == [None]
+    for stream in streams:
+        (weighed,) = stream._weighed
+        factors = weighed.factors
+        arrays = [factors.experts, factors.groups, factors.tokens, factors.factors]
+        assert all(array.base is None for array in arrays)
+        assert sum(array.nbytes for array in arrays) < 1000
 
 
 def test_the_engine_is_closed_with_its_processor(

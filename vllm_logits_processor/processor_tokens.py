@@ -20,13 +20,13 @@ class TokenReader(Protocol):
 
     waits: bool
 
-    def begin(self, known: Mapping[int, int]) -> None:
+    def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
         """Begin to read.
 
         Parameters
         ----------
-        known : mapping of slot to int
-            How many tokens of the slot are known already; 0 for a request that is new in its slot.
+        wanted : mapping of slot to (int, int)
+            How many tokens of the slot are known already, and how many more there are at most.
         """
 
     def finish(self) -> dict[int, list[int]]:
@@ -39,17 +39,9 @@ class TokenReader(Protocol):
         """
 
 
-def token_reader(states: LogitsProcRequestState, *, most_new: int) -> TokenReader:
-    """Return the reader for the device that the slots' tokens are on.
-
-    Parameters
-    ----------
-    most_new : int
-        Most tokens that one step adds to a request.
-    """
-    if states.device.type == "cpu":
-        return HostReader(states)
-    return DeviceReader(states, most_new=most_new)
+def token_reader(states: LogitsProcRequestState) -> TokenReader:
+    """Return the reader for the device that the slots' tokens are on."""
+    return HostReader(states) if states.device.type == "cpu" else DeviceReader(states)
 
 
 class HostReader:
@@ -60,17 +52,17 @@ class HostReader:
     def __init__(self, states: LogitsProcRequestState) -> None:
         self._tokens = states.all_token_ids.gpu
         self._lengths = states.total_len.gpu
-        self._known: Mapping[int, int] = {}
+        self._wanted: Mapping[int, tuple[int, int]] = {}
 
-    def begin(self, known: Mapping[int, int]) -> None:
+    def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
         """Note what is wanted."""
-        self._known = known
+        self._wanted = wanted
 
     def finish(self) -> dict[int, list[int]]:
         """Read it."""
         return {
             slot: self._tokens[slot, known : int(self._lengths[slot])].tolist()
-            for slot, known in self._known.items()
+            for slot, (known, _) in self._wanted.items()
         }
 
     def leftover(self, slot: int, known: int) -> list[int]:
@@ -84,50 +76,45 @@ class DeviceReader:
 
     When a step begins, the sampling of the last one may still be queued. The copies wait for that
     on the device, and `finish` waits for the copies: never for the present step's forward pass.
-
-    Parameters
-    ----------
-    most_new : int
-        Most tokens that one step adds to a request.
     """
 
     waits = True
 
-    def __init__(self, states: LogitsProcRequestState, *, most_new: int) -> None:
+    def __init__(self, states: LogitsProcRequestState) -> None:
         self._states = states
-        self._most_new = most_new
         self._device = torch.get_device_module(states.device)
         self._side = self._device.Stream(device=states.device)
         self._done = self._device.Event()
-        self._known: Mapping[int, int] = {}
+        self._wanted: Mapping[int, tuple[int, int]] = {}
         self._lengths = torch.empty(0, dtype=torch.int32)
         self._copies: dict[int, torch.Tensor] = {}
 
-    def begin(self, known: Mapping[int, int]) -> None:
+    def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
         """Queue the copies."""
-        self._known, self._copies = known, {}
-        if not known:
+        # Nothing is wanted until all copies are queued: a fault between leaves nothing to finish.
+        self._wanted, self._copies = {}, {}
+        if not wanted:
             return
         lengths, tokens = self._states.total_len.gpu, self._states.all_token_ids.gpu
         self._side.wait_stream(self._device.current_stream())
         with self._device.stream(self._side):
             self._lengths = _pinned_like(lengths)
             self._lengths.copy_(lengths, non_blocking=True)
-            for slot, start in known.items():
-                new = self._most_new if start else int(self._states.prefill_len.np[slot])
+            for slot, (start, new) in wanted.items():
                 source = tokens[slot, start : start + new]
                 self._copies[slot] = _pinned_like(source)
                 self._copies[slot].copy_(source, non_blocking=True)
             self._done.record(self._side)
+        self._wanted = wanted
 
     def finish(self) -> dict[int, list[int]]:
         """Wait for the copies."""
-        if not self._known:
+        if not self._wanted:
             return {}
         self._done.synchronize()
         return {
             slot: self._copies[slot][: max(0, int(self._lengths[slot]) - start)].tolist()
-            for slot, start in self._known.items()
+            for slot, (start, _) in self._wanted.items()
         }
 
     def leftover(self, slot: int, known: int) -> list[int]:

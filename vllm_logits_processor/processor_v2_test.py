@@ -16,6 +16,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine
+from vllm_logits_processor.fallback import Fallback
 from vllm_logits_processor.processor_leaving import KEPT_STEPS
 from vllm_logits_processor.processor_tokens import HostReader
 from vllm_logits_processor.processor_v2 import SlotBatch
@@ -32,7 +33,12 @@ class Runner:
     """What the V2 runner does around a processor, without a model."""
 
     def __init__(
-        self, parts: FusionEngine, *, drafts: bool = False, embeddings: bool = False
+        self,
+        parts: FusionEngine,
+        *,
+        drafts: bool = False,
+        embeddings: bool = False,
+        idle_s: float = 1000.0,
     ) -> None:
         # vLLM's buffers want an accelerator's memory; these have the halves that are read of each.
         self.states: Any = LogitsProcRequestState(
@@ -44,6 +50,7 @@ class Runner:
             prefill_len=_buffer(np=np.zeros(SLOTS, dtype=np.int32)),
             total_len=_buffer(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
         )
+        self.fallback = Fallback()
         self.batch = SlotBatch(
             parts,
             self.states,
@@ -51,8 +58,12 @@ class Runner:
             max_model_len=LENGTH,
             drafts=drafts,
             embeddings=embeddings,
+            most_new=3 if drafts else 1,
+            fallback=self.fallback,
+            idle_s=idle_s,
         )
         self.processor = FloeLogitsProcessor(VllmConfig(), self.states)
+        self.processor._fallback = self.fallback
         self.processor._config = parts._config
         self.processor._slots = self.batch
         self.ended: list[Stream] = []
@@ -102,7 +113,7 @@ class Runner:
             else int(self.states.all_token_ids.gpu[slot, lengths[slot] - 1])
             for slot, at in rows
         ]
-        context = LogitsContext(
+        self.context = context = LogitsContext(
             expanded_idx_mapping=torch.tensor([slot for slot, _ in rows]),
             idx_mapping=torch.tensor(slots),
             idx_mapping_np=np.array(slots),
@@ -316,3 +327,41 @@ def test_several_tokens_of_a_step_are_taken_in_up_to_the_end(expert: Scripted) -
     runner.sample(0, 5, 7, 9)
     runner.processor.apply_staged_writes()
     assert len(runner.ended) == 1
+
+
+class Lookups(dict[int, Any]):
+    """A mapping of slots that counts how often it is read."""
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.read = 0
+
+    def get(self, *arguments: Any) -> Any:
+        self.read += 1
+        return super().get(*arguments)
+
+    def items(self) -> Any:
+        self.read += len(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self.read += len(self)
+        return super().values()
+
+
+@pytest.mark.parametrize("dead", [0, SLOTS - 1])
+def test_a_slot_that_is_not_in_the_batch_costs_a_step_nothing(runner: Runner, dead: int) -> None:
+    for slot in range(1 + dead):
+        runner.add(slot, b"The")
+    for _ in range(3):
+        runner.step(0)
+        runner.sample(0, 5)
+    assert len(runner.batch._slots) == 1 + dead
+    asked: list[int] = []
+    begin = runner.batch._reader.begin
+    runner.batch._reader.begin = lambda wanted: (asked.extend(wanted), begin(wanted))[1]  # type: ignore[method-assign]
+    slots = runner.batch._slots = Lookups(runner.batch._slots)
+    runner.step(0)
+    assert asked == [0]
+    # Begun with, taken in, started, and found in the batch: once each.
+    assert slots.read <= 5

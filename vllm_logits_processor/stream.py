@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.reweigh import Aligned
+from vllm_logits_processor.alignment.reweigh import RowFactors
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.evidence import Evidence
 from vllm_logits_processor.experts.calls import ExpertCall
@@ -39,8 +39,7 @@ class Weighed:
     """
 
     drafts: tuple[int, ...]
-    aligned: Aligned
-    row: int
+    factors: RowFactors
 
 
 @dataclass
@@ -82,6 +81,11 @@ class Stream:
     declined: str | None = None
     #: True where all that is wanted for the present position has been heard already.
     ready: bool = False
+    #: True from the moment at which new tokens are taken in until all of them are: a fault between
+    #: leaves text, prefix and what was heard at odds.
+    torn: bool = False
+    #: True once its figures were told of before its end was known.
+    settled: bool = False
     _seen: int = 0
     _weighed: list[Weighed] = field(default_factory=list)
 
@@ -111,10 +115,28 @@ class Stream:
         new = self.output_ids[self._seen :]
         if not new:
             return
+        self.torn = True
         self._judge(new)
         self._append(new)
         self._seen += len(new)
         self.pending, self.declined, self.ready = None, None, False
+        self.torn = False
+
+    def reopen(self) -> None:
+        """Leave the present position undecided; the calls for it have been let go of."""
+        self.pending = self.ahead = self.declined = None
+        self.ready = False
+
+    def rebuild(self, fresh: Stream) -> None:
+        """Take over the state of a stream that was begun anew for this request.
+
+        All of it follows from the request's tokens. What does not stays: evidence, figures, and
+        what the gate has said.
+        """
+        self.text, self.prefix, self.heard = fresh.text, fresh.prefix, fresh.heard
+        self._seen, self._weighed = 0, []
+        self.reopen()
+        self.torn = False
 
     def wanted(self, *, most_covers: int) -> list[Place]:
         """Return the places of the text about which the expert has still to be asked.
@@ -143,18 +165,16 @@ class Stream:
         tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
         return covered(self.prefix, self.heard.rows, admits=tail.admits)
 
-    def weighed(self, aligned: Aligned, row: int, *, drafts: tuple[int, ...] = ()) -> None:
+    def weighed(self, factors: RowFactors, *, drafts: tuple[int, ...] = ()) -> None:
         """Keep what the expert said of this position, to judge it when the token is known.
 
         Parameters
         ----------
-        aligned : Aligned
-        row : int
-            Which of its rows speaks of this position.
+        factors : RowFactors
         drafts : tuple of int, optional
             Host tokens that the position stands behind, beyond the stream's own.
         """
-        self._weighed.append(Weighed(drafts, aligned, row))
+        self._weighed.append(Weighed(drafts, factors))
 
     def forked(self, drafts: Sequence[int]) -> Stream:
         """Return the stream as it would be if it took `drafts`; this one stays as it is."""
@@ -184,16 +204,17 @@ class Stream:
         self.heard.adopt(fork.heard, fork.prefix, drafted=drafted)
 
     def _judge(self, new: Sequence[int]) -> None:
-        """Turn what the expert said of tokens that are known now into evidence."""
+        """Turn what the expert said of tokens that are known now into evidence, all or nothing."""
+        evidence = replace(self.evidence)
         for at, token in enumerate(new):
             before = tuple(new[:at])
             # The last word on a position counts: chunks of a prompt speak of the same one.
             for each in reversed(self._weighed):
                 if each.drafts == before:
-                    self.evidence.observe(each.aligned.factor_of(each.row, token))
+                    evidence.observe(each.factors.of(token))
                     break
-            self.evidence.follow(self.host.decode([token]))
-        self._weighed = []
+            evidence.follow(self.host.decode([token]))
+        self.evidence, self._weighed = evidence, []
 
     def _append(self, tokens: Sequence[int]) -> None:
         data = self.host.decode(tokens)

@@ -179,9 +179,10 @@ class ExpertPrefix:
             encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._settled_bytes)
             behind, _ = self.vocabulary.encode_words(rest, word_follows=True)
             if encoded == tail.ids[:at] and behind == tail.ids[at:]:
-                self._settled += encoded
+                # Made first, then taken over: want of memory leaves the text as it was.
+                settled, tail_left = self._settled + encoded, bytearray(rest)
+                self._settled, self._tail = settled, tail_left
                 self._settled_bytes += begin
-                self._tail = bytearray(rest)
                 self._kept, self._kept_bytes = _Tail([], [], []), 0
                 self._next_cut = _LONG
                 return True
