@@ -70,7 +70,8 @@ def build_engine(
         end_ids=pair.maps.end_ids,
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
-        timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000,
+        # The pool ends calls in time; this is for those of a server that nobody asks any more.
+        timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000 + 1,
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,
         plugins=config.plugins,

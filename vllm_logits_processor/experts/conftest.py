@@ -81,7 +81,10 @@ def fake_expert(
                 )
                 self.connection.close()
                 return
-            super().handle_one_request()
+            try:
+                super().handle_one_request()
+            except ConnectionResetError:
+                self.close_connection = True
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
