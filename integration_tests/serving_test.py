@@ -138,7 +138,6 @@ def test_both_servers_score_a_prompt(cloud: Cloud) -> None:
         top_k=1,
         vocabulary=len(host),
         end_ids=ends,
-        extra_body={"vllm_xargs": {"floe": "host"}},
     )
     other = CompletionsExpert(url=cloud.expert.url, top_k=1, vocabulary=len(expert), end_ids=ends)
     data = QUESTION.encode()

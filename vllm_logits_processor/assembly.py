@@ -70,6 +70,8 @@ def build_engine(
         end_ids=pair.maps.end_ids,
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
+        # The pool ends calls in time; this is for those of a server that nobody asks any more.
+        timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000 + 1,
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,
         plugins=config.plugins,
@@ -135,8 +137,6 @@ def _scorer(
         vocabulary=vocabulary,
         end_ids=np.empty(0, dtype=np.int32),
         api_key=ApiKey(os.environ[config.host_api_key_env]) if config.host_api_key_env else None,
-        # The host scores its prompt alone: nobody is asked about a prompt that is being scored.
-        extra_body={"vllm_xargs": {"floe": "host"}},
     )
     return PromptScorer(host=host, host_model=host_model, expert=expert)
 

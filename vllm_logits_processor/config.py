@@ -41,9 +41,11 @@ class FloeConfig:
     default_mode : {"fused", "host"}
         What a request that says ``auto``, or nothing, gets. Default ``fused``.
     deadline_ms : float
-        Milliseconds from the start of a call within which its reply counts, per token. Default 250.
+        Milliseconds from the start of a call for which a token waits for it. Default 250.
     first_deadline_ms : float
-        The same for the first token of an answer, where the expert reads the prompt. Default 5,000.
+        Milliseconds that the expert may take to read a prompt. Nobody waits that long: past
+        `deadline_ms` the answer's first tokens are the host's until the reply is there. A call
+        that takes longer has failed, and is cancelled. Default 5,000.
     answer_budget_ms : float, optional
         Milliseconds that one answer may wait for the expert, all its tokens together; after that
         the host finishes it alone. Without it, only the deadline per token counts.

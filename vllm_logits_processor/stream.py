@@ -77,6 +77,12 @@ class Stream:
     #: A call for the present position, and one for where the expert expects the text to go.
     pending: Asked | None = None
     ahead: Asked | None = None
+    #: The call by which the expert reads the text, while it is on its way; and whether it has read
+    #: it. A server that was left alone may have forgotten it.
+    first: Asked | None = None
+    read: bool = False
+    #: True for a text that is expected and not there yet: see `forked`.
+    drafted: bool = False
     #: Why the expert was not asked for the present position, if it was not.
     declined: str | None = None
     #: True where all that is wanted for the present position has been heard already.
@@ -107,7 +113,8 @@ class Stream:
     def undecided(self) -> bool:
         """True where it is still open how the next position is decoded."""
         return len(self.output_ids) != self._seen or not (
-            self.pending or self.declined or self.ready
+            # A first call may end at any time.
+            self.pending or (self.declined and self.declined != "reading") or self.ready
         )
 
     def advance(self) -> None:
@@ -192,6 +199,9 @@ class Stream:
             evidence=replace(self.evidence),
             pending=None,
             ahead=None,
+            # Of the call that this step starts, the fork has one of its own.
+            first=None if self.first is self.pending else self.first,
+            drafted=True,
             declined=None,
             ready=False,
             _seen=self._seen + len(drafts),

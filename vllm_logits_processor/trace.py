@@ -20,6 +20,7 @@ OUTCOMES = (
     "budget",
     "open",
     "busy",
+    "reading",
     "late",
     "failed",
     "infeasible",
@@ -40,8 +41,9 @@ class TraceLine:
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
         as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and only
         unsure places are asked about), ``budget`` (the answer's waiting time is spent), ``open``
-        (breaker), ``busy`` (late calls still on their way), ``late``, ``failed``, ``infeasible``
-        (the host may not produce anything that the expert said).
+        (breaker), ``busy`` (first calls still on their way), ``reading`` (so is this answer's),
+        ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the expert
+        said).
     expert_weight : float
         Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float

@@ -16,6 +16,7 @@ from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_http import Fetcher
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
+from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.experts.build import completions_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
@@ -44,6 +45,7 @@ def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
         lines.append(reached)
         if reached.advice:
             continue
+        lines.append(loop_line(expert, url, host_url=config.host_url))
         client = _client(expert, url, top_k=expert.top_k, vocabulary=vocabulary)
         try:
             answers, line = _logprobs(expert, client, partial(_takes, expert, url))
@@ -173,7 +175,10 @@ def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
     if first > config.first_deadline_ms:
         advice = f"first_deadline_ms is {config.first_deadline_ms:g}: raise it"
         return red("expert latency", found, advice)
-    return green("expert latency", f"{found}; deadline_ms is {config.deadline_ms:g}")
+    found = f"{found}; deadline_ms is {config.deadline_ms:g}"
+    if first > config.deadline_ms:
+        found += ": an answer's first tokens are the host's"
+    return green("expert latency", found)
 
 
 def _blocks(expert: ExpertConfig, url: str) -> Line:

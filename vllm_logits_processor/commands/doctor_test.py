@@ -55,7 +55,7 @@ def serving(state: Served) -> Iterator[Served]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            count = int(body["logprobs"])
+            count = int(body.get("logprobs", 1))
             if count > state.most:
                 self.reply(400, "")
                 return

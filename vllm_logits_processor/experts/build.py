@@ -30,6 +30,7 @@ def build_expert(
     end_ids: TokenArray,
     breaker_failures: int,
     breaker_cooldown_s: float,
+    timeout_s: float = 30.0,
     on_breaker: OnBreaker | None = None,
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
     plugins: Sequence[str] = (),
@@ -48,6 +49,8 @@ def build_expert(
         Failed or late calls in a row after which a server is left alone.
     breaker_cooldown_s : float
         For how many seconds.
+    timeout_s : float
+        Seconds after which a call to a server is given up.
     on_breaker : callable, optional
         See `OnBreaker`.
     kinds : mapping of str to Registered, optional
@@ -76,7 +79,14 @@ def build_expert(
         raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
     loop = LoopThread() if config.urls else None
     members: dict[str, Expert] = {
-        url: completions_expert(config, url, vocabulary=vocabulary, end_ids=end_ids, loop=loop)
+        url: completions_expert(
+            config,
+            url,
+            vocabulary=vocabulary,
+            end_ids=end_ids,
+            loop=loop,
+            timeout_s=timeout_s,
+        )
         for url in config.urls
     }
     if not members:
@@ -102,6 +112,7 @@ def completions_expert(
     end_ids: TokenArray,
     top_k: int | None = None,
     loop: LoopThread | None = None,
+    timeout_s: float = 30.0,
 ) -> CompletionsExpert:
     """Connect to one of the expert's servers.
 
@@ -114,7 +125,7 @@ def completions_expert(
         As for `build_expert`.
     top_k : int, optional
         Instead of the configuration's.
-    loop : LoopThread, optional
+    loop, timeout_s
         See `CompletionsExpert`.
     """
     return CompletionsExpert(
@@ -125,6 +136,7 @@ def completions_expert(
         api_key=config.api_key(),
         ca_file=Path(config.ca_file) if config.ca_file else None,
         loop=loop,
+        timeout_s=timeout_s,
     )
 
 

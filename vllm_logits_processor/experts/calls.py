@@ -9,17 +9,23 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as JoinTimeout
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
-from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.experts.pool import ExpertPool, Patience
 from vllm_logits_processor.experts.reply import ExpertError, ExpertOpenError, ExpertReply
 
 logger = logging.getLogger(__name__)
 
-#: Late calls to one model that may still be on their way before no further one is started.
-_MOST_LATE = 4
-#: The same of calls ahead that nobody waits for any more; then none is started ahead.
+#: Calls that nobody waits for any more and that are left on their way; the oldest are cancelled.
+_MOST_ADRIFT = 8
+#: First calls on their way, before no further one is started.
+_MOST_FIRST = 8
+#: Calls that were left to themselves, before none is started ahead.
 _MOST_LEFT = 4
+
+#: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
+#: that it has still to read; ``ahead``: where a text is expected to go.
+Kind = Literal["now", "first", "ahead"]
 
 
 class OnSettled(Protocol):
@@ -53,20 +59,24 @@ class ExpertCall:
     ----------
     future : Future of ExpertReply
     deadline : float
-        Seconds on the monotonic clock; a reply after it is dropped.
+        Seconds on the monotonic clock until which it is waited for.
+    expires : float
+        The same until which its reply is of use; later than `deadline` for a first call alone.
     prompts : int
         How many prompts share the call.
-    model : str
+    probe : bool
+        Whether it is there to find out if a server is well again: nobody waits for it.
     outcome : str or None
-        ``answered``, ``late`` or ``failed``, once settled.
+        ``answered``, ``late``, ``failed`` or ``open``, once settled.
     told : bool
         Whether `OnSettled` has been told of it.
     """
 
     future: Future[ExpertReply]
     deadline: float
+    expires: float
     prompts: int
-    model: str
+    probe: bool = False
     outcome: str | None = None
     told: bool = False
     _begun: float = field(default_factory=time.monotonic)
@@ -100,7 +110,8 @@ class ExpertCalls:
     def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
         self._pool = pool
         self._on_settled = on_settled
-        self._late: dict[str, list[Future[ExpertReply]]] = {}
+        self._adrift: list[ExpertCall] = []
+        self._first: list[Future[ExpertReply]] = []
         self._left: list[Future[ExpertReply]] = []
         self._lock = threading.Lock()
 
@@ -111,45 +122,72 @@ class ExpertCalls:
         return len(self._left) >= _MOST_LEFT
 
     def start(
-        self, prompts: Sequence[Sequence[int]], *, model: str, deadline_s: float, steps: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        model: str,
+        deadline_s: float,
+        life_s: float = 30.0,
+        steps: int = 1,
+        kind: Kind = "now",
     ) -> ExpertCall | str:
-        """Start a call, or say why not: ``busy`` with late calls, or all breakers are ``open``.
+        """Start a call, or say why not: ``busy`` with first calls, or all breakers are ``open``.
 
         Parameters
         ----------
         prompts, model, steps
             See :class:`vllm_logits_processor.experts.protocol.Expert`.
         deadline_s : float
-            Seconds from now within which the reply counts.
+            Seconds from now for which it is waited for.
+        life_s : float
+            Seconds from now after which it is cancelled. Until then the reply to a first call is of
+            use; a late one of another kind brings no words, but has warmed the expert's cache.
+        kind : str
+            See `Kind`.
         """
-        # Of all models: requests name theirs, and one that is never named again must not stay.
-        self._late = {
-            name: flying
-            for name, futures in self._late.items()
-            if (flying := [future for future in futures if not future.done()])
-        }
-        if len(self._late.get(model, ())) >= _MOST_LATE:
+        self._first = [future for future in self._first if not future.done()]
+        if kind == "first" and len(self._first) >= _MOST_FIRST:
             return "busy"
-        future = self._pool.start(prompts, model=model, steps=steps)
+        life_s = max(life_s, deadline_s)
+        fails_s = deadline_s if kind == "now" else life_s
+        future = self._pool.start(
+            prompts,
+            model=model,
+            steps=steps,
+            patience=Patience(quick_s=deadline_s, fails_s=fails_s, life_s=life_s),
+        )
+        # The pool has judged them by now.
+        self._let_go_of_the_oldest()
         if _is_open(future):
             return "open"
+        if kind == "first":
+            self._first.append(future)
+        now = time.monotonic()
+        probe = self._pool.probing(future)
         return ExpertCall(
             future=future,
-            deadline=time.monotonic() + deadline_s,
+            deadline=now if probe else now + deadline_s,
+            expires=now + (life_s if kind == "first" else deadline_s),
             prompts=len(prompts),
-            model=model,
+            probe=probe,
         )
 
     def settle(self, call: ExpertCall) -> str:
-        """Wait for `call` until its deadline; return its outcome, the same each time."""
+        """Wait for `call` until its deadline; return its outcome, the same each time.
+
+        A call that has passed its deadline and is still of use is ``reading`` until it is settled.
+        So is a probe, since nobody waits for it: it is ``open`` as long.
+        """
         if call.outcome is None:
-            call.outcome = self._wait(call)
-            reply = call.future.result() if call.outcome == "answered" else None
-            first = self._tell_of(call, call.outcome, reply)
-            if call.outcome == "late" and first:
+            outcome = self._wait(call)
+            if outcome == "late" and time.monotonic() < call.expires:
+                return "open" if call.probe else "reading"
+            call.outcome = outcome
+            reply = call.future.result() if outcome == "answered" else None
+            first = self._tell_of(call, "failed" if outcome == "open" else outcome, reply)
+            if outcome == "late" and first:
                 # Left to run: it warms the expert's prefix cache, so that a later call is in time.
-                self._late.setdefault(call.model, []).append(call.future)
-                self._pool.late(call.future)
+                self._adrift.append(call)
                 call.future.add_done_callback(lambda future: self._drop(call, future))
         return call.outcome
 
@@ -159,6 +197,8 @@ class ExpertCalls:
         Streams share calls, and it may have been late for one that needed it sooner.
         """
         call.deadline = max(call.deadline, time.monotonic() + deadline_s)
+        call.expires = max(call.expires, call.deadline)
+        self._pool.renew(call.future, seconds=deadline_s)
         if call.outcome == "late":
             call.outcome = None
 
@@ -166,6 +206,7 @@ class ExpertCalls:
         """Leave a call to itself: nobody waits for it any more, and it is told of when it ends."""
         if not call.future.done() and call.future not in self._left:
             self._left.append(call.future)
+            self._adrift.append(call)
         call.future.add_done_callback(lambda future: self._end_alone(call, future))
 
     def _wait(self, call: ExpertCall) -> str:
@@ -173,10 +214,21 @@ class ExpertCalls:
             call.future.result(timeout=max(0.0, call.deadline - time.monotonic()))
         except JoinTimeout:
             return "late"
+        except ExpertOpenError:
+            return "open"
         except (ExpertError, CancelledError) as error:
             logger.warning("%s The host goes on alone for this token.", what_failed(error))
             return "failed"
         return "answered"
+
+    def _let_go_of_the_oldest(self) -> None:
+        """Cancel all but some of the calls that are of no use to anybody any more."""
+        now = time.monotonic()
+        self._adrift = [call for call in self._adrift if not call.future.done()]
+        # A call may still be waited for by another of its streams, or have been taken up again.
+        useless = [call for call in self._adrift if call.expires < now]
+        for call in useless[:-_MOST_ADRIFT]:
+            call.future.cancel()
 
     def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
         """Count the bytes of a late call; its reply is of no use any more."""

@@ -99,32 +99,61 @@ def test_settling_for_several_streams_counts_one_failure(calls: ExpertCalls) -> 
     assert isinstance(calls.start([[1]], model="slm", deadline_s=1), ExpertCall)
 
 
-def test_nothing_is_kept_of_late_calls_that_have_ended(expert: Scripted) -> None:
+def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
     """Requests may each name another model, and none of them need come again."""
     calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
-    for number in range(10):
+    for number in range(12):
         call = calls.start([[1]], model=f"user-{number}", deadline_s=0.0)
         assert isinstance(call, ExpertCall)
         assert calls.settle(call) == "late"
-        expert.futures[-1].set_result(REPLY)
+    started(calls, deadline_s=5)
+    assert [future.cancelled() for future in expert.futures] == [True] * 4 + [False] * 9
+    for future in expert.futures[4:]:
+        future.set_result(REPLY)
     started(calls)
-    assert not calls._late
+    assert not calls._adrift
 
 
-def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
-    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
-    for _ in range(4):
-        calls.settle(started(calls))
-    assert calls.start([[1]], model="slm", deadline_s=1) == "busy"
+def test_a_first_call_is_waited_for_no_longer_and_lives_on(expert: Scripted) -> None:
+    told: list[str] = []
+    pool = ExpertPool({"x": expert}, failures=1, cooldown_s=60)
+    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: told.append(outcome))
+    call = calls.start([[1]], model="slm", deadline_s=0.02, life_s=60, kind="first")
+    assert isinstance(call, ExpertCall)
+    begun = time.monotonic()
+    assert [calls.settle(call) for _ in range(3)] == ["reading"] * 3
+    assert time.monotonic() - begun < 1.0
+    assert told == []
+    # It is no failure of the server, which has to read the prompt.
+    started(calls, deadline_s=5)
     expert.futures[0].set_result(REPLY)
-    assert isinstance(calls.start([[1]], model="slm", deadline_s=1), ExpertCall)
+    assert calls.settle(call) == "answered"
+    assert told == ["answered"]
 
 
-def test_another_model_is_not_busy_with_the_late_calls_of_one(expert: Scripted) -> None:
+def test_a_first_call_is_given_up_at_the_end_of_its_life(expert: Scripted) -> None:
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=1, cooldown_s=60))
+    call = calls.start([[1]], model="slm", deadline_s=0.01, life_s=0.03, kind="first")
+    assert isinstance(call, ExpertCall)
+    assert calls.settle(call) == "reading"
+    time.sleep(0.03)
+    assert calls.settle(call) == "late"
+    assert calls.start([[1]], model="slm", deadline_s=5) == "open"
+    assert expert.futures[0].cancelled()
+
+
+def test_first_calls_do_not_pile_up(expert: Scripted) -> None:
     calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
-    for _ in range(4):
-        calls.settle(started(calls))
-    assert isinstance(calls.start([[1]], model="adapter", deadline_s=1), ExpertCall)
+
+    def first() -> ExpertCall | str:
+        return calls.start([[1]], model="slm", deadline_s=0.0, life_s=60, kind="first")
+
+    assert all(isinstance(first(), ExpertCall) for _ in range(8))
+    assert first() == "busy"
+    # Texts that the expert has read go on.
+    assert isinstance(started(calls), ExpertCall)
+    expert.futures[0].set_result(REPLY)
+    assert isinstance(first(), ExpertCall)
 
 
 def test_steps_are_passed_on(calls: ExpertCalls, expert: Scripted) -> None:

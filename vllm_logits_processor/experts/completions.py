@@ -28,6 +28,14 @@ logger = logging.getLogger(__name__)
 #: one is not read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
+#: Seconds for the scores of a prompt, which nobody waits for.
+_SCORE_TIMEOUT_S = 30.0
+
+#: Asks a server that runs Floe itself for its model's own word: without it two servers that are
+#: each other's experts, or one that is its own, would ask without end. Others do not read it.
+_UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
+#: What a server answers that refuses a field it does not know.
+_REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 #: What usually is behind a status. Never the server's own words: they may quote the text.
 _HINTS = {
@@ -63,8 +71,6 @@ class CompletionsExpert:
         Sent as a bearer token.
     ca_file : Path, optional
         Certificates (PEM) to verify the server with, instead of the system's.
-    extra_body : mapping, optional
-        Further fields of every request.
     timeout_s : float
         Seconds after which a call is given up for good. The deadline of a token is the caller's and
         shorter: a reply that misses it is dropped when it comes.
@@ -81,7 +87,6 @@ class CompletionsExpert:
         end_ids: TokenArray,
         api_key: ApiKey | None = None,
         ca_file: Path | None = None,
-        extra_body: Mapping[str, Any] | None = None,
         timeout_s: float = 30.0,
         loop: LoopThread | None = None,
     ) -> None:
@@ -90,7 +95,8 @@ class CompletionsExpert:
         self._vocabulary = vocabulary
         self._end_ids = end_ids
         self._key = api_key or ApiKey()
-        self._extra_body = dict(extra_body or {})
+        #: Whether the server takes requests with the mark; None until it has taken one.
+        self._takes_mark: bool | None = None
         self._timeout_s = timeout_s
         self._hinted: set[int] = set()
         self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
@@ -126,16 +132,18 @@ class CompletionsExpert:
             self._loop.close()
 
     async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
-        body = self._body(
-            model=model,
-            prompt=prompts,
-            max_tokens=steps,
-            logprobs=self._top_k,
+        values = {
+            "model": model,
+            "prompt": prompts,
+            "max_tokens": steps,
+            "logprobs": self._top_k,
             # Distinct tokens may have one spelling; ids cannot collide.
-            return_tokens_as_token_ids=True,
-        )
+            "return_tokens_as_token_ids": True,
+        }
         per_prompt = _BYTES_PER_PROMPT + steps * (self._top_k + 2) * _BYTES_PER_LOGPROB
-        received = await self._post(body, limit=len(prompts) * per_prompt)
+        sent, received = await self._post(
+            values, limit=len(prompts) * per_prompt, timeout_s=self._timeout_s
+        )
         return ExpertReply(
             continuations=read_continuations(
                 received,
@@ -144,22 +152,50 @@ class CompletionsExpert:
                 vocabulary=self._vocabulary,
                 end_ids=self._end_ids,
             ),
-            sent_bytes=len(body),
+            sent_bytes=sent,
             received_bytes=len(received),
         )
 
     async def _score(self, prompt: Sequence[int], model: str) -> float:
-        body = self._body(model=model, prompt=[prompt], max_tokens=1, prompt_logprobs=0)
+        values = {"model": model, "prompt": [prompt], "max_tokens": 1, "prompt_logprobs": 0}
         limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
-        return read_score(await self._post(body, limit=limit), prompt)
+        _, received = await self._post(values, limit=limit, timeout_s=_SCORE_TIMEOUT_S)
+        return read_score(received, prompt)
 
-    def _body(self, **values: Any) -> bytes:
-        return json.dumps(
-            {**values, "temperature": 0.0, **self._extra_body}, separators=(",", ":")
-        ).encode()
+    async def _post(
+        self, values: Mapping[str, Any], *, limit: int, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Send a request; return the size of its body, and the reply's, of at most `limit` bytes.
 
-    async def _post(self, body: bytes, *, limit: int) -> bytes:
-        """Send `body`; return the reply's, of at most `limit` bytes."""
+        A server that has never taken the mark and refuses a request is asked once more without it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = _body(values, _UNFUSED if self._takes_mark is not False else {})
+                status, received = await self._send(body, limit=limit)
+                if status in _REFUSED_FIELD and self._takes_mark is None:
+                    plain = _body(values, {})
+                    again, without = await self._send(plain, limit=limit)
+                    if again == HTTPStatus.OK:
+                        self._takes_mark = False
+                        logger.warning(
+                            "The expert takes no field vllm_xargs and is asked without it: were it "
+                            "a server with Floe that has this one for its expert, they would ask "
+                            "each other without end."
+                        )
+                        status, received, body = again, without, plain
+        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
+            # The type only: a message may quote what was sent.
+            raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
+        if status != HTTPStatus.OK:
+            kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
+            raise kind(self._status(status))
+        if self._takes_mark is None:
+            self._takes_mark = True
+        return len(body), received
+
+    async def _send(self, body: bytes, *, limit: int) -> tuple[int, bytes]:
+        """Return status and body; the body of a good reply alone is read."""
         headers = [
             (b"Host", self._authority),
             (b"Content-Type", b"application/json"),
@@ -167,23 +203,15 @@ class CompletionsExpert:
             *self._authorization(),
         ]
         received = bytearray()
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._client.stream("POST", self._url, content=body, headers=headers) as response,
-            ):
-                if response.status != HTTPStatus.OK:
-                    absent = response.status == HTTPStatus.NOT_FOUND
-                    kind = NoSuchModelError if absent else ExpertError
-                    raise kind(self._status(response.status))
+        async with self._client.stream(
+            "POST", self._url, content=body, headers=headers
+        ) as response:
+            if response.status == HTTPStatus.OK:
                 async for part in response.aiter_stream():
                     received += part
                     if len(received) > limit:
                         raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
-        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            # The type only: a message may quote what was sent.
-            raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
-        return bytes(received)
+        return response.status, bytes(received)
 
     def _authorization(self) -> list[tuple[bytes, bytes]]:
         try:
@@ -199,3 +227,7 @@ class CompletionsExpert:
             self._hinted.add(status)
             logger.error("%s Perhaps %s.", message, _HINTS[status])
         return message
+
+
+def _body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
+    return json.dumps({**values, "temperature": 0.0, **mark}, separators=(",", ":")).encode()

@@ -145,11 +145,48 @@ def test_a_score_of_another_shape_is_refused(
         expert.score([6, 7], model="slm").result(timeout=5)
 
 
-def test_further_fields_are_sent(server: FakeExpert) -> None:
-    client = client_of(server, extra_body={"vllm_xargs": {"floe": "host"}})
-    client.start([[1]], model="slm").result(timeout=5)
-    client.close()
-    assert server.requests[0]["vllm_xargs"] == {"floe": "host"}
+def test_a_server_that_runs_floe_is_asked_for_its_models_own_word(
+    server: FakeExpert, expert: CompletionsExpert
+) -> None:
+    expert.start([[1]], model="slm").result(timeout=5)
+    server.answer = lambda _: scored([None, {7: -1.0}])
+    expert.score([6, 7], model="slm").result(timeout=5)
+    assert [each["vllm_xargs"] for each in server.requests] == [{"floe": "host"}] * 2
+
+
+def test_a_server_that_refuses_unknown_fields_is_asked_without_the_mark_from_then_on(
+    server: FakeExpert, expert: CompletionsExpert, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refuses = "vllm_xargs"
+    for _ in range(3):
+        assert first_tokens(expert.start([[1]], model="slm").result(timeout=5)) == [1]
+    assert ["vllm_xargs" in each for each in server.requests] == [True, False, False, False]
+    assert caplog.text.count("asked without it") == 1
+
+
+def test_a_server_that_has_taken_the_mark_is_never_asked_without_it(
+    server: FakeExpert, expert: CompletionsExpert
+) -> None:
+    expert.start([[1]], model="slm").result(timeout=5)
+    server.status = 400
+    with pytest.raises(ExpertError, match="HTTP 400"):
+        expert.start([[1]], model="slm").result(timeout=5)
+    assert all("vllm_xargs" in each for each in server.requests)
+
+
+def test_a_call_does_not_queue_behind_calls_that_hang(
+    server: FakeExpert, expert: CompletionsExpert
+) -> None:
+    server.delay_s = 1.5
+    hanging = [expert.start([[1]], model="slm") for _ in range(30)]
+    patient_until = time.monotonic() + 1.0
+    while len(server.requests) < len(hanging) and time.monotonic() < patient_until:
+        time.sleep(0.01)
+    server.delay_s = 0.0
+    begun = time.monotonic()
+    assert first_tokens(expert.start([[1, 2]], model="slm").result(timeout=5)) == [2]
+    assert time.monotonic() - begun < 0.4
+    assert len(server.connections) == 31
 
 
 def test_a_connection_that_the_server_has_closed_is_opened_again(

@@ -7,7 +7,9 @@ tested in integration_tests.
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +50,13 @@ class FakeExpert:
     status: int = 200
     delay_s: float = 0.0
     closes: bool = False
+    #: A field that the server does not know and answers with HTTP 400.
+    refuses: str = ""
+    #: Seconds between the bytes of a reply; and whether it ends in its middle.
+    drips_s: float = 0.0
+    breaks: bool = False
+    #: Whether connections are reset before anything is said.
+    refuses_connections: bool = False
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -55,12 +64,27 @@ class FakeExpert:
 
 
 @contextmanager
-def fake_expert(answer: Answer, *, tls: ssl.SSLContext | None = None) -> Iterator[FakeExpert]:
-    """Run a server on a free loopback port, with TLS if a context is given."""
+def fake_expert(
+    answer: Answer, *, tls: ssl.SSLContext | None = None, port: int = 0
+) -> Iterator[FakeExpert]:
+    """Run a server on a loopback port, a free one if none is given; with TLS if a context is."""
     state = FakeExpert(answer)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            if state.refuses_connections:
+                self.close_connection = True
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                self.connection.close()
+                return
+            try:
+                super().handle_one_request()
+            except ConnectionResetError:
+                self.close_connection = True
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -72,17 +96,33 @@ def fake_expert(answer: Answer, *, tls: ssl.SSLContext | None = None) -> Iterato
             self.close_connection = state.closes
             reply = state.answer(body)
             try:
-                self.send_response(state.status)
+                self.send_response(400 if state.refuses in body else state.status)
                 self.send_header("Content-Length", str(len(reply)))
                 self.end_headers()
-                self.wfile.write(reply)
+                self.write(reply)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
+
+        def write(self, reply: bytes) -> None:
+            if state.breaks:
+                self.close_connection = True
+                reply = reply[: len(reply) // 2]
+            if not state.drips_s:
+                self.wfile.write(reply)
+                return
+            for byte in reply:
+                self.wfile.write(bytes([byte]))
+                if state.drips_s:
+                    time.sleep(state.drips_s)
 
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        # The default of 5 makes the sixth of several calls at once wait for a second.
+        request_queue_size = 64
+
+    server = Server(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

@@ -82,6 +82,30 @@ class Heard:
             self._ahead = []
             self._continue(place, continuation)
 
+    def hear_late(
+        self, place: Place, continuation: Continuation, *, since: bytes, prefix: ExpertPrefix
+    ) -> None:
+        """Take in what the expert said at a place that the text has left behind.
+
+        It is of use for covers of the last word, and with look-ahead where the text has gone on as
+        the expert did.
+
+        Parameters
+        ----------
+        place : Place
+        continuation : Continuation
+        since : bytes
+            What the text has behind the place.
+        prefix : ExpertPrefix
+            The whole text.
+        """
+        rows = dict(self.rows)
+        self.hear(place, continuation)
+        if since:
+            self.follow(since, prefix)
+        # What was said of a place once its text was read stands.
+        self.rows.update(rows)
+
     def hear_ahead(self, place: Place, continuation: Continuation) -> None:
         """Take in what the expert said at what was `end`; nothing if the text has departed."""
         end = self.end

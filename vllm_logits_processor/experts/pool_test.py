@@ -14,7 +14,7 @@ import pytest
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.experts.loop import LoopThread
-from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.experts.pool import ExpertPool, Patience
 from vllm_logits_processor.experts.reply import (
     ExpertError,
     ExpertOpenError,
@@ -137,14 +137,22 @@ def test_a_quick_server_is_not_hedged() -> None:
 def test_a_late_call_counts_against_its_server_though_it_is_answered_later() -> None:
     with servers(failures=1) as both:
         both.first.delay_s = 0.3
-        future = both.pool.start([[1]], model="slm")
-        both.pool.late(future)
-        both.pool.late(future)
-        assert both.states[-1] == ("first", "open")
+        future = both.pool.start([[1]], model="slm", patience=Patience(fails_s=0.1))
         assert token_of(future.result(timeout=5)) == 1
         assert both.states[-1] == ("first", "open")
-        both.pool.late(future)
         assert both.ask() == 2
+
+
+def test_a_call_goes_on_at_another_server_when_its_own_is_left_alone() -> None:
+    with servers(failures=1) as both:
+        both.first.delay_s = 3.0
+        reading = both.pool.start([[1]], model="slm", patience=Patience(fails_s=60))
+        late = both.pool.start([[1]], model="slm", patience=Patience(fails_s=0.05))
+        time.sleep(0.1)
+        both.second.delay_s = 0.0
+        assert both.ask() == 2
+        assert both.states[-1] == ("first", "open")
+        assert {token_of(each.result(timeout=2)) for each in (reading, late)} == {2}
 
 
 def test_a_probe_is_asked_beside_a_healthy_server() -> None:
