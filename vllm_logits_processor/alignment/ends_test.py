@@ -47,7 +47,8 @@ FAMILIES = {
     "llama-3": Family(
         "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message.role }}"
         "<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n"
+        "{% endif %}",
         "<|eot_id|>",
         "<|end_of_text|>",
         (
@@ -61,7 +62,8 @@ FAMILIES = {
     "gemma": Family(
         "{{ bos_token }}{% for message in messages %}<start_of_turn>"
         "{{ 'model' if message.role == 'assistant' else message.role }}\n{{ message.content }}"
-        "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
+        "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n"
+        "{% endif %}",
         "<end_of_turn>",
         "<eos>",
         ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
+from vllm_logits_processor.alignment.folders import why_not_loaded
 from vllm_logits_processor.alignment.spelling import (
     ACCEPTED,
     BYTE_TO_CHAR,
@@ -27,7 +28,6 @@ from vllm_logits_processor.alignment.spelling import (
     speller,
     valid_and_rest,
 )
-from vllm_logits_processor.alignment.folders import why_not_loaded
 from vllm_logits_processor.alignment.templates import ChatTemplate
 from vllm_logits_processor.arrays import TokenArray
 
