@@ -79,7 +79,16 @@ def check_credentials(values: Mapping[str, Any], *, section: str) -> None:
         value = values[key]
         if value is not None:
             good = isinstance(value, str) and Path(value).is_file()
-            accept(f"{section}{key}", value, "the path of a file that is there", good=good)
+            accept(
+                f"{section}{key}", value, f"the path of a file that is there{_at(value)}", good=good
+            )
+
+
+def _at(path: object) -> str:
+    """Say where a relative path was looked for: users take it to count from another folder."""
+    if not isinstance(path, str) or not path or Path(path).is_absolute():
+        return ""
+    return f" (looked for as {Path(path).absolute()})"
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -110,6 +110,9 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
         resolve(reference, plugins=config.plugins), name=reference
     )
     expert.make_tables()
+    for vocabulary in (host, expert):
+        if vocabulary.ends is not None and vocabulary.ends.doubt is not None:
+            logger.warning("%s", vocabulary.ends.doubt)
     return Pair(
         host=host,
         expert=expert,

@@ -7,20 +7,21 @@ two starts of the same server (URL, key, deadlines) therefore belong into the JS
 
 from __future__ import annotations
 
-import json
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from floe_plugins.config_checks import is_integer, is_number, is_set_variable, is_url
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import MOST_TIMEOUT_S
-from vllm_logits_processor.config_checks import accept, known
+from vllm_logits_processor.config_checks import accept, check_places, known
 from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config_file import SECTION, read_config_file
 from vllm_logits_processor.request import MODES, Mode
 
-__all__ = ["Ask", "ExpertConfig", "FloeConfig"]
+__all__ = ["Ask", "ExpertConfig", "FloeConfig", "why_off"]
 
 Ask = Literal["always", "unsure"]
 
@@ -146,18 +147,26 @@ class FloeConfig:
     def from_additional_config(cls, additional: Mapping[str, Any] | None) -> Self | None:
         """Read the configuration that vLLM was started with; None where there is no ``floe``.
 
+        Relative paths in it count from the folder in which the process was started, those in the
+        file that ``config_file`` names as well.
+
         Raises
         ------
         ConfigError
-            If a key is unknown, a value is out of range, or the file cannot be read.
+            If a key is unknown or in the wrong place, a value is out of range, or the file cannot
+            be read.
         """
-        if not isinstance(additional, Mapping) or "floe" not in additional:
+        if not isinstance(additional, Mapping) or additional.get(SECTION) is None:
             return None
-        values = additional["floe"]
+        values = additional[SECTION]
         accept("the configuration", values, "a JSON object", good=isinstance(values, Mapping))
         values = dict(values)
         if "config_file" in values:
-            values = _merged(values, _read(values.pop("config_file")))
+            file = read_config_file(values.pop("config_file"), named_by="floe: config_file")
+            if "config_file" in file:
+                raise ConfigError("floe: config_file names a file that names another; keep one.")
+            values = _merged(values, file)
+        check_places(cls, ExpertConfig, values, inner="expert")
         if "expert" not in values:
             raise ConfigError("floe: the section 'expert' (model, url, tokenizer) is missing.")
         expert = values.pop("expert")
@@ -166,15 +175,31 @@ class FloeConfig:
         return cls(**known(cls, values, section=""))
 
 
-def _read(path: object) -> dict[str, Any]:
-    try:
-        values = json.loads(Path(str(path)).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"floe: config_file is {path!r}, which cannot be read as JSON ({error})."
-        ) from None
-    accept("config_file", path, "the path of a JSON object", good=isinstance(values, dict))
-    return dict(values)
+def why_off(additional: object) -> str:
+    """Say why an ``--additional-config`` does not switch fusion on; what to write instead.
+
+    Parameters
+    ----------
+    additional : object
+        The value, for which `FloeConfig.from_additional_config` has returned None.
+    """
+    wanted = """start vLLM with --additional-config '{"floe": {"expert": {...}}}'"""
+    if not isinstance(additional, Mapping) or not additional:
+        return f"vLLM was started without --additional-config; {wanted}."
+    if SECTION in additional:
+        return f"the section floe of --additional-config is null; {wanted}."
+    names = [key for key in additional if isinstance(key, str)]
+    settings = {field.name for field in fields(FloeConfig)} | {"config_file"}
+    outside = [key for key in names if key in settings]
+    if outside:
+        return (
+            f"--additional-config has {', '.join(map(repr, outside))} at its top level; put what "
+            f"is meant for Floe into the section floe: {wanted}."
+        )
+    for key in names:
+        if difflib.get_close_matches(key.lower(), [SECTION], n=1):
+            return f"--additional-config has the key {key!r}; did you mean 'floe'?"
+    return f"--additional-config has no section floe; {wanted}."
 
 
 def _merged(inline: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,48 @@ from floe_plugins.errors import ConfigError
 def accept(key: str, value: object, accepted: str, *, good: bool) -> None:
     """Raise `ConfigError` about a key of the processor's configuration unless `good`."""
     config_checks.accept(f"floe: {key}", value, accepted, good=good)
+
+
+def check_places(outer: type, section: type, values: Mapping[str, Any], *, inner: str) -> None:
+    """Name keys that stand in the configuration and belong in its section, and the reverse.
+
+    Parameters
+    ----------
+    outer, section : type
+        The dataclasses of the configuration and of the section inside it.
+    values : mapping of str to object
+        The configuration as it was read.
+    inner : str
+        The name of the section.
+
+    Raises
+    ------
+    ConfigError
+        About the misplaced keys; about a section whose name is misspelt.
+    """
+    outside = {field.name for field in dataclasses.fields(outer)} | {"config_file"}
+    inside = {field.name for field in dataclasses.fields(section)}
+    found = [key for key in values if key in inside - outside]
+    if found:
+        raise ConfigError(
+            f"floe: {_listed(found)} in the section {inner!r}, not beside it: "
+            f"write {{{json.dumps(inner)}: {{{json.dumps(found[0])}: ...}}}}."
+        )
+    part = values.get(inner)
+    found = [key for key in part if key in outside - inside] if isinstance(part, Mapping) else []
+    if found:
+        raise ConfigError(
+            f"floe: {_listed(found)} beside the section {inner!r}, not in it: "
+            f"write {{{json.dumps(inner)}: {{...}}, {json.dumps(found[0])}: ...}}."
+        )
+    if inner not in values:
+        for key in values:
+            if key not in outside and difflib.get_close_matches(key.lower(), [inner], n=1):
+                raise ConfigError(f"floe: {key} is not a setting; did you mean {inner!r}?")
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{', '.join(keys)} {'belongs' if len(keys) == 1 else 'belong'}"
 
 
 def known(kind: type, values: Mapping[str, Any], *, section: str) -> dict[str, Any]:
@@ -52,9 +95,11 @@ def known(kind: type, values: Mapping[str, Any], *, section: str) -> dict[str, A
     for key, value in values.items():
         takes_list = "tuple" in str(fields[key].type)
         takes_string = str(fields[key].type).startswith("str")
-        if takes_list and not (takes_string and isinstance(value, str)) and value is not None:
+        takes_nothing = "None" in str(fields[key].type) and value is None
+        if takes_list and not (takes_string and isinstance(value, str)) and not takes_nothing:
             good = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-            accept(section + key, value, "a list of names", good=good)
+            accepted = "a string or a list of strings" if takes_string else "a list of names"
+            accept(section + key, value, accepted, good=good)
             value = tuple(value)
         checked[key] = value
     return checked

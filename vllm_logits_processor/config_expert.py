@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from floe_plugins.config_checks import check_credentials, is_integer, is_number, is_url
 from floe_plugins.credentials import ApiKey
+from floe_plugins.errors import ConfigError
 from vllm_logits_processor.config_checks import accept
 
 Dtype = Literal["auto", "bfloat16", "float32"]
@@ -74,11 +75,23 @@ class ExpertConfig:
         """Check every value."""
         good = self.url is None or (bool(self.urls) and all(map(is_url, self.urls)))
         accept("expert.url", self.url, "an http:// or https:// URL, or a list of them", good=good)
+        twice = [url for url in self.urls if self._plain_urls.count(url.rstrip("/")) > 1]
+        if twice:
+            raise ConfigError(
+                f"floe: expert.url names {twice[0]!r} more than once; accepted are servers of "
+                "their own, each once."
+            )
+        if self.url is not None and self.tokenizer is None:
+            raise ConfigError(
+                "floe: expert.tokenizer is missing, and a server does not hand out its tokenizer; "
+                f"write where that of {self.model!r} is: a folder, a hub id or embedded:NAME."
+            )
         for key in ("model", "tokenizer"):
             value = getattr(self, key)
-            optional = key == "tokenizer" and self.url is None and value is None
+            optional = key == "tokenizer" and value is None
             named = isinstance(value, str) and bool(value)
-            accept(f"expert.{key}", value, "a name", good=named or optional)
+            accepted = "a name" if key == "model" else "a folder, a hub id or embedded:NAME"
+            accept(f"expert.{key}", value, accepted, good=named or optional)
         accept("expert.trusted", self.trusted, "true or false", good=type(self.trusted) is bool)
         for key, most in (("top_k", 1000), ("lookahead", 64)):
             value = getattr(self, key)
@@ -104,6 +117,10 @@ class ExpertConfig:
         if self.url is None:
             return ()
         return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def _plain_urls(self) -> list[str]:
+        return [url.rstrip("/") for url in self.urls]
 
     @property
     def sees_everything(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.config import ExpertConfig, FloeConfig, why_off
 
 EXPERT: dict[str, Any] = {
     "url": "http://127.0.0.1:8001/v1",
@@ -47,10 +47,16 @@ def test_defaults_are_the_documented_ones() -> None:
         ),
         ({"expert": {**EXPERT, "trusted": "yes"}}, "expert.trusted is 'yes'; accepted is true or"),
         ({"expert": {**EXPERT, "api_key_env": "NO_SUCH_KEY"}}, "that is set"),
-        ({"expert": {"url": "http://x", "model": "m"}}, "expert.tokenizer is None; accepted is a"),
+        (
+            {"expert": {"url": "http://x", "model": "m"}},
+            "expert.tokenizer is missing, and a server",
+        ),
         ({"expert": {"url": [], "model": "m"}}, "an http:// or https:// URL, or a list of them"),
         ({"expert": {"url": ["http://x", "x"], "model": "m"}}, "or a list of them"),
-        ({"expert": {"url": ["http://x", 3], "model": "m"}}, "expert.url is .* a list of names"),
+        (
+            {"expert": {"url": ["http://x", 3], "model": "m"}},
+            r"expert.url is .*; accepted is a string or a list of strings",
+        ),
         ({"expert": {}}, "expert.model is missing"),
         ({"expert": {**EXPERT, "lookahead": 65}}, "expert.lookahead is 65; accepted is an integer"),
         ({"expert": {**EXPERT, "hedge_ms": 20}}, "expert.hedge_ms is 20; .*, with two URLs"),
@@ -80,12 +86,66 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"detectors": "email"}, "detectors is 'email'; accepted is a list of names"),
         ({"trace_file": "/no/such/folder/trace"}, "trace_file is '/no/such/folder/trace'"),
         ({"config_file": "/no/such/file"}, "config_file is '/no/such/file', which cannot be read"),
+        ({"config_file": 3}, "config_file is 3; accepted is the path of a JSON file"),
+        ({"config_file": ""}, "config_file is ''; accepted is the path of a JSON file"),
+        ({"plugins": None}, "plugins is None; accepted is a list of names"),
+        ({"router": ["mean"]}, r"router is .'mean'.; accepted is a router's name"),
+        ({"expert": "http://x/v1"}, "expert is 'http://x/v1'; accepted is a JSON object"),
+        ({"expert": {**EXPERT, "tokenizer": 3}}, "expert.tokenizer is 3; accepted is a folder"),
+        (
+            {"expert": {**EXPERT, "url": ["http://a/v1", "http://a/v1/"]}},
+            "expert.url names 'http://a/v1' more than once",
+        ),
+        ({"url": "http://x/v1"}, "url belongs in the section 'expert', not beside it"),
+        ({"trusted": True, "top_k": 5}, "trusted, top_k belong in the section 'expert'"),
+        (
+            {"expert": {**EXPERT, "deadline_ms": 5}},
+            "deadline_ms belongs beside the section 'expert', not in it",
+        ),
+        (
+            {"expert": {**EXPERT, "config_file": "x"}},
+            "config_file belongs beside the section 'expert'",
+        ),
     ],
 )
 def test_wrong_values_get_one_sentence(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         read(**values)
     assert "\n" not in str(caught.value)
+
+
+def test_a_section_with_another_name_is_not_the_expert() -> None:
+    with pytest.raises(ConfigError, match="Expert is not a setting; did you mean 'expert'"):
+        FloeConfig.from_additional_config({"floe": {"Expert": EXPERT}})
+
+
+def test_all_of_the_expert_at_the_top_is_told_to_move() -> None:
+    with pytest.raises(ConfigError, match="url, model, tokenizer belong in the section 'expert'"):
+        FloeConfig.from_additional_config({"floe": EXPERT})
+
+
+@pytest.mark.parametrize("value", [[], "on", 3, False])
+def test_a_section_that_is_no_object_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"floe: the configuration is .*; accepted is a JSON obj"):
+        FloeConfig.from_additional_config({"floe": value})
+
+
+@pytest.mark.parametrize(
+    ("additional", "sentence"),
+    [
+        (None, "vLLM was started without --additional-config; start vLLM with"),
+        ({}, "vLLM was started without --additional-config"),
+        ({"floe": None}, "the section floe of --additional-config is null; start vLLM with"),
+        ({"Floe": {}}, "has the key 'Floe'; did you mean 'floe'?"),
+        ({"floee": {}}, "has the key 'floee'; did you mean 'floe'?"),
+        ({"other": 1}, "--additional-config has no section floe; start vLLM with"),
+        ({"expert": EXPERT, "router": "mean"}, "has 'expert', 'router' at its top level; put"),
+        ({"config_file": "floe.json"}, "has 'config_file' at its top level"),
+    ],
+)
+def test_what_keeps_fusion_off_is_named(additional: Any, sentence: str) -> None:
+    assert FloeConfig.from_additional_config(additional) is None
+    assert sentence in why_off(additional)
 
 
 def test_the_expert_is_required() -> None:

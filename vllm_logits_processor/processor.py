@@ -27,6 +27,8 @@ from vllm_logits_processor.processor_checks import (
     check_parallelism,
     check_rows,
     check_slots,
+    say_of_logprobs,
+    warn_if_off,
     warn_of_untested_version,
 )
 from vllm_logits_processor.processor_v1 import RowBatch
@@ -49,9 +51,10 @@ if TYPE_CHECKING:
 class FloeLogitsProcessor(RowInterface, SlotInterface):
     """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
 
-    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing. V1 takes no
-    processors under speculative decoding, and says so when it starts; V2 does. A fault that nobody
-    foresaw costs a step, and ends fusion, not the server, if it comes back: see :mod:`fallback`.
+    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and says so where
+    it was named. V1 takes no processors under speculative decoding, and says so when it starts; V2
+    does. A fault that nobody foresaw costs a step, and ends fusion, not the server, if it comes
+    back: see :mod:`fallback`.
 
     Parameters
     ----------
@@ -197,6 +200,10 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     config = FloeConfig.from_additional_config(additional if isinstance(additional, dict) else None)
     if vllm_config.parallel_config.pipeline_parallel_size > 1 and not get_pp_group().is_last_rank:
         return None
+    if config is None:
+        warn_if_off(vllm_config, processor=FloeLogitsProcessor)
+    else:
+        say_of_logprobs(vllm_config)
     return config
 
 

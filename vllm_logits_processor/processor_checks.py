@@ -13,6 +13,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from floe_plugins.errors import ConfigError
+from vllm_logits_processor.config import why_off
 from vllm_logits_processor.tested_releases import VLLM_TESTED
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,42 @@ def warn_of_untested_version() -> None:
             "Floe was tested with vLLM %s; this is %s. What it relies on is there.",
             ", ".join(VLLM_TESTED),
             vllm.__version__,
+        )
+
+
+def warn_if_off(config: VllmConfig, *, processor: type) -> None:
+    """Say why fusion is off where the processor was named: who names it wants it.
+
+    A processor that came by itself, as an entry point of some package, says nothing: it is then in
+    every vLLM server of its environment.
+
+    Parameters
+    ----------
+    config : VllmConfig
+        One without a usable section ``floe``.
+    processor : type
+        The processor's class.
+    """
+    model = config.model_config
+    named = getattr(model, "logits_processors", None) or ()
+    if any(each is processor or _is_name_of(each, processor) for each in named):
+        logger.warning(
+            "Floe is off, and the host answers alone: %s", why_off(config.additional_config)
+        )
+
+
+def _is_name_of(name: object, processor: type) -> bool:
+    return isinstance(name, str) and name.rpartition(":")[2] == processor.__name__
+
+
+def say_of_logprobs(config: VllmConfig) -> None:
+    """Say so where the logprobs that clients get are those of the host alone."""
+    mode = getattr(config.model_config, "logprobs_mode", None)
+    if isinstance(mode, str) and mode.startswith("raw"):
+        logger.info(
+            "Logprobs in answers are the host's, before fusion (--logprobs-mode is %s); with "
+            "--logprobs-mode processed_logprobs they are those of the answer.",
+            mode,
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from floe_plugins.errors import first_line
+from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
+from vllm_logits_processor.alignment.folders import why_not_loaded
 from vllm_logits_processor.alignment.spelling import (
     ACCEPTED,
     BYTE_TO_CHAR,
@@ -60,6 +61,8 @@ class ByteVocabulary:
         SHA-256 over all that alignment depends on; equal for equal tokenizers.
     template : ChatTemplate or None
         How it writes conversations, if it says so. No part of the fingerprint.
+    ends : EndOfTurn or None
+        Where `end_ids` are from, if they were read from a model's files. No part of it either.
     """
 
     name: str
@@ -70,6 +73,7 @@ class ByteVocabulary:
     kind: Kind
     fingerprint: str = field(repr=False)
     template: ChatTemplate | None = field(default=None, repr=False)
+    ends: EndOfTurn | None = field(default=None, repr=False)
 
     @classmethod
     def from_pretrained(cls, folder: str, *, name: str | None = None) -> ByteVocabulary:
@@ -87,7 +91,7 @@ class ByteVocabulary:
         TokenizerError
             If there is no tokenizer, it has no fast form, or is of no family that spells bytes.
         """
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -95,7 +99,7 @@ class ByteVocabulary:
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"The tokenizer of {name or folder!r} cannot be loaded: "
-                f"{first_line(error).rstrip('.')}."
+                f"{why_not_loaded(folder, error)}."
             ) from error
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -103,21 +107,17 @@ class ByteVocabulary:
                 f"The tokenizer of {name or folder!r} has no fast (tokenizers) form; Floe takes "
                 f"{ACCEPTED} in that form."
             )
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        # Tokenizers of the BERT family have these under other names.
-        bos = tokenizer.cls_token_id if bos is None else bos
-        ends = {tokenizer.sep_token_id if eos is None else eos}
-        try:
-            configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        except OSError:  # A folder need not have a generation_config.json.
-            configured = None
-        ends.update(configured if isinstance(configured, list) else [configured])
+        # Tokenizers of the BERT family have it under another name.
+        bos = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        template = _template_of(tokenizer, backend)
+        ends = end_of_turn(tokenizer, folder, name=name or folder, template=template)
         return cls.from_backend(
             backend,
             name=name or folder,
-            end_ids=frozenset(int(end) for end in ends if end is not None),
+            end_ids=ends.ids,
             bos_ids=tuple(token for token in tokenizer("").input_ids if token == bos),
-            template=_template_of(tokenizer, backend),
+            template=template,
+            ends=ends,
         )
 
     @classmethod
@@ -129,6 +129,7 @@ class ByteVocabulary:
         end_ids: frozenset[int],
         bos_ids: tuple[int, ...] = (),
         template: ChatTemplate | None = None,
+        ends: EndOfTurn | None = None,
     ) -> ByteVocabulary:
         """Take a `tokenizers.Tokenizer`.
 
@@ -136,7 +137,7 @@ class ByteVocabulary:
         ----------
         backend : tokenizers.Tokenizer
             The tokenizer as it comes.
-        name, end_ids, bos_ids, template
+        name, end_ids, bos_ids, template, ends
             See the class.
 
         Raises
@@ -169,6 +170,7 @@ class ByteVocabulary:
             kind=kind,
             fingerprint=hashlib.sha256(f"{sorted(end_ids)}\n{text}".encode()).hexdigest(),
             template=template,
+            ends=ends,
         )
 
     def __len__(self) -> int:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from floe_plugins.commands.output import add_json_option, print_json
-from floe_plugins.errors import FloeError
 from floe_plugins.extras import brings, install_command
 from vllm_logits_processor.commands.doctor_lines import Line, Status, unknown
+from vllm_logits_processor.config_file import read_config_file
 
 _RED = 1
 _COLOURS = {Status.GREEN: "\x1b[32m", Status.RED: "\x1b[31m", Status.UNKNOWN: "\x1b[33m"}
@@ -45,7 +43,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    lines = diagnose(_read(arguments.config) if arguments.config else None, host=arguments.host)
+    path = arguments.config
+    values = None if path is None else read_config_file(path, named_by="--config", alone=False)
+    lines = diagnose(values, host=arguments.host)
     counts = Counter(line.status for line in lines)
     if arguments.json:
         print_json({"lines": [asdict(line) for line in lines], "red": counts[Status.RED]})
@@ -82,15 +82,6 @@ def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
         advice = install_command("fusion")
         return [*environment_lines(), unknown("configuration", missing, advice)]
     return [*environment_lines(), *serving_lines(values, host=host)]
-
-
-def _read(path: str) -> Any:
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FloeError(f"The configuration {path!r} cannot be read as JSON: {error}.") from error
-    # The value of --additional-config holds the section; the file that config_file names is it.
-    return values["floe"] if isinstance(values, dict) and set(values) == {"floe"} else values
 
 
 def _print(lines: list[Line], counts: Counter[Status]) -> None:

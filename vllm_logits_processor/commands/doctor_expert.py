@@ -14,12 +14,12 @@ import numpy as np
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
-from vllm_logits_processor.commands.doctor_http import Fetcher
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.experts.build import completions_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.experts.fetcher import Fetcher
 from vllm_logits_processor.experts.reply import ExpertError
 from vllm_logits_processor.metrics import server_of
 
@@ -76,7 +76,11 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
         return red("expert", f"{server} cannot be asked: {said}", "correct that file")
     if isinstance(reply, str):
         advice = f"start it, such as: vllm serve MODEL --served-model-name {expert.model}"
-        return red("expert", f"{server} does not answer ({reply})", advice)
+        if "nobody listens" not in reply:
+            advice = (
+                "correct expert.url or expert.ca_file, or what keeps that server from answering"
+            )
+        return red("expert", f"{server} does not answer: {reply}", advice)
     status, body = reply
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         advice = "it wants another API key: expert.api_key_env or expert.api_key_file"

@@ -12,10 +12,10 @@ from floe_plugins.errors import ConfigError, FloeError, PluginError, first_line
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_expert import expert_lines
-from vllm_logits_processor.commands.doctor_http import Fetcher
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
+from vllm_logits_processor.experts.fetcher import Fetcher
 
 _LOOPBACK = "127.0.0.1"
 

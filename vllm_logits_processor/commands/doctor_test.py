@@ -150,7 +150,7 @@ def test_a_server_that_is_down_is_red_without_its_credentials(pair: tuple[str, s
     down = Served(url="http://user:hunter2@127.0.0.1:9/v1")
     lines = lines_of(section(down, pair))
     assert lines["expert"].status is Status.RED
-    assert "127.0.0.1:9/v1 does not answer (ConnectError)" in lines["expert"].found
+    assert "127.0.0.1:9/v1 does not answer: nobody listens there" in lines["expert"].found
     assert "--served-model-name slm" in lines["expert"].advice
     assert "hunter2" not in str(lines)
     assert "expert K" not in lines

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from floe_plugins.connection_errors import CONNECTION_ERRORS
+from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.experts.completions_reply import read_continuations, read_score
@@ -185,8 +185,9 @@ class CompletionsExpert:
                         )
                         status, received, body = again, without, plain
         except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            # The type only: a message may quote what was sent.
-            raise ExpertError(f"The expert did not answer ({type(error).__name__}).") from None
+            # Never the message itself: it may quote what was sent.
+            cause = cause_of(error, url=self._url)
+            raise ExpertError(f"The expert did not answer: {cause}.") from None
         if status != HTTPStatus.OK:
             kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
             raise kind(self._status(status))

@@ -6,6 +6,8 @@ tested in integration_tests.
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import socket
 import ssl
@@ -16,7 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 Answer = Callable[[dict[str, Any]], bytes]
 
@@ -87,6 +96,11 @@ def fake_expert(
                 self.close_connection = True
 
         def do_POST(self) -> None:
+            if not self.path.endswith("/completions"):
+                # As a server that says nothing of its tokenizer.
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_error(404)
+                return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.requests.append(body)
             state.headers.append(dict(self.headers))
@@ -135,3 +149,84 @@ def fake_expert(
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+class Authority:
+    """A certificate authority of the test's own.
+
+    Parameters
+    ----------
+    folder : Path
+        For its certificate and those that it makes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Floe's test authority")])
+        self.file = folder / "ca.pem"
+        self.file.write_bytes(self._certificate(self._name, self._key, ca=True))
+
+    def vouches(
+        self, *, address: str = "127.0.0.1", days: tuple[int, int] = (-1, 1), itself: bool = False
+    ) -> ssl.SSLContext:
+        """Return the context of a server with a certificate.
+
+        Parameters
+        ----------
+        address : str
+            The IP address that it is for.
+        days : tuple of int
+            From which day to which it is valid, counted from today.
+        itself : bool
+            True for a server that signs its certificate itself.
+        """
+        own = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "expert")])
+        certificate = self._certificate(
+            subject, own, address=address, days=days, issuer=(subject, own) if itself else None
+        )
+        key = own.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        file = self._folder / "server.pem"
+        file.write_bytes(certificate + key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def _certificate(
+        self,
+        subject: x509.Name,
+        of: ec.EllipticCurvePrivateKey,
+        *,
+        ca: bool = False,
+        address: str = "127.0.0.1",
+        days: tuple[int, int] = (-1, 1),
+        issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None,
+    ) -> bytes:
+        name, key = issuer or (self._name, self._key)
+        today = datetime.datetime.now(datetime.UTC)
+        built = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(name)
+            .public_key(of.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(today + datetime.timedelta(days=days[0]))
+            .not_valid_after(today + datetime.timedelta(days=days[1]))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+                critical=False,
+            )
+            .sign(key, hashes.SHA256())
+        )
+        return built.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
