@@ -20,10 +20,11 @@ from vllm_logits_processor.alignment.row_sums import make_pass
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
-from vllm_logits_processor.experts.build import build_expert
+from vllm_logits_processor.experts.build import COMPLETIONS, build_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.pool import ExpertPool
 from vllm_logits_processor.experts.protocol import Expert
+from vllm_logits_processor.experts.same_tokenizer import warn_of_other_tokenizers
 from vllm_logits_processor.metrics import FusionMetrics, server_of
 from vllm_logits_processor.prompt_evidence import PromptScorer
 
@@ -76,6 +77,8 @@ def build_engine(
         kinds=plugins.experts,
         plugins=config.plugins,
     )
+    if config.expert.kind in (None, COMPLETIONS):
+        warn_of_other_tokenizers(config.expert, pair.expert)
     config = _with_context(config, expert)
     logger.info(
         "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
@@ -107,7 +110,7 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
         )
     reference = config.expert.tokenizer_reference
     expert = ByteVocabulary.from_pretrained(
-        resolve(reference, plugins=config.plugins), name=reference
+        resolve(reference, plugins=config.plugins, tokenizer=True), name=reference
     )
     expert.make_tables()
     for vocabulary in (host, expert):

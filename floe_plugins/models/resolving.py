@@ -12,7 +12,13 @@ from floe_plugins.models import checkpoint_folder
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
-def resolve(name: str, *, progress: bool = True, plugins: Iterable[str] = ()) -> str:
+#: In any of these is a whole tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+def resolve(
+    name: str, *, progress: bool = True, plugins: Iterable[str] = (), tokenizer: bool = False
+) -> str:
     """Resolve a model name.
 
     Parameters
@@ -25,6 +31,8 @@ def resolve(name: str, *, progress: bool = True, plugins: Iterable[str] = ()) ->
         Whether a source may show a progress bar on standard error.
     plugins : iterable of str, optional
         Dotted paths of plugins whose sources count as well; see `plugin_manager`.
+    tokenizer : bool, optional
+        Whether only a tokenizer is wanted: a folder then needs no model in it.
 
     Returns
     -------
@@ -46,11 +54,19 @@ def resolve(name: str, *, progress: bool = True, plugins: Iterable[str] = ()) ->
             return str(sources[scheme].value.resolve(reference, progress=progress))
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        wanted = ("config.json", *TOKENIZER_FILES) if tokenizer else ("config.json",)
+        if not any((folder / file).is_file() for file in wanted):
+            if tokenizer:
+                raise ModelError(
+                    f"The folder {name!r} ({folder.absolute()}) has no tokenizer in it: none of "
+                    f"{', '.join(TOKENIZER_FILES)}."
+                )
             raise ModelError(f"The folder {name!r} holds no config.json, so it is no checkpoint.")
         return str(folder.resolve())
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return name
+    if name.startswith(("/", ".", "~")):
+        raise ModelError(f"There is no folder {name!r} ({folder.absolute()}).")
     if colon:
         raise ModelError(
             f"There is no model source {scheme!r} and no folder {name!r}; sources are "

@@ -106,7 +106,7 @@ def _read(folder: str, file: str) -> Mapping[str, Any]:
         return {}
     try:
         values = json.loads(Path(found).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise TokenizerError(f"{file} of {folder!r} cannot be read as JSON: {error}.") from None
     if not isinstance(values, dict):
         raise TokenizerError(f"{file} of {folder!r} holds no JSON object.")

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from floe_plugins.errors import first_line
+from floe_plugins.models.resolving import TOKENIZER_FILES
 
-#: Any of these holds a whole tokenizer.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -24,8 +23,8 @@ def why_not_loaded(name: str, error: BaseException) -> str:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-            wanted = ", ".join(_TOKENIZER_FILES)
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            wanted = ", ".join(TOKENIZER_FILES)
             return f"the folder {folder.absolute()} has no tokenizer in it (none of {wanted})"
         return first_line(error).rstrip(".")
     said = first_line(error).rstrip(".")

@@ -77,7 +77,7 @@ def _align(arguments: argparse.Namespace) -> int:
 def _vocabulary(name: str) -> ByteVocabulary:
     from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
-    return ByteVocabulary.from_pretrained(resolve(name), name=name)
+    return ByteVocabulary.from_pretrained(resolve(name, tokenizer=True), name=name)
 
 
 def _keep(host: ByteVocabulary, expert: ByteVocabulary) -> KeptMaps:

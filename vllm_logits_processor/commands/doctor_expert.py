@@ -14,6 +14,7 @@ import numpy as np
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
@@ -21,6 +22,7 @@ from vllm_logits_processor.experts.build import completions_expert
 from vllm_logits_processor.experts.completions import CompletionsExpert
 from vllm_logits_processor.experts.fetcher import Fetcher
 from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.experts.same_tokenizer import tokenizer_fault
 from vllm_logits_processor.metrics import server_of
 
 #: Requests whose time is taken, after one that is not; and the tokens of the first one's prompt.
@@ -34,9 +36,10 @@ _CACHE = re.compile(r"^vllm:cache_config_info\{(?P<labels>[^}]*)\}", re.MULTILIN
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
-    """Ask each of the expert's servers; `vocabulary` is the number of its tokens, if known."""
+def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> list[Line]:
+    """Ask each of the expert's servers; `tokenizer` is the configured one, if it could be read."""
     expert = config.expert
+    vocabulary = None if tokenizer is None else len(tokenizer)
     if not expert.urls:
         return [_in_process(expert, config.plugins)]
     lines = []
@@ -46,6 +49,8 @@ def expert_lines(config: FloeConfig, *, vocabulary: int | None) -> list[Line]:
         if reached.advice:
             continue
         lines.append(loop_line(expert, url, host_url=config.host_url))
+        if tokenizer is not None:
+            lines.append(_same_tokenizer(expert, url, tokenizer))
         client = _client(expert, url, top_k=expert.top_k, vocabulary=vocabulary)
         try:
             answers, line = _logprobs(expert, client, partial(_takes, expert, url))
@@ -97,6 +102,23 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
         advice = f"set expert.model to what it serves: {', '.join(models[:5]) or 'nothing'}"
         return red("expert", f"{server} does not serve {expert.model!r}", advice)
     return green("expert", f"{server} serves {expert.model!r}")
+
+
+def _same_tokenizer(expert: ExpertConfig, url: str, tokenizer: ByteVocabulary) -> Line:
+    check = "expert tokenizer"
+    fault = tokenizer_fault(
+        Fetcher(expert), url, model=expert.model, vocabulary=tokenizer, echo=True
+    )
+    if fault is None:
+        advice = f"see to it that expert.tokenizer is that of {expert.model!r}"
+        return unknown(check, "the server does not say how it tokenizes", advice)
+    if fault:
+        advice = (
+            f"set expert.tokenizer to the tokenizer of the model that {server_of(url)} serves as "
+            f"{expert.model!r}: what it says would be fused as other text"
+        )
+        return red(check, f"the server has another one: {fault}", advice)
+    return green(check, f"the server tokenizes as {expert.tokenizer_reference!r} does")
 
 
 def _client(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from floe_plugins.errors import ConfigError, FloeError, PluginError, first_line
@@ -16,6 +16,9 @@ from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknow
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
 from vllm_logits_processor.experts.fetcher import Fetcher
+
+if TYPE_CHECKING:
+    from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _LOOPBACK = "127.0.0.1"
 
@@ -39,12 +42,12 @@ def serving_lines(values: Any, *, host: str | None) -> list[Line]:
         plugins = plugin_manager(config.plugins)
     except PluginError:
         return lines
-    vocabulary, tokenizer_lines = _tokenizers(expert, host, config.plugins)
+    tokenizer, tokenizer_lines = _tokenizers(expert, host, config.plugins)
     return [
         *lines,
         _router(config, plugins),
         *tokenizer_lines,
-        *_expert(config, plugins, vocabulary),
+        *_expert(config, plugins, tokenizer),
         *_gate(config),
         *_ports(config),
     ]
@@ -70,29 +73,28 @@ def _router(config: FloeConfig, plugins: PluginManager) -> Line:
 
 def _tokenizers(
     expert: ExpertConfig, host: str | None, plugins: tuple[str, ...]
-) -> tuple[int | None, list[Line]]:
-    """Return the size of the expert's vocabulary, if it is known, and the lines."""
+) -> tuple[ByteVocabulary | None, list[Line]]:
+    """Return the expert's tokenizer, if it can be loaded, and the lines."""
     from vllm_logits_processor.alignment.cache import keep
     from vllm_logits_processor.alignment.inspection import side_reports
-    from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
-    reference = expert.tokenizer_reference
     try:
-        theirs = ByteVocabulary.from_pretrained(resolve(reference, plugins=plugins), name=reference)
-    # What transformers raises where there is no tokenizer, or none that it can read.
-    except (FloeError, OSError, ValueError) as error:
+        theirs = _vocabulary(expert.tokenizer_reference, plugins)
+    except FloeError as error:
         advice = "name the tokenizer of the expert's model in expert.tokenizer"
-        return None, [red("tokenizers", f"{reference!r}: {first_line(error)}", advice)]
+        return None, [red("tokenizers", str(error), advice)]
+    lines = [_ends("expert", theirs)]
     if host is None:
         advice = "name the model that vLLM runs with --host to look over the pair"
         found = f"the expert's has {len(theirs):,} tokens"
-        return len(theirs), [unknown("tokenizers", found, advice)]
+        return theirs, [unknown("tokenizers", found, advice), *lines]
     try:
-        ours = ByteVocabulary.from_pretrained(resolve(host, plugins=plugins), name=host)
+        ours = _vocabulary(host, plugins)
         kept = keep(ours, theirs)
-    except (FloeError, OSError, ValueError) as error:
+    except (FloeError, OSError) as error:
         advice = "name the model that vLLM runs; floe-llm align says more of a pair"
-        return len(theirs), [red("tokenizers", f"{host!r}: {first_line(error)}", advice)]
+        return theirs, [red("tokenizers", f"{host!r}: {first_line(error)}", advice), *lines]
+    lines.insert(0, _ends("host", ours))
     reports = side_reports(ours, theirs, kept.maps)
     shares = [side.mapped / max(1, side.tokens - side.without_text) for side in reports]
     found = (
@@ -101,14 +103,35 @@ def _tokenizers(
     )
     if min(shares) < 0.5:
         advice = "most tokens of one have no like in the other: floe-llm align HOST EXPERT shows it"
-        return len(theirs), [red("tokenizers", found, advice)]
-    return len(theirs), [green("tokenizers", found)]
+        return theirs, [red("tokenizers", found, advice), *lines]
+    return theirs, [green("tokenizers", found), *lines]
 
 
-def _expert(config: FloeConfig, plugins: PluginManager, vocabulary: int | None) -> list[Line]:
+def _vocabulary(name: str, plugins: tuple[str, ...]) -> ByteVocabulary:
+    from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+    return ByteVocabulary.from_pretrained(resolve(name, plugins=plugins, tokenizer=True), name=name)
+
+
+def _ends(role: str, vocabulary: ByteVocabulary) -> Line:
+    """Say what ends a turn, and where the model's files disagree on it."""
+    check = f"{role} end of turn"
+    ends = vocabulary.ends
+    if ends is None or not ends.ids:
+        advice = "its tokenizer should have an eos_token: an answer ends with nothing else"
+        return unknown(check, f"nothing says what ends a turn of {vocabulary.name!r}", advice)
+    if ends.doubt is not None:
+        advice = "if one of them is wrong, correct that file of the model"
+        return unknown(check, ends.doubt, advice)
+    return green(check, ", ".join(ends.spelled))
+
+
+def _expert(
+    config: FloeConfig, plugins: PluginManager, tokenizer: ByteVocabulary | None
+) -> list[Line]:
     kind = config.expert.kind
     if kind is None or kind in (COMPLETIONS, IN_PROCESS):
-        return expert_lines(config, vocabulary=vocabulary)
+        return expert_lines(config, tokenizer=tokenizer)
     found = plugins.experts.get(kind)
     if found is None:
         accepted = ", ".join([COMPLETIONS, IN_PROCESS, *sorted(plugins.experts)])

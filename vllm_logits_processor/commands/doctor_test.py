@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from floe_plugins.errors import FloeError
 from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
@@ -39,10 +41,18 @@ class Served:
     block_size: int | None = 32
     caching: bool = True
     status: int = 200
+    #: The folder of the tokenizer that it has, and which of its routes give it away.
+    tokenizer: str = ""
+    tokenizes: str = "/tokenize"
 
 
 @contextmanager
 def serving(state: Served) -> Iterator[Served]:
+    """Run it. A real server is compared in integration_tests; it has one tokenizer, the right one.
+
+    So what another one answers, or a server without that route, is played here.
+    """
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/v1/models":
@@ -55,12 +65,29 @@ def serving(state: Served) -> Iterator[Served]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize" or body.get("echo"):
+                self.tokenize(body["prompt"])
+                return
             count = int(body.get("logprobs", 1))
             if count > state.most:
                 self.reply(400, "")
                 return
             share = -math.log(count)
             self.reply(200, completion([dict.fromkeys(range(5, 5 + count), share)]).decode())
+
+        def tokenize(self, text: str) -> None:
+            if not state.tokenizer or self.path != state.tokenizes:
+                self.reply(404, "")
+                return
+            backend = Tokenizer.from_file(f"{state.tokenizer}/tokenizer.json")
+            ids = backend.encode(text, add_special_tokens=False).ids
+            if self.path == "/tokenize":
+                self.reply(200, json.dumps({"tokens": ids, "count": len(ids)}))
+                return
+            # With the token that was generated behind the prompt.
+            logprobs = {"tokens": [f"token_id:{token}" for token in [*ids, 7]]}
+            usage = {"prompt_tokens": len(ids)}
+            self.reply(200, json.dumps({"choices": [{"logprobs": logprobs}], "usage": usage}))
 
         def reply(self, status: int, body: str) -> None:
             self.send_response(status)
@@ -84,8 +111,8 @@ def serving(state: Served) -> Iterator[Served]:
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    with serving(Served()) as state:
+def served(pair: tuple[str, str]) -> Iterator[Served]:
+    with serving(Served(tokenizer=pair[1])) as state:
         yield state
 
 
@@ -106,6 +133,9 @@ def test_a_good_configuration_is_green(served: Served, pair: tuple[str, str]) ->
     assert lines["expert latency"].found.endswith("deadline_ms is 5000")
     assert lines["expert blocks"].found == "32 tokens a block, prefix caching on"
     assert lines["tokenizers"].found.startswith("host 406 tokens, 100.0% of them mapped; ")
+    assert lines["expert tokenizer"].found == f"the server tokenizes as {pair[1]!r} does"
+    assert lines["host end of turn"].found == "<|end|>"
+    assert lines["expert end of turn"].found == "</s>"
     assert lines["gate"].found == "not needed: the expert may see everything"
     assert not any(line.advice for line in lines.values())
 
@@ -131,6 +161,63 @@ def test_a_server_that_will_not_do_is_red_and_says_what_to_do(
     assert line.status is Status.RED
     assert found in line.found
     assert advice in line.advice
+
+
+@pytest.mark.parametrize("route", ["/tokenize", "/v1/completions"])
+def test_another_models_tokenizer_is_red(pair: tuple[str, str], route: str) -> None:
+    with serving(Served(tokenizer=pair[1], tokenizes=route)) as served:
+        assert lines_of(section(served, pair))["expert tokenizer"].status is Status.GREEN
+        values = section(served, pair, expert={"tokenizer": pair[0]})
+        line = lines_of(values)["expert tokenizer"]
+    assert line.status is Status.RED
+    assert "the server has another one: it makes [" in line.found
+    assert "Naïve café" in line.found
+    assert "set expert.tokenizer to the tokenizer of the model" in line.advice
+
+
+def test_a_tokenizer_that_differs_in_its_ends_of_turn_is_red(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """A model is tuned to talk, and the tokenizer named is still that of its base."""
+    tuned = tmp_path / "tuned"
+    shutil.copytree(pair[0], tuned)
+    tokenizer = Tokenizer.from_file(str(tuned / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    tokenizer.save(str(tuned / "tokenizer.json"))
+    settings = json.loads((tuned / "tokenizer_config.json").read_text())
+    settings["eos_token"] = "<|im_end|>"
+    (tuned / "tokenizer_config.json").write_text(json.dumps(settings))
+    with serving(Served(tokenizer=pair[0])) as served:
+        line = lines_of(section(served, pair, expert={"tokenizer": str(tuned)}))["expert tokenizer"]
+    assert line.status is Status.RED
+    assert "of the ends of turn <|im_end|>" in line.found
+
+
+def test_a_server_that_does_not_tokenize_is_unknown(pair: tuple[str, str]) -> None:
+    with serving(Served()) as served:
+        line = lines_of(section(served, pair))["expert tokenizer"]
+    assert line.status is Status.UNKNOWN
+    assert "expert.tokenizer is that of 'slm'" in line.advice
+
+
+def test_files_that_disagree_on_the_end_of_turn_are_shown(
+    served: Served, pair: tuple[str, str]
+) -> None:
+    (Path(pair[1]) / "generation_config.json").write_text('{"eos_token_id": 99}')
+    line = lines_of(section(served, pair))["expert end of turn"]
+    assert line.status is Status.UNKNOWN
+    assert line.found.endswith("All count, save 99.")
+
+
+def test_a_folder_with_nothing_but_a_tokenizer_will_do(
+    served: Served, pair: tuple[str, str]
+) -> None:
+    (Path(pair[1]) / "config.json").unlink()
+    assert lines_of(section(served, pair))["expert tokenizer"].status is Status.GREEN
+    (Path(pair[1]) / "tokenizer.json").unlink()
+    line = lines_of(section(served, pair))["tokenizers"]
+    assert line.status is Status.RED
+    assert "has no tokenizer in it: none of tokenizer.json" in line.found
 
 
 def test_a_server_that_does_not_speak_of_blocks_is_unknown(pair: tuple[str, str]) -> None:
@@ -335,7 +422,15 @@ def test_it_needs_neither_vllm_nor_flower_nor_torch(served: Served, pair: tuple[
     statuses = json.loads(done.stdout.splitlines()[-1])
     absent = {"vllm", "flower", "runner"}
     assert {statuses[check] for check in absent} == {"unknown"}
-    wanted = {"expert", "expert K", "expert latency", "expert blocks", "gate", "tokenizers"}
+    wanted = {
+        "expert",
+        "expert tokenizer",
+        "expert K",
+        "expert latency",
+        "expert blocks",
+        "gate",
+        "tokenizers",
+    }
     assert {statuses[check] for check in wanted} == {"green"}
 
 

@@ -60,9 +60,9 @@ def read_continuations(
         if sorted(by_index) != list(range(count)) or len(choices) != count:
             raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
         said = [by_index[place] for place in range(count)]
-        tokens = [_token_ids(each["tokens"]) for each in said]
+        tokens = [read_token_ids(each["tokens"]) for each in said]
         rows = [
-            [(_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
+            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
             for each in said
         ]
     except _MALFORMED as error:
@@ -101,8 +101,14 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     return total
 
 
-def _token_ids(tokens: Iterable[str]) -> list[int]:
-    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop."""
+def read_token_ids(tokens: Iterable[str]) -> list[int]:
+    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop.
+
+    Raises
+    ------
+    ExpertError
+        If a token is spelled in another way.
+    """
     words = list(tokens)
     before, *ids = "".join(words).split(_TOKEN_ID)
     if before or len(ids) != len(words):

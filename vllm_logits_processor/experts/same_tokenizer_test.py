@@ -1,0 +1,105 @@
+"""What the start of a server says of an expert that tokenizes in another way; it never waits.
+
+The comparison itself is in `doctor_test`, and on real servers in integration_tests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from tokenizers import Tokenizer
+
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
+from vllm_logits_processor.experts.fetcher import Fetcher
+from vllm_logits_processor.experts.same_tokenizer import tokenizer_fault, warn_of_other_tokenizers
+
+
+@contextmanager
+def tokenizing(tokenizer: Tokenizer, *, status: int = 200, delay: float = 0.0) -> Iterator[str]:
+    """Stand for a server with another tokenizer, which none of the tests' real ones has."""
+    wait = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            values = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            wait.wait(delay)
+            ids = tokenizer.encode(values["content"], add_special_tokens=False).ids
+            body = json.dumps({"tokens": ids}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        wait.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+
+ALL = TRAINED | TRAINED_WORDS
+
+
+@pytest.mark.parametrize("theirs", ALL)
+@pytest.mark.parametrize("configured", ALL)
+def test_only_the_same_tokenizer_passes(theirs: str, configured: str) -> None:
+    vocabulary = trained_vocabulary(configured)
+    with tokenizing(ALL[theirs](420)) as url:
+        fault = tokenizer_fault(Fetcher(), url, model="slm", vocabulary=vocabulary)
+    assert fault is not None
+    assert (fault == "") == (theirs == configured)
+
+
+def checked(url: str, vocabulary: ByteVocabulary) -> None:
+    """Run the comparison of a start to its end."""
+    before = set(threading.enumerate())
+    config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
+    warn_of_other_tokenizers(config, vocabulary)
+    for thread in set(threading.enumerate()) - before:
+        if thread.name == "floe-tokenizers":
+            thread.join(timeout=10)
+
+
+def test_a_start_warns_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with tokenizing(ALL["byte-level"](420)) as url:
+        checked(url, trained_vocabulary("unigram"))
+    (line,) = [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
+    assert line.levelno == logging.WARNING
+    assert "another tokenizer than expert.tokenizer, 'models/slm': it makes [" in line.getMessage()
+    assert "\n" not in line.getMessage()
+
+
+def test_a_start_is_silent_where_they_are_the_same_or_nobody_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vocabulary = trained_vocabulary("byte-level")
+    with tokenizing(ALL["byte-level"](420)) as url:
+        checked(url, vocabulary)
+    with tokenizing(ALL["unigram"](420), status=404) as url:
+        checked(url, vocabulary)
+    checked(url, vocabulary)  # nobody listens there any more
+    assert not [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
+
+
+def test_a_start_waits_for_no_answer() -> None:
+    with tokenizing(ALL["unigram"](420), delay=30) as url:
+        config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
+        warn_of_other_tokenizers(config, trained_vocabulary("unigram"))
+        names = [thread.name for thread in threading.enumerate()]
+        assert "floe-tokenizers" in names
