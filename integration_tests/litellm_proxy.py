@@ -66,9 +66,14 @@ class Models:
             return 200, {**head, "object": "list", "data": data}
         if path.endswith("/responses"):
             part = {"type": "output_text", "text": text, "annotations": []}
-            message = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+            turn: dict[str, Any] = {
+                "type": "message",
+                "id": "m",
+                "role": "assistant",
+                "status": "completed",
+            }
             tokens = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
-            output = [{**message, "content": [part]}]
+            output = [{**turn, "content": [part]}]
             answer = {**head, "object": "response", "created_at": 1, "status": "completed"}
             return 200, {**answer, "output": output, "usage": tokens}
         said = {"role": "assistant", "content": text}
