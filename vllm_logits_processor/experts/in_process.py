@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.arrays import TokenArray
-from vllm_logits_processor.experts.local_model import LocalModel, tokens_within
+from vllm_logits_processor.experts.local_model import LocalModel, most_reads, tokens_within
 from vllm_logits_processor.experts.reply import (
     Continuation,
     ExpertReply,
@@ -81,8 +83,14 @@ class InProcessExpert:
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:
-        """Begin to compute, behind what was asked before, and return; see `Expert.start`."""
-        return self._thread.submit(self._answer, prompts, model, steps)
+        """Begin to compute, behind what was asked before, and return; see `Expert.start`.
+
+        Long texts are read in parts, with the calls that wait between them: texts that have been
+        read go on while a newcomer's is.
+        """
+        future: Future[ExpertReply] = Future()
+        self._submit(future, prompts, model, steps, most_reads(prompts))
+        return future
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
         """Begin to score a text, behind what was asked before; see `Expert.score`."""
@@ -92,8 +100,35 @@ class InProcessExpert:
         """End the thread; what has not begun is cancelled."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _answer(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
+    def _submit(self, future: Future[ExpertReply], *call: Any) -> None:
+        try:
+            task = self._thread.submit(self._go_on, future, *call)
+        except RuntimeError:  # closed
+            future.cancel()
+            return
+        task.add_done_callback(partial(_hand_on, future))
+
+    def _go_on(
+        self,
+        future: Future[ExpertReply],
+        prompts: Sequence[Sequence[int]],
+        model: str,
+        steps: int,
+        reads: int,
+    ) -> None:
+        """Read a part and wait again, or answer."""
+        if future.cancelled():
+            return
         self._check(model)
+        # A cache that is too small for all texts of the moment would have them read for ever.
+        if reads and self._model.read_on(prompts):
+            self._submit(future, prompts, model, steps, reads - 1)
+            return
+        reply = self._answer(prompts, model, steps)
+        if future.set_running_or_notify_cancel():
+            future.set_result(reply)
+
+    def _answer(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
         rows = self._model.begin_call(prompts)
         said: list[list[int]] = [[] for _ in rows]
         tops: list[list[ExpertTopK]] = [[] for _ in rows]
@@ -150,3 +185,12 @@ class InProcessExpert:
             end_ids=self._end_ids,
         )
         return top, ids[:, 0].tolist()
+
+
+def _hand_on(future: Future[ExpertReply], task: Future[None]) -> None:
+    """End a call whose task was cancelled or has failed."""
+    error = None if task.cancelled() else task.exception()
+    if task.cancelled():
+        future.cancel()
+    elif error is not None and future.set_running_or_notify_cancel():
+        future.set_exception(error)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.experts import local_model
 from vllm_logits_processor.experts.build import IN_PROCESS, build_expert
 from vllm_logits_processor.experts.in_process import InProcessExpert
 from vllm_logits_processor.experts.local_model import load_model
@@ -122,6 +123,23 @@ def test_starting_does_not_wait_and_leaves_the_threads_alone(expert: InProcessEx
     replies = [future.result(timeout=60).continuations for future in futures]
     assert len({str([each.tokens.tolist() for each in reply]) for reply in replies}) == 1
     assert torch.get_num_threads() == threads
+
+
+def test_a_text_that_was_read_goes_on_while_another_one_is_read(
+    expert: InProcessExpert, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_model, "_READ_CHUNK", 4)
+    ended: list[str] = []
+    text = [3 + place % 50 for place in range(60)]
+    long = expert.start([text], model="slm")
+    long.add_done_callback(lambda _: ended.append("long"))
+    short = expert.start([[3, 4]], model="slm")
+    short.add_done_callback(lambda _: ended.append("short"))
+    (said,) = long.result(timeout=60).continuations
+    short.result(timeout=60)
+    assert ended == ["short", "long"]
+    best = plain(checkpoint, text)[-1, :VOCABULARY].topk(5)
+    assert said.top.token_ids[0].tolist() == best.indices.tolist()
 
 
 def test_what_it_cannot_do_is_an_error_and_the_next_call_is_answered(

@@ -19,6 +19,8 @@ from vllm_logits_processor.experts.reply import ExpertError
 _BATCHED = 16
 #: Tokens of one text in one forward pass.
 _CHUNK = 256
+#: The same where other calls may come between two passes.
+_READ_CHUNK = 128
 #: The same where the logits of all of them are wanted, which are large.
 _SCORED_CHUNK = 64
 
@@ -90,6 +92,29 @@ class LocalModel:
                 )
         return [Row(list(text), []) for text in texts]
 
+    def read_on(self, texts: Sequence[Sequence[int]]) -> bool:
+        """Compute one chunk more of what is new in `texts`, and long; tell whether there was any.
+
+        A call of its own: others may come before the next one.
+
+        Raises
+        ------
+        ExpertError
+            As for `begin_call` and `next_logits`.
+        """
+        for row in self.begin_call(texts):
+            self._tree.follow(row.places, row.tokens)
+            begin, last = len(row.places), len(row.tokens) - 1
+            if last - begin >= _BATCHED:
+                end = min(begin + _READ_CHUNK, last)
+                try:
+                    self._place(row, end)
+                    self._chunk(row, begin, end, every=False)
+                except (RuntimeError, IndexError, MemoryError) as error:
+                    raise self._failed(error) from error
+                return True
+        return False
+
     def next_logits(self, rows: Sequence[Row]) -> torch.Tensor:
         """Compute the logits after each row.
 
@@ -107,9 +132,7 @@ class LocalModel:
                 self._take_in(row)
             return self._batch(rows)
         except (RuntimeError, IndexError, MemoryError) as error:
-            # What was meant to be in the cache may not be.
-            self._tree.forget_all()
-            raise ExpertError(f"The expert's model failed ({type(error).__name__}).") from error
+            raise self._failed(error) from error
 
     def score(self, row: Row) -> float:
         """Compute the sum of ln p of a row's tokens, from the second on, nats; and cache the row.
@@ -129,8 +152,12 @@ class LocalModel:
                 total -= float(torch.nn.functional.cross_entropy(logits, said, reduction="sum"))
             return total
         except (RuntimeError, IndexError, MemoryError) as error:
-            self._tree.forget_all()
-            raise ExpertError(f"The expert's model failed ({type(error).__name__}).") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> ExpertError:
+        # What was meant to be in the cache may not be.
+        self._tree.forget_all()
+        return ExpertError(f"The expert's model failed ({type(error).__name__}).")
 
     def _place(self, row: Row, end: int) -> int:
         """Give the row's first `end` tokens places; return how many had theirs before."""
@@ -224,6 +251,11 @@ class LocalModel:
             seen &= places > here - self._window
         mask = torch.zeros(seen.shape, dtype=self._model.dtype)
         return mask.masked_fill_(~seen, -torch.inf)
+
+
+def most_reads(texts: Sequence[Sequence[int]]) -> int:
+    """Return how often `LocalModel.read_on` can be of use to some texts, with room in the cache."""
+    return sum(1 + len(text) // _READ_CHUNK for text in texts)
 
 
 def tokens_within(model: PreTrainedModel, memory: int) -> int:
