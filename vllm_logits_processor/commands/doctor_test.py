@@ -297,7 +297,6 @@ def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
         run("--config", str(tmp_path / "floe.json"))
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_torchvision_that_is_built_for_another_torch_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -315,6 +314,7 @@ def test_a_torchvision_that_is_built_for_another_torch_is_named(
     assert line.advice.startswith("pip uninstall torchvision")
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("check", "version", "status"),
     [
