@@ -17,6 +17,9 @@ from floe_plugins.gate.settings import VARIABLE
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
+#: Libraries that are built for one torch, and that break transformers beside another one.
+_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+
 #: Importing vLLM takes a while on a machine that has not compiled it yet.
 _IMPORT_TIMEOUT_S = 300
 
@@ -129,7 +132,7 @@ def _runner() -> Line:
         return unknown("runner", f"importing vLLM took more than {_IMPORT_TIMEOUT_S} s")
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip().splitlines() or ["it gives no reason"])[-1]
-        return red("runner", f"vLLM cannot be imported: {said}", "install vLLM and torch anew")
+        return red("runner", f"vLLM cannot be imported: {said}", _mending(error.stderr))
     chosen = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
     if chosen in ("0", "1"):
         runner = "V2" if chosen == "1" else "V1"
@@ -141,3 +144,10 @@ def _runner() -> Line:
     if found[runner] is not None:
         return red("runner", f"{runner}: {found[runner]}", "install a tested vLLM")
     return green("runner", f"{runner}: {reason}; vLLM has all that Floe relies on there")
+
+
+def _mending(said: str) -> str:
+    """Return what helps against an import that has failed, by all that it printed."""
+    if any(f"/{name}/" in said or f"{name}::" in said for name in _COMPANIONS):
+        return f"pip uninstall {' '.join(_COMPANIONS)}: built for another torch; Floe needs none"
+    return "install vLLM and torch anew"

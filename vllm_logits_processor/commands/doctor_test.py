@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,9 @@ from vllm_logits_processor.commands import doctor, doctor_environment
 from vllm_logits_processor.commands.doctor_lines import Line, Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
 from vllm_logits_processor.experts.conftest import completion
+
+#: Replaced in most tests, since importing vLLM takes a while.
+REAL_RUNNER = doctor_environment._runner
 
 
 @dataclass
@@ -378,6 +382,23 @@ def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "floe.json").write_text("{")
     with pytest.raises(FloeError, match="cannot be read as JSON"):
         run("--config", str(tmp_path / "floe.json"))
+
+
+def test_a_torchvision_that_is_built_for_another_torch_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What importing vLLM comes to beside it: torchvision looks for an operator of its own.
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("import torchvision")
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    line = REAL_RUNNER()
+    assert line.status is Status.RED
+    assert "torchvision::nms" in line.found
+    assert line.advice.startswith("pip uninstall torchvision")
 
 
 @pytest.mark.usefixtures("quick")
