@@ -111,7 +111,10 @@ TRAINED_WORDS: dict[str, Trainer] = {
 
 
 def trained_vocabulary(kind: str, size: int = 420) -> ByteVocabulary:
-    tokenizer = (TRAINED | TRAINED_WORDS)[kind](size)
+    return vocabulary_of((TRAINED | TRAINED_WORDS)[kind](size), kind)
+
+
+def vocabulary_of(tokenizer: Tokenizer, kind: str) -> ByteVocabulary:
     ends = [tokenizer.token_to_id(token) for token in ("<|end|>", "</s>", "[SEP]")]
     return ByteVocabulary.from_backend(
         tokenizer, name=kind, end_ids=frozenset(end for end in ends if end is not None)

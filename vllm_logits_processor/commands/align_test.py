@@ -111,7 +111,7 @@ def test_a_text_is_shown_as_tokens_of_both_and_safely(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer in it"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be "),
     ],
 )

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
+from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, vocabulary_of
 from vllm_logits_processor.experts.fetcher import Fetcher
 from vllm_logits_processor.experts.same_tokenizer import tokenizer_fault, warn_of_other_tokenizers
 
@@ -53,14 +54,25 @@ def tokenizing(tokenizer: Tokenizer, *, status: int = 200, delay: float = 0.0) -
         thread.join(timeout=5)
 
 
-ALL = TRAINED | TRAINED_WORDS
+ALL = tuple(TRAINED | TRAINED_WORDS)
+
+
+@cache
+def trained(kind: str) -> Tokenizer:
+    """Train once: the same texts do not give the same ids a second time."""
+    return (TRAINED | TRAINED_WORDS)[kind](420)
+
+
+@cache
+def configured_as(kind: str) -> ByteVocabulary:
+    return vocabulary_of(trained(kind), kind)
 
 
 @pytest.mark.parametrize("theirs", ALL)
 @pytest.mark.parametrize("configured", ALL)
 def test_only_the_same_tokenizer_passes(theirs: str, configured: str) -> None:
-    vocabulary = trained_vocabulary(configured)
-    with tokenizing(ALL[theirs](420)) as url:
+    vocabulary = configured_as(configured)
+    with tokenizing(trained(theirs)) as url:
         fault = tokenizer_fault(Fetcher(), url, model="slm", vocabulary=vocabulary)
     assert fault is not None
     assert (fault == "") == (theirs == configured)
@@ -77,8 +89,8 @@ def checked(url: str, vocabulary: ByteVocabulary) -> None:
 
 
 def test_a_start_warns_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    with tokenizing(ALL["byte-level"](420)) as url:
-        checked(url, trained_vocabulary("unigram"))
+    with tokenizing(trained("byte-level")) as url:
+        checked(url, configured_as("unigram"))
     (line,) = [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
     assert line.levelno == logging.WARNING
     assert "another tokenizer than expert.tokenizer, 'models/slm': it makes [" in line.getMessage()
@@ -88,18 +100,18 @@ def test_a_start_warns_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_start_is_silent_where_they_are_the_same_or_nobody_says(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vocabulary = trained_vocabulary("byte-level")
-    with tokenizing(ALL["byte-level"](420)) as url:
+    vocabulary = configured_as("byte-level")
+    with tokenizing(trained("byte-level")) as url:
         checked(url, vocabulary)
-    with tokenizing(ALL["unigram"](420), status=404) as url:
+    with tokenizing(trained("unigram"), status=404) as url:
         checked(url, vocabulary)
     checked(url, vocabulary)  # nobody listens there any more
     assert not [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
 
 
 def test_a_start_waits_for_no_answer() -> None:
-    with tokenizing(ALL["unigram"](420), delay=30) as url:
+    with tokenizing(trained("unigram"), delay=30) as url:
         config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
-        warn_of_other_tokenizers(config, trained_vocabulary("unigram"))
+        warn_of_other_tokenizers(config, configured_as("unigram"))
         names = [thread.name for thread in threading.enumerate()]
         assert "floe-tokenizers" in names
