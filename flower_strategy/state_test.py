@@ -72,7 +72,7 @@ class Counted(dict[int, Pace]):
 
     passes = 0
 
-    def items(self) -> ItemsView[int, Pace]:
+    def items(self) -> ItemsView[int, Pace]:  # type: ignore[override]
         self.passes += 1
         return super().items()
 

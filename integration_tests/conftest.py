@@ -72,7 +72,11 @@ def rows(
         name="tiny",
         core=0,
         floe=tiny.floe(canned, trace_file=str(trace)),
-        arguments=[*NARROW, *CHUNKED, *with_adapter(tiny), "--enable-prompt-embeds"],
+        arguments=[
+            *(*NARROW, *CHUNKED, *with_adapter(tiny)),
+            "--enable-prompt-embeds",
+            *("--logprobs-mode", "processed_logprobs"),
+        ],
         variables={"VLLM_USE_V2_MODEL_RUNNER": "0"},
     )
     with running(spec, logs=folder) as (server,):

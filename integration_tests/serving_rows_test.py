@@ -99,6 +99,21 @@ def test_streaming_says_the_same(rows: Hosted) -> None:
     assert [streamed(rows)] == rows.server.tokens(PROMPTS[0])
 
 
+def test_processed_logprobs_are_those_of_the_answer(rows: Hosted) -> None:
+    """As vLLM has it by default they are the host's, and a greedy token may not be their first."""
+
+    def said(**options: Any) -> list[tuple[float, float]]:
+        body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0.0}
+        reply = rows.server.post("completions", {**body, "logprobs": 2, **options}).json()
+        logprobs = reply["choices"][0]["logprobs"]
+        best = [max(top.values()) for top in logprobs["top_logprobs"]]
+        return list(zip(logprobs["token_logprobs"], best, strict=True))
+
+    fused = said()
+    assert all(chosen == best for chosen, best in fused)
+    assert fused != said(**HOST)
+
+
 def test_several_answers_to_one_prompt(rows: Hosted) -> None:
     sampled = {"temperature": 1.0, "seed": 5, "n": 3}
     first = rows.server.tokens(PROMPTS[1], **sampled, **labelled("several"))

@@ -84,7 +84,13 @@ def slots(
     before = len(canned.requests)
     with running(*specs, logs=folder) as servers:
         hosted = [Hosted(*each) for each in zip(servers, traces, strict=False)]
-        yield Slots(*hosted, asked_at_start=len(canned.requests) - before)
+        bare_one, fused_one, *drafting_one = hosted
+        yield Slots(
+            bare_one,
+            fused_one,
+            drafting_one[0] if drafting_one else None,
+            asked_at_start=len(canned.requests) - before,
+        )
 
 
 def test_the_runner_is_v2(slots: Slots) -> None:

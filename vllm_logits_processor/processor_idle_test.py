@@ -23,7 +23,12 @@ def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event for when the idle thread has told of the streams."""
     told = threading.Event()
     settle = runner.batch._departures.settle
-    monkeypatch.setattr(runner.batch._departures, "settle", lambda: (settle(), told.set()))
+
+    def telling() -> None:
+        settle()
+        told.set()
+
+    monkeypatch.setattr(runner.batch._departures, "settle", telling)
     return told
 
 

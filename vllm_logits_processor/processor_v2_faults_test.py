@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -39,9 +40,12 @@ def test_tokens_that_could_not_be_read_are_read_later(
         assert not runner.step(0).any()
         monkeypatch.undo()
     runner.sample(0, 5)
-    monkeypatch.setattr(
-        runner.batch._reader, "begin", lambda slots: (wanted.append(dict(slots)), begin(slots))
-    )
+
+    def noting(slots: Mapping[int, tuple[int, int]]) -> None:
+        wanted.append(dict(slots))
+        begin(slots)
+
+    monkeypatch.setattr(runner.batch._reader, "begin", noting)
     assert runner.step(0).all()
     # A reader that is told how much there may be, as that of a device is, brings all of it.
     ((known, most),) = (each[0] for each in wanted)

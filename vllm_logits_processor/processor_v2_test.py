@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -359,7 +359,12 @@ def test_a_slot_that_is_not_in_the_batch_costs_a_step_nothing(runner: Runner, de
     assert len(runner.batch._slots) == 1 + dead
     asked: list[int] = []
     begin = runner.batch._reader.begin
-    runner.batch._reader.begin = lambda wanted: (asked.extend(wanted), begin(wanted))[1]  # type: ignore[method-assign]
+
+    def noting(wanted: Mapping[int, tuple[int, int]]) -> None:
+        asked.extend(wanted)
+        begin(wanted)
+
+    runner.batch._reader.begin = noting  # type: ignore[method-assign]
     slots = runner.batch._slots = Lookups(runner.batch._slots)
     runner.step(0)
     assert asked == [0]

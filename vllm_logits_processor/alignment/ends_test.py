@@ -154,7 +154,8 @@ def test_files_that_name_all_ends_raise_no_doubt(
     tmp_path: Path, family: Family, where: str
 ) -> None:
     ends = ids(family, family.end, family.eos)
-    assert read(write(tmp_path, family, **{where: sorted(ends)})) == (ends, None)
+    named: dict[str, Any] = {where: sorted(ends)}
+    assert read(write(tmp_path, family, **named)) == (ends, None)
 
 
 def test_without_a_generation_config_the_template_tells_the_end(

@@ -39,8 +39,8 @@ def asked_for_tokens(url: str, ca_file: Path | None) -> str:
 
 
 def fetched(url: str, ca_file: Path | None) -> str:
-    values = {"ca_file": str(ca_file)} if ca_file else {}
-    config = ExpertConfig(url=url, model="slm", tokenizer="slm", **values)
+    authority = str(ca_file) if ca_file else None
+    config = ExpertConfig(url=url, model="slm", tokenizer="slm", ca_file=authority)
     said = Fetcher(config).get(f"{url}/models")
     assert isinstance(said, str)
     return said
