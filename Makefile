@@ -33,7 +33,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 unit: setup ## The tests beside the code
-	$(PYTEST) $(UNIT)
+	$(PYTEST) --numprocesses 2 --dist loadfile $(UNIT)
 
 # Servers and runs begin with minutes of imports, each on one core: two files at a time. Benchmarks
 # measure, and have the machine for themselves.

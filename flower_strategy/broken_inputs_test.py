@@ -80,7 +80,7 @@ def saved(model: str, **sizes: Any) -> Callable[[Path], None]:
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "is not a model: accepted are SOURCE:NAME"),
+    "no folder": (shutil.rmtree, "There is no folder "),
     "no config": (lambda at: removed(at / "config.json"), "holds no config.json"),
     "a broken config": (
         lambda at: (at / "config.json").write_text("{"),
