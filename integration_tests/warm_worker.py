@@ -18,8 +18,12 @@ class WarmWorker(CPUWorker):
         done = super().compile_or_warm_up_model()
         runner: Any = self.model_runner
         assert run_mixed_prefill_decode_warmup(runner, self.execute_model, self.sample_tokens, 8)
-        # The one kernel that Triton's interpreter cannot run; it comes after all processors.
-        with patch.object(topk_topp_sampler, "HAS_TRITON", new=False):
+        # Both come after all processors: the one kernel that Triton's interpreter cannot run, and
+        # logprobs of prompts, which vLLM 0.32 cannot compute on a CPU beside adapters.
+        with (
+            patch.object(topk_topp_sampler, "HAS_TRITON", new=False),
+            patch.object(runner.prompt_logprobs_worker, "compute_prompt_logprobs", return_value={}),
+        ):
             warmup_kernels(runner, self.execute_model, self.sample_tokens)
         print("warmed up with made-up requests", flush=True)
         return done
