@@ -26,6 +26,7 @@ from integration_tests.serving_rows_test import (
 from integration_tests.tiny import LONG_PROMPT, PROMPTS, TinyModels
 from integration_tests.vllm_servers import ServerSpec, running
 from vllm_logits_processor.experts.conftest import FakeExpert
+from vllm_logits_processor.processor_idle import IDLE_S
 
 #: Three slots for four prompts, and a cache of 192 tokens.
 NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")
@@ -161,6 +162,8 @@ def test_streaming_says_the_same(slots: Slots, rows: Hosted) -> None:
 
 
 def test_an_aborted_answer_leaves_its_slot_clean(slots: Slots, rows: Hosted) -> None:
+    # The end of the answer before is told of once the server has been idle, as this one's is.
+    time.sleep(2 * IDLE_S)
     ended = finished(slots.fused)
     abort(slots.fused, max_tokens=100)
     # Nobody else is there: no step comes in which the end could be noticed.
