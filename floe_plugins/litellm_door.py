@@ -65,7 +65,7 @@ def stand_before_proxy() -> None:
     """
     from litellm.proxy.proxy_server import app
 
-    if any(isinstance(each, Door) for each in (app.middleware_stack,)):
+    if isinstance(app.middleware_stack, Door):
         return
     stack: Any = app.middleware_stack
     if stack is None:

@@ -16,19 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from floe_plugins.errors import ConfigError, FloeError, ModelError, first_line
+from floe_plugins.models.resolving import TOKENIZER_FILES
 
 _PROBE = "The quick brown fox, 42."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
-# What transformers makes a tokenizer of. A class of its own may read others; all have the second.
-_TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
+# What transformers makes a tokenizer of. A class of its own may read other files, named in
+# tokenizer_config.json.
+_TOKENIZERS = (*TOKENIZER_FILES, "tokenizer_config.json", "spiece.model")
 
 
 class BaseModelError(FloeError, ValueError):

@@ -135,7 +135,6 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         if self._config is None:
             return logits
         if self._agreement.alone:
-            cells, dense = FusedCells.none(), logits
             run = partial(self._fallback.run, undo=self._abandon)
             dense = run(logits.contiguous, otherwise=logits, stage="write")
             cells = self._decide(dense, ctx)
