@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     with pair_of_servers(
         federation,
         folder,
-        deadline_ms=3_000,
+        deadline_ms=10_000,
         first_deadline_ms=20_000,
         waiting=progress.waiting,
     ) as pair:
@@ -96,6 +96,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
             trace=pair.trace,
             max_tokens=options.max_tokens,
         )
+        device.warm_up()
         answers = []
         for prompt in PROMPTS:
             answers.append(device.ask(prompt))

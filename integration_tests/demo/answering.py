@@ -87,6 +87,15 @@ class Device:
         self._trace = trace
         self._max_tokens = max_tokens
 
+    def warm_up(self) -> None:
+        """Write a token with every adapter: a server reads one at its first use.
+
+        Otherwise the first answers' tokens would be the cloud's, as they are whenever the device's
+        first reply takes longer than the deadline.
+        """
+        for adapter in sorted(set(self._adapters.values())):
+            _send(self._own, {"model": adapter, "prompt": "Hi", "max_tokens": 1, "logprobs": 1})
+
     def ask(self, prompt: Prompt) -> Answer:
         """Answer a prompt; one that the gate does not clear never leaves the device."""
         verdict = self._gate.decide(prompt.text)
