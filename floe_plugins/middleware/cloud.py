@@ -19,7 +19,7 @@ from floe_plugins.config_checks import (
     is_url,
     refuse_unknown,
 )
-from floe_plugins.connection_errors import CONNECTION_ERRORS
+from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 from floe_plugins.credentials import ApiKey, ApiKeyError
 from floe_plugins.errors import ConfigError
 
@@ -172,7 +172,8 @@ class Cloud:
             # A request that the cloud refuses says nothing of what it makes of others.
             if not (isinstance(error, _NoAnswerError) and error.refused):
                 self._left_alone_until = time.monotonic() + self._settings.cooldown_s
-            reason = str(error) if isinstance(error, _NoAnswerError) else type(error).__name__
+            own = isinstance(error, _NoAnswerError | ApiKeyError)
+            reason = str(error).rstrip(".") if own else cause_of(error, url=self._settings.url)
             logger.warning("The cloud does not answer (%s); the device does.", reason)
             return None
 

@@ -129,8 +129,13 @@ def test_a_stream_is_passed_through_piece_by_piece(cloud: Cloud) -> None:
     assert reply.pieces == [f"data: cloud {number}\n\n".encode() for number in range(3)]
 
 
-@pytest.mark.parametrize("answer", ["error", "late", "down"])
-def test_a_cloud_that_does_not_answer_means_the_device_does(cloud: Cloud, answer: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [("error", "(HTTP 503)"), ("late", "(it did not answer in time)"), ("down", "(it ")],
+)
+def test_a_cloud_that_does_not_answer_means_the_device_does(
+    cloud: Cloud, caplog: pytest.LogCaptureFixture, answer: str, cause: str
+) -> None:
     cloud.answer = answer
     if answer == "down":
         cloud.server.server_close()
@@ -145,6 +150,7 @@ def test_a_cloud_that_does_not_answer_means_the_device_does(cloud: Cloud, answer
     assert server.bodies == [body] * 3
     # It is left alone for a while.
     assert len(cloud.seen) <= 1
+    assert cause in caplog.text
 
 
 def test_a_request_that_the_cloud_refuses_is_answered_here_and_harms_no_other(cloud: Cloud) -> None:

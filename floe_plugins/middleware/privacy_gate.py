@@ -213,14 +213,14 @@ class PrivacyGate:
 
 
 async def _pass_on(reply: CloudReply, send: Send) -> None:
-    from floe_plugins.connection_errors import CONNECTION_ERRORS
+    from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 
     try:
         async for piece in reply.body:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     except CONNECTION_ERRORS as error:
         # Too late for the device to answer: the client has a part of the cloud's answer.
-        logger.warning("The cloud broke off (%s) within its answer.", type(error).__name__)
+        logger.warning("The cloud broke off within its answer: %s.", cause_of(error, url=""))
         message = b'data: {"error": {"message": "The answer broke off.", "code": 502}}\n\n'
         await send({"type": "http.response.body", "body": message, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

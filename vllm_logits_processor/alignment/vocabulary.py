@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ from vllm_logits_processor.alignment.templates import ChatTemplate
 from vllm_logits_processor.arrays import TokenArray
 
 __all__ = ["ByteVocabulary", "TokenizerError"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,6 +97,9 @@ class ByteVocabulary:
         """
         from transformers import AutoTokenizer
 
+        if not Path(folder).is_dir():
+            # Where the hub is not reached, transformers tries for most of a minute.
+            logger.info("%r is no folder here: its tokenizer comes from the hub.", folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         # What transformers raises where there is no tokenizer, or none that it can read.

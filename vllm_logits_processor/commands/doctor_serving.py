@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -49,7 +51,7 @@ def serving_lines(values: Any, *, host: str | None) -> list[Line]:
         *tokenizer_lines,
         *_expert(config, plugins, tokenizer),
         *_gate(config),
-        *_ports(config),
+        *_ports(config, host),
     ]
 
 
@@ -164,12 +166,12 @@ def _gate(config: FloeConfig) -> list[Line]:
     return lines
 
 
-def _ports(config: FloeConfig) -> list[Line]:
+def _ports(config: FloeConfig, host: str | None) -> list[Line]:
     lines = []
     if config.metrics_port is not None:
         lines.append(_metrics_port(config.metrics_port))
     if config.host_url is not None:
-        lines.append(_host_port(config.host_url))
+        lines.append(_host_server(config.host_url, host))
     return lines
 
 
@@ -183,15 +185,40 @@ def _metrics_port(port: int) -> Line:
     return red("metrics port", f"{port}: {taken}", "set metrics_port to a free port")
 
 
-def _host_port(url: str) -> Line:
+def _host_server(url: str, host: str | None) -> Line:
+    """Look whether the server at `host_url` is there, and is that of the host."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    if Fetcher().body(f"{url.rstrip('/')}/models") is not None:
-        return green("host", f"{parts.hostname}:{port}: a server answers there")
+    where = f"{parts.hostname}:{port}"
+    body = Fetcher().body(f"{url.rstrip('/')}/models")
+    if body is not None:
+        served = _models_of(body)
+        # One model has several names: a folder, absolute or not, or the hub's id.
+        names = {Path(name).name for name in served}
+        if host is None or not served or not names.isdisjoint(_names_of(host)):
+            return green("host", f"{where}: a server answers there")
+        found = f"{where} serves {', '.join(sorted(served))}, where --host is {host}"
+        advice = "host_url must be the server that Floe runs in: its model scores the prompts"
+        return unknown("host", found, advice)
     taken = _taken(port)
     if taken is None:
         return unknown("host", f"{parts.hostname}:{port}: nobody answers, the port is free")
     return red("host", f"port {port}: {taken}", "correct host_url, or start vLLM on another port")
+
+
+def _models_of(body: str) -> set[str]:
+    """Return where a vLLM server has its models from; nothing where it does not say."""
+    try:
+        return {str(model["root"]) for model in json.loads(body)["data"] if model.get("root")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _names_of(host: str) -> set[str]:
+    try:
+        return {Path(host).name, Path(resolve(host)).name}
+    except FloeError:
+        return {Path(host).name}
 
 
 def _taken(port: int) -> str | None:

@@ -47,6 +47,8 @@ class Served:
     status: int = 200
     #: The folder of the tokenizer that it has, and which of its routes give it away.
     tokenizer: str = ""
+    #: Where it has its model from, as vLLM says it.
+    root: str = ""
     tokenizes: str = "/tokenize"
 
 
@@ -60,7 +62,9 @@ def serving(state: Served) -> Iterator[Served]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/v1/models":
-                self.reply(state.status, json.dumps({"data": [{"id": state.model}]}))
+                self.reply(
+                    state.status, json.dumps({"data": [{"id": state.model, "root": state.root}]})
+                )
             elif state.block_size is None:
                 self.reply(404, "")
             else:
@@ -332,6 +336,16 @@ def test_ports(served: Served, pair: tuple[str, str]) -> None:
     assert lines["metrics port"].status is Status.RED
     assert "something else listens there" in lines["metrics port"].found
     assert lines["host"].status is Status.GREEN
+
+
+def test_a_host_url_of_another_models_server_is_told(served: Served, pair: tuple[str, str]) -> None:
+    values = section(served, pair, host_url=served.url)
+    served.root = pair[0]
+    assert lines_of(values, host=pair[0])["host"].status is Status.GREEN
+    served.root = "/models/another"
+    line = lines_of(values, host=pair[0])["host"]
+    assert line.status is Status.UNKNOWN
+    assert f"serves /models/another, where --host is {pair[0]}" in line.found
 
 
 def run(*arguments: str) -> int:
