@@ -39,8 +39,8 @@ ROWS = (
     "integration_tests/serving_rows_test.py",
 )
 SLOTS = (
-    "vllm_logits_processor/processor_checks_test.py",
-    "vllm_logits_processor/processor_v2_test.py",
+    "vllm_logits_processor/runners/compat_test.py",
+    "vllm_logits_processor/runners/slots_test.py",
     "integration_tests/serving_slots_test.py",
 )
 
@@ -51,7 +51,7 @@ INTERFACES = ("v1/sample/logits_processor", "v1/worker/gpu/sample/logits_process
 #: What Floe relies on there, and the processor made of both interfaces.
 PROBE = """
 from vllm_logits_processor.processor import FloeLogitsProcessor
-from vllm_logits_processor.processor_checks import check_rows, check_slots
+from vllm_logits_processor.runners.compat import check_rows, check_slots
 check_rows()
 check_slots()
 """

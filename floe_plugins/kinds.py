@@ -18,7 +18,7 @@ RESERVED: Mapping[str, frozenset[str]] = {
 
 
 class BuiltExpert(Protocol):
-    """A model that can be asked: :class:`vllm_logits_processor.experts.protocol.Expert`."""
+    """A model that can be asked: :class:`vllm_logits_processor.expert.protocol.Expert`."""
 
     def start(self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1) -> Future[Any]:
         """Begin a call and return at once; the future holds an ``ExpertReply``."""

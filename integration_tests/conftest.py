@@ -12,7 +12,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from integration_tests.tiny import TinyModels, canned_expert, make_models
 from integration_tests.vllm_servers import Server, ServerSpec, running
-from vllm_logits_processor.experts.conftest import FakeExpert
+from vllm_logits_processor.expert.conftest import FakeExpert
 
 ROOT = Path(__file__).resolve().parents[1]
 

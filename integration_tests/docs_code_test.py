@@ -35,7 +35,7 @@ import yaml  # type: ignore[import-untyped]
 
 from floe_plugins.cli import main
 from integration_tests.docs_blocks import Block, blocks_of
-from vllm_logits_processor.metrics import _Instruments
+from vllm_logits_processor.observe import _Instruments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -21,9 +21,9 @@ from floe_plugins.gate import Gate
 from floe_plugins.gate.settings import VARIABLE
 from integration_tests.tiny import TinyModels
 from integration_tests.vllm_servers import Server, ServerSpec, running
-from vllm_logits_processor.assembly import build_engine
+from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.experts.conftest import FakeExpert
+from vllm_logits_processor.expert.conftest import FakeExpert
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -31,7 +31,7 @@ from flower_strategy.run_config import RunConfig
 from integration_tests.documents import named_blocks, titled_blocks
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.experts.build import build_expert
+from vllm_logits_processor.expert.build import build_expert
 
 DOCS = Path(__file__).parent.parent / "docs"
 HOOKS = DOCS / "reference" / "hooks.md"

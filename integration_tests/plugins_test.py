@@ -22,7 +22,7 @@ from integration_tests.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.commands import doctor
 from vllm_logits_processor.commands.doctor_lines import Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.experts.conftest import FakeExpert
+from vllm_logits_processor.expert.conftest import FakeExpert
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "docs" / "plugin-template"

@@ -16,7 +16,7 @@ from integration_tests.conftest import Hosted
 from integration_tests.ranks import FOLDER, SAID
 from integration_tests.tiny import PROMPTS, TinyModels
 from integration_tests.vllm_servers import ServerSpec
-from vllm_logits_processor.experts.conftest import FakeExpert
+from vllm_logits_processor.expert.conftest import FakeExpert
 
 
 def run_ranks(

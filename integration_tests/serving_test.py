@@ -18,8 +18,8 @@ from integration_tests.processes import free_port
 from integration_tests.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.experts.build import build_expert
-from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.expert.build import build_expert
+from vllm_logits_processor.expert.completions import CompletionsExpert
 from vllm_logits_processor.prompt_evidence import PromptScorer
 
 QUESTION = (

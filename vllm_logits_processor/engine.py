@@ -16,22 +16,22 @@ import torch
 from floe_plugins.errors import FloeError
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
-from vllm_logits_processor.alignment.conversation import Conversation
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.asking import Asking
 from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.experts.calls import ExpertCalls
-from vllm_logits_processor.experts.heard import Heard, stacked
-from vllm_logits_processor.experts.lookahead import LookAhead
-from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.expert.calls import ExpertCalls
+from vllm_logits_processor.expert.heard import Heard, stacked
+from vllm_logits_processor.expert.lookahead import LookAhead
+from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.expert_requests import Asking
 from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
-from vllm_logits_processor.guard import StreamGuard
-from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.observe import FusionMetrics
+from vllm_logits_processor.privacy import StreamGuard
 from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.stream import Stream

@@ -17,15 +17,15 @@ import torch
 
 from floe_plugins.gate import Gate
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from vllm_logits_processor.alignment.conversation import Conversation
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
+from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.conftest import trained_vocabulary
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError, Pair
-from vllm_logits_processor.experts.pool import ExpertPool
-from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
-from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.expert.reply import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.prompt_evidence import PromptScorer
 from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.stream import UNKNOWN_TOKEN, Stream

@@ -1,8 +1,8 @@
 """The class that vLLM loads: ``--logits-processors vllm_logits_processor:FloeLogitsProcessor``.
 
 A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
-runners with an interface each, and one class serves both: :mod:`processor_v1` follows V1's rows,
-:mod:`processor_v2` V2's slots, and :mod:`agreement` lets one rank decide for all.
+runners with an interface each, and one class serves both: :mod:`runners.rows` follows V1's rows,
+:mod:`runners.slots` V2's slots, and :mod:`agreement` lets one rank decide for all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
 from floe_plugins.logs import log_with_vllm
 from vllm_logits_processor.agreement import Agreement
-from vllm_logits_processor.assembly import build_engine
+from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fallback import Fallback
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.processor_checks import (
+from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.runners.compat import (
     check_parallelism,
     check_rows,
     check_slots,
@@ -31,9 +32,8 @@ from vllm_logits_processor.processor_checks import (
     warn_if_off,
     warn_of_untested_version,
 )
-from vllm_logits_processor.processor_v1 import RowBatch
-from vllm_logits_processor.processor_warm_up import made_up
-from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.runners.rows import RowBatch
+from vllm_logits_processor.runners.warm_up import made_up
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-    from vllm_logits_processor.processor_v2 import SlotBatch
+    from vllm_logits_processor.runners.slots import SlotBatch
 
 
 class FloeLogitsProcessor(RowInterface, SlotInterface):
@@ -236,8 +236,8 @@ def _slots(
     states: LogitsProcRequestState,
     fallback: Fallback,
 ) -> SlotBatch:
-    from vllm_logits_processor.processor_tokens import token_reader
-    from vllm_logits_processor.processor_v2 import SlotBatch
+    from vllm_logits_processor.runners.slot_tokens import token_reader
+    from vllm_logits_processor.runners.slots import SlotBatch
 
     drafts = vllm_config.num_speculative_tokens
     return SlotBatch(

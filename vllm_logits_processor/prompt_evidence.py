@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
-from vllm_logits_processor.experts.calls import what_failed
-from vllm_logits_processor.experts.protocol import Expert
-from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.expert.calls import what_failed
+from vllm_logits_processor.expert.protocol import Expert
+from vllm_logits_processor.expert.reply import ExpertError
 
 logger = logging.getLogger(__name__)
 

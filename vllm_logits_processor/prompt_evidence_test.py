@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from vllm_logits_processor.experts.reply import ExpertError
+from vllm_logits_processor.expert.reply import ExpertError
 from vllm_logits_processor.prompt_evidence import PromptScores
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.metrics import _Instruments
+from vllm_logits_processor.observe import _Instruments
 from vllm_logits_processor.request import MODES, RequestOptions
 from vllm_logits_processor.summary import StreamSummary
 from vllm_logits_processor.trace import OUTCOMES, TraceLine

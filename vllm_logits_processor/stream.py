@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from vllm_logits_processor.alignment.align import RowFactors
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
-from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.reweigh import RowFactors
+from vllm_logits_processor.alignment.remainders import HostTail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.evidence import Evidence
-from vllm_logits_processor.experts.calls import ExpertCall
-from vllm_logits_processor.experts.heard import Heard, Place
-from vllm_logits_processor.guard import StreamGuard
+from vllm_logits_processor.expert.calls import ExpertCall
+from vllm_logits_processor.expert.heard import Heard, Place
+from vllm_logits_processor.privacy import StreamGuard
 from vllm_logits_processor.prompt_evidence import PromptScores
 from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.summary import StreamSummary

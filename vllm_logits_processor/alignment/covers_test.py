@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from vllm_logits_processor.alignment import covers
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.conftest import factors_of
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.alignment.spelling import BYTE_TO_CHAR
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 

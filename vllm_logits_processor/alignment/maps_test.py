@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import ConstantRouter
+from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, build_maps
-from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
-from vllm_logits_processor.experts.reply import checked_top_k
+from vllm_logits_processor.expert.reply import checked_top_k
 from vllm_logits_processor.fusion import weigh
 
 MEAN = ConstantRouter(name="mean", value=0.0)

@@ -1,6 +1,6 @@
 """What one pass over the host's rows tells of the groups, the singles and the tails.
 
-On a CPU the pass is compiled, see :mod:`vllm_logits_processor.alignment.row_pass`. Elsewhere torch
+On a CPU the pass is compiled, see :mod:`vllm_logits_processor.alignment.cpu_pass`. Elsewhere torch
 makes it on the device, all rows at once and without waiting, and gives back all figures in one
 transfer.
 """
@@ -34,7 +34,7 @@ class RowSums:
     plogp : float64 array, shape (parts,)
         Sum of p ln p, nats.
     index : int64 tensor, shape (members,), or None
-        See :class:`vllm_logits_processor.alignment.reweigh.Aligned`.
+        See :class:`vllm_logits_processor.alignment.align.Aligned`.
     """
 
     mass: FloatArray
@@ -59,7 +59,7 @@ _scratch = _Scratch()
 
 def make_pass() -> None:
     """Compile the pass over the rows, or load it: at a server's start, not in its first step."""
-    import_module("vllm_logits_processor.alignment.row_pass")
+    import_module("vllm_logits_processor.alignment.cpu_pass")
 
 
 def row_sums(
@@ -80,7 +80,7 @@ def row_sums(
     """
     if logits.device.type != "cpu":
         return row_sums_on_device(logits, rows, groups, maps)
-    from vllm_logits_processor.alignment.row_pass import read_rows
+    from vllm_logits_processor.alignment.cpu_pass import read_rows
 
     table = np.empty((2, *groups.sizes.shape))
     singles = np.empty((2, len(groups.single_row)))

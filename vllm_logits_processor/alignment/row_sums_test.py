@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_logits_processor.alignment.align_test import random_pairs
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
-from vllm_logits_processor.alignment.reweigh_test import random_pairs
 from vllm_logits_processor.alignment.row_sums import RowSums, row_sums, row_sums_on_device
 
 FloatArray = npt.NDArray[np.float64]

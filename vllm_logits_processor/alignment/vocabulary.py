@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from vllm_logits_processor.alignment.chat_template import ChatTemplate
 from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
 from vllm_logits_processor.alignment.folders import why_not_loaded
 from vllm_logits_processor.alignment.spelling import (
@@ -30,7 +31,6 @@ from vllm_logits_processor.alignment.spelling import (
     speller,
     valid_and_rest,
 )
-from vllm_logits_processor.alignment.templates import ChatTemplate
 from vllm_logits_processor.arrays import TokenArray
 
 __all__ = ["ByteVocabulary", "TokenizerError"]

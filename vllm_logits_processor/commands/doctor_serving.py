@@ -16,8 +16,8 @@ from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_expert import expert_lines
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
-from vllm_logits_processor.experts.fetcher import Fetcher
+from vllm_logits_processor.expert.build import COMPLETIONS, IN_PROCESS
+from vllm_logits_processor.expert.fetcher import Fetcher
 
 if TYPE_CHECKING:
     from vllm_logits_processor.alignment.vocabulary import ByteVocabulary

@@ -12,15 +12,15 @@ import torch
 
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer, chunks
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
+from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.covers import covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.remainders import HostTail
 from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import Aligned, align
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.heard import stacked
+from vllm_logits_processor.expert.heard import stacked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
