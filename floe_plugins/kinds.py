@@ -47,7 +47,7 @@ class ExpertKind(Protocol):
 
         Parameters
         ----------
-        config : vllm_logits_processor.config_expert.ExpertConfig
+        config : vllm_logits_processor.config.ExpertConfig
             Section ``expert`` of the configuration.
         vocabulary : int
             Number of the expert's tokens; ids are below it.

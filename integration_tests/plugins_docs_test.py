@@ -29,8 +29,7 @@ from flower_strategy.rank_policies import policy_from_config
 from flower_strategy.rank_policies_plugin import ASSIGN_TIMEOUT_S
 from flower_strategy.run_config import RunConfig
 from integration_tests.documents import named_blocks, titled_blocks
-from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import build_expert
 
 DOCS = Path(__file__).parent.parent / "docs"

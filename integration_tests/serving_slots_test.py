@@ -26,7 +26,7 @@ from integration_tests.serving_rows_test import (
 from integration_tests.tiny import LONG_PROMPT, PROMPTS, TinyModels
 from integration_tests.vllm_servers import ServerSpec, running
 from vllm_logits_processor.expert.conftest import FakeExpert
-from vllm_logits_processor.runners.idle import IDLE_S
+from vllm_logits_processor.runners.departures import IDLE_S
 
 #: Three slots for four prompts, and a cache of 192 tokens.
 NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")

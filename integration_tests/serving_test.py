@@ -17,10 +17,10 @@ from floe_plugins.models import resolve
 from integration_tests.processes import free_port
 from integration_tests.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import build_expert
-from vllm_logits_processor.expert.completions import CompletionsExpert
-from vllm_logits_processor.prompt_evidence import PromptScorer
+from vllm_logits_processor.expert.http import CompletionsExpert
 
 QUESTION = (
     "Question: Natalia sold clips to 48 of her friends in April, and then she sold half as many "

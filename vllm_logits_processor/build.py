@@ -14,19 +14,19 @@ from floe_plugins.gate import Gate
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from floe_plugins.routers import Router
-from vllm_logits_processor.alignment.cache import load_maps
+from vllm_logits_processor.alignment.align import make_pass
+from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.alignment.prompt import Conversation
-from vllm_logits_processor.alignment.row_sums import make_pass
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
+from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import COMPLETIONS, build_expert
-from vllm_logits_processor.expert.completions import CompletionsExpert
+from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Expert
 from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
 from vllm_logits_processor.observe import FusionMetrics, server_of
-from vllm_logits_processor.prompt_evidence import PromptScorer
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.expert.calls import ExpertCalls, Kind
-from vllm_logits_processor.expert.heard import Place
+from vllm_logits_processor.expert.lookahead import Place
 from vllm_logits_processor.stream import Asked, Stream
 
 
@@ -25,7 +25,7 @@ class _Batch:
     def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
         rows = tuple((place, self._row(place.token_ids)) for place in places)
         (self.later if ahead else self.now).append((stream, rows))
-        self.steps = max(self.steps, stream.heard.lookahead.steps)
+        self.steps = max(self.steps, stream.received.lookahead.steps)
 
     def _row(self, prompt: list[int]) -> int:
         """Return the row of a prompt; drafts and samples of one prompt share theirs."""
@@ -35,7 +35,7 @@ class _Batch:
         return row
 
 
-class Asking:
+class ExpertRequests:
     """Starts the calls of a step and takes in what they bring.
 
     Parameters
@@ -73,7 +73,7 @@ class Asking:
             batch = batches[kind].setdefault(model, _Batch())
             wanted = stream.wanted(most_covers=self._covers)
             if not wanted:
-                stream.ready = stream.prefix.length in stream.heard.rows
+                stream.ready = stream.prefix.length in stream.received.rows
                 # Of no text at all, with no BOS in front, an expert can say nothing.
                 stream.declined = None if stream.ready else "no-prompt"
             elif any(self._too_long(place) for place in wanted):
@@ -114,7 +114,7 @@ class Asking:
         outcome = self._calls.settle(pending.call)
         waited_ms = (time.monotonic() - begun) * 1000
         # Where only covers failed, what is known of the text itself is used without them.
-        stream.ready = outcome == "answered" or stream.prefix.length in stream.heard.rows
+        stream.ready = outcome == "answered" or stream.prefix.length in stream.received.rows
         in_flight = outcome in ("reading", "open") and not pending.call.future.done()
         if stream.first is pending and not in_flight:
             stream.first = None
@@ -129,7 +129,7 @@ class Asking:
         reply = pending.call.future.result()
         # Last the text itself: its continuation is the one to follow.
         for place, row in reversed(pending.rows):
-            stream.heard.hear(place, reply.continuations[row])
+            stream.received.receive(place, reply.continuations[row])
         # A batched body is one; its bytes are shared out evenly among the prompts of the call.
         share = min(1.0, len(pending.rows) / len(reply.continuations))
         return waited_ms, round(reply.sent_bytes * share), round(reply.received_bytes * share)
@@ -183,15 +183,15 @@ class Asking:
 
     def _worth_asking_ahead(self, stream: Stream) -> Place | None:
         """Return where to ask next, should the text follow the expert that far."""
-        heard = stream.heard
+        received = stream.received
         if not stream.read:
             return None
-        if not heard.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
+        if not received.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
             return None
         # Whether the host will be unsure there is not known yet.
         if self._config.ask != "always" or self._spent(stream) or self._calls.crowded:
             return None
-        return heard.end if heard.places_ahead <= heard.lookahead.steps // 2 else None
+        return received.end if received.places_ahead <= received.lookahead.steps // 2 else None
 
     def _take_in_ahead(self, stream: Stream) -> None:
         """Take in the reply to a call that was started ahead, if it is there."""
@@ -203,7 +203,7 @@ class Asking:
         if prefix.length == place.offset and prefix.token_ids() == place.token_ids:
             # The text has got there: the call is taken over as the pending one if it is wanted.
             return
-        if not stream.heard.leads_to(place):
+        if not stream.received.leads_to(place):
             stream.ahead = None
             self._calls.leave(asked.call)
             return
@@ -212,7 +212,7 @@ class Asking:
         stream.ahead = None
         self._calls.renew(asked.call, deadline_s=0.0)
         if self._calls.settle(asked.call) == "answered":
-            stream.heard.hear_ahead(place, asked.call.future.result().continuations[row])
+            stream.received.receive_ahead(place, asked.call.future.result().continuations[row])
 
     def _take_in_first(self, stream: Stream) -> None:
         """Take in the reply to the call by which the expert reads a text, if it is there."""
@@ -231,7 +231,7 @@ class Asking:
         # The places are those of a text that has since grown.
         for place, row in reversed(asked.rows):
             since = bytes(stream.text[len(stream.text) - (stream.prefix.length - place.offset) :])
-            stream.heard.hear_late(
+            stream.received.receive_late(
                 place,
                 reply.continuations[row],
                 since=since if stream.prefix.length > place.offset else b"",

@@ -22,8 +22,8 @@ from vllm_logits_processor.engine_test import (
     step,
     stream_of,
 )
-from vllm_logits_processor.expert.reply import ExpertError, ExpertReply
-from vllm_logits_processor.prompt_evidence import PromptScorer
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
 from vllm_logits_processor.stream import Stream
 
 
@@ -216,7 +216,7 @@ def test_rows_of_drafts_are_asked_as_if_the_text_had_taken_them(expert: Scripted
         assert torch.allclose(expected[row], logits[row], atol=1e-5)
         alone.output_ids.append(token)
 
-    # What was heard of the drafts is of use once they are accepted, and counts as evidence.
+    # What was received of the drafts is of use once they are accepted, and counts as evidence.
     asked = len(expert.calls)
     drafted.output_ids += [*cat, *sat]
     parts.begin_step([drafted])

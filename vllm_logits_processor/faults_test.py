@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from vllm_logits_processor.alignment.row_sums import make_pass
+from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.engine_test import EXPERT, HOST, PAIR, some_logits, stream_of

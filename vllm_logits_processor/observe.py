@@ -1,9 +1,17 @@
-"""Figures for Prometheus, on a port of this machine alone. Numbers and names, never text."""
+"""What is seen of fusion: metrics for Prometheus, a summary per stream, a trace per step.
+
+Numbers and names, never text. Metrics are served on a port of this machine alone.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIServer
 
@@ -20,8 +28,6 @@ from prometheus_client.registry import Collector
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.isolation import failures
-from vllm_logits_processor.summary import StreamSummary
-from vllm_logits_processor.trace import OUTCOMES, TraceLine
 
 #: The only address that is listened on: whoever may read the figures of a server is on its machine.
 _LOOPBACK = "127.0.0.1"
@@ -108,7 +114,7 @@ class FusionMetrics:
             self._instruments.constant_streams.inc(summary.constant_weight)
 
     def observe_fault(self, *, stage: str, reason: str) -> None:
-        """Count a fault in Floe itself; see :mod:`vllm_logits_processor.fallback`."""
+        """Count a fault in Floe itself; see :mod:`vllm_logits_processor.fail_open`."""
         if self._instruments is not None:
             self._instruments.faults.labels(stage, reason).inc()
 
@@ -222,3 +228,183 @@ def server_of(url: str) -> str:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"{parts.hostname}:{port}{parts.path}"
+
+
+logger = logging.getLogger(__name__)
+
+#: Weights closer together than this are one weight; a router's arithmetic is in float64.
+_SAME_WEIGHT = 1e-9
+
+
+@dataclass
+class StreamSummary:
+    """Totals over the rows that were decided for one stream.
+
+    A row is a token of the answer, save where the engine threw its sample away: chunks of a long
+    prompt, and draft tokens that were not accepted.
+
+    Attributes
+    ----------
+    tokens : dict of str to int
+        Rows by outcome, as `TraceLine` names them.
+    waited_ms, longest_wait_ms : float
+        Milliseconds that joins took, together and at most.
+    sent_bytes, received_bytes : int
+        The stream's share of the bodies of the expert's calls.
+    followed : int
+        Fused rows for which look-ahead had brought the expert's word before it was needed.
+    lowest_weight, highest_weight : float
+        Range of the expert's weight over the fused rows; 0 before the first.
+    highest_error_bound : float
+        Highest error bound of a fused row.
+    """
+
+    tokens: dict[str, int] = field(default_factory=dict)
+    waited_ms: float = 0.0
+    longest_wait_ms: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    followed: int = 0
+    lowest_weight: float = 0.0
+    highest_weight: float = 0.0
+    highest_error_bound: float = 0.0
+    _weight_sum: float = 0.0
+    _error_bound_sum: float = 0.0
+
+    def add(self, line: TraceLine) -> None:
+        """Count one row."""
+        self.tokens[line.outcome] = self.tokens.get(line.outcome, 0) + 1
+        self.waited_ms += line.waited_ms
+        self.longest_wait_ms = max(self.longest_wait_ms, line.waited_ms)
+        self.sent_bytes += line.sent_bytes
+        self.received_bytes += line.received_bytes
+        if line.outcome == "fused":
+            first = self.fused == 1
+            weight = line.expert_weight
+            self.lowest_weight = weight if first else min(self.lowest_weight, weight)
+            self.highest_weight = max(self.highest_weight, weight)
+            self.highest_error_bound = max(self.highest_error_bound, line.error_bound)
+            self._weight_sum += weight
+            self._error_bound_sum += line.error_bound
+            self.followed += line.followed
+
+    @property
+    def fused(self) -> int:
+        """Number of rows that both models decided."""
+        return self.tokens.get("fused", 0)
+
+    @property
+    def constant_weight(self) -> bool:
+        """True where the router gave one weight to all of several rows: it did not route."""
+        return self.fused > 1 and self.highest_weight - self.lowest_weight <= _SAME_WEIGHT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures that the log line holds: numbers, and names of outcomes."""
+        fused = max(self.fused, 1)
+        return {
+            "event": "floe_stream_finished",
+            "tokens": dict(self.tokens),
+            "weight_mean": round(self._weight_sum / fused, 6),
+            "weight_min": round(self.lowest_weight, 6),
+            "weight_max": round(self.highest_weight, 6),
+            "constant_weight": self.constant_weight,
+            "followed_share": round(self.followed / fused, 6),
+            "waited_ms": round(self.waited_ms, 3),
+            "longest_wait_ms": round(self.longest_wait_ms, 3),
+            "sent_bytes": self.sent_bytes,
+            "received_bytes": self.received_bytes,
+            "error_bound_mean": round(self._error_bound_sum / fused, 6),
+            "error_bound_max": round(self.highest_error_bound, 6),
+        }
+
+    def log(self) -> None:
+        """Write the figures as one line of JSON, at level INFO."""
+        logger.info("%s", json.dumps(self.as_dict()))
+
+
+#: Everything that can come of a token: `TraceLine.outcome` says what each means. Requests that want
+#: the host alone are not followed at all.
+OUTCOMES = (
+    "fused",
+    "private",
+    "no-prompt",
+    "too-long",
+    "sure",
+    "budget",
+    "open",
+    "busy",
+    "reading",
+    "late",
+    "failed",
+    "infeasible",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceLine:
+    """What happened to one token. No text, no token.
+
+    Attributes
+    ----------
+    label : str or None
+        The request's ``floe_label``.
+    position : int
+        Which token of the answer, from 0.
+    outcome : str
+        ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
+        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and only
+        unsure places are asked about), ``budget`` (the answer's waiting time is spent), ``open``
+        (breaker), ``busy`` (first calls still on their way), ``reading`` (so is this answer's),
+        ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the expert
+        said).
+    expert_weight : float
+        Weight of the expert, 0 to 1; 0 where the host's logits were kept.
+    waited_ms : float
+        Milliseconds from the start of the join until the reply was there.
+    sent_bytes, received_bytes : int
+        This stream's share of the bodies of the expert's call; 0 without one.
+    error_bound : float
+        The expert's mass that stayed unknown, 0 to 1: what its top K left out, and covers that were
+        not asked about. The total variation distance between the expert's distribution as it was
+        used and as it would be in full is at most this.
+    followed : bool
+        True where look-ahead had brought the expert's word before it was needed.
+    """
+
+    label: str | None
+    position: int
+    outcome: str
+    expert_weight: float = 0.0
+    waited_ms: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    error_bound: float = 0.0
+    followed: bool = False
+
+
+class Trace:
+    """Appends lines to a file; every step's lines are on disk before its tokens are sampled.
+
+    A file that cannot be written (a full disk) ends the trace, and nothing else.
+
+    Parameters
+    ----------
+    path : str or None
+        The file; None keeps no trace.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+
+    def write(self, lines: list[TraceLine]) -> None:
+        """Append the lines of one step."""
+        if self._path is None:
+            return
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
+        except OSError as error:
+            logger.error(
+                "The trace ends here: %s cannot be written (%s).", self._path, error.strerror
+            )
+            self._path = None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.expert.build import IN_PROCESS
-from vllm_logits_processor.observe import FusionMetrics
-from vllm_logits_processor.summary import StreamSummary
-from vllm_logits_processor.trace import OUTCOMES, TraceLine
+from vllm_logits_processor.observe import OUTCOMES, FusionMetrics, StreamSummary, Trace, TraceLine
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -196,3 +197,113 @@ def test_without_a_port_all_is_accepted_and_nothing_kept() -> None:
     metrics.observe_fusing(fusing=False)
     metrics.close()
     metrics.close()
+
+
+def line(outcome: str = "fused", *, position: int = 0, **figures: float | int | bool) -> TraceLine:
+    return TraceLine(label="a secret", position=position, outcome=outcome, **figures)  # type: ignore[arg-type]
+
+
+def test_a_stream_is_summed_up() -> None:
+    summary = StreamSummary()
+    summary.add(line(expert_weight=0.25, waited_ms=4.0, error_bound=0.1, sent_bytes=100))
+    summary.add(line(expert_weight=0.75, error_bound=0.3, followed=True, received_bytes=50))
+    summary.add(line("late", waited_ms=20.0))
+    assert summary.as_dict() == {
+        "event": "floe_stream_finished",
+        "tokens": {"fused": 2, "late": 1},
+        "weight_mean": 0.5,
+        "weight_min": 0.25,
+        "weight_max": 0.75,
+        "constant_weight": False,
+        "followed_share": 0.5,
+        "waited_ms": 24.0,
+        "longest_wait_ms": 20.0,
+        "sent_bytes": 100,
+        "received_bytes": 50,
+        "error_bound_mean": pytest.approx(0.2),
+        "error_bound_max": 0.3,
+    }
+
+
+def test_a_stream_without_the_expert_has_figures_too() -> None:
+    summary = StreamSummary()
+    assert summary.as_dict()["tokens"] == {}
+    summary.add(line("private"))
+    figures = summary.as_dict()
+    assert (figures["weight_mean"], figures["weight_max"], figures["constant_weight"]) == (
+        0,
+        0,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "constant"),
+    [([0.5], False), ([0.5, 0.5, 0.5], True), ([0.5, 0.5, 0.4999], False), ([0.0, 0.0], True)],
+)
+def test_a_router_that_gives_one_weight_shows(weights: list[float], constant: bool) -> None:
+    summary = StreamSummary()
+    for weight in weights:
+        summary.add(line(expert_weight=weight))
+    assert summary.constant_weight is constant
+
+
+def test_the_log_line_is_one_json_object_without_text(caplog: pytest.LogCaptureFixture) -> None:
+    summary = StreamSummary()
+    summary.add(line(expert_weight=0.25))
+    with caplog.at_level(logging.INFO):
+        summary.log()
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert record.levelno == logging.INFO
+    assert json.loads(message) == summary.as_dict()
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+def test_lines_are_on_disk_when_write_returns(tmp_path: Path) -> None:
+    trace = Trace(str(tmp_path / "trace.jsonl"))
+    first = TraceLine(label=None, position=0, outcome="late", waited_ms=20.0)
+    second = TraceLine(
+        label="mine",
+        position=1,
+        outcome="fused",
+        expert_weight=0.5,
+        error_bound=0.02,
+        followed=True,
+    )
+    trace.write([first])
+    trace.write([second])
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == ["late", "fused"]
+    assert lines[1] == {
+        "label": "mine",
+        "position": 1,
+        "outcome": "fused",
+        "expert_weight": 0.5,
+        "waited_ms": 0.0,
+        "sent_bytes": 0,
+        "received_bytes": 0,
+        "error_bound": 0.02,
+        "followed": True,
+    }
+
+
+def test_a_file_that_cannot_be_written_ends_the_trace_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it raised, the fallback would end fusion for all requests."""
+    trace = Trace(str(tmp_path))
+    for position in range(3):
+        trace.write([TraceLine(label=None, position=position, outcome="fused")])
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert f"{tmp_path} cannot be written (Is a directory)" in caplog.text
+
+
+def test_without_a_file_nothing_is_written() -> None:
+    Trace(None).write([TraceLine(label=None, position=0, outcome="fused")])
+
+
+def test_every_outcome_is_explained() -> None:
+    explained = TraceLine.__doc__ or ""
+    assert all(f"``{outcome}``" in explained for outcome in OUTCOMES)

@@ -27,7 +27,7 @@ _BEGUN_CHARS = 80
 
 
 @dataclass
-class StreamGuard:
+class StreamPrivacy:
     """Clears a stream's prompt once and its generated text in a rolling window; latches on a no.
 
     Text that has left cannot be called back, and the beginning of a value leaves before it can be

@@ -6,7 +6,7 @@ import pytest
 
 from floe_plugins.gate import Gate, Span
 from floe_plugins.gate.conftest import STRUCTURED
-from vllm_logits_processor.privacy import WINDOW, StreamGuard
+from vllm_logits_processor.privacy import WINDOW, StreamPrivacy
 
 
 class Broken:
@@ -25,58 +25,58 @@ def gate() -> Gate:
 
 
 def test_a_trusted_expert_gets_everything() -> None:
-    assert StreamGuard(None).clears(b"mail joe@example.org \xff")
+    assert StreamPrivacy(None).clears(b"mail joe@example.org \xff")
 
 
 def test_a_private_prompt_is_never_cleared_again(gate: Gate) -> None:
-    guard = StreamGuard(gate)
-    assert not guard.clears(b"mail joe@example.org please")
-    assert not guard.clears(b"mail joe@example.org please" + b"x" * 5000)
+    privacy = StreamPrivacy(gate)
+    assert not privacy.clears(b"mail joe@example.org please")
+    assert not privacy.clears(b"mail joe@example.org please" + b"x" * 5000)
 
 
 def test_text_that_turns_private_latches(gate: Gate) -> None:
-    guard, text = StreamGuard(gate), bytearray(b"My mail address is ")
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray(b"My mail address is ")
+    assert privacy.clears(text)
     text += b"joe@exam"
-    guard.clears(text)
+    privacy.clears(text)
     text += b"ple.org and"
-    assert not guard.clears(text)
+    assert not privacy.clears(text)
     text += b" so on " * 1000
-    assert not guard.clears(text)
+    assert not privacy.clears(text)
 
 
 def test_a_pattern_across_prompt_and_answer_is_seen(gate: Gate) -> None:
-    guard, text = StreamGuard(gate), bytearray(b"The card is 4111 1111")
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray(b"The card is 4111 1111")
+    assert privacy.clears(text)
     for piece in (b" 11", b"11 1", b"111"):
         text += piece
-        cleared = guard.clears(text)
+        cleared = privacy.clears(text)
     assert not cleared
 
 
 def test_the_window_reaches_back_over_long_answers(gate: Gate) -> None:
-    guard, text = StreamGuard(gate), bytearray("é".encode() * 3000)
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray("é".encode() * 3000)
+    assert privacy.clears(text)
     for letter in b" write to joe@example.org ":
         text.append(letter)
-        cleared = guard.clears(text)
+        cleared = privacy.clears(text)
     assert not cleared
     assert WINDOW < 3000
 
 
 def test_half_a_character_at_the_end_is_awaited(gate: Gate) -> None:
-    guard, text = StreamGuard(gate), bytearray(b"caf\xc3")
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray(b"caf\xc3")
+    assert privacy.clears(text)
     text += b"\xa9"
-    assert guard.clears(text)
+    assert privacy.clears(text)
 
 
 def test_broken_bytes_inside_are_private(gate: Gate) -> None:
-    assert not StreamGuard(gate).clears(b"joe\xff@example.org is here")
+    assert not StreamPrivacy(gate).clears(b"joe\xff@example.org is here")
 
 
 def test_a_failing_detector_means_private() -> None:
-    assert not StreamGuard(Gate(detectors=[Broken()])).clears(b"hello")
+    assert not StreamPrivacy(Gate(detectors=[Broken()])).clears(b"hello")
 
 
 ENCODED = base64.b64encode(b"the address is joe.bloggs@example.org").decode()
@@ -98,15 +98,15 @@ ENCODED = base64.b64encode(b"the address is joe.bloggs@example.org").decode()
 )
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_a_value_in_chunks_latches(gate: Gate, value: str, chunk: int) -> None:
-    guard, text = StreamGuard(gate), bytearray(b"A prompt that says nothing. " * 100)
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray(b"A prompt that says nothing. " * 100)
+    assert privacy.clears(text)
     data = f" Here you are: {value} ok. ".encode()
     for begin in range(0, len(data), chunk):
         text += data[begin : begin + chunk]
-        cleared = guard.clears(text)
+        cleared = privacy.clears(text)
     assert not cleared
     text += b"And now for something else. " * 100
-    assert not guard.clears(text)
+    assert not privacy.clears(text)
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,19 @@ def test_a_value_in_chunks_latches(gate: Gate, value: str, chunk: int) -> None:
 def test_what_may_become_a_value_is_held_back_for_the_moment(
     gate: Gate, end: str, cleared: bool
 ) -> None:
-    guard, text = StreamGuard(gate), bytearray(b"A prompt")
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(gate), bytearray(b"A prompt")
+    assert privacy.clears(text)
     text += end.encode()
-    assert guard.clears(text) is cleared
-    assert guard.clears(text) is cleared
+    assert privacy.clears(text) is cleared
+    assert privacy.clears(text) is cleared
     text += b" or so it is said"
-    assert guard.clears(text)
+    assert privacy.clears(text)
 
 
 def test_nothing_of_a_prompt_is_held_back(gate: Gate) -> None:
-    guard = StreamGuard(gate)
-    assert guard.clears(b"What is 123456")
-    assert guard.clears(b"What is 123456")
+    privacy = StreamPrivacy(gate)
+    assert privacy.clears(b"What is 123456")
+    assert privacy.clears(b"What is 123456")
 
 
 class Wide:
@@ -150,13 +150,13 @@ class Wide:
 
 
 def test_the_window_is_as_wide_as_the_longest_pattern() -> None:
-    guard, text = StreamGuard(Gate(detectors=[Wide()])), bytearray(b"A prompt.")
+    privacy, text = StreamPrivacy(Gate(detectors=[Wide()])), bytearray(b"A prompt.")
     for piece in (b" <<", b"x y " * 300, b"z " * 800):
-        assert guard.clears(text)
+        assert privacy.clears(text)
         text += piece
-    assert guard.clears(text)
+    assert privacy.clears(text)
     text += b">>"
-    assert not guard.clears(text)
+    assert not privacy.clears(text)
 
 
 def test_a_window_begins_with_a_word(gate: Gate) -> None:
@@ -169,9 +169,9 @@ def test_a_window_begins_with_a_word(gate: Gate) -> None:
             seen.append(text)
             return []
 
-    guard, text = StreamGuard(Gate(detectors=[Noting()])), bytearray(b"wonderful " * 500)
-    assert guard.clears(text)
+    privacy, text = StreamPrivacy(Gate(detectors=[Noting()])), bytearray(b"wonderful " * 500)
+    assert privacy.clears(text)
     text += b"new"
-    assert guard.clears(text)
+    assert privacy.clears(text)
     assert seen[-1].startswith("wonderful ")
     assert WINDOW <= len(seen[-1]) < WINDOW + 100

@@ -23,8 +23,8 @@ from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
-from vllm_logits_processor.expert.reply import ExpertError
-from vllm_logits_processor.fallback import MOST_LOST
+from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch
@@ -50,7 +50,7 @@ def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
     """Return a processor with these parts, in place of those that a configuration names."""
     processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
     processor._config = parts._config
-    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fallback)
+    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fail_open)
     return processor
 
 

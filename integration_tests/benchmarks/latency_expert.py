@@ -36,7 +36,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.conftest import completion
 from vllm_logits_processor.expert.local import InProcessExpert
 from vllm_logits_processor.expert.local_model import load_model
-from vllm_logits_processor.expert.reply import Continuation
+from vllm_logits_processor.expert.protocol import Continuation
 
 NAME = "expert"
 

@@ -11,7 +11,7 @@ import pytest
 from integration_tests.benchmarks.latency_expert import NAME, LatencyExpert, latency_expert
 from integration_tests.tiny import TinyModels
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.expert.completions import CompletionsExpert
+from vllm_logits_processor.expert.http import CompletionsExpert
 
 
 @pytest.fixture

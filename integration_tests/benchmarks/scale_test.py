@@ -12,7 +12,7 @@ from integration_tests.benchmarks.scale import __main__ as command
 from integration_tests.benchmarks.scale import federated, summary
 from integration_tests.benchmarks.scale.fleet import TASKS, FleetGrid, trained_adapters
 from integration_tests.benchmarks.scale.serving import reply_body
-from vllm_logits_processor.expert.completions_reply import read_continuations
+from vllm_logits_processor.expert.http import read_continuations
 
 __all__ = ["tiny_model"]
 

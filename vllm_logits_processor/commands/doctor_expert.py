@@ -19,9 +19,9 @@ from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknow
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import completions_expert
-from vllm_logits_processor.expert.completions import CompletionsExpert
 from vllm_logits_processor.expert.fetcher import Fetcher
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.http import CompletionsExpert
+from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault
 from vllm_logits_processor.observe import server_of
 

@@ -77,8 +77,8 @@ def _tokenizers(
     expert: ExpertConfig, host: str | None, plugins: tuple[str, ...]
 ) -> tuple[ByteVocabulary | None, list[Line]]:
     """Return the expert's tokenizer, if it can be loaded, and the lines."""
-    from vllm_logits_processor.alignment.cache import keep
     from vllm_logits_processor.alignment.inspection import side_reports
+    from vllm_logits_processor.alignment.maps import keep
 
     try:
         theirs = _vocabulary(expert.tokenizer_reference, plugins)

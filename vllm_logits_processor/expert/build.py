@@ -10,9 +10,8 @@ from floe_plugins.kinds import ExpertKind
 from floe_plugins.manager import Registered
 from floe_plugins.models import resolve
 from vllm_logits_processor.arrays import TokenArray
-from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.expert.completions import CompletionsExpert
-from vllm_logits_processor.expert.loop import LoopThread
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
 from vllm_logits_processor.expert.plugin import plugin_expert
 from vllm_logits_processor.expert.pool import ExpertPool, OnBreaker
 from vllm_logits_processor.expert.protocol import Expert

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from vllm_logits_processor.expert.pool import ExpertPool, Patience
-from vllm_logits_processor.expert.reply import ExpertError, ExpertOpenError, ExpertReply
+from vllm_logits_processor.expert.protocol import ExpertError, ExpertOpenError, ExpertReply
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.expert.completions import CompletionsExpert
+from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert.conftest import Authority, completion, fake_expert
 from vllm_logits_processor.expert.fetcher import Fetcher
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.http import CompletionsExpert
+from vllm_logits_processor.expert.protocol import ExpertError
 
 
 def well(body: dict[str, Any]) -> bytes:

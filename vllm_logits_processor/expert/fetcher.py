@@ -11,7 +11,7 @@ from typing import Any
 import httpcore
 
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
-from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config import ExpertConfig
 
 _TIMEOUT_S = 10.0
 _FAILURES = (*CONNECTION_ERRORS, OSError)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.local_model import LocalModel, most_reads, tokens_within
-from vllm_logits_processor.expert.reply import (
+from vllm_logits_processor.expert.protocol import (
     Continuation,
     ExpertReply,
     NoSuchModelError,

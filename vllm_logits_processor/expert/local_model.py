@@ -11,9 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.expert.local_cache import ATTENTION, GatheredCache, Wiring
-from vllm_logits_processor.expert.prefix_tree import NOWHERE, PrefixTree
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.local_cache import (
+    ATTENTION,
+    NOWHERE,
+    GatheredCache,
+    PrefixTree,
+    Wiring,
+)
+from vllm_logits_processor.expert.protocol import ExpertError
 
 #: Up to so many new tokens of a text join the batch; more go ahead in a pass of their own.
 _BATCHED = 16

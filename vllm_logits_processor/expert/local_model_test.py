@@ -24,7 +24,7 @@ from transformers import (
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.expert.local_cache import ATTENTION
 from vllm_logits_processor.expert.local_model import LocalModel
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.protocol import ExpertError
 
 VOCABULARY = 61
 SIZES = {

@@ -13,12 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert import local_model
 from vllm_logits_processor.expert.build import IN_PROCESS, build_expert
 from vllm_logits_processor.expert.local import InProcessExpert
 from vllm_logits_processor.expert.local_model import load_model
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.protocol import ExpertError
 
 VOCABULARY = 60
 PROMPTS = [[3, 4, 5], [3, 4, 5, 6, 7], [9]]

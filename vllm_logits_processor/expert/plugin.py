@@ -14,8 +14,8 @@ from floe_plugins.isolation import Caller, PluginCallError
 from floe_plugins.kinds import RESERVED, BuiltExpert, ExpertKind
 from floe_plugins.manager import Registered
 from vllm_logits_processor.arrays import TokenArray
-from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.expert.reply import (
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.expert.protocol import (
     MOST_LOGPROB,
     Continuation,
     ExpertError,

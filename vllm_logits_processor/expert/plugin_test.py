@@ -15,11 +15,11 @@ from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.kinds import RESERVED
 from floe_plugins.manager import Registered
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.config_expert import ExpertConfig
+from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert.build import COMPLETIONS, IN_PROCESS, build_expert
 from vllm_logits_processor.expert.plugin import PluginExpert
 from vllm_logits_processor.expert.pool import ExpertPool
-from vllm_logits_processor.expert.reply import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
 
 CONFIG = ExpertConfig(model="parrot", url="http://127.0.0.1:9/v1", tokenizer="parrot")
 NO_ENDS = np.empty(0, dtype=np.int32)

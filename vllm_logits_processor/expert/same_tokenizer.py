@@ -16,10 +16,10 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.config_expert import ExpertConfig
-from vllm_logits_processor.expert.completions_reply import read_token_ids
+from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert.fetcher import Fetcher
-from vllm_logits_processor.expert.reply import ExpertError
+from vllm_logits_processor.expert.http import read_token_ids
+from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.observe import server_of
 
 logger = logging.getLogger(__name__)

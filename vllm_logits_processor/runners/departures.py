@@ -2,21 +2,26 @@
 
 vLLM tells a processor that a request has left the batch, or not even that, but never why. A request
 that is preempted, or that has to sit out some steps, comes back and goes on with its stream.
+
+V2 says nothing when the last requests are aborted: `IdleWatch` looks while vLLM does not call.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
+from weakref import WeakMethod
 
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.fallback import Fallback
+from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.stream import Stream
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
+
 
 #: Steps after which a stream that is away counts as finished, and most streams that are kept.
 KEPT_STEPS = 256
@@ -66,13 +71,13 @@ class Departures:
     ----------
     engine : FusionEngine
         Told of every stream that has ended, once.
-    fallback : Fallback, optional
+    fallback : FailOpen, optional
         A fault in ending one stream is that stream's alone.
     """
 
-    def __init__(self, engine: FusionEngine, *, fallback: Fallback | None = None) -> None:
+    def __init__(self, engine: FusionEngine, *, fallback: FailOpen | None = None) -> None:
         self._engine = engine
-        self._fallback = fallback or Fallback()
+        self._fallback = fallback or FailOpen()
         self._step = 0
         #: In the order of leaving, with the step at which it was.
         self._away: list[tuple[int, Stream]] = []
@@ -110,3 +115,37 @@ class Departures:
 
     def _end(self, stream: Stream) -> None:
         self._fallback.aside(partial(self._engine.end_stream, stream), stage="end")
+
+
+#: Seconds without a step after which the streams are told of as ended.
+IDLE_S = 5.0
+
+
+class IdleWatch:
+    """Calls a method now and then from a thread of its own, as long as its owner lives.
+
+    Parameters
+    ----------
+    method : bound method
+        Held weakly. It must see to it that no step runs beside it.
+    every_s : float
+    """
+
+    def __init__(self, method: Callable[[], None], *, every_s: float) -> None:
+        self._method = WeakMethod(method)
+        self._every_s = every_s
+        self._stopped = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="floe-idle", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End the thread, soon."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            method = self._method()
+            if method is None:
+                return
+            method()
+            del method

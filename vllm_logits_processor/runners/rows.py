@@ -10,10 +10,10 @@ import torch
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
+from vllm_logits_processor.config import RequestOptions
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.fallback import Fallback
+from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.request import RequestOptions
 from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule
 from vllm_logits_processor.stream import Stream
 
@@ -38,16 +38,16 @@ class RowBatch:
     engine : FusionEngine
     max_model_len : int
         Most tokens of a prompt and its answer together.
-    fallback : Fallback, optional
+    fallback : FailOpen, optional
         Runs what may fail. Following the batch may not: a lost step leaves the rows right.
     """
 
     def __init__(
-        self, engine: FusionEngine, *, max_model_len: int, fallback: Fallback | None = None
+        self, engine: FusionEngine, *, max_model_len: int, fallback: FailOpen | None = None
     ) -> None:
         self._engine = engine
         self._max_model_len = max_model_len
-        self._fallback = fallback or Fallback()
+        self._fallback = fallback or FailOpen()
         self._rows: dict[int, _Row] = {}
         #: Requests whose streams are not open yet, by row.
         self._new: dict[int, _Row] = {}

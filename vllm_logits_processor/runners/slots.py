@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_logits_processor.config import RequestOptions
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.fallback import Fallback
+from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.request import RequestOptions
-from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES, Departures, EndRule
-from vllm_logits_processor.runners.idle import IDLE_S, IdleWatch
+from vllm_logits_processor.runners.departures import (
+    IDLE_S,
+    KEPT_STEPS,
+    MOST_TRIES,
+    Departures,
+    EndRule,
+    IdleWatch,
+)
 from vllm_logits_processor.runners.slot_tokens import TokenReader
 from vllm_logits_processor.stream import Stream
 
@@ -73,7 +79,7 @@ class SlotBatch:
         True where prompts may be given as embeddings.
     most_new : int
         Most tokens that one step adds to a request.
-    fallback : Fallback, optional
+    fallback : FailOpen, optional
         Runs what may fail. Following the batch may not: a lost step leaves the slots right.
     idle_s : float
     """
@@ -88,7 +94,7 @@ class SlotBatch:
         drafts: bool,
         embeddings: bool,
         most_new: int = 1,
-        fallback: Fallback | None = None,
+        fallback: FailOpen | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self._engine = engine
@@ -98,7 +104,7 @@ class SlotBatch:
         self._drafts = drafts
         self._embeddings = embeddings
         self._most_new = most_new
-        self._fallback = fallback or Fallback()
+        self._fallback = fallback or FailOpen()
         self._slots: dict[int, _Slot] = {}
         self._departures = Departures(engine, fallback=self._fallback)
         #: Requests that were in the last step's batch or have come since, and those that this step

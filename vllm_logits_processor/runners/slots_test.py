@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine
-from vllm_logits_processor.fallback import Fallback
+from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.runners.departures import KEPT_STEPS
 from vllm_logits_processor.runners.slot_tokens import HostReader
 from vllm_logits_processor.runners.slots import SlotBatch
@@ -50,7 +50,7 @@ class Runner:
             prefill_len=_buffer(np=np.zeros(SLOTS, dtype=np.int32)),
             total_len=_buffer(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
         )
-        self.fallback = Fallback()
+        self.fallback = FailOpen()
         self.batch = SlotBatch(
             parts,
             self.states,
@@ -63,7 +63,7 @@ class Runner:
             idle_s=idle_s,
         )
         self.processor = FloeLogitsProcessor(VllmConfig(), self.states)
-        self.processor._fallback = self.fallback
+        self.processor._fail_open = self.fallback
         self.processor._config = parts._config
         self.processor._slots = self.batch
         self.ended: list[Stream] = []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_logits_processor.expert.prefix_tree import NOWHERE, PrefixTree
+from vllm_logits_processor.expert.local_cache import NOWHERE, PrefixTree
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=40)
 

@@ -1,16 +1,21 @@
-"""An expert behind an OpenAI-compatible completions endpoint that returns top-K logprobs."""
+"""An expert behind an OpenAI-compatible completions endpoint that returns top-K logprobs.
+
+Requests run on the event loop of one thread, `LoopThread`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import math
 import ssl
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpcore
@@ -18,9 +23,167 @@ import httpcore
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.arrays import TokenArray
-from vllm_logits_processor.expert.completions_reply import read_continuations, read_score
-from vllm_logits_processor.expert.loop import LoopThread
-from vllm_logits_processor.expert.reply import ExpertError, ExpertReply, NoSuchModelError
+from vllm_logits_processor.expert.protocol import (
+    MOST_LOGPROB,
+    Continuation,
+    ExpertError,
+    ExpertReply,
+    NoSuchModelError,
+    checked_continuations,
+)
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for callers that must not wait.
+
+    Attributes
+    ----------
+    loop : asyncio.AbstractEventLoop
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self.loop.run_forever, name="floe-expert", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `coroutine` on the loop; cancelling the future cancels it there."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run `call`, which must not block, on the loop after `seconds`."""
+        self.loop.call_soon_threadsafe(lambda: self.loop.call_later(seconds, call))
+
+    def close(self) -> None:
+        """Cancel what still runs, then end the thread."""
+        if self.loop.is_closed():
+            return
+        self.submit(_cancel_the_rest()).result(timeout=5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=5)
+        self.loop.close()
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
+_TOKEN_ID = "token_id:"
+
+#: What reading raises where a reply is of another shape, is nested too deep for the parser, or has
+#: numbers that no float holds.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_continuations(
+    data: bytes,
+    *,
+    count: int,
+    steps: int,
+    vocabulary: int,
+    end_ids: TokenArray,
+) -> tuple[Continuation, ...]:
+    """Read the continuation of each of `count` prompts, in their order.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    count : int
+        Prompts of the call.
+    steps, vocabulary, end_ids
+        See `checked_continuations`.
+
+    Raises
+    ------
+    ExpertError
+        If the reply is not a completion of each prompt with logprobs by token id, or for what
+        `checked_continuations` refuses.
+    """
+    try:
+        choices: list[dict[str, Any]] = json.loads(data)["choices"]
+        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
+        if sorted(by_index) != list(range(count)) or len(choices) != count:
+            raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
+        said = [by_index[place] for place in range(count)]
+        tokens = [read_token_ids(each["tokens"]) for each in said]
+        rows = [
+            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
+            for each in said
+        ]
+    except _MALFORMED as error:
+        raise _not_a_completion(error) from None
+    return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
+
+
+def read_score(data: bytes, prompt: Sequence[int]) -> float:
+    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format), nats.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    prompt : sequence of int
+        The tokens that were sent, at least two.
+
+    Raises
+    ------
+    ExpertError
+        If the reply has not one logprob, at most zero, for each of these tokens.
+    """
+    try:
+        (choice,) = json.loads(data)["choices"]
+        (first, *rest) = choice["prompt_logprobs"]
+        if first is not None or len(rest) != len(prompt) - 1:
+            raise ExpertError("The expert's reply has not one logprob for each prompt token.")
+        logprobs = [
+            float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
+        ]
+    except _MALFORMED as error:
+        raise _not_a_completion(error) from None
+    total = sum(logprobs)
+    if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
+        raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
+    return total
+
+
+def read_token_ids(tokens: Iterable[str]) -> list[int]:
+    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop.
+
+    Raises
+    ------
+    ExpertError
+        If a token is spelled in another way.
+    """
+    words = list(tokens)
+    before, *ids = "".join(words).split(_TOKEN_ID)
+    if before or len(ids) != len(words):
+        raise ExpertError(
+            "The expert's reply gives tokens by their spelling; needed is a server that knows "
+            "return_tokens_as_token_ids, such as vLLM."
+        )
+    return [*map(int, ids)]
+
+
+def _not_a_completion(error: Exception) -> ExpertError:
+    return ExpertError(
+        f"The expert's reply is not a completion with logprobs ({type(error).__name__})."
+    )
+
 
 logger = logging.getLogger(__name__)
 

@@ -32,10 +32,10 @@ class OtherRankError(RuntimeError):
     """Another rank could not make ready to write: the step is the host's on all of them."""
 
 
-class Agreement:
+class RankSync:
     """Shares the decisions of the first rank of a group with the others of it.
 
-    Every rank of the group must call `settle` once for every step.
+    Every rank of the group must call `broadcast` once for every step.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Agreement:
         """Whether no other rank has to write the same."""
         return self._group is None
 
-    def settle(
+    def broadcast(
         self,
         decide: Callable[[], FusedCells],
         *,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.expert.reply import ExpertError, TopRow, checked_top_k
+from vllm_logits_processor.expert.protocol import ExpertError, TopRow, checked_top_k
 
 NO_ENDS = np.empty(0, dtype=np.int32)
 

@@ -63,7 +63,7 @@ class _Said:
     since: int = 0
 
 
-class Fallback:
+class FailOpen:
     """Runs the parts of each step; a fault in one costs the step, one that comes back fusion.
 
     Parameters

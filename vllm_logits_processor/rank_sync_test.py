@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_logits_processor.agreement import Agreement
 from vllm_logits_processor.fusion import FusedCells
+from vllm_logits_processor.rank_sync import RankSync
 
 RANK = """
 import sys, time
 import torch
 from torch import distributed
-from vllm_logits_processor.agreement import Agreement
+from vllm_logits_processor.rank_sync import RankSync
 from vllm_logits_processor.fusion import FusedCells
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-agreement = Agreement(distributed.group.WORLD, first_rank=0, decides=rank == 0)
+sync = RankSync(distributed.group.WORLD, first_rank=0, decides=rank == 0)
 asked = []
 
 def decide(step):
@@ -38,7 +38,7 @@ for step in range(4):
         time.sleep(0.1)
     logits = torch.zeros(2, 20)
     try:
-        agreement.settle(lambda: decide(step)).write(logits)
+        sync.broadcast(lambda: decide(step)).write(logits)
     except (ValueError, RuntimeError) as error:
         print(type(error).__name__, error)
     else:
@@ -64,14 +64,14 @@ SHORT = """
 import sys
 import torch
 from torch import distributed
-from vllm_logits_processor import agreement as module
-from vllm_logits_processor.agreement import Agreement
+from vllm_logits_processor import rank_sync as module
+from vllm_logits_processor.rank_sync import RankSync
 from vllm_logits_processor.fusion import FusedCells
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 faults = []
-agreement = Agreement(
+sync = RankSync(
     distributed.group.WORLD, first_rank=0, decides=rank == 0,
     on_fault=lambda error: faults.append(type(error).__name__),
 )
@@ -101,7 +101,7 @@ for step, (cells, poor, unready) in enumerate(STEPS):
     short[0] = poor == rank
     # The header is a tensor of its own; only what grows with the cells is to fail.
     module.torch.empty = lambda *a, **o: (empty if a[0] in (0, 1) else without_memory)(*a, **o)
-    agreement.settle(
+    sync.broadcast(
         lambda: decided, ready=unready != rank, doubtful=unready is not None
     ).write(logits)
     module.torch.empty = empty
@@ -153,6 +153,6 @@ def test_a_step_for_which_one_rank_lacks_memory_is_the_hosts_on_both(tmp_path: P
 
 def test_a_process_that_samples_alone_asks_nobody() -> None:
     cells = FusedCells(index=torch.tensor([1]), values=torch.tensor([2.0]))
-    assert Agreement().settle(lambda: cells) is cells
+    assert RankSync().broadcast(lambda: cells) is cells
     with pytest.raises(ZeroDivisionError):
-        Agreement().settle(lambda: FusedCells(index=torch.tensor([1 // 0]), values=cells.values))
+        RankSync().broadcast(lambda: FusedCells(index=torch.tensor([1 // 0]), values=cells.values))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.fallback import MOST_LOST, REST_S, Fallback, out_of_memory
+from vllm_logits_processor.fail_open import MOST_LOST, REST_S, FailOpen, out_of_memory
 
 
 class Told:
@@ -39,15 +39,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def fallback(told: Told, clock: Clock) -> Fallback:
-    return Fallback(told=told, clock=clock)
+def fallback(told: Told, clock: Clock) -> FailOpen:
+    return FailOpen(told=told, clock=clock)
 
 
 def broken(error: Exception) -> int:
     raise error
 
 
-def step(fallback: Fallback, error: Exception | None = None) -> int:
+def step(fallback: FailOpen, error: Exception | None = None) -> int:
     """Run a step of two parts, of which the first may fail; return what the second brings."""
     fallback.next_step()
     if error is not None:
@@ -61,7 +61,7 @@ def step(fallback: Fallback, error: Exception | None = None) -> int:
 
 
 def test_a_fault_costs_its_step_and_is_counted(
-    fallback: Fallback, told: Told, caplog: pytest.LogCaptureFixture
+    fallback: FailOpen, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     undone: list[bool] = []
     with caplog.at_level(logging.ERROR):
@@ -83,7 +83,7 @@ def test_a_fault_costs_its_step_and_is_counted(
 
 
 def test_a_fault_that_comes_back_ends_fusion_and_says_so_once(
-    fallback: Fallback, told: Told, clock: Clock, caplog: pytest.LogCaptureFixture
+    fallback: FailOpen, told: Told, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
         for _ in range(MOST_LOST - 1):
@@ -103,7 +103,7 @@ def test_a_fault_that_comes_back_ends_fusion_and_says_so_once(
     ]
 
 
-def test_a_fault_in_writing_comes_back_though_deciding_works(fallback: Fallback) -> None:
+def test_a_fault_in_writing_comes_back_though_deciding_works(fallback: FailOpen) -> None:
     for _ in range(MOST_LOST):
         assert not fallback.ended
         assert step(fallback) == 1
@@ -111,7 +111,7 @@ def test_a_fault_in_writing_comes_back_though_deciding_works(fallback: Fallback)
     assert fallback.ended
 
 
-def test_want_of_memory_makes_fusion_rest(fallback: Fallback, told: Told, clock: Clock) -> None:
+def test_want_of_memory_makes_fusion_rest(fallback: FailOpen, told: Told, clock: Clock) -> None:
     for _ in range(MOST_LOST):
         step(fallback, torch.OutOfMemoryError())
     assert step(fallback) == 0
@@ -120,7 +120,7 @@ def test_want_of_memory_makes_fusion_rest(fallback: Fallback, told: Told, clock:
     assert told.fusing == [False, True]
 
 
-def test_a_fault_of_one_request_leaves_the_step_to_the_others(fallback: Fallback) -> None:
+def test_a_fault_of_one_request_leaves_the_step_to_the_others(fallback: FailOpen) -> None:
     for _ in range(10 * MOST_LOST):
         fallback.next_step()
         assert not fallback.aside(lambda: broken_request(), stage="open")
@@ -132,13 +132,13 @@ def broken_request() -> None:
     raise IndexError
 
 
-def worked(fallback: Fallback) -> int:
+def worked(fallback: FailOpen) -> int:
     fallback.worked()
     return 1
 
 
 def test_one_place_is_logged_once_a_minute(
-    fallback: Fallback, clock: Clock, caplog: pytest.LogCaptureFixture
+    fallback: FailOpen, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
@@ -166,7 +166,7 @@ def test_want_of_memory_is_told_from_other_faults(error: Exception, *, short: bo
     assert out_of_memory(error) is short
 
 
-def test_what_is_meant_to_stop_the_server_stops_it(fallback: Fallback) -> None:
+def test_what_is_meant_to_stop_the_server_stops_it(fallback: FailOpen) -> None:
     refused = ConfigError("floe: router is 'x'; accepted are a, b.")
     with pytest.raises(ConfigError, match="accepted"):
         fallback.run(lambda: broken(refused), otherwise=0, stage="begin")
