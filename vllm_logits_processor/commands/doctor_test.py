@@ -47,8 +47,7 @@ class Served:
     status: int = 200
     #: The folder of the tokenizer that it has, and which of its routes give it away.
     tokenizer: str = ""
-    #: Where it has its model from, as vLLM says it.
-    root: str = ""
+    root: str = ""  # where it has its model from
     tokenizes: str = "/tokenize"
 
 
@@ -322,7 +321,7 @@ def test_a_detector_that_fails_on_a_plain_sentence_is_red(
     assert line.found == "a plain sentence cannot be scanned: broken (LookupError)"
 
 
-def test_ports(served: Served, pair: tuple[str, str]) -> None:
+def test_ports_and_the_hosts_server(served: Served, pair: tuple[str, str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -336,16 +335,11 @@ def test_ports(served: Served, pair: tuple[str, str]) -> None:
     assert lines["metrics port"].status is Status.RED
     assert "something else listens there" in lines["metrics port"].found
     assert lines["host"].status is Status.GREEN
-
-
-def test_a_host_url_of_another_models_server_is_told(served: Served, pair: tuple[str, str]) -> None:
     values = section(served, pair, host_url=served.url)
-    served.root = pair[0]
-    assert lines_of(values, host=pair[0])["host"].status is Status.GREEN
-    served.root = "/models/another"
-    line = lines_of(values, host=pair[0])["host"]
-    assert line.status is Status.UNKNOWN
-    assert f"serves /models/another, where --host is {pair[0]}" in line.found
+    for root, status in ((pair[0], Status.GREEN), ("/models/another", Status.UNKNOWN)):
+        served.root = root
+        assert lines_of(values, host=pair[0])["host"].status is status
+    assert "/models/another, where --host is" in lines_of(values, host=pair[0])["host"].found
 
 
 def run(*arguments: str) -> int:
