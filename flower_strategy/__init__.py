@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
-    from flower_strategy.aggregation import AdapterMean, Aggregate, truncate
+    from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+    from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
     from flower_strategy.base_model import adapted_shapes, load_base_model
     from flower_strategy.choosing import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.clustering import ClusteringSettings
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
     "AdapterChoice": "choosing",
-    "AdapterMean": "aggregation",
-    "AdapterState": "adapter",
-    "Aggregate": "aggregation",
+    "AdapterMean": "adapters.mean",
+    "AdapterState": "adapters.adapter",
+    "Aggregate": "adapters.mean",
     "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
     "ClusteringSettings": "clustering",
@@ -52,7 +52,7 @@ _HOMES = {
     "FixedPolicy": "rank_policies",
     "FloeStrategy": "strategy",
     "LocalData": "data.examples",
-    "LoraFactors": "adapter",
+    "LoraFactors": "adapters.adapter",
     "MemoryPolicy": "rank_policies",
     "Participation": "settings",
     "RankDecision": "ranks",
@@ -66,12 +66,12 @@ _HOMES = {
     "choose_adapter": "choosing",
     "embed_texts": "embedding",
     "hold_out": "data.partition",
-    "initial_adapter": "adapter",
+    "initial_adapter": "adapters.adapter",
     "load_base_model": "base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
     "make_initial_arrays": "strategy",
-    "truncate": "aggregation",
+    "truncate": "adapters.mean",
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from flower_strategy.adapter import AdapterState, FloatArray
+from flower_strategy.adapters.adapter import AdapterState, FloatArray
 
 SKETCH_SIZE = 1024
 

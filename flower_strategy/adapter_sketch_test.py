@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from flower_strategy.adapter import AdapterState, LoraFactors
 from flower_strategy.adapter_sketch import SKETCH_SIZE, sketch_adapter
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 
 
 def adapter(task: int, device: int, *, rank: int, closeness: float) -> AdapterState:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_strategy.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clustering import Cluster
 from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile

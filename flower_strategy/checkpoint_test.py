@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.checkpoint import (
     ARRAYS_FILE,
     CHECKPOINTS_FOLDER,

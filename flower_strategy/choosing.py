@@ -13,7 +13,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.run_folder import RunFolderError, load_manifest
 
 if TYPE_CHECKING:
-    from flower_strategy.adapter import FloatArray
+    from flower_strategy.adapters.adapter import FloatArray
 
 
 @dataclass(frozen=True)

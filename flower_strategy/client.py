@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
 from flower_strategy import client
-from flower_strategy.adapter import initial_adapter
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.data.examples import Example, LocalData

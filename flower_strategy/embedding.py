@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import FloatArray
+from flower_strategy.adapters.adapter import FloatArray
 from flower_strategy.run_config import RunConfig, check_values
 
 if TYPE_CHECKING:

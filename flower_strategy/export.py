@@ -67,8 +67,8 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins import models
-from flower_strategy.adapter import AdapterState
-from flower_strategy.aggregation import truncate
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.mean import truncate
 from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.data.examples import Example
 from flower_strategy.devices import Device, Stopwatch

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.training import TrainingSettings

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from floe_plugins.errors import FloeError
-from flower_strategy.adapter import FloatArray
+from flower_strategy.adapters.adapter import FloatArray
 from flower_strategy.device_text import device_text
 
 PROFILE_KEY = "profile"

@@ -59,7 +59,7 @@ class AggregationSettings:
     Attributes
     ----------
     weighting : str (default: "exact")
-        ``exact`` or ``rank-partitioned``, see `flower_strategy.aggregation`.
+        ``exact`` or ``rank-partitioned``, see `flower_strategy.adapters.mean`.
     global_share : float (default: 0.0)
         Share of the mean over all clusters in each cluster's, in [0, 1].
     momentum : float (default: 0.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flower_strategy.adapter import AdapterState, FloatArray
+from flower_strategy.adapters.adapter import AdapterState, FloatArray
 from flower_strategy.clustering import (
     Cluster,
     ClusteringSettings,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flower_strategy.adapter import initial_adapter
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.base_model import adapted_shapes
 from flower_strategy.clustering import Cluster, ClusteringSettings, centroid, nearest
 from flower_strategy.embedding import EmbeddingSettings

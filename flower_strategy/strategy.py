@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import Result
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import check_base_model
 from flower_strategy.checkpoint import (

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
 from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.choosing import choose_adapter

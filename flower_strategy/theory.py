@@ -22,7 +22,7 @@ from floe_plugins.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from flower_strategy.adapter import AdapterState
+    from flower_strategy.adapters.adapter import AdapterState
     from flower_strategy.base_model import BaseModel
     from flower_strategy.data.examples import Example
     from flower_strategy.training import TrainingSettings

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
-from flower_strategy.aggregation import AdapterMean
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.data.examples import Example
 from flower_strategy.theory import (

@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 
 from flower_strategy import reporting
-from flower_strategy.adapter import AdapterError, FloatArray
 from flower_strategy.adapter_sketch import sketch_adapter
+from flower_strategy.adapters.adapter import AdapterError, FloatArray
+from flower_strategy.adapters.banks import share_globally, with_momentum
+from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.admission import Admission
-from flower_strategy.aggregation import AdapterMean
-from flower_strategy.banks import share_globally, with_momentum
 from flower_strategy.records import ClusterRound
 from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_reply
 from flower_strategy.training import TrainingSettings

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from flower_strategy import FloeStrategy
-from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.clustering import Cluster
 from flower_strategy.in_process_grid_test import InProcessGrid

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import (
     BaseModel,
     BaseModelError,

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapters.adapter import AdapterState
 
 ENOUGH = 5
 """Devices that have trained, from which one of them can be called odd."""

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes
 from flower_strategy.data.examples import Example
 from flower_strategy.training import TrainingSettings, train_adapter

@@ -10,7 +10,7 @@ import torch
 from matplotlib.container import ErrorbarContainer
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import AdapterState, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
 from flower_strategy.base_model import load_base_model
 from flower_strategy.conftest import tiny_model
 from flower_strategy.devices import DEVICE_CLASSES

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from floe_plugins.errors import FloeError
-from flower_strategy.adapter import initial_adapter
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example

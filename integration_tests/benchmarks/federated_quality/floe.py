@@ -8,7 +8,7 @@ from typing import cast
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.messages import PROFILE_QUERY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flower_strategy.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data import LocalData, load_local_data
 from flower_strategy.devices import Device, simulated_device

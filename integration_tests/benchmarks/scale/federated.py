@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flower_strategy.adapter import LayerShapes, initial_adapter
+from flower_strategy.adapters.adapter import LayerShapes, initial_adapter
 from flower_strategy.checkpoint import ARRAYS_FILE, STATE_FILE
 from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.measuring import upload_per_rank

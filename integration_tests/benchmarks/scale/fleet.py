@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.devices import DEVICE_CLASSES
 from flower_strategy.in_process_grid_test import InProcessGrid

@@ -25,8 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flower_strategy.adapter import AdapterError, LoraFactors
-from flower_strategy.factored_sum import DEFAULT_STACK_LIMIT, FactoredSum, Leading
+from flower_strategy.adapters.adapter import AdapterError, LoraFactors
+from flower_strategy.adapters.factored_sum import DEFAULT_STACK_LIMIT, FactoredSum, Leading
 
 
 @dataclass

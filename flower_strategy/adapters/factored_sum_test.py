@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flower_strategy.adapter import AdapterError, FloatArray, LoraFactors
-from flower_strategy.factored_sum import FactoredSum
+from flower_strategy.adapters.adapter import AdapterError, FloatArray, LoraFactors
+from flower_strategy.adapters.factored_sum import FactoredSum
 
 SIZE = 120
 Blocks = Sequence[FloatArray]

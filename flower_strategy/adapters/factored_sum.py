@@ -37,7 +37,7 @@ from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-u
 from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from flower_strategy.adapter import AdapterError, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterError, FloatArray, LoraFactors
 
 DEFAULT_STACK_LIMIT = 1024
 """Stacked rank at which a sum first looks for rows of ``a`` that devices share."""

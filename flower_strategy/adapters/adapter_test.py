@@ -5,7 +5,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from flower_strategy.adapter import (
+from flower_strategy.adapters.adapter import (
     AdapterError,
     AdapterState,
     LoraFactors,

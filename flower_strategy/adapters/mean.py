@@ -6,14 +6,15 @@ examples. The server wants
 .. math:: \bar\Delta = \sum_i w_i s_i B_i A_i, \qquad w_i = n_i / \sum_j n_j
 
 and not :math:`(\sum_i w_i B_i)(\sum_i w_i A_i)`, which is another matrix and does not even exist
-where ranks differ. The sum is kept as two stacks of factors (`flower_strategy.factored_sum`), its
+where ranks differ. The sum is kept as two stacks of factors (`flower_strategy.adapters.factored_sum`), its
 first r singular terms are the best rank-r approximation (Eckart and Young, 1936), and the energy
 that they leave out is :math:`\sum_{j>r} \sigma_j^2 / \sum_j \sigma_j^2`. The singular values are
 split evenly, :math:`B = U \Sigma^{1/2}`, :math:`A = \Sigma^{1/2} V^T`, so the mean has a scaling
 of 1.
 
 This mean is called ``exact``. ``rank-partitioned`` divides every rank-one term by the weight of the
-devices that have it (`flower_strategy.rank_partition` says what that favours, and when to use it).
+devices that have it (`flower_strategy.adapters.rank_partition` says what that favours, and when to
+use it).
 
 Against float64 the relative error of the mean stays below 1e-5 (see the tests), under what one
 optimizer step moves.
@@ -27,9 +28,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from flower_strategy.adapter import AdapterError, AdapterState, LayerShapes, LoraFactors
-from flower_strategy.factored_sum import DEFAULT_STACK_LIMIT, FactoredSum, Leading
-from flower_strategy.rank_partition import RankPartitionedMean
+from flower_strategy.adapters.adapter import AdapterError, AdapterState, LayerShapes, LoraFactors
+from flower_strategy.adapters.factored_sum import DEFAULT_STACK_LIMIT, FactoredSum, Leading
+from flower_strategy.adapters.rank_partition import RankPartitionedMean
 from flower_strategy.settings import Weighting
 
 
@@ -97,7 +98,7 @@ class AdapterMean:
         Layer -> (out, in); every adapter added must have exactly these layers.
     weighting : "exact" | "rank-partitioned" (default: "exact")
         The mean of the devices' updates, or that of every rank-one term over the devices that have
-        it; see `flower_strategy.rank_partition`.
+        it; see `flower_strategy.adapters.rank_partition`.
     ranks : Sequence[int] (default: ())
         Ranks that devices may have; used by ``rank-partitioned`` alone. A rank not named is taken
         as long as the terms that it divides are still held apart.

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flower_strategy.adapter import AdapterError, AdapterState, LoraFactors, lora_scaling
-from flower_strategy.aggregation import AdapterMean, truncate
+from flower_strategy.adapters.adapter import AdapterError, AdapterState, LoraFactors, lora_scaling
+from flower_strategy.adapters.mean import AdapterMean, truncate
 
 LAYER = "layer"
 

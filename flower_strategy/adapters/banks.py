@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flower_strategy.adapter import AdapterState
-from flower_strategy.aggregation import AdapterMean, Aggregate
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.mean import AdapterMean, Aggregate
 
 
 def combine(parts: list[tuple[float, AdapterState]], rank: int) -> Aggregate:

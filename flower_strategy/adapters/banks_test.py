@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from flower_strategy.adapter import AdapterState, LoraFactors
-from flower_strategy.banks import combine, share_globally, with_momentum
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.banks import combine, share_globally, with_momentum
 
 SHAPES = {"x": (24, 16), "y": (10, 30)}
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flower_strategy.adapter import AdapterError, AdapterState, LoraFactors
-from flower_strategy.aggregation import AdapterMean
+from flower_strategy.adapters.adapter import AdapterError, AdapterState, LoraFactors
+from flower_strategy.adapters.mean import AdapterMean
 
 LAYER = "layer"
 SHAPE = (30, 44)
