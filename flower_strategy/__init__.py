@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from flower_strategy.devices import Device
     from flower_strategy.embedding import EmbeddingSettings, embed_texts
     from flower_strategy.profiles import DeviceProfile
-    from flower_strategy.rank_policies import (
+    from flower_strategy.ranks.cost import RankDecision, RankPolicy
+    from flower_strategy.ranks.policies import (
         DeadlinePolicy,
         FixedPolicy,
         MemoryPolicy,
         UniformMinPolicy,
     )
-    from flower_strategy.ranks import RankDecision, RankPolicy
     from flower_strategy.replies import ReplyRules
     from flower_strategy.run_config import RunConfig
     from flower_strategy.run_folder import load_history, load_manifest
@@ -44,23 +44,23 @@ _HOMES = {
     "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
     "ClusteringSettings": "clustering",
-    "DeadlinePolicy": "rank_policies",
+    "DeadlinePolicy": "ranks.policies",
     "Device": "devices",
     "DeviceProfile": "profiles",
     "EmbeddingSettings": "embedding",
     "Example": "data.examples",
-    "FixedPolicy": "rank_policies",
+    "FixedPolicy": "ranks.policies",
     "FloeStrategy": "strategy",
     "LocalData": "data.examples",
     "LoraFactors": "adapters.adapter",
-    "MemoryPolicy": "rank_policies",
+    "MemoryPolicy": "ranks.policies",
     "Participation": "settings",
-    "RankDecision": "ranks",
-    "RankPolicy": "ranks",
+    "RankDecision": "ranks.cost",
+    "RankPolicy": "ranks.cost",
     "ReplyRules": "replies",
     "RunConfig": "run_config",
     "TrainingSettings": "training",
-    "UniformMinPolicy": "rank_policies",
+    "UniformMinPolicy": "ranks.policies",
     "adapted_shapes": "base_model",
     "adapter_for_text": "choosing",
     "choose_adapter": "choosing",

@@ -15,7 +15,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy import reporting
 from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import RankDecision, training_seconds, upload_seconds
+from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
 from flower_strategy.replies import ReplyError, read_profile
 from flower_strategy.stages import Stages
 from flower_strategy.theory import step_size_warning

@@ -20,7 +20,7 @@ from flower_strategy.checkpoint import (
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.pace import Pace
 from flower_strategy.profiles_test import make_profile
-from flower_strategy.ranks import RankDecision
+from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.state import RunState
 

@@ -73,7 +73,7 @@ from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.pace import Pace
-from flower_strategy.ranks import RankPolicy
+from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings

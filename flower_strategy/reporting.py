@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flower_strategy.ranks import RankPolicy
+from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.records import DeviceRound, RoundRecord
 from flower_strategy.state import RunState
 

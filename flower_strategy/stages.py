@@ -13,7 +13,7 @@ from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.device_text import device_text
 from flower_strategy.exchange import Patience, drop_late, exchange
 from flower_strategy.messages import Envelope
-from flower_strategy.ranks import RankPolicy
+from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.records import DeviceRound, Refusal, RoundRecord
 from flower_strategy.replies import Asked, ReplyError, ReplyRules
 from flower_strategy.settings import AggregationSettings, Participation

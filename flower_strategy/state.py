@@ -18,7 +18,7 @@ from flower_strategy.clustering import (
 )
 from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import RankDecision
+from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.records import RoundRecord
 
 

@@ -14,8 +14,8 @@ from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.export import export_run
 from flower_strategy.pace import Pace
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.rank_policies import DeadlinePolicy
-from flower_strategy.ranks import RankDecision
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest
 from flower_strategy.state import RunState
 from flower_strategy.training import TrainingSettings

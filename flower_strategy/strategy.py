@@ -42,8 +42,8 @@ from flower_strategy.embedding import EmbeddingSettings
 from flower_strategy.evaluation_stage import EvaluationStage
 from flower_strategy.export import export_run, set_aside_result
 from flower_strategy.messages import Envelope
-from flower_strategy.rank_policies import policy_from_config
-from flower_strategy.ranks import RankPolicy
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.records import RoundRecord
 from flower_strategy.replies import ReplyRules
 from flower_strategy.run_config import RunConfig, check_values

@@ -16,8 +16,8 @@ from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.clustering import Cluster
 from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.profiles_test import make_profile
-from flower_strategy.rank_policies import DeadlinePolicy
-from flower_strategy.ranks import RankDecision
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.records import RoundRecord
 from flower_strategy.replies import ReplyRules
 from flower_strategy.settings import AggregationSettings

@@ -6,9 +6,10 @@ examples. The server wants
 .. math:: \bar\Delta = \sum_i w_i s_i B_i A_i, \qquad w_i = n_i / \sum_j n_j
 
 and not :math:`(\sum_i w_i B_i)(\sum_i w_i A_i)`, which is another matrix and does not even exist
-where ranks differ. The sum is kept as two stacks of factors (`flower_strategy.adapters.factored_sum`), its
-first r singular terms are the best rank-r approximation (Eckart and Young, 1936), and the energy
-that they leave out is :math:`\sum_{j>r} \sigma_j^2 / \sum_j \sigma_j^2`. The singular values are
+where ranks differ. The sum is kept as two stacks of factors
+(`flower_strategy.adapters.factored_sum`), its first r singular terms are the best rank-r
+approximation (Eckart and Young, 1936), and the energy that they leave out is
+:math:`\sum_{j>r} \sigma_j^2 / \sum_j \sigma_j^2`. The singular values are
 split evenly, :math:`B = U \Sigma^{1/2}`, :math:`A = \Sigma^{1/2} V^T`, so the mean has a scaling
 of 1.
 

@@ -12,7 +12,7 @@ from flower_strategy.devices import Device, simulated_device
 from flower_strategy.embedding import EmbeddingSettings, task_embedding
 from flower_strategy.measuring import COPIES_PER_FACTOR, measure_training, upload_per_rank
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import StepCost
+from flower_strategy.ranks.cost import StepCost
 from flower_strategy.run_config import RunConfig
 from flower_strategy.training import TrainingSettings
 from integration_tests.benchmarks.federated_quality.clock import Clock, step_seconds

@@ -12,7 +12,7 @@ from floe_plugins.kinds import RESERVED
 from floe_plugins.manager import plugin_manager
 from flower_strategy.config_keys import EXPORT_RANKS
 from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import RankDecision, RankPolicy, memory_needed, predicted_seconds
+from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.run_config import RunConfig
 
 _HOOK = "floe_register_rank_policies"

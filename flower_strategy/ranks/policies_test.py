@@ -2,7 +2,8 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.profiles_test import make_profile
-from flower_strategy.rank_policies import (
+from flower_strategy.ranks.cost import RankPolicy, predicted_seconds
+from flower_strategy.ranks.policies import (
     DeadlinePolicy,
     FixedPolicy,
     MemoryPolicy,
@@ -10,7 +11,6 @@ from flower_strategy.rank_policies import (
     parse_fixed_ranks,
     policy_from_config,
 )
-from flower_strategy.ranks import RankPolicy, predicted_seconds
 from flower_strategy.run_config import RunConfig
 
 MB = 1_000_000

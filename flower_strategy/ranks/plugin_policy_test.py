@@ -10,21 +10,21 @@ from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.kinds import RESERVED
 from floe_plugins.manager import PLUGINS_VARIABLE, _load
 from flower_strategy.profiles_test import make_profile
-from flower_strategy.rank_policies import (
+from flower_strategy.ranks.cost import RankDecision, RankPolicy
+from flower_strategy.ranks.plugin_policy import IsolatedPolicy
+from flower_strategy.ranks.policies import (
     DeadlinePolicy,
     FixedPolicy,
     MemoryPolicy,
     UniformMinPolicy,
     policy_from_config,
 )
-from flower_strategy.rank_policies_plugin import IsolatedPolicy
-from flower_strategy.ranks import RankDecision, RankPolicy
 from flower_strategy.run_config import RunConfig
 
 PLUGIN = """
 from floe_plugins import hookimpl
 from floe_plugins.errors import ConfigError
-from flower_strategy.ranks import RankDecision
+from flower_strategy.ranks.cost import RankDecision
 
 class Policy:
     name = "two-sizes"
