@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
-    from flower_strategy.base_model import adapted_shapes, load_base_model
     from flower_strategy.choosing import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.clustering import ClusteringSettings
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
-    from flower_strategy.devices import Device
-    from flower_strategy.embedding import EmbeddingSettings, embed_texts
-    from flower_strategy.profiles import DeviceProfile
+    from flower_strategy.device.base_model import adapted_shapes, load_base_model
+    from flower_strategy.device.embedding import EmbeddingSettings, embed_texts
+    from flower_strategy.device.hardware import Device
+    from flower_strategy.device.profile import DeviceProfile
+    from flower_strategy.device.training import TrainingSettings
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
         DeadlinePolicy,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from flower_strategy.run_folder import load_history, load_manifest
     from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
-    from flower_strategy.training import TrainingSettings
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
@@ -45,9 +45,9 @@ _HOMES = {
     "CheckpointSettings": "settings",
     "ClusteringSettings": "clustering",
     "DeadlinePolicy": "ranks.policies",
-    "Device": "devices",
-    "DeviceProfile": "profiles",
-    "EmbeddingSettings": "embedding",
+    "Device": "device.hardware",
+    "DeviceProfile": "device.profile",
+    "EmbeddingSettings": "device.embedding",
     "Example": "data.examples",
     "FixedPolicy": "ranks.policies",
     "FloeStrategy": "strategy",
@@ -59,15 +59,15 @@ _HOMES = {
     "RankPolicy": "ranks.cost",
     "ReplyRules": "replies",
     "RunConfig": "run_config",
-    "TrainingSettings": "training",
+    "TrainingSettings": "device.training",
     "UniformMinPolicy": "ranks.policies",
-    "adapted_shapes": "base_model",
+    "adapted_shapes": "device.base_model",
     "adapter_for_text": "choosing",
     "choose_adapter": "choosing",
-    "embed_texts": "embedding",
+    "embed_texts": "device.embedding",
     "hold_out": "data.partition",
     "initial_adapter": "adapters.adapter",
-    "load_base_model": "base_model",
+    "load_base_model": "device.base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
     "make_initial_arrays": "strategy",

@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 
 from floe_plugins.errors import FloeError
 from flower_strategy import reporting
+from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.pace import Pace
-from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
 from flower_strategy.replies import ReplyError, read_profile
 from flower_strategy.stages import Stages

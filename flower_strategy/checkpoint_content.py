@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clustering import Cluster
+from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.pace import Pace
-from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.state import RunState

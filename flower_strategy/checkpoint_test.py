@@ -18,8 +18,8 @@ from flower_strategy.checkpoint import (
     set_aside_later_checkpoints,
 )
 from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.device.profile_test import make_profile
 from flower_strategy.pace import Pace
-from flower_strategy.profiles_test import make_profile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.state import RunState

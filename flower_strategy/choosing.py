@@ -79,8 +79,8 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
         raise ConfigError("There is no text to choose an adapter for: it is empty.")
     adapters = {cluster["name"]: cluster["adapter"] for cluster in _clusters(manifest)}
 
-    from flower_strategy.base_model import load_base_model
-    from flower_strategy.embedding import embed_texts
+    from flower_strategy.device.base_model import load_base_model
+    from flower_strategy.device.embedding import embed_texts
 
     training = manifest.get("training") or {}
     settings = manifest.get("embedding") or {}

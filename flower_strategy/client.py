@@ -18,17 +18,17 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.embedding import EmbeddingSettings
-from flower_strategy.embedding_noise import device_embedding
-from flower_strategy.measuring import TrainingCost, measure_training, training_memory
-from flower_strategy.profile_cache import CostKey, cached_cost
-from flower_strategy.profiles import DeviceProfile
+from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.embedding_noise import device_embedding
+from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
+from flower_strategy.device.measuring import TrainingCost, measure_training, training_memory
+from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.device.training import TrainingSettings, held_out_loss, train_adapter
+from flower_strategy.device.training_cost import CostKey, cached_cost
 from flower_strategy.simulation import is_simulated, partition_of
 from flower_strategy.theory import adapter_smoothness
-from flower_strategy.training import TrainingSettings, held_out_loss, train_adapter
 
 ARRAYS_KEY = "arrays"
 CONFIG_KEY = "config"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flower_strategy.base_model import BaseModel, load_base_model
+from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.run_config import ConfigValue
-from flower_strategy.training import TrainingSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,8 +20,8 @@ def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what devices measure and answer out of the user's folders, whose models are found."""
     folder = tmp_path_factory.mktemp("floe-cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flower_strategy.profile_cache.cache_dir", lambda: folder)
-        patch.setattr("flower_strategy.embedding_noise.state_dir", lambda: folder)
+        patch.setattr("flower_strategy.device.training_cost.cache_dir", lambda: folder)
+        patch.setattr("flower_strategy.device.embedding_noise.state_dir", lambda: folder)
         yield folder
 
 

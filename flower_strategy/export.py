@@ -71,12 +71,12 @@ from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
 from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.state import RunState
-from flower_strategy.training import TrainingSettings
 
 
 def export_run(
@@ -189,7 +189,7 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
     from peft import LoraConfig
     from safetensors.torch import save
 
-    from flower_strategy.base_model import to_peft
+    from flower_strategy.device.base_model import to_peft
 
     folder.mkdir(parents=True, exist_ok=True)
     whole = adapter.with_scaling(1.0).resized(rank)

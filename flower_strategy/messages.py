@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY
-from flower_strategy.embedding import EmbeddingSettings
-from flower_strategy.training import TrainingSettings
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.training import TrainingSettings
 
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 

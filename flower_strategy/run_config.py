@@ -16,7 +16,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.config_device import DeviceKeys
 from flower_strategy.config_keys import ConfigValue, Key
 from flower_strategy.config_server import ServerKeys
-from flower_strategy.devices import parse_device
+from flower_strategy.device.hardware import parse_device
 
 __all__ = ["KEYS", "ConfigValue", "RunConfig", "check_values"]
 

@@ -16,8 +16,8 @@ from flower_strategy.clustering import (
     cluster_devices,
     nearest,
 )
+from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.pace import Pace
-from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.records import RoundRecord
 

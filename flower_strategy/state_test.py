@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from flower_strategy.adapters.adapter import initial_adapter
-from flower_strategy.base_model import adapted_shapes
 from flower_strategy.clustering import Cluster, ClusteringSettings, centroid, nearest
-from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.device.base_model import adapted_shapes
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.export import export_run
 from flower_strategy.pace import Pace
-from flower_strategy.profiles import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest
 from flower_strategy.state import RunState
-from flower_strategy.training import TrainingSettings
 
 SETTINGS = ClusteringSettings()
 

@@ -29,7 +29,6 @@ from floe_plugins.errors import ConfigError
 from flower_strategy import reporting
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import check_base_model
 from flower_strategy.checkpoint import (
     load_checkpoint,
     refuse_foreign_checkpoints,
@@ -38,7 +37,9 @@ from flower_strategy.checkpoint import (
     set_aside_later_checkpoints,
 )
 from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.embedding import EmbeddingSettings
+from flower_strategy.device.base_model import check_base_model
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.evaluation_stage import EvaluationStage
 from flower_strategy.export import export_run, set_aside_result
 from flower_strategy.messages import Envelope
@@ -50,7 +51,6 @@ from flower_strategy.run_config import RunConfig, check_values
 from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
 from flower_strategy.sole_writer import sole_writer
 from flower_strategy.state import RunState
-from flower_strategy.training import TrainingSettings
 from flower_strategy.training_stage import TrainingStage
 
 logger = logging.getLogger("flwr")

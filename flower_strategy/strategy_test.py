@@ -11,11 +11,11 @@ from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import adapted_shapes, load_base_model
 from flower_strategy.choosing import choose_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.device.base_model import adapted_shapes, load_base_model
+from flower_strategy.device.profile import EMBEDDING_KEY
 from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
-from flower_strategy.profiles import EMBEDDING_KEY
 from flower_strategy.report.page import write_report
 from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
@@ -340,7 +340,9 @@ def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
 def test_noise_that_was_told_before_stays_and_is_noted(
     run_config: dict[str, ConfigValue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flower_strategy.embedding_noise.state_dir", lambda: tmp_path / "state")
+    monkeypatch.setattr(
+        "flower_strategy.device.embedding_noise.state_dir", lambda: tmp_path / "state"
+    )
     once = {**run_config, "rounds": 1, "local-steps": 1}
     told = [
         run({**once, "embedding-noise": noise, "embedding-texts": texts}, nodes=2)[0].state

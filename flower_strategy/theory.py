@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import torch
 
     from flower_strategy.adapters.adapter import AdapterState
-    from flower_strategy.base_model import BaseModel
     from flower_strategy.data.examples import Example
-    from flower_strategy.training import TrainingSettings
+    from flower_strategy.device.base_model import BaseModel
+    from flower_strategy.device.training import TrainingSettings
 
 
 def step_size_limit(smoothness: float, local_steps: int) -> float:
@@ -178,8 +178,8 @@ def adapter_smoothness(
     settings : TrainingSettings
         ``smoothness_steps`` is the number of steps of the power iteration, at least 1.
     """
-    from flower_strategy.base_model import adapted
-    from flower_strategy.training import collate, response_loss, train_adapter
+    from flower_strategy.device.base_model import adapted
+    from flower_strategy.device.training import collate, response_loss, train_adapter
 
     trained = train_adapter(base, adapter, examples, settings, order_seed=(settings.seed,)).adapter
     batch = collate(examples[: settings.batch_size], base, settings.max_length)

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.data.examples import Example
+from flower_strategy.device.base_model import BaseModel, adapted, layer_shapes
+from flower_strategy.device.training import TrainingSettings, collate, response_loss, train_adapter
 from flower_strategy.theory import (
     adapter_smoothness,
     estimate_smoothness,
     step_size_limit,
     step_size_warning,
 )
-from flower_strategy.training import TrainingSettings, collate, response_loss, train_adapter
 
 Matrix = NDArray[np.float64]
 

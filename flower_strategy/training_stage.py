@@ -17,9 +17,9 @@ from flower_strategy.adapters.adapter import AdapterError, FloatArray
 from flower_strategy.adapters.banks import share_globally, with_momentum
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.admission import Admission
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.records import ClusterRound
 from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_reply
-from flower_strategy.training import TrainingSettings
 from flower_strategy.update_norms import LengthJudge, asked_length, update_norm
 
 logger = logging.getLogger("flwr")

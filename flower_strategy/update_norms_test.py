@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
-from flower_strategy.base_model import BaseModel, layer_shapes
 from flower_strategy.data.examples import Example
-from flower_strategy.training import TrainingSettings, train_adapter
+from flower_strategy.device.base_model import BaseModel, layer_shapes
+from flower_strategy.device.training import TrainingSettings, train_adapter
 from flower_strategy.update_norms import Judgement, LengthJudge, asked_length, update_norm
 
 

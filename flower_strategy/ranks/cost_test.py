@@ -1,6 +1,6 @@
 import pytest
 
-from flower_strategy.profiles_test import make_profile
+from flower_strategy.device.profile_test import make_profile
 from flower_strategy.ranks.cost import StepCost, memory_needed, predicted_seconds
 
 MB = 1_000_000

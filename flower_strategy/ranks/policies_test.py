@@ -1,7 +1,7 @@
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.profiles_test import make_profile
+from flower_strategy.device.profile_test import make_profile
 from flower_strategy.ranks.cost import RankPolicy, predicted_seconds
 from flower_strategy.ranks.policies import (
     DeadlinePolicy,
@@ -60,7 +60,7 @@ def test_without_a_deadline_the_slowest_device_sets_it_and_nobody_is_left_out() 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 1.0, 2.0])
 def test_the_default_classes_get_different_ranks_on_machines_of_any_speed(speed: float) -> None:
-    from flower_strategy.devices import DEVICE_CLASSES
+    from flower_strategy.device.hardware import DEVICE_CLASSES
 
     profiles = {
         node: make_profile(

@@ -25,7 +25,7 @@ class Protocol:
     clients : int
         Devices.
     devices : tuple[str, ...]
-        Their classes, given out in turn; see `flower_strategy.devices`.
+        Their classes, given out in turn; see `flower_strategy.device.hardware`.
     ranks : tuple[int, ...]
         Candidates of Floe's rank policy. Every other method but FedAvg trains at the ranks that
         the policy gives; FedAvg at the smallest of them.

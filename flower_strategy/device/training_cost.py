@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from floe_plugins.paths import cache_dir
-from flower_strategy.measuring import TrainingCost
+from flower_strategy.device.measuring import TrainingCost
 
 if TYPE_CHECKING:
-    from flower_strategy.base_model import BaseModel
-    from flower_strategy.devices import Device
-    from flower_strategy.training import TrainingSettings
+    from flower_strategy.device.base_model import BaseModel
+    from flower_strategy.device.hardware import Device
+    from flower_strategy.device.training import TrainingSettings
 
 logger = logging.getLogger("flwr")
 

@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock, SoftFileLock, Timeout
 
 from floe_plugins.errors import FloeError
-from flower_strategy.embedding import MeanEmbedding
+from flower_strategy.device.embedding import MeanEmbedding
 
 logger = logging.getLogger("flwr")
 

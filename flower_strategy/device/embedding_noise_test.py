@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.base_model import BaseModel
 from flower_strategy.data import load_local_data
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.embedding import EmbeddingSettings, mean_embedding
-from flower_strategy.embedding_noise import (
+from flower_strategy.device.base_model import BaseModel
+from flower_strategy.device.embedding import EmbeddingSettings, mean_embedding
+from flower_strategy.device.embedding_noise import (
     EmbeddingRefusedError,
     answers_file,
     device_embedding,

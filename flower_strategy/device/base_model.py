@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from floe_plugins import models
 from floe_plugins.errors import ModelError, first_line
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
-from flower_strategy.model_checks import (
+from flower_strategy.device.model_checks import (
     BaseModelError,
     check_length,
     check_tokenizer,

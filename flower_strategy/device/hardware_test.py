@@ -4,7 +4,7 @@ import time
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.devices import (
+from flower_strategy.device.hardware import (
     DEVICE_CLASSES,
     GIB,
     Device,
@@ -13,7 +13,7 @@ from flower_strategy.devices import (
     simulated_device,
     this_device,
 )
-from flower_strategy.memory import available_memory
+from flower_strategy.device.memory import available_memory
 
 
 def test_classes_are_dealt_out_in_turn() -> None:

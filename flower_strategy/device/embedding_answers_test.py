@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flower_strategy.embedding import MeanEmbedding
-from flower_strategy.embedding_answers import Answer, AnswersError, kept_answers
+from flower_strategy.device.embedding import MeanEmbedding
+from flower_strategy.device.embedding_answers import Answer, AnswersError, kept_answers
 
 MEAN = MeanEmbedding(np.arange(4, dtype=np.float64), 3, 0.5)
 

@@ -7,7 +7,8 @@ import torch
 from flwr.app import ConfigRecord
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.base_model import (
+from flower_strategy.data.examples import Example
+from flower_strategy.device.base_model import (
     BaseModel,
     BaseModelError,
     adapted,
@@ -16,12 +17,10 @@ from flower_strategy.base_model import (
     layer_shapes,
     to_peft,
 )
-from flower_strategy.data.examples import Example
-from flower_strategy.devices import Device
-from flower_strategy.embedding import EmbeddingSettings, embed_texts, task_embedding
-from flower_strategy.measuring import measure_training
-from flower_strategy.run_config import RunConfig
-from flower_strategy.training import (
+from flower_strategy.device.embedding import EmbeddingSettings, embed_texts, task_embedding
+from flower_strategy.device.hardware import Device
+from flower_strategy.device.measuring import measure_training
+from flower_strategy.device.training import (
     TrainingSettings,
     collate,
     encode,
@@ -29,6 +28,7 @@ from flower_strategy.training import (
     response_loss,
     train_adapter,
 )
+from flower_strategy.run_config import RunConfig
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
 

@@ -17,7 +17,7 @@ from flower_strategy.adapters.adapter import FloatArray
 from flower_strategy.run_config import RunConfig, check_values
 
 if TYPE_CHECKING:
-    from flower_strategy.base_model import BaseModel
+    from flower_strategy.device.base_model import BaseModel
 
 _KEY_PREFIX = "embedding-"
 
@@ -203,8 +203,8 @@ def task_embedding(
 ) -> TaskEmbedding:
     """Return the task embedding of texts with fresh noise.
 
-    A device answers with `flower_strategy.embedding_noise.device_embedding`, which draws the noise
-    once.
+    A device answers with `flower_strategy.device.embedding_noise.device_embedding`, which draws the
+    noise once.
 
     Parameters
     ----------

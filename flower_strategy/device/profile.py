@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import FloatArray
-from flower_strategy.device_text import device_text
+from flower_strategy.device.device_text import device_text
 
 PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
@@ -57,10 +57,10 @@ class DeviceProfile:
     embedding : FloatArray
         Task embedding, shape (hidden,), unit length.
     embedding_error : float
-        Standard error of the embedding, see `flower_strategy.embedding.TaskEmbedding`.
+        Standard error of the embedding, see `flower_strategy.device.embedding.TaskEmbedding`.
     embedding_noise : float
         Noise in the embedding, which may be more than was asked for, see
-        `flower_strategy.embedding_noise`.
+        `flower_strategy.device.embedding_noise`.
     smoothness : float
         Estimated smoothness L of the device's loss, see `flower_strategy.theory`; 0 where it was
         not estimated.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.data.examples import Example
-from flower_strategy.devices import Device, Stopwatch
-from flower_strategy.memory import available_memory
-from flower_strategy.training import TrainingSettings, collate, response_loss
+from flower_strategy.device.base_model import BaseModel, adapted, layer_shapes
+from flower_strategy.device.hardware import Device, Stopwatch
+from flower_strategy.device.memory import available_memory
+from flower_strategy.device.training import TrainingSettings, collate, response_loss
 
 _FLOAT_BYTES = 4
 

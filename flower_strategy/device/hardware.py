@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.memory import available_memory
+from flower_strategy.device.memory import available_memory
 
 GIB = 1024**3
 

@@ -1,7 +1,7 @@
 import pytest
 from flwr.app import Error, Message
 
-from flower_strategy.device_text import device_text
+from flower_strategy.device.device_text import device_text
 from flower_strategy.local_grid_test import LocalGrid, start_run
 from flower_strategy.run_config import ConfigValue
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from flower_strategy.profiles import (
+from flower_strategy.device.profile import (
     DEVICE_KEY,
     EMBEDDING_KEY,
     PROFILE_KEY,

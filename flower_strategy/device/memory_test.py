@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flower_strategy.memory import available_memory
+from flower_strategy.device.memory import available_memory
 
 MIB = 1024**2
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from flower_strategy.base_model import BaseModel
 from flower_strategy.data.examples import Example
-from flower_strategy.devices import Device
-from flower_strategy.measuring import TrainingCost, measure_training
-from flower_strategy.profile_cache import CostKey, cached_cost, machine_name
-from flower_strategy.training import TrainingSettings
+from flower_strategy.device.base_model import BaseModel
+from flower_strategy.device.hardware import Device
+from flower_strategy.device.measuring import TrainingCost, measure_training
+from flower_strategy.device.training import TrainingSettings
+from flower_strategy.device.training_cost import CostKey, cached_cost, machine_name
 
 KEY = CostKey(
     model="somewhere",
@@ -113,7 +113,7 @@ def test_a_file_system_without_locks_costs_the_lock_and_nothing_else(
     def acquire(_: object) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr("flower_strategy.profile_cache.FileLock.acquire", acquire)
+    monkeypatch.setattr("flower_strategy.device.training_cost.FileLock.acquire", acquire)
     assert cached_cost(KEY, lambda: COST, folder=tmp_path) == COST
     assert cached_cost(KEY, refuse, folder=tmp_path) == COST
     assert "No lock" in log.text

@@ -4,7 +4,7 @@ A device is asked for its embedding more than once: when devices are clustered a
 left out, after a restart, in another run. The server chooses the noise, the number of texts and
 their length, the model, and through seed and templates which of the device's texts come first.
 With fresh noise for each of these the mean of n answers would have its noise divided by the root
-of n. So the device keeps what it has answered (`flower_strategy.embedding_answers`), and
+of n. So the device keeps what it has answered (`flower_strategy.device.embedding_answers`), and
 
 - while it holds at least half of the texts of its last answer, it repeats that answer, whatever
   the settings. It does so also where less noise is asked, or none.
@@ -31,10 +31,10 @@ from pathlib import Path
 from floe_plugins.config_checks import is_number
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.paths import state_dir
-from flower_strategy.base_model import BaseModel
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.embedding import EmbeddingSettings, TaskEmbedding, mean_embedding
-from flower_strategy.embedding_answers import Answer, Answers, AnswersError, kept_answers
+from flower_strategy.device.base_model import BaseModel
+from flower_strategy.device.embedding import EmbeddingSettings, TaskEmbedding, mean_embedding
+from flower_strategy.device.embedding_answers import Answer, Answers, AnswersError, kept_answers
 from flower_strategy.simulation import NodeConfig
 
 logger = logging.getLogger("flwr")
