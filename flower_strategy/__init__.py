@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         MemoryPolicy,
         UniformMinPolicy,
     )
-    from flower_strategy.replies import ReplyRules
     from flower_strategy.run_config import RunConfig
     from flower_strategy.run_folder import load_history, load_manifest
+    from flower_strategy.server.replies import ReplyRules
     from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
@@ -57,7 +57,7 @@ _HOMES = {
     "Participation": "settings",
     "RankDecision": "ranks.cost",
     "RankPolicy": "ranks.cost",
-    "ReplyRules": "replies",
+    "ReplyRules": "server.replies",
     "RunConfig": "run_config",
     "TrainingSettings": "device.training",
     "UniformMinPolicy": "ranks.policies",

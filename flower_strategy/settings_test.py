@@ -6,7 +6,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.policies import FixedPolicy
-from flower_strategy.replies import ReplyRules
+from flower_strategy.server.replies import ReplyRules
 from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
 
 

@@ -26,32 +26,32 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from floe_plugins.errors import ConfigError
-from flower_strategy import reporting
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.admission import NoDevicesError
-from flower_strategy.checkpoint import (
+from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.device.base_model import check_base_model
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.training import TrainingSettings
+from flower_strategy.messages import Envelope
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.ranks.policies import policy_from_config
+from flower_strategy.run_config import RunConfig, check_values
+from flower_strategy.server import log
+from flower_strategy.server.admission import NoDevicesError
+from flower_strategy.server.checkpoint import (
     load_checkpoint,
     refuse_foreign_checkpoints,
     save_checkpoint,
     set_aside_checkpoints,
     set_aside_later_checkpoints,
 )
-from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.device.base_model import check_base_model
-from flower_strategy.device.embedding import EmbeddingSettings
-from flower_strategy.device.training import TrainingSettings
-from flower_strategy.evaluation_stage import EvaluationStage
-from flower_strategy.export import export_run, set_aside_result
-from flower_strategy.messages import Envelope
-from flower_strategy.ranks.cost import RankPolicy
-from flower_strategy.ranks.policies import policy_from_config
-from flower_strategy.records import RoundRecord
-from flower_strategy.replies import ReplyRules
-from flower_strategy.run_config import RunConfig, check_values
+from flower_strategy.server.evaluation_stage import EvaluationStage
+from flower_strategy.server.export import export_run, set_aside_result
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.replies import ReplyRules
+from flower_strategy.server.sole_writer import sole_writer
+from flower_strategy.server.state import RunState
+from flower_strategy.server.training_round import TrainingStage
 from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
-from flower_strategy.sole_writer import sole_writer
-from flower_strategy.state import RunState
-from flower_strategy.training_stage import TrainingStage
 
 logger = logging.getLogger("flwr")
 
@@ -169,7 +169,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
 
     def summary(self) -> None:
         """Log the strategy's settings."""
-        reporting.log_summary(self)
+        log.log_summary(self)
 
     def start(
         self,
@@ -226,7 +226,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
                 started = time.monotonic()
-                reporting.log_round(server_round, num_rounds)
+                log.log_round(server_round, num_rounds)
                 self._record = RoundRecord(round=server_round)
                 if server_round == finished + 1:
                     self._first_record = self._record
@@ -250,7 +250,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                     if found is not None:
                         result.evaluate_metrics_serverapp[server_round] = found
                 self._record.seconds = time.monotonic() - started
-                reporting.log_losses(self._record, self.state)
+                log.log_losses(self._record, self.state)
                 self.prepare_next_round(server_round)
                 self.save(server_round)
             self.export()
@@ -334,7 +334,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             self.rank_policy.deadline = checkpoint.deadline
         if self.output is not None:
             set_aside_later_checkpoints(self.output, checkpoint)
-        reporting.log_resumed(checkpoint, own)
+        log.log_resumed(checkpoint, own)
         return checkpoint.state, checkpoint.round
 
     def _initial(self, arrays: ArrayRecord) -> AdapterState:
@@ -359,7 +359,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             embedding=self.envelope.embedding,
             clustering=self.clustering,
         )
-        reporting.log_export(self.output, manifest)
+        log.log_export(self.output, manifest)
 
 
 def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:

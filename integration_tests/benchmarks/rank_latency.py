@@ -3,8 +3,9 @@
 The real client trains SmolLM2 at every rank on the clock of a simulated device (processor time per
 thread, so other work on the machine does not lengthen it). Before that the device measures itself
 as in a run: one step at the smallest rank and one at the largest
-(`flower_strategy.device.measuring`). The rank policy knows these two alone and draws a line through them; the ranks between show how far
-the line is off. A class of device is this machine's seconds times its slowdown, and its uplink.
+(`flower_strategy.device.measuring`). The rank policy knows these two alone and draws a line through
+them; the ranks between show how far the line is off. A class of device is this machine's seconds
+times its slowdown, and its uplink.
 
 Figure 4 of "Floe: Federated Specialization for Real-Time LLM-SLM Inference" (arXiv 2602.14302).
 """

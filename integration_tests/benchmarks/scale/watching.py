@@ -12,7 +12,7 @@ import psutil
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.checkpoint import ARRAYS_FILE, CHECKPOINTS_FOLDER, STATE_FILE
+from flower_strategy.server.checkpoint import ARRAYS_FILE, CHECKPOINTS_FOLDER, STATE_FILE
 from flower_strategy.strategy import FloeStrategy
 from integration_tests.benchmarks.scale.fleet import FleetGrid
 

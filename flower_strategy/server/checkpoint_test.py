@@ -8,7 +8,10 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
-from flower_strategy.checkpoint import (
+from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.device.profile_test import make_profile
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.server.checkpoint import (
     ARRAYS_FILE,
     CHECKPOINTS_FOLDER,
     STATE_FILE,
@@ -17,12 +20,9 @@ from flower_strategy.checkpoint import (
     set_aside_checkpoints,
     set_aside_later_checkpoints,
 )
-from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.device.profile_test import make_profile
-from flower_strategy.pace import Pace
-from flower_strategy.ranks.cost import RankDecision
-from flower_strategy.records import ClusterRound, DeviceRound, Refusal, RoundRecord
-from flower_strategy.state import RunState
+from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
+from flower_strategy.server.slowdown import Pace
+from flower_strategy.server.state import RunState
 
 NODE = 2**63 + 11
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flower_strategy.ranks.cost import RankPolicy
-from flower_strategy.records import DeviceRound, RoundRecord
-from flower_strategy.state import RunState
+from flower_strategy.server.records import DeviceRound, RoundRecord
+from flower_strategy.server.state import RunState
 
 if TYPE_CHECKING:
-    from flower_strategy.checkpoint import Checkpoint
+    from flower_strategy.server.checkpoint import Checkpoint
     from flower_strategy.strategy import FloeStrategy
 
 logger = logging.getLogger("flwr")

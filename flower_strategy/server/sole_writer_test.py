@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.sole_writer import sole_writer
+from flower_strategy.server.sole_writer import sole_writer
 
 
 def test_a_second_run_is_kept_out_until_the_first_one_ends(tmp_path: Path) -> None:

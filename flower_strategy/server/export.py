@@ -69,14 +69,14 @@ from typing import Any
 from floe_plugins import models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
-from flower_strategy.checkpoint_content import pack_round
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
-from flower_strategy.state import RunState
+from flower_strategy.server.checkpoint_content import pack_round
+from flower_strategy.server.slowdown import Pace
+from flower_strategy.server.state import RunState
 
 
 def export_run(

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clustering import Cluster
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankDecision
-from flower_strategy.records import ClusterRound, DeviceRound, Refusal, RoundRecord
-from flower_strategy.state import RunState
+from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
+from flower_strategy.server.slowdown import Pace
+from flower_strategy.server.state import RunState
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -8,7 +8,7 @@ from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.training import TrainingSettings, train_adapter
-from flower_strategy.update_norms import Judgement, LengthJudge, asked_length, update_norm
+from flower_strategy.server.update_norms import Judgement, LengthJudge, asked_length, update_norm
 
 
 def adapter(seed: int, *, rank: int, scaling: float) -> AdapterState:

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.checkpoint_content import pack, unpack
-from flower_strategy.state import RunState
+from flower_strategy.server.checkpoint_content import pack, unpack
+from flower_strategy.server.state import RunState
 
 CHECKPOINTS_FOLDER = "checkpoints"
 STATE_FILE = "state.json"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flower_strategy.pace import BAND, Pace
+from flower_strategy.server.slowdown import BAND, Pace
 
 
 def after(pace: Pace, *ratios: float) -> Pace:

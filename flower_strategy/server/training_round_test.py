@@ -19,10 +19,10 @@ from flower_strategy.device.training import TrainingSettings
 from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
-from flower_strategy.records import RoundRecord
-from flower_strategy.replies import ReplyRules
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.replies import ReplyRules
+from flower_strategy.server.state import RunState
 from flower_strategy.settings import AggregationSettings
-from flower_strategy.state import RunState
 
 SHAPES = {"block.0.up_proj": (48, 32), "block.0.down_proj": (32, 48)}
 STEPS, RATE = 3, 2e-3

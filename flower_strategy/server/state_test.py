@@ -13,12 +13,12 @@ from flower_strategy.device.base_model import adapted_shapes
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.export import export_run
-from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest
-from flower_strategy.state import RunState
+from flower_strategy.server.export import export_run
+from flower_strategy.server.slowdown import Pace
+from flower_strategy.server.state import RunState
 
 SETTINGS = ClusteringSettings()
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.replies import ReplyError, read_evaluate_reply
-from flower_strategy.stages import Stages
+from flower_strategy.server.replies import ReplyError, read_evaluate_reply
+from flower_strategy.server.round import Stages
 
 _MOST_HELD_OUT = 9  # per training example: held-out is 0.9 at most
 _SAMPLE = 1  # tells the draw of devices that evaluate from that of devices that train

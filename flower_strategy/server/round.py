@@ -12,13 +12,13 @@ from flwr.serverapp.strategy import Strategy
 from flower_strategy.clustering import ClusteringSettings
 from flower_strategy.device.device_text import device_text
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.exchange import Patience, drop_late, exchange
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks.cost import RankPolicy
-from flower_strategy.records import DeviceRound, Refusal, RoundRecord
-from flower_strategy.replies import Asked, ReplyError, ReplyRules
+from flower_strategy.server.exchange import Patience, drop_late, exchange
+from flower_strategy.server.records import DeviceRound, Refusal, RoundRecord
+from flower_strategy.server.replies import Asked, ReplyError, ReplyRules
+from flower_strategy.server.state import RunState
 from flower_strategy.settings import AggregationSettings, Participation
-from flower_strategy.state import RunState
 
 logger = logging.getLogger("flwr")
 

@@ -12,12 +12,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from floe_plugins.errors import FloeError
-from flower_strategy import reporting
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
-from flower_strategy.replies import ReplyError, read_profile
-from flower_strategy.stages import Stages
+from flower_strategy.server import log
+from flower_strategy.server.replies import ReplyError, read_profile
+from flower_strategy.server.round import Stages
+from flower_strategy.server.slowdown import Pace
 from flower_strategy.theory import step_size_warning
 
 logger = logging.getLogger("flwr")
@@ -103,7 +103,7 @@ class Admission(Stages):
         self.warn_of_step_size()
         self.note_noisier(profiles.values())
         if joined := [node for node in self.state.profiles if node in profiles]:
-            reporting.log_devices(joined, self.state, self.rank_policy)
+            log.log_devices(joined, self.state, self.rank_policy)
         if renamed and self.nodes_to_measure_again(online):
             # Under their old ids they could not be recognised as due.
             self.query_profiles(grid, timeout)

@@ -11,16 +11,16 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy import reporting
 from flower_strategy.adapter_sketch import sketch_adapter
 from flower_strategy.adapters.adapter import AdapterError, FloatArray
 from flower_strategy.adapters.banks import share_globally, with_momentum
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.admission import Admission
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.records import ClusterRound
-from flower_strategy.replies import Asked, ReplyError, TrainReply, read_train_reply
-from flower_strategy.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.server import log
+from flower_strategy.server.admission import Admission
+from flower_strategy.server.records import ClusterRound
+from flower_strategy.server.replies import Asked, ReplyError, TrainReply, read_train_reply
+from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
 
 logger = logging.getLogger("flwr")
 
@@ -102,7 +102,7 @@ class TrainingStage(Admission):
             device.predicted_seconds = state.decisions[node].predicted_seconds
             device.bytes_down = asked.adapter.num_bytes
             self._record.clusters.setdefault(asked.cluster, ClusterRound()).asked += 1
-        reporting.log_training(self._record)
+        log.log_training(self._record)
         return self.envelope.adapter_messages(
             MessageType.TRAIN,
             {node: asked.adapter for node, asked in self._asked.items()},
@@ -117,7 +117,7 @@ class TrainingStage(Admission):
 
         Every reply is judged by itself and forgotten, so the result does not depend on the order
         of replies (but for float32's rounding), nor memory on their number; see
-        `flower_strategy.update_norms`.
+        `flower_strategy.server.update_norms`.
         """
         folded = _Folded(LengthJudge(self.rules.norm_limit))
         total = len(self._asked)
@@ -178,7 +178,7 @@ class TrainingStage(Admission):
         device.observed_seconds, device.train_loss = judged.seconds, judged.loss
         device.num_examples, device.bytes_up = judged.num_examples, judged.bytes_up
         name = self.state.profiles[judged.node].device
-        reporting.log_reply(judged.node, device, name, done=folded.count, total=total)
+        log.log_reply(judged.node, device, name, done=folded.count, total=total)
 
     def _settle_odd(self, folded: _Folded, total: int) -> None:
         """Refuse the absurdly long updates, or let them count, shortened as they are."""

@@ -17,9 +17,9 @@ from flower_strategy.clustering import (
     nearest,
 )
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.pace import Pace
 from flower_strategy.ranks.cost import RankDecision
-from flower_strategy.records import RoundRecord
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.slowdown import Pace
 
 
 @dataclass(kw_only=True)

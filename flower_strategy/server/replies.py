@@ -36,7 +36,7 @@ class ReplyRules:
         Most examples that a device may claim; see `Asked` for what they count for.
     norm_limit : float (default: 10.0)
         How many times the length that the training asked for makes an update counts for at most;
-        0 takes every length. See `flower_strategy.update_norms`.
+        0 takes every length. See `flower_strategy.server.update_norms`.
     """
 
     min_replies: int = 1
