@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flower_strategy.adapter_choice import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
-    from flower_strategy.choosing import AdapterChoice, adapter_for_text, choose_adapter
-    from flower_strategy.clustering import ClusteringSettings
+    from flower_strategy.clusters import ClusteringSettings
+    from flower_strategy.config import RunConfig
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
     from flower_strategy.device.base_model import adapted_shapes, load_base_model
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         MemoryPolicy,
         UniformMinPolicy,
     )
-    from flower_strategy.run_config import RunConfig
     from flower_strategy.run_folder import load_history, load_manifest
     from flower_strategy.server.replies import ReplyRules
     from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
-    "AdapterChoice": "choosing",
+    "AdapterChoice": "adapter_choice",
     "AdapterMean": "adapters.mean",
     "AdapterState": "adapters.adapter",
     "Aggregate": "adapters.mean",
     "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
-    "ClusteringSettings": "clustering",
+    "ClusteringSettings": "clusters",
     "DeadlinePolicy": "ranks.policies",
     "Device": "device.hardware",
     "DeviceProfile": "device.profile",
@@ -58,12 +58,12 @@ _HOMES = {
     "RankDecision": "ranks.cost",
     "RankPolicy": "ranks.cost",
     "ReplyRules": "server.replies",
-    "RunConfig": "run_config",
+    "RunConfig": "config",
     "TrainingSettings": "device.training",
     "UniformMinPolicy": "ranks.policies",
     "adapted_shapes": "device.base_model",
-    "adapter_for_text": "choosing",
-    "choose_adapter": "choosing",
+    "adapter_for_text": "adapter_choice",
+    "choose_adapter": "adapter_choice",
     "embed_texts": "device.embedding",
     "hold_out": "data.partition",
     "initial_adapter": "adapters.adapter",

@@ -8,9 +8,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from flower_strategy import client
+from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
 from flower_strategy.refusal import refusing
-from flower_strategy.run_config import RunConfig
 from flower_strategy.simulation import is_simulated
 
 app = ClientApp()

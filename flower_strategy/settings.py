@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flower_strategy.run_config import RunConfig, check_values
+from flower_strategy.config import RunConfig, check_values
 
 Weighting = Literal["exact", "rank-partitioned"]
 

@@ -27,14 +27,14 @@ from flwr.serverapp.strategy import Result
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.clusters import ClusteringSettings
+from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.base_model import check_base_model
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
-from flower_strategy.run_config import RunConfig, check_values
 from flower_strategy.server import log
 from flower_strategy.server.admission import NoDevicesError
 from flower_strategy.server.checkpoint import (

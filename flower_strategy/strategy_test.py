@@ -9,17 +9,17 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
+from flower_strategy.adapter_choice import choose_adapter
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.choosing import choose_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.config import ConfigValue
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
 from flower_strategy.device.profile import EMBEDDING_KEY
-from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.report.page import write_report
-from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
 from flower_strategy.server.admission import NoDevicesError
 from flower_strategy.server.state import RunState
+from flower_strategy.testing.grids import LocalGrid, Tamper, start_run
 
 
 def run(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.config import RunConfig
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.hub import load_hub_examples
@@ -22,7 +23,6 @@ from flower_strategy.data.jsonl import (
     read_examples,
 )
 from flower_strategy.data.partition import check_shares, hold_out, partition
-from flower_strategy.run_config import RunConfig
 from flower_strategy.simulation import NodeConfig, partition_of
 
 __all__ = ["Example", "LocalData", "check_shared_data", "load_local_data"]

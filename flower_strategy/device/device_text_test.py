@@ -1,9 +1,9 @@
 import pytest
 from flwr.app import Error, Message
 
+from flower_strategy.config import ConfigValue
 from flower_strategy.device.device_text import device_text
-from flower_strategy.local_grid_test import LocalGrid, start_run
-from flower_strategy.run_config import ConfigValue
+from flower_strategy.testing.grids import LocalGrid, start_run
 
 FORGED = "phone\n\x1b[31mINFO :      Wrote 3 adapters\u2028\u200b"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import FloatArray
-from flower_strategy.run_config import RunConfig, check_values
+from flower_strategy.config import RunConfig, check_values
 
 if TYPE_CHECKING:
     from flower_strategy.device.base_model import BaseModel

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.config import RunConfig
 from flower_strategy.data import load_local_data
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel
@@ -24,7 +25,6 @@ from flower_strategy.device.embedding_noise import (
     device_embedding,
     least_noise,
 )
-from flower_strategy.run_config import RunConfig
 from flower_strategy.simulation import NodeConfig
 
 EXAMPLES = tuple(Example(f"note {number}:", f" {word}") for number, word in enumerate("abcdefghij"))

@@ -12,23 +12,7 @@ from flower_strategy.device.profile import (
     DeviceProfile,
     ProfileError,
 )
-
-
-def make_profile(**changes: Any) -> DeviceProfile:
-    values: dict[str, Any] = {
-        "device": "phone",
-        "label": "code",
-        "memory_bytes": 3 * 1024**3,
-        "fixed_bytes": 900_000_000,
-        "bytes_per_rank": 4_884_480,
-        "upload_per_rank": 1_221_120,
-        "step_ranks": (4, 32),
-        "step_seconds": (3.0, 3.5),
-        "bandwidth": 250_000.0,
-        "num_examples": 100,
-        "embedding": np.array([0.6, 0.8], np.float32),
-    }
-    return DeviceProfile(**{**values, **changes})
+from flower_strategy.testing.models import make_profile
 
 
 def test_a_record_gives_back_the_profile() -> None:

@@ -13,9 +13,9 @@ from flwr.app import ConfigRecord
 from torch.nn import functional
 
 from flower_strategy.adapters.adapter import AdapterState, lora_scaling
+from flower_strategy.config import RunConfig, check_values
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted, from_peft
-from flower_strategy.run_config import RunConfig, check_values
 
 _IGNORED = -100
 

@@ -7,6 +7,7 @@ import torch
 from flwr.app import ConfigRecord
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.config import RunConfig
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import (
     BaseModel,
@@ -28,7 +29,6 @@ from flower_strategy.device.training import (
     response_loss,
     train_adapter,
 )
-from flower_strategy.run_config import RunConfig
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
 

@@ -1,7 +1,7 @@
 import pytest
 
-from flower_strategy.device.profile_test import make_profile
 from flower_strategy.ranks.cost import StepCost, memory_needed, predicted_seconds
+from flower_strategy.testing.models import make_profile
 
 MB = 1_000_000
 

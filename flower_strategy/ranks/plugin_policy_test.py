@@ -9,7 +9,7 @@ import pytest
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.kinds import RESERVED
 from floe_plugins.manager import PLUGINS_VARIABLE, _load
-from flower_strategy.device.profile_test import make_profile
+from flower_strategy.config import RunConfig
 from flower_strategy.ranks.cost import RankDecision, RankPolicy
 from flower_strategy.ranks.plugin_policy import IsolatedPolicy
 from flower_strategy.ranks.policies import (
@@ -19,7 +19,7 @@ from flower_strategy.ranks.policies import (
     UniformMinPolicy,
     policy_from_config,
 )
-from flower_strategy.run_config import RunConfig
+from flower_strategy.testing.models import make_profile
 
 PLUGIN = """
 from floe_plugins import hookimpl

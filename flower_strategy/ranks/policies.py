@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.config import RunConfig
 from flower_strategy.config_keys import EXPORT_RANKS, split_list
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.ranks.plugin_policy import plugin_policy
-from flower_strategy.run_config import RunConfig
 
 
 class DeadlinePolicy:

@@ -1,7 +1,7 @@
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.device.profile_test import make_profile
+from flower_strategy.config import RunConfig
 from flower_strategy.ranks.cost import RankPolicy, predicted_seconds
 from flower_strategy.ranks.policies import (
     DeadlinePolicy,
@@ -11,7 +11,7 @@ from flower_strategy.ranks.policies import (
     parse_fixed_ranks,
     policy_from_config,
 )
-from flower_strategy.run_config import RunConfig
+from flower_strategy.testing.models import make_profile
 
 MB = 1_000_000
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
-from flower_strategy.clustering import Cluster
+from flower_strategy.clusters import Cluster
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord

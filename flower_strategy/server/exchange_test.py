@@ -4,8 +4,8 @@ from collections.abc import Iterable
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from flower_strategy.local_grid_test import LocalGrid
 from flower_strategy.server.exchange import Patience, drop_late, exchange
+from flower_strategy.testing.grids import LocalGrid
 
 
 class TimedGrid(LocalGrid):

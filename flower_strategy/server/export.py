@@ -69,7 +69,7 @@ from typing import Any
 from floe_plugins import models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
-from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.clusters import ClusteringSettings
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy

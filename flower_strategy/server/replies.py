@@ -11,8 +11,8 @@ from flwr.app import Message, MetricRecord
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.run_config import RunConfig, check_values
 
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7

@@ -9,7 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from flower_strategy.clustering import ClusteringSettings
+from flower_strategy.clusters import ClusteringSettings
 from flower_strategy.device.device_text import device_text
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import Envelope

@@ -13,13 +13,13 @@ from flwr.app import Message
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.config import ConfigValue
 from flower_strategy.device.profile import EMBEDDING_KEY, PROFILE_KEY
-from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
 from flower_strategy.report.page import write_report
-from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history
 from flower_strategy.server.admission import NoDevicesError
 from flower_strategy.server.checkpoint import load_checkpoint, save_checkpoint
+from flower_strategy.testing.grids import LocalGrid, Tamper, start_run
 
 
 @pytest.fixture

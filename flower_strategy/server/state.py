@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flower_strategy.adapters.adapter import AdapterState, FloatArray
-from flower_strategy.clustering import (
+from flower_strategy.clusters import (
     Cluster,
     ClusteringSettings,
     cluster_devices,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flower_strategy.adapters.adapter import initial_adapter
-from flower_strategy.clustering import Cluster, ClusteringSettings, centroid, nearest
+from flower_strategy.clusters import Cluster, ClusteringSettings, centroid, nearest
 from flower_strategy.device.base_model import adapted_shapes
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.profile import DeviceProfile

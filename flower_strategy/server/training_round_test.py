@@ -13,16 +13,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flower_strategy import FloeStrategy
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.clustering import Cluster
-from flower_strategy.device.profile_test import make_profile
+from flower_strategy.clusters import Cluster
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.replies import ReplyRules
 from flower_strategy.server.state import RunState
 from flower_strategy.settings import AggregationSettings
+from flower_strategy.testing.grids import InProcessGrid
+from flower_strategy.testing.models import make_profile
 
 SHAPES = {"block.0.up_proj": (48, 32), "block.0.down_proj": (32, 48)}
 STEPS, RATE = 3, 2e-3

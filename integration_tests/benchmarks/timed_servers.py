@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from flower_strategy.run_config import RunConfig
+from flower_strategy.config import RunConfig
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
 RESULT_VARIABLE = "FLOE_ROUND_OVERHEAD_RESULT"

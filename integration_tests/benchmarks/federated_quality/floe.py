@@ -10,9 +10,9 @@ from flwr.app import Message, MessageType, MetricRecord, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
-from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.messages import PROFILE_QUERY
 from flower_strategy.strategy import FloeStrategy
+from flower_strategy.testing.grids import InProcessGrid
 from integration_tests.benchmarks.federated_quality.clock import (
     BudgetSpentError,
     Clock,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flower_strategy.config import RunConfig
 from flower_strategy.data.jsonl import find_files
-from flower_strategy.run_config import RunConfig
 from integration_tests.benchmarks.data import task_files
 
 

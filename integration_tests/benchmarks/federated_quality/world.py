@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.embedding import EmbeddingSettings, task_embedding
@@ -14,7 +15,6 @@ from flower_strategy.device.measuring import COPIES_PER_FACTOR, measure_training
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import StepCost
-from flower_strategy.run_config import RunConfig
 from integration_tests.benchmarks.federated_quality.clock import Clock, step_seconds
 from integration_tests.benchmarks.federated_quality.protocol import Protocol
 

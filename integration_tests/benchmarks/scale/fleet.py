@@ -14,8 +14,8 @@ from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.device.hardware import DEVICE_CLASSES
 from flower_strategy.device.measuring import COPIES_PER_FACTOR
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.in_process_grid_test import InProcessGrid
 from flower_strategy.messages import PROFILE_QUERY
+from flower_strategy.testing.grids import InProcessGrid
 
 TASKS = 4
 _FIRST_ID = 1_000

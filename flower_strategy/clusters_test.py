@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flower_strategy.clustering import (
+from flower_strategy.clusters import (
     Cluster,
     ClusteringSettings,
     centroid,

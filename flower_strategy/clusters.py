@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_score
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import FloatArray
-from flower_strategy.run_config import RunConfig, check_values
+from flower_strategy.config import RunConfig, check_values
 
 # With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
 _SAME_TASK = 0.15

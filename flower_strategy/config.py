@@ -134,7 +134,7 @@ Every key of `flwr run . --run-config "KEY=VALUE KEY=VALUE"`. Texts go in quotes
 wrong value or an unknown key ends the run before anything starts, with a sentence that says what is
 accepted.
 
-This page is written by `python -m flower_strategy.run_config`.
+This page is written by `python -m flower_strategy.config`.
 
 | key | default | meaning | accepts |
 | --- | --- | --- | --- |"""

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.run_config import KEYS, RunConfig
+from flower_strategy.config import KEYS, RunConfig
 
 
 def test_the_defaults_are_accepted_and_are_those_of_pyproject() -> None:

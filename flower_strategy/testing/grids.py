@@ -1,7 +1,12 @@
-"""A grid whose nodes run in this process, for tests of the strategy with the real client app."""
+"""What grids share whose nodes are in this process: Flower's interface without Flower's SuperLink.
+
+A mock of the transport alone: messages are Flower's own, and tests of real SuperLinks stand in
+``integration_tests``.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
@@ -10,11 +15,40 @@ from flwr.serverapp.strategy import Result
 
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
 from flower_strategy.client_app import app
-from flower_strategy.in_process_grid_test import InProcessGrid
-from flower_strategy.run_config import ConfigValue
+from flower_strategy.config import ConfigValue
 from flower_strategy.simulation import NodeConfig
 
 Tamper = Callable[[int, Message, Message], Message | None]
+
+
+class InProcessGrid(Grid):
+    """A grid without what a strategy does not use of it.
+
+    What inherits from it says which nodes there are, and what becomes of messages that are pushed
+    and pulled.
+    """
+
+    @staticmethod
+    def taken(message: Message) -> str:
+        """Give a message its id, as a SuperLink does when it takes it; a reply refers to it."""
+        identifier = str(uuid.uuid4())
+        message.metadata.__dict__["_message_id"] = identifier
+        return identifier
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    def set_run(self, run: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> object:  # type: ignore[override]
+        raise NotImplementedError
+
+    def create_message(self, *arguments: object, **options: object) -> Message:
+        raise NotImplementedError
 
 
 class LocalGrid(InProcessGrid):
