@@ -23,10 +23,15 @@ from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base
 from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.device.measuring import TrainingCost, measure_training, training_memory
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training import TrainingSettings, held_out_loss, train_adapter
-from flower_strategy.device.training_cost import CostKey, cached_cost
+from flower_strategy.device.training_cost import (
+    CostKey,
+    TrainingCost,
+    cached_cost,
+    measure_training,
+    training_memory,
+)
 from flower_strategy.simulation import is_simulated, partition_of
 from flower_strategy.theory import adapter_smoothness
 

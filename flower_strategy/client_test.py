@@ -13,9 +13,9 @@ from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
 from flower_strategy.device.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.device.measuring import TrainingCost, measure_training
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training import TrainingSettings
+from flower_strategy.device.training_cost import TrainingCost, measure_training
 from flower_strategy.messages import Envelope
 
 EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))
@@ -158,7 +158,7 @@ def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_
     settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The machine's free memory changes from moment to moment by more than the tiny model weighs.
-    monkeypatch.setattr("flower_strategy.device.measuring.available_memory", lambda: 2**28)
+    monkeypatch.setattr("flower_strategy.device.training_cost.available_memory", lambda: 2**28)
     weights = load_base_model(settings.model).weight_bytes
     assert profiled(settings, {}).memory_bytes == 2**28 + weights
     assert profiled(settings, {"memory-gib": 0.125}).memory_bytes == 2**27

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import FloatArray
+from flower_strategy.adapters.adapter import AdapterState, FloatArray
 from flower_strategy.config import RunConfig, check_values
 
 # With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
@@ -252,3 +253,42 @@ def _lasting_names(found: list[Cluster], previous: list[Cluster]) -> dict[int, s
 def nearest(embedding: FloatArray, clusters: Iterable[Cluster]) -> Cluster:
     """Return the cluster whose centroid is closest in angle; where a newcomer belongs."""
     return max(clusters, key=lambda cluster: float(cluster.centroid @ embedding))
+
+
+SKETCH_SIZE = 1024
+"""Numbers in a sketch."""
+
+
+def sketch_adapter(adapter: AdapterState, *, rank: int) -> FloatArray:
+    """Return a sketch of an adapter's B matrices, by which devices can be clustered.
+
+    Clustering devices by the B matrices of a first round is FedLEASE's way (Wang et al., "Adaptive
+    LoRA Experts Allocation and Selection for Federated Fine-Tuning", arXiv 2509.15087): A starts
+    out equal everywhere and mostly stays, B learns the task. Their measure is the cosine of two
+    devices' B, averaged over the layers. With every layer's B scaled to unit length, that is the
+    cosine of all layers put in a row, which a count sketch keeps (Charikar, Chen and Farach-Colton,
+    2002): the server holds a thousand numbers per device instead of its matrices.
+
+    Parameters
+    ----------
+    adapter : AdapterState
+        A trained adapter. Only adapters that started from the same A can be compared.
+    rank : int
+        Columns of B that count: the smallest rank of all devices.
+
+    Returns
+    -------
+    FloatArray
+        Shape (1024,), unit length; zeros for an adapter that learned nothing.
+    """
+    sketch = np.zeros(SKETCH_SIZE)
+    for name, factors in sorted(adapter.layers.items()):
+        columns = factors.b[:, :rank].ravel().astype(np.float64)
+        length = np.linalg.norm(columns)
+        if not length:
+            continue
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        places = generator.integers(0, SKETCH_SIZE, columns.size)
+        signs = generator.choice((-1.0, 1.0), columns.size)
+        sketch += np.bincount(places, weights=signs * columns / length, minlength=SKETCH_SIZE)
+    return np.asarray(sketch / max(float(np.linalg.norm(sketch)), 1e-12), dtype=np.float32)

@@ -10,7 +10,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import FloatArray
-from flower_strategy.device.device_text import device_text
 
 PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
@@ -197,3 +196,12 @@ def _pair(numbers: MetricRecord, key: str) -> tuple[float, float]:
     if not all(map(math.isfinite, value)):
         raise ProfileError(f"{key} is {value}; finite numbers are needed.")
     return float(value[0]), float(value[1])
+
+
+def device_text(text: object, *, most: int) -> str:
+    """Return what a device says as one line of at most `most` characters.
+
+    Line feeds would let it write lines of the server's log, and escape sequences would be obeyed by
+    the terminal that shows it: what cannot be printed becomes a space.
+    """
+    return "".join(sign if sign.isprintable() else " " for sign in str(text)[:most])

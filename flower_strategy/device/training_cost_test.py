@@ -13,9 +13,14 @@ import pytest
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.measuring import TrainingCost, measure_training
 from flower_strategy.device.training import TrainingSettings
-from flower_strategy.device.training_cost import CostKey, cached_cost, machine_name
+from flower_strategy.device.training_cost import (
+    CostKey,
+    TrainingCost,
+    cached_cost,
+    machine_name,
+    measure_training,
+)
 
 KEY = CostKey(
     model="somewhere",

@@ -20,7 +20,6 @@ from flower_strategy.device.base_model import (
 )
 from flower_strategy.device.embedding import EmbeddingSettings, embed_texts, task_embedding
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.measuring import measure_training
 from flower_strategy.device.training import (
     TrainingSettings,
     collate,
@@ -29,6 +28,7 @@ from flower_strategy.device.training import (
     response_loss,
     train_adapter,
 )
+from flower_strategy.device.training_cost import measure_training
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
 

@@ -93,7 +93,7 @@ class RankPolicy(Protocol):
             Optimizer steps of a round.
         pace : Mapping[int, float]
             Node id -> how many times longer than measured its training takes, see
-            `flower_strategy.server.slowdown`; 1 for nodes that are not in it.
+            `flower_strategy.server.state`; 1 for nodes that are not in it.
         """
 
 

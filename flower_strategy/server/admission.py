@@ -17,7 +17,7 @@ from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_se
 from flower_strategy.server import log
 from flower_strategy.server.replies import ReplyError, read_profile
 from flower_strategy.server.round import Stages
-from flower_strategy.server.slowdown import Pace
+from flower_strategy.server.state import Pace
 from flower_strategy.theory import step_size_warning
 
 logger = logging.getLogger("flwr")

@@ -20,8 +20,7 @@ from flower_strategy.server.checkpoint import (
     set_aside_later_checkpoints,
 )
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
-from flower_strategy.server.slowdown import Pace
-from flower_strategy.server.state import RunState
+from flower_strategy.server.state import Pace, RunState
 from flower_strategy.testing.models import make_profile
 
 NODE = 2**63 + 11

@@ -74,9 +74,8 @@ from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
-from flower_strategy.server.checkpoint_content import pack_round
-from flower_strategy.server.slowdown import Pace
-from flower_strategy.server.state import RunState
+from flower_strategy.server.checkpoint import pack_round
+from flower_strategy.server.state import Pace, RunState
 
 
 def export_run(

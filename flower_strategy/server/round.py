@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from flower_strategy.clusters import ClusteringSettings
-from flower_strategy.device.device_text import device_text
+from flower_strategy.device.profile import device_text
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks.cost import RankPolicy

@@ -11,10 +11,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.adapter_sketch import sketch_adapter
 from flower_strategy.adapters.adapter import AdapterError, FloatArray
-from flower_strategy.adapters.banks import share_globally, with_momentum
-from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
+from flower_strategy.clusters import sketch_adapter
 from flower_strategy.device.training import TrainingSettings
 from flower_strategy.server import log
 from flower_strategy.server.admission import Admission
