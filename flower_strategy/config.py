@@ -163,15 +163,6 @@ class DeviceKeys:
             "real",
         ),
     )
-    smoothness_steps: int = keys.keyed(
-        0,
-        keys.integer(
-            "Steps of the power iteration by which each device estimates the smoothness L of its "
-            "loss, to check the learning rate against Theorem 1; 0 does not estimate.",
-            low=0,
-            high=1000,
-        ),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

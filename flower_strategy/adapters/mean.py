@@ -63,7 +63,7 @@ class RankPartitionedMean:
     counts as though all devices had agreed on it, so strong devices, and their data, weigh more
     than their examples; and the result depends on the order of a device's terms, which training
     starts sorted by singular value but does not keep so. With equal ranks it is the exact mean.
-    Choose it where a cluster's devices have alike data and ranks far apart, and the bank's high
+    Choose it where a cluster's devices have alike data and ranks far apart, and the cluster's high
     terms fade; choose ``exact`` where strong devices have other data than weak ones.
 
     Memory is that of one `FactoredSum` per partition.
@@ -380,18 +380,18 @@ class Moved:
 
     Attributes
     ----------
-    bank : AdapterState
+    adapter : AdapterState
         The adapter.
     velocity : AdapterState
         What the next step goes on with.
     """
 
-    bank: AdapterState
+    adapter: AdapterState
     velocity: AdapterState
 
 
 def with_momentum(
-    bank: AdapterState,
+    adapter: AdapterState,
     mean: AdapterState,
     velocity: AdapterState | None,
     *,
@@ -400,14 +400,14 @@ def with_momentum(
 ) -> Moved:
     r"""Move a cluster's adapter towards the round's mean with momentum.
 
-    With the weight updates W of the bank and M of the mean, :math:`V \leftarrow \beta V + (M - W)`
+    With the updates W of the adapter and M of the mean, :math:`V \leftarrow \beta V + (M - W)`
     and :math:`W \leftarrow W + V`: Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data
     Distribution for Federated Visual Classification" (arXiv 1909.06335), on the updates instead of
     their factors, which differ in rank.
 
     Parameters
     ----------
-    bank : AdapterState
+    adapter : AdapterState
         The cluster's adapter before the round.
     mean : AdapterState
         The round's mean.
@@ -418,7 +418,7 @@ def with_momentum(
     rank : int
         Rank of the results.
     """
-    parts = [(1.0, mean), (-1.0, bank)]
+    parts = [(1.0, mean), (-1.0, adapter)]
     if velocity is not None:
         parts.append((momentum, velocity))
     moved = combine(parts, rank).adapter

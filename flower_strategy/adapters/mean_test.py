@@ -437,15 +437,15 @@ def test_the_global_share_mixes_in_the_mean_over_all_clusters_by_examples() -> N
 
 
 def test_momentum_follows_its_recurrence() -> None:
-    bank, velocity = adapter(9), None
-    dense = {n: bank.delta(n).astype(np.float64) for n in SHAPES}
+    moved, velocity = adapter(9), None
+    dense = {n: moved.delta(n).astype(np.float64) for n in SHAPES}
     dense_velocity = {n: np.zeros(SHAPES[n]) for n in SHAPES}
     for seed in (1, 2, 3):
         mean = adapter(seed)
-        step = with_momentum(bank, mean, velocity, momentum=0.5, rank=16)
-        bank, velocity = step.bank, step.velocity
+        step = with_momentum(moved, mean, velocity, momentum=0.5, rank=16)
+        moved, velocity = step.adapter, step.velocity
         for n in SHAPES:
             dense_velocity[n] = 0.5 * dense_velocity[n] + mean.delta(n) - dense[n]
             dense[n] = dense[n] + dense_velocity[n]
-        assert_equal(bank, dense)
+        assert_equal(moved, dense)
         assert_equal(velocity, dense_velocity)

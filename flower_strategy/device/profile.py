@@ -60,9 +60,6 @@ class DeviceProfile:
     embedding_noise : float
         Noise in the embedding, which may be more than was asked for, see
         `flower_strategy.device.embedding_noise`.
-    smoothness : float
-        Estimated smoothness L of the device's loss, see `flower_strategy.theory`; 0 where it was
-        not estimated.
     """
 
     device: str
@@ -79,7 +76,6 @@ class DeviceProfile:
     embedding: FloatArray
     embedding_error: float = 0.0
     embedding_noise: float = 0.0
-    smoothness: float = 0.0
 
     def to_record(self) -> RecordDict:
         """Write the profile into the content of a reply."""
@@ -97,7 +93,6 @@ class DeviceProfile:
                         "num-examples": self.num_examples,
                         "embedding-error": self.embedding_error,
                         "embedding-noise": self.embedding_noise,
-                        "smoothness": self.smoothness,
                     }
                 ),
                 DEVICE_KEY: ConfigRecord(
@@ -136,7 +131,6 @@ class DeviceProfile:
                 embedding=embedding.astype(np.float32),
                 embedding_error=_real(numbers, "embedding-error"),
                 embedding_noise=_real(numbers, "embedding-noise"),
-                smoothness=_real(numbers, "smoothness"),
             )
         except KeyError as error:
             raise ProfileError(f"The profile has no {error}.") from error
@@ -158,10 +152,6 @@ class DeviceProfile:
         if not all(1e-9 < seconds < 1e7 for seconds in self.step_seconds):
             raise ProfileError(
                 f"step-seconds is {self.step_seconds}; both must be above 1e-9 and below 1e7."
-            )
-        if not 0 <= self.smoothness < math.inf:
-            raise ProfileError(
-                f"smoothness is {self.smoothness}; it must be finite and at least 0."
             )
         if not 0 <= self.embedding_error < 1e6:
             raise ProfileError(f"embedding-error is {self.embedding_error}; 0 to 1e6 is accepted.")

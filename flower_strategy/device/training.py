@@ -50,8 +50,6 @@ class TrainingSettings:
         FedProx's mu, see `train_adapter`; 0 leaves the term out.
     clock : str (default: "virtual")
         How a simulated device is slow: on a ``"virtual"`` clock, or by waiting (``"real"``).
-    smoothness_steps : int (default: 0)
-        Steps of the power iteration in `flower_strategy.theory`; 0 does not estimate.
     """
 
     model: str
@@ -66,7 +64,6 @@ class TrainingSettings:
     seed: int = 0
     proximal: float = 0.0
     clock: str = "virtual"
-    smoothness_steps: int = 0
 
     def __post_init__(self) -> None:
         check_values(vars(self))

@@ -2,8 +2,8 @@
 
 The output folder's ``checkpoints``::
 
-    round-0003/state.json           profiles, decisions, paces, clusters, history
-    round-0003/arrays.safetensors   initial adapter, banks, velocities, embeddings, sketches
+    round-0003/state.json           profiles, decisions, slowdowns, clusters, history
+    round-0003/arrays.safetensors   initial and cluster adapters, velocities, embeddings, sketches
 
 A checkpoint is written into a folder of another name and renamed when everything is on the disk,
 so a folder named ``round-...`` is complete, whenever the server dies. Random choices are drawn
@@ -31,7 +31,7 @@ from flower_strategy.clusters import Cluster
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
-from flower_strategy.server.state import Pace, RunState
+from flower_strategy.server.state import RunState, Slowdown
 
 CHECKPOINTS_FOLDER = "checkpoints"
 STATE_FILE = "state.json"
@@ -203,6 +203,59 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     )
 
 
+def resume(
+    path: Path,
+    output: Path | None,
+    *,
+    initial: AdapterState,
+    settings: Mapping[str, Any],
+    by_adapter: bool,
+) -> Checkpoint:
+    """Read the checkpoint that a run goes on from; set aside those of rounds made again.
+
+    Parameters
+    ----------
+    path : Path
+        A run's folder, or one checkpoint.
+    output : Path or None
+        The output folder of the run that goes on.
+    initial : AdapterState
+        The adapter that the run would begin with.
+    settings : Mapping[str, Any]
+        What it is set to.
+    by_adapter : bool
+        Whether devices are to be clustered by the adapters that they train first.
+
+    Raises
+    ------
+    ConfigError
+        There is no such checkpoint, or it is not one of such a run.
+    """
+    checkpoint = load_checkpoint(path)
+    if output is not None:
+        refuse_foreign_checkpoints(output, checkpoint)
+    if by_adapter and checkpoint.state.moved_unsketched:
+        raise ConfigError(
+            f"Checkpoint {checkpoint.path} is of a run with cluster-by='embedding' whose "
+            "clusters have moved: B matrices can be compared after the first round alone. "
+            "Resume with cluster-by='embedding'."
+        )
+    found, same = checkpoint.settings["model"], checkpoint.state.initial
+    if found != settings["model"] or same.shapes != initial.shapes:
+        raise ConfigError(
+            f"Checkpoint {checkpoint.path} is of the base model {found!r}; the run "
+            f"configuration has model={settings['model']!r}. Resume with the same model."
+        )
+    if same.rank != initial.rank:
+        raise ConfigError(
+            f"Checkpoint {checkpoint.path} has cluster adapters of rank {same.rank}; ranks and "
+            f"export-rank now ask for {initial.rank}. Resume with the same ranks."
+        )
+    if output is not None:
+        set_aside_later_checkpoints(output, checkpoint)
+    return checkpoint
+
+
 def _read(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / STATE_FILE).read_text("utf-8"))
@@ -244,8 +297,8 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
     """
     arrays: Arrays = {}
     _pack_adapter(arrays, "initial", state.initial)
-    for name, bank in state.banks.items():
-        _pack_adapter(arrays, f"bank/{name}", bank)
+    for name, adapter in state.cluster_adapters.items():
+        _pack_adapter(arrays, f"bank/{name}", adapter)
     for name, velocity in state.velocities.items():
         _pack_adapter(arrays, f"velocity/{name}", velocity)
     for node, profile in state.profiles.items():
@@ -265,7 +318,7 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
         },
         "left_since": {str(node): number for node, number in state.left_since.items()},
         "decisions": {str(node): asdict(decision) for node, decision in state.decisions.items()},
-        "paces": {str(node): asdict(pace) for node, pace in state.paces.items()},
+        "paces": {str(node): asdict(slowdown) for node, slowdown in state.slowdowns.items()},
         "sketches": [str(node) for node in state.sketches],
         "clusters": [
             {"name": cluster.name, "members": [str(node) for node in cluster.members]}
@@ -298,8 +351,8 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
             decisions={
                 int(node): RankDecision(**values) for node, values in content["decisions"].items()
             },
-            paces={
-                int(node): Pace(values["factor"], tuple(values["outside"]))
+            slowdowns={
+                int(node): Slowdown(values["factor"], tuple(values["outside"]))
                 for node, values in content["paces"].items()
             },
             sketches={int(node): arrays[f"sketch/{node}"] for node in content["sketches"]},
@@ -312,7 +365,7 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
                 for cluster in content["clusters"]
             ],
             clusters_made=content["clusters_made"],
-            banks={
+            cluster_adapters={
                 cluster["name"]: _unpack_adapter(arrays, f"bank/{cluster['name']}")
                 for cluster in content["clusters"]
             },
@@ -357,7 +410,9 @@ def unpack_round(values: Mapping[str, Any]) -> RoundRecord:
 
 def _profile(values: Mapping[str, Any], embedding: NDArray[np.float32]) -> DeviceProfile:
     pairs = {name: tuple(values[name]) for name in ("step_ranks", "step_seconds")}
-    return DeviceProfile(**{**values, **pairs}, embedding=embedding)
+    # Checkpoints of Floe before smoothness-steps was removed have one more number.
+    known = {name: value for name, value in values.items() if name != "smoothness"}
+    return DeviceProfile(**{**known, **pairs}, embedding=embedding)
 
 
 def _pack_adapter(arrays: Arrays, name: str, adapter: AdapterState) -> None:

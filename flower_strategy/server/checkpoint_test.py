@@ -20,7 +20,7 @@ from flower_strategy.server.checkpoint import (
     set_aside_later_checkpoints,
 )
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
-from flower_strategy.server.state import Pace, RunState
+from flower_strategy.server.state import RunState, Slowdown
 from flower_strategy.testing.models import make_profile
 
 NODE = 2**63 + 11
@@ -34,11 +34,11 @@ def a_state() -> RunState:
         NODE: RankDecision(4, 1.5, "it fits"),
         7: RankDecision(None, 99.0, "it does not"),
     }
-    state.paces = {7: Pace(2.5, (1.0, 1.1))}
+    state.slowdowns = {7: Slowdown(2.5, (1.0, 1.1))}
     state.sketches = {7: np.arange(3, dtype=np.float32)}
     state.place([NODE, 7], ClusteringSettings())
     layers = {"x.q_proj": LoraFactors(b=np.ones((6, 2), np.float32), a=np.ones((2, 4), np.float32))}
-    state.banks = {"cluster-0": AdapterState(layers)}
+    state.cluster_adapters = {"cluster-0": AdapterState(layers)}
     state.velocities = {"cluster-0": AdapterState(layers)}
     record = RoundRecord(round=2, seconds=1.25, notes=["it rained"], left_out={7: "it does not"})
     record.clusters = {"cluster-0": ClusterRound(asked=2, replies=1, discarded_by_layer={"x": 0.5})}
@@ -93,7 +93,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.clusters[0].centroid, state.clusters[0].centroid)
     for adapters, known in (
         ({"": back.initial}, {"": state.initial}),
-        (back.banks, state.banks),
+        (back.banks, state.cluster_adapters),
         (back.velocities, state.velocities),
     ):
         assert adapters.keys() == known.keys()

@@ -75,7 +75,7 @@ from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.server.checkpoint import pack_round
-from flower_strategy.server.state import Pace, RunState
+from flower_strategy.server.state import RunState, Slowdown
 
 
 def export_run(
@@ -114,9 +114,9 @@ def export_run(
     folder.mkdir(parents=True, exist_ok=True)
     clusters = []
     for cluster in state.clusters:
-        bank = truncate(state.banks[cluster.name], rank)
-        save_adapter(bank.adapter, folder / cluster.name, rank=rank, base_model=base_model)
-        kept = 1.0 - bank.discarded_energy
+        served = truncate(state.cluster_adapters[cluster.name], rank)
+        save_adapter(served.adapter, folder / cluster.name, rank=rank, base_model=base_model)
+        kept = 1.0 - served.discarded_energy
         for record in reversed(state.history):
             outcome = record.clusters.get(cluster.name)
             if outcome is not None and outcome.moved:
@@ -219,7 +219,7 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
         "cluster": state.cluster_of(node).name,
         "rank": decision.rank,
         "reason": decision.reason,
-        "pace": state.paces.get(node, Pace()).factor,
+        "pace": state.slowdowns.get(node, Slowdown()).factor,
         "predicted_seconds": decision.predicted_seconds,
         "observed_seconds": observed[-1] if observed else None,
         "examples": profile.num_examples,

@@ -6,15 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flower_strategy.clusters import ClusteringSettings
+from flower_strategy.device.embedding import EmbeddingSettings
+from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.records import DeviceRound, RoundRecord
+from flower_strategy.server.replies import ReplyRules
 from flower_strategy.server.state import RunState
-
-if TYPE_CHECKING:
-    from flower_strategy.server.checkpoint import Checkpoint
-    from flower_strategy.strategy import FloeStrategy
+from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
 
 logger = logging.getLogger("flwr")
 
@@ -27,11 +28,20 @@ def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
         logger.info("%s%s %s", indent, "└──>" if index == len(lines) - 1 else "├──>", line)
 
 
-def log_summary(strategy: FloeStrategy) -> None:
-    """Log a strategy's settings."""
-    training, embedding = strategy.training, strategy.envelope.embedding
-    clustering, part, rules = strategy.clustering, strategy.participation, strategy.rules
-    policy, mean, kept = strategy.rank_policy, strategy.aggregation, strategy.checkpoints
+def log_summary(
+    *,
+    training: TrainingSettings,
+    embedding: EmbeddingSettings,
+    clustering: ClusteringSettings,
+    participation: Participation,
+    policy: RankPolicy,
+    aggregation: AggregationSettings,
+    rules: ReplyRules,
+    checkpoints: CheckpointSettings,
+    export_rank: int,
+    output: Path | None,
+) -> None:
+    """Log what a run is set to."""
     tree = {
         "Training": [
             f"Model: {training.model} ({training.dtype})",
@@ -40,17 +50,17 @@ def log_summary(strategy: FloeStrategy) -> None:
             f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
         ],
         "Sampling": [
-            f"Fraction: train ({part.fraction_train:.2f}) | "
-            f"evaluate ({part.fraction_evaluate:.2f})",
-            f"Minimum nodes: {part.min_nodes}",
-            f"Quorum: {part.quorum:.2f}, then {part.quorum_grace:g} s for late replies",
+            f"Fraction: train ({participation.fraction_train:.2f}) | "
+            f"evaluate ({participation.fraction_evaluate:.2f})",
+            f"Minimum nodes: {participation.min_nodes}",
+            f"Quorum: {participation.quorum:.2f}, then {participation.quorum_grace:g} s for late replies",
         ],
         "Ranks": [
             f"Policy: {policy.name}, candidates {', '.join(map(str, policy.candidates))}",
             "Round deadline: "
             + ("none yet" if policy.deadline is None else f"{policy.deadline:g} s"),
-            f"Corrected by observed seconds: {'yes' if part.rank_correction else 'no'}",
-            f"Exported rank: {strategy.export_rank}",
+            f"Corrected by observed seconds: {'yes' if participation.rank_correction else 'no'}",
+            f"Exported rank: {export_rank}",
         ],
         "Clusters": [
             f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
@@ -60,14 +70,14 @@ def log_summary(strategy: FloeStrategy) -> None:
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],
         "Aggregation": [
-            f"Weighting: {mean.weighting}, global share {mean.global_share:g}, momentum "
-            f"{mean.momentum:g}",
+            f"Weighting: {aggregation.weighting}, global share {aggregation.global_share:g}, momentum "
+            f"{aggregation.momentum:g}",
             f"Replies needed per cluster: {rules.min_replies}, norm limit {rules.norm_limit:g}",
         ],
         "Output": [
-            f"Folder: {strategy.output or 'not written'}",
-            f"Checkpoints kept: {kept.keep}",
-            f"Resumed from: {kept.resume or 'begins anew'}",
+            f"Folder: {output or 'not written'}",
+            f"Checkpoints kept: {checkpoints.keep}",
+            f"Resumed from: {checkpoints.resume or 'begins anew'}",
         ],
     }
     for number, (head, lines) in enumerate(tree.items(), 1):
@@ -78,15 +88,17 @@ def log_summary(strategy: FloeStrategy) -> None:
             logger.info("%s%s %s", stem, "└──" if index == len(lines) else "├──", line)
 
 
-def log_resumed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+def log_resumed(
+    server_round: int, path: Path, *, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
     """Log what a run goes on from, and which settings are not those that it had."""
-    logger.info("Resumed after round %d, from %s", checkpoint.round, checkpoint.path)
-    for name, value in settings.items():
-        if name in checkpoint.settings and checkpoint.settings[name] != value:
+    logger.info("Resumed after round %d, from %s", server_round, path)
+    for name, value in now.items():
+        if name in before and before[name] != value:
             logger.warning(
                 "The run had %s=%r and goes on with %r.",
                 name.replace("_", "-"),
-                checkpoint.settings[name],
+                before[name],
                 value,
             )
 

@@ -62,7 +62,7 @@ class ClusterRound:
     held_out_loss : float or None
         Mean over the members, weighted by tokens, with the adapter after this round.
     discarded_energy : float
-        Share of the mean's squared singular values cut off at the bank's rank.
+        Share of the mean's squared singular values cut off at the server's rank.
     discarded_by_layer : dict[str, float]
         The same share for every layer.
     """

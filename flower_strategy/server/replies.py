@@ -10,9 +10,9 @@ from flwr.app import Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
 
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7
@@ -33,7 +33,7 @@ class ReplyRules:
     min_replies : int (default: 1)
         Good replies that a cluster needs to move; a smaller cluster needs all its members.
     max_examples : int (default: 10_000_000)
-        Most examples that a device may claim; see `Asked` for what they count for.
+        Most examples that a device may claim; see `Sent` for what they count for.
     norm_limit : float (default: 10.0)
         How many times the length that the training asked for makes an update counts for at most;
         0 takes every length. See `flower_strategy.server.update_norms`.
@@ -53,7 +53,7 @@ class ReplyRules:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Sent:
     """What a device was sent to train.
 
     Attributes
@@ -128,14 +128,14 @@ def read_profile(message: Message) -> DeviceProfile:
         raise ReplyError(str(error) or repr(error)) from error
 
 
-def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> TrainReply:
+def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainReply:
     """Return a training reply that fits what was asked.
 
     Parameters
     ----------
     message : Message
         The reply.
-    asked : Asked
+    sent : Sent
         What the device was sent.
     rules : ReplyRules
         Bounds of what it may claim.
@@ -156,16 +156,16 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
     # As in `read_profile`.
     except Exception as error:
         raise ReplyError(_reason(error)) from error
-    expected = asked.adapter
+    expected = sent.adapter
     if adapter.layers.keys() != expected.layers.keys():
         odd = sorted(adapter.layers.keys() ^ expected.layers.keys())
         raise ReplyError(f"{len(odd)} layers differ from those sent, among them {odd[0]}.")
     for name, factors in adapter.layers.items():
-        sent = expected.layers[name]
-        if (factors.b.shape, factors.a.shape) != (sent.b.shape, sent.a.shape):
+        own = expected.layers[name]
+        if (factors.b.shape, factors.a.shape) != (own.b.shape, own.a.shape):
             raise ReplyError(
                 f"{name} has factors {factors.b.shape} and {factors.a.shape}, sent were "
-                f"{sent.b.shape} and {sent.a.shape}."
+                f"{own.b.shape} and {own.a.shape}."
             )
         for factor in (factors.a, factors.b):
             if not np.isfinite(factor).all():
@@ -186,7 +186,7 @@ def read_train_reply(message: Message, asked: Asked, rules: ReplyRules) -> Train
             f"num-examples is {examples:g}; it must be a whole number from 1 to "
             f"{rules.max_examples}."
         )
-    return TrainReply(adapter, min(int(examples), asked.most_examples), loss, seconds)
+    return TrainReply(adapter, min(int(examples), sent.most_examples), loss, seconds)
 
 
 def read_evaluate_reply(

@@ -91,9 +91,9 @@ def test_a_killed_run_goes_on_to_what_the_unbroken_one_gives(
     assert members(resumed) == members(unbroken)
     assert trained(resumed) == trained(unbroken)
     assert all(node >= 7000 for node in resumed.state.profiles)
-    for name, bank in unbroken.state.banks.items():
+    for name, bank in unbroken.state.cluster_adapters.items():
         for layer in bank.layers:
-            ours, theirs = bank.delta(layer), resumed.state.banks[name].delta(layer)
+            ours, theirs = bank.delta(layer), resumed.state.cluster_adapters[name].delta(layer)
             np.testing.assert_allclose(theirs, ours, atol=1e-6)
     history = load_history(tmp_path / "broken")
     assert [record["round"] for record in history["rounds"]] == [0, 1, 2, 3, 4]
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     run_config |= {"rounds": 1}
     start(run_config, LocalGrid(run_config, NODES))
     resume = {**run_config, "resume": str(tmp_path / "unbroken")}
-    with pytest.raises(ConfigError, match=r"banks of rank 8; .* now ask for 16"):
+    with pytest.raises(ConfigError, match=r"cluster adapters of rank 8; .* now ask for 16"):
         start({**resume, "export-rank": 16}, LocalGrid(resume, NODES))
     other = {**run_config, "output": str(tmp_path / "other")}
     start(other, LocalGrid(other, NODES))

@@ -22,20 +22,20 @@ from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import RoundRecord
 
 BAND = 1.25
-"""Observations within this factor of the present pace change nothing."""
+"""Observations within this factor of the present slowdown change nothing."""
 
 AT_ONCE = 2.0
-"""A round that is this many times slower than the pace counts at once."""
+"""A round that is this many times slower than the slowdown counts at once."""
 
 _CONFIRMATIONS = 2
 _LIMIT = 1000.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class Slowdown:
     """The factor by which a device's training takes longer than its profile says.
 
-    A rank follows from the pace, and a rank that changes every round helps nobody. So the pace
+    A rank follows from the slowdown, and a rank that changes every round helps nobody. So it
     has a dead band: it moves only when two rounds in a row lie outside of it on the same side, to
     their geometric mean, and then the band moves along. A round that takes twice as long moves it
     at once, since the next one would miss its deadline. Within a tenth of 1 the profile is taken
@@ -44,7 +44,7 @@ class Pace:
     Attributes
     ----------
     factor : float (default: 1.0)
-        The pace that ranks are chosen by.
+        The slowdown that ranks are chosen by.
     outside : tuple[float, ...] (default: ())
         The ratios of the last rounds that lay outside the band, on one side of it.
     """
@@ -52,23 +52,23 @@ class Pace:
     factor: float = 1.0
     outside: tuple[float, ...] = ()
 
-    def observed(self, ratio: float) -> Pace:
-        """Return the pace after a round whose training took `ratio` times what was profiled."""
+    def observed(self, ratio: float) -> Slowdown:
+        """Return the slowdown after a round whose training took `ratio` times what was profiled."""
         ratio = min(max(ratio, 1.0 / _LIMIT), _LIMIT)
         if ratio >= AT_ONCE * self.factor:
-            return Pace(ratio)
+            return Slowdown(ratio)
         if self.factor / BAND <= ratio <= self.factor * BAND:
-            return Pace(self.factor)
+            return Slowdown(self.factor)
         same_side = self.outside and (self.outside[-1] > self.factor) == (ratio > self.factor)
         outside = (*self.outside, ratio) if same_side else (ratio,)
         if len(outside) < _CONFIRMATIONS:
-            return Pace(self.factor, outside)
+            return Slowdown(self.factor, outside)
         factor = math.exp(math.fsum(map(math.log, outside)) / len(outside))
-        return Pace(1.0 if 1 / 1.1 < factor < 1.1 else factor)
+        return Slowdown(1.0 if 1 / 1.1 < factor < 1.1 else factor)
 
-    def late(self) -> Pace:
-        """Return the pace after a round whose reply came too late to be seen."""
-        return Pace(min(AT_ONCE * self.factor, _LIMIT))
+    def late(self) -> Slowdown:
+        """Return the slowdown after a round whose reply came too late to be seen."""
+        return Slowdown(min(AT_ONCE * self.factor, _LIMIT))
 
 
 @dataclass(kw_only=True)
@@ -78,14 +78,14 @@ class RunState:
     Attributes
     ----------
     initial : AdapterState
-        The adapter that every cluster began with, at the banks' rank.
+        The adapter that every cluster began with, at the server's rank.
     profiles : dict[int, DeviceProfile]
         Node -> what it told about itself.
     left_since : dict[int, int]
         Node without a rank -> round in which it was left out, or measured again in vain.
     decisions : dict[int, RankDecision]
         Node -> its rank.
-    paces : dict[int, Pace]
+    slowdowns : dict[int, Slowdown]
         Node -> how much slower than profiled it is; nodes without one are as profiled.
     sketches : dict[int, FloatArray]
         Node -> sketch of the B matrices that it trained first, where devices are clustered by
@@ -94,7 +94,7 @@ class RunState:
         Clusters by name.
     clusters_made : int
         Number of cluster names ever given out.
-    banks : dict[str, AdapterState]
+    cluster_adapters : dict[str, AdapterState]
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
     velocities : dict[str, AdapterState]
         Cluster -> the server momentum's velocity; empty without momentum.
@@ -108,11 +108,11 @@ class RunState:
     profiles: dict[int, DeviceProfile] = field(default_factory=dict)
     left_since: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
-    paces: dict[int, Pace] = field(default_factory=dict)
+    slowdowns: dict[int, Slowdown] = field(default_factory=dict)
     sketches: dict[int, FloatArray] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
-    banks: dict[str, AdapterState] = field(default_factory=dict)
+    cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
     velocities: dict[str, AdapterState] = field(default_factory=dict)
     split_by_adapter: bool = False
     history: list[RoundRecord] = field(default_factory=list)
@@ -173,13 +173,13 @@ class RunState:
         )
         names = {cluster.name for cluster in self.clusters}
         self.clusters_made += len(names - {cluster.name for cluster in old})
-        banks, velocities, events = self.banks, self.velocities, []
-        self.banks, self.velocities = {}, {}
+        adapters, velocities, events = self.cluster_adapters, self.velocities, []
+        self.cluster_adapters, self.velocities = {}, {}
         for cluster in self.clusters:
             parents = [before[node] for node in cluster.members if node in before]
             parent = max(sorted(set(parents)), key=parents.count, default=cluster.name)
-            origin = cluster.name if cluster.name in banks else parent
-            self.banks[cluster.name] = banks.get(origin, self.initial)
+            origin = cluster.name if cluster.name in adapters else parent
+            self.cluster_adapters[cluster.name] = adapters.get(origin, self.initial)
             if origin in velocities:
                 self.velocities[cluster.name] = velocities[origin]
             if old and origin != cluster.name:
@@ -199,7 +199,9 @@ class RunState:
 
     def adapter(self, cluster: str, rank: int) -> AdapterState:
         """Return a cluster's adapter at a rank, all its terms ready to learn."""
-        return self.banks[cluster].resized(rank, fill=self.initial).balanced(self.initial)
+        return (
+            self.cluster_adapters[cluster].resized(rank, fill=self.initial).balanced(self.initial)
+        )
 
     @property
     def moved_unsketched(self) -> bool:
@@ -209,12 +211,12 @@ class RunState:
 
     # ---------------------------------------------------------------- devices
 
-    def pace(self) -> dict[int, float]:
+    def slowdown_factors(self) -> dict[int, float]:
         """Return node -> how many times longer than profiled its training takes.
 
-        It is made anew at each call; for one node there is `paces`.
+        It is made anew at each call; for one node there is `slowdowns`.
         """
-        return {node: pace.factor for node, pace in self.paces.items()}
+        return {node: slowdown.factor for node, slowdown in self.slowdowns.items()}
 
     def reasons(self) -> list[str]:
         """Return why each device without a rank is left out, as one phrase each."""
@@ -266,7 +268,7 @@ class RunState:
         self.profiles = {new(node): profile for node, profile in self.profiles.items()}
         self.left_since = {new(node): number for node, number in self.left_since.items()}
         self.decisions = {new(node): decision for node, decision in self.decisions.items()}
-        self.paces = {new(node): pace for node, pace in self.paces.items()}
+        self.slowdowns = {new(node): slowdown for node, slowdown in self.slowdowns.items()}
         self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}
         self.clusters = [
             replace(cluster, members=tuple(sorted(map(new, cluster.members))))
@@ -288,8 +290,8 @@ class RunState:
         return [loss for loss in losses if loss is not None]
 
     def to_arrays(self) -> ArrayRecord:
-        """Return all banks in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``."""
+        """Return all adapters in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``."""
         record = ArrayRecord()
-        for name, bank in self.banks.items():
-            record.update(bank.to_arrays(prefix=f"{name}/"))
+        for name, adapter in self.cluster_adapters.items():
+            record.update(adapter.to_arrays(prefix=f"{name}/"))
         return record

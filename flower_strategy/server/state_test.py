@@ -17,7 +17,7 @@ from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest
 from flower_strategy.server.export import export_run
-from flower_strategy.server.state import BAND, Pace, RunState
+from flower_strategy.server.state import BAND, RunState, Slowdown
 
 SETTINGS = ClusteringSettings()
 
@@ -66,12 +66,12 @@ def test_newcomers_join_one_by_one_and_centroids_move_along(state: RunState) -> 
         assert found.centroid.dtype == np.float32
 
 
-class Counted(dict[int, Pace]):
+class Counted(dict[int, Slowdown]):
     """Paces that count how often somebody goes through all of them."""
 
     passes = 0
 
-    def items(self) -> ItemsView[int, Pace]:  # type: ignore[override]
+    def items(self) -> ItemsView[int, Slowdown]:  # type: ignore[override]
         self.passes += 1
         return super().items()
 
@@ -80,7 +80,7 @@ def test_an_export_does_not_go_through_all_paces_for_each_device(
     state: RunState, settings: TrainingSettings, tmp_path: Path
 ) -> None:
     state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
-    state.paces = paces = Counted({3: Pace(2.5)})
+    state.slowdowns = paces = Counted({3: Slowdown(2.5)})
     export_run(
         state,
         tmp_path,
@@ -97,47 +97,47 @@ def test_an_export_does_not_go_through_all_paces_for_each_device(
     assert len((tmp_path / "manifest.json").read_text("utf-8").splitlines()) > 12
 
 
-def after(pace: Pace, *ratios: float) -> Pace:
+def after(pace: Slowdown, *ratios: float) -> Slowdown:
     for ratio in ratios:
         pace = pace.observed(ratio)
     return pace
 
 
 def test_a_device_that_is_twice_as_slow_counts_at_once() -> None:
-    assert after(Pace(), 3.0).factor == pytest.approx(3.0)
+    assert after(Slowdown(), 3.0).factor == pytest.approx(3.0)
 
 
 def test_a_smaller_slowdown_counts_after_two_rounds() -> None:
-    once = after(Pace(), 1.5)
+    once = after(Slowdown(), 1.5)
     assert once.factor == 1.0
     assert after(once, 1.6).factor == pytest.approx(np.sqrt(1.5 * 1.6))
 
 
 def test_a_device_that_recovers_is_taken_at_its_profile_again() -> None:
-    assert after(Pace(3.0), 1.02).factor == 3.0
-    assert after(Pace(3.0), 1.02, 0.97).factor == 1.0
+    assert after(Slowdown(3.0), 1.02).factor == 3.0
+    assert after(Slowdown(3.0), 1.02, 0.97).factor == 1.0
 
 
 def test_one_odd_round_among_usual_ones_changes_nothing() -> None:
-    assert after(Pace(), 1.6, 1.0, 1.6, 0.7, 1.7, 0.6) == Pace(1.0, (0.6,))
+    assert after(Slowdown(), 1.6, 1.0, 1.6, 0.7, 1.7, 0.6) == Slowdown(1.0, (0.6,))
 
 
 def test_noise_within_the_band_never_moves_the_pace() -> None:
     generator = np.random.default_rng(0)
-    pace = Pace(1.4)
+    pace = Slowdown(1.4)
     for ratio in generator.uniform(1.4 / BAND, 1.4 * BAND, 500):
         pace = pace.observed(float(ratio))
     assert pace.factor == 1.4
 
 
 def test_a_late_reply_doubles_the_pace() -> None:
-    assert Pace(1.5).late().factor == 3.0
+    assert Slowdown(1.5).late().factor == 3.0
 
 
 def test_no_observation_makes_the_pace_endless_or_zero() -> None:
-    pace = Pace()
+    pace = Slowdown()
     for _ in range(2000):
         pace = pace.late()
     assert pace.factor == 1000.0
-    assert after(Pace(), 1e300).factor == 1000.0
-    assert after(Pace(), 0.0, 0.0).factor == pytest.approx(0.001)
+    assert after(Slowdown(), 1e300).factor == 1000.0
+    assert after(Slowdown(), 0.0, 0.0).factor == pytest.approx(0.001)

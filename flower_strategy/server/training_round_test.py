@@ -12,13 +12,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 
 from flower_strategy import FloeStrategy
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
-from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.clusters import Cluster
 from flower_strategy.device.training import TrainingSettings
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.replies import ReplyRules
+from flower_strategy.server.round import Round
 from flower_strategy.server.state import RunState
 from flower_strategy.settings import AggregationSettings
 from flower_strategy.testing.grids import InProcessGrid
@@ -79,7 +80,7 @@ class Fleet:
             replies=ReplyRules(norm_limit=limit),
             aggregation=AggregationSettings(weighting=weighting),
         )
-        initial = initial_adapter(SHAPES, rank=self.strategy.bank_rank, seed=seed)
+        initial = initial_adapter(SHAPES, rank=self.strategy.server_rank, seed=seed)
         state = RunState(initial=initial)
         counts = examples or {}
         state.profiles = {
@@ -93,7 +94,7 @@ class Fleet:
             Cluster(f"cluster-{index}", middle, tuple(members))
             for index, members in enumerate(clusters or [self.nodes])
         ]
-        state.banks = {cluster.name: initial for cluster in state.clusters}
+        state.cluster_adapters = {cluster.name: initial for cluster in state.clusters}
         self.strategy.state = state
 
     def round(
@@ -106,7 +107,8 @@ class Fleet:
         """Train a round: node -> share of the asked move of every entry; return what happened."""
         strategy, state = self.strategy, self.strategy.state
         number = len(state.history) + 1
-        record = strategy._record = RoundRecord(round=number)
+        record = RoundRecord(round=number)
+        strategy.round = Round(record=record)
         state.history.append(record)
         messages = {
             message.metadata.dst_node_id: message
@@ -128,7 +130,7 @@ class Fleet:
     def _reply(self, message: Message, share: float, seed: tuple[int, int]) -> Message:
         InProcessGrid.taken(message)
         # What the message holds, without the time that decoding takes.
-        adapter = self.strategy._asked[message.metadata.dst_node_id].adapter
+        adapter = self.strategy.round.sent[message.metadata.dst_node_id].adapter
         scaling = adapter.scaling
         random, move = np.random.default_rng(seed), share * STEPS * RATE
         layers = {
@@ -150,7 +152,7 @@ class Fleet:
 
     def bank(self, cluster: str = "cluster-0") -> np.ndarray[Any, Any]:
         """Return all of a cluster's weight moves in one row."""
-        bank = self.strategy.state.banks[cluster]
+        bank = self.strategy.state.cluster_adapters[cluster]
         return np.concatenate([bank.delta(layer).ravel() for layer in SHAPES])
 
 
@@ -273,21 +275,21 @@ def test_a_patient_minority_moves_nobodys_scale(factor: float) -> None:
         assert refused(record) <= {0, 1, 2, 3}
         # What is shortened or refused are the four alone, in every round.
         assert not any(note.startswith(tuple("56789")) for note in record.notes)
-        sizes.append(max(asked.length for asked in _asked(fleet)))
+        sizes.append(max(sent.length for sent in _sent(fleet)))
         share *= factor
     honest = Fleet([4, 8, 16, 8, 4, 8, 16, 8, 4, 8])
     for _ in range(15):
         honest.round(usual(honest.random, honest.nodes))
     # The bank's own length is in the scale; four of ten at the limit do not inflate it by much.
-    assert max(sizes) < 2 * max(asked.length for asked in _asked(honest))
+    assert max(sizes) < 2 * max(sent.length for sent in _sent(honest))
 
 
-def _asked(fleet: Fleet) -> list[Any]:
+def _sent(fleet: Fleet) -> list[Any]:
     strategy = fleet.strategy
-    record, strategy._record = strategy._record, RoundRecord(round=99)
+    now, strategy.round = strategy.round, Round(record=RoundRecord(round=99))
     strategy.configure_train(99, ArrayRecord(), ConfigRecord(), _NodesGrid(fleet.nodes))
-    asked, strategy._asked, strategy._record = list(strategy._asked.values()), {}, record
-    return asked
+    sent, strategy.round = list(strategy.round.sent.values()), now
+    return sent
 
 
 def test_fewer_than_one_in_a_thousand_honest_devices_are_refused() -> None:
@@ -369,7 +371,7 @@ def test_a_count_of_examples_that_is_none_is_refused(claim: Any) -> None:
 def test_a_held_out_loss_counts_for_no_more_tokens_than_the_profile_allows() -> None:
     fleet = Fleet([8] * 2)
     strategy = fleet.strategy
-    strategy._record = RoundRecord(round=1)
+    strategy.round = Round(record=RoundRecord(round=1))
     for tokens in (10**10, 200):
         messages = strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), _NodesGrid([0, 1]))
         replies = []
@@ -380,4 +382,4 @@ def test_a_held_out_loss_counts_for_no_more_tokens_than_the_profile_allows() -> 
             replies.append(Message(content=RecordDict({METRICS_KEY: numbers}), reply_to=message))
         strategy.aggregate_evaluate(1, replies)
         most = 9 * 100 * strategy.training.max_length
-        assert strategy._record.devices[0].held_out_tokens == min(tokens, most)
+        assert strategy.round.record.devices[0].held_out_tokens == min(tokens, most)

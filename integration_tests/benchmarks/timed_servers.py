@@ -137,6 +137,6 @@ def run_fedavg(grid: Grid, context: Context) -> None:
 
 def _client_config(strategy: FloeStrategy) -> ConfigRecord:
     settings = strategy.training.to_record()
-    settings["scaling"] = strategy.training.scaling(strategy.bank_rank)
+    settings["scaling"] = strategy.training.scaling(strategy.server_rank)
     settings["devices"] = list(strategy.envelope.devices)
     return settings

@@ -61,7 +61,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
             checkpoints=CheckpointSettings(keep=1),
         )
         strategy.watch = watch
-        initial = initial_adapter(some, rank=strategy.bank_rank, seed=seed)
+        initial = initial_adapter(some, rank=strategy.server_rank, seed=seed)
         strategy.start(grid, initial.to_arrays(), num_rounds=1, timeout=_PATIENCE)
     (record,) = [each for each in strategy.state.history if each.round == 1]
     ranks = Counter(device.rank for device in record.devices.values())
