@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from flower_strategy.adapter_choice import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
-    from flower_strategy.clusters import ClusteringSettings
     from flower_strategy.config import RunConfig
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
     from flower_strategy.device.base_model import adapted_shapes, load_base_model
-    from flower_strategy.device.embedding import EmbeddingSettings, embed_texts
+    from flower_strategy.device.embedding import embed_texts
     from flower_strategy.device.hardware import Device
     from flower_strategy.device.profile import DeviceProfile
-    from flower_strategy.device.training import TrainingSettings
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
         DeadlinePolicy,
@@ -31,8 +29,15 @@ if TYPE_CHECKING:
         UniformMinPolicy,
     )
     from flower_strategy.run_folder import load_history, load_manifest
-    from flower_strategy.server.replies import ReplyRules
-    from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+    from flower_strategy.settings import (
+        AggregationSettings,
+        CheckpointSettings,
+        ClusteringSettings,
+        EmbeddingSettings,
+        Participation,
+        ReplyRules,
+        TrainingSettings,
+    )
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
@@ -43,11 +48,11 @@ _HOMES = {
     "Aggregate": "adapters.mean",
     "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
-    "ClusteringSettings": "clusters",
+    "ClusteringSettings": "settings",
     "DeadlinePolicy": "ranks.policies",
     "Device": "device.hardware",
     "DeviceProfile": "device.profile",
-    "EmbeddingSettings": "device.embedding",
+    "EmbeddingSettings": "settings",
     "Example": "data.examples",
     "FixedPolicy": "ranks.policies",
     "FloeStrategy": "strategy",
@@ -57,9 +62,9 @@ _HOMES = {
     "Participation": "settings",
     "RankDecision": "ranks.cost",
     "RankPolicy": "ranks.cost",
-    "ReplyRules": "server.replies",
+    "ReplyRules": "settings",
     "RunConfig": "config",
-    "TrainingSettings": "device.training",
+    "TrainingSettings": "settings",
     "UniformMinPolicy": "ranks.policies",
     "adapted_shapes": "device.base_model",
     "adapter_for_text": "adapter_choice",

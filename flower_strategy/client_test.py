@@ -11,11 +11,11 @@ from flower_strategy import client
 from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
-from flower_strategy.device.embedding import EmbeddingSettings, task_embedding
+from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.device.training_cost import TrainingCost, measure_training
 from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, Envelope
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))
 DATA = LocalData(train=EXAMPLES, held_out=EXAMPLES[:1], label="words")

@@ -6,7 +6,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,74 +14,11 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
-from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, FloatArray
-from flower_strategy.config import RunConfig, check_values
+from flower_strategy.settings import ClusteringSettings
 
 # With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
 _SAME_TASK = 0.15
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusteringSettings:
-    """How devices are split.
-
-    Attributes
-    ----------
-    threshold : float (default: 0.5)
-        Silhouette that a split must reach. With SmolLM2, devices of one task stay under 0.32 and
-        devices of three tasks reach 0.91, so 0.5 separates.
-    separation : float (default: 3.0)
-        How many standard errors of a device's embedding two clusters' centroids must be apart.
-        A silhouette knows no scale: devices that all hold the same mixture of tasks differ by the
-        texts that chance put into their samples, and a few of them always fall into two groups.
-        With SmolLM2 and 8 texts such groups were 2.0 errors apart, devices of different tasks 4.9
-        to 8.
-    most : int (default: 16)
-        Most clusters that are tried.
-    smallest : int (default: 1)
-        Fewest devices of a cluster; the devices of smaller ones join the nearest.
-    by : str (default: "embedding")
-        ``embedding`` splits by task embeddings, ``adapter`` by the B matrices that devices train in
-        the first round.
-    every : int (default: 0)
-        Rounds after which devices embed their texts and are split anew; 0 never.
-    """
-
-    threshold: float = 0.5
-    separation: float = 3.0
-    most: int = 16
-    smallest: int = 1
-    by: Literal["embedding", "adapter"] = "embedding"
-    every: int = 0
-
-    @staticmethod
-    def from_config(config: RunConfig) -> ClusteringSettings:
-        """Take the settings out of a run configuration."""
-        return ClusteringSettings(
-            threshold=config.silhouette,
-            separation=config.separation,
-            smallest=config.min_cluster_size,
-            by=config.cluster_by,
-            every=config.recluster_every,
-        )
-
-    def __post_init__(self) -> None:
-        check_values(
-            {
-                "silhouette": self.threshold,
-                "separation": self.separation,
-                "min_cluster_size": self.smallest,
-                "cluster_by": self.by,
-                "recluster_every": self.every,
-            }
-        )
-        if self.by == "adapter" and self.every:
-            raise ConfigError(
-                f"Clustering by adapter cannot be repeated every {self.every} rounds: after the "
-                "first round the clusters' adapters differ, and B matrices cannot be compared. "
-                "Use recluster-every=0, or cluster-by='embedding'."
-            )
 
 
 @dataclass(frozen=True, eq=False)

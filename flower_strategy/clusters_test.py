@@ -6,13 +6,13 @@ from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clusters import (
     SKETCH_SIZE,
     Cluster,
-    ClusteringSettings,
     centroid,
     cluster_devices,
     nearest,
     sketch_adapter,
     split,
 )
+from flower_strategy.settings import ClusteringSettings
 
 SETTINGS = ClusteringSettings()
 

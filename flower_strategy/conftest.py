@@ -12,7 +12,7 @@ import pytest
 
 from flower_strategy.config import ConfigValue
 from flower_strategy.device.base_model import BaseModel, load_base_model
-from flower_strategy.device.training import TrainingSettings
+from flower_strategy.settings import TrainingSettings
 from flower_strategy.testing.models import tiny_model
 
 __all__ = ["tiny_model"]

@@ -9,8 +9,7 @@ from uuid import uuid4
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.device.embedding import EmbeddingSettings
-from flower_strategy.device.training import TrainingSettings
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 ARRAYS_KEY = "arrays"
 CONFIG_KEY = "config"

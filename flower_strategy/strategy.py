@@ -11,8 +11,7 @@ A round runs these steps, each a method that can be overridden::
     save                a checkpoint                                        (`server.checkpoint`)
     export              one PEFT adapter per cluster, manifest, history     (`server.export`)
 
-What a step does in more than a few lines stands in a function of `flower_strategy.server`, which
-gets the strategy as `steps` and the `Round`.
+Longer steps are functions of `flower_strategy.server` on the strategy and its `Round`.
 """
 
 from __future__ import annotations
@@ -28,15 +27,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.clusters import ClusteringSettings
 from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.base_model import check_base_model
-from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
@@ -50,11 +45,18 @@ from flower_strategy.server.checkpoint import (
 from flower_strategy.server.exchange import Patience
 from flower_strategy.server.export import export_run, set_aside_result
 from flower_strategy.server.records import RoundRecord
-from flower_strategy.server.replies import ReplyRules
 from flower_strategy.server.round import Round
 from flower_strategy.server.sole_writer import sole_writer
-from flower_strategy.server.state import RunState
-from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+from flower_strategy.server.state import RunState, initial_adapter_at
+from flower_strategy.settings import (
+    AggregationSettings,
+    CheckpointSettings,
+    ClusteringSettings,
+    EmbeddingSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
 
 logger = logging.getLogger("flwr")
 
@@ -236,8 +238,7 @@ class FloeStrategy(Strategy):
             train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
             result = Result()
-            # The adapters are in the state. To write them out for those who do not read them would
-            # take as long as sending them to a device.
+            # The adapters are in the state; writing them out takes as long as sending them.
             none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
                 started = time.monotonic()
@@ -285,7 +286,7 @@ class FloeStrategy(Strategy):
 
     def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
         """Return the state to go on with, and the number of the last finished round."""
-        initial = self._initial(arrays)
+        initial = initial_adapter_at(arrays, rank=self.server_rank)
         if self.checkpoints.resume is None:
             if self.output is not None:
                 set_aside_checkpoints(self.output)
@@ -302,17 +303,6 @@ class FloeStrategy(Strategy):
             self.rank_policy.deadline = found.deadline
         log.log_resumed(found.round, found.path, before=found.settings, now=now)
         return found.state, found.round
-
-    def _initial(self, arrays: ArrayRecord) -> AdapterState:
-        adapter = AdapterState.from_arrays(arrays)
-        if adapter.rank < self.server_rank:
-            raise ConfigError(
-                f"The initial adapter has rank {adapter.rank}; candidates and export need "
-                f"{self.server_rank}."
-            )
-        return adapter.resized(self.server_rank)
-
-    # ------------------------------------------------ sending and receiving
 
     @property
     def server_rank(self) -> int:
@@ -338,16 +328,8 @@ class FloeStrategy(Strategy):
         among = set(nodes)
         return [node for node, d in self.state.decisions.items() if d.rank and node in among]
 
-    # ------------------------------------------ which devices take part, and how
-
     def admit(self, grid: Grid, timeout: float) -> None:
-        """Query the profiles that are wanted; give those devices a rank and a cluster.
-
-        Raises
-        ------
-        NoDevicesError
-            There is no device that can train, and in a run that has begun none came in time.
-        """
+        """Give the devices whose profiles are wanted a rank and a cluster."""
         admission.admit(self, self.round, grid, timeout)
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
@@ -388,17 +370,10 @@ class FloeStrategy(Strategy):
         measured: Sequence[int] = (),
         embeddings_anew: bool = False,
     ) -> bool:
-        """Take good profiles into the run; return whether a device has come back as another node.
-
-        See `flower_strategy.server.admission.take_profiles`.
-        """
+        """Take good profiles into the run, see `flower_strategy.server.admission`."""
+        anew = embeddings_anew
         return admission.take_profiles(
-            self,
-            self.round,
-            profiles,
-            online,
-            measured=measured,
-            embeddings_anew=embeddings_anew,
+            self, self.round, profiles, online, measured=measured, embeddings_anew=anew
         )
 
     def assign_ranks(self) -> None:
@@ -416,8 +391,6 @@ class FloeStrategy(Strategy):
     def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None:
         """Note devices whose embeddings have more noise than they were asked for."""
         admission.note_noisier(self, self.round, profiles)
-
-    # ---------------------------------------------------------------- training
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -442,8 +415,6 @@ class FloeStrategy(Strategy):
         """Move every cluster's adapter that has enough good replies; the others keep theirs."""
         training_round.move_adapters(self, self.round, means)
 
-    # -------------------------------------------------------------- evaluation
-
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
@@ -462,8 +433,6 @@ class FloeStrategy(Strategy):
     def most_tokens(self, node: int) -> int:
         """Return the tokens that a device's held-out loss counts for at most."""
         return training_round.most_tokens(self, node)
-
-    # ------------------------------------------------------ the end of a round
 
     def correct_slowdowns(self) -> None:
         """Learn from what the round took, then give the ranks of the next one."""

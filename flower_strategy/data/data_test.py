@@ -9,8 +9,7 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.config import RunConfig
-from flower_strategy.data import Example, load_local_data
-from flower_strategy.data.__init__ import load_hub_examples
+from flower_strategy.data import Example, load_hub_examples, load_local_data
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.jsonl import custom_template, find_files, read_examples
 from flower_strategy.data.partition import check_shares, hold_out, main_task, partition

@@ -6,71 +6,17 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import FloatArray
-from flower_strategy.config import RunConfig, check_values
+from flower_strategy.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
     from flower_strategy.device.base_model import BaseModel
-
-_KEY_PREFIX = "embedding-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
-    """How a device embeds its task.
-
-    Attributes
-    ----------
-    texts : int (default: 8)
-        Local texts that are averaged over.
-    max_length : int (default: 64)
-        Most tokens of each text.
-    noise : float (default: 0.0)
-        Standard deviation of the Gaussian noise on every number of the average of the texts'
-        vectors, which have length 1.
-    """
-
-    texts: int = 8
-    max_length: int = 64
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_values(
-            {
-                "embedding_texts": self.texts,
-                "max_length": self.max_length,
-                "embedding_noise": self.noise,
-            }
-        )
-
-    @staticmethod
-    def from_config(config: RunConfig) -> EmbeddingSettings:
-        """Take the settings out of a run configuration."""
-        return EmbeddingSettings(
-            texts=config.embedding_texts,
-            max_length=config.max_length,
-            noise=config.embedding_noise,
-        )
-
-    def to_record(self) -> ConfigRecord:
-        """Write the settings into a message's configuration, keys ``embedding-*``."""
-        return ConfigRecord({_key(name): value for name, value in vars(self).items()})
-
-    @staticmethod
-    def from_record(record: ConfigRecord) -> EmbeddingSettings:
-        """Read the settings; other keys of the record are left alone."""
-        known = EmbeddingSettings.__dataclass_fields__
-        values: dict[str, Any] = {
-            name: record[_key(name)] for name in known if _key(name) in record
-        }
-        return EmbeddingSettings(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,10 +165,6 @@ def task_embedding(
     """
     mean = mean_embedding(base, texts, settings)
     return (mean.blurred(settings.noise, seed=seed) if settings.noise else mean).embedding()
-
-
-def _key(name: str) -> str:
-    return _KEY_PREFIX + name.replace("_", "-")
 
 
 def _unit(vector: FloatArray | NDArray[np.float64]) -> FloatArray:

@@ -33,8 +33,9 @@ from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.paths import state_dir
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel
-from flower_strategy.device.embedding import EmbeddingSettings, TaskEmbedding, mean_embedding
+from flower_strategy.device.embedding import TaskEmbedding, mean_embedding
 from flower_strategy.device.embedding_answers import Answer, Answers, AnswersError, kept_answers
+from flower_strategy.settings import EmbeddingSettings
 from flower_strategy.simulation import NodeConfig
 
 logger = logging.getLogger("flwr")

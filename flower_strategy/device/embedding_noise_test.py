@@ -18,13 +18,14 @@ from flower_strategy.config import RunConfig
 from flower_strategy.data import load_local_data
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel
-from flower_strategy.device.embedding import EmbeddingSettings, mean_embedding
+from flower_strategy.device.embedding import mean_embedding
 from flower_strategy.device.embedding_noise import (
     EmbeddingRefusedError,
     answers_file,
     device_embedding,
     least_noise,
 )
+from flower_strategy.settings import EmbeddingSettings
 from flower_strategy.simulation import NodeConfig
 
 EXAMPLES = tuple(Example(f"note {number}:", f" {word}") for number, word in enumerate("abcdefghij"))

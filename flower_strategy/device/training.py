@@ -9,90 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord
 from torch.nn import functional
 
-from flower_strategy.adapters.adapter import AdapterState, lora_scaling
-from flower_strategy.config import RunConfig, check_values
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted, from_peft
+from flower_strategy.settings import TrainingSettings
 
 _IGNORED = -100
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What the server asks of a device; it travels in every message.
-
-    Attributes
-    ----------
-    model : str
-        Name of the base model.
-    dtype : str (default: "float32")
-        Type of the base model's weights.
-    local_steps : int (default: 3)
-        Optimizer steps per round.
-    batch_size : int (default: 4)
-        Examples per step.
-    learning_rate : float (default: 2e-3)
-        AdamW's learning rate.
-    max_length : int (default: 64)
-        Most tokens of an example.
-    alpha : float (default: 0.0)
-        LoRA's alpha; 0 means alpha = rank.
-    rslora : bool (default: False)
-        Whether alpha is divided by the root of the rank.
-    eval_examples : int (default: 0)
-        Most held-out examples per evaluation; 0 uses all.
-    seed : int (default: 0)
-        Seed of the run.
-    proximal : float (default: 0.0)
-        FedProx's mu, see `train_adapter`; 0 leaves the term out.
-    clock : str (default: "virtual")
-        How a simulated device is slow: on a ``"virtual"`` clock, or by waiting (``"real"``).
-    """
-
-    model: str
-    dtype: str = "float32"
-    local_steps: int = 3
-    batch_size: int = 4
-    learning_rate: float = 2e-3
-    max_length: int = 64
-    alpha: float = 0.0
-    rslora: bool = False
-    eval_examples: int = 0
-    seed: int = 0
-    proximal: float = 0.0
-    clock: str = "virtual"
-
-    def __post_init__(self) -> None:
-        check_values(vars(self))
-
-    def scaling(self, rank: int) -> float:
-        """Return the factor in front of ``b @ a`` at a rank."""
-        return lora_scaling(alpha=self.alpha, rank=rank, rslora=self.rslora)
-
-    @staticmethod
-    def from_config(config: RunConfig) -> TrainingSettings:
-        """Take the settings out of a run configuration."""
-        return TrainingSettings(
-            **{name: getattr(config, name) for name in TrainingSettings.__dataclass_fields__}
-        )
-
-    def to_record(self) -> ConfigRecord:
-        """Write the settings into a message's configuration."""
-        return ConfigRecord({key.replace("_", "-"): value for key, value in vars(self).items()})
-
-    @staticmethod
-    def from_record(record: ConfigRecord) -> TrainingSettings:
-        """Read the settings; other keys of the record are left alone."""
-        known = TrainingSettings.__dataclass_fields__
-        values: dict[str, Any] = {
-            name: record[name.replace("_", "-")]
-            for name in known
-            if name.replace("_", "-") in record
-        }
-        return TrainingSettings(**values)
 
 
 @dataclass(frozen=True, eq=False)

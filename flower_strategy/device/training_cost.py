@@ -28,7 +28,7 @@ from floe_plugins.paths import cache_dir
 if TYPE_CHECKING:
     from flower_strategy.device.base_model import BaseModel
     from flower_strategy.device.hardware import Device
-    from flower_strategy.device.training import TrainingSettings
+    from flower_strategy.settings import TrainingSettings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,7 +37,8 @@ from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted, layer_shapes
 from flower_strategy.device.hardware import Device, Stopwatch, available_memory
-from flower_strategy.device.training import TrainingSettings, collate, response_loss
+from flower_strategy.device.training import collate, response_loss
+from flower_strategy.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
 

@@ -13,7 +13,6 @@ import pytest
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.device.training_cost import (
     CostKey,
     TrainingCost,
@@ -21,6 +20,7 @@ from flower_strategy.device.training_cost import (
     machine_name,
     measure_training,
 )
+from flower_strategy.settings import TrainingSettings
 
 KEY = CostKey(
     model="somewhere",

@@ -18,10 +18,9 @@ from flower_strategy.device.base_model import (
     layer_shapes,
     to_peft,
 )
-from flower_strategy.device.embedding import EmbeddingSettings, embed_texts, task_embedding
+from flower_strategy.device.embedding import embed_texts, task_embedding
 from flower_strategy.device.hardware import Device
 from flower_strategy.device.training import (
-    TrainingSettings,
     collate,
     encode,
     held_out_loss,
@@ -29,6 +28,7 @@ from flower_strategy.device.training import (
     train_adapter,
 )
 from flower_strategy.device.training_cost import measure_training
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
 

@@ -314,8 +314,8 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
             continue
         profile = state.profiles[node]
         trained = device.observed_seconds - upload_seconds(profile, device.rank)
-        steps = steps.training.local_steps
-        profiled = training_seconds(profile, device.rank, local_steps=steps)
+        local_steps = steps.training.local_steps
+        profiled = training_seconds(profile, device.rank, local_steps=local_steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)
     steps.assign_ranks()
 

@@ -8,7 +8,6 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
-from flower_strategy.clusters import ClusteringSettings
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.checkpoint import (
     ARRAYS_FILE,
@@ -21,6 +20,7 @@ from flower_strategy.server.checkpoint import (
 )
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
+from flower_strategy.settings import ClusteringSettings
 from flower_strategy.testing.models import make_profile
 
 NODE = 2**63 + 11

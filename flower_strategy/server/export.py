@@ -69,13 +69,11 @@ from typing import Any
 from floe_plugins import models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
-from flower_strategy.clusters import ClusteringSettings
-from flower_strategy.device.embedding import EmbeddingSettings
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.server.checkpoint import pack_round
 from flower_strategy.server.state import RunState, Slowdown
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings, TrainingSettings
 
 
 def export_run(

@@ -8,14 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flower_strategy.clusters import ClusteringSettings
-from flower_strategy.device.embedding import EmbeddingSettings
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.records import DeviceRound, RoundRecord
-from flower_strategy.server.replies import ReplyRules
 from flower_strategy.server.state import RunState
-from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+from flower_strategy.settings import (
+    AggregationSettings,
+    CheckpointSettings,
+    ClusteringSettings,
+    EmbeddingSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
 
 logger = logging.getLogger("flwr")
 
@@ -53,7 +57,8 @@ def log_summary(
             f"Fraction: train ({participation.fraction_train:.2f}) | "
             f"evaluate ({participation.fraction_evaluate:.2f})",
             f"Minimum nodes: {participation.min_nodes}",
-            f"Quorum: {participation.quorum:.2f}, then {participation.quorum_grace:g} s for late replies",
+            f"Quorum: {participation.quorum:.2f}, then {participation.quorum_grace:g} s for late "
+            "replies",
         ],
         "Ranks": [
             f"Policy: {policy.name}, candidates {', '.join(map(str, policy.candidates))}",
@@ -70,8 +75,8 @@ def log_summary(
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],
         "Aggregation": [
-            f"Weighting: {aggregation.weighting}, global share {aggregation.global_share:g}, momentum "
-            f"{aggregation.momentum:g}",
+            f"Weighting: {aggregation.weighting}, global share {aggregation.global_share:g}, "
+            f"momentum {aggregation.momentum:g}",
             f"Replies needed per cluster: {rules.min_replies}, norm limit {rules.norm_limit:g}",
         ],
         "Output": [

@@ -10,9 +10,9 @@ from flwr.app import Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.settings import ReplyRules
 
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7
@@ -22,34 +22,6 @@ _LARGEST_FACTOR = 1e9
 
 class ReplyError(FloeError, ValueError):
     """A reply cannot be used; the message is the reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplyRules:
-    """What a reply must satisfy.
-
-    Attributes
-    ----------
-    min_replies : int (default: 1)
-        Good replies that a cluster needs to move; a smaller cluster needs all its members.
-    max_examples : int (default: 10_000_000)
-        Most examples that a device may claim; see `Sent` for what they count for.
-    norm_limit : float (default: 10.0)
-        How many times the length that the training asked for makes an update counts for at most;
-        0 takes every length. See `flower_strategy.server.update_norms`.
-    """
-
-    min_replies: int = 1
-    max_examples: int = 10_000_000
-    norm_limit: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_values({"min_replies": self.min_replies, "norm_limit": self.norm_limit})
-
-    @staticmethod
-    def from_config(config: RunConfig) -> ReplyRules:
-        """Take the rules out of a run configuration."""
-        return ReplyRules(min_replies=config.min_replies, norm_limit=config.norm_limit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,20 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.clusters import ClusteringSettings
 from flower_strategy.device.profile import DeviceProfile, device_text
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import Envelope
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.exchange import Patience, drop_late, exchange
 from flower_strategy.server.records import DeviceRound, Refusal, RoundRecord
-from flower_strategy.server.replies import ReplyError, ReplyRules, Sent
+from flower_strategy.server.replies import ReplyError, Sent
 from flower_strategy.server.state import RunState
-from flower_strategy.settings import AggregationSettings, Participation
+from flower_strategy.settings import (
+    AggregationSettings,
+    ClusteringSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
 
 logger = logging.getLogger("flwr")
 

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from flwr.app import ArrayRecord
 
+from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, FloatArray
-from flower_strategy.clusters import (
-    Cluster,
-    ClusteringSettings,
-    cluster_devices,
-    nearest,
-)
+from flower_strategy.clusters import Cluster, cluster_devices, nearest
 from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import RoundRecord
+from flower_strategy.settings import ClusteringSettings
 
 BAND = 1.25
 """Observations within this factor of the present slowdown change nothing."""
@@ -295,3 +292,19 @@ class RunState:
         for name, adapter in self.cluster_adapters.items():
             record.update(adapter.to_arrays(prefix=f"{name}/"))
         return record
+
+
+def initial_adapter_at(arrays: ArrayRecord, *, rank: int) -> AdapterState:
+    """Return the adapter that every cluster begins with, at the server's rank.
+
+    Raises
+    ------
+    ConfigError
+        The rank of the arrays is smaller.
+    """
+    adapter = AdapterState.from_arrays(arrays)
+    if adapter.rank < rank:
+        raise ConfigError(
+            f"The initial adapter has rank {adapter.rank}; candidates and export need {rank}."
+        )
+    return adapter.resized(rank)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from flower_strategy.adapters.adapter import initial_adapter
-from flower_strategy.clusters import Cluster, ClusteringSettings, centroid, nearest
+from flower_strategy.clusters import Cluster, centroid, nearest
 from flower_strategy.device.base_model import adapted_shapes
-from flower_strategy.device.embedding import EmbeddingSettings
 from flower_strategy.device.profile import DeviceProfile
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest
 from flower_strategy.server.export import export_run
 from flower_strategy.server.state import BAND, RunState, Slowdown
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings, TrainingSettings
 
 SETTINGS = ClusteringSettings()
 

@@ -14,7 +14,6 @@ from flwr.serverapp import Grid
 from flower_strategy.adapters.adapter import AdapterError, FloatArray
 from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
 from flower_strategy.clusters import sketch_adapter
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.server import log
 from flower_strategy.server.records import ClusterRound
 from flower_strategy.server.replies import (
@@ -26,6 +25,7 @@ from flower_strategy.server.replies import (
 )
 from flower_strategy.server.round import Round, Steps
 from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.settings import TrainingSettings
 
 logger = logging.getLogger("flwr")
 

@@ -13,15 +13,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flower_strategy import FloeStrategy
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.clusters import Cluster
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.records import RoundRecord
-from flower_strategy.server.replies import ReplyRules
 from flower_strategy.server.round import Round
 from flower_strategy.server.state import RunState
-from flower_strategy.settings import AggregationSettings
+from flower_strategy.settings import AggregationSettings, ReplyRules, TrainingSettings
 from flower_strategy.testing.grids import InProcessGrid
 from flower_strategy.testing.models import make_profile
 

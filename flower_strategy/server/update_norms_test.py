@@ -7,8 +7,9 @@ import pytest
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
-from flower_strategy.device.training import TrainingSettings, train_adapter
+from flower_strategy.device.training import train_adapter
 from flower_strategy.server.update_norms import Judgement, LengthJudge, asked_length, update_norm
+from flower_strategy.settings import TrainingSettings
 
 
 def adapter(seed: int, *, rank: int, scaling: float) -> AdapterState:

@@ -28,8 +28,9 @@ from flower_strategy.data.examples import Example
 from flower_strategy.data.jsonl import find_files, read_examples
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.hardware import DEVICE_CLASSES, Device, Stopwatch, parse_device
-from flower_strategy.device.training import TrainingSettings, train_adapter
+from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import TrainingCost, measure_training
+from flower_strategy.settings import TrainingSettings
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.data import task_files
 from integration_tests.benchmarks.rank_latency_rounds import Measured, compare

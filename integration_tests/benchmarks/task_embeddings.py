@@ -23,9 +23,10 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from floe_plugins.errors import FloeError
-from flower_strategy.clusters import ClusteringSettings, cluster_devices
+from flower_strategy.clusters import cluster_devices
 from flower_strategy.device.base_model import BaseModel, load_base_model
-from flower_strategy.device.embedding import EmbeddingSettings, TaskEmbedding, task_embedding
+from flower_strategy.device.embedding import TaskEmbedding, task_embedding
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.task_embeddings_texts import read_tasks
 

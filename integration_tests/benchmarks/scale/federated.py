@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flower_strategy.adapters.adapter import LayerShapes, initial_adapter
-from flower_strategy.device.training import TrainingSettings
 from flower_strategy.device.training_cost import upload_per_rank
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.checkpoint import ARRAYS_FILE, STATE_FILE, pack_round
-from flower_strategy.settings import CheckpointSettings
+from flower_strategy.settings import CheckpointSettings, TrainingSettings
 from integration_tests.benchmarks.scale.fleet import Delivery, FleetGrid
 from integration_tests.benchmarks.scale.watching import Watch, WatchedStrategy
 

@@ -12,8 +12,9 @@ from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flower_strategy.adapters.adapter import AdapterState, LayerShapes, initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.server.replies import ReplyRules, Sent, read_train_reply
+from flower_strategy.server.replies import Sent, read_train_reply
 from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.settings import ReplyRules
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.scale.fleet import trained_adapters
 
