@@ -82,7 +82,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
         assert (found.round, found.deadline, found.settings) == (2, 3.5, {"model": "m"})
         assert found.path == folder
     back = found.state
-    for name in ("left_since", "decisions", "paces", "clusters_made", "history"):
+    for name in ("left_since", "decisions", "slowdowns", "clusters_made", "history"):
         assert getattr(back, name) == getattr(state, name), name
     for node, profile in state.profiles.items():
         ours, theirs = asdict(profile), asdict(back.profiles[node])
@@ -93,7 +93,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.clusters[0].centroid, state.clusters[0].centroid)
     for adapters, known in (
         ({"": back.initial}, {"": state.initial}),
-        (back.banks, state.cluster_adapters),
+        (back.cluster_adapters, state.cluster_adapters),
         (back.velocities, state.velocities),
     ):
         assert adapters.keys() == known.keys()
