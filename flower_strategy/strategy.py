@@ -105,8 +105,6 @@ class FloeStrategy(Strategy):
         The round that goes on.
     """
 
-    state: RunState
-
     def __init__(
         self,
         *,
