@@ -76,7 +76,7 @@ class RankPolicyKind(Protocol):
 
         Parameters
         ----------
-        config : flower_strategy.run_config.RunConfig
+        config : flower_strategy.config.RunConfig
             The whole run configuration; `ranks` are the candidates.
 
         Raises

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flower_strategy import load_history, load_manifest
-from flower_strategy.conftest import tiny_model
 from flower_strategy.data.embedded import make_examples
+from flower_strategy.testing.models import tiny_model
 from integration_tests.deployment import NODES, PAGE, Deployment, deployment, replacements, wait_for
 from integration_tests.documents import named_blocks, shell_blocks
 

@@ -50,7 +50,7 @@ OWN_TESTS: Mapping[str, tuple[str, ...]] = {
     "README.md": (
         "integration_tests/readme_test.py",
         "integration_tests/demo_test.py",
-        "flower_strategy/resume_test.py",
+        "flower_strategy/server/resume_test.py",
     ),
     "docs/how-to/deployment.md": ("integration_tests/deployment_test.py",),
     "docs/how-to/gate.md": ("floe_plugins/gate/docs_test.py",),

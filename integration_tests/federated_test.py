@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from flower_strategy import load_history, load_manifest
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 from integration_tests.documents import titled_blocks
 from integration_tests.flower_runs import run_flower_app
 

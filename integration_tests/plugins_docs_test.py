@@ -24,10 +24,10 @@ from floe_plugins.manager import PluginManager
 from floe_plugins.models import resolve
 from floe_plugins.testing import DetectorConformance, RouterConformance
 from floe_plugins.testing.fixtures import load_plugin
-from flower_strategy.profiles_test import make_profile
-from flower_strategy.rank_policies import policy_from_config
-from flower_strategy.rank_policies_plugin import ASSIGN_TIMEOUT_S
-from flower_strategy.run_config import RunConfig
+from flower_strategy.config import RunConfig
+from flower_strategy.ranks.plugin_policy import ASSIGN_TIMEOUT_S
+from flower_strategy.ranks.policies import policy_from_config
+from flower_strategy.testing.models import make_profile
 from integration_tests.documents import named_blocks, titled_blocks
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import build_expert

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 from integration_tests.documents import named_blocks, shell_blocks
 from integration_tests.flower_runs import end_processes, flower_environment
 from integration_tests.processes import end, free_port, spawn, tail

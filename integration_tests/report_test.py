@@ -16,9 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from flower_strategy.conftest import tiny_model
-from flower_strategy.local_grid_test import LocalGrid, start_run
-from flower_strategy.run_config import ConfigValue
+from flower_strategy.config import ConfigValue
+from flower_strategy.testing.grids import LocalGrid, start_run
+from flower_strategy.testing.models import tiny_model
 
 __all__ = ["tiny_model"]
 

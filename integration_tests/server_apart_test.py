@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flower_strategy import load_manifest
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 from integration_tests.deployment import ROOT, deployment, wait_for
 from integration_tests.deployment_test import online, write_data
 from integration_tests.docs_blocks import blocks_of

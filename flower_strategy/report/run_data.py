@@ -18,7 +18,7 @@ _SHORT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One device at the end of the run; see `flower_strategy.export` for the fields."""
+    """One device at the end of the run; see `flower_strategy.server.export` for the fields."""
 
     node: str
     short: str

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 from integration_tests.benchmarks.figures.scale import draw
 from integration_tests.benchmarks.scale import __main__ as command
 from integration_tests.benchmarks.scale import federated, summary

@@ -31,7 +31,7 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Federation:
-    """A finished run: its folder, manifest and history, as `flower_strategy.export` writes them."""
+    """A finished run: its folder, manifest and history, see `flower_strategy.server.export`."""
 
     folder: Path
     manifest: dict[str, Any]
