@@ -116,9 +116,7 @@ def export(name: str, directory: str | Path, *, progress: bool = True) -> Path:
 
     with checkpoint_folder.explained(target.parent, otherwise="name a folder elsewhere"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint_folder.filled(target, fill, facts={"model": name}) as complete:
-            # A folder takes the place of an empty one.
-            complete.rename(target)
+        checkpoint_folder.write(target, fill, facts={"model": name})
     return target
 
 
