@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from floe_plugins.commands import check, model, plugins
+from floe_plugins.commands import check, models, plugins
 from floe_plugins.commands.installed import add_installed
 from floe_plugins.errors import FloeError
 from floe_plugins.extras import brings, install_command
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"floe-llm {metadata.version('floe-llm')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (model, check, plugins):
+    for group in (models, check, plugins):
         group.add_to(commands)
     add_installed(commands)
     return parser

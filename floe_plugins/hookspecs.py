@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from floe_plugins import hookspec
 from floe_plugins.gate.detector import Detector
-from floe_plugins.kinds import ExpertKind, RankPolicyKind
+from floe_plugins.hooks import ExpertKind, RankPolicyKind
 from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import Router
 
@@ -25,7 +25,7 @@ def floe_register_routers() -> Sequence[Router]:  # type: ignore[empty-body]
 
 @hookspec
 def floe_register_experts() -> Sequence[ExpertKind]:  # type: ignore[empty-body]
-    """Return kinds of experts, see `floe_plugins.kinds.ExpertKind`."""
+    """Return kinds of experts, see `floe_plugins.hooks.ExpertKind`."""
 
 
 @hookspec
@@ -35,4 +35,4 @@ def floe_register_model_sources() -> Sequence[ModelSource]:  # type: ignore[empt
 
 @hookspec
 def floe_register_rank_policies() -> Sequence[RankPolicyKind]:  # type: ignore[empty-body]
-    """Return kinds of rank policies, see `floe_plugins.kinds.RankPolicyKind`."""
+    """Return kinds of rank policies, see `floe_plugins.hooks.RankPolicyKind`."""

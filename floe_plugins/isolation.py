@@ -1,6 +1,6 @@
 """Calls into plugins: with a time limit, counted, and logged without a word of what was passed.
 
-Detectors are called by :mod:`floe_plugins.gate.asking`, all of a gate's in one go and with one time
+Detectors are called by :mod:`floe_plugins.gate.runner`, all of a gate's in one go and with one time
 limit, in a thread of the same kind. What a failed call means is up to the caller: a router's rows
 stay with the host, a rank policy's devices keep their ranks, a model source provides no model.
 """

@@ -29,7 +29,7 @@ from floe_plugins.gate import Decision, Verdict
 from floe_plugins.gate.settings import GateSettings
 from floe_plugins.litellm_calls import ELSEWHERE, is_text_call, of_the_client, stays_local
 from floe_plugins.litellm_door import stand_before_proxy
-from floe_plugins.middleware.texts import leaving, texts_of
+from floe_plugins.middleware.request_texts import leaving, texts_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import pluggy
 from floe_plugins import PROJECT, builtin, hookspecs
 from floe_plugins.errors import PluginError
 from floe_plugins.gate.detector import Detector
-from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
-from floe_plugins.kinds import ExpertKind, RankPolicyKind
+from floe_plugins.hooks import ExpertKind, RankPolicyKind
+from floe_plugins.isolated_plugins import IsolatedRouter, IsolatedSource
 from floe_plugins.manager_checks import HOOKS, call, checked_name, last_line, refuse_unmarked
 from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import Router
@@ -47,7 +47,7 @@ class Registered(Generic[T]):
         The plugin that registered it; ``floe`` for what comes with Floe.
     value : object
         The detector, router, model source or kind. Routers and model sources of plugins come
-        behind a wall: see :mod:`floe_plugins.isolation_walls`.
+        behind a wall: see :mod:`floe_plugins.isolated_plugins`.
     """
 
     name: str

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floe_plugins import files
-from floe_plugins.paths import cache_dir
+from floe_plugins.system import cache_dir
 from flower_strategy.measuring import TrainingCost
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from floe_plugins import hookspecs
 from floe_plugins.cli import main
 from floe_plugins.errors import ModelError
 from floe_plugins.gate import Gate
-from floe_plugins.isolation_walls import LISTING_TIMEOUT_S, ROUTER_TIMEOUT_S
-from floe_plugins.kinds import RESERVED
+from floe_plugins.hooks import RESERVED
+from floe_plugins.isolated_plugins import LISTING_TIMEOUT_S, ROUTER_TIMEOUT_S
 from floe_plugins.manager import PluginManager
 from floe_plugins.models import resolve
 from floe_plugins.testing import DetectorConformance, RouterConformance

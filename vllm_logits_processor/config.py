@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from floe_plugins.config_checks import is_integer, is_number, is_set_variable, is_url
+from floe_plugins.config import is_integer, is_number, is_set_variable, is_url
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import MOST_TIMEOUT_S
 from vllm_logits_processor.config_checks import accept, check_places, known

@@ -8,13 +8,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from floe_plugins import config_checks
+from floe_plugins import config as shared
 from floe_plugins.errors import ConfigError
 
 
 def accept(key: str, value: object, accepted: str, *, good: bool) -> None:
     """Raise `ConfigError` about a key of the processor's configuration unless `good`."""
-    config_checks.accept(f"floe: {key}", value, accepted, good=good)
+    shared.accept(f"floe: {key}", value, accepted, good=good)
 
 
 def check_places(outer: type, section: type, values: Mapping[str, Any], *, inner: str) -> None:

@@ -10,17 +10,17 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
-from floe_plugins.config_checks import is_integer, is_number
+from floe_plugins.config import is_integer, is_number
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.asking import Asker, Reading
 from floe_plugins.gate.classes import log_coverage
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span
+from floe_plugins.gate.disguises import views_of
+from floe_plugins.gate.disguises.view import View
 from floe_plugins.gate.members import longest_of, members_of
 from floe_plugins.gate.policy import Action, Policy, Rules
+from floe_plugins.gate.runner import Asker, Reading
 from floe_plugins.gate.verdict import Decision, Failure, Verdict
-from floe_plugins.gate.view import View
-from floe_plugins.gate.views import views_of
 from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from floe_plugins.config_checks import is_integer
+from floe_plugins.config import is_integer
 from floe_plugins.errors import ConfigError, PluginError
-from floe_plugins.gate.asking import Member
 from floe_plugins.gate.detector import Detector
+from floe_plugins.gate.runner import Member
 
 LONGEST = 1024
 """Characters that a finding may span where its detector does not say (attribute `longest`)."""

@@ -2,7 +2,7 @@
 
 import re
 
-from floe_plugins.gate.view import Rewriting, View, replacing, rewritten
+from floe_plugins.gate.disguises.view import Rewriting, View, replacing, rewritten
 
 _ALNUM = r"[^\W_]"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from floe_plugins.config_checks import (
+from floe_plugins.config import (
     accept,
     check_credentials,
     is_number,

@@ -27,6 +27,7 @@ from floe_plugins.middleware.asgi import (
     with_length,
 )
 from floe_plugins.middleware.cloud import Cloud, CloudReply, CloudSettings
+from floe_plugins.middleware.request_texts import leaving
 from floe_plugins.middleware.routes import (
     BODILESS,
     asks_for_host_only,
@@ -35,7 +36,6 @@ from floe_plugins.middleware.routes import (
     path_of,
     without_options,
 )
-from floe_plugins.middleware.texts import leaving
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from floe_plugins import files
 from floe_plugins.errors import ModelError
-from floe_plugins.paths import CACHE_VARIABLE
+from floe_plugins.system import CACHE_VARIABLE
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from floe_plugins import files
 from floe_plugins.errors import FloeError
-from floe_plugins.paths import CACHE_VARIABLE, cache_dir
+from floe_plugins.system import CACHE_VARIABLE, cache_dir
 from vllm_logits_processor.alignment.maps import AlignmentMaps, Progress, build_maps, maps_key
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from floe_plugins.errors import first_line
-from floe_plugins.models.resolving import TOKENIZER_FILES
+from floe_plugins.models.resolver import TOKENIZER_FILES
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 

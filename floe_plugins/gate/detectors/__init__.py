@@ -3,24 +3,24 @@
 from importlib.util import find_spec
 
 from floe_plugins.gate.detector import Detector
-from floe_plugins.gate.detectors.announced import AnnouncedDetector
-from floe_plugins.gate.detectors.card import CardDetector
+from floe_plugins.gate.detectors.contact import PhoneDetector
 from floe_plugins.gate.detectors.crypto import CryptoDetector
 from floe_plugins.gate.detectors.detect_secrets_plugins import DetectSecretsDetector
 from floe_plugins.gate.detectors.email import EMAIL
+from floe_plugins.gate.detectors.financial import CardDetector
 from floe_plugins.gate.detectors.gliner_ner import GlinerDetector
 from floe_plugins.gate.detectors.iban import IbanDetector
 from floe_plugins.gate.detectors.ip_address import IP_ADDRESS
+from floe_plugins.gate.detectors.keywords import AnnouncedDetector
 from floe_plugins.gate.detectors.learned import LearnedDetector
 from floe_plugins.gate.detectors.national_id import NationalIdDetector
-from floe_plugins.gate.detectors.phone import PhoneDetector
+from floe_plugins.gate.detectors.network import MAC_ADDRESS, PersonalUrlDetector
 from floe_plugins.gate.detectors.postal_address import PostalAddressDetector
-from floe_plugins.gate.detectors.presidio import PresidioDetector
-from floe_plugins.gate.detectors.secret import SecretDetector
+from floe_plugins.gate.detectors.secrets import SecretDetector
 from floe_plugins.gate.detectors.spacy_ner import SpacyDetector
-from floe_plugins.gate.detectors.statement import StatementDetector
+from floe_plugins.gate.detectors.special_categories import StatementDetector
+from floe_plugins.gate.detectors.third_party import PresidioDetector
 from floe_plugins.gate.detectors.us_ssn import US_SSN
-from floe_plugins.gate.detectors.web import MAC_ADDRESS, PersonalUrlDetector
 
 # Asked only where a configuration names them, and there only if their package is installed.
 _OPTIONAL: tuple[tuple[str, Detector], ...] = (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
-from floe_plugins.gate.detectors.card import luhn
 from floe_plugins.gate.detectors.crypto import base58_checks
+from floe_plugins.gate.detectors.financial import luhn
 from floe_plugins.gate.detectors.iban import checks
 
 DEFAULTS = [each for each in BUILT_IN_DETECTORS if getattr(each, "default", True)]

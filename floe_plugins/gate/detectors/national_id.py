@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.detectors.national_id_forms import FORMS, UNCHECKED, Form
+from floe_plugins.gate.detectors.identity_numbers import FORMS, UNCHECKED, Form
 
 # No form has fewer than six digits, the first two of them together.
 _DIGITS = re.compile(r"\d\W?\d(?:\w?\W{0,2}\d){4}")

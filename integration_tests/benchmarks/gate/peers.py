@@ -34,7 +34,7 @@ def finder_of(detector: Detector) -> Finder:
 
 
 def _presidio_patterns() -> Finder:
-    from floe_plugins.gate.detectors.presidio import PresidioDetector
+    from floe_plugins.gate.detectors.third_party import PresidioDetector
 
     return finder_of(PresidioDetector())
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from floe_plugins.errors import ModelError
 from floe_plugins.models import resolve
 from floe_plugins.models.embedded import MODELS, _part
-from floe_plugins.models.gguf_checkpoint import _reader, write_checkpoint
+from floe_plugins.models.gguf import _reader, write_checkpoint
 
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 GEMMA = "embedded:gemma-3-270m"

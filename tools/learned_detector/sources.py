@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from floe_plugins.gate.detectors.learned.lexicon import COMMON, FIRST, LAST, PLACE, PLAIN
-from floe_plugins.gate.detectors.learned.listed import listed
+from tools.learned_detector.listed import listed
 
 _LISTS = listed("entities.txt")
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from floe_plugins.gate.detectors.learned.entities import Entities
-from floe_plugins.gate.detectors.learned.listed import lines_of, listed
-from floe_plugins.gate.detectors.learned.prose import Prose
-from floe_plugins.gate.detectors.learned.sources import Sources
+from tools.learned_detector.entities import Entities
+from tools.learned_detector.listed import lines_of, listed
+from tools.learned_detector.prose import Prose
+from tools.learned_detector.sources import Sources
 
 _SLOT = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 _WORD = re.compile(r"\w+")

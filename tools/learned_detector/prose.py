@@ -6,8 +6,8 @@ from bisect import bisect
 from itertools import accumulate
 
 from floe_plugins.gate.detectors.learned.lexicon import FIRST, LAST, PLACE
-from floe_plugins.gate.detectors.learned.listed import listed
-from floe_plugins.gate.detectors.learned.sources import Sources, codes, pairs
+from tools.learned_detector.listed import listed
+from tools.learned_detector.sources import Sources, codes, pairs
 
 _OPENERS = listed("entities.txt")["openers"]
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from floe_plugins.paths import cache_dir, state_dir
+from floe_plugins.system import cache_dir, state_dir
 
 
 def test_own_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

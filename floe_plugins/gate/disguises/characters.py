@@ -9,8 +9,8 @@ import functools
 import re
 import unicodedata
 
+from floe_plugins.gate.disguises.view import Rewriting, View
 from floe_plugins.gate.lookalikes import LATIN
-from floe_plugins.gate.view import Rewriting, View
 
 # Anything but printable ASCII and the usual white space.
 _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")

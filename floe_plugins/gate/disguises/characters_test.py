@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floe_plugins.gate.normalise import normalised
+from floe_plugins.gate.disguises.characters import normalised
 
 NASTY = st.text(
     alphabet=st.one_of(

@@ -6,7 +6,7 @@ from importlib import resources
 
 def lines_of(name: str) -> list[str]:
     """Return the lines of a file in ``texts/`` that are not empty and no comments."""
-    folder = resources.files("floe_plugins.gate.detectors.learned").joinpath("texts")
+    folder = resources.files("tools.learned_detector").joinpath("texts")
     lines = folder.joinpath(name).read_text("utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("# ")]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from floe_plugins.config_checks import is_integer, is_number, is_url, refuse_unknown
+from floe_plugins.config import is_integer, is_number, is_url, refuse_unknown
 from floe_plugins.errors import ConfigError
 
 

@@ -1,10 +1,10 @@
 """All that one text may be read as: the views that detectors are asked about beside the text."""
 
-from floe_plugins.gate.decoding import decoded
-from floe_plugins.gate.normalise import normalised
+from floe_plugins.gate.disguises.characters import normalised
+from floe_plugins.gate.disguises.encodings import decoded
+from floe_plugins.gate.disguises.spelled_out import spoken
+from floe_plugins.gate.disguises.view import View
 from floe_plugins.gate.spaced import spaced
-from floe_plugins.gate.spoken import spoken
-from floe_plugins.gate.view import View
 
 
 def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:

@@ -1,4 +1,4 @@
-"""Trains the model: ``python -m floe_plugins.gate.detectors.learned.train``.
+"""Trains the model: ``python -m tools.learned_detector.train``.
 
 Needs the extra ``train`` with the versions in `VERSIONS`, and takes some minutes on one core. The
 same versions give the same bytes on every x86-64 machine: numbers are drawn with fixed seeds, one
@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 from sklearn.linear_model import SGDClassifier
 
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.detectors.learned.entities import SKIPPED
+from floe_plugins.gate.detectors.learned.detector import MODEL
 from floe_plugins.gate.detectors.learned.features import (
     OFFSETS,
     ROWS,
@@ -30,10 +30,11 @@ from floe_plugins.gate.detectors.learned.features import (
     rows_of,
     tokens,
 )
-from floe_plugins.gate.detectors.learned.generate import Generator, Text
 from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
-from floe_plugins.gate.detectors.learned.sources import codes, sources
+from tools.learned_detector.entities import SKIPPED
+from tools.learned_detector.generate import Generator, Text
+from tools.learned_detector.sources import codes, sources
 
 VERSIONS = {
     "Faker": "40.63.0",
@@ -158,11 +159,10 @@ def _labelled(text: Text) -> tuple[list[str], list[str]]:
 def main() -> int:
     """Train and write the model; say its hash, and fail if it is not that of the committed one."""
     parser = argparse.ArgumentParser(
-        prog="python -m floe_plugins.gate.detectors.learned.train",
+        prog="python -m tools.learned_detector.train",
         description="Train the model of the learned detector from generated sentences.",
     )
-    default = Path(__file__).with_name("model.npz")
-    parser.add_argument("--output", type=Path, default=default, help="the file (default: in place)")
+    parser.add_argument("--output", type=Path, default=MODEL, help="the file (default: in place)")
     parser.add_argument("--texts", type=int, default=TEXTS, help="how many texts are generated")
     options = parser.parse_args()
     for package, wanted in VERSIONS.items():

@@ -7,7 +7,7 @@ come together, and so do the turns of a chat that was rendered into one text.
 import re
 from itertools import pairwise
 
-from floe_plugins.gate.view import Rewriting, Stage, View, replacing, rewritten
+from floe_plugins.gate.disguises.view import Rewriting, Stage, View, replacing, rewritten
 
 # The ten digits in some languages; a run of many of them is no accident in any.
 _LANGUAGES = (

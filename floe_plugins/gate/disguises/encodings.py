@@ -11,7 +11,7 @@ import html
 import re
 from urllib.parse import unquote
 
-from floe_plugins.gate.view import Rewriting, View
+from floe_plugins.gate.disguises.view import Rewriting, View
 
 _LEAST_CHARS = 14
 _BASE64 = "[A-Za-z0-9+/_-]"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from floe_plugins.gate.view import Rewriting, View, rewritten
-from floe_plugins.gate.views import views_of
+from floe_plugins.gate.disguises import views_of
+from floe_plugins.gate.disguises.view import Rewriting, View, rewritten
 
 CARD = "4111 1111 1111 1111"
 MAIL = "joe.bloggs@example.org"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.errors import ModelError
-from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
+from floe_plugins.isolated_plugins import IsolatedRouter, IsolatedSource
 from floe_plugins.routers import RouterSignals, exponent_of
 
 SIGNALS = RouterSignals(

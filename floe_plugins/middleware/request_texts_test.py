@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from floe_plugins.gate import Gate, Message
-from floe_plugins.middleware.texts import texts_of, with_texts
+from floe_plugins.middleware.request_texts import texts_of, with_texts
 
 TOOL = {
     "type": "function",

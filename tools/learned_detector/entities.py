@@ -9,8 +9,8 @@ from itertools import accumulate
 
 from faker import Faker
 
-from floe_plugins.gate.detectors.learned.listed import listed
-from floe_plugins.gate.detectors.learned.sources import LOCALES, Sources
+from tools.learned_detector.listed import listed
+from tools.learned_detector.sources import LOCALES, Sources
 
 SKIPPED = "SKIPPED"
 """The label of what other detectors find: it stands in the text, but nothing is learned from it."""
