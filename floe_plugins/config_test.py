@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from floe_plugins.config import is_integer, is_number, is_url, refuse_unknown
+from floe_plugins.config import ApiKey, ApiKeyError, is_integer, is_number, is_url, refuse_unknown
 from floe_plugins.errors import ConfigError
 
 
@@ -54,3 +55,21 @@ def test_the_first_unknown_key_is_named_with_what_is_accepted() -> None:
     refuse_unknown(["a"], ["a", "b"], where="The file")
     with pytest.raises(ConfigError, match=r"^The file has the key 'c'; accepted are a, b\.$"):
         refuse_unknown(["a", "c"], ["a", "b"], where="The file")
+
+
+def test_a_key_that_cannot_be_read_is_an_error_without_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    key = ApiKey(file=file)
+    with pytest.raises(ApiKeyError, match=r"cannot be read \(FileNotFoundError\)"):
+        key.headers()
+    file.write_bytes("schlüssel".encode())
+    with pytest.raises(ApiKeyError, match=r"cannot be read \(UnicodeDecodeError\)"):
+        key.headers()
+
+
+def test_without_a_key_no_header_is_sent() -> None:
+    assert ApiKey().headers() == []
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "sesame" not in repr(ApiKey("open-sesame"))

@@ -1,14 +1,27 @@
-"""Kinds of experts and of rank policies: what plugins register for the two halves of Floe.
+"""The hooks that a plugin may implement, and the protocols of what it registers with them.
 
-The halves own the interfaces of what a kind builds; this package imports neither of them, so the
-protocols here name only what it must know. Configurations and arrays are therefore `Any`.
+Each hook is marked with `floe_plugins.hookimpl` and returns a list of objects with a unique `name`.
+Registering makes a thing available; what is used is up to the configuration, save that the gate
+asks every detector unless told otherwise.
+
+Detectors and routers are described where they are used, in `floe_plugins.gate.detector` and
+`floe_plugins.routers`. The two halves own the interfaces of what kinds of experts and of rank
+policies build. This package imports neither half, so configurations and arrays are `Any` here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from floe_plugins import hookspec
+
+# The gate asks the manager for its detectors, and the manager has its hooks from here.
+if TYPE_CHECKING:
+    from floe_plugins.gate.detector import Detector
+    from floe_plugins.routers import Router
 
 #: The kinds that the halves build themselves; no plugin may register these names.
 RESERVED: Mapping[str, frozenset[str]] = {
@@ -85,3 +98,72 @@ class RankPolicyKind(Protocol):
             If the configuration does not do; one sentence, and the run does not start.
         """
         ...
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    """A source of models, registered with the hook `floe_register_model_sources`.
+
+    Attributes
+    ----------
+    name : str
+        The scheme. A user who writes ``name:reference`` is sent here. Lower-case letters, digits
+        and hyphens, unique among all sources.
+    """
+
+    @property
+    def name(self) -> str:
+        """The scheme, e.g. ``embedded``."""
+        ...
+
+    def references(self) -> Sequence[str]:
+        """List the references on offer, or return an empty sequence if they cannot be listed."""
+        ...
+
+    def resolve(self, reference: str, *, progress: bool = True) -> Path:
+        """Make the checkpoint available and return its folder.
+
+        Parameters
+        ----------
+        reference : str
+            What follows ``name:``.
+        progress : bool, optional
+            Whether to show a progress bar on standard error.
+
+        Returns
+        -------
+        Path
+            A complete Hugging Face checkpoint folder: configuration, weights and tokenizer.
+
+        Raises
+        ------
+        ModelError
+            If the reference is unknown or the checkpoint cannot be made; one sentence that says
+            what to do.
+        """
+        ...
+
+
+@hookspec
+def floe_register_detectors() -> Sequence[Detector]:  # type: ignore[empty-body]
+    """Return privacy detectors, see `floe_plugins.gate.detector.Detector`."""
+
+
+@hookspec
+def floe_register_routers() -> Sequence[Router]:  # type: ignore[empty-body]
+    """Return routers, see `floe_plugins.routers.Router`."""
+
+
+@hookspec
+def floe_register_experts() -> Sequence[ExpertKind]:  # type: ignore[empty-body]
+    """Return kinds of experts, see `floe_plugins.hooks.ExpertKind`."""
+
+
+@hookspec
+def floe_register_model_sources() -> Sequence[ModelSource]:  # type: ignore[empty-body]
+    """Return sources of models, see `floe_plugins.hooks.ModelSource`."""
+
+
+@hookspec
+def floe_register_rank_policies() -> Sequence[RankPolicyKind]:  # type: ignore[empty-body]
+    """Return kinds of rank policies, see `floe_plugins.hooks.RankPolicyKind`."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from floe_plugins.errors import ModelError
+from floe_plugins.hooks import ModelSource
 from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError
-from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import FloatArray, Router, RouterSignals, exponent_of
 
 #: A router is asked at every token, in microseconds; this only bounds the harm of one that hangs.

@@ -1,5 +1,8 @@
-"""Where Floe keeps files of its own."""
+"""Where Floe keeps files of its own, and where its log lines go."""
 
+from __future__ import annotations
+
+import logging
 import os
 from pathlib import Path
 
@@ -33,3 +36,21 @@ def state_dir() -> Path:
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("floe-llm")
+
+
+def log_with_vllm(*packages: str) -> None:
+    """Send the lines of Floe's packages where vLLM's go; vLLM sets up no logger but its own.
+
+    Nothing changes where there is no vLLM, or somebody has set up Floe's loggers.
+
+    Parameters
+    ----------
+    *packages : str
+        Such as ``floe_plugins``.
+    """
+    theirs = logging.getLogger("vllm")
+    for package in packages:
+        ours = logging.getLogger(package)
+        if theirs.handlers and not ours.handlers:
+            ours.handlers, ours.propagate = list(theirs.handlers), theirs.propagate
+            ours.setLevel(theirs.level)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from floe_plugins.config import check_credentials, is_integer, is_number, is_url
-from floe_plugins.credentials import ApiKey
+from floe_plugins.config import ApiKey, check_credentials, is_integer, is_number, is_url
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.config_checks import accept
 

@@ -1,23 +1,27 @@
-"""Asks detectors from a thread of their own, with a deadline.
+"""Chooses the detectors of a gate and asks them, in a thread of their own, with a deadline.
 
 A gate has one such thread. A detector that does not come back keeps it, and until it does every
-question fails at once: nothing could be cleared without that detector anyway.
+scan fails at once: nothing could be cleared without that detector anyway.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from floe_plugins.gate.classes import PROSE
-from floe_plugins.gate.detector import Detector, Span
+from floe_plugins.config import is_integer
+from floe_plugins.errors import ConfigError, PluginError
+from floe_plugins.gate.detector import PROSE, Detector, Span
 from floe_plugins.gate.verdict import Failure
-from floe_plugins.isolation import InvalidAnswerError, PluginCallError
-from floe_plugins.isolation_thread import LATE, STUCK, IsolationThread
+from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThread, PluginCallError
+from floe_plugins.manager import plugin_manager
+
+LONGEST = 1024
+"""Characters that a finding may span where its detector does not say (attribute `longest`)."""
 
 
 @dataclass(frozen=True)
-class Member:
+class LoadedDetector:
     """A detector that is asked.
 
     Attributes
@@ -39,6 +43,115 @@ class Member:
         return Failure(self.detector.name, self.plugin, reason)
 
 
+def load_detectors(
+    detectors: Sequence[Detector | str] | None, plugins: Iterable[str] = ()
+) -> tuple[LoadedDetector, ...]:
+    """Resolve the detectors that a configuration names.
+
+    Parameters
+    ----------
+    detectors : sequence of Detector or str, or None
+        Detectors, or names of registered ones. None stands for all that are registered, save those
+        whose attribute `default` is false: these are asked only where they are named.
+    plugins : iterable of str, optional
+        Dotted paths of plugins to load besides the installed ones.
+
+    Returns
+    -------
+    tuple of LoadedDetector
+        Sorted by name.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not registered or named twice, there is no detector, or one says nonsense of
+        itself.
+    PluginError
+        If a plugin does not load, or a detector that has a method `load` does not.
+    """
+    if isinstance(detectors, str):
+        raise ConfigError(f"The gate's detectors are {detectors!r}; accepted is a list of names.")
+    registered = plugin_manager(plugins).detectors
+    members = []
+    defaults = [name for name, each in registered.items() if getattr(each.value, "default", True)]
+    for detector in defaults if detectors is None else detectors:
+        if not isinstance(detector, str):
+            members.append(LoadedDetector(detector, "caller", _labels(detector, "caller")))
+        elif detector in registered:
+            found = registered[detector]
+            members.append(
+                LoadedDetector(found.value, found.plugin, _labels(found.value, found.plugin))
+            )
+        else:
+            raise ConfigError(
+                f"There is no detector {detector!r}; registered are "
+                f"{', '.join(sorted(registered))}."
+            )
+    if not members:
+        raise ConfigError("The gate has no detectors; accepted is at least one.")
+    names = [member.detector.name for member in members]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"The gate names the detector {repeated[0]!r} more than once.")
+    for member in members:
+        _load(member)
+    return tuple(sorted(members, key=lambda member: member.detector.name))
+
+
+def longest_finding(members: Iterable[LoadedDetector]) -> int:
+    """Return how many characters the longest finding of any of the detectors may span.
+
+    Raises
+    ------
+    ConfigError
+        If a detector gives something else than a whole number from 1.
+    """
+    return max(map(_longest, members))
+
+
+def _load(member: LoadedDetector) -> None:
+    """Have a detector read its model now: what fails here would keep every text local later."""
+    load = getattr(member.detector, "load", None)
+    if not callable(load):
+        return
+    try:
+        load()
+    except Exception as error:  # the detector is a plugin's, which may raise anything
+        raise PluginError(
+            f"The detector {member.detector.name!r} of plugin {member.plugin!r} cannot be loaded: "
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
+
+
+def _longest(member: LoadedDetector) -> int:
+    longest: int = getattr(member.detector, "longest", LONGEST)
+    if not is_integer(longest, least=1):
+        raise ConfigError(
+            f"The attribute longest of detector {member.detector.name!r} of plugin "
+            f"{member.plugin!r} is {longest!r}; accepted are whole numbers from 1."
+        )
+    return longest
+
+
+def _labels(detector: Detector, plugin: str) -> frozenset[str]:
+    if not isinstance(detector, Detector):
+        raise ConfigError(
+            f"{type(detector).__name__} is no detector; accepted are a registered name or an "
+            "object with name, labels and detect."
+        )
+    labels = detector.labels
+    if (
+        isinstance(labels, str)
+        or not labels
+        or not all(isinstance(label, str) and label.isidentifier() for label in labels)
+    ):
+        raise ConfigError(
+            f"The labels of detector {detector.name!r} of plugin {plugin!r} are {labels!r}; "
+            "accepted is a sequence of identifiers, such as ('EMAIL',)."
+        )
+    return frozenset(labels)
+
+
 @dataclass(frozen=True)
 class Reading:
     """One view of a text.
@@ -56,7 +169,7 @@ class Reading:
 
 
 @dataclass
-class Question:
+class Scan:
     """The views of one text, on their way through the detectors.
 
     Attributes
@@ -69,7 +182,7 @@ class Question:
         What was found, per view; to be read only when every detector has been asked.
     failures : list of Failure
         Likewise.
-    asking : Member or None
+    asking : LoadedDetector or None
         The detector that is at it.
     """
 
@@ -77,7 +190,7 @@ class Question:
     deadline: float
     spans: list[set[Span]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
-    asking: Member | None = None
+    asking: LoadedDetector | None = None
 
     def __post_init__(self) -> None:
         self.spans = [set() for _ in self.readings]
@@ -93,20 +206,20 @@ class Question:
         return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
 
 
-class Asker:
+class DetectorRunner:
     """Asks a gate's detectors one after the other, in a thread of their own.
 
     Parameters
     ----------
-    members : sequence of Member
+    members : sequence of LoadedDetector
         The detectors.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = tuple(members)
+    def __init__(self, members: Sequence[LoadedDetector]) -> None:
+        self._detectors = tuple(members)
         self._thread = IsolationThread("floe-gate")
         #: What the thread is at, or was last.
-        self._current: Question | None = None
+        self._current: Scan | None = None
 
     def ask(
         self, readings: tuple[Reading, ...], deadline: float
@@ -127,35 +240,35 @@ class Asker:
         failures : sequence of Failure
             One per detector that raised or answered nonsense, or one for the first that is late.
         """
-        question = Question(readings, deadline)
+        scan = Scan(readings, deadline)
         try:
-            asked_all = self._thread.run(partial(self._put_to_all, question), deadline=deadline)
+            asked_all = self._thread.run(partial(self._ask_all, scan), deadline=deadline)
         except PluginCallError as error:
             stuck = self._current if error.reason == STUCK else None
-            return (), ((stuck or question).failure(error.reason),)
+            return (), ((stuck or scan).failure(error.reason),)
         if not asked_all:
-            return (), (question.failure(LATE),)
-        return question.spans, question.failures
+            return (), (scan.failure(LATE),)
+        return scan.spans, scan.failures
 
     def close(self) -> None:
         """Let the thread end once it is idle."""
         self._thread.close()
 
-    def _put_to_all(self, question: Question) -> bool:
-        """Put the question to the detectors; False where the deadline came before the last."""
-        self._current = question
-        for member in self._members:
-            question.asking = member
-            if question.late:
+    def _ask_all(self, scan: Scan) -> bool:
+        """Ask the detectors; False where the deadline came before the last."""
+        self._current = scan
+        for member in self._detectors:
+            scan.asking = member
+            if scan.late:
                 return False
-            _put(question, member)
+            _ask(scan, member)
         return True
 
 
-def _put(question: Question, member: Member) -> None:
-    """Put the question to one detector and take down the answer."""
+def _ask(scan: Scan, member: LoadedDetector) -> None:
+    """Ask one detector and note the answer."""
     try:
-        for found, reading in zip(question.spans, question.readings, strict=True):
+        for found, reading in zip(scan.spans, scan.readings, strict=True):
             if reading.values_only and member.labels <= PROSE:
                 continue
             spans = _checked(member, member.detector.detect(reading.text), len(reading.text))
@@ -164,10 +277,10 @@ def _put(question: Question, member: Member) -> None:
             )
     except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
         # the text private and must not end the thread. Its message may hold some of the text.
-        question.failures.append(member.failure(type(error).__name__))
+        scan.failures.append(member.failure(type(error).__name__))
 
 
-def _checked(member: Member, answer: object, length: int) -> list[Span]:
+def _checked(member: LoadedDetector, answer: object, length: int) -> list[Span]:
     if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
         raise InvalidAnswerError
     spans = list(answer)

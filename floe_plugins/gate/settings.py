@@ -12,7 +12,7 @@ from typing import Any, Self
 from floe_plugins.config import refuse_unknown
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import Gate
-from floe_plugins.gate.policy import Policy
+from floe_plugins.gate.verdict import Policy
 
 VARIABLE = "FLOE_GATE_CONFIG"
 """Environment variable: the path of the configuration."""

@@ -6,7 +6,7 @@ import pytest
 
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate import Action, Decision, Gate, Policy, Span, decide
-from floe_plugins.gate.classes import CLASSES, coverage, log_coverage
+from floe_plugins.gate.detector import CLASSES, coverage, log_coverage
 
 TEXT = "joe@example.org is at 10.1.2.3"
 

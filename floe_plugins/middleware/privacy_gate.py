@@ -12,7 +12,6 @@ from typing import Any
 
 from floe_plugins.gate import Decision, Gate
 from floe_plugins.gate.settings import GateSettings
-from floe_plugins.logs import log_with_vllm
 from floe_plugins.middleware.asgi import (
     App,
     DisconnectedError,
@@ -36,6 +35,7 @@ from floe_plugins.middleware.routes import (
     path_of,
     without_options,
 )
+from floe_plugins.system import log_with_vllm
 
 logger = logging.getLogger(__name__)
 

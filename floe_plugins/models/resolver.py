@@ -1,4 +1,4 @@
-"""From a model name to what `from_pretrained` takes."""
+"""From a model name to what `from_pretrained` takes, and the licence of what it found."""
 
 import re
 import shutil
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from floe_plugins.errors import ModelError
+from floe_plugins.manager import plugin_manager
 from floe_plugins.models import checkpoint_folder
 
 # What the Hugging Face hub accepts: "name" or "owner/name" out of these characters.
@@ -46,9 +47,6 @@ def resolve(
     """
     scheme, colon, reference = name.partition(":")
     if colon:
-        # Imported here because the manager loads the sources, which live beside this module.
-        from floe_plugins.manager import plugin_manager
-
         sources = plugin_manager(plugins).model_sources
         if scheme in sources:
             return str(sources[scheme].value.resolve(reference, progress=progress))
@@ -144,3 +142,31 @@ def _download(name: str, folder: Path) -> None:
             "connection."
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?^license:\s*(?P<licence>\S[^\n]*)$.*?^---$", re.S | re.M)
+
+
+def licence(path: str) -> str | None:
+    """Return the licence of a checkpoint, or None where nothing tells it.
+
+    Parameters
+    ----------
+    path : str
+        What `resolve` returned. In a folder the model card's ``license`` field is read, else the
+        title of the file LICENSE. A hub id tells nothing without the hub.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    card = folder / "README.md"
+    if card.is_file():
+        found = _FRONT_MATTER.match(card.read_text("utf-8", errors="replace"))
+        if found is not None:
+            return found["licence"].strip().strip("\"'")
+    for text in sorted(folder.glob("LICENSE*")):
+        lines = [line.strip() for line in text.read_text("utf-8", errors="replace").splitlines()]
+        title = [line for line in lines if line][:2]
+        if title:
+            return ", ".join(title)[:120]
+    return None

@@ -5,7 +5,7 @@ import string
 from bisect import bisect
 from itertools import accumulate
 
-from floe_plugins.gate.detectors.learned.lexicon import FIRST, LAST, PLACE
+from floe_plugins.gate.detectors.learned.features import FIRST, LAST, PLACE
 from tools.learned_detector.listed import listed
 from tools.learned_detector.sources import Sources, codes, pairs
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from floe_plugins.gate.detectors.learned.lexicon import COMMON, FIRST, LAST, PLACE, PLAIN
+from floe_plugins.gate.detectors.learned.features import COMMON, FIRST, LAST, PLACE, PLAIN
 from tools.learned_detector.listed import listed
 
 _LISTS = listed("entities.txt")

@@ -24,13 +24,13 @@ from floe_plugins.gate.detectors.learned.detector import MODEL
 from floe_plugins.gate.detectors.learned.features import (
     OFFSETS,
     ROWS,
+    Lexicon,
     Word,
     edge,
     pair_rows,
     rows_of,
     tokens,
 )
-from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 from tools.learned_detector.entities import SKIPPED
 from tools.learned_detector.generate import Generator, Text

@@ -1,7 +1,6 @@
 import pytest
 
-from floe_plugins.gate.detectors.contact import PhoneDetector
-from floe_plugins.gate.detectors.phone_plans import is_grouped, is_planned
+from floe_plugins.gate.detectors.contact import PhoneDetector, is_grouped, is_planned
 
 
 @pytest.mark.parametrize(

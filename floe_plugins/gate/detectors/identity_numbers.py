@@ -1,6 +1,19 @@
-"""How national numbers are written, which module of python-stdnum checks them, and their names."""
+"""Identity, tax and VAT numbers of many states, and United States social security numbers.
 
+python-stdnum checks the digits; a form says how a number is written, which module of it checks the
+number, and which words stand before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import PatternDetector
 
 
 class Form(NamedTuple):
@@ -102,4 +115,97 @@ UNCHECKED: tuple[Form, ...] = (
     Form("", r"[STFGM]\d{7}[A-Z]"),  # Singapore
     Form("", r"[A-Z]{1,2}\d{6}\([0-9A]\)"),  # Hong Kong
     Form("", r"[A-Z][12]\d{8}", r"taiwan|身分證|身份證|id"),  # Taiwan
+)
+
+
+# No form has fewer than six digits, the first two of them together.
+_DIGITS = re.compile(r"\d\W?\d(?:\w?\W{0,2}\d){4}")
+_CUE_CHARS = 48
+
+
+# Where a number may begin, and all that may belong to it.
+_REGION = re.compile(r"(?<![\w.+/-])[A-ZÑ&]{0,6}[ -]?\d(?:[ ./(-]{0,2}[0-9A-Za-z+]){5,40}")
+_START = re.compile(r"(?<![\w.+/-])[A-ZÑ&\d]")
+
+
+class _Compiled(NamedTuple):
+    form: Form
+    pattern: re.Pattern[str]
+    cue: re.Pattern[str] | None
+
+
+def _compiled(form: Form) -> _Compiled:
+    cue = (
+        re.compile(rf"(?<!\w)(?:{form.cue})(?!\w)|{form.cue}(?=\w*\W)", re.I) if form.cue else None
+    )
+    return _Compiled(form, re.compile(rf"(?<![\w.+/-]){form.pattern}(?![\w+/-]|\.\d)"), cue)
+
+
+_COMPILED = tuple(map(_compiled, (*FORMS, *UNCHECKED)))
+_BY_LETTER = tuple(
+    entry for entry in _COMPILED if re.match(r"(?:\(\?\S+?\)|\(\?:)*\[?[A-Z]", entry.form.pattern)
+)
+_BY_DIGIT = tuple(entry for entry in _COMPILED if entry not in _BY_LETTER)
+
+
+class NationalIdDetector:
+    """Finds numbers by which states know people and companies.
+
+    A number counts if its check digits are right and either it is written in a way of its own or
+    its name stands before it. Where a country's number is but digits with one check digit, the name
+    is needed: one in ten of all numbers would do without.
+    """
+
+    name = "national-id"
+    labels: Sequence[str] = tuple(sorted({entry.form.label for entry in _COMPILED}))
+
+    def detect(self, text: str) -> Sequence[Span]:
+        """Return the national numbers of a text."""
+        if _DIGITS.search(text) is None:
+            return []
+        spans: set[Span] = set()
+        for region in _REGION.finditer(text):
+            if _DIGITS.search(region[0]):
+                for place in _START.finditer(text, region.start(), region.end()):
+                    spans.update(_at(text, place.start()))
+        return sorted(spans)
+
+
+def _at(text: str, start: int) -> Iterator[Span]:
+    """Yield the numbers that begin at a place."""
+    for form, pattern, cue in _BY_DIGIT if text[start].isdigit() else _BY_LETTER:
+        match = pattern.match(text, start)
+        if match is None or (cue and not cue.search(text, max(0, start - _CUE_CHARS), start)):
+            continue
+        if not form.module or _check(form.module)(match[0]):
+            yield Span(start, match.end(), form.label)
+
+
+@functools.cache
+def _check(module: str) -> Callable[[str], bool]:
+    check: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
+    return check
+
+
+_SSN_CUE = re.compile(r"\b(?:ssn|social\s+security|itin|tax(?:payer)?\s+id)", re.IGNORECASE)
+_SSN_CUE_CHARS = 60
+
+
+def _written_or_announced(match: re.Match[str]) -> bool:
+    if match["separator"]:
+        return True
+    start = match.start()
+    return _SSN_CUE.search(match.string, max(0, start - _SSN_CUE_CHARS), start) is not None
+
+
+US_SSN = PatternDetector(
+    name="us-ssn",
+    label="US_SSN",
+    # No area is 000, 666 or, for citizens, above 899 (those are taxpayer numbers, private too);
+    # no group is 00, no serial 0000.
+    pattern=re.compile(
+        r"(?<![\w-])(?!000|666)\d{3}(?P<separator>[ .-]?)"
+        r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
+    ),
+    confirms=_written_or_announced,
 )

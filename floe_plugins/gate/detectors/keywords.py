@@ -131,7 +131,7 @@ _AGE = re.compile(
 )
 
 
-class AnnouncedDetector:
+class KeywordDetector:
     """Finds identifiers, post codes, codes, dates of birth and ages by the words around them.
 
     A numeric date of the years 1900 to 2012 counts as a date of birth wherever it stands.

@@ -8,7 +8,71 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.detectors import statement_terms as terms
+
+ILLNESS = (
+    "diabetes|diabetic|asthma|cancer|tumor|tumour|tumors|tumours|leukemia|leukaemia|lymphoma|melanoma"
+    "|carcinoma|epilepsy|seizures|migraine|migraines|arthritis|hypertension|high blood pressure"
+    "|heart attack|heart failure|heart disease|heart condition|heart surgery|stroke|pneumonia"
+    "|tuberculosis|hepatitis|hiv|aids|std|sti|herpes|chlamydia|syphilis|gonorrhea|gonorrhoea|anemia"
+    "|anaemia|lupus|psoriasis|eczema|multiple sclerosis|parkinson|parkinson's|parkinsons|alzheimer"
+    "|alzheimer's|alzheimers|dementia|schizophrenia|psychosis|bipolar|autism|autistic|adhd|add|ocd|ptsd"
+    "|depression|anxiety|panic attacks|anorexia|bulimia|eating disorder|obesity|insomnia"
+    "|kidney disease|kidney failure|kidney stones|dialysis|ulcer|ulcers|celiac|coeliac|crohn's"
+    "|crohns|ibs|colitis|endometriosis|pcos|infertility|miscarriage|abortion|chemo|chemotherapy"
+    "|radiation therapy|transplant|covid|covid-19|malaria|sickle cell|cystic fibrosis|down syndrome"
+    "|down's syndrome|cerebral palsy|glaucoma|osteoporosis|fibromyalgia|sleep apnea|sleep apnoea"
+    "|thyroid|copd|angina|addiction|alcoholism|alcoholic|overdose|suicidal|erectile dysfunction"
+    "|personality disorder|learning disability|dyslexia|concussion"
+)
+REMEDY = (
+    "insulin|metformin|antidepressant|antidepressants|ssri|ssris|lithium|prozac|zoloft|lexapro|xanax"
+    "|valium|ritalin|adderall|methadone|suboxone|oxycodone|oxycontin|morphine|opioids|warfarin|statins"
+    "|viagra|antiretrovirals|antipsychotics|sertraline|fluoxetine|prednisone|lisinopril|gabapentin"
+    "|tramadol|birth control|the pill|hormones|testosterone|estrogen|estradiol|chemo|chemotherapy"
+)
+STATE = (
+    "pregnant|disabled|autistic|diabetic|epileptic|bipolar|schizophrenic|suicidal|hiv positive"
+    "|hiv-positive|infertile|anorexic|bulimic|alcoholic|an addict|deaf|paralysed|paralyzed"
+    "|immunocompromised|wheelchair-bound|asthmatic|depressed|terminally ill|in rehab|transgender"
+)
+FAITH = (
+    "muslim|jewish|jew|hindu|sikh|buddhist|christian|catholic|protestant|evangelical|baptist|methodist"
+    "|lutheran|mormon|orthodox|atheist|agnostic|jehovah's witness|scientologist|quaker|pagan|wiccan"
+    "|shia|sunni|zoroastrian|jain"
+)
+CONVERTED = "islam|judaism|christianity|hinduism|buddhism|catholicism"
+POLITICS = (
+    "democrat|republican|socialist|communist|conservative|liberal|libertarian|anarchist|marxist"
+    "|fascist|tory|monarchist|feminist|trump supporter"
+)
+SEXUALITY = (
+    "gay|lesbian|bisexual|bi|queer|pansexual|asexual|homosexual|heterosexual|transgender|trans"
+    "|nonbinary|non-binary|intersex|polyamorous|closeted"
+)
+ORIGIN = (
+    "african american|african-american|black|white|hispanic|latino|latina|latinx|asian|arab|kurdish"
+    "|roma|romani|uyghur|native american|indigenous|aboriginal|maori|māori|inuit|mixed-race"
+    "|biracial|cherokee|navajo|undocumented|an immigrant|an illegal immigrant"
+    "|a refugee|american|mexican"
+    "|german|french|italian|spanish|polish|russian|ukrainian|turkish|greek|irish|british|english|scottish"
+    "|chinese|japanese|korean|vietnamese|thai|filipino|indian|pakistani|bangladeshi|iranian|iraqi"
+    "|syrian|afghan|lebanese|egyptian|moroccan|algerian|tunisian|nigerian|ghanaian|kenyan|ethiopian"
+    "|somali|eritrean|sudanese|brazilian|colombian|venezuelan|argentinian|chilean|peruvian|cuban"
+    "|haitian|jamaican|portuguese|dutch|belgian|swiss|austrian|swedish|norwegian|danish|finnish"
+    "|hungarian|romanian|bulgarian|serbian|croatian|bosnian|albanian|israeli|palestinian|canadian"
+    "|australian"
+)
+CONVICTED = (
+    "arrested|convicted|imprisoned|incarcerated|indicted|sentenced|jailed|on parole|on probation"
+    "|on bail|in prison|in jail|charged|found guilty|a felon|a sex offender"
+)
+# What patterns know besides the lists.
+OTHER_HEALTH = "allergic|psychiatrist|oncologist|rehab"
+OTHER_POLITICS = "vote|votes|voted|party"
+OTHER_UNION = "union|steward"
+OTHER_SEXUALITY = "out"
+OTHER_CRIME = "criminal record|conviction|arrest|prison sentence|dui"
+
 
 _RELATIVES = (
     "mother|father|mom|mum|dad|parents?|sister|brother|son|daughter|child|kids?|baby|wife|husband"
@@ -38,34 +102,34 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         rf"{_SOMEONE}(?:['’]ve|['’]s)?(?:[ ]\w+)?[ ](?:have|has|had|got|developed|suffers?|suffered"
         rf"|suffering|lives?[ ]with|struggl\w+|recover\w+|survived|beat|diagnosed"
         rf"|tested[ ]positive)"
-        rf"(?:[ ](?:from|with|for))?{_FILL}[ ](?P<a>{_any(terms.ILLNESS)}){_ENDS}",
+        rf"(?:[ ](?:from|with|for))?{_FILL}[ ](?P<a>{_any(ILLNESS)}){_ENDS}",
     ),
     (
         "HEALTH",
         rf"(?:diagnosed[ ]with|tested[ ]positive[ ]for|(?:being|was|were|am|is)[ ]treated[ ]for"
         rf"|history[ ]of|complains[ ]of|died[ ](?:of|from)|allergic[ ]to){_FILL}[ ]"
-        rf"(?P<b>{_any(terms.ILLNESS)}|(?<=allergic[ ]to[ ])\w+){_ENDS}",
+        rf"(?P<b>{_any(ILLNESS)}|(?<=allergic[ ]to[ ])\w+){_ENDS}",
     ),
-    ("HEALTH", rf"{_SOMEONE}{_IS}{_FILL}[ ](?P<c>{_any(terms.STATE)}){_ENDS}"),
+    ("HEALTH", rf"{_SOMEONE}{_IS}{_FILL}[ ](?P<c>{_any(STATE)}){_ENDS}"),
     (
         "HEALTH",
         rf"{_SOMEONE}(?:{_IS})?(?:[ ]\w+)?[ ](?:takes?|taking|took|on|uses?|using|prescribed"
-        rf"|started){_FILL}[ ](?P<d>{_any(terms.REMEDY)}){_ENDS}",
+        rf"|started){_FILL}[ ](?P<d>{_any(REMEDY)}){_ENDS}",
     ),
     (
         "HEALTH",
-        rf"my[ ](?:\w+[ ])?(?P<e>{_any(terms.ILLNESS)}|psychiatrist|oncologist|rehab){_ENDS}",
+        rf"my[ ](?:\w+[ ])?(?P<e>{_any(ILLNESS)}|psychiatrist|oncologist|rehab){_ENDS}",
     ),
     (
         "RELIGION",
         rf"{_SOMEONE}{_IS}(?:[ ](?:an?|very|devout|practi[cs]ing|raised|born))*[ ]"
-        rf"(?P<f>{_any(terms.FAITH)}){_ENDS}",
+        rf"(?P<f>{_any(FAITH)}){_ENDS}",
     ),
-    ("RELIGION", rf"converted[ ]to[ ](?P<g>{_any(terms.CONVERTED)}){_ENDS}"),
+    ("RELIGION", rf"converted[ ]to[ ](?P<g>{_any(CONVERTED)}){_ENDS}"),
     (
         "POLITICS",
         rf"{_SOMEONE}{_IS}(?:[ ](?:an?|registered|lifelong|very|proud))*[ ]"
-        rf"(?P<h>{_any(terms.POLITICS)}){_ENDS}",
+        rf"(?P<h>{_any(POLITICS)}){_ENDS}",
     ),
     (
         "POLITICS",
@@ -82,19 +146,19 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (
         "SEXUALITY",
         rf"{_SOMEONE}{_IS}(?:[ ](?:an?|openly|secretly|also|actually))*[ ]"
-        rf"(?P<l>{_any(terms.SEXUALITY)}){_ENDS}",
+        rf"(?P<l>{_any(SEXUALITY)}){_ENDS}",
     ),
     (
         "SEXUALITY",
-        rf"(?:c[ao]me|coming)[ ]out[ ](?:as[ ])?(?P<m>{_any(terms.SEXUALITY)}"
+        rf"(?:c[ao]me|coming)[ ]out[ ](?:as[ ])?(?P<m>{_any(SEXUALITY)}"
         rf"|to[ ](?:my|his|her|their)){_ENDS}",
     ),
     (
         "ETHNICITY",
         rf"{_SOMEONE}{_IS}(?:[ ](?:half|part|originally|ethnically))*[ ]"
-        rf"(?P<n>{_any(terms.ORIGIN)}){_ENDS}",
+        rf"(?P<n>{_any(ORIGIN)}){_ENDS}",
     ),
-    ("CRIME", rf"{_SOMEONE}(?:{_IS}|[ ]got){_FILL}[ ](?P<o>{_any(terms.CONVICTED)}){_ENDS}"),
+    ("CRIME", rf"{_SOMEONE}(?:{_IS}|[ ]got){_FILL}[ ](?P<o>{_any(CONVICTED)}){_ENDS}"),
     (
         "CRIME",
         rf"(?:my|his|her)[ ](?P<p>criminal[ ]record|conviction|arrest|prison[ ]sentence"
@@ -110,13 +174,13 @@ for _label, _pattern in _PATTERNS:
 # Most texts hold none of these words, and are done with.
 _WORD = re.compile(r"\w+")
 _LISTS = (
-    ("HEALTH", f"{terms.ILLNESS}|{terms.REMEDY}|{terms.STATE}|{terms.OTHER_HEALTH}"),
-    ("RELIGION", f"{terms.FAITH}|{terms.CONVERTED}"),
-    ("POLITICS", f"{terms.POLITICS}|{terms.OTHER_POLITICS}"),
-    ("UNION", terms.OTHER_UNION),
-    ("SEXUALITY", f"{terms.SEXUALITY}|{terms.OTHER_SEXUALITY}"),
-    ("ETHNICITY", terms.ORIGIN),
-    ("CRIME", f"{terms.CONVICTED}|{terms.OTHER_CRIME}"),
+    ("HEALTH", f"{ILLNESS}|{REMEDY}|{STATE}|{OTHER_HEALTH}"),
+    ("RELIGION", f"{FAITH}|{CONVERTED}"),
+    ("POLITICS", f"{POLITICS}|{OTHER_POLITICS}"),
+    ("UNION", OTHER_UNION),
+    ("SEXUALITY", f"{SEXUALITY}|{OTHER_SEXUALITY}"),
+    ("ETHNICITY", ORIGIN),
+    ("CRIME", f"{CONVICTED}|{OTHER_CRIME}"),
 )
 
 

@@ -11,10 +11,12 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Gate
 from floe_plugins.gate.detector import Detector
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
-from floe_plugins.gate.detectors.detect_secrets_plugins import DetectSecretsDetector
-from floe_plugins.gate.detectors.gliner_ner import GlinerDetector
-from floe_plugins.gate.detectors.spacy_ner import SpacyDetector
-from floe_plugins.gate.detectors.third_party import PresidioDetector
+from floe_plugins.gate.detectors.third_party import (
+    DetectSecretsDetector,
+    GlinerDetector,
+    PresidioDetector,
+    SpacyDetector,
+)
 
 PACKAGES = {
     "detect-secrets": "detect_secrets",

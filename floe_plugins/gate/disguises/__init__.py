@@ -2,9 +2,8 @@
 
 from floe_plugins.gate.disguises.characters import normalised
 from floe_plugins.gate.disguises.encodings import decoded
-from floe_plugins.gate.disguises.spelled_out import spoken
+from floe_plugins.gate.disguises.spelled_out import closed_up, spelled_out
 from floe_plugins.gate.disguises.view import View
-from floe_plugins.gate.spaced import spaced
 
 
 def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
@@ -41,7 +40,7 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
         # Encodings are laid in two layers at times, and hide other disguises.
         twice = decoded(once.text, once) or once
         views.append(normalised(twice.text, twice) or twice)
-    for stage in (spoken, spaced):
+    for stage in (spelled_out, closed_up):
         view = stage(current(), last())
         if view is not None:
             views.append(view.for_values())

@@ -1,4 +1,4 @@
-"""Takes off what hides structure from patterns and is hardly seen by a reader.
+"""Strips invisible characters and replaces look-alike ones.
 
 Full-width and other digits become ASCII, invisible characters and combining marks go, dashes and
 spaces become the plain ones, and letters of other alphabets that look like Latin ones become those
@@ -10,7 +10,65 @@ import re
 import unicodedata
 
 from floe_plugins.gate.disguises.view import Rewriting, View
-from floe_plugins.gate.lookalikes import LATIN
+
+_TABLE = {
+    "A": "АΑᴀ",
+    "B": "ВΒʙ",
+    "C": "СϹᴄ",
+    "D": "ᴅ",
+    "E": "ЕΕᴇ",
+    "F": "Ϝꜰ",
+    "G": "Ԍɢ",
+    "H": "НΗʜ",
+    "I": "ІΙӀɪ",
+    "J": "ЈͿᴊ",
+    "K": "КΚᴋ",
+    "L": "ʟ",
+    "M": "МΜᴍ",
+    "N": "Νɴ",
+    "O": "ОΟՕᴏ",
+    "P": "РΡᴘ",
+    "Q": "Ԛ",
+    "R": "ʀ",
+    "S": "ЅՏꜱ",
+    "T": "ТΤᴛ",
+    "U": "Սᴜ",
+    "V": "Ѵᴠ",
+    "W": "Ԝᴡ",
+    "X": "ХΧ",
+    "Y": "ҮΥʏУ",
+    "Z": "Ζᴢ",
+    "a": "аαɑ",
+    "b": "Ь",
+    "c": "сϲ",
+    "d": "ԁ",
+    "e": "еҽ",
+    "f": "ք",
+    "g": "ɡց",
+    "h": "һհ",
+    "i": "іιı",
+    "j": "јϳ",
+    "k": "κ",
+    "l": "ӏ",
+    "n": "ո",
+    "o": "оοօσ",
+    "p": "рρ",
+    "q": "ԛզ",
+    "s": "ѕ",
+    "t": "τ",
+    "u": "υս",
+    "v": "ѵν",
+    "w": "ԝ",
+    "x": "хχ",
+    "y": "уγ",
+    "z": "ʐ",
+}
+
+LATIN: dict[str, str] = {
+    character: letter for letter, characters in _TABLE.items() for character in characters
+}
+"""Look-alike to the ASCII letter that it is taken for."""
+
 
 # Anything but printable ASCII and the usual white space.
 _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")

@@ -40,7 +40,7 @@ def _presidio_patterns() -> Finder:
 
 
 def _detect_secrets() -> Finder:
-    from floe_plugins.gate.detectors.detect_secrets_plugins import DetectSecretsDetector
+    from floe_plugins.gate.detectors.third_party import DetectSecretsDetector
 
     return finder_of(DetectSecretsDetector())
 

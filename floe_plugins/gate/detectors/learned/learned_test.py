@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.gate.detectors.learned import LearnedDetector
-from floe_plugins.gate.detectors.learned.features import ROWS, tokens
-from floe_plugins.gate.detectors.learned.lexicon import Lexicon
+from floe_plugins.gate.detectors.learned.features import ROWS, Lexicon, tokens
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 
 DETECTOR = LearnedDetector()
