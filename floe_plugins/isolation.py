@@ -20,6 +20,19 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
+__all__ = [
+    "LATE",
+    "STUCK",
+    "Caller",
+    "Failed",
+    "InvalidAnswerError",
+    "IsolationThread",
+    "PluginCallError",
+    "count_failure",
+    "failures",
+    "note_failure",
+]
+
 T = TypeVar("T")
 
 #: Reasons that are no exception's type: the call took too long; an earlier one still does.
@@ -124,16 +137,6 @@ class IsolationThread:
             self._current = None
             task.done.set()
 
-
-__all__ = [
-    "Caller",
-    "Failed",
-    "InvalidAnswerError",
-    "PluginCallError",
-    "count_failure",
-    "failures",
-    "note_failure",
-]
 
 logger = logging.getLogger(__name__)
 
