@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from floe_plugins import hookspecs
+from floe_plugins import hooks as specifications
 from floe_plugins.cli import main
 from floe_plugins.errors import ModelError
 from floe_plugins.gate import Gate
-from floe_plugins.isolation_walls import LISTING_TIMEOUT_S, ROUTER_TIMEOUT_S
-from floe_plugins.kinds import RESERVED
+from floe_plugins.hooks import RESERVED
+from floe_plugins.isolated_plugins import LISTING_TIMEOUT_S, ROUTER_TIMEOUT_S
 from floe_plugins.manager import PluginManager
 from floe_plugins.models import resolve
 from floe_plugins.testing import DetectorConformance, RouterConformance
@@ -63,7 +63,7 @@ def loaded(
 
 
 def test_the_page_has_a_section_and_an_example_for_every_hook() -> None:
-    hooks = [name for name in vars(hookspecs) if name.startswith("floe_")]
+    hooks = [name for name in vars(specifications) if name.startswith("floe_")]
     assert sorted(EXAMPLES) == sorted(hooks)
     page = HOOKS.read_text(encoding="utf-8")
     assert re.findall(r"^## (floe_\w+)$", page, re.MULTILINE) == hooks

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from floe_plugins.credentials import ApiKey
+from floe_plugins.config import ApiKey
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Gate
 from floe_plugins.manager import PluginManager, plugin_manager

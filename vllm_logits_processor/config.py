@@ -15,15 +15,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from floe_plugins import config_checks
-from floe_plugins.config_checks import (
+from floe_plugins import config as shared
+from floe_plugins.config import (
+    ApiKey,
     check_credentials,
     is_integer,
     is_number,
     is_set_variable,
     is_url,
 )
-from floe_plugins.credentials import ApiKey
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import MOST_TIMEOUT_S
 from vllm_logits_processor.config_file import SECTION, read_config_file
@@ -31,7 +31,7 @@ from vllm_logits_processor.config_file import SECTION, read_config_file
 
 def accept(key: str, value: object, accepted: str, *, good: bool) -> None:
     """Raise `ConfigError` about a key of the processor's configuration unless `good`."""
-    config_checks.accept(f"floe: {key}", value, accepted, good=good)
+    shared.accept(f"floe: {key}", value, accepted, good=good)
 
 
 def check_places(outer: type, section: type, values: Mapping[str, Any], *, inner: str) -> None:

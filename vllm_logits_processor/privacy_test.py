@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from floe_plugins.gate import Gate, Span
-from floe_plugins.gate.conftest import STRUCTURED
+from floe_plugins.testing.gates import STRUCTURED
 from vllm_logits_processor.privacy import WINDOW, StreamPrivacy
 
 

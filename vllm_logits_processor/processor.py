@@ -16,7 +16,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
-from floe_plugins.logs import log_with_vllm
+from floe_plugins.system import log_with_vllm
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.engine import FusionEngine

@@ -18,17 +18,15 @@ import hmac
 import json
 import logging
 import math
-import os
 import secrets
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, SoftFileLock, Timeout
 
+from floe_plugins import files
 from floe_plugins.errors import FloeError
 from flower_strategy.device.embedding import MeanEmbedding
 
@@ -37,7 +35,6 @@ logger = logging.getLogger("flwr")
 _FORMAT = 1
 _SECRET_BYTES = 32
 _LOCK_SECONDS = 600.0
-_PART = ".part"
 
 
 class AnswersError(FloeError, RuntimeError):
@@ -123,8 +120,7 @@ def kept_answers(path: Path) -> Iterator[Answers]:
     """
     with _alone(path):
         # Whoever writes holds the lock, so a part that is here was left by a process that died.
-        for part in path.parent.glob(f".{path.name}.*{_PART}"):
-            part.unlink(missing_ok=True)
+        files.remove_parts(path)
         answers = _read(path)
         before = tuple(answers.told)
         yield answers
@@ -141,32 +137,19 @@ def kept_answers(path: Path) -> Iterator[Answers]:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = _lock(path)
-    except (OSError, NotImplementedError) as error:
-        logger.error("The embedding's answers cannot be locked in %s: %s", path, error)
-        raise AnswersError(
-            f"it cannot lock the file of its earlier answers: {_cause(error)}"
-        ) from error
-    try:
+    lock = files.locked(
+        path.with_name(f"{path.name}.lock"), without_locks="marker_file", timeout=_LOCK_SECONDS
+    )
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(lock)
+        except OSError as error:
+            logger.error("The embedding's answers cannot be locked in %s: %s", path, error)
+            raise AnswersError(
+                f"it cannot lock the file of its earlier answers: {_cause(error)}"
+            ) from error
         yield
-    finally:
-        lock.release()
-
-
-def _lock(path: Path) -> FileLock | SoftFileLock:
-    lock = FileLock(f"{path}.lock", timeout=_LOCK_SECONDS)
-    try:
-        lock.acquire()
-        return lock
-    except Timeout:
-        raise
-    # Some file systems know no locks; all know a file that is there once.
-    except (OSError, NotImplementedError):
-        there = SoftFileLock(f"{path}.softlock", timeout=_LOCK_SECONDS)
-        there.acquire()
-        return there
 
 
 def _read(path: Path) -> Answers:
@@ -208,23 +191,12 @@ def _answer(values: Any) -> Answer:
 
 
 def _write(path: Path, answers: Answers) -> None:
-    """Write beside and rename: a reader finds the old file or the new one."""
     content = {
         "format": _FORMAT,
         "secret": answers.secret.hex(),
         "answers": [_values(answer) for answer in answers.told],
     }
-    # Such a file is its user's alone from the beginning.
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    files.write_file(path, json.dumps(content, allow_nan=False), mode=0o600, durable=True)
 
 
 def _values(answer: Answer) -> dict[str, Any]:

@@ -28,9 +28,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from floe_plugins.config_checks import is_number
+from floe_plugins.config import is_number
 from floe_plugins.errors import ConfigError, FloeError
-from floe_plugins.paths import state_dir
+from floe_plugins.system import state_dir
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel
 from flower_strategy.device.embedding import TaskEmbedding, mean_embedding

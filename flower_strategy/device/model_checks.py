@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from floe_plugins.errors import ConfigError, FloeError, ModelError, first_line
-from floe_plugins.models.resolving import TOKENIZER_FILES
+from floe_plugins.models.resolver import TOKENIZER_FILES
 
 _PROBE = "The quick brown fox, 42."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

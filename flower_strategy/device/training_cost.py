@@ -14,16 +14,14 @@ import logging
 import math
 import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from floe_plugins.paths import cache_dir
+from floe_plugins import files
+from floe_plugins.system import cache_dir
 
 if TYPE_CHECKING:
     from flower_strategy.device.base_model import BaseModel
@@ -305,27 +303,15 @@ def cached_cost(
         Where to keep costs; ``profiles`` in Floe's cache folder if not given.
     """
     path = (folder or cache_dir() / "profiles") / f"{key.digest}.json"
-    with _locked(path):
+    lock = path.with_name(f"{path.name}.lock")
+    with files.locked(lock, without_locks="go_on") as missing:
+        if missing is not None:
+            logger.warning("No lock for the cached profile %s: %s", path, missing)
         cost = _read(path, key, refresh)
         if cost is None:
             cost = measure()
             _write(path, key, cost, refresh)
     return cost
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    # Some file systems know no locks, and not all releases of filelock go on without.
-    except (OSError, NotImplementedError) as error:
-        logger.warning("No lock for the cached profile %s: %s", path, error)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _read(path: Path, key: CostKey, refresh: str) -> TrainingCost | None:
@@ -368,7 +354,6 @@ def _parse(text: str, key: CostKey) -> tuple[TrainingCost, str]:
 
 
 def _write(path: Path, key: CostKey, cost: TrainingCost, refresh: str) -> None:
-    """Write beside and rename: a reader finds the old file, the new one or none."""
     found = {
         "version": FORMAT_VERSION,
         "key": asdict(key),
@@ -376,13 +361,6 @@ def _write(path: Path, key: CostKey, cost: TrainingCost, refresh: str) -> None:
         "refresh": refresh,
     }
     try:
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(found, indent=2) + "\n")
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        files.write_file(path, json.dumps(found, indent=2) + "\n", mode=0o600)
     except OSError as error:
         logger.warning("The measured profile could not be kept in %s: %s", path, error)

@@ -115,10 +115,10 @@ def test_a_file_system_without_locks_costs_the_lock_and_nothing_else(
     tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Such a file system cannot be mounted here: the lock says what filelock says there.
-    def acquire(_: object) -> None:
+    def acquire(_: object, **__: object) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr("flower_strategy.device.training_cost.FileLock.acquire", acquire)
+    monkeypatch.setattr("floe_plugins.files.FileLock.acquire", acquire)
     assert cached_cost(KEY, lambda: COST, folder=tmp_path) == COST
     assert cached_cost(KEY, refuse, folder=tmp_path) == COST
     assert "No lock" in log.text

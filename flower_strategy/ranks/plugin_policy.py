@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from floe_plugins.config_checks import is_number
+from floe_plugins.config import is_number
 from floe_plugins.errors import ConfigError, FloeError, PluginError
+from floe_plugins.hooks import RESERVED
 from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError
-from floe_plugins.kinds import RESERVED
 from floe_plugins.manager import plugin_manager
 from flower_strategy.config import RunConfig
 from flower_strategy.config_keys import EXPORT_RANKS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from floe_plugins.errors import ConfigError, PluginError
-from floe_plugins.kinds import RESERVED
+from floe_plugins.hooks import RESERVED
 from floe_plugins.manager import PLUGINS_VARIABLE, _load
 from flower_strategy.config import RunConfig
 from flower_strategy.ranks.cost import RankDecision, RankPolicy

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from floe_plugins import files
 from floe_plugins.errors import FloeError
 from flower_strategy.report import tables
 from flower_strategy.report.figure import Figure
@@ -56,10 +57,8 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> dict[s
     run = read_run(folder)
     data = figure_data(run)
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(page(run, data), encoding="utf-8")
-        part.replace(path)
+        files.write_file(path, page(run, data))
     except OSError as error:
         raise ReportError(f"{path} cannot be written: {error.strerror}.") from error
     return {

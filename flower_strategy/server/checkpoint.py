@@ -13,7 +13,6 @@ from (seed, round), so no generator's state need be kept.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from floe_plugins import files
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clusters import Cluster
@@ -39,7 +39,6 @@ ARRAYS_FILE = "arrays.safetensors"
 
 _FORMAT = 1
 _PREFIX = "round-"
-_PART = ".part"
 _PREVIOUS = ".previous"
 _ABANDONED = ".abandoned"
 
@@ -107,9 +106,8 @@ def save_checkpoint(
     """
     folder = output / CHECKPOINTS_FOLDER
     target = folder / f"{_PREFIX}{server_round:04d}"
-    part = target.with_name(target.name + _PART)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.remove_parts(target)
     content, arrays = pack(state)
     head = {
         "format": _FORMAT,
@@ -118,19 +116,12 @@ def save_checkpoint(
         "settings": dict(settings),
     }
     try:
-        save_file(arrays, part / ARRAYS_FILE)
-        (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
-        for written in (part / ARRAYS_FILE, part / STATE_FILE, part):
-            _flush(written)
-    except (OSError, SafetensorError) as error:
-        # Half a checkpoint would keep a full disk full.
-        shutil.rmtree(part, ignore_errors=True)
-        # safetensors has an error of its own for what the disk refuses.
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
-    if target.exists():
-        shutil.rmtree(target)
-    part.rename(target)
-    _flush(folder)
+        with files.new_folder(target, replace=True, durable=True) as part:
+            save_file(arrays, part / ARRAYS_FILE)
+            (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
+    # safetensors has an error of its own for what the disk refuses.
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     for old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -276,15 +267,6 @@ def _complete(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a folder, oldest first."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
     return sorted(found, key=lambda path: int(path.name[len(_PREFIX) :]))
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 Arrays = dict[str, NDArray[np.float32]]

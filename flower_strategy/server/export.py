@@ -66,7 +66,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from floe_plugins import models
+from floe_plugins import files, models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
 from flower_strategy.ranks.cost import RankPolicy
@@ -228,10 +228,9 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
     entries = (f"{json.dumps(key)}: {_written(value)}" for key, value in content.items())
-    part.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-    part.replace(path)
+    files.remove_parts(path)
+    files.write_file(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
 
 def _written(value: Any) -> str:

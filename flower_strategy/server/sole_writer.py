@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from floe_plugins import files
 from floe_plugins.errors import ConfigError
 
 LOCK_FILE = ".floe-run.lock"
@@ -40,27 +39,25 @@ def sole_writer(output: Path | None) -> Iterator[None]:
     if output is None:
         yield
         return
-    lock = FileLock(output / LOCK_FILE, timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_be_written(output, error) from error
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(
-            f"Another run writes to the output folder {output}: wait for its end, or choose "
-            "another output."
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-            raise _cannot_be_written(output, error) from error
-        # Some network file systems know no locks; a run may use them all the same.
-        logger.warning("The output folder %s is not locked: %s", output, error)
-    try:
+    with ExitStack() as held:
+        try:
+            missing = held.enter_context(
+                files.locked(output / LOCK_FILE, without_locks="go_on", timeout=0)
+            )
+        except TimeoutError:
+            raise ConfigError(
+                f"Another run writes to the output folder {output}: wait for its end, or choose "
+                "another output."
+            ) from None
+        if isinstance(missing, OSError) and missing.errno in _NOT_WRITABLE:
+            raise _cannot_be_written(output, missing) from missing
+        if missing is not None:
+            logger.warning("The output folder %s is not locked: %s", output, missing)
         yield
-    finally:
-        lock.release()
 
 
 def _cannot_be_written(output: Path, error: OSError) -> ConfigError:

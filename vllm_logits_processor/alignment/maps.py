@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from safetensors.numpy import save
 
+from floe_plugins import files
 from floe_plugins.errors import FloeError
-from floe_plugins.paths import CACHE_VARIABLE, cache_dir
+from floe_plugins.system import CACHE_VARIABLE, cache_dir
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray, TokenArray
 
@@ -247,8 +246,7 @@ def keep(
     try:
         if (maps := _read(file)) is not None:
             return KeptMaps(maps=maps, file=file, built=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        with files.locked(file.with_name(f"{file.name}.lock"), without_locks="fail"):
             # Another process may have been at it while this one waited.
             if (maps := _read(file)) is not None:
                 return KeptMaps(maps=maps, file=file, built=False)
@@ -270,17 +268,8 @@ def _write(maps: AlignmentMaps, file: Path) -> None:
     # The digest stands in the header, which it does not cover: same length, so nothing moves.
     digest = hashlib.sha256(data).hexdigest()
     content = content.replace(b"0" * 64, digest.encode(), 1)
-    with tempfile.NamedTemporaryFile(
-        prefix=f"{file.name}.", dir=file.parent, delete=False
-    ) as beside:
-        try:
-            beside.write(content)
-            beside.flush()
-            # Temporary files are their owner's alone; whoever may read the folder may read this.
-            Path(beside.name).chmod(0o666 & file.parent.stat().st_mode | 0o600)
-            Path(beside.name).replace(file)
-        finally:
-            Path(beside.name).unlink(missing_ok=True)
+    # Whoever may read the folder may read this.
+    files.write_file(file, content, mode=0o666 & file.parent.stat().st_mode | 0o600)
 
 
 def _read(file: Path) -> AlignmentMaps | None:

@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from floe_plugins.errors import first_line
-from floe_plugins.models.resolving import TOKENIZER_FILES
+from floe_plugins.models.resolver import TOKENIZER_FILES
 from vllm_logits_processor.alignment.chat_template import ChatTemplate
 from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
 from vllm_logits_processor.alignment.spelling import (

@@ -143,7 +143,7 @@ def _expert(
 
 def _gate(config: FloeConfig) -> list[Line]:
     from floe_plugins.gate import Gate
-    from floe_plugins.gate.classes import coverage
+    from floe_plugins.gate.detector import coverage
 
     if config.expert.sees_everything:
         return [green("gate", "not needed: the expert may see everything")]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from floe_plugins.errors import ConfigError
-from floe_plugins.kinds import ExpertKind
+from floe_plugins.hooks import ExpertKind
 from floe_plugins.manager import Registered
 from floe_plugins.models import resolve
 from vllm_logits_processor.arrays import TokenArray

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from floe_plugins.config import ApiKey, ApiKeyError
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
-from floe_plugins.credentials import ApiKey, ApiKeyError
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.protocol import (
     MOST_LOGPROB,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from floe_plugins.credentials import ApiKey
+from floe_plugins.config import ApiKey
 from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from floe_plugins.errors import ConfigError, FloeError, PluginError
+from floe_plugins.hooks import RESERVED, BuiltExpert, ExpertKind
 from floe_plugins.isolation import Caller, PluginCallError
-from floe_plugins.kinds import RESERVED, BuiltExpert, ExpertKind
 from floe_plugins.manager import Registered
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.config import ExpertConfig

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.errors import ConfigError, PluginError
-from floe_plugins.kinds import RESERVED
+from floe_plugins.hooks import RESERVED
 from floe_plugins.manager import Registered
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.config import ExpertConfig
