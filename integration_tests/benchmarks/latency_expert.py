@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 import torch
 
-from integration_tests.processes import end, free_port, spawn, tail
+from integration_tests.harness.processes import end, free_port, spawn, tail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.conftest import completion
 from vllm_logits_processor.expert.local import InProcessExpert

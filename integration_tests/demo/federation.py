@@ -10,7 +10,7 @@ from typing import Any
 
 from flower_strategy import adapter_for_text, load_history, load_manifest
 from integration_tests.demo.prompts import Prompt
-from integration_tests.flower_runs import run_flower_app
+from integration_tests.harness.flower_runs import run_flower_app
 
 APP = Path(__file__).resolve().parents[2]
 DEVICES = 6

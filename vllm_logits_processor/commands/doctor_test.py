@@ -1,6 +1,6 @@
 """`floe-llm doctor` on servers that answer well, badly and not at all.
 
-A real server is looked over in integration_tests/plugins_test.py.
+A real server is looked over in integration_tests/plugins/plugins_test.py.
 """
 
 from __future__ import annotations
