@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flower_strategy.device.base_model import adapted_shapes, load_base_model
     from flower_strategy.device.embedding import embed_texts
     from flower_strategy.device.hardware import Device
-    from flower_strategy.device.profile import DeviceProfile
+    from flower_strategy.profile import DeviceProfile
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
         DeadlinePolicy,

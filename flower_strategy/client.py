@@ -22,7 +22,6 @@ from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, load_base_model
 from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training import held_out_loss, train_adapter
 from flower_strategy.device.training_cost import (
     CostKey,
@@ -32,6 +31,7 @@ from flower_strategy.device.training_cost import (
     training_memory,
 )
 from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
 

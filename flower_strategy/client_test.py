@@ -12,9 +12,9 @@ from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training_cost import TrainingCost, measure_training
 from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, Envelope
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))

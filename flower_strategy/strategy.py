@@ -31,8 +31,8 @@ from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.base_model import check_base_model
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.messages import Envelope
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.server import admission, log, round, training_round

@@ -13,8 +13,8 @@ from flower_strategy.adapter_choice import choose_adapter
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.config import ConfigValue
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
-from flower_strategy.device.profile import EMBEDDING_KEY
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profile import EMBEDDING_KEY
 from flower_strategy.report.page import write_report
 from flower_strategy.run_folder import load_history, load_manifest
 from flower_strategy.server.admission import NoDevicesError

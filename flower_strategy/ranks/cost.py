@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError
 from floe_plugins.manager import plugin_manager
 from flower_strategy.config import RunConfig
 from flower_strategy.config_keys import EXPORT_RANKS
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 
 _HOOK = "floe_register_rank_policies"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from floe_plugins.errors import ConfigError
 from flower_strategy.config import RunConfig
 from flower_strategy.config_keys import EXPORT_RANKS, split_list
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.ranks.plugin_policy import plugin_policy
 

@@ -12,7 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from floe_plugins.errors import FloeError
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
 from flower_strategy.server import log
 from flower_strategy.server.replies import ReplyError, read_profile

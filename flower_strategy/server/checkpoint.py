@@ -28,7 +28,7 @@ from floe_plugins import files
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clusters import Cluster
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown

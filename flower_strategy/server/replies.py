@@ -10,8 +10,8 @@ from flwr.app import Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import ReplyRules
 
 _LARGEST_LOSS = 1e6

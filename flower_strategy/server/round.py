@@ -11,8 +11,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.device.profile import DeviceProfile, device_text
 from flower_strategy.messages import Envelope
+from flower_strategy.profile import DeviceProfile, device_text
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.exchange import Patience, drop_late, exchange
 from flower_strategy.server.records import DeviceRound, Refusal, RoundRecord

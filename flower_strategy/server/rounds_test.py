@@ -13,8 +13,8 @@ from flwr.app import Message
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
 from flower_strategy.config import ConfigValue
-from flower_strategy.device.profile import EMBEDDING_KEY, PROFILE_KEY
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profile import EMBEDDING_KEY, PROFILE_KEY
 from flower_strategy.report.page import write_report
 from flower_strategy.run_folder import load_history
 from flower_strategy.server.admission import NoDevicesError

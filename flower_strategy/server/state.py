@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, FloatArray
 from flower_strategy.clusters import Cluster, cluster_devices, nearest
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.settings import ClusteringSettings

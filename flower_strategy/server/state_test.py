@@ -10,7 +10,7 @@ import pytest
 from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.clusters import Cluster, centroid, nearest
 from flower_strategy.device.base_model import adapted_shapes
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.run_folder import load_manifest

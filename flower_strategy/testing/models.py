@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flower_strategy.device.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile
 
 
 @pytest.fixture(scope="session")

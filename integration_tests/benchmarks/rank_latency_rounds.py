@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training_cost import TrainingCost
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import StepCost, predicted_seconds
 from flower_strategy.ranks.policies import DeadlinePolicy
 

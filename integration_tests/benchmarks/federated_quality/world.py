@@ -11,12 +11,12 @@ from flower_strategy.data import LocalData, load_local_data
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.hardware import Device, simulated_device
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training_cost import (
     COPIES_PER_FACTOR,
     measure_training,
     upload_per_rank,
 )
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import StepCost
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from integration_tests.benchmarks.federated_quality.clock import Clock, step_seconds

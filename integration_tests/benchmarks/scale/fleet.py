@@ -11,9 +11,9 @@ from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
 from flower_strategy.device.hardware import DEVICE_CLASSES
-from flower_strategy.device.profile import DeviceProfile
 from flower_strategy.device.training_cost import COPIES_PER_FACTOR
 from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY, PROFILE_QUERY
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.testing.grids import InProcessGrid
 
 TASKS = 4

@@ -6,7 +6,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from flower_strategy.config import ConfigValue
-from flower_strategy.device.profile import (
+from flower_strategy.profile import (
     DEVICE_KEY,
     EMBEDDING_KEY,
     PROFILE_KEY,
