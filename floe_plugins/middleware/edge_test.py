@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -131,7 +132,11 @@ def test_a_stream_is_passed_through_piece_by_piece(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "cause"),
-    [("error", "(HTTP 503)"), ("late", "(it did not answer in time)"), ("down", "(it ")],
+    [
+        ("error", r"\(HTTP 503\)"),
+        ("late", r"\(it did not answer in time\)"),
+        ("down", r"\(nobody listens there|\(it "),
+    ],
 )
 def test_a_cloud_that_does_not_answer_means_the_device_does(
     cloud: Cloud, caplog: pytest.LogCaptureFixture, answer: str, cause: str
@@ -150,7 +155,7 @@ def test_a_cloud_that_does_not_answer_means_the_device_does(
     assert server.bodies == [body] * 3
     # It is left alone for a while.
     assert len(cloud.seen) <= 1
-    assert cause in caplog.text
+    assert re.search(cause, caplog.text)
 
 
 def test_a_request_that_the_cloud_refuses_is_answered_here_and_harms_no_other(cloud: Cloud) -> None:
