@@ -189,7 +189,7 @@ def test_where_nothing_can_be_written_only_the_lenient_go_on(
 ) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "lock"
-    with pytest.raises(NotADirectoryError), locked(path, without_locks=without_locks, timeout=5):
+    with pytest.raises(FileExistsError), locked(path, without_locks=without_locks, timeout=5):
         pass
     with locked(path, without_locks="go_on") as missing:
         assert isinstance(missing, OSError)

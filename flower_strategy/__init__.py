@@ -51,7 +51,7 @@ _HOMES = {
     "ClusteringSettings": "settings",
     "DeadlinePolicy": "ranks.policies",
     "Device": "device.hardware",
-    "DeviceProfile": "device.profile",
+    "DeviceProfile": "profile",
     "EmbeddingSettings": "settings",
     "Example": "data.examples",
     "FixedPolicy": "ranks.policies",
