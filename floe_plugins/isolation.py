@@ -140,8 +140,6 @@ class IsolationThread:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 class Failed(NamedTuple):
     """One kind of failure, as it is counted; says nothing about what was passed to the plugin."""
