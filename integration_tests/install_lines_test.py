@@ -214,3 +214,11 @@ def test_the_pages_name_all_ways_to_install() -> None:
             assert line.constraints == ["constraints-cpu.txt"], line.text
         if "serving" in line.extras:
             assert line.constraints == ["constraints.txt"], line.text
+
+
+def test_uv_locks_the_project(tmp_path: Path) -> None:
+    """Flower installs what an app requires by `uv sync`, which resolves every extra beforehand."""
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    run_uv("lock", "--project", str(tmp_path), *index_options())
+    locked = tomllib.loads((tmp_path / "uv.lock").read_text("utf-8"))["package"]
+    assert {"flwr", "vllm", "litellm"} <= {package["name"] for package in locked}
