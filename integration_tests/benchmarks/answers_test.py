@@ -19,6 +19,7 @@ from integration_tests.benchmarks.answers.tasks import (
     Sizes,
     Task,
     check_disjoint,
+    line_of,
     make_tasks,
     write_training,
 )
@@ -86,7 +87,7 @@ def test_a_run_that_was_trained_on_what_is_asked_is_refused(tmp_path: Path) -> N
     check_disjoint(tasks, tmp_path)
     with pytest.raises(ConfigError, match="trained for records; --in-task says arithmetic"):
         check_disjoint(made({"arithmetic": True}), tmp_path)
-    asked = json.dumps(vars(tasks[0].asked[0])) + "\n"
+    asked = line_of(tasks[0].asked[0])
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write(asked)
     with pytest.raises(ConfigError, match="also trained or fitted on"):
@@ -218,7 +219,7 @@ def test_a_whole_run_from_training_to_the_figure(
     assert "trained for records; --in-task says code" in capsys.readouterr().err
     data = output / "data" / "records.jsonl"
     asked = made({"records": True}, sizes=Sizes(**{**vars(SIZES), "fitted": 1, "asked": 3}))[0]
-    data.write_text(data.read_text() + json.dumps(vars(asked.asked[0])) + "\n")
+    data.write_text(data.read_text() + line_of(asked.asked[0]))
     assert command.main([*reused, "--in-task", "records", "--out-of-task", ""]) == 2
     assert "also trained or fitted on" in capsys.readouterr().err
 

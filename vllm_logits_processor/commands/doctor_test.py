@@ -47,8 +47,8 @@ class Served:
     status: int = 200
     #: The folder of the tokenizer that it has, and which of its routes give it away.
     tokenizer: str = ""
-    root: str = ""  # where it has its model from
     tokenizes: str = "/tokenize"
+    root: str = ""  # where it has its model from
 
 
 @contextmanager

@@ -150,12 +150,17 @@ def make_tasks(
     return tuple(made)
 
 
+def line_of(example: Example) -> str:
+    """Return an example as a line of JSONL."""
+    return json.dumps({"prompt": example.prompt, "response": example.response}) + "\n"
+
+
 def write_training(tasks: Iterable[Task], folder: Path) -> None:
     """Write what devices may train on: one JSONL file per trained task."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         if task.in_task:
-            lines = [json.dumps(vars(example)) + "\n" for example in task.trained]
+            lines = [line_of(example) for example in task.trained]
             (folder / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
