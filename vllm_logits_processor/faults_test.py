@@ -218,13 +218,17 @@ def test_the_breaker_keeps_its_promise(fault: Callable[[FakeExpert], None], setu
         # ... then it is left alone, and nobody waits, not for its probes either.
         run.longest_s = 0.0
         asked, begun = run.asked, time.monotonic()
+        outcomes = []
         while time.monotonic() < begun + 2.3 * COOLDOWN_S:
-            assert run.step() == "open"
+            outcomes.append(run.step())
             time.sleep(0.005)
         assert run.longest_s < SLACK_S
         # A reading that took long says nothing, and is followed by a second probe.
         probes = 2 * len(run.servers) * (2 if fault is come_late else 1)
         assert run.asked - asked <= probes
+        # On a busy machine a probe may have failed before its own step looks at it.
+        assert set(outcomes) <= {"open", "failed"}
+        assert outcomes.count("failed") <= probes
         assert run.states.count("half-open") >= len(run.servers)
         for server in run.servers:
             heal(server)

@@ -84,7 +84,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 def edge(server: Server, cloud: Cloud, policy: str = "strict", **values: Any) -> PrivacyGate:
-    section = {"url": cloud.url, "model": "llm", "first_byte_timeout_s": 0.5, **values}
+    section = {"url": cloud.url, "model": "llm", "first_byte_timeout_s": 10, **values}
     settings = GateSettings(detectors=["email", "card"], timeout_s=30, policy=policy, cloud=section)
     return PrivacyGate(server, settings=settings)
 
@@ -145,7 +145,7 @@ def test_a_cloud_that_does_not_answer_means_the_device_does(
     if answer == "down":
         cloud.server.server_close()
     server = Server()
-    gate = edge(server, cloud)
+    gate = edge(server, cloud, first_byte_timeout_s=0.5)
     body = user("hi", stream=True, vllm_xargs={"floe": "fused"})
     started = time.monotonic()
     replies = [ask(gate, body) for _ in range(3)]
