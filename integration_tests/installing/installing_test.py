@@ -61,7 +61,7 @@ def test_the_doctor_says_which_halves_are_missing(base: Environment, tmp_path: P
 @pytest.mark.parametrize(
     ("command", "module", "extra"),
     [
-        (["align", "a", "b"], "tokenizers", "fusion"),
+        (["align", "a", "b"], "safetensors", "fusion"),
         (["adapter", "run", "text"], "torch", "federated"),
     ],
 )
