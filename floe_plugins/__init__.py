@@ -1,7 +1,7 @@
 """Hooks, plugin manager, privacy gate, routers and model sources of Floe.
 
-Importing this package is light on purpose: it pulls in neither torch, transformers, vllm nor
-flwr, so that a command, a middleware or a plugin can use it anywhere.
+This package imports neither torch, transformers, vllm nor flwr, so that a command, a middleware
+or a plugin can use it anywhere.
 """
 
 import pluggy

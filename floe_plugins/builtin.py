@@ -1,4 +1,4 @@
-"""What Floe itself registers, by the hooks that plugins use."""
+"""Registers Floe's own detectors, routers and models, by the hooks that plugins use."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from floe_plugins.routers import BUILT_IN_ROUTERS, Router
 
 @hookimpl
 def floe_register_detectors() -> Sequence[Detector]:
-    """Register the detectors of structured data."""
+    """Register the detectors that come with Floe."""
     return BUILT_IN_DETECTORS
 
 

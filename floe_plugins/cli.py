@@ -1,8 +1,8 @@
 """The command `floe-llm`, with the commands that other packages add to it.
 
-A package offers one with an entry point in the group `floe_llm.commands`, whose value is a module
-with ``add_to(commands)``. The module is imported for every call of `floe-llm`, so it leaves heavy
-imports to the function that runs the command.
+A package adds a command with an entry point in the group `floe_llm.commands`, whose value is a
+module with ``add_to(commands)``. Every call of `floe-llm` imports the module, so heavy imports
+belong into the function that runs the command.
 """
 
 import argparse
@@ -82,7 +82,7 @@ GROUP = "floe_llm.commands"
 def add_installed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the installed commands to the parser, sorted by name.
 
-    One that cannot be loaded is listed with the reason, and says it when it is called.
+    A command that cannot be loaded is listed with the reason, and says it when it is called.
     """
     for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:

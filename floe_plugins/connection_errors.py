@@ -1,4 +1,4 @@
-"""What httpcore raises when a server cannot be asked, and the cause of it in words."""
+"""The errors of a server that cannot be reached, and their causes in words."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ _MOST_CAUSES = 50
 
 
 def cause_of(error: BaseException, *, url: str) -> str:
-    """Say why a server could not be asked; no full stop, and nothing that was sent or received.
+    """Return why a server could not be asked: no full stop, and nothing that was sent or received.
 
     Parameters
     ----------
     error : BaseException
         One of `CONNECTION_ERRORS`, a `TimeoutError` or an `OSError`.
     url : str
-        What was asked. A server that speaks TLS closes a connection of plain HTTP without a word.
+        The address. A server that speaks TLS closes a connection of plain HTTP without an answer.
 
     Returns
     -------
     str
-        A clause about the server, with what to do where that is known; the type of the error where
-        its cause is none of those known here.
+        A clause about the server, with what to do where that is known; the type of the error if
+        its cause is unknown.
     """
     for each in _causes(error):
         known = _known(each)

@@ -1,17 +1,17 @@
 """The errors that Floe shows to its users.
 
-Every one of them carries a single clear sentence: what was wrong, with its value, and what is
-accepted. The command line prints that sentence without a traceback.
+Each message is one sentence: what was wrong, its value, and what is accepted. The command line
+prints it without a traceback.
 """
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its type where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class FloeError(Exception):
-    """Base of every error that is meant for a user's eyes."""
+    """Base of all errors that users see."""
 
 
 class ConfigError(FloeError, ValueError):
@@ -19,8 +19,8 @@ class ConfigError(FloeError, ValueError):
 
 
 class ModelError(FloeError):
-    """A model name cannot be resolved, or its checkpoint cannot be made or trusted."""
+    """A model name cannot be resolved, or its checkpoint cannot be made or is damaged."""
 
 
 class PluginError(FloeError):
-    """A plugin does not load, or registers what the manager refuses; names the plugin."""
+    """A plugin does not load, or the manager refuses what it registers; names the plugin."""

@@ -1,4 +1,4 @@
-"""What Floe's extras bring, by its own metadata, and how one is installed where Floe came from."""
+"""Floe's extras by its own metadata: what they require, and the command that installs one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Writes files and folders whole or not at all, and locks them between processes.
 
-What is written is written beside its place, under a hidden name that ends in ``.part``, and renamed
-when it is complete. A process that is killed leaves its part behind; `remove_parts` removes it.
+A file or folder is written beside its place, under a hidden name that ends in ``.part``, and
+renamed when it is complete. A process that is killed leaves its part; `remove_parts` removes it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def write_file(
     Raises
     ------
     OSError
-        It cannot be written; the old content is still there, and no part of the new one. Where only
-        the wait for the name fails, the new content is there.
+        It cannot be written; the old content stays, and no part of the new one. If only the wait
+        for the name fails, the new content is there.
     """
     part = _part(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -86,7 +86,7 @@ def new_folder(folder: Path, *, replace: bool = False, durable: bool = False) ->
     Raises
     ------
     OSError
-        It cannot be written. As after any error in the block, nothing is left behind.
+        It cannot be written. After this, and any error in the block, no part is left.
     """
     part = _part(folder)
     part.mkdir()
@@ -104,7 +104,7 @@ def new_folder(folder: Path, *, replace: bool = False, durable: bool = False) ->
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes left of a file or folder; the caller holds its lock."""
+    """Remove a file's or folder's parts that killed processes left; the caller holds its lock."""
     token = "?" * 2 * _TOKEN_BYTES
     for part in path.parent.glob(f".{glob.escape(path.name)}.{token}{_PART}"):
         if part.is_dir():
@@ -121,18 +121,18 @@ def locked(
     timeout: float = -1,
     on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Exception | None]:
-    """Hold a lock; it ends with the block, and with the process.
+    """Hold a lock until the block or the process ends.
 
     Parameters
     ----------
     path : Path
         The lock's file, which stays; its folder is made when absent.
     without_locks : "fail", "marker_file" or "go_on"
-        What to do where the lock cannot be had at all, as on network file systems that know none:
-        raise the error; hold ``PATH`` with the suffix ``.softlock`` instead, a file that exists
-        while it is held, and raise where that fails too; or go on without any.
+        What to do if locks do not work at all, as on some network file systems: raise the error;
+        hold ``PATH`` with the suffix ``.softlock`` instead, a file that exists while it is held,
+        and raise if that fails too; or go on without a lock.
     timeout : float (default: -1)
-        Seconds to wait for another holder; a negative number waits for as long as it takes.
+        Seconds to wait for another holder; a negative number waits without limit.
     on_wait : callable, optional
         Called once when another process holds the lock, before waiting for it.
 
@@ -144,9 +144,9 @@ def locked(
     Raises
     ------
     TimeoutError
-        Another holder has kept it for all that time.
+        Another holder kept the lock for that time.
     OSError
-        It cannot be had.
+        The lock cannot be taken.
     """
     missing: Exception | None = None
     lock: BaseFileLock = FileLock(path)
@@ -189,7 +189,7 @@ def _part(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _moved_aside(folder: Path) -> Iterator[None]:
-    """Rename a folder for the length of the block, then remove it; put it back after an error."""
+    """Rename a folder during the block, then remove it; put it back after an error."""
     # Renamed first: a reader must find the old folder, the new one or none, never half of one.
     aside = _part(folder)
     folder.rename(aside)
@@ -202,7 +202,7 @@ def _moved_aside(folder: Path) -> Iterator[None]:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Wait until the disk has all of a folder: its new name must not be there before."""
+    """Wait until the disk has all of a folder, before its new name is there."""
     for path in folder.rglob("*"):
         if path.is_dir():
             _sync_folder(path)

@@ -1,12 +1,12 @@
 """The hooks that a plugin may implement, and the protocols of what it registers with them.
 
 Each hook is marked with `floe_plugins.hookimpl` and returns a list of objects with a unique `name`.
-Registering makes a thing available; what is used is up to the configuration, save that the gate
-asks every detector unless told otherwise.
+The configuration chooses which of the registered objects are used. Only detectors need not be
+chosen: the gate asks them all unless its configuration names some.
 
-Detectors and routers are described where they are used, in `floe_plugins.gate.detector` and
-`floe_plugins.routers`. The two halves own the interfaces of what kinds of experts and of rank
-policies build. This package imports neither half, so configurations and arrays are `Any` here.
+`floe_plugins.gate.detector` describes detectors, `floe_plugins.routers` describes routers. The two
+halves own the interfaces of the experts and rank policies that kinds build. This package imports
+neither half, so configurations and arrays are `Any` here.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ RESERVED: Mapping[str, frozenset[str]] = {
 
 
 class BuiltExpert(Protocol):
-    """A model that can be asked: :class:`vllm_logits_processor.expert.protocol.Expert`."""
+    """An expert, see :class:`vllm_logits_processor.expert.protocol.Expert`."""
 
     def start(self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1) -> Future[Any]:
-        """Begin a call and return at once; the future holds an ``ExpertReply``."""
+        """Start a call and return at once; the future holds an ``ExpertReply``."""
         ...
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
-        """Begin to score a text; the future holds the sum of ln p, in nats."""
+        """Start to score a text; the future holds the sum of ln p, in nats."""
         ...
 
     def close(self) -> None:
@@ -65,12 +65,12 @@ class ExpertKind(Protocol):
         vocabulary : int
             Number of the expert's tokens; ids are below it.
         end_ids : int32 array
-            The expert's end tokens, one event: their mass belongs on the first of them.
+            The expert's end tokens. They are one event: the expert puts their mass on the first.
 
         Raises
         ------
         FloeError
-            If the configuration does not do; one sentence, and the server does not start.
+            The configuration is wrong. The message is one sentence, and the server does not start.
         """
         ...
 
@@ -95,7 +95,7 @@ class RankPolicyKind(Protocol):
         Raises
         ------
         FloeError
-            If the configuration does not do; one sentence, and the run does not start.
+            The configuration is wrong. The message is one sentence, and the run does not start.
         """
         ...
 
@@ -107,8 +107,8 @@ class ModelSource(Protocol):
     Attributes
     ----------
     name : str
-        The scheme. A user who writes ``name:reference`` is sent here. Lower-case letters, digits
-        and hyphens, unique among all sources.
+        The scheme: a model name ``name:reference`` goes to this source. Lower-case letters, digits,
+        hyphens and underscores, a letter first, unique among all sources.
     """
 
     @property
@@ -117,7 +117,7 @@ class ModelSource(Protocol):
         ...
 
     def references(self) -> Sequence[str]:
-        """List the references on offer, or return an empty sequence if they cannot be listed."""
+        """Return the references on offer; none if they cannot be listed."""
         ...
 
     def resolve(self, reference: str, *, progress: bool = True) -> Path:
@@ -138,8 +138,8 @@ class ModelSource(Protocol):
         Raises
         ------
         ModelError
-            If the reference is unknown or the checkpoint cannot be made; one sentence that says
-            what to do.
+            The reference is unknown or the checkpoint cannot be made. The message is one sentence
+            that says what to do.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""Routers and model sources of plugins, behind the wall of :mod:`floe_plugins.isolation`.
+"""Routers and model sources of plugins, called through :mod:`floe_plugins.isolation`.
 
-The plugin manager hands out these, so that no code of Floe calls a plugin's own object.
+The plugin manager returns these, so that no code of Floe calls a plugin's own object.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class IsolatedRouter:
     Raises
     ------
     ValueError
-        If the router's exponent is no number above 0 up to 1.
+        The router's exponent is not a number above 0 and up to 1.
     """
 
     def __init__(self, router: Router, *, plugin: str, timeout_s: float = ROUTER_TIMEOUT_S) -> None:

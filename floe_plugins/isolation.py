@@ -1,11 +1,11 @@
-"""Calls into plugins: with a time limit, counted, and logged without a word of what was passed.
+"""Calls plugins with a time limit, counts failures, and logs none of what was passed.
 
-Detectors are called by :mod:`floe_plugins.gate.runner`, all of a gate's in one go and with one time
-limit, in a thread of the same kind. What a failed call means is up to the caller: a router's rows
-stay with the host, a rank policy's devices keep their ranks, a model source provides no model.
+:mod:`floe_plugins.gate.runner` calls all detectors of a gate at once and with one time limit, in a
+thread of the same kind. The caller decides what a failed call means: a router's rows stay with the
+host, a rank policy's devices keep their ranks, a model source provides no model.
 
-A call that does not come back keeps its thread, and until it does every further one fails at once.
-So nobody waits for a plugin that is known to hang, no threads pile up, and all goes on when it
+A call that does not return keeps its thread, and until it returns every further call fails at once.
+So nobody waits for a plugin that hangs, threads do not pile up, and calls succeed again once it
 returns.
 """
 
@@ -41,7 +41,7 @@ STUCK = "stuck"
 
 
 class PluginCallError(Exception):
-    """A call into a plugin failed; `reason` is an exception's type, ``late`` or ``stuck``."""
+    """A call to a plugin failed; `reason` is an exception's type, ``late`` or ``stuck``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class PluginCallError(Exception):
 
 @dataclass
 class _Task(Generic[T]):
-    """One call on its way through the thread."""
+    """One call in the thread."""
 
     function: Callable[[], T]
     deadline: float
@@ -64,7 +64,7 @@ class _Task(Generic[T]):
 
 
 class IsolationThread:
-    """One thread, a daemon, that is started with the first call and makes one call at a time.
+    """A daemon thread that starts with the first call and makes one call at a time.
 
     Parameters
     ----------
@@ -85,15 +85,15 @@ class IsolationThread:
         Parameters
         ----------
         function : callable
-            The call into the plugin.
+            The call to the plugin.
         deadline : float
             On the clock of `time.monotonic`, seconds.
 
         Raises
         ------
         PluginCallError
-            If `function` raises, with the exception's type alone; if it is late; or if an earlier
-            one is late and still has not come back.
+            `function` raises (the error has the exception's type alone), is late, or an earlier
+            late one has still not returned.
         """
         tasks = self._running()
         current = self._current
@@ -112,7 +112,7 @@ class IsolationThread:
         self._tasks.put(None)
 
     def _running(self) -> SimpleQueue[_Task[Any] | None]:
-        """Start the thread unless it runs; return where it takes its calls from."""
+        """Start the thread unless it runs; return the queue of its calls."""
         if self._thread is None or not self._thread.is_alive():
             with self._starting:
                 # Also after a fork, where the parent's thread does not exist, whatever it was at.
@@ -142,7 +142,7 @@ logger = logging.getLogger(__name__)
 
 
 class Failed(NamedTuple):
-    """One kind of failure, as it is counted; says nothing about what was passed to the plugin."""
+    """One kind of failure, as it is counted; holds nothing of what was passed to the plugin."""
 
     hook: str
     plugin: str
@@ -151,7 +151,7 @@ class Failed(NamedTuple):
 
 
 class InvalidAnswerError(Exception):
-    """A plugin answered something that its hook does not accept."""
+    """A plugin returned something that its hook does not accept."""
 
 
 _counts: Counter[Failed] = Counter()
@@ -159,13 +159,13 @@ _counting = threading.Lock()
 
 
 def failures() -> Mapping[Failed, int]:
-    """Return how often calls into plugins have failed in this process, for metrics."""
+    """Return how often calls to plugins have failed in this process, for metrics."""
     with _counting:
         return dict(_counts)
 
 
 def count_failure(failed: Failed) -> int:
-    """Count a failure without logging it; return how many there were."""
+    """Count a failure without logging it, and return the count."""
     with _counting:
         _counts[failed] += 1
         return _counts[failed]
@@ -187,17 +187,16 @@ def note_failure(failed: Failed) -> None:
 
 
 class Caller:
-    """Calls one thing that a plugin registered.
+    """Calls one object that a plugin registered.
 
     With a time limit the call runs in a thread of its own, see `IsolationThread`.
 
     Parameters
     ----------
     hook, plugin, name : str
-        What is called: the hook, the plugin, and the name of the thing.
+        The hook, the plugin, and the object's name.
     timeout_s : float or None
-        Seconds for a call; None for calls that may take as long as they need, which then run in
-        the caller's thread.
+        Seconds for a call; None for calls that may take any time, which run in the caller's thread.
     """
 
     def __init__(self, *, hook: str, plugin: str, name: str, timeout_s: float | None) -> None:
@@ -211,16 +210,16 @@ class Caller:
         Parameters
         ----------
         function : callable
-            The call into the plugin, and whatever checks its answer.
+            The call to the plugin, and the check of its answer.
         passing : tuple of exception types
-            Errors that the hook allows, which go on to the caller as they are; only without a time
+            Errors that the hook allows, which reach the caller as they are; only without a time
             limit.
 
         Raises
         ------
         PluginCallError
-            If it raises or is late. That is counted and logged with the plugin's name and the
-            exception's type; its text, which may quote what was passed, is dropped.
+            The call raises or is late. The failure is counted and logged with the plugin's name and
+            the exception's type, without its text, which may quote what was passed.
         """
         try:
             if self._timeout_s is None:
@@ -231,7 +230,7 @@ class Caller:
             raise
 
     def note(self, reason: str) -> None:
-        """Count a failure that the caller has seen itself."""
+        """Count a failure that the caller found."""
         note_failure(Failed(self._hook, self._plugin, self._name, reason))
 
 

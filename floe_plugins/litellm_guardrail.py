@@ -46,12 +46,12 @@ _REMEMBERED = 4096
 class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # untyped if absent
     """Decides about every request, and once more about every call of a deployment.
 
-    A clear request goes on as it is, of a redacted one goes on what redaction leaves. Any other is
-    sent to the model that runs on the device, or refused with HTTP 400 where none is named.
+    A clear request passes unchanged, a redacted one with its placeholders. Any other goes to the
+    local model, or is refused with HTTP 400 if none is named.
 
     The proxy may call another model than the request names: a fallback, a retry, one of several.
-    So the text of each call is looked at where the deployment has been chosen. Only a deployment of
-    the local model is called with text that is not clear.
+    So the guardrail scans the text of each call after the proxy has chosen the deployment. Only a
+    deployment of the local model gets text that is not clear.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     gate_config : str, optional
         The path of the gate's configuration; by default what ``FLOE_GATE_CONFIG`` names.
     **options
-        What LiteLLM gives to every guardrail.
+        LiteLLM's options of every guardrail.
 
     Raises
     ------
     ConfigError, PluginError
-        If the configuration is wrong, or a detector does not load: the proxy does not start.
+        The configuration is wrong, or a detector does not load; the proxy does not start.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         Raises
         ------
         HTTPException
-            If it may not leave, and there is no model for it here. Says nothing of the text.
+            The request may not leave and no local model is named. Holds nothing of the text.
         """
         del user_api_key_dict, cache
         if call_type in _PASSED_THROUGH:
@@ -121,13 +121,13 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     ) -> dict[str, Any]:
         """Return the call of a deployment as it may go on.
 
-        Nothing is taken from the request's own hook or from what the request says: what is about
-        to be sent is decided about, wherever it comes from.
+        The decision depends on what is about to be sent alone, not on the request's own hook or on
+        what the request says.
 
         Raises
         ------
         HTTPException
-            If its text may not leave, and the deployment is not the local model's.
+            The text may not leave and the deployment is not the local model's.
         """
         # Under `default_on` no request is without it, but for those of a key that the proxy's
         # administrator has exempted.
@@ -146,7 +146,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     async def _leaving(
         self, body: Mapping[str, Any]
     ) -> tuple[Verdict | None, Mapping[str, Any] | None]:
-        """Have the gate decide, unless it has cleared the very same texts before."""
+        """Let the gate decide, unless it has cleared the very same texts before."""
         texts = texts_of(body)
         said = json.dumps([(message.text, message.role) for message in texts.messages])
         digest = hashlib.sha256(said.encode()).digest()
@@ -211,7 +211,7 @@ _JSON = (str, int, float, list, dict, tuple, type(None))
 
 
 def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a call, or of a request to the proxy, is sent on and may be the client's."""
+    """Return the parts of a call or request that are sent on and may come from the client."""
     # Where the proxy has a place of its own for what it notes, `metadata` is the client's.
     proxy = _OF_THE_PROXY - {"metadata"} if "litellm_metadata" in call else _OF_THE_PROXY
     operators = _configured(call)
@@ -227,7 +227,7 @@ def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_text_call(name: str | None, call: Mapping[str, Any]) -> bool:
-    """Tell whether a call is one of texts, and has its text where such calls have it."""
+    """Tell whether a call is a text call with its text in the usual fields."""
     places = _TEXTS_OF.get((name or "").removeprefix("a"), _TEXTS_OF.get(name or ""))
     return places is not None and all(isinstance(call.get(place), str | list) for place in places)
 
@@ -235,8 +235,8 @@ def is_text_call(name: str | None, call: Mapping[str, Any]) -> bool:
 def stays_local(call: Mapping[str, Any], local_model: str | None) -> bool:
     """Tell whether a call goes to a deployment of the local model, and nowhere else.
 
-    What counts is where it goes, in the proxy's own configuration: nothing that a client can write
-    into a request, such as the id of a deployment, makes another place the local one.
+    The proxy's own configuration decides: nothing that a client writes into a request, such as
+    the id of a deployment, makes another deployment local.
     """
     if local_model is None or any(call.get(key) for key in ELSEWHERE):
         return False
@@ -327,12 +327,12 @@ class RouteFilter:
 
 
 def filter_routes() -> None:
-    """Put the door in front of the proxy that is starting in this process; once.
+    """Put a `RouteFilter` in front of the proxy that is starting in this process; once.
 
     Raises
     ------
     ConfigError
-        If there is no such proxy, or it has no place for the door.
+        This LiteLLM's stack of middleware is unknown.
     """
     from litellm.proxy.proxy_server import app
 

@@ -1,8 +1,8 @@
-"""Loads plugins and says what each of them registered.
+"""Loads plugins and lists what each of them registers.
 
-Plugins come from the entry-point group `floe_llm` and from dotted paths. They are asked one by one
-in the order of their names, so the order of installation changes nothing, and every error names
-the plugin that caused it.
+Plugins come from the entry-point group `floe_llm` and from dotted paths. The manager asks them one
+by one in the order of their names, so that the order of installation changes nothing. Every error
+names the plugin that caused it.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registered(Generic[T]):
-    """A thing that a plugin registered.
+    """An object that a plugin registered.
 
     Attributes
     ----------
     name : str
-        The thing's own name, unique among its kind.
+        The object's own name, unique among its kind.
     plugin : str
         The plugin that registered it; ``floe`` for what comes with Floe.
     value : object
-        The detector, router, model source or kind. Routers and model sources of plugins come
-        behind a wall: see :mod:`floe_plugins.isolated_plugins`.
+        The detector, router, model source or kind. Routers and model sources of plugins are
+        isolated: see :mod:`floe_plugins.isolated_plugins`.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Plugin:
     origin : str
         The dotted path of the module or object.
     distribution, version : str or None
-        The installed distribution that it belongs to, if it came by an entry point.
+        The installed distribution that it belongs to, if an entry point named it.
     hooks : tuple of str
         The hooks that it implements.
     registers : mapping of str to tuple of str
-        Per hook, the names of what it registered.
+        Hook to the names of the objects that it registered.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Plugin:
 
 @dataclass(frozen=True)
 class PluginManager:
-    """What is loaded, by kind and name.
+    """All registered objects, by kind and name.
 
     Attributes
     ----------
     plugins : tuple of Plugin
         Floe's own first, the others by name.
     detectors, routers, experts, model_sources, rank_policies : mapping of str to Registered
-        By the name of the thing.
+        Name to object.
     """
 
     plugins: tuple[Plugin, ...]
@@ -111,8 +111,8 @@ def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
     ----------
     paths : iterable of str, optional
         Dotted paths to load besides the installed plugins, as ``package.module`` or
-        ``package.module:attribute``. A server's engine is a process of its own, so a plugin that
-        is not installed reaches it only by such a path.
+        ``package.module:attribute``. A server's engine is a process of its own: it gets a plugin
+        that is not installed only by such a path.
 
     Returns
     -------
@@ -122,14 +122,14 @@ def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
     Raises
     ------
     PluginError
-        If a plugin cannot be loaded, implements an unknown hook or one with a wrong signature, or
-        registers something invalid or under a name that is taken. Names the plugin.
+        A plugin cannot be loaded, implements an unknown hook or one with a wrong signature, or
+        registers something invalid or under a name that is taken. The message names the plugin.
     """
     return _load(os.environ.get(PLUGINS_VARIABLE), tuple(sorted(set(paths))))
 
 
 def forget_plugins() -> None:
-    """Load plugins anew at the next call of `plugin_manager`; for tests."""
+    """Make the next call of `plugin_manager` load plugins anew; for tests."""
     _load.cache_clear()
 
 
@@ -140,7 +140,7 @@ def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
     loader = pluggy.PluginManager(PROJECT)
     loader.add_hookspecs(hooks)
 
-    # By its name and at this time: what Floe registers, such as the gate's detectors, is built on
+    # Imported by name and only here: what Floe registers, such as the gate's detectors, imports
     # modules that ask this one for plugins.
     builtin = importlib.import_module("floe_plugins.builtin")
     loader.register(builtin, name=BUILT_IN)
@@ -226,7 +226,7 @@ def _select(
 
 
 def _is_path(part: str) -> bool:
-    # What has a dot or a colon is meant as a path: whether it can be imported shows later, by name.
+    # A dot or a colon makes it a path; if it cannot be imported, a later error names it.
     return "." in part or ":" in part or importlib.util.find_spec(part) is not None
 
 
@@ -263,7 +263,7 @@ def _import(name: str, path: str) -> object:
 def _ask(
     loader: pluggy.PluginManager, hook: str, order: Sequence[str]
 ) -> Mapping[str, Registered[Any]]:
-    """Call one hook of every plugin and check what comes back."""
+    """Call one hook of every plugin and check what it returns."""
     implementations = {
         impl.plugin_name: impl for impl in loader.hook.__dict__[hook].get_hookimpls()
     }

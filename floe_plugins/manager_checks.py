@@ -1,4 +1,4 @@
-"""What the manager refuses of a plugin, with the plugin's name in every sentence."""
+"""Checks what plugins register; every error names the plugin."""
 
 import inspect
 import re
@@ -9,10 +9,10 @@ from floe_plugins import PROJECT
 from floe_plugins.errors import PluginError
 from floe_plugins.hooks import RESERVED
 
-#: What everything that is registered may be called.
+#: Names that a registered object may have.
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
-#: Hook -> the attributes, then the methods that everything it registers must have.
+#: Hook -> the attributes and the methods that an object registered with it must have.
 HOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "floe_register_detectors": (("name", "labels"), ("detect",)),
     "floe_register_routers": (("name",), ("log_odds",)),
@@ -23,7 +23,7 @@ HOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def refuse_unmarked(name: str, plugin: object) -> None:
-    """Refuse hooks that pluggy would pass over in silence: misspelt or not marked ones."""
+    """Refuse hooks that pluggy would ignore silently: misspelt or unmarked ones."""
     for attribute, value in inspect.getmembers(plugin, inspect.isroutine):
         if not attribute.startswith("floe_") or hasattr(value, f"{PROJECT}_impl"):
             continue
@@ -38,7 +38,7 @@ def refuse_unmarked(name: str, plugin: object) -> None:
 
 
 def call(plugin: str, hook: str, function: Any) -> Sequence[object]:
-    """Call one hook of one plugin and return the list that it gives."""
+    """Call one hook of one plugin and return its list."""
     try:
         result = function()
     except Exception as error:  # a plugin may raise anything
@@ -54,7 +54,7 @@ def call(plugin: str, hook: str, function: Any) -> Sequence[object]:
 
 
 def checked_name(plugin: str, hook: str, thing: object) -> str:
-    """Check what a plugin registers and return its name."""
+    """Check an object that a plugin registers and return its name."""
     try:
         return _checked_name(plugin, hook, thing)
     except PluginError:
@@ -97,5 +97,5 @@ def _checked_name(plugin: str, hook: str, thing: object) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's message, where pluggy and Python say what was wrong."""
+    """Return the last line of an error's message, in which pluggy and Python say what was wrong."""
     return (str(error).strip().splitlines() or [""])[-1]

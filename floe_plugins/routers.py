@@ -1,9 +1,9 @@
-"""Routers: how much the expert's word counts against the host's, token by token.
+"""Routers give the expert and the host their weights, token by token.
 
 A router is parameter-free in the sense of the Floe paper (arXiv 2602.14302): it has no trained
-weights and sees only what the two models say. It answers with log-odds,
-``ln(w_expert / w_host)``, from which both weights follow by the logistic function. They sum to one
-and are finite by construction, whatever the router computes.
+weights and sees only what the two models say. It returns log-odds, ``ln(w_expert / w_host)``, from
+which both weights follow by the logistic function. They are finite and sum to one whatever the
+router computes.
 
 The arithmetic below uses operators only, so it runs on NumPy arrays and on torch tensors alike;
 this module imports neither.
@@ -17,15 +17,15 @@ from typing import Any, Protocol, runtime_checkable
 #: A NumPy array or a torch tensor of floats with shape (rows,).
 FloatArray = Any
 
-#: Log-odds stand for "all weight on one model" beyond this; the other keeps e**-60.
+#: Log-odds that put all weight on one model; the other keeps e**-60.
 CERTAIN = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSignals:
-    """What a router may look at, for the rows of one decoding step.
+    """What a router sees of the rows of one decoding step.
 
-    None of it depends on the token that is about to be sampled.
+    Nothing in it depends on the token that is about to be sampled.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class RouterSignals:
         Jensen-Shannon divergence of the two, nats, in [0, ln 2].
     evidence : array, shape (rows,), float64
         Running average of ``ln p_host - ln p_expert`` over the tokens already in the text, nats per
-        token, those in a like context above all; positive where the host has predicted better.
+        token. Tokens in a similar context weigh more. Positive where the host predicted better.
     prompt_evidence : array, shape (rows,), float64, or 0.0
-        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
+        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is unknown.
     """
 
     host_entropy: FloatArray
@@ -61,35 +61,35 @@ class Router(Protocol):
     def log_odds(self, signals: RouterSignals) -> FloatArray:
         """Return ``ln(w_expert / w_host)`` per row, shape (rows,).
 
-        A row's answer may depend on that row's signals alone, so that a request's text does not
+        A row's result may depend on that row's signals alone, so that a request's text does not
         change with its neighbours in the batch.
         """
         ...
 
 
 def exponent_of(router: Router) -> float:
-    """Return the exponent `a` of the mean by which a router wants the two models mixed.
+    """Return the exponent `a` of the power mean by which a router mixes the two models.
 
     ``fused(v)`` is proportional to ``(w_host p_host(v)**a + w_expert q(v)**a)**(1/a)``: with 1 the
-    weighted sum of probabilities, towards 0 that of logits. A router says so with an attribute
-    ``exponent`` from above 0 to 1; it is 1 for one that says nothing.
+    weighted sum of probabilities, towards 0 that of logits. A router sets it with an attribute
+    ``exponent``, above 0 and up to 1; without the attribute it is 1.
     """
     return float(getattr(router, "exponent", 1.0))
 
 
 @dataclass(frozen=True)
 class EvidenceRouter:
-    """Weigh by who predicted the text so far better, and by who is surer now.
+    """Weighs by which model predicted the text so far better, and by which is surer now.
 
     ``w_expert / w_host = exp(sqrt(H_host) / 2 - sqrt(H_expert) / 2 - 2 d)`` with `d` the evidence
-    and `H` the entropies, in nats. The root keeps a model that has no idea at all, over a large
-    vocabulary, from losing all its weight; at the usual entropies of a few nats it asks for less
-    certainty than the difference itself. The constants are rounded from a search on eight kinds of
-    text, which found little between half and twice of them.
+    and `H` the entropies, in nats. Because of the root, a model that knows nothing over a large
+    vocabulary does not lose all its weight, and at the usual entropies of a few nats certainty
+    counts less than it would by the difference itself. The constants are rounded from a search on
+    eight kinds of text; between half and twice their values results differ little.
 
-    The two distributions are mixed with exponent 1/2; see `exponent_of`. The search found that of
-    all that was tried to gain most, on every text: between the arithmetic mean, which keeps what
-    only one model believes, and the geometric, which keeps what neither excludes.
+    The router mixes the two distributions with exponent 1/2, see `exponent_of`. In the search this
+    exponent gained most on every text. It lies between the arithmetic mean, which keeps what only
+    one model believes, and the geometric, which keeps what neither excludes.
     """
 
     name: str = "evidence"
@@ -115,7 +115,7 @@ class EntropyRouter:
 
 @dataclass(frozen=True)
 class PerplexityRouter:
-    """Weigh by the prompt alone, the whole answer through: PackLLM's fusion of two models.
+    """Weighs by the perplexity of the prompt, the same for the whole answer: PackLLM's fusion.
 
     ``w`` is proportional to ``exp(-ln PPL)`` of the prompt (PackLLM-sim of Mavromatis et al. 2024,
     arXiv 2404.11531, at temperature 1), both perplexities per host token. Without evidence of the
@@ -131,7 +131,7 @@ class PerplexityRouter:
 
 @dataclass(frozen=True)
 class ConstantRouter:
-    """The same log-odds at every token: the plain mean, or one model alone.
+    """Returns the same log-odds at every token: the plain mean, or one model alone.
 
     Parameters
     ----------

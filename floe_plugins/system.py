@@ -1,4 +1,4 @@
-"""Where Floe keeps files of its own, and where its log lines go."""
+"""The folders of Floe's own files, and its log lines inside vLLM."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Return the folder of what cannot be made again; it need not exist yet.
+    """Return the folder of files that cannot be made again; it need not exist yet.
 
     Returns
     -------
     Path
         ``$FLOE_CACHE_DIR`` if set, else the user's state folder by the conventions of the system
-        (``$XDG_STATE_HOME/floe-llm`` or ``~/.local/state/floe-llm`` on Linux), which nobody
-        empties to gain room.
+        (``$XDG_STATE_HOME/floe-llm`` or ``~/.local/state/floe-llm`` on Linux), which is not
+        emptied to gain room.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("floe-llm")
 
 
 def log_with_vllm(*packages: str) -> None:
-    """Send the lines of Floe's packages where vLLM's go; vLLM sets up no logger but its own.
+    """Send the log lines of Floe's packages where vLLM's go: vLLM sets up only its own logger.
 
-    Nothing changes where there is no vLLM, or somebody has set up Floe's loggers.
+    Nothing changes without vLLM, or if Floe's loggers are set up already.
 
     Parameters
     ----------
     *packages : str
-        Such as ``floe_plugins``.
+        Names of packages, such as ``floe_plugins``.
     """
     theirs = logging.getLogger("vllm")
     for package in packages:

@@ -1,8 +1,8 @@
 """Federated fine-tuning of a small language model with Flower.
 
-`FloeStrategy` gives each device a LoRA rank that its hardware affords, puts devices with alike
-tasks into clusters, and aggregates adapters of different ranks exactly within each. The functions
-in `flower_strategy.client` are its other side.
+`FloeStrategy` gives each device a LoRA rank that its hardware affords, clusters devices with alike
+tasks, and aggregates adapters of different ranks exactly within each cluster. The functions in
+`flower_strategy.client` answer its messages on the devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of a run's adapters serves a text: the one whose cluster's centroid is nearest."""
+"""Chooses the adapter of a run for a text: that of the cluster with the nearest centroid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
     Parameters
     ----------
     manifest : Mapping[str, Any]
-        What `flower_strategy.load_manifest` gives.
+        The result of `flower_strategy.load_manifest`.
     embedding : FloatArray
         Shape (hidden,), of a text, by `embed_texts` with the same base model.
 
@@ -54,9 +54,9 @@ def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
 
 
 def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
-    """Return the adapter of a run that serves a text best.
+    """Return the adapter of a run that fits a text best.
 
-    The text is embedded as the devices embedded theirs, with the run's frozen base model.
+    The text is embedded as the devices embed theirs, with the run's frozen base model.
 
     Parameters
     ----------

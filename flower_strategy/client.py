@@ -40,7 +40,7 @@ def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | Non
     """Return the node's device.
 
     A real SuperNode is measured. A simulated node gets its class from the message's ``devices``;
-    which nodes are simulated says `flower_strategy.simulation.is_simulated`.
+    `flower_strategy.simulation.is_simulated` tells which nodes are simulated.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | Non
 
 
 def identity_of(context: Context) -> str:
-    """Return what stays the same when the node gets another id, see `DeviceProfile`."""
+    """Return the node's identity, which outlives its id; see `DeviceProfile`."""
     if is_simulated(context):
         return f"partition:{partition_of(context.node_config)[0]}"
     name = context.node_config.get("name", "")
@@ -75,7 +75,7 @@ def profile(
     ----------
     message : Message
         The query; its configuration holds `TrainingSettings`, `EmbeddingSettings`, the
-        ``probe-ranks`` to be timed, and ``refresh``, see `cached_cost`.
+        ``probe-ranks`` to time, and ``refresh``, see `cached_cost`.
     context : Context
         The node's context.
     data : LocalData
@@ -108,7 +108,7 @@ def profile(
 def train(
     message: Message, context: Context, *, data: LocalData, device: Device | None = None
 ) -> Message:
-    """Answer ``train``: the adapter that came, trained on the node's examples.
+    """Answer ``train``: the adapter of the message, trained on the node's examples.
 
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``seconds`` (training
     and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
@@ -172,7 +172,7 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
     message : Message
         An adapter, its scaling and `TrainingSettings`.
     context : Context
-        The node's context; not read, and there as Flower calls every function with it.
+        The node's context; not used, but Flower passes it to every function.
     data : LocalData
         What the node holds.
     """

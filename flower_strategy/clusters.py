@@ -1,4 +1,4 @@
-"""Which devices belong together: clusters of task embeddings with lasting names."""
+"""Clusters of devices by their task embeddings, with lasting names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAME_TASK = 0.15
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
-    """Devices whose task embeddings lie together.
+    """Devices whose task embeddings are close to each other.
 
     Attributes
     ----------
@@ -60,8 +60,8 @@ def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 
     settings : ClusteringSettings
         Threshold, separation, largest number, smallest size.
     error : float (default: 0.0)
-        Standard error of a row, as a length; 0 where it is not known, and nothing is asked of the
-        separation then.
+        Standard error of a row, as a length; 0 if it is unknown, and then the separation does not
+        count.
     """
     count = len(features)
     wide = features.astype(np.float64)
@@ -119,12 +119,12 @@ def cluster_devices(
     previous: Iterable[Cluster] = (),
     first_new: int = 0,
 ) -> list[Cluster]:
-    """Cluster devices; clusters that were there before keep their names.
+    """Cluster devices; clusters that existed before keep their names.
 
     New and old clusters are matched one to one so that the summed cosine distance of their
-    centroids is least (Kuhn's assignment). A match counts only where the two share a device or
-    lie close together: a cluster of another task must not inherit a name and its adapter. What
-    has no match gets the next unused number.
+    centroids is least (Kuhn's assignment). A match counts only if the two share a device or are
+    close to each other: a cluster of another task must not inherit a name and its adapter. A
+    cluster without a match gets the next unused number.
 
     Parameters
     ----------
@@ -133,9 +133,9 @@ def cluster_devices(
     settings : ClusteringSettings
         Threshold, largest number, smallest size.
     errors : Mapping[int, float], optional
-        Node id -> standard error of its embedding; of no meaning for other features.
+        Node id -> standard error of its embedding; only for embeddings as features.
     features : Mapping[int, FloatArray], optional
-        Node id -> what devices are split by, unit length; the task embeddings by default.
+        Node id -> the features to cluster by, unit length; by default the task embeddings.
     previous : Iterable[Cluster]
         The clusters so far.
     first_new : int
@@ -187,7 +187,7 @@ def _lasting_names(found: list[Cluster], previous: list[Cluster]) -> dict[int, s
 
 
 def nearest(embedding: FloatArray, clusters: Iterable[Cluster]) -> Cluster:
-    """Return the cluster whose centroid is closest in angle; where a newcomer belongs."""
+    """Return the cluster whose centroid is closest in angle; newcomers join it."""
     return max(clusters, key=lambda cluster: float(cluster.centroid @ embedding))
 
 

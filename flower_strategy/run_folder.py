@@ -1,4 +1,4 @@
-"""Reading a run's folder; `flower_strategy.server.export` says what lies in it."""
+"""Reads a run's folder; `flower_strategy.server.export` says what is in it."""
 
 from __future__ import annotations
 

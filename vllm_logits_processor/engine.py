@@ -37,12 +37,12 @@ from vllm_logits_processor.stream import Stream
 
 
 def host_entropies(logits: torch.Tensor, rows: IntArray) -> FloatArray:
-    """Return the entropy of the host's next-token distribution in some rows.
+    """Return the entropies of the host's next-token distributions in some rows.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        Masked tokens at -inf.
+        Masked tokens are at -inf.
     rows : int64 array, shape (rows,)
 
     Returns
@@ -67,7 +67,7 @@ class Pair:
 
 
 class HiddenTokenError(FloeError):
-    """vLLM does not show the processor what it has sampled."""
+    """vLLM hides the last sampled token from the processor."""
 
 
 class FusionEngine:
@@ -113,21 +113,21 @@ class FusionEngine:
 
     @property
     def metrics(self) -> FusionMetrics:
-        """Where what this engine does is counted."""
+        """The engine's counters."""
         return self._metrics
 
     def new_stream(
         self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
     ) -> Stream | None:
-        """Return the state of a request, or None where the expert is never to be asked.
+        """Return the state of a request, or None if the expert is never asked.
 
         Parameters
         ----------
         prompt_ids : sequence of int or None
-            Host tokens of the prompt; None for one that is given as embeddings. A prompt in which
-            these are mixed is taken for one.
+            Host tokens of the prompt; None for a prompt of embeddings. One that mixes both counts
+            as embeddings.
         output_ids : list of int
-            The engine's own list of the answer's tokens; it is read as it grows.
+            The engine's own list of the answer's tokens; Floe reads it as it grows.
         options : RequestOptions
         """
         if not self._config.fuses(options.mode):
@@ -153,17 +153,17 @@ class FusionEngine:
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
-        """Take in new tokens and start the calls for the positions that come next.
+        """Take in new tokens and start the calls for the next positions.
 
         Parameters
         ----------
         streams : sequence of Stream
-            Those of the step; they may be asked about again in `decide`.
+            The streams of the step; `decide` may ask about them again.
 
         Notes
         -----
-        Streams whose last token is not known yet, and those that are asked about only where the
-        host is unsure, are left for `decide`.
+        `decide` asks about streams whose last token is not known yet, and about all streams if the
+        expert is asked only where the host is unsure.
         """
         self._ask(streams, host_is_unsure=False)
 
@@ -178,22 +178,22 @@ class FusionEngine:
         Parameters
         ----------
         logits : torch.Tensor, shape (rows, vocabulary), float32
-            Read, and left as it is.
+            Not changed.
         streams : mapping of row to Stream
             Rows without a stream are the host's.
         drafts : mapping of row to sequence of int, optional
-            Draft tokens that the host was fed before a row, beyond the stream's own (speculative
-            decoding). A stream then has several rows.
+            Draft tokens of the host before a row, beyond the stream's own (speculative decoding).
+            A stream then has several rows.
 
         Returns
         -------
         FusedCells
-            What changes in `logits`: to be written by every rank alike.
+            What changes in `logits`; every rank writes the same.
 
         Raises
         ------
         HiddenTokenError
-            If the engine still hides the last sampled token of a stream.
+            vLLM still hides the last sampled token of a stream.
         """
         if any(stream.waits_for_token for stream in streams.values()):
             raise HiddenTokenError(
@@ -236,16 +236,15 @@ class FusionEngine:
         self._metrics.observe_stream(stream.summary)
 
     def settle_stream(self, stream: Stream) -> None:
-        """Log and count a stream that may have ended; one that goes on begins new figures."""
+        """Log and count a stream that may have ended; if it goes on, its figures begin anew."""
         self.end_stream(stream)
         stream.reopen()
         stream.summary, stream.settled = StreamSummary(), True
 
     def abandon_step(self, streams: Sequence[Stream]) -> None:
-        """Let go of what a step had begun that a fault has ended.
+        """Drop what a step had begun before a fault ended it.
 
-        The calls in flight are left to themselves, and are told of when they end. The streams go on
-        with the next step.
+        Calls in flight run on and are counted when they end. The streams go on with the next step.
         """
         forks, self._forks = self._forks, []
         for stream in (*streams, *forks):
@@ -260,7 +259,7 @@ class FusionEngine:
         self._metrics.close()
 
     def _ask(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
-        """Advance the streams and begin what is undecided and may leave."""
+        """Advance the streams and ask about those that are undecided and may leave."""
         asking = []
         # With speculative decoding a stream comes once per row.
         for stream in {id(stream): stream for stream in streams}.values():
@@ -276,13 +275,13 @@ class FusionEngine:
         self._asking.begin(asking, host_is_unsure=host_is_unsure)
 
     def _rebuild(self, stream: Stream) -> None:
-        """Begin anew what a fault has left half done."""
+        """Rebuild a stream that a fault has left half updated."""
         fresh = self.new_stream(stream.prompt_ids, stream.output_ids, stream.options)
         assert fresh is not None  # the stream itself was made of these
         stream.rebuild(fresh)
 
     def _score_prompt(self, stream: Stream) -> None:
-        """Have the prompt scored at the first position; take in the scores when they are there."""
+        """Start to score the prompt at the first position; use the scores when they are there."""
         if self._scorer is None:
             return
         if stream.position == 0 and stream.scores is None and not stream.summary.tokens:
@@ -308,7 +307,7 @@ class FusionEngine:
         self._ask(unsure, host_is_unsure=True)
 
     def _join(self, stream: Stream) -> TraceLine:
-        """Wait for this stream's word until its deadline; say what came of it."""
+        """Wait for the expert's reply on this stream until its deadline; return the outcome."""
         followed = stream.ready and self._config.expert.lookahead > 1
         waited_ms, sent, received = self._asking.join(stream)
         return TraceLine(
@@ -330,7 +329,7 @@ class FusionEngine:
         drafts: Mapping[int, tuple[int, ...]],
         lines: dict[int, TraceLine],
     ) -> FusedCells:
-        """Align and weigh all rows with a word at once; note the weights in `lines`."""
+        """Align and weigh all rows with a distribution at once; note the weights in `lines`."""
         if not distributions:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)
@@ -361,9 +360,9 @@ class FusionEngine:
         return fused_cells(logits, rows, aligned, weights)
 
     def _judge_draft(self, stream: Stream, before: Stream, draft: int, factor: float) -> None:
-        """Give a draft row the evidence of the row before it, and what that said of the draft.
+        """Give a draft row the evidence of the row before it and of the draft token.
 
-        Never what is said of the row's own token.
+        The row's own token is never part of it.
         """
         stream.evidence = replace(before.evidence)
         stream.evidence.observe(factor)

@@ -1,10 +1,10 @@
-"""Which model has predicted the text so far better: running averages, per stream.
+"""Running averages, per stream, of how much better one model has predicted the text so far.
 
-One average would do if one model were better everywhere. But which one is better depends on where
-the text stands: after a space a word begins, which is the harder part; inside a word a larger
-vocabulary helps; numbers are spelled digit by digit by one model and not by the other. So beside
-the average over all tokens there is one for each of a few contexts, told apart by the byte in front
-of the token. A context of which little is known yet is drawn to the average over all (shrinkage).
+One average would do if one model were better everywhere. But which one is better depends on the
+place in the text: after a space a word begins, which is the harder part; inside a word a larger
+vocabulary helps; one model spells numbers digit by digit and the other does not. So beside the
+average over all tokens there is one for each of a few contexts, which the byte before the token
+determines. The average of a context with few tokens is drawn to that over all (shrinkage).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONTEXTS = 4
 
 
 def context_after(byte: int) -> int:
-    """Return the context of a token that stands behind `byte`."""
+    """Return the context of a token after `byte`."""
     # Bytes above ASCII belong to letters more often than not.
     if 65 <= byte <= 90 or 97 <= byte <= 122 or byte >= 128:
         return 0
@@ -43,8 +43,8 @@ def context_after(byte: int) -> int:
 class Evidence:
     """Running averages of ``ln p_host - ln q`` over the tokens of the text.
 
-    As ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``: nothing of the host's row need be
-    kept. The token that is being weighed is never among those averaged.
+    Since ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``, and nothing of the host's row
+    needs to be kept. The token that is being weighed is never among the averaged ones.
 
     All fields are plain numbers or tuples of them: ``dataclasses.replace`` makes an independent
     copy.
@@ -56,11 +56,11 @@ class Evidence:
     overall : float
         The average over all tokens, nats per token.
     prompt : float
-        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
+        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 if unknown.
     observed : int
         Tokens observed so far.
     context : int or None
-        Context of the token that is weighed next; None while no text is known.
+        Context of the token that is weighed next; None before any text.
     sums, counts : tuples of float
         Decayed sum of the evidence, and number of tokens, of each context.
     """
@@ -77,7 +77,7 @@ class Evidence:
     def value(self) -> float:
         """The evidence for the token that is weighed next, nats per token.
 
-        Positive where the host has been better.
+        Positive if the host was better.
         """
         if self.context is None:
             return self.overall
@@ -85,10 +85,10 @@ class Evidence:
         return total / (self.counts[self.context] + _SHRINKAGE)
 
     def begin(self, prompt: float) -> None:
-        """Take in the evidence of the prompt; NaN, where it is not known, changes nothing.
+        """Take in the evidence of the prompt; NaN, for unknown, changes nothing.
 
-        It may come when tokens have been observed already: the average is then what it would be,
-        had it begun with the prompt's.
+        It may come after observed tokens: the average is then the same as if it had begun with the
+        prompt's.
         """
         if not math.isnan(prompt):
             self.prompt = _bounded(prompt)
@@ -104,7 +104,7 @@ class Evidence:
             self.counts = self._added(self.counts, 1.0)
 
     def follow(self, data: bytes) -> None:
-        """Take in that the text has grown by `data`: the prompt, or a token, observed or not."""
+        """Note that the text has grown by `data`: the prompt, or a token, observed or not."""
         if data:
             self.context = context_after(data[-1])
 
@@ -128,7 +128,7 @@ _FEWEST_TOKENS = 8
 
 @dataclass
 class PromptScores:
-    """Scores of one prompt on their way.
+    """Scores of one prompt, as futures.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class PromptScores:
     def evidence(self) -> float | None:
         """Return ln p_host - ln p_expert per host token; None while it is not known.
 
-        NaN where a model did not answer: the stream then begins without evidence.
+        NaN if a model did not answer; the stream then begins without evidence.
         """
         if not (self.host.done() and self.expert.done()):
             return None
@@ -157,10 +157,11 @@ class PromptScores:
 
 
 class PromptScorer:
-    """Has the prompt scored by both models, once, while the answer is already being decoded.
+    """Lets both models score the prompt once, while the answer is already being decoded.
 
-    The host is asked through its own server, as any client would: its worker sees the logits of the
-    last position alone. Nobody waits for the scores: the host's come between two of its own steps.
+    The scorer asks the host through its own server, like any client, since its worker sees only the
+    logits of the last position. Nobody waits for the scores: the host's come between two of its own
+    steps.
 
     Parameters
     ----------
@@ -179,7 +180,7 @@ class PromptScorer:
     def start(
         self, host_ids: Sequence[int], expert_ids: Sequence[int], *, model: str
     ) -> PromptScores | None:
-        """Begin to score a prompt, given as tokens of both models; None for one that is too short.
+        """Start to score a prompt, given as tokens of both models; None if it is too short.
 
         Parameters
         ----------

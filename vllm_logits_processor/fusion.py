@@ -1,4 +1,4 @@
-"""Add the expert's word to the host's logits, by the weights of the router."""
+"""Changes the host's logits by the expert's distribution, with the weights of the router."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_logits_processor.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the router gave the two models; shape (rows,), each pair sums to one.
+    """The router's weights of the two models; shape (rows,), each pair sums to one.
 
     `exponent` is that of the mean; see :func:`floe_plugins.routers.exponent_of`.
     """
@@ -39,19 +39,19 @@ def weigh(
     router : Router
         Asked once for all rows.
     aligned : Aligned
-        The expert's word on the rows.
+        The expert's distributions for the rows.
     evidence, prompt_evidence : float64 arrays, shape (rows,)
         See :class:`floe_plugins.routers.RouterSignals`; that of the prompt is 0 if not given.
 
     Returns
     -------
     Weights
-        A row where the router answers NaN, or the expert has no feasible word, is the host's.
+        All weight is the host's in rows where the router returns NaN or nothing is feasible.
 
     Raises
     ------
     ValueError
-        If the router's answer does not have one number per row.
+        The router does not return one number per row.
     """
     odds = np.asarray(
         router.log_odds(
@@ -80,14 +80,14 @@ def weigh(
 
 
 class FusedCells:
-    """What changes in a step's logits.
+    """The logits of a step that change.
 
     Parameters
     ----------
     index : int64 tensor, shape (cells,)
         Places in ``logits.view(-1)``, none of them twice.
     values : float32 tensor, shape (cells,)
-        The logits that stand there after fusion.
+        The logits at these places after fusion.
     """
 
     def __init__(self, *, index: torch.Tensor, values: torch.Tensor) -> None:
@@ -107,7 +107,7 @@ class FusedCells:
 
     @property
     def values(self) -> torch.Tensor:
-        """The logits that stand there after fusion, float32, shape (cells,)."""
+        """The logits at these places after fusion, float32, shape (cells,)."""
         return self._values
 
     def write(self, logits: torch.Tensor) -> None:
@@ -117,12 +117,12 @@ class FusedCells:
 
 
 class _GainedCells(FusedCells):
-    """Cells on a CPU that are not laid out unless someone asks: tens of thousands a row.
+    """Cells on a CPU, tens of thousands a row, that are listed only when somebody needs them.
 
     Parameters
     ----------
     logits : torch.Tensor
-        Those that were decided about.
+        The logits of the step.
     rows : int64 array, shape (rows,)
     aligned : Aligned
     gains : float32 array, shape (parts,)
@@ -160,7 +160,7 @@ class _GainedCells(FusedCells):
         return self._lay_out().values
 
     def write(self, logits: torch.Tensor) -> None:
-        """Write the cells into `logits`: a second time, or elsewhere, as they were decided."""
+        """Write the cells into `logits`; further calls, or other logits, get the same values."""
         if logits is not self._logits or self._laid_out is not None:
             self._lay_out().write(logits)
             return
@@ -184,20 +184,20 @@ class _GainedCells(FusedCells):
 def fused_cells(
     logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights
 ) -> FusedCells:
-    """Return the cells by which the host's logits of some rows become fused ones.
+    """Return the cells that turn the host's logits of some rows into fused ones.
 
     With `a` the exponent of the mean and ``q = p m``, the sum ``w_host p**a + w_expert q**a`` is
     ``p**a (w_host + w_expert m**a)``. So
     ``fused(v) = host(v) + ln(w_host + w_expert m(v)**a) / a``, less the same for the tail: a
-    constant of the row, which no softmax sees. Only members of known groups are written, every
-    other logit keeps its bits, and a token at -inf stays there.
+    constant of the row, which does not change its softmax. Only members of known groups are
+    written, every other logit keeps its bits, and a token at -inf stays there.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        Those that `aligned` was made from. Read, and left as they are until the cells are written.
+        The logits that `aligned` was made from. Not changed until the cells are written.
     rows : int64 array, shape (rows,)
-        The rows of `logits` that `aligned` and `weights` speak of.
+        The rows of `logits` that `aligned` and `weights` are for.
     aligned : Aligned
     weights : Weights
     """

@@ -1,6 +1,6 @@
-"""What is seen of fusion: metrics for Prometheus, a summary per stream, a trace per step.
+"""Makes fusion visible: metrics for Prometheus, a summary per stream, a trace per step.
 
-Numbers and names, never text. Metrics are served on a port of this machine alone.
+All of it is numbers and names, never text. Metrics are served on a port of this machine alone.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _BOUNDS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class FusionMetrics:
-    """Counts what one engine does and, with a port, answers with it over HTTP.
+    """Counts what one engine does and, with a port, serves the counts over HTTP.
 
-    Every engine has a registry of its own, so that several in one process do not clash and nothing
-    of vLLM's appears. Labels come from closed sets and from the configuration's URLs (without
-    credentials and query): nothing of a request becomes a label. May be called from any thread.
+    Every engine has a registry of its own, so that several in one process do not clash and vLLM's
+    metrics do not appear. Labels come from closed sets and from the configuration's URLs (without
+    credentials and query): nothing of a request becomes a label. Any thread may call it.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class FusionMetrics:
     Raises
     ------
     ConfigError
-        If the port cannot be opened.
+        The port cannot be opened.
     """
 
     def __init__(self, *, port: int | None) -> None:
@@ -90,12 +90,12 @@ class FusionMetrics:
         Parameters
         ----------
         outcome : str
-            ``answered``, ``late`` or ``failed``; ``dropped`` for what a late call brought in the
-            end, of which only the bytes are counted.
+            ``answered``, ``late`` or ``failed``; ``dropped`` for the reply of a late call, of which
+            only the bytes are counted.
         seconds : float
-            From its start until its reply was there, or its deadline.
+            From its start until its reply or its deadline.
         prompts : int
-            How many texts it asked about.
+            Number of texts that it asked about.
         sent_bytes, received_bytes : int
             Bodies of the request and of the reply.
         """
@@ -119,7 +119,7 @@ class FusionMetrics:
             self._instruments.faults.labels(stage, reason).inc()
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note whether fusion goes on after faults, or rests or has ended."""
+        """Note whether fusion goes on after faults, or pauses or has ended."""
         if self._instruments is not None:
             self._instruments.fusing.set(fusing)
 
@@ -133,7 +133,7 @@ class FusionMetrics:
 
 
 class _Instruments:
-    """The counters and histograms of one engine, with their label values made beforehand."""
+    """The counters and histograms of one engine, with all their label values."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -207,7 +207,7 @@ class _Instruments:
 
 
 class _PluginFailures(Collector):
-    """What :mod:`floe_plugins.isolation` has counted in this process."""
+    """The counts of :mod:`floe_plugins.isolation` in this process."""
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the one family."""
@@ -240,19 +240,19 @@ _SAME_WEIGHT = 1e-9
 class StreamSummary:
     """Totals over the rows that were decided for one stream.
 
-    A row is a token of the answer, save where the engine threw its sample away: chunks of a long
-    prompt, and draft tokens that were not accepted.
+    A row is a token of the answer, except where vLLM throws its sample away: chunks of a long
+    prompt, and draft tokens that are not accepted.
 
     Attributes
     ----------
     tokens : dict of str to int
         Rows by outcome, as `TraceLine` names them.
     waited_ms, longest_wait_ms : float
-        Milliseconds that joins took, together and at most.
+        Milliseconds that rows waited for the expert, together and at most.
     sent_bytes, received_bytes : int
         The stream's share of the bodies of the expert's calls.
     followed : int
-        Fused rows for which look-ahead had brought the expert's word before it was needed.
+        Fused rows whose expert distribution look-ahead had brought before it was needed.
     lowest_weight, highest_weight : float
         Range of the expert's weight over the fused rows; 0 before the first.
     highest_error_bound : float
@@ -295,11 +295,11 @@ class StreamSummary:
 
     @property
     def constant_weight(self) -> bool:
-        """True where the router gave one weight to all of several rows: it did not route."""
+        """True if the router gave several rows one weight: it did not route."""
         return self.fused > 1 and self.highest_weight - self.lowest_weight <= _SAME_WEIGHT
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures that the log line holds: numbers, and names of outcomes."""
+        """Return the figures of the log line: numbers, and names of outcomes."""
         fused = max(self.fused, 1)
         return {
             "event": "floe_stream_finished",
@@ -342,7 +342,7 @@ OUTCOMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TraceLine:
-    """What happened to one token. No text, no token.
+    """What happened to one token. It holds neither text nor the token.
 
     Attributes
     ----------
@@ -352,11 +352,11 @@ class TraceLine:
         Which token of the answer, from 0.
     outcome : str
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
-        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and only
-        unsure places are asked about), ``budget`` (the answer's waiting time is spent), ``open``
-        (breaker), ``busy`` (first calls still on their way), ``reading`` (so is this answer's),
-        ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the expert
-        said).
+        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host is, and the
+        expert is asked only where it is unsure), ``budget`` (the answer's waiting time is spent),
+        ``open`` (breaker), ``busy`` (too many first calls are on their way), ``reading`` (this
+        answer's first call is on its way), ``late``, ``failed``, ``infeasible`` (the host may not
+        produce anything that the expert said).
     expert_weight : float
         Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float
@@ -364,11 +364,11 @@ class TraceLine:
     sent_bytes, received_bytes : int
         This stream's share of the bodies of the expert's call; 0 without one.
     error_bound : float
-        The expert's mass that stayed unknown, 0 to 1: what its top K left out, and covers that were
-        not asked about. The total variation distance between the expert's distribution as it was
-        used and as it would be in full is at most this.
+        The unknown mass of the expert, 0 to 1: what its top K leaves out, and covers that were not
+        asked about. The total variation distance between the expert's distribution as it was used
+        and the full one is at most this.
     followed : bool
-        True where look-ahead had brought the expert's word before it was needed.
+        True if look-ahead had brought the expert's distribution before it was needed.
     """
 
     label: str | None

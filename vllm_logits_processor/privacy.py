@@ -1,4 +1,4 @@
-"""The privacy gate where bytes leave: whether a stream's text may go to the expert."""
+"""The privacy gate of a stream: whether its text may go to the expert."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ _BEGUN_CHARS = 80
 
 @dataclass
 class StreamPrivacy:
-    """Clears a stream's prompt once and its generated text in a rolling window; latches on a no.
+    """Clears a stream's prompt once and its generated text in a rolling window; a no is final.
 
-    Text that has left cannot be called back, and the beginning of a value leaves before it can be
-    told for one. So while the generated text ends in what may become one, as in five digits, the
-    answer is no, but for that moment only: the host decodes these tokens alone, and waits for
-    nobody.
+    Text that has left cannot be called back, and the beginning of a value leaves before the value
+    can be recognised. So while the generated text ends in what may become a value, such as five
+    digits, the answer is no for that moment: the host decodes these tokens alone and does not wait.
 
     Parameters
     ----------
     gate : Gate or None
-        None for a trusted expert, to which everything may go.
+        None for a trusted expert, which may see everything.
     """
 
     gate: Gate | None
@@ -47,9 +46,9 @@ class StreamPrivacy:
     _held: bool = False
 
     def clears(self, text: bytes | bytearray) -> bool:
-        """Scan what is new in `text` and tell whether the whole of it may leave.
+        """Scan what is new in `text` and tell whether all of it may leave.
 
-        Anything but a clear verdict is a no, for this stream for good.
+        Anything but a clear verdict is a no for the rest of the stream.
         """
         if self.gate is None:
             return True
@@ -81,7 +80,7 @@ def _begins_a_value(text: bytes | bytearray) -> bool:
 
 
 def _from_word(text: str, begin: int) -> str:
-    """Cut a text at the first beginning of a word from `begin` on, if there is one close by."""
+    """Cut a text at the first beginning of a word from `begin` on, if one is close."""
     if begin == 0:
         return text
     for place in range(begin, begin + _WORD):
@@ -95,7 +94,7 @@ def _decoded(data: bytes | bytearray, *, starts_inside: bool) -> str:
 
 
 def _whole_characters(data: bytes, *, starts_inside: bool) -> bytes:
-    """Cut the halves of characters that a window or an unfinished stream begins and ends with."""
+    """Cut incomplete characters off both ends of a window or an unfinished stream."""
     begin = 0
     while starts_inside and begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
         begin += 1

@@ -2,7 +2,7 @@
 
 A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
 runners with an interface each, and one class serves both: :mod:`runners.rows` follows V1's rows,
-:mod:`runners.slots` V2's slots, and :mod:`agreement` lets one rank decide for all.
+:mod:`runners.slots` V2's slots, and :mod:`rank_sync` lets one rank decide for all.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 class FloeLogitsProcessor(RowInterface, SlotInterface):
     """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
 
-    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and says so where
-    it was named. V1 takes no processors under speculative decoding, and says so when it starts; V2
-    does. A fault that nobody foresaw costs a step, and ends fusion, not the server, if it comes
-    back: see :mod:`fallback`.
+    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and warns if it
+    was named. V2 takes processors with speculative decoding; V1 does not, and says so when it
+    starts. An unforeseen fault costs one step. If it comes back it ends fusion, not the server:
+    see :mod:`fail_open`.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     Raises
     ------
     ConfigError
-        At start, if the configuration is wrong, a tokenizer cannot be taken, a detector or router
-        does not load, or vLLM lacks something that Floe relies on.
+        At the start: the configuration is wrong, a tokenizer cannot be used, a detector or router
+        does not load, or vLLM lacks something that Floe needs.
     """
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any) -> None:
@@ -101,7 +101,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         RequestOptions.from_extra_args(sampling_params.extra_args)
 
     def is_argmax_invariant(self) -> bool:
-        """Return False: fusion is there to change the most likely token."""
+        """Return False: fusion may change the most likely token."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -111,7 +111,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             self._rows.begin(batch_update)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """V2: take in a request; return whether it is fused, alike on every rank."""
+        """V2: add a request; return whether it is fused, the same on every rank."""
         if self._config is None:
             return False
         options = RequestOptions.from_extra_args(sampling_params.extra_args)
@@ -144,8 +144,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     def _apply_alike(self, logits: torch.Tensor, ctx: LogitsContext | None) -> torch.Tensor:
         """Fuse as the other ranks do.
 
-        A rank that left its logits as they are, alone, would go on with another text: what is left
-        to fail once all have agreed stops the server.
+        If one rank alone kept its logits, it would go on with another text. So a fault that comes
+        once all ranks have agreed stops the server.
         """
         dense: torch.Tensor | None = None
         try:
@@ -193,7 +193,7 @@ def _written(cells: FusedCells, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
-    """Read Floe's configuration; None where this process does not sample."""
+    """Read Floe's configuration; None if this process does not sample."""
     additional = vllm_config.additional_config
     config = FloeConfig.from_additional_config(additional if isinstance(additional, dict) else None)
     if vllm_config.parallel_config.pipeline_parallel_size > 1 and not get_pp_group().is_last_rank:

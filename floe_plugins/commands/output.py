@@ -1,4 +1,4 @@
-"""What commands share in printing."""
+"""Printing for all commands."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`floe-llm plugins`: lists what is loaded and what it registers."""
+"""`floe-llm plugins`: lists the loaded plugins and what they register."""
 
 import argparse
 from dataclasses import asdict

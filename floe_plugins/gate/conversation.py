@@ -1,4 +1,4 @@
-"""Messages of one conversation as one text, with the seams at which a value may be split."""
+"""Joins the messages of a conversation into one text, with the seams that may split a value."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from itertools import accumulate, pairwise
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.disguises.view import Rewriting, View
 
-# Between what is said and what stands beside it. No form of a value has so many line feeds within,
-# and no detector looks so far for a word that announces one.
+# Between messages with a role and those without. No form of a value holds so many line feeds, and
+# no detector looks so far for a word before a value.
 _WALL = "\n" * 64
 
 # Characters on either side of a seam: about twice the longest value of structured data.
@@ -23,10 +23,10 @@ class Message:
     Attributes
     ----------
     text : str
-        What is said.
+        The text of the message.
     role : str or None
-        Who says it. None for what stands beside the conversation, such as a tool's description:
-        it is looked at by itself, and no value goes on from it or in it.
+        Who says it. None for text beside the conversation, such as a tool's description: it is
+        scanned by itself, and no value is split between it and a message.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Message:
 
 
 class Conversation:
-    """Messages, joined with a line feed between each two, and apart from what is beside them.
+    """Messages joined by line feeds, and kept apart from text beside the conversation.
 
     Parameters
     ----------
@@ -63,10 +63,10 @@ class Conversation:
         self._starts = [0, *accumulate(map(len, pieces))][:-1]
 
     def seams(self) -> tuple[View, ...]:
-        """Return views of the joined text that bring together what stands at its seams.
+        """Return views of the joined text in which nothing separates the messages.
 
-        One joins the messages as they follow each other, one those of each role that spoke more
-        than once with another in between. The inner parts of long messages are left out: they are
+        One view joins the messages in their order, and one those of each role that spoke more than
+        once with another in between. They leave out the inner parts of long messages, which are
         scanned in the joined text.
         """
         spoken = [place for place, each in enumerate(self.messages) if each.role is not None]
@@ -80,7 +80,7 @@ class Conversation:
         return tuple(view.for_values() for view in views if view is not None)
 
     def split(self, spans: Sequence[Span]) -> tuple[tuple[Span, ...], ...]:
-        """Return the spans message by message, with offsets into each; one may be in several."""
+        """Return the spans message by message, with offsets into each; a span may be in several."""
         split: list[list[Span]] = [[] for _ in self.messages]
         for span in spans:
             first = max(0, bisect_right(self._starts, span.start) - 1)

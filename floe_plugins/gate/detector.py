@@ -1,4 +1,4 @@
-"""What a privacy detector is, and the classes of private text that its labels stand for."""
+"""The protocol of privacy detectors, and the classes of private text that labels stand for."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ class Span:
     start, end : int
         The stretch is ``text[start:end]``; offsets count characters.
     label : str
-        What it is, in capitals, e.g. ``EMAIL``. Redaction puts ``<EMAIL>`` in its place.
+        The kind of private text, in capitals, e.g. ``EMAIL``. Redaction replaces it by ``<EMAIL>``.
     """
 
     start: int
@@ -28,10 +28,10 @@ class Span:
 class Detector(Protocol):
     """A privacy detector, registered with the hook `floe_register_detectors`.
 
-    A detector is asked from a thread of its own, one text at a time. It must need a time that
-    grows no faster than the text: an answer that comes too late makes the text private. Only code
-    that runs in Python or releases the interpreter's lock can be given up on; a pattern of `re`
-    that backtracks without end stops the whole process.
+    A gate calls it from a thread of its own, one text at a time. Its time must grow no faster than
+    the text, since a late answer makes the text private. The gate can give up only on code that
+    runs in Python or releases the interpreter's lock; a pattern of `re` that backtracks without
+    end stops the whole process.
     """
 
     @property
@@ -50,14 +50,13 @@ class Detector(Protocol):
         Parameters
         ----------
         text : str
-            The text, or a normalised form of it without invisible characters. Both are asked
-            where they differ.
+            The text, or a form of it in which disguises are undone. The gate asks about each.
 
         Returns
         -------
         sequence of Span
-            Non-empty spans within the text, with labels out of `labels`. Anything else counts as
-            a failure, and so does an exception: the text is then private.
+            Non-empty spans within the text, with labels out of `labels`. Anything else, or an
+            exception, is a failure and makes the text private.
         """
         ...
 
@@ -107,7 +106,7 @@ PROSE = frozenset().union(
         )
     )
 )
-"""Labels of what is told from how people write, rather than from a form of its own."""
+"""Labels of findings that follow from how people write, and not from a form of their own."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def coverage(labels: Iterable[str]) -> Coverage:
 
 @functools.cache
 def log_coverage(labels: frozenset[str]) -> None:
-    """Say what is covered and what is not; once per process and set of labels."""
+    """Log what is covered and what is not; once per process and set of labels."""
     known = coverage(labels)
     logger.info(
         "The gate covers: %s. Not covered: %s.",

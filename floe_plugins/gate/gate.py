@@ -1,7 +1,7 @@
 """Decides whether a text may leave the device.
 
-Every failure makes the text private: an exception, an answer that is late or makes no sense, a
-text that is too long or not valid. Nothing that is logged holds any of the text.
+Every failure makes the text private: an exception, a late or invalid answer, a text that is too
+long or not valid Unicode. No log line holds any of the text.
 """
 
 import functools
@@ -22,33 +22,31 @@ from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)
 
-#: Seconds; whoever waits for longer than that has not decided, but given up.
+#: The largest accepted `timeout_s`, seconds.
 MOST_TIMEOUT_S = 60
 
 
 class Gate:
-    """The detectors and the policy that texts are decided by; it does not change once made.
-
-    Safe to use from several threads at once.
+    """Detectors and a policy that decide about texts. Immutable, and safe to use from threads.
 
     Parameters
     ----------
     detectors : sequence of Detector or str, optional
-        The detectors, or names of registered ones. By default all registered ones, save those that
-        ask to be named.
+        The detectors, or names of registered ones. By default all registered ones except those
+        with a false attribute `default`.
     policy : Policy or str, optional
         ``strict``, ``redact`` or ``labels``.
     actions : mapping of str to Action or str, optional
-        For the policy ``labels``: label to ``clear``, ``redact`` or ``local``; ``*`` stands for all
-        labels that are not named, which are ``local`` without it.
+        For the policy ``labels``: label to ``clear``, ``redact`` or ``local``. ``*`` stands for all
+        other labels, which are ``local`` without it.
     plugins : iterable of str, optional
         Dotted paths of plugins to load besides the installed ones.
     timeout_s : float, optional
         How long one decision may wait for its detectors, seconds. It bounds detectors that run in
-        Python or wait for something; one that holds the interpreter's lock in native code cannot
-        be given up on from within the process.
+        Python or wait for something; a detector that holds the interpreter's lock in native code
+        cannot be interrupted.
     max_chars : int, optional
-        A longer text is private without being scanned; it is never cut. A bound on memory: texts
+        A longer text is private without being scanned; it is never cut. This bounds memory: texts
         of that length need a longer `timeout_s` than the default.
 
     Attributes
@@ -56,7 +54,7 @@ class Gate:
     detectors : tuple of str
         The names of the detectors, sorted.
     labels : frozenset of str
-        All labels that they give.
+        All labels that the detectors may give.
     longest : int
         The most characters that one finding may span.
     policy, timeout_s, max_chars
@@ -65,9 +63,9 @@ class Gate:
     Raises
     ------
     ConfigError
-        If a value is out of range, a name is not registered, or there is no detector.
+        A value is out of range, a name is not registered, or there is no detector.
     PluginError
-        If a plugin does not load.
+        A plugin does not load.
 
     Examples
     --------
@@ -130,7 +128,7 @@ class Gate:
 
     @property
     def labels(self) -> frozenset[str]:
-        """All labels that the detectors give."""
+        """All labels that the detectors may give."""
         return self._labels
 
     @property
@@ -146,23 +144,22 @@ class Gate:
 def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdict:
     """Decide whether a text, or the messages of a conversation, may leave.
 
-    This is the one place where it is decided: the middleware, the logits processor, the command
-    and the library all come here.
+    The middleware, the logits processor, the command and the library all call this function.
 
     Parameters
     ----------
     text : str or sequence of Message
-        The whole text that would leave. Messages are scanned together: a value that begins in one
-        and ends in another is found.
+        The whole text that would leave. Messages are scanned together, to find a value that begins
+        in one and ends in another.
     gate : Gate, optional
-        What to decide by; by default a gate without any settings.
+        The gate that decides; by default one without any settings.
 
     Returns
     -------
     Verdict
-        Never raises for any text or detector. For messages, the spans count from the beginning of
-        the messages joined by line feeds, and `Verdict.messages` has them one by one. What stands
-        beside the conversation (role None) is joined by more of them, and scanned by itself.
+        For messages, the spans count from the beginning of the messages joined by line feeds, and
+        `Verdict.messages` has them message by message. Messages without a role are joined by more
+        line feeds and scanned by themselves. The function raises for no text and no detector.
     """
     return _Decision(gate if gate is not None else _default()).of(text)
 
@@ -173,7 +170,7 @@ def _default() -> Gate:
 
 
 class _Decision:
-    """One decision on its way."""
+    """One decision in progress."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -192,7 +189,7 @@ class _Decision:
         if failures or self._rules.decision(spans) is not Decision.REDACTED:
             return self._verdict(spans=spans, messages=messages, failures=failures)
         redacted = self._redacted(conversation, spans)
-        # What stands beside a placeholder now may read as something private.
+        # Text beside a placeholder may now read as something private.
         left, failures = self._scan(redacted)
         if failures or self._rules.decision(left) is not Decision.CLEAR:
             return self._verdict(spans=spans, messages=messages, failures=failures, kept=True)
@@ -204,7 +201,7 @@ class _Decision:
         )
 
     def _refusal(self, conversation: Conversation) -> Failure | None:
-        """Say why a text cannot be given to the detectors, if it cannot."""
+        """Return why the detectors cannot be asked about a text, or None."""
         if conversation.size > self._gate.max_chars:
             return Failure("gate", "floe", "too long")
         try:
@@ -241,7 +238,7 @@ class _Decision:
         return tuple(sorted(spans)), tuple(failures)
 
     def _redacted(self, conversation: Conversation, spans: Sequence[Span]) -> Conversation:
-        """Put placeholders in the place of spans, in every message that has a part of one."""
+        """Replace spans by placeholders, in every message that has a part of one."""
         split = conversation.split(self._rules.to_replace(spans))
         return conversation.replaced(
             [
@@ -298,18 +295,18 @@ def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
 
 
 def _across(found: Iterable[tuple[View, Iterable[Span]]], known: set[Span]) -> Iterable[Span]:
-    """Return what was found at seams, as it lies in the messages."""
+    """Return what was found at seams, by its places in the messages."""
     begun = {(span.start, span.label) for span in known}
     for view, spans in found:
         for span in spans:
             stretches = view.stretches(span.start, span.end)
-            # What is whole in one message goes on, at a seam, into whatever the next begins with.
+            # A value that is whole in one message runs on, at a seam, into the next message.
             if (stretches[0][0], span.label) not in begun:
                 yield from (Span(start, end, span.label) for start, end in stretches)
 
 
 def _with_placeholders(text: str, spans: Sequence[Span]) -> str:
-    """Replace spans by placeholders; overlapping ones become one, with the longest one's label."""
+    """Replace spans by placeholders; overlapping spans get one, with the longest span's label."""
     pieces: list[str] = []
     end = 0
     for group in _overlapping(spans):
@@ -321,7 +318,7 @@ def _with_placeholders(text: str, spans: Sequence[Span]) -> str:
 
 
 def _overlapping(spans: Sequence[Span]) -> list[list[Span]]:
-    """Group spans, sorted by place, that overlap; those that only touch stay apart."""
+    """Group sorted spans that overlap; spans that only touch stay apart."""
     groups: list[list[Span]] = []
     end = 0
     for span in spans:

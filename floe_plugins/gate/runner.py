@@ -1,7 +1,7 @@
 """Chooses the detectors of a gate and asks them, in a thread of their own, with a deadline.
 
-A gate has one such thread. A detector that does not come back keeps it, and until it does every
-scan fails at once: nothing could be cleared without that detector anyway.
+A gate has one such thread. A detector that does not return keeps it, and until it returns every
+scan fails at once: without that detector no text could be cleared anyway.
 """
 
 import time
@@ -17,12 +17,12 @@ from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThr
 from floe_plugins.manager import plugin_manager
 
 LONGEST = 1024
-"""Characters that a finding may span where its detector does not say (attribute `longest`)."""
+"""Characters that a finding may span if its detector has no attribute `longest`."""
 
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A detector that is asked.
+    """A detector of a gate.
 
     Attributes
     ----------
@@ -51,8 +51,8 @@ def load_detectors(
     Parameters
     ----------
     detectors : sequence of Detector or str, or None
-        Detectors, or names of registered ones. None stands for all that are registered, save those
-        whose attribute `default` is false: these are asked only where they are named.
+        Detectors, or names of registered ones. None stands for all registered ones except those
+        with a false attribute `default`, which are asked only where they are named.
     plugins : iterable of str, optional
         Dotted paths of plugins to load besides the installed ones.
 
@@ -64,10 +64,10 @@ def load_detectors(
     Raises
     ------
     ConfigError
-        If a name is not registered or named twice, there is no detector, or one says nonsense of
-        itself.
+        A name is not registered or named twice, there is no detector, or an attribute of one is
+        invalid.
     PluginError
-        If a plugin does not load, or a detector that has a method `load` does not.
+        A plugin does not load, or a detector's method `load` fails.
     """
     if isinstance(detectors, str):
         raise ConfigError(f"The gate's detectors are {detectors!r}; accepted is a list of names.")
@@ -104,13 +104,13 @@ def longest_finding(members: Iterable[LoadedDetector]) -> int:
     Raises
     ------
     ConfigError
-        If a detector gives something else than a whole number from 1.
+        A detector's `longest` is not a whole number from 1.
     """
     return max(map(_longest, members))
 
 
 def _load(member: LoadedDetector) -> None:
-    """Have a detector read its model now: what fails here would keep every text local later."""
+    """Load a detector's model now: if that failed later, every text would be local."""
     load = getattr(member.detector, "load", None)
     if not callable(load):
         return
@@ -161,7 +161,7 @@ class Reading:
     text : str
         What detectors are asked about.
     values_only : bool
-        Whether what is told from prose does not count in it.
+        Whether labels of `PROSE` do not count in it.
     """
 
     text: str
@@ -170,7 +170,7 @@ class Reading:
 
 @dataclass
 class Scan:
-    """The views of one text, on their way through the detectors.
+    """The views of one text, while the detectors are asked about them.
 
     Attributes
     ----------
@@ -179,11 +179,11 @@ class Scan:
     deadline : float
         On the clock of `time.monotonic`, seconds.
     spans : list of set of Span
-        What was found, per view; to be read only when every detector has been asked.
+        Findings per view; complete only when every detector has been asked.
     failures : list of Failure
-        Likewise.
+        Complete likewise.
     asking : LoadedDetector or None
-        The detector that is at it.
+        The detector that is being asked.
     """
 
     readings: tuple[Reading, ...]
@@ -201,7 +201,7 @@ class Scan:
         return time.monotonic() > self.deadline
 
     def failure(self, reason: str) -> Failure:
-        """Return a failure of the detector that is at it, or of the gate if none is yet."""
+        """Return a failure of the detector that is being asked, or of the gate before the first."""
         asking = self.asking
         return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
 
@@ -218,7 +218,7 @@ class DetectorRunner:
     def __init__(self, members: Sequence[LoadedDetector]) -> None:
         self._detectors = tuple(members)
         self._thread = IsolationThread("floe-gate")
-        #: What the thread is at, or was last.
+        #: The present scan of the thread, or its last.
         self._current: Scan | None = None
 
     def ask(
@@ -238,7 +238,7 @@ class DetectorRunner:
         spans : sequence of set of Span
             Per view. Complete only if there is no failure.
         failures : sequence of Failure
-            One per detector that raised or answered nonsense, or one for the first that is late.
+            One per detector that raised or gave an invalid answer, or one for the first late one.
         """
         scan = Scan(readings, deadline)
         try:
@@ -255,7 +255,7 @@ class DetectorRunner:
         self._thread.close()
 
     def _ask_all(self, scan: Scan) -> bool:
-        """Ask the detectors; False where the deadline came before the last."""
+        """Ask the detectors; return False if the deadline passes before the last."""
         self._current = scan
         for member in self._detectors:
             scan.asking = member

@@ -1,4 +1,4 @@
-"""What the gate answers, and the policy by which findings lead to the answer."""
+"""The gate's verdict, and the policy that turns findings into a decision."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ from floe_plugins.gate.detector import Span
 
 
 class Decision(StrEnum):
-    """Where a text may go."""
+    """Whether a text may leave."""
 
     CLEAR = "clear"
     """The text may leave as it is."""
@@ -25,7 +25,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a text was not scanned in full; says nothing about the text.
+    """Why a text was not scanned in full; holds nothing of the text.
 
     Attributes
     ----------
@@ -53,8 +53,8 @@ class Verdict:
     labels : tuple of str
         The labels found, sorted, each once.
     spans : tuple of Span
-        What was found, sorted by place; offsets into the text as it was given, or into the
-        messages joined by line feeds.
+        The findings, sorted by place; offsets into the text as it was given, or into the messages
+        joined by line feeds.
     scanned_all : bool
         Whether every detector gave a valid answer on the whole text. If not, the decision is
         ``local``.
@@ -65,13 +65,13 @@ class Verdict:
     failures : tuple of Failure
         Why the text was not scanned in full, if it was not.
     messages : tuple of tuple of Span
-        For a conversation: the spans message by message, with offsets into each. A value that is
-        split over messages is in each of them with its part.
+        For a conversation: the spans message by message, with offsets into each. If a value is
+        split over messages, each of them has its part.
     redacted_text : str or None
         The text with a placeholder such as ``<EMAIL>`` for every span, if the decision is
-        ``redacted``. Left out of the representation.
+        ``redacted``. Not in the representation.
     redacted_messages : tuple of str or None
-        The same message by message, for a conversation. Left out of the representation.
+        The same message by message, for a conversation. Not in the representation.
     """
 
     decision: Decision
@@ -96,7 +96,7 @@ class Verdict:
 
 
 OTHERS = "*"
-"""The key of a table of actions for the labels that it does not name."""
+"""Key of a table of actions that stands for all other labels."""
 
 
 class Policy(StrEnum):
@@ -106,20 +106,20 @@ class Policy(StrEnum):
     """Any finding keeps the whole text local."""
 
     REDACT = "redact"
-    """Findings are replaced by placeholders, and the rest may leave."""
+    """Placeholders replace the findings, and the rest may leave."""
 
     LABELS = "labels"
-    """A table says for each label whether it is let pass, replaced, or keeps the text local."""
+    """A table says for each label whether it may leave, is replaced, or makes the text local."""
 
 
 class Action(StrEnum):
-    """What is done with a finding of one label."""
+    """What the gate does with a finding of one label."""
 
     CLEAR = "clear"
     """The finding may leave."""
 
     REDACT = "redact"
-    """A placeholder leaves in its place."""
+    """A placeholder replaces the finding."""
 
     LOCAL = "local"
     """Nothing of the text leaves."""
@@ -127,7 +127,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Rules:
-    """A policy with its table; the answer to what becomes of a text with some findings.
+    """A policy with its table of actions.
 
     Parameters
     ----------
@@ -135,12 +135,12 @@ class Rules:
         What to do.
     actions : mapping of str to Action or str, optional
         Label to action, for the policy ``labels`` and only for it. The key ``*`` stands for all
-        labels that are not named; without it they are ``local``.
+        other labels, which are ``local`` without it.
 
     Raises
     ------
     ConfigError
-        If the policy or an action is not known, or the table is missing or not wanted.
+        The policy or an action is unknown, or a table is missing or superfluous.
     """
 
     policy: Policy
@@ -177,7 +177,7 @@ class Rules:
                 )
 
     def action(self, label: str) -> Action:
-        """Return what is done with a finding of this label."""
+        """Return the action for a label."""
         if self.actions is None:
             return Action.LOCAL if self.policy is Policy.STRICT else Action.REDACT
         return self.actions.get(label, self.actions.get(OTHERS, Action.LOCAL))
@@ -190,7 +190,7 @@ class Rules:
         return Decision.REDACTED if Action.REDACT in actions else Decision.CLEAR
 
     def to_replace(self, spans: Iterable[Span]) -> list[Span]:
-        """Return the findings that a placeholder stands in for."""
+        """Return the findings that placeholders replace."""
         return [span for span in spans if self.action(span.label) is Action.REDACT]
 
 

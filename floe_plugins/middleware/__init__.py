@@ -1,8 +1,8 @@
 """The privacy gate in front of a server: ``--middleware floe_plugins.middleware.PrivacyGate``.
 
-A server makes its middleware at its first request, and by then it has started. So the configuration
-is read, and all detectors are loaded, where the class is fetched from here: what is wrong with it
-stops the server before it listens.
+A server makes its middleware at its first request, when it has long started. So this module reads
+the configuration and loads all detectors when the class is imported: a mistake stops the server
+before it listens.
 """
 
 from typing import TYPE_CHECKING, Any

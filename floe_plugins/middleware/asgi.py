@@ -1,4 +1,4 @@
-"""The little of ASGI that the middleware needs, without a framework."""
+"""The parts of ASGI that the middleware needs, without a framework."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class DisconnectedError(Exception):
-    """The client has gone before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 class TooLargeError(Exception):
-    """The request's body is larger than is accepted."""
+    """The request's body is too large."""
 
 
 async def read_body(receive: Receive, *, most: int) -> bytes:
-    """Return the body of a request, however many chunks it comes in.
+    """Return the whole body of a request.
 
     Raises
     ------
@@ -46,10 +46,10 @@ async def read_body(receive: Receive, *, most: int) -> bytes:
 
 
 class Replay:
-    """Gives an application a body in one piece, then whatever comes from the client after it.
+    """Gives an application a body in one piece, then the client's further events.
 
-    The same wait for the client serves who asks first: the forward to the cloud, which ends with
-    the client, or the application that takes over from it.
+    While the cloud answers, the middleware itself waits for these events, to end the call when the
+    client goes. If the cloud does not answer, the application goes on with the same wait.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -69,7 +69,7 @@ class Replay:
         return await self.after_body()
 
     async def after_body(self) -> Event:
-        """Return the first event behind the body; to be cancelled and asked again at will."""
+        """Return the first event after the body; may be cancelled and called again."""
         if self._waiting is None:
             self._waiting = asyncio.ensure_future(self._receive())
         event = await asyncio.shield(self._waiting)
@@ -77,13 +77,13 @@ class Replay:
         return event
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting for the client."""
         if self._waiting is not None:
             self._waiting.cancel()
 
 
 def with_length(scope: Scope, length: int) -> Scope:
-    """Return the scope with another length of the body, which then comes in one piece."""
+    """Return the scope for a body of another length, in one piece."""
     kept = [
         (name, value)
         for name, value in scope["headers"]
@@ -93,7 +93,7 @@ def with_length(scope: Scope, length: int) -> Scope:
 
 
 def with_headers(send: Send, headers: Headers) -> Send:
-    """Return a `send` that adds headers to the response, in place of any of the same name."""
+    """Return a `send` that sets headers of the response."""
     names = {name for name, _ in headers}
 
     async def sending(event: Event) -> None:

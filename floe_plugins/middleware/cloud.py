@@ -1,4 +1,4 @@
-"""The cloud host to which a device passes on what is clear."""
+"""Passes clear requests on to a cloud."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ _LARGEST_REPLY = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings:
-    """Where clear texts may go: section ``cloud`` of the gate's configuration.
+    """The cloud that clear texts may go to: section ``cloud`` of the gate's configuration.
 
     Attributes
     ----------
     url : str
         Base URL of an OpenAI-compatible server, ending before ``/chat/completions``.
     model : str, optional
-        The model's name there; by default the one that the request names.
+        The model's name at the cloud; by default the one that the request names.
     api_key_env, api_key_file : str, optional
         Environment variable, or file, with the API key. The client's own key is never sent.
     ca_file : str, optional
         Certificates (PEM) to verify the server with, instead of the system's.
     connect_timeout_s : float
-        Seconds until a connection stands. Default 2.
+        Seconds until a connection is made. Default 2.
     first_byte_timeout_s : float
         Seconds until a streamed answer begins; the device answers after that. Default 10.
     read_timeout_s : float
-        Seconds between two pieces of a streamed answer, and for one that comes whole. Default 60.
+        Seconds between two pieces of a streamed answer, and for a whole one. Default 60.
     cooldown_s : float
         Seconds for which a cloud that failed is left alone. Default 5.
     """
@@ -87,7 +87,7 @@ class CloudSettings:
         Raises
         ------
         ConfigError
-            If a key is unknown or a value is not accepted.
+            A key is unknown or a value is not accepted.
         """
         if not isinstance(values, Mapping) or "url" not in values:
             raise ConfigError("The gate's section cloud has no url; accepted is an object with it.")
@@ -96,7 +96,7 @@ class CloudSettings:
         return cls(**values)
 
     def api_key(self) -> ApiKey:
-        """Return the API key: the environment's, the file's, or none."""
+        """Return the API key from the environment or the file, or None."""
         return ApiKey.named(variable=self.api_key_env, file=self.api_key_file)
 
 
@@ -109,9 +109,9 @@ class CloudReply:
     status : int
         200.
     content_type : bytes
-        Of the body.
+        The body's type.
     body : async iterator of bytes
-        The body as it comes; whole at once if it is not streamed.
+        The pieces of the body; a single one if the answer is not streamed.
     """
 
     status: int
@@ -135,7 +135,7 @@ class Cloud:
 
     @property
     def rests(self) -> bool:
-        """True for a while after it has failed."""
+        """True for `cooldown_s` after a failure."""
         return time.monotonic() < self._left_alone_until
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> CloudReply | None:
@@ -144,14 +144,14 @@ class Cloud:
         Parameters
         ----------
         path : str
-            The path of the request here, such as ``/v1/completions``.
+            The path of the request, such as ``/v1/completions``.
         body : mapping
-            What is clear of the request.
+            The request, or what redaction leaves of it.
 
         Returns
         -------
         CloudReply or None
-            None where the cloud is down, late, or answers anything but a success.
+            None if the cloud is down, late, or answers anything but a success.
         """
         try:
             request = self._request(path, body)
@@ -217,7 +217,7 @@ class Cloud:
         return self._pool
 
     async def _begun(self, response: httpcore.Response) -> CloudReply:
-        """Wait for the first piece of a stream, or for the whole of another answer."""
+        """Wait for the first piece of a stream, or for the whole answer otherwise."""
         content_type = next(
             (value for name, value in response.headers if name.lower() == b"content-type"), b""
         )
@@ -244,9 +244,9 @@ class Cloud:
 
 
 class _NoAnswerError(Exception):
-    """The cloud answered, but with nothing that can be passed on; the message says what.
+    """The cloud's answer cannot be passed on; the message says why.
 
-    `refused` is true where it is the request that it did not like.
+    `refused` is true if the cloud refused the request.
     """
 
     def __init__(self, message: str, *, refused: bool = False) -> None:

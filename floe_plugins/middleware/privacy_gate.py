@@ -1,4 +1,4 @@
-"""The middleware: what it does with a request."""
+"""The ASGI middleware that decides about every request."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ _JSON = re.compile(
 
 @functools.cache
 def configured() -> tuple[Gate, Cloud | None]:
-    """Return the gate and the cloud that the environment configures; once per process.
+    """Return the gate and the cloud that the environment configures; made once per process.
 
     Raises
     ------
     ConfigError, PluginError
-        If the configuration is wrong, or a detector does not load.
+        The configuration is wrong, or a detector does not load.
     """
     log_with_vllm("floe_plugins")
     return _made(GateSettings.from_environment())
@@ -74,13 +74,13 @@ def _made(settings: GateSettings) -> tuple[Gate, Cloud | None]:
 class PrivacyGate:
     """ASGI middleware that decides about every request before the server sees it.
 
-    A request that is not clear is told to stay with the host, whatever the client wanted:
-    ``vllm_xargs`` gets ``"floe": "host"``. A clear one is left as it is: that is no permission, as
-    the logits processor decides once more for itself. Where a cloud is configured, a clear request
-    is answered there, and so is what redaction leaves of one; if the cloud is down, here.
+    A request that is not clear stays with the host, whatever the client wrote: its ``vllm_xargs``
+    get ``"floe": "host"``. A clear request passes unchanged. That is no permission, since the
+    logits processor decides once more for itself. If a cloud is configured, it answers clear
+    requests and what redaction leaves of others; if it is down, this server answers.
 
-    Requests to every route are looked at, but for those that have no text for the model. What
-    cannot be read, or cannot be told to stay with the host, is refused.
+    The middleware scans requests to every route except those by which no token is generated. It
+    refuses what it cannot read, and requests that are not clear to routes without ``vllm_xargs``.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class PrivacyGate:
     Raises
     ------
     ConfigError, PluginError
-        If the configuration is wrong, or a detector does not load.
+        The configuration is wrong, or a detector does not load.
     """
 
     def __init__(self, app: App, *, settings: GateSettings | None = None) -> None:
@@ -158,7 +158,7 @@ class PrivacyGate:
     async def _forwarded(
         self, scope: Scope, path: str, body: Mapping[str, Any], replay: Replay, send: Send
     ) -> bool:
-        """Have the cloud answer; False if it has not, and nothing has been sent to the client."""
+        """Let the cloud answer; return False if it does not and the client has got nothing."""
         path = path.rstrip("/")
         if self._cloud is None or self._cloud.rests or path not in _CLOUD_ROUTES:
             return False
@@ -189,10 +189,10 @@ class PrivacyGate:
         return True
 
     async def _admitted(self, scope: Scope) -> bool:
-        """Ask the server whether it would serve this client: its keys are its own matter.
+        """Ask the server whether it would serve this client.
 
-        A server puts its own check of keys behind this middleware, and what is passed on to the
-        cloud never gets there.
+        A server checks keys behind this middleware, and a request that is passed on to the cloud
+        never gets there.
         """
         status = 0
 
@@ -227,7 +227,7 @@ async def _pass_on(reply: CloudReply, send: Send) -> None:
 
 
 def _is_plain_json(scope: Scope) -> bool:
-    """Tell whether a body is what it says it is: JSON, neither compressed nor recoded."""
+    """Tell whether a body is JSON by its headers, neither compressed nor in another encoding."""
     for name, value in scope["headers"]:
         name, value = name.lower(), value.strip().lower()
         if name == b"content-encoding" and value not in (b"", b"identity"):

@@ -1,4 +1,4 @@
-"""All text of a request's body, wherever it stands in it, and back again with placeholders."""
+"""Finds all text of a request's body, and writes it back with placeholders."""
 
 from __future__ import annotations
 
@@ -69,10 +69,11 @@ class BodyTexts:
     Attributes
     ----------
     messages : list of Message
-        Every string of the body but names of a protocol's or a program's things, keys too, and long
-        numbers; first those of the conversation in their order, with their roles, then the others.
+        Every string of the body, including keys, and long numbers, but not names that belong to a
+        protocol or a program. First those of the conversation in their order, with their roles,
+        then the others.
     readable : bool
-        False where the body holds what cannot be scanned: token ids, images, references.
+        False if the body holds what cannot be scanned: token ids, images, references.
     """
 
     messages: list[Message]
@@ -99,13 +100,13 @@ def texts_of(body: Mapping[str, Any]) -> BodyTexts:
 
 
 def with_texts(body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] | None:
-    """Return the body with other texts in the place of those that `texts_of` gives, in that order.
+    """Return the body with other texts in place of those of `texts_of`, in the same order.
 
     Returns
     -------
     dict or None
-        None where a key or a number would change: there is no placeholder for these. Likewise
-        where texts that are alike would change in different ways.
+        None if a key or a number would change, for which there is no placeholder, or if equal
+        texts would change in different ways.
     """
     before = texts_of(body).messages
     replacements: dict[str, str] = {}
@@ -121,7 +122,7 @@ def with_texts(body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] 
 async def leaving(
     gate: Gate, body: Mapping[str, Any]
 ) -> tuple[Verdict | None, Mapping[str, Any] | None]:
-    """Have the gate decide about a body, from a thread: the event loop serves others meanwhile.
+    """Let the gate decide about a body, in a thread: the event loop serves others meanwhile.
 
     Parameters
     ----------
@@ -132,9 +133,9 @@ async def leaving(
     Returns
     -------
     verdict : Verdict or None
-        None where the body cannot be read, or is nested too deep to be put together again.
+        None if the body cannot be read, or is nested too deep to be put together again.
     leaving : mapping or None
-        What of the body may leave: all of it, what redaction leaves, or nothing.
+        The part of the body that may leave: all of it, what redaction leaves, or None.
     """
     texts = texts_of(body)
     if not texts.readable:
@@ -151,7 +152,7 @@ async def leaving(
 
 
 def _converse(value: object, spoken: list[Message], beside: list[Message]) -> None:
-    """Take a prompt, a list of prompts, or messages apart."""
+    """Collect the texts of a prompt, a list of prompts, or messages."""
     turns = value if isinstance(value, list) else [value]
     for turn in turns:
         if isinstance(turn, Mapping) and ("content" in turn or "role" in turn):
@@ -177,7 +178,7 @@ def _contents(content: object, role: str, spoken: list[Message], beside: list[Me
 
 
 def _aside(value: object) -> list[Message]:
-    """Return every text of a JSON value, keys and long numbers too, as no part of what is said."""
+    """Return every text of a JSON value, keys and long numbers too, as messages without a role."""
     return [Message(text, None) for text in _strings(value)]
 
 

@@ -1,6 +1,6 @@
-"""Which routes of a vLLM server carry text to the model, and how each is told to keep it here.
+"""Which routes of a vLLM server carry text to the model, and how a request says "host alone".
 
-A route is taken for one with text unless it is listed here: servers learn new ones.
+A route that is not listed here counts as one with text, since servers get new routes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from floe_plugins.middleware.asgi import Scope
 #: Methods without a body that anybody reads.
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
-# No request to these has the model generate a token. The logits processor, and with it an expert,
-# comes in only there.
+# No request to these makes the model generate a token, and only then an expert is asked.
 _FREE = frozenset(
     {
         # The tokenizer alone.
@@ -64,10 +63,9 @@ def path_of(scope: Scope) -> str:
 
 
 def is_free_of_text(path: str) -> bool:
-    """Tell whether no request to a path reaches the model's answer.
+    """Tell whether no request to a path makes the model generate a token.
 
-    Only what is written exactly so is: a path that the server would take for another one, by its
-    case or by a slash, is not.
+    The path must match exactly: one that differs by its case or by a slash does not count.
     """
     return path in _FREE or _FREE_PATTERN.fullmatch(path) is not None
 
@@ -79,17 +77,17 @@ def asks_for_host_only(body: Mapping[str, Any]) -> bool:
 
 
 def without_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body without what is for this server alone."""
+    """Return a body without the options of this server."""
     return {key: value for key, value in body.items() if key != _XARGS}
 
 
 def kept_here(path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the body with the word that it stays with the host, whatever the client's was.
+    """Return the body with the option that the host answers alone, whatever the client wrote.
 
     Returns
     -------
     dict or None
-        None where requests to the path have no field for it.
+        None if requests to the path have no field for it.
     """
     path = path.rstrip("/")
     if path in _WITH_XARGS:

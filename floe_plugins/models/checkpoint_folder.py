@@ -1,4 +1,4 @@
-"""A folder that is either complete and what it was when it was written, or absent.
+"""A folder that is either complete and unchanged since it was written, or absent.
 
 It is filled as a hidden sibling under a lock and renamed into place. Its manifest, written last,
 holds the size and SHA-256 of every other file.
@@ -48,7 +48,7 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
 
 def fault(folder: Path, *, thorough: bool = False) -> str | None:
-    """Say what is wrong with a folder that has a manifest.
+    """Return what is wrong with a folder that has a manifest.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
     Parameters
     ----------
     folder : Path
-        Where the folder is to be.
+        The place of the folder.
     fill : callable
         Writes the files into the empty folder that it is given.
     facts : dict
@@ -100,8 +100,8 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
     Raises
     ------
     ModelError
-        If the folder cannot be written, in one sentence that says what to do. Nothing is left
-        behind then, nor after an interruption.
+        The folder cannot be written; one sentence that says what to do. After this, and after an
+        interruption, no part is left.
     """
     if fault(folder) is None:
         return folder
@@ -138,7 +138,7 @@ def write(
     Raises
     ------
     OSError
-        It cannot be written. Nothing is left behind then, nor after an interruption.
+        It cannot be written. After this, and after an interruption, no part is left.
     """
     with files.new_folder(folder, replace=replace, durable=True) as work:
         fill(work)

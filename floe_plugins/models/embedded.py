@@ -1,7 +1,6 @@
 """The source `embedded:`: models that come as GGUF inside installed Python packages.
 
-They need no model hub. Each is turned into a Hugging Face checkpoint folder in the user's cache,
-once.
+They need no model hub. Each becomes a Hugging Face checkpoint folder in the user's cache, once.
 """
 
 import hashlib
@@ -186,7 +185,7 @@ def _requirements(model: EmbeddedModel) -> str:
 def _gguf(
     model: EmbeddedModel, paths: list[Path], folder: Path, advance: Callable[[str, int], None]
 ) -> Iterator[Path]:
-    """Yield the verified GGUF file, put together in `folder` if it comes in several parts."""
+    """Yield the verified GGUF file; several parts are joined in `folder`."""
     joined = folder / "model.gguf" if len(paths) > 1 else None
     digest = hashlib.sha256()
     with joined.open("wb") if joined is not None else nullcontext() as output:

@@ -2,8 +2,8 @@
 
 transformers reads GGUF too, with ``from_pretrained(..., gguf_file=...)``, but a checkpoint saved
 from there needs three repairs, and it parses the file's header several times over (it takes 75 s
-for Gemma 3 270M, this takes 20 s). So its tokenizer conversion is used and repaired, and the
-tensors are read here with the `gguf` package and written straight to safetensors.
+for Gemma 3 270M, this takes 20 s). So this module uses and repairs its tokenizer conversion, and
+reads the tensors with the `gguf` package and writes them straight to safetensors.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""From a model name to what `from_pretrained` takes, and the licence of what it found."""
+"""Resolves a model name to what `from_pretrained` takes, and reads the licence of a checkpoint."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ def resolve(
     plugins : iterable of str, optional
         Dotted paths of plugins whose sources count as well; see `plugin_manager`.
     tokenizer : bool, optional
-        Whether only a tokenizer is wanted: a folder then needs no model in it.
+        Whether only a tokenizer is needed: a folder then needs no model in it.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def resolve(
     Raises
     ------
     ModelError
-        If the name is none of these, or its source cannot provide it; one sentence.
+        The name is none of these, or its source cannot provide it; one sentence.
     """
     scheme, colon, reference = name.partition(":")
     if colon:
@@ -77,7 +77,7 @@ def resolve(
 
 
 def export(name: str, directory: str | Path, *, progress: bool = True) -> Path:
-    """Copy a model into a folder of one's own.
+    """Copy a model into a folder of your own.
 
     Parameters
     ----------
@@ -96,8 +96,8 @@ def export(name: str, directory: str | Path, *, progress: bool = True) -> Path:
     Raises
     ------
     ModelError
-        If the folder has content, the model cannot be provided, or writing fails; one sentence.
-        Nothing is left behind then.
+        The folder has content, the model cannot be provided, or writing fails; one sentence. No
+        part is left then.
     """
     target = Path(directory).expanduser().absolute()
     if target.is_dir() and any(target.iterdir()):
@@ -148,13 +148,13 @@ _FRONT_MATTER = re.compile(r"\A---\n.*?^license:\s*(?P<licence>\S[^\n]*)$.*?^---
 
 
 def licence(path: str) -> str | None:
-    """Return the licence of a checkpoint, or None where nothing tells it.
+    """Return the licence of a checkpoint, or None if it is unknown.
 
     Parameters
     ----------
     path : str
-        What `resolve` returned. In a folder the model card's ``license`` field is read, else the
-        title of the file LICENSE. A hub id tells nothing without the hub.
+        What `resolve` returned. The licence of a folder is the model card's field ``license``, else
+        the title of the file LICENSE. That of a hub id is unknown without the hub.
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -1,6 +1,6 @@
-"""Tests for plugin authors: what every detector and every router must hold, and pytest fixtures.
+"""Tests for plugin authors: conformance suites of detectors and routers, and pytest fixtures.
 
-Inherit from a conformance class and give it the thing to test; pytest does the rest::
+Inherit from a conformance class and set what to test; pytest runs the tests::
 
     from floe_plugins.testing import DetectorConformance
 
@@ -9,7 +9,7 @@ Inherit from a conformance class and give it the thing to test; pytest does the 
         examples = ("badge AB-1234",)
         clean = ("a badge of honour",)
 
-The fixtures are in :mod:`floe_plugins.testing.fixtures`. Needs pytest, which Floe itself does not.
+The fixtures are in :mod:`floe_plugins.testing.fixtures`. They need pytest; Floe itself does not.
 """
 
 import pytest

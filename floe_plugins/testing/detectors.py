@@ -1,4 +1,4 @@
-"""What every privacy detector must hold, and the texts that try it."""
+"""The conformance suite of privacy detectors, and its texts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DetectorConformance:
         assert 1 <= self.longest <= 1_000_000
 
     def test_it_finds_the_examples_and_nothing_in_clean_texts(self) -> None:
-        """The author's own texts come out as the author says."""
+        """Every example has a finding, and no clean text has one."""
         missed = [text for text in self.examples if not self.detector.detect(text)]
         assert missed == []
         alarms = {text: found for text in self.clean if (found := self.detector.detect(text))}
@@ -66,7 +66,7 @@ class DetectorConformance:
             _check_spans(self.detector, text, self.detector.detect(text))
 
     def test_it_is_deterministic(self) -> None:
-        """The answer depends on the text alone: not on order, repetition or the thread."""
+        """The answer depends on the text alone, not on order, repetition or thread."""
         texts = [*self._texts(), *ODD, *random_texts(50)]
         first = [_found(self.detector, text) for text in texts]
         backwards = [_found(self.detector, text) for text in reversed(texts)]
@@ -75,10 +75,10 @@ class DetectorConformance:
             assert first == list(thread.map(lambda text: _found(self.detector, text), texts))
 
     def test_chunks_together_find_what_the_whole_does(self) -> None:
-        """Cut anywhere into two chunks that overlap by `longest`, nothing of the whole is missed.
+        """Two chunks that overlap by `longest` have all findings of the whole, wherever it is cut.
 
-        That is how generated text is scanned while it grows. More may be found in a chunk than in
-        the whole, never less.
+        The gate scans generated text in such chunks. A chunk may have more findings than the whole,
+        never fewer.
         """
         filler = "and then some more words were said about nothing at all, "
         for text in self._texts():
@@ -100,7 +100,7 @@ class DetectorConformance:
                 assert not missed, f"missed when cut at {whole[cut - 20 : cut]!r}"
 
     def test_it_takes_linear_time(self) -> None:
-        """No text takes much longer per character because it is longer."""
+        """A longer text does not take much longer per character."""
         pairs = zip(
             long_texts(_SHORT, tuple(self.examples)),
             long_texts(_SHORT * _TIMES_LONGER, tuple(self.examples)),
@@ -163,7 +163,7 @@ PASSAGES = (
     "Water boils at 100 degrees. The quick brown fox jumps over the lazy dog, again and again.",
 )
 
-#: What detectors are seldom tried on.
+#: Unusual texts.
 ODD = (
     "",
     " ",

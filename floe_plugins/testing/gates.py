@@ -1,4 +1,4 @@
-"""Gates whose findings do not change with the detectors that Floe ships."""
+"""Detectors for tests of the gate."""
 
 STRUCTURED = ("card", "email", "iban", "ip-address", "phone", "secret", "us-ssn")
-"""Detectors that find the same today and tomorrow: what is tested here is the gate, not them."""
+"""Detectors of structured data: tests of the gate do not change when Floe ships new detectors."""

@@ -1,4 +1,4 @@
-"""What every router must hold, and the signals that try it."""
+"""The conformance suite of routers, and its signals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RouterConformance:
         assert 0 < exponent_of(self.router) <= 1
 
     def test_it_answers_with_one_finite_number_per_row(self) -> None:
-        """Also for models that are certain, that know nothing, and for no rows at all."""
+        """Every row gets a finite number, also where a model is certain or knows nothing."""
         for rows in (0, 1, 4, _ROWS):
             odds = self.router.log_odds(make_signals(rows))
             assert odds.shape == (rows,)
@@ -47,7 +47,7 @@ class RouterConformance:
         assert np.allclose(host + expert, 1.0, rtol=0, atol=1e-12)
 
     def test_it_is_deterministic(self) -> None:
-        """The same signals give the same bits, whatever was asked in between."""
+        """The same signals give the same bits, whatever the calls in between."""
         first = self.router.log_odds(make_signals(_ROWS)).tobytes()
         self.router.log_odds(make_signals(_ROWS, seed=1))
         assert self.router.log_odds(make_signals(_ROWS)).tobytes() == first
@@ -64,7 +64,7 @@ class RouterConformance:
         assert shuffled.tobytes() == together[order].tobytes()
 
     def test_it_leaves_its_signals_as_they_are(self) -> None:
-        """The arrays are the engine's own."""
+        """The router does not write into the engine's arrays."""
         signals = make_signals(_ROWS)
         before = {name: array.copy() for name, array in vars(signals).items()}
         self.router.log_odds(signals)
@@ -81,8 +81,8 @@ MOST_EVIDENCE = 50.0
 def make_signals(rows: int, *, seed: int = 0) -> RouterSignals:
     """Return random signals of some rows, the same for the same seed; arrays of shape (rows,).
 
-    The first rows are extremes: models that are certain, or know nothing, and evidence far to
-    either side. Rounding may leave an entropy a little below zero, and so it does here.
+    The first rows are extremes: models that are certain or know nothing, and evidence far to
+    either side. Some entropies are a little below zero, as rounding may leave them.
     """
     rng = np.random.default_rng(seed)
     values = {

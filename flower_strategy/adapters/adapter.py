@@ -1,4 +1,4 @@
-"""LoRA adapters as plain arrays: what travels between devices and server.
+"""LoRA adapters as plain arrays, as they travel between devices and server.
 
 An adapter gives every adapted linear layer two factors, ``a`` of shape (rank, in) and ``b`` of
 shape (out, rank); the layer's weight moves by ``scaling * b @ a``. Hu et al., "LoRA: Low-Rank
@@ -37,7 +37,7 @@ def lora_scaling(*, alpha: float, rank: int, rslora: bool = False) -> float:
     Parameters
     ----------
     alpha : float
-        LoRA's alpha; 0 stands for ``alpha = rank``, thus for a factor of 1.
+        LoRA's alpha; 0 stands for ``alpha = rank``, a factor of 1.
     rank : int
         The adapter's rank.
     rslora : bool (default: False)
@@ -112,24 +112,24 @@ class AdapterState:
         return {name: factors.shape for name, factors in self.layers.items()}
 
     def delta(self, layer: str) -> FloatArray:
-        """Return the move of one layer's weight, shape (out, in), float32."""
+        """Return the change of one layer's weight, shape (out, in), float32."""
         factors = self.layers[layer]
         return np.asarray(self.scaling * (factors.b @ factors.a), dtype=np.float32)
 
     def resized(self, rank: int, *, fill: AdapterState | None = None) -> AdapterState:
         """Return this adapter at another rank.
 
-        A smaller rank keeps the first terms. That is the best approximation where the terms are
-        ordered by singular value, as aggregation leaves them. A larger rank appends terms whose
-        ``b`` is zero, so ``b @ a`` does not change; their ``a`` is taken from `fill`, because a
-        term with both factors zero has no gradient and would never learn.
+        A smaller rank keeps the first terms. That is the best approximation if the terms are
+        ordered by singular value, as aggregation orders them. A larger rank appends terms whose
+        ``b`` is zero, so ``b @ a`` does not change. Their ``a`` comes from `fill`: a term with both
+        factors zero has no gradient and never learns.
 
         Parameters
         ----------
         rank : int
-            The rank wanted, at least 1.
+            The new rank, at least 1.
         fill : AdapterState, optional
-            Adapter with the same layers and at least `rank` terms. Zeros when absent.
+            Adapter with the same layers and at least `rank` terms; zeros if not given.
         """
         layers = {}
         for name, factors in self.layers.items():
@@ -144,25 +144,25 @@ class AdapterState:
         return AdapterState(layers, self.scaling)
 
     def scaled(self, factor: float) -> AdapterState:
-        """Return this adapter with its weight moves multiplied, by way of ``b``."""
+        """Return this adapter with its weight changes multiplied, by way of ``b``."""
         layers = {
             name: LoraFactors(b=np.float32(factor) * f.b, a=f.a) for name, f in self.layers.items()
         }
         return AdapterState(layers, self.scaling)
 
     def with_scaling(self, scaling: float) -> AdapterState:
-        """Return the same weight moves written with another scaling, by way of ``b``."""
+        """Return the same weight changes with another scaling, by way of ``b``."""
         if scaling == self.scaling:
             return self
         return AdapterState(self.scaled(self.scaling / scaling).layers, scaling)
 
     def balanced(self, like: AdapterState) -> AdapterState:
-        """Return the same weight moves with rows of ``a`` as long as those of another adapter.
+        """Return the same weight changes with rows of ``a`` as long as those of another adapter.
 
         A mean's singular values are split evenly between its factors, and after a few steps of
-        training they are small. A device that went on from there would learn slowly: an optimizer
-        step on ``b`` moves the weight by as much as ``a`` is long. So every term gets the length
-        of ``a`` that training began with, and ``b`` the rest.
+        training they are small. A device that went on from there would learn slowly, since an
+        optimizer step on ``b`` moves the weight in proportion to the length of ``a``. So every term
+        gets the length of ``a`` that training began with, and ``b`` the rest.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class AdapterState:
         return AdapterState(layers, self.scaling)
 
     def to_arrays(self, *, prefix: str = "") -> ArrayRecord:
-        """Write the factors into a Flower record; the scaling travels beside it."""
+        """Write the factors into a Flower record; the scaling travels separately."""
         record = {}
         for name, factors in self.layers.items():
             record[f"{prefix}{name}{_A_SUFFIX}"] = Array(factors.a)

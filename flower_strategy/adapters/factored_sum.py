@@ -18,12 +18,12 @@ Only the wanted r columns of W are computed, and the energy of all terms is the 
 costs two symmetric products over the stacks and a small eigenproblem, against two QR
 decompositions, their bases and a full singular value decomposition of the core. Forming a Gram
 matrix squares the condition number, hence it is formed in float64: terms below about 1e-7 of the
-largest are lost, which is where the float32 factors themselves end.
+largest are lost, which is the precision of the float32 factors themselves.
 
-Where the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is
-formed, further products are folded into it in batches, and the Gram matrix is that of its smaller
-side. So memory never exceeds about that of the adapted weight, however many devices reply, and
-nothing is dropped before the last step.
+If the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is formed,
+further products are folded into it in batches, and the Gram matrix is that of its smaller side. So
+memory never exceeds about that of the adapted weight, however many devices reply, and nothing is
+dropped before the last step.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Leading:
 
 
 class FactoredSum:
-    """Weighted sum of products ``b @ a`` of one layer, folded in one product at a time.
+    """Weighted sum of products ``b @ a`` of one layer, which are added one at a time.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ class FactoredSum:
         (out, in) of the layer's weight.
     stack_limit : int (default: 1024)
         Stacked rank at which rows of ``a`` that depend on others are merged into those (with ``a``
-        frozen, all of them do). When that does not free at least half, the limit doubles, so that
-        looking stays a small share of the work.
+        frozen, all of them do). If that does not free at least half, the limit doubles, so that the
+        search stays a small share of the work.
     """
 
     def __init__(self, shape: tuple[int, int], *, stack_limit: int = DEFAULT_STACK_LIMIT) -> None:
@@ -107,7 +107,7 @@ class FactoredSum:
 
     @property
     def is_separate(self) -> bool:
-        """Whether the terms are still as they came, so that `split` can tell them apart."""
+        """Whether the terms are still separate, so that `split` can tell them apart."""
         return self._separate
 
     @property
@@ -134,7 +134,7 @@ class FactoredSum:
             self._separate = False
 
     def merge(self, other: FactoredSum, weight: float) -> None:
-        """Add ``weight`` times another sum of the same shape, which stays as it is."""
+        """Add ``weight`` times another sum of the same shape, which does not change."""
         if other._dense is not None:
             if self._dense is None:
                 self._dense = np.zeros(self.shape, np.float32)
@@ -264,9 +264,9 @@ def _top_eigenpairs(
     matrix : DoubleArray
         Symmetric, positive semidefinite; only the lower triangle is read.
     count : int
-        Most eigenvalues wanted.
+        Most eigenvalues to return.
     floor : float
-        Rounding error of the matrix's entries: what lies below is noise.
+        Rounding error of the matrix's entries: smaller eigenvalues are noise.
     """
     order = len(matrix)
     energies, vectors = eigh(

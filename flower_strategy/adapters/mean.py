@@ -16,8 +16,8 @@ of 1.
 This mean is called ``exact``. ``rank-partitioned`` divides every rank-one term by the weight of the
 devices that have it (`RankPartitionedMean` says what that favours, and when to use it).
 
-Against float64 the relative error of the mean stays below 1e-5 (see the tests), under what one
-optimizer step moves.
+Against float64 the relative error of the mean stays below 1e-5 (see the tests), which is less than
+the change by one optimizer step.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class _Partition:
 
 
 class RankPartitionedMean:
-    r"""Mean of low-rank products in which every rank-one term is averaged over those that have it.
+    r"""Mean of low-rank products: every rank-one term is averaged over the devices that have it.
 
-    The exact mean weighs all terms of a device by its share of all examples. Where few devices have
-    a high rank, their high terms are divided by the weight of the many that have none, so over the
-    rounds the energy gathers in the ranks that everyone has. Wu, Hu, Min and Wang, "Preventing Rank
+    The exact mean weighs all terms of a device by its share of all examples. If few devices have a
+    high rank, their high terms are divided by the weight of the many that have none, so over the
+    rounds the energy gathers in the ranks that all have. Wu, Hu, Min and Wang, "Preventing Rank
     Collapse in Federated Low-Rank Adaptation with Client Heterogeneity" (raFLoRA, arXiv
     2602.13486), divide each partition of the ranks by the weight of the devices that contribute to
     it:
@@ -59,12 +59,12 @@ class RankPartitionedMean:
     with :math:`b_{ij}` column j of B_i and :math:`a_{ij}` row j of A_i. Partitions are the ranges
     of j between the ranks that occur; each has a sum of its own and is divided at the end.
 
-    What it costs: this is not the mean of the devices' updates. A term that only one device has
-    counts as though all devices had agreed on it, so strong devices, and their data, weigh more
-    than their examples; and the result depends on the order of a device's terms, which training
-    starts sorted by singular value but does not keep so. With equal ranks it is the exact mean.
-    Choose it where a cluster's devices have alike data and ranks far apart, and the cluster's high
-    terms fade; choose ``exact`` where strong devices have other data than weak ones.
+    This is not the mean of the devices' updates. A term that only one device has counts as though
+    all devices had agreed on it, so strong devices, and their data, weigh more than their examples.
+    The result also depends on the order of a device's terms, which training begins sorted by
+    singular value but does not keep so. With equal ranks it is the exact mean. Choose it if a
+    cluster's devices have alike data and ranks far apart, and the cluster's high terms fade; choose
+    ``exact`` if strong devices have other data than weak ones.
 
     Memory is that of one `FactoredSum` per partition.
 
@@ -73,8 +73,8 @@ class RankPartitionedMean:
     shape : tuple[int, int]
         (out, in) of the layer's weight.
     ranks : Sequence[int] (default: ())
-        Ranks that will occur. One that is not named here splits a partition when it first comes,
-        which takes that the partition's terms are still held apart.
+        Ranks that will occur. Any other rank splits a partition when it first comes, which is
+        possible only while the partition's terms are still separate.
     stack_limit : int (default: 1024)
         See `FactoredSum`.
     """
@@ -93,7 +93,7 @@ class RankPartitionedMean:
             self._cut(rank)
 
     def check(self, factors: LoraFactors) -> None:
-        """Raise AdapterError where `add` could not take these factors."""
+        """Raise AdapterError if `add` cannot take these factors."""
         split = self._containing(factors.rank)
         if split is not None and not split.total.is_separate:
             known = [partition.stop for partition in self._partitions]
@@ -195,7 +195,7 @@ class Aggregate:
     Attributes
     ----------
     adapter : AdapterState
-        The mean, scaling 1, terms ordered by singular value; a layer whose mean has a lower rank
+        The mean, scaling 1, terms ordered by singular value. A layer whose mean has a lower rank
         has fewer terms, but at least one.
     discarded_energy : float
         Share of the squared singular values of all layers that the cut left out, in [0, 1].
@@ -209,7 +209,7 @@ class Aggregate:
 
 
 class AdapterMean:
-    """Weighted mean of adapters, folded in as they arrive.
+    """Weighted mean of adapters, which are folded in as they arrive.
 
     Parameters
     ----------
@@ -219,8 +219,8 @@ class AdapterMean:
         The mean of the devices' updates, or that of every rank-one term over the devices that have
         it; see `RankPartitionedMean`.
     ranks : Sequence[int] (default: ())
-        Ranks that devices may have; used by ``rank-partitioned`` alone. A rank not named is taken
-        as long as the terms that it divides are still held apart.
+        Ranks that devices may have; only ``rank-partitioned`` uses them. Any other rank is accepted
+        as long as the terms that it divides are still separate.
     stack_limit : int (default: 1024)
         See `FactoredSum`.
     """
@@ -263,7 +263,7 @@ class AdapterMean:
         weight : float
             Its weight.
         sent : AdapterState, optional
-            What it was trained from, same rank; needed where `kept` is below 1.
+            The adapter that it was trained from, same rank; needed if `kept` is below 1.
         kept : float (default: 1.0)
             Share of the way from `sent` to the adapter that counts, in [0, 1].
 
@@ -271,7 +271,7 @@ class AdapterMean:
         ------
         AdapterError
             Layers or shapes differ from those of the mean, the weight is not a positive number, or
-            the rank divides terms that can no longer be told apart. Nothing is added then.
+            the rank divides terms that are no longer separate. Nothing is added then.
         """
         if not 0 < weight < float("inf"):
             raise AdapterError(f"The weight of an adapter is a positive number, not {weight!r}.")
@@ -292,7 +292,7 @@ class AdapterMean:
         self.count += 1
 
     def merge(self, other: AdapterMean) -> None:
-        """Add all that was folded into another mean, made with the same options."""
+        """Add another mean, which was made with the same options."""
         for name, mean in self._means.items():
             mean.merge(other._means[name])
         self.total_weight += other.total_weight
@@ -352,14 +352,14 @@ def combine(parts: list[tuple[float, AdapterState]], rank: int) -> Aggregate:
 def share_globally(
     means: Mapping[str, AdapterState], weights: Mapping[str, float], *, share: float, rank: int
 ) -> dict[str, AdapterState]:
-    """Return every cluster's mean with a share of the mean over all clusters in it.
+    """Mix a share of the mean over all clusters into every cluster's mean.
 
     Parameters
     ----------
     means : Mapping[str, AdapterState]
         Cluster -> its mean.
     weights : Mapping[str, float]
-        Cluster -> its examples, its weight in the mean over all.
+        Cluster -> its number of examples, which is its weight in the mean over all.
     share : float
         Share of the mean over all clusters, in [0, 1].
     rank : int
@@ -383,7 +383,7 @@ class Moved:
     adapter : AdapterState
         The adapter.
     velocity : AdapterState
-        What the next step goes on with.
+        The velocity for the next step.
     """
 
     adapter: AdapterState

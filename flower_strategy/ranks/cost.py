@@ -1,4 +1,4 @@
-"""What a rank costs a device, and what a rank policy is; `rank_policies` has those built in."""
+"""What a rank costs a device, and the protocol of rank policies."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class StepCost:
 
 @dataclass(frozen=True)
 class RankDecision:
-    """What a policy decided for one device.
+    """A policy's decision for one device.
 
     Attributes
     ----------
     rank : int or None
-        The rank, None where the device is left out.
+        The rank; None if the device is left out.
     predicted_seconds : float
-        Predicted seconds of a round at that rank, or at the smallest rank where left out.
+        Predicted seconds of a round at that rank, or at the smallest rank if left out.
     reason : str
-        Why this rank and no higher one, or why the device is left out.
+        Why the device gets this rank and no higher one, or is left out.
     """
 
     rank: int | None
@@ -62,12 +62,12 @@ class RankPolicy(Protocol):
     Attributes
     ----------
     name : str
-        How reports call it.
+        The policy's name in reports.
     candidates : tuple[int, ...]
         The ranks that it chooses from, ascending. Devices time the first and the last.
     deadline : float or None
-        Seconds that a round may take a device; None where the policy knows no deadline, or not
-        yet. A checkpoint keeps it.
+        Seconds that a round may take a device; None if the policy has no deadline, or none yet. A
+        checkpoint keeps it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Rank policies of plugins, chosen by name and called so that none can end a run."""
+"""Rank policies of plugins, chosen by name and isolated so that none can end a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASSIGN_TIMEOUT_S = 30.0
 
 
 class IsolatedPolicy:
-    """A plugin's policy. Where it fails, devices keep their ranks and newcomers get the smallest.
+    """A plugin's policy. If it fails, devices keep their ranks and newcomers get the smallest.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class IsolatedPolicy:
     Raises
     ------
     PluginError
-        If the policy's candidates are not ascending ranks.
+        The policy's candidates are not ascending ranks.
     """
 
     def __init__(

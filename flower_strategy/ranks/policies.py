@@ -24,9 +24,9 @@ class DeadlinePolicy:
     candidates : Sequence[int]
         The ranks to choose from.
     deadline : float, optional
-        Seconds that a round may take. None takes, from the first profiles, what the slowest
-        device that can hold the smallest rank needs for it: nobody who could take part is left
-        out for its speed, then or later, and the others use the time that they would wait anyway.
+        Seconds that a round may take. None sets it from the first profiles to what the slowest
+        device that can hold the smallest rank needs for it. So no device is left out for its speed,
+        then or later, and the others use the time that they would wait anyway.
     """
 
     name = "deadline"
@@ -99,12 +99,12 @@ class MemoryPolicy:
 class FixedPolicy:
     """The rank that the configuration names, for all or for each device class.
 
-    Memory is not looked at: a device that cannot hold its rank answers with an error.
+    It does not check memory: a device that cannot hold its rank replies with an error.
 
     Parameters
     ----------
     ranks : Mapping[str, int]
-        Device class -> rank; the class ``""`` stands for all that are not named.
+        Device class -> rank; the class ``""`` stands for all others.
     """
 
     name = "fixed"
@@ -198,7 +198,7 @@ def policy_from_config(config: RunConfig) -> RankPolicy:
     Raises
     ------
     ConfigError
-        ``fixed-ranks`` is missing, or not understood; or nobody registers the policy.
+        ``fixed-ranks`` is missing or not understood, or no plugin registers the policy.
     FloeError
         A plugin cannot make its policy.
     """

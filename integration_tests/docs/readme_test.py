@@ -88,6 +88,12 @@ def test_every_shell_command_is_tested() -> None:
     assert shell_blocks(README) == len(tested)
 
 
+def test_it_is_read_in_two_minutes() -> None:
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= 200
+    assert max(map(len, lines)) <= 120
+
+
 def test_training(tiny_model: str, tmp_path: Path) -> None:
     env, marker = flower_environment(tmp_path / "flower", None)
     # A made-up model instead of SmolLM2, for time: federated_test and demo_test train the real one.

@@ -1,14 +1,14 @@
-"""The maths of one decoding step: reweigh the host's own tokens by what the expert says.
+"""Reweighs the host's tokens by what the expert says: the maths of one decoding step.
 
 With ``P(G)`` the host's mass on a group and ``e(u)`` the expert's probability of token `u`,
 
     q(v) = p(v) * m(v),    m(v) = sum over groups G(u) that hold v of e(u) / P(G(u)).
 
-Only the expert's top K is known. The rest of its mass is one more group, the tail: every host token
-in no known group. `m` is one constant for the tail, and one for each group's members by f; only the
-few tokens that g puts into a group have one of their own. So everything a router needs, entropies
-and disagreement included, follows from two sums over each of these parts, ``sum p`` and
-``sum p ln p``, whatever the parts' sizes; see `row_sums`.
+Only the expert's top K is known. The rest of its mass is one more group, the tail: all host tokens
+in no known group. `m` is constant over the tail, and over each group's members by f; only the few
+tokens that g puts into a group have an `m` of their own. So all signals of a router, entropies and
+disagreement included, follow from two sums over each of these parts, ``sum p`` and
+``sum p ln p``, whatever the sizes of the parts; see `row_sums`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class RowSums:
 
 
 class _Scratch(threading.local):
-    """A row of floats that stays allocated: fresh memory costs more than what is done in it."""
+    """A row of floats that stays allocated, since fresh memory costs more than the computation."""
 
     held: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
     def row(self, columns: int) -> npt.NDArray[np.float32]:
-        """Return a float32 array of shape (columns,); what stands in it is old."""
+        """Return a float32 array of shape (columns,) with old content."""
         if len(self.held) < columns:
             self.held = np.empty(columns, dtype=np.float32)
         return self.held[:columns]
@@ -64,21 +64,21 @@ _scratch = _Scratch()
 
 
 def make_pass() -> None:
-    """Compile the pass over the rows, or load it: at a server's start, not in its first step."""
+    """Compile or load the pass over the rows at a server's start, not in its first step."""
     import_module("vllm_logits_processor.alignment.cpu_pass")
 
 
 def row_sums(
     logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
 ) -> RowSums:
-    """Read the rows, on the device that they are on.
+    """Return the sums over the parts of some rows, computed on the rows' device.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32, contiguous
-        Read, and left as they are.
+        Not changed.
     rows : int64 array, shape (rows,)
-        Those to read.
+        The rows to read.
     groups : StepGroups
         The groups of these rows.
     maps : AlignmentMaps
@@ -120,7 +120,7 @@ def row_sums(
 def row_sums_on_device(
     logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
 ) -> RowSums:
-    """Read the rows with torch's own operations, wherever they are; see `row_sums`."""
+    """Return the sums by torch's own operations, on any device; see `row_sums`."""
     device, columns, count = logits.device, logits.shape[1], len(rows)
     per_row = groups.sizes.sum(axis=1)
     tokens = groups.tokens(maps)
@@ -179,19 +179,19 @@ def _normalised(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowFactors:
-    """The factors `m` of one row, apart from the step that they were made in.
+    """The factors `m` of one row, copied out of their step.
 
-    A few hundred numbers in arrays of their own: neither the step's other rows nor anything on a
-    GPU stays alive with them.
+    These few hundred numbers have arrays of their own, so that they keep neither the step's other
+    rows nor anything on a GPU alive.
 
     Attributes
     ----------
     maps : AlignmentMaps
-        Those of the pair, which all rows share.
+        The maps of the pair, which all rows share.
     experts : int64 array, shape (K,)
         The expert's tokens.
     groups : float64 array, shape (K + 1,)
-        m of the members by f of each, singles excepted, and of the tail.
+        m of each token's group members by f, singles excepted, and of the tail.
     tokens : int64 array, shape (singles,)
         Host tokens with a factor of their own, sorted.
     factors : float64 array, shape (singles,)
@@ -219,7 +219,7 @@ class RowFactors:
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """The expert's word on some rows, as factors `m` on the host's probabilities.
+    """The expert's distributions for some rows, as factors `m` on the host's probabilities.
 
     Attributes
     ----------
@@ -227,7 +227,7 @@ class Aligned:
     top : ExpertTopK
     groups : StepGroups
     index : int64 tensor, shape (members,), or None
-        On a GPU, the members as places in ``logits.view(-1)``; they are there already.
+        On a GPU, the members as places in ``logits.view(-1)``, already on the device.
     factors : float64 array, shape (parts,)
         m of each group's members by f, singles excepted, and of each row's tail; then of the tokens
         that g puts into a group.
@@ -236,7 +236,7 @@ class Aligned:
     disagreement : float64 array, shape (rows,)
         Jensen-Shannon divergence of the two, nats.
     feasible : bool array, shape (rows,)
-        False where the expert's whole mass is on tokens that the host can't produce; m is then 1.
+        False where all of the expert's mass is on tokens that the host cannot produce; m is then 1.
     """
 
     maps: AlignmentMaps
@@ -273,9 +273,9 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32, contiguous
-        The host's raw logits; masked tokens at -inf. Read, and left as they are.
+        The host's raw logits, masked tokens at -inf. Not changed.
     rows : int64 array, shape (rows,)
-        The rows of `logits` that `top` speaks of.
+        The rows of `logits` that `top` is for.
     top : ExpertTopK
         The expert's top-K of those rows.
     maps : AlignmentMaps
@@ -316,9 +316,9 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
 
 
 def _ratios(host: FloatArray, top: ExpertTopK) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Return the expert's mass over the host's, and in which rows something is feasible.
+    """Return the expert's mass over the host's, and the rows in which something is feasible.
 
-    Mass on what the host cannot produce goes back to the rest, in proportion.
+    Mass on tokens that the host cannot produce goes to the others, in proportion.
 
     Parameters
     ----------

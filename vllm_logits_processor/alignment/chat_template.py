@@ -1,4 +1,4 @@
-"""Chat templates: what stands around the messages of a conversation."""
+"""Chat templates: the text around the messages of a conversation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 
 
 class ConversationError(FloeError):
-    """A conversation that a template does not take, or a text that is none of its prompts."""
+    """A template refuses a conversation, or a text is not one of its prompts."""
 
 
 _STAND_IN = re.compile(r"floeqzx(\d+)xzqeolf")
 
 
 def stand_in(place: int) -> str:
-    """Return what stands for the content of message `place` while a template is looked at."""
+    """Return the stand-in for the content of message `place` while a template is rendered."""
     return f"floeqzx{place}xzqeolf"
 
 
@@ -40,7 +40,7 @@ class ChatTemplate:
     named : mapping of str to str
         The special tokens that templates call by name, such as ``bos_token``.
     backend : tokenizers.Tokenizer
-        The tokenizer as it comes, which takes special tokens out of a text.
+        The original tokenizer, which recognises special tokens in a text.
     """
 
     source: str
@@ -59,7 +59,7 @@ class ChatTemplate:
         Raises
         ------
         ConversationError
-            If the template refuses these roles, or leaves a message out or repeats it.
+            The template refuses these roles, or leaves a message out or repeats it.
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -84,7 +84,7 @@ class ChatTemplate:
     def filled(self, text: str, contents: Sequence[str]) -> list[int | str]:
         """Return a rendered prompt with its contents, as special tokens and the texts between.
 
-        What a content spells is text, special token or not.
+        A content is text, even if it spells a special token.
         """
         parts: list[int | str] = []
         strip = False
@@ -102,7 +102,7 @@ class ChatTemplate:
         return [part for part in parts if part != ""]
 
     def ids_behind_special(self, text: str) -> list[int]:
-        """Return the tokens that `text` has behind a special token."""
+        """Return the tokens of `text` after a special token."""
         front = next(iter(self._special), "")
         ids: list[int] = self.backend.encode(front + text, add_special_tokens=False).ids
         return ids[1:] if front else ids

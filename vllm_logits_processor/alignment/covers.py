@@ -1,27 +1,27 @@
-"""The expert's exact word on the next byte where a text ends inside one of its tokens.
+"""The expert's exact distribution over the next byte where a text ends inside one of its tokens.
 
 An expert that is asked about the tokens of a text can only say what comes after the last of them.
-But the text may have stopped inside what the expert would have written as one token: after " wat"
-it would rather have written " water", and so it is surprised by anything that follows. Its
-distribution over the next *byte* is a sum over the covers of the text: the token sequences whose
-bytes begin with the text and whose last token ends at its end or behind it (Phan et al., "Exact
+But the text may end inside what the expert would have written as one token: after " wat" it would
+rather have written " water", so anything that follows is unlikely to it. Its distribution over the
+next *byte* is a sum over the covers of the text: the token sequences whose
+bytes begin with the text and whose last token ends at its end or after it (Phan et al., "Exact
 Byte-Level Probabilities from Tokenized Language Models", ICLR 2025; Vieira et al., "From Language
 Models over Tokens to Language Models over Characters", 2024).
 
-A prefix of a tokenizer's own encoding is the tokenizer's own encoding of those bytes (but for rare
-patterns: GPT-2's takes the last of several spaces to the word that follows, and splits the last of
-several line feeds off in front of one). So the covers go
-through at most one node per byte offset: the tokens of the text up to there. Only offsets behind
-the boundary of the prefix are open. With `D_j` the expert's distribution at offset `j`, `t_j` the
-last token up to there and `i` the offset at which it begins, nodes weigh
+A prefix of a tokenizer's own encoding is the tokenizer's own encoding of those bytes. (Rare
+exceptions: GPT-2's pattern joins the last of several spaces with the word that follows, and splits
+off the last of several line feeds before one.) So the covers go through at most one node per byte
+offset: the tokens of the text up to there. Only offsets after the boundary of the prefix are open.
+With `D_j` the expert's distribution at offset `j`, `t_j` the last token up to there and `i` the
+offset at which it begins, nodes weigh
 
-    w_start = 1,    w_j = w_i * D_i(t_j),
+    w_start = 1,    w_j = w_i * D_i(t_j).
 
-a token `u` at node `j` that goes on over the end of the text adds ``w_j * D_j(u)`` to what remains
-of it there, and the node at the end adds all its tokens with its weight.
+A token `u` at node `j` that crosses the end of the text adds ``w_j * D_j(u)`` to the bytes of it
+after the end, and the node at the end adds all its tokens with its weight.
 
-The start is the last node that all these paths share. Most positions need no distribution but those
-that were received at earlier steps.
+The start is the last node that all these paths share. Most positions need only distributions that
+were received at earlier steps.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ _MOST_TRIED = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """The expert's word on what follows a text.
+    """The expert's distribution over what follows a text.
 
     Attributes
     ----------
     top : ExpertTopK
         One row, at the end of the text; a token stands for text that begins with its bytes.
     rests : mapping of bytes to float
-        What tokens that began in the text go on with behind it, and their probability. It is no
-        token's: the text may go on with these bytes in any way.
+        The bytes after the text of tokens that began in it, and their probability. No token stands
+        for them: the text may go on with these bytes in any way.
     unexpanded : float
-        How far any event's probability may be off, at most, because a node was not asked about or
-        a token on the way is not among the top K; from 0 to 1.
+        Most that the probability of any event may be off, because a node was not asked about or a
+        token on the way is not among the top K; from 0 to 1.
     """
 
     top: ExpertTopK
@@ -74,10 +74,10 @@ class Covered:
 
 @dataclass(frozen=True)
 class _Node:
-    """A place behind the boundary, and how the tokenizer gets there.
+    """A place after the boundary, and the tokens that lead there.
 
     `begin` is the node at which `token`, its last one, begins; `NOTHING` for the start. `extends`
-    tells whether a token may go on from here over the end, `to_end` whether the tokens of the whole
+    tells whether a token may cross the end from here, `to_end` whether the tokens of the whole
     text go through it, and `askable` whether its tokens are the tokenizer's own for these bytes.
     """
 
@@ -91,7 +91,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Weight:
-    """The weight of a node: within `least` and `most`, taken to be `value`."""
+    """The weight of a node: between `least` and `most`, estimated as `value`."""
 
     least: float
     value: float
@@ -110,7 +110,7 @@ class _Weight:
 
 
 class _Row:
-    """One distribution, for looking tokens up."""
+    """One distribution in which tokens can be looked up."""
 
     def __init__(self, top: ExpertTopK) -> None:
         known = top.token_ids[0] != NOTHING
@@ -130,22 +130,22 @@ class _Row:
 def wanted_offsets(
     prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], *, most: int
 ) -> list[int]:
-    """Return the byte offsets of the text about which the expert has still to be asked.
+    """Return the byte offsets of the text at which the expert must still be asked.
 
     Parameters
     ----------
     prefix : ExpertPrefix
         The text so far.
     received : mapping of int to ExpertTopK
-        By byte offset, one row: what the expert said after ``prefix.token_ids_to(offset)``.
+        Byte offset to one row: the expert's distribution after ``prefix.token_ids_to(offset)``.
     most : int
-        Offsets at most, not counting the end of the text.
+        Most offsets, not counting the end of the text.
 
     Returns
     -------
     list of int
-        The end of the text first, if it has not been received. None where there is no token to ask
-        about: at the beginning of a text without a front.
+        The end of the text first, if it has not been received. Empty at the beginning of a text
+        without a front, where there is no token to ask about.
     """
     wanted = [] if prefix.length in received or not prefix.token_ids() else [prefix.length]
     boundary = prefix.boundary()
@@ -192,16 +192,16 @@ def covered(
     Parameters
     ----------
     prefix, received
-        As for :func:`wanted_offsets`; the end of the text is among them. What else is missing is
-        bounded in the result.
+        As for :func:`wanted_offsets`; the end of the text is among them. The result bounds the
+        error of other missing offsets.
     admits : callable, optional
-        Tells whether the text may go on with some bytes. What it rules out counts for nothing, as
-        what the expert gives texts that have gone another way.
+        Tells whether the text may go on with some bytes. Bytes that it rules out do not count, like
+        texts that differ from this one.
 
     Raises
     ------
     KeyError
-        If the end of the text has not been received.
+        The end of the text has not been received.
     """
     end = received[prefix.length]
     boundary = prefix.boundary()
@@ -257,7 +257,7 @@ def covered(
 def _rows(
     nodes: tuple[_Node, ...], received: Mapping[int, ExpertTopK], boundary: int
 ) -> dict[int, _Row]:
-    """Return what was received at the nodes in front of the end, by offset behind the boundary."""
+    """Return what was received at the nodes before the end, by offset after the boundary."""
     offsets = (node.offset for node in nodes[:-1] if node.askable)
     return {at: _Row(received[boundary + at]) for at in offsets if boundary + at in received}
 
@@ -276,7 +276,7 @@ def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _W
 def _over_the_end(
     prefix: ExpertPrefix, nodes: tuple[_Node, ...], node: _Node, row: _Row
 ) -> tuple[list[int], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Return the tokens of a row that go on over the end of the text, and their masses."""
+    """Return the tokens of a row that cross the end of the text, and their masses."""
     vocabulary, boundary = prefix.vocabulary, prefix.boundary()
     tail = prefix.tail(boundary)
     begin, stop = vocabulary.longer(tail[node.offset :]) if node.extends else (0, 0)
@@ -289,7 +289,7 @@ def _over_the_end(
 
 @lru_cache(maxsize=4096)
 def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[_Node, ...]:
-    """Return the nodes of the open tail that matter, by offset; first the start, last the end."""
+    """Return the relevant nodes of the open tail by offset; first the start, last the end."""
 
     def encode(offset: int) -> tuple[int, ...]:
         return _encode(vocabulary, tail[:offset], begins_text)
@@ -326,7 +326,7 @@ def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[
 
 
 def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Return how many tokens two sequences begin with in common."""
+    """Return the length of the common beginning of two sequences of tokens."""
     pairs = zip(first, second, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
@@ -352,7 +352,7 @@ def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: b
 def _likely_extends(
     vocabulary: ByteVocabulary, tail: bytes, offset: int, begins_text: bool
 ) -> bool:
-    """Tell whether the tokenizer would write any of some tokens that go on over the end."""
+    """Tell whether the tokenizer would write any of some tokens that cross the end."""
     begin, stop = vocabulary.longer(tail[offset:])
     tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
     return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)

@@ -1,14 +1,13 @@
 """The pass over the host's rows on a CPU, compiled: one loop over a row, one over its members.
 
-Array libraries read a row once per operation, and lay the members out before they look at them;
-with a row of a megabyte and tens of thousands of members that is several times the work. Numba is
-what vLLM itself requires. Import this where it is used, not at the top of a file: vLLM 0.32 looks
-through all modules that are there when a worker starts, and does not get over llvmlite's.
+Array libraries read a row once per operation and copy the members before they read them. For a row
+of a megabyte and tens of thousands of members that is several times the work. vLLM itself requires
+numba. Import this module where it is used, not at the top of a file: vLLM 0.32 scans all loaded
+modules when a worker starts, and fails on llvmlite's.
 
-``exp(x)`` is ``2 ** (x log2 e)`` in float32 by a polynomial, relative error below 1e-6 for logits
-as models have them. Sums are float64 over these float32 numbers. So the tail may be had as the
-row's sum less the members': the addends are the same, and what is left of the rounding is 1e-15 of
-the row.
+``exp(x)`` is ``2 ** (x log2 e)`` in float32 by a polynomial, with a relative error below 1e-6 for
+the logits of models. Sums are float64 over these float32 numbers. So the tail is the row's sum less
+the members' sum: the addends are the same, and the remaining error is 1e-15 of the row.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _SMALL = 1e-8
 
 
 def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
-    """Compile at once, and keep the result on disk where there is a place for it."""
+    """Compile at once, and keep the result on disk if there is a folder for it."""
     # Order and contraction of float operations are free; NaN and infinities keep their meaning.
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if fast else False}
 
@@ -128,18 +127,18 @@ def read_rows(
     logits : float32 array, shape (batch, vocabulary)
     rows : int64 array, shape (rows,)
     members : int32 array
-        Of the maps.
+        `AlignmentMaps.members`.
     begins, sizes : int64 arrays, shape (rows, K + 1)
         Each group's run of `members`; in the last column, the number of new singles of the row.
     single_row, single_token, single_group : int64 arrays, shape (singles,)
         See :class:`vllm_logits_processor.alignment.groups.StepGroups`.
     scratch : float32 array, shape (vocabulary,)
     table : float64 array, shape (2, rows, K + 1)
-        Sums of ``y = exp(x - shift)`` and of x y, of each group and, last, of the tail.
+        Sums of ``y = exp(x - shift)`` and of x y, over each group and, last, the tail.
     of_singles : float64 array, shape (2, singles)
         y and x y of each single.
     shifts : float64 array, shape (rows,)
-        What was taken off the row's logits, nats: 0 but for logits far from 0.
+        What was subtracted from the row's logits, nats: 0 unless they are far from 0.
     """
     width = sizes.shape[1] - 1
     single = 0
@@ -197,14 +196,14 @@ def add_to_members(
     single_token: _Places,
     gains: _Row,
 ) -> None:
-    """Add to the logits of each group's members, and of each single, its own of `gains`, in place.
+    """Add the gain of each group to its members' logits, and of each single to its own, in place.
 
     Parameters
     ----------
     logits, rows, members, begins, sizes, single_row, single_token
         See `read_rows`.
     gains : float32 array, shape (parts,)
-        Of the groups and tails, row by row, then of the singles. That of a tail is not added.
+        The gains of groups and tails, row by row, then of the singles. That of a tail is not added.
     """
     width = sizes.shape[1] - 1
     of_singles = rows.size * (width + 1)
@@ -236,18 +235,18 @@ def find_groups(
     place: _Entries,
     found: _Places,
 ) -> None:
-    """Find the group that holds each single by f, and put its number into `found`; else -1.
+    """Put the number of the group that holds each single by f into `found`, or -1.
 
     Parameters
     ----------
     token_ids : int64 array, shape (rows, K)
         The expert's top-K; -1 where there is none.
     first_expert : int32 array, shape (host tokens,)
-        Of the maps.
+        `AlignmentMaps.first_expert`.
     single_row, single_token, found : int64 arrays, shape (singles,)
-        The former sorted.
+        The first two sorted.
     place : int32 array, shape (expert tokens,)
-        Filled with -1, as it is again in the end.
+        Filled with -1, before and after.
     """
     width = token_ids.shape[1]
     single = 0

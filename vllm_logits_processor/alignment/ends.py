@@ -1,4 +1,4 @@
-"""Which tokens end a turn: what the files of a tokenizer and its chat template say of it."""
+"""Finds the tokens that end a turn, in the files of a tokenizer and in its chat template."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class EndOfTurn:
     Attributes
     ----------
     ids : frozenset of int
-        What any source names, if it is a token that stands for no text.
+        All tokens that a source names and that stand for no text.
     spelled : tuple of str
-        These tokens as they are written, in the order of their ids.
+        The spellings of these tokens, in the order of their ids.
     doubt : str or None
-        One sentence for the start, where the sources disagree or name what cannot be an end.
+        One sentence to log at the start if the sources disagree or name what cannot be an end.
     """
 
     ids: frozenset[int]
@@ -40,18 +40,17 @@ class EndOfTurn:
 def end_of_turn(
     tokenizer: Any, folder: str, *, name: str, template: ChatTemplate | None
 ) -> EndOfTurn:
-    """Find the ends of turn of a model.
+    """Return the ends of turn of a model.
 
-    A model ends its answer with what its chat template puts there, whatever the files say: many
-    folders lack ``generation_config.json``, or have the one of the model that this one was made
-    from. So all sources count: the template, ``eos_token``, ``generation_config.json`` and
-    ``config.json``.
+    A model ends its answer with the token that its chat template puts there, whatever the files
+    say: many folders lack ``generation_config.json``, or have that of the original model. So all
+    sources count: the template, ``eos_token``, ``generation_config.json`` and ``config.json``.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
     folder : str
-        Where it is from: a folder or hub id.
+        The folder or hub id of the tokenizer.
     name : str
         The name for messages.
     template : ChatTemplate or None
@@ -60,7 +59,7 @@ def end_of_turn(
     Raises
     ------
     TokenizerError
-        If a configuration file is no JSON object.
+        A configuration file is no JSON object.
     """
     added = {
         token: each.content
@@ -88,10 +87,10 @@ def end_of_turn(
 
 
 def _read(folder: str, file: str) -> Mapping[str, Any]:
-    """Return what a JSON file of a model's folder or repository holds; nothing where it is absent.
+    """Return the content of a JSON file of a model's folder or repository; empty if it is absent.
 
-    Where a repository cannot be asked, only what the cache has of it counts: the tokenizer was
-    loaded before this, and a file that was never there is no error.
+    If a repository cannot be reached, only the cache counts: the tokenizer was loaded before, and
+    a file that was never there is no error.
     """
     from transformers.utils.hub import cached_file
 
@@ -114,7 +113,7 @@ def _read(folder: str, file: str) -> Mapping[str, Any]:
 
 
 def _ids(value: object) -> frozenset[int]:
-    """Return the token ids of a value that is one, a list of them, or none."""
+    """Return the token ids of a value that is one id, a list of ids, or None."""
     each = value if isinstance(value, list | tuple) else [value]
     return frozenset(token for token in each if type(token) is int)
 
@@ -122,10 +121,10 @@ def _ids(value: object) -> frozenset[int]:
 def _behind_answer(
     template: ChatTemplate | None, added: Mapping[int, str], *, bos: int | None, eos: int | None
 ) -> int | None:
-    """Return the token that the template puts right behind an assistant's answer.
+    """Return the token that the template puts right after an assistant's answer.
 
-    The last answer of a conversation is looked at first: some templates end only that one as the
-    model does. Others put nothing there, and the next turn's first token ends the answer.
+    It reads the last answer of a conversation first: some templates end only that one as the model
+    does. Others put nothing there, and the next turn's first token ends the answer.
     """
     if template is None or not added:
         return None
@@ -150,7 +149,7 @@ def _doubt(
     *,
     name: str,
 ) -> str | None:
-    """Say where the sources disagree; base and end-of-turn tokens beside each other are usual."""
+    """Return where the sources disagree; base and end-of-turn tokens together are usual."""
     stops = said[_GENERATION] or said[_CONFIG] | said[_TOKENIZER]
     expected = said[_TEMPLATE] or said[_TOKENIZER]
     wrong = frozenset().union(*said.values()) - frozenset(usable)

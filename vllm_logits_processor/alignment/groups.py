@@ -1,4 +1,4 @@
-"""The groups of one decoding step: the host tokens that the expert's top-K speaks of."""
+"""The groups of one decoding step: the host tokens that belong to the expert's top K."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rest:
-    """A group that no expert token stands for: what is left of one that began in the text so far.
+    """A group without an expert token: the rest of a token that began in the text so far.
 
     Attributes
     ----------
     row, place : int
-        Where its mass stands in the logprobs; there is no token there.
+        The place of its mass in the logprobs; there is no token there.
     tokens : int64 array, shape (members,)
         The host tokens that begin with those bytes, or begin what they spell; none twice.
     """
@@ -33,7 +33,7 @@ class Rest:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertTopK:
-    """What the expert says about the next token, for the rows of one step.
+    """The expert's top K of the next token, for the rows of one step.
 
     Attributes
     ----------
@@ -42,8 +42,8 @@ class ExpertTopK:
     logprobs : float64 array, shape (rows, K)
         Natural logarithms of their probabilities; -inf in the fill.
     rests : tuple of Rest
-        What else is at places without a token. The tail of their rows is not made smaller by them:
-        the expert's unlisted tokens may be any of theirs.
+        The groups at places without a token. They do not make the tail of their rows smaller: the
+        expert's unlisted tokens may be any of theirs.
     """
 
     token_ids: IntArray
@@ -59,21 +59,21 @@ class ExpertTopK:
 
 @dataclass(frozen=True, kw_only=True)
 class StepGroups:
-    """The members of the known groups of a step, laid out row by row, group by group.
+    """The members of the known groups of a step, row by row and group by group.
 
-    Entry `i` of the top-K of a row is one group, numbered ``row * (K + 1) + i``; the fill of a
-    short row is a group without members, and number K of each row stands for its tail: what is said
-    of groups is in tables of shape (rows, K + 1). A group's members by f have one and the same
-    factor, be they thousands (all that begins with a blank, say). A token that g puts into a group
-    is a single: it has a factor of its own. No (row, token) stands twice among the members.
+    Entry `i` of the top K of a row is one group, numbered ``row * (K + 1) + i``. The fill of a
+    short row is a group without members, and number K of each row stands for its tail, so tables
+    over groups have the shape (rows, K + 1). All members of a group by f, even thousands (such as
+    all tokens that begin with a blank), have the same factor. A token that g puts into a group is a
+    single: it has a factor of its own. No (row, token) is twice among the members.
 
     Attributes
     ----------
     sizes : int64 array, shape (rows, K + 1)
-        Members by f of each group, in the order of the layout; last the singles of the row that no
-        known group of it holds by f.
+        Number of each group's members by f, in order; last that of the row's singles that no known
+        group holds by f.
     begins : int64 array, shape (rows, K + 1)
-        Where each group's run begins in the maps' `members`.
+        Begin of each group's run in the maps' `members`.
     link_group, link_single : int64 arrays, shape (links,)
         Memberships by g.
     single_row, single_token : int64 arrays, shape (singles,)
@@ -82,7 +82,7 @@ class StepGroups:
         The group that holds it by f; that of the row's tail for one that only a rest holds;
         `NOTHING` for one that g alone puts into a group.
     single_at : int64 array, shape (singles,)
-        Where it stands among the members.
+        Its place among the members.
     """
 
     sizes: IntArray
@@ -113,11 +113,11 @@ class StepGroups:
         return np.asarray(by_g + by_f)
 
     def with_singles(self, table: FloatArray, singles: FloatArray) -> FloatArray:
-        """Put a table's rows and the singles one behind the other; shape (parts,)."""
+        """Return a table's rows followed by the singles, shape (parts,)."""
         return np.concatenate([table.reshape(-1), singles])
 
     def without_singles(self, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the table and the singles of which `with_singles` made `parts`, shape (parts,)."""
+        """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
     def tokens(self, maps: AlignmentMaps) -> IntArray:
@@ -145,7 +145,7 @@ class StepGroups:
         return np.asarray(table.sum(axis=1) + of_singles)
 
     def spread(self, parts: npt.NDArray[_Float]) -> npt.NDArray[_Float]:
-        """Give each member what its group has, or a single what it has itself.
+        """Return the value of each member: its group's, or its own for a single.
 
         Parameters
         ----------
@@ -161,14 +161,14 @@ class StepGroups:
 
 
 def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
-    """Lay out the groups of the expert's top-K.
+    """Return the groups of the expert's top K.
 
     Parameters
     ----------
     maps : AlignmentMaps
-        Of the pair of tokenizers.
+        The maps of the pair of tokenizers.
     top : ExpertTopK
-        The expert's word on the rows of the step.
+        The expert's top K for the rows of the step.
     """
     count, width = top.token_ids.shape
     known = top.token_ids != NOTHING

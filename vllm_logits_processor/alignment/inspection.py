@@ -1,4 +1,4 @@
-"""What the maps of a pair of tokenizers look like: figures for people, and a text's own tokens."""
+"""Describes the maps of a pair of tokenizers: figures, and the tokens of a text."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class SideReport:
     ----------
     name : str
     kind : str
-        How its tokens spell bytes.
+        The way in which its tokens spell bytes.
     tokens : int
         Number of token ids.
     shared : int
-        Tokens whose bytes are a token of the other tokenizer too.
+        Number of tokens whose bytes are a token of the other tokenizer too.
     mapped : int
-        Tokens that the map takes to a token of the other.
+        Number of tokens that the map takes to a token of the other.
     without_text : int
-        Tokens that are not mapped because they add no text: special ones, and ids without a token.
+        Number of unmapped tokens that add no text: special ones, and ids without a token.
     not_spelled : int
-        Tokens that are not mapped because the other tokenizer cannot spell their bytes.
+        Number of unmapped tokens whose bytes the other tokenizer cannot spell.
     not_spelled_examples : tuple of str
         The first few of these; see `spelled`.
     ends : tuple of int
@@ -70,14 +70,14 @@ class GroupReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownToken:
-    """One token of a text and where the map takes it.
+    """One token of a text, and the token to which it is mapped.
 
     Attributes
     ----------
     token : int
     text : str
     first : int or None
-        The other tokenizer's first token for it; None if it means nothing there.
+        The other tokenizer's first token for it; None if it is not mapped.
     first_text : str or None
     group : int
         For an expert's token, the number of host tokens in its group; for a host token, in the
@@ -92,7 +92,7 @@ class ShownToken:
 
 
 def spelled(data: bytes | None) -> str:
-    """Return bytes as a quoted literal that is safe to print: no control character stays one."""
+    """Return bytes as a quoted literal that is safe to print, without control characters."""
     if data is None:
         return "(no text)"
     try:
@@ -104,7 +104,7 @@ def spelled(data: bytes | None) -> str:
 def side_reports(
     host: ByteVocabulary, expert: ByteVocabulary, maps: AlignmentMaps
 ) -> tuple[SideReport, SideReport]:
-    """Report on the host's and on the expert's side of the maps."""
+    """Return the reports on the host's and on the expert's side of the maps."""
     return (
         _side(host, expert, np.asarray(maps.first_expert)),
         _side(expert, host, np.asarray(maps.first_host)),
@@ -112,7 +112,7 @@ def side_reports(
 
 
 def group_report(expert: ByteVocabulary, maps: AlignmentMaps) -> GroupReport:
-    """Report on the sizes of the groups of the expert's tokens."""
+    """Return the report on the sizes of the groups of the expert's tokens."""
     sizes = group_sizes(maps)
     found = sizes[sizes > 0]
     values = np.percentile(found, _PERCENTILES, method="lower") if len(found) else (0, 0, 0)
@@ -136,7 +136,7 @@ def group_sizes(maps: AlignmentMaps) -> TokenArray:
 def shown(
     data: bytes, host: ByteVocabulary, expert: ByteVocabulary, maps: AlignmentMaps
 ) -> tuple[list[ShownToken], list[ShownToken]]:
-    """Return a text as the host's tokens and as the expert's, each with where it is mapped.
+    """Return a text as the host's tokens and as the expert's, each with its mapped token.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def shown(
         The text; it need not be UTF-8.
     host, expert : ByteVocabulary
     maps : AlignmentMaps
-        Of this pair.
+        The maps of this pair.
     """
     sizes = group_sizes(maps)
     firsts = np.asarray(maps.first_expert)

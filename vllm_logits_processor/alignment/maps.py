@@ -1,15 +1,15 @@
-"""Which tokens of two vocabularies mean the same: the static maps f and g, and their groups.
+"""Maps tokens of two vocabularies that mean the same: the static maps f and g, and their groups.
 
 `f(v)` is the first expert token of the expert's own tokenization of ``bytes(v)``, for a host token
 `v`; `g(u)` is the first host token of the host's own tokenization of ``bytes(u)``, for an expert
-token `u`. Where several tokens have the same bytes, the tokenizers' own choice is meant: taking
-another (the lowest id, as exact-string matching of TLI does) makes fusion worse than no fusion.
+token `u`. If several tokens have the same bytes, the maps use the tokenizers' own choice: another
+one (the lowest id, as in the exact-string matching of TLI) makes fusion worse than no fusion.
 
 The group of an expert token is ``G(u) = {v : f(v) = u} + {g(u)}``. Every host token is in at most
-one group by f, kept as compressed rows (``members[offsets[u]:offsets[u + 1]]``), and `extra` holds
-g(u) where f does not already put it into the group of `u`.
+one group by f, stored as compressed rows (``members[offsets[u]:offsets[u + 1]]``), and `extra`
+holds g(u) where f does not already put it into the group of `u`.
 
-Special tokens mean nothing to another tokenizer, save that all ends of a turn are one event.
+Special tokens mean nothing to another tokenizer, except that all ends of a turn are one event.
 
 Maps are built once per pair of tokenizers, kept on disk, and memory-mapped by every process.
 """
@@ -54,21 +54,21 @@ class AlignmentMaps:
     Attributes
     ----------
     first_expert : int32 array, shape (host tokens,)
-        f; `NOTHING` for special tokens of another tokenizer, and what the expert cannot spell.
+        f; `NOTHING` for special tokens, and for tokens that the expert cannot spell.
     first_host : int32 array, shape (expert tokens,)
         g; `NOTHING` likewise.
     offsets : int64 array, shape (expert tokens + 1,)
-        Where the group of each expert token begins in `members`.
+        Begin of each expert token's group in `members`.
     members : int32 array, shape (host tokens that f maps,)
         Host tokens by group: the inverse of f.
     place : int32 array, shape (host tokens,)
-        Where in its group f puts each host token; `NOTHING` where f maps it to nothing.
+        Place of each host token in its group by f; `NOTHING` where f maps it to nothing.
     extra : int32 array, shape (expert tokens,)
         g(u) where it is not in the group of `u` by f, else `NOTHING`.
     end_ids : int32 array
-        The expert's end tokens, rising. They are one event: whoever reads a reply of the expert
+        The expert's end tokens, ascending. They are one event: whoever reads a reply of the expert
         puts the mass of all of them at ``end_ids[0]``, whose group is all of the host's end tokens.
-        Empty where there is nothing to join: for equal tokenizers whose models end alike.
+        Empty for equal tokenizers whose models end alike.
     """
 
     first_expert: TokenArray
@@ -81,7 +81,7 @@ class AlignmentMaps:
 
 
 def maps_key(host: ByteVocabulary, expert: ByteVocabulary) -> str:
-    """Return the name under which this pair's maps are kept; depends on content alone."""
+    """Return the name under which this pair's maps are kept; it depends on content alone."""
     return f"v{FORMAT}-{host.fingerprint[:24]}-{expert.fingerprint[:24]}"
 
 
@@ -119,7 +119,7 @@ def maps_from_firsts(
     Parameters
     ----------
     first_expert, first_host : int32 arrays, shapes (host tokens,) and (expert tokens,)
-        f and g; see :class:`AlignmentMaps`, whose arrays they become.
+        f and g; they become the arrays of :class:`AlignmentMaps`.
     end_ids : int32 array, optional
         The expert's end tokens, if they are one event; none if not given.
     """
@@ -190,7 +190,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class KeptMaps:
-    """Maps and where they are kept.
+    """Maps and their file.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ class KeptMaps:
         Read-only views of the file, whose pages all processes share.
     file : Path
     built : bool
-        True where they had to be built by this call.
+        True if this call built them.
     """
 
     maps: AlignmentMaps
@@ -211,7 +211,7 @@ def load_maps(
 ) -> AlignmentMaps:
     """Return the maps of a pair, from disk if they are there, else built and kept.
 
-    Parameters and errors are those of `keep`, which also says where they are kept.
+    Parameters and errors are those of `keep`, which also returns the file.
     """
     return keep(host, expert, folder=folder).maps
 
@@ -225,21 +225,21 @@ def keep(
 ) -> KeptMaps:
     """Return the maps of a pair, from disk if they are there and whole, else built and kept.
 
-    Processes that ask at once wait for one builder.
+    Of several processes one builds the maps, and the others wait for it.
 
     Parameters
     ----------
     host, expert : ByteVocabulary
         The pair; the maps are kept under a key of both contents.
     folder : Path, optional
-        Where to keep maps; ``alignment`` in Floe's cache folder if not given.
+        The folder of maps; by default ``alignment`` in Floe's cache folder.
     progress : callable, optional
-        Told while maps are built; see `build_maps`.
+        Called while maps are built; see `build_maps`.
 
     Raises
     ------
     FloeError
-        If the folder cannot be written, or the file not read.
+        The folder cannot be written, or the file not read.
     """
     folder = folder or cache_dir() / "alignment"
     file = folder / f"{maps_key(host, expert)}.safetensors"
@@ -273,7 +273,7 @@ def _write(maps: AlignmentMaps, file: Path) -> None:
 
 
 def _read(file: Path) -> AlignmentMaps | None:
-    """Map a file; None where it is missing, damaged or of another layout."""
+    """Map a file; None if it is missing, damaged or of another layout."""
     try:
         with file.open("rb") as opened:
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""The text so far as expert tokens, kept up to date at the cost of its tail."""
+"""The text so far as expert tokens; an update costs only the tokenization of its tail."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class _Tail:
 
 @dataclass(frozen=True)
 class _Boundary:
-    """Tokens of the tail in front of the boundary, the byte of the tail there, and if it is sure.
+    """Tokens of the tail before the boundary, its byte in the tail, and whether it is sure.
 
-    It is sure where spaces begin that the tokenizer never joins with what is in front of them.
+    It is sure where spaces begin that the tokenizer never joins with the text before them.
     """
 
     count: int
@@ -42,21 +42,21 @@ class _Boundary:
 class ExpertPrefix:
     """A growing text, tokenized by the expert's tokenizer.
 
-    Bytes are the only state that counts: nothing is decoded and encoded again. The text is split
-    into a settled front, whose tokens are final, and a tail, which is tokenized anew when it grows.
-    A cut between the two is made at the beginning of a word, and only where the tokenizer gives the
-    same tokens with the cut as without it.
+    The text is kept as bytes; nothing is decoded and encoded again. It is split into a settled
+    front, whose tokens are final, and a tail, which is tokenized anew when it grows. The cut
+    between the two is at the beginning of a word, and only where the tokenizer gives the same
+    tokens with the cut as without it.
 
-    What may still be tokenized otherwise when the text goes on is behind the :meth:`boundary`: the
-    last word with the space in front of it. There alone the covers of the text are looked for.
+    Text that may still be tokenized in another way when more follows is after the :meth:`boundary`:
+    the last word with the space before it. Only there the text has covers.
 
     Parameters
     ----------
     vocabulary : ByteVocabulary
         The expert's.
     front : sequence of int, optional
-        Expert tokens in front of the text, such as those of a chat template; the tokenizer's own
-        BOS if not given.
+        Expert tokens before the text, such as those of a chat template; by default the tokenizer's
+        own BOS.
     """
 
     def __init__(self, vocabulary: ByteVocabulary, front: Sequence[int] | None = None) -> None:
@@ -85,7 +85,7 @@ class ExpertPrefix:
             self._encoded = self._boundary = None
 
     def branch(self, data: bytes) -> ExpertPrefix:
-        """Return a copy with `data` appended; neither changes with the other."""
+        """Return an independent copy with `data` appended."""
         copy = ExpertPrefix(self.vocabulary, self._settled)
         copy._settled_bytes = self._settled_bytes
         copy._tail = bytearray(self._tail)
@@ -96,7 +96,7 @@ class ExpertPrefix:
         return copy
 
     def token_ids(self) -> list[int]:
-        """Return the expert's tokens of the whole text, the front before them.
+        """Return the front and the expert's tokens of the whole text.
 
         They are those of a text that goes on with a word: see `word_follows` of
         :meth:`ByteVocabulary.encode_words`.
@@ -105,10 +105,10 @@ class ExpertPrefix:
         return self._settled + ids
 
     def boundary(self) -> int:
-        """Return the byte offset in front of which the tokens are final, however the text goes on.
+        """Return the byte offset before which the tokens are final, however the text goes on.
 
         It is the beginning of the last word (spaces and what follows them) that the tokenizer
-        splits off, at most 64 bytes from the end. Text without such a word gives the beginning of
+        splits off, at most 64 bytes from the end. If there is no such word, it is the beginning of
         a pre-token or of a token there, which is final in all but rare cases.
         """
         # Placing it may settle more of the text: it must come first.
@@ -121,7 +121,7 @@ class ExpertPrefix:
         Raises
         ------
         ValueError
-            If `offset` is before the boundary or behind the text.
+            `offset` is before the boundary or after the text.
         """
         if self._inside(offset) == len(self._tail):
             return self.token_ids()
@@ -192,7 +192,7 @@ class ExpertPrefix:
         return False
 
     def _begins_word(self, at: int) -> bool:
-        """Tell whether one space and then a letter stand at `at`, and no space before."""
+        """Tell whether one space and then a letter are at `at`, and no space before."""
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
 
@@ -203,11 +203,11 @@ class ExpertPrefix:
         return self._boundary
 
     def _found_boundary(self, starts: list[int], words: list[int]) -> _Boundary:
-        r"""Look for the boundary from the end on.
+        r"""Search the boundary from the end.
 
-        Best is where spaces begin after a word and the tokenizer splits there too. Splits elsewhere
-        are not final: GPT-2's pattern joins "'" and "r" when "e" follows, GPT-4's "\n" and " " when
-        "\n" follows.
+        The best place is where spaces begin after a word and the tokenizer splits too. Splits
+        elsewhere are not final: GPT-2's pattern joins "'" and "r" when "e" follows, GPT-4's "\n"
+        and " " when "\n" follows.
         """
         least = len(self._tail) - _MOST_OPEN
         splits = self.vocabulary.splits_words
@@ -227,5 +227,5 @@ class ExpertPrefix:
         return _Boundary(at, starts[at] if starts else 0, sure=False)
 
     def _begins_spaces(self, at: int) -> bool:
-        """Tell whether space stands at `at`, and none before."""
+        """Tell whether there is space at `at`, and none before."""
         return self._tail[at : at + 1].isspace() and not self._tail[at - 1 : at].isspace()

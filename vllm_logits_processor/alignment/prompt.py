@@ -1,9 +1,9 @@
-"""Prompts from the host's form into the expert's: each model reads its own chat template.
+"""Rewrites prompts from the host's chat template to the expert's.
 
-The host's template is taken apart by rendering a few conversations with stand-ins for their
-contents. What stands around a content holds special tokens, and these are told by their ids: a user
-who spells one as text forges nothing. A prompt that the host's template would not have written goes
-to the expert as plain text, and so does every prompt where one of the two has no template.
+The module learns the host's template by rendering a few conversations with stand-ins for their
+contents. The text around a content holds special tokens, which count by their ids: a user who
+spells one as text forges nothing. The expert gets a prompt as plain text if the host's template
+would not have written it, or if one of the two models has no template.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _MARK = b"\xff"
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What the expert reads before the answer.
+    """The expert's prompt.
 
     Attributes
     ----------
     front : list of int
         Expert tokens.
     text : bytes
-        Text behind them that the answer goes on with: the beginning of the answer where the prompt
-        holds one, all of the prompt where it is plain text.
+        Text after them that the answer continues: the beginning of the answer if the prompt holds
+        one, or the whole prompt if it is plain text.
     """
 
     front: list[int]
@@ -50,7 +50,7 @@ class Spoken:
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """What the host's template puts around contents, as bytes with marked special tokens."""
+    """The text of the host's template around contents, as bytes with marked special tokens."""
 
     #: In front of the first user's message, and in front of a system message.
     user: bytes
@@ -64,7 +64,7 @@ class _Form:
 
 
 class Conversation:
-    """Brings prompts from the host's form into the expert's.
+    """Rewrites prompts from the host's chat template to the expert's.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Conversation:
             logger.info("The expert reads prompts as plain text: %s", self._reason)
 
     def opening(self, prompt_ids: Sequence[int]) -> Opening:
-        """Return what the expert reads before the answer.
+        """Return the expert's prompt.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Conversation:
         Raises
         ------
         ConversationError
-            If the host has no template, or would not have written this prompt.
+            The host has no template, or it would not have written this prompt.
         """
         if self._host.template is None:
             raise ConversationError(f"{self._host.name!r} has no chat template.")
@@ -137,7 +137,7 @@ class Conversation:
         return None
 
     def _form_on(self, day: date) -> _Form:
-        """Take the host's template apart; templates may write the `day`."""
+        """Find the form of the host's template, which may write the `day`."""
         template = self._host.template
         assert template is not None
         user, between, again = self._around(template, ["user", "assistant", "user"])[:3]
@@ -165,7 +165,7 @@ class Conversation:
     def _around(
         self, template: ChatTemplate, roles: Sequence[str], *, answer: bool = False
     ) -> list[bytes]:
-        """Return what stands before, between and behind the contents of such a conversation."""
+        """Return the text before, between and after the contents of such a conversation."""
         text = template.rendered(roles, answer=answer)
         data = self._marked(template.backend.encode(text, add_special_tokens=False).ids)
         around = []
@@ -177,7 +177,7 @@ class Conversation:
         return [*around, data]
 
     def _marked(self, token_ids: Sequence[int]) -> bytes:
-        """Return what tokens spell, with special tokens as a mark and their id."""
+        """Return the text of tokens, with special tokens as a mark and their id."""
         parts = []
         for token in token_ids:
             data = self._host.token_bytes[token] if token < len(self._host) else None
@@ -219,7 +219,7 @@ class Conversation:
 
 
 def _parsed(data: bytes, role: str, form: _Form) -> Spoken | None:
-    """Read on behind the beginning of the first message; None for what the form does not write."""
+    """Parse a prompt from the first message on; None if the form does not write it."""
     messages: list[tuple[str, str]] = []
     while True:
         borders = {

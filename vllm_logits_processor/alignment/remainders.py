@@ -1,7 +1,7 @@
-"""What is left of an expert token that began in the text so far, and what the host rules out.
+"""Rests of expert tokens that began in the text so far, and which of them the host rules out.
 
-The host's own last token says something of the text to come: a longer token would have written some
-of it already.
+The host's own last token tells something about the text to come: otherwise the host would have
+written a longer token.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _GOING_ON = (b"", b"a", b"ing", b"ed", b"er", b"s")
 class HostTail:
     """The host's tokens of the last word of a text.
 
-    A model writes a text in the tokens of its tokenizer. So where the host has written " a" and
-    stops, the text does not go on with "n": it would have written " an". Of what an expert expects
-    the text to go on with, that is not admitted.
+    A model writes a text in the tokens of its tokenizer. So if the host has written " a", the text
+    does not go on with "n": the host would have written " an". Such a continuation is not admitted,
+    however likely it is to the expert.
 
     Parameters
     ----------
     vocabulary : ByteVocabulary
         The host's.
     token_ids : sequences of int
-        The host's tokens of the text, such as the prompt's and the answer's; the last few are
-        looked at.
+        The host's tokens of the text, such as the prompt's and the answer's; only the last few
+        count.
     """
 
     def __init__(self, vocabulary: ByteVocabulary, *token_ids: Sequence[int]) -> None:
@@ -51,9 +51,9 @@ class HostTail:
         return _last_word(self._vocabulary, last)
 
     def admits(self, rest: bytes) -> bool:
-        """Tell whether the text may go on with `rest` behind the tokens that the host has written.
+        """Tell whether the text may go on with `rest` after the tokens that the host has written.
 
-        True as well where those are not the tokenizer's own: nothing follows from them then.
+        Also true if those tokens are not the tokenizer's own, from which nothing follows.
         """
         return not self._tokens or _admits(self._vocabulary, self._tokens, rest)
 
@@ -87,7 +87,7 @@ _LEAST = 1e-3
 
 
 def with_rests(word: Covered, host: ByteVocabulary) -> ExpertTopK:
-    """Return the expert's word on a text, one row, its rests as groups of the host's tokens."""
+    """Return the expert's distribution, one row, with its rests as groups of host tokens."""
     rests = {rest: mass for rest, mass in word.rests.items() if mass >= _LEAST}
     if not rests:
         return word.top
@@ -104,7 +104,7 @@ def with_rests(word: Covered, host: ByteVocabulary) -> ExpertTopK:
 
 @lru_cache(maxsize=1024)
 def _beginning_with(host: ByteVocabulary, rest: bytes) -> IntArray:
-    """Return the host tokens that begin with `rest`, and the first of the host's own for it."""
+    """Return the host tokens that begin with `rest`, and the first of the host's own spelling."""
     begin, stop = host.longer(rest)
     first = host.encode(rest)[:1]
     return np.union1d(host.by_bytes[begin:stop], first).astype(np.int64)

@@ -1,4 +1,4 @@
-"""How tokenizers spell bytes, read from their tokenizer.json; and bytes that are not text."""
+"""Reads from tokenizer.json how tokenizers spell bytes, and handles bytes that are not text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIKELY = {
 
 
 class TokenizerError(FloeError):
-    """A tokenizer that cannot be taken, with its name and the reason."""
+    """A tokenizer cannot be used; the message has its name and the reason."""
 
 
 def _byte_level_alphabet() -> dict[str, int]:
@@ -55,7 +55,7 @@ def valid_and_rest(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def completed(start: bytes) -> bytes | None:
-    """Return a likely character (UTF-8) that begins with `start`; None where none does."""
+    """Return a likely character (UTF-8) that begins with `start`, or None."""
     if start in _LIKELY:
         return _LIKELY[start].encode()
     # After E0, F0 and F4 not every continuation byte is valid; all of them take one of these.
@@ -71,19 +71,19 @@ def completed(start: bytes) -> bytes | None:
 
 
 def kind_of(spec: dict[str, Any], *, name: str) -> Kind:
-    """Tell the families of tokenizers apart; refuse those that do not spell bytes.
+    """Return the family of a tokenizer; refuse those that do not spell bytes.
 
     Parameters
     ----------
     spec : dict
         The tokenizer.json, parsed; likewise below.
     name : str
-        What the user calls the tokenizer.
+        The user's name for the tokenizer.
 
     Raises
     ------
     TokenizerError
-        Naming the tokenizer, its model and its decoder.
+        It does not spell bytes; the message names the tokenizer, its model and its decoder.
     """
     model = spec["model"]
     steps = {step["type"] for step in _steps(spec["decoder"], key="decoders")}
@@ -100,14 +100,14 @@ def kind_of(spec: dict[str, Any], *, name: str) -> Kind:
 
 
 def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[str], bytes]:
-    """Return what turns a token of the vocabulary into the bytes that it adds to a text.
+    """Return a function from a token of the vocabulary to the bytes that it adds to a text.
 
     Parameters
     ----------
     kind : {"byte-level", "sentencepiece", "wordpiece"}
     spec : dict
     encoder : tokenizers.Tokenizer
-        What `mid_text_encoder` makes of `spec`; WordPiece asks it what stands alone.
+        The result of `mid_text_encoder` for `spec`; WordPiece needs it for `stands_alone`.
     """
     if kind == "byte-level":
         return _byte_level_bytes
@@ -140,12 +140,12 @@ def words_of(encoder: Tokenizer, text: str) -> list[str]:
 
 
 def continued_word(encoder: Tokenizer, text: str) -> tuple[list[int], str]:
-    """Tokenize the end of a word that `text` begins with, as WordPiece does within a word.
+    """Tokenize the end of a word at the beginning of `text`, as WordPiece does within a word.
 
     Returns
     -------
     tuple of (list of int, str)
-        The tokens, none where the word has no spelling, and the text behind the word.
+        The tokens, none if the word has no spelling, and the text after the word.
     """
     end = next((at for at, char in enumerate(text) if char.isspace()), len(text))
     end = next((at for at in range(end) if stands_alone(encoder, text[at])), end)
@@ -197,7 +197,7 @@ def mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
 
 
 def _without_spellings(model: dict[str, Any], special: set[int]) -> dict[str, Any]:
-    """Rename special tokens inside the model to what no text holds; unigram would match them."""
+    """Rename special tokens inside the model so that no text holds them: unigram matches them."""
 
     def renamed(token: str, token_id: int) -> str:
         return f"\U0010fffe{token_id}" if token_id in special else token

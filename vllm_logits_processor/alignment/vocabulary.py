@@ -1,4 +1,4 @@
-"""A tokenizer seen as bytes: what each token adds to a text, and bytes as token ids."""
+"""A tokenizer on bytes: the bytes that each token adds to a text, and the token ids of bytes."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def why_not_loaded(name: str, error: BaseException) -> str:
-    """Say why transformers could not load a tokenizer; no full stop at the end.
+    """Return why transformers could not load a tokenizer; no full stop at the end.
 
     Parameters
     ----------
     name : str
-        The folder or hub id that it was asked for.
+        The folder or hub id.
     error : BaseException
-        What it raised. Of a folder that is not there it says that the hub cannot be reached.
+        The error of transformers, which says of a missing folder that the hub cannot be reached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -74,31 +74,31 @@ logger = logging.getLogger(__name__)
 class ByteVocabulary:
     """One tokenizer, on bytes.
 
-    Build it with :meth:`from_pretrained`. Token ids are those of the tokenizer; rows of logits that
-    are longer (vocabularies padded for the hardware) have no tokens at their end.
+    Build it with :meth:`from_pretrained`. Token ids are those of the tokenizer; longer rows of
+    logits (vocabularies padded for the hardware) have no tokens at their end.
 
     Attributes
     ----------
     name : str
-        What the user called the tokenizer, for messages.
+        The user's name for the tokenizer, for messages.
     token_bytes : tuple of (bytes or None), length = vocabulary size
-        What each token adds to a text; None for special tokens and holes, which add nothing.
-        Tokens of WordPiece that begin a word begin with a space.
+        The bytes that each token adds to a text; None for special tokens and unused ids, which add
+        nothing. Tokens of WordPiece that begin a word begin with a space.
     end_ids : frozenset of int
         Tokens that end a turn or a text.
     bos_ids : tuple of int
-        Tokens that the tokenizer puts in front of a text by itself.
+        Tokens that the tokenizer puts before a text by itself.
     encoder : tokenizers.Tokenizer
         The tokenizer without special tokens, without templates and without a leading space of its
-        own, so that encoding is that of the middle of a text.
+        own: it encodes text as in the middle of a longer one.
     kind : {"byte-level", "sentencepiece", "wordpiece"}
-        How its tokens spell bytes.
+        The way in which its tokens spell bytes.
     fingerprint : str
         SHA-256 over all that alignment depends on; equal for equal tokenizers.
     template : ChatTemplate or None
-        How it writes conversations, if it says so. No part of the fingerprint.
+        Its chat template, if it has one. Not in the fingerprint.
     ends : EndOfTurn or None
-        Where `end_ids` are from, if they were read from a model's files. No part of it either.
+        The sources of `end_ids`, if they were read from a model's files. Not in the fingerprint.
     """
 
     name: str
@@ -125,7 +125,7 @@ class ByteVocabulary:
         Raises
         ------
         TokenizerError
-            If there is no tokenizer, it has no fast form, or is of no family that spells bytes.
+            There is no tokenizer, it has no fast form, or its family does not spell bytes.
         """
         from transformers import AutoTokenizer
 
@@ -170,19 +170,19 @@ class ByteVocabulary:
         template: ChatTemplate | None = None,
         ends: EndOfTurn | None = None,
     ) -> ByteVocabulary:
-        """Take a `tokenizers.Tokenizer`.
+        """Make a vocabulary of a `tokenizers.Tokenizer`.
 
         Parameters
         ----------
         backend : tokenizers.Tokenizer
-            The tokenizer as it comes.
+            The original tokenizer.
         name, end_ids, bos_ids, template, ends
             See the class.
 
         Raises
         ------
         TokenizerError
-            If it is of no family that spells bytes.
+            Its family does not spell bytes.
         """
         text = backend.to_str()
         spec = json.loads(text)
@@ -213,7 +213,7 @@ class ByteVocabulary:
         )
 
     def __len__(self) -> int:
-        """Return the number of token ids, holes included."""
+        """Return the number of token ids, unused ones included."""
         return len(self.token_bytes)
 
     def equals(self, other: ByteVocabulary) -> bool:
@@ -222,13 +222,13 @@ class ByteVocabulary:
 
     @cached_property
     def by_bytes(self) -> TokenArray:
-        """Tokens that spell something, in the order of their bytes; int32, shape (tokens,)."""
+        """Tokens with bytes, in the order of these; int32, shape (tokens,)."""
         spelled = [token for token, data in enumerate(self.token_bytes) if data]
         return np.array(sorted(spelled, key=lambda t: self.token_bytes[t] or b""), dtype=np.int32)
 
     @cached_property
     def ranks(self) -> TokenArray:
-        """Place in `by_bytes` of each token, -1 where it spells nothing; int32, shape (size,)."""
+        """Place of each token in `by_bytes`, -1 without bytes; int32, shape (size,)."""
         ranks = np.full(len(self), -1, dtype=np.int32)
         ranks[self.by_bytes] = np.arange(len(self.by_bytes))
         return ranks
@@ -238,7 +238,7 @@ class ByteVocabulary:
         return [self.token_bytes[token] or b"" for token in self.by_bytes.tolist()]
 
     def longer(self, data: bytes) -> tuple[int, int]:
-        """Return begin and end in `by_bytes` of the tokens that begin with `data` and go on."""
+        """Return begin and end in `by_bytes` of the longer tokens that begin with `data`."""
         begin = bisect_right(self._sorted_bytes, data)
         # What follows all that begins with `data`: its last byte raised by one.
         kept = data.rstrip(b"\xff")
@@ -247,7 +247,7 @@ class ByteVocabulary:
         return begin, bisect_left(self._sorted_bytes, kept[:-1] + bytes([kept[-1] + 1]))
 
     def make_tables(self) -> None:
-        """Make the tables that are otherwise made at their first use, in some request's step."""
+        """Make the tables now that are otherwise made at their first use, in a request's step."""
         for table in (self.by_bytes, self.ranks, self._sorted_bytes):
             assert len(table) <= len(self)
 
@@ -268,7 +268,7 @@ class ByteVocabulary:
         return b"".join(self.token_bytes[token] or b"" for token in token_ids if 0 <= token < size)
 
     def encode(self, data: bytes) -> list[int]:
-        """Tokenize bytes from the middle of a text: no special tokens, no leading space.
+        """Tokenize bytes as in the middle of a text: no special tokens, no leading space.
 
         Bytes that are not UTF-8, such as the first half of a character, become the tokenizer's
         byte tokens; a byte that the vocabulary lacks is left out.
@@ -284,17 +284,17 @@ class ByteVocabulary:
         ----------
         data : bytes
         begins_text : bool
-            True where nothing is in front of `data`: its first word is then none that goes on. This
-            matters to WordPiece alone.
+            True if nothing is before `data`, so that its first word is whole. Only WordPiece
+            needs this.
         word_follows : bool
-            True where a word is likely to come right behind `data`. Patterns of the GPT-2 family
-            split the last of several line feeds off then, and would not otherwise. (They split
-            the last of several spaces off too, to make it the beginning of the word's own token.)
+            True if a word is likely to come right after `data`. Patterns of the GPT-2 family then
+            split off the last of several line feeds, and otherwise do not. (They split off the
+            last of several spaces too, to make it the beginning of the word's own token.)
 
         Returns
         -------
         tuple of (list of int, list of int)
-            Token ids, and for each the number of the word that it belongs to, rising from 0.
+            Token ids, and for each the number of its word, ascending from 0.
         """
         if word_follows and self._is_split_before_words(data) and data[-1:] != b" ":
             ids, words = self.encode_words(data + b"a")
@@ -320,8 +320,8 @@ class ByteVocabulary:
     def token_starts(self, data: bytes, ids: Sequence[int]) -> list[int]:
         """Return the byte offset in `data` at which each of its tokens `ids` begins.
 
-        Where the tokenizer changes the text (case, accents, kinds of space), a token begins where
-        the one before it ends, so that it has the space in front of it.
+        If the tokenizer changes the text (case, accents, kinds of space), a token begins where the
+        one before it ends, so the space before it belongs to it.
         """
         pieces = [self.token_bytes[token] or b"" for token in ids]
         if b"".join(pieces) == data:
@@ -338,12 +338,12 @@ class ByteVocabulary:
         return (starts + [len(data)] * len(ids))[: len(ids)]
 
     def first_tokens(self, pieces: Sequence[bytes]) -> list[int | None]:
-        """Return the first token of each piece's tokenization, None where there is none.
+        """Return the first token of each piece's tokenization, or None.
 
         Parameters
         ----------
         pieces : sequence of bytes
-            Each is tokenized by itself, as one from the middle of a text which a word follows.
+            Each is tokenized by itself, as in the middle of a text and before a word.
         """
         texts: list[str] = []
         for piece in pieces:
@@ -368,7 +368,7 @@ class ByteVocabulary:
         return firsts
 
     def _is_split_before_words(self, data: bytes) -> bool:
-        """Tell whether `data` ends in several characters of space that a word would part."""
+        """Tell whether `data` ends in several spaces between which a word makes a split."""
         return self.kind == "byte-level" and len(data) > 1 and data[-2:].isspace()
 
     def _encode_text(self, text: str, *, goes_on: bool) -> tuple[list[int], list[int]]:
@@ -387,10 +387,10 @@ class ByteVocabulary:
     def _encode_open(
         self, text: str, rest: bytes, char: bytes, ids: list[int], words: list[int]
     ) -> bool:
-        """Append the tokens of `text` and an unfinished character; False where it cannot be done.
+        """Append the tokens of `text` and an unfinished character; False if that is not possible.
 
-        Byte-level BPE may join its first bytes with what is before them in the same word. Which
-        word that is, only a whole character tells: `char`.
+        Byte-level BPE may join its first bytes with those before them in the same word. Only a
+        whole character, `char`, tells which word that is.
         """
         if self.kind != "byte-level":
             return False

@@ -43,7 +43,7 @@ _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
 class CardDetector:
-    """Finds card numbers, whole or in groups, also with other numbers beside them."""
+    """Finds card numbers, whole or in groups, also between other numbers."""
 
     name = "card"
     labels: Sequence[str] = ("CARD",)
@@ -79,8 +79,8 @@ def _cards(run: re.Match[str]) -> Iterator[Span]:
 def _windows(sizes: list[int]) -> Iterator[tuple[int, int]]:
     """Yield ranges of groups that may be one number.
 
-    People write cards in groups of three or more digits, the last one as short as need be, or
-    digit by digit. Lists of small numbers are neither.
+    People write cards digit by digit, or in groups of three or more digits with a shorter last
+    one. Lists of small numbers are neither.
     """
     if len(sizes) in _CARD_LENGTHS and max(sizes) == 1:
         yield 0, len(sizes)
@@ -99,7 +99,7 @@ def _issued(digits: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def _lengths(prefix: str) -> frozenset[int]:
-    """Return the lengths of the numbers that are issued with four first digits."""
+    """Return the lengths of the card numbers that begin with four given digits."""
     return frozenset(
         length
         for low, high, lengths in _ISSUERS

@@ -1,7 +1,7 @@
 """Identity, tax and VAT numbers of many states, and United States social security numbers.
 
-python-stdnum checks the digits; a form says how a number is written, which module of it checks the
-number, and which words stand before it.
+python-stdnum checks the digits. A form says how a number is written, which module of python-stdnum
+checks it, and which words are before it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Form(NamedTuple):
     pattern : str
         What is given to the check.
     cue : str or None
-        A pattern of words of which one must stand before the number. None where the way it is
-        written and its check leave little to chance.
+        A pattern of words of which one must be before the number. None if its form and its check
+        leave little to chance.
     label : str
         The label.
     """
@@ -149,11 +149,11 @@ _BY_DIGIT = tuple(entry for entry in _COMPILED if entry not in _BY_LETTER)
 
 
 class NationalIdDetector:
-    """Finds numbers by which states know people and companies.
+    """Finds numbers by which states identify people and companies.
 
-    A number counts if its check digits are right and either it is written in a way of its own or
-    its name stands before it. Where a country's number is but digits with one check digit, the name
-    is needed: one in ten of all numbers would do without.
+    A number counts if its check digits are right and either its form is characteristic or its name
+    is before it. If a country's number is digits alone with one check digit, the name is needed:
+    otherwise one in ten of all numbers would count.
     """
 
     name = "national-id"

@@ -1,4 +1,4 @@
-"""Numbers and dates that nothing but the words in front of them gives away."""
+"""Numbers and dates that are private because of the words before them."""
 
 import re
 from collections.abc import Sequence
@@ -134,7 +134,7 @@ _AGE = re.compile(
 class KeywordDetector:
     """Finds identifiers, post codes, codes, dates of birth and ages by the words around them.
 
-    A numeric date of the years 1900 to 2012 counts as a date of birth wherever it stands.
+    A numeric date of the years 1900 to 2012 counts as a date of birth anywhere.
     """
 
     name = "announced"

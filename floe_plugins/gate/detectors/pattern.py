@@ -1,4 +1,4 @@
-"""A detector made of one regular expression and a check of what it finds."""
+"""A detector made of one regular expression and a check of its matches."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ class PatternDetector:
     label : str
         The label of its spans.
     pattern : re.Pattern
-        Must need linear time on any text: bounded or possessive repetitions, and a look-behind
+        Must take linear time on any text: bounded or possessive repetitions, and a look-behind
         that lets a match begin only where a run of its characters begins.
     confirms : callable, optional
-        Takes a match and tells whether it is one.
+        Takes a match and tells whether it counts.
     needs : str, optional
-        What every text with a match holds; others are not searched.
+        A string that every text with a match holds; other texts are not searched.
     """
 
     name: str
@@ -56,8 +56,8 @@ def matches_at(
     Parameters
     ----------
     starts : re.Pattern
-        Where matches may begin. One that begins with a set of characters is searched for many times
-        faster than one that begins by looking back.
+        Where matches may begin. A pattern that begins with a set of characters is many times faster
+        than one that begins with a look-behind.
     pattern : re.Pattern
         The pattern.
     text : str

@@ -1,7 +1,7 @@
-"""What people say of themselves and of others: health, faith, politics, sexuality, origin, crime.
+"""Statements about a person's health, faith, politics, sexuality, origin or crimes.
 
-A word alone is nothing private: "what helps against asthma?" is a question, "my son has asthma" a
-statement about a person. So each pattern joins someone and what is said.
+A word alone is not private: "what helps against asthma?" is a question, "my son has asthma" a
+statement about a person. So each pattern joins a person and what is said of them.
 """
 
 import re
@@ -185,7 +185,7 @@ _LISTS = (
 
 
 def _labels_by_key() -> dict[str, set[str]]:
-    """Return which labels a word may belong to: the first of a term, or its last of several."""
+    """Return the labels that a word may belong to: the first of a term, or its last of several."""
     labels: dict[str, set[str]] = {}
     for label, listed in _LISTS:
         for term in listed.split("|"):

@@ -41,9 +41,9 @@ class PresidioDetector:
     language : str, optional
         The language whose recognizers are asked.
     entities : sequence of str, optional
-        Presidio's names of what to look for; all that its recognizers know by default.
+        Presidio's names of entities; by default all that its recognizers know.
     score : float, optional
-        What Presidio holds less likely than this is let be.
+        Findings with a lower score do not count.
     """
 
     name = "presidio"
@@ -116,8 +116,8 @@ _SPACY_KINDS = ("PERSON", "PER", "GPE", "LOC", "FAC", "ORG")
 class SpacyDetector:
     """Asks the entity recognizer of a spaCy model.
 
-    It reads any text at once, so a gate with it wants a longer `timeout_s`: tens of milliseconds
-    per thousand characters.
+    It takes tens of milliseconds per thousand characters, so a gate with it needs a longer
+    `timeout_s`.
 
     Parameters
     ----------
@@ -189,14 +189,14 @@ _PIECE_CHARS, _PIECE_OVERLAP = 1000, 100
 
 
 class GlinerDetector:
-    """Asks a GLiNER model that lies in a folder; nothing is downloaded.
+    """Asks a GLiNER model in a folder; nothing is downloaded.
 
     Parameters
     ----------
     folder : Path, optional
         The folder; that of ``FLOE_GLINER_MODEL`` by default. Loaded at the gate's start.
     threshold : float, optional
-        What the model holds less likely than this is let be.
+        Findings with a lower score do not count.
     """
 
     name = "gliner"

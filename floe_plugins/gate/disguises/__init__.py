@@ -1,4 +1,4 @@
-"""All that one text may be read as: the views that detectors are asked about beside the text."""
+"""Makes the views of a text: what it may be read as once disguises are undone."""
 
 from floe_plugins.gate.disguises.characters import normalised
 from floe_plugins.gate.disguises.encodings import decoded
@@ -9,15 +9,15 @@ from floe_plugins.gate.disguises.view import View
 def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
     """Return the views of a text; none for ordinary prose.
 
-    Each view goes on from the one before it, so that disguises within disguises come off, and each
-    is made only where the text has something for it.
+    Each view is made from the one before it, which undoes disguises within disguises, and only
+    where the text has such a disguise.
 
     Parameters
     ----------
     text : str
         Any text without lone surrogates.
     parent : View, optional
-        Where the text is from.
+        The view that the text is from.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
         views.append(plain)
     once = decoded(current(), last())
     if once is not None:
-        # Encodings are laid in two layers at times, and hide other disguises.
+        # Some texts are encoded twice, and encodings hide other disguises.
         twice = decoded(once.text, once) or once
         views.append(normalised(twice.text, twice) or twice)
     for stage in (spelled_out, closed_up):

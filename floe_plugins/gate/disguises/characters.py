@@ -1,8 +1,8 @@
 """Strips invisible characters and replaces look-alike ones.
 
-Full-width and other digits become ASCII, invisible characters and combining marks go, dashes and
-spaces become the plain ones, and letters of other alphabets that look like Latin ones become those
-where they stand in for them.
+Full-width and other digits become ASCII, invisible characters and combining marks go, and dashes
+and spaces become plain ones. Letters of other alphabets that look like Latin ones become Latin in
+words and texts that are otherwise Latin.
 """
 
 import functools
@@ -76,7 +76,7 @@ _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")
 _WORD = re.compile(r"\w++")
 _ASCII_LETTER = re.compile(r"[A-Za-z]")
 
-# Formats, marks and controls: they take no place between the characters that are seen.
+# Formats, marks and controls take no room between visible characters.
 _INVISIBLE = {"Cc", "Cf", "Mn", "Me"}
 
 # Letters by their category, though nothing is seen of them: Hangul fillers, a blank Braille cell.
@@ -87,19 +87,19 @@ _FULL_STOPS = {"\u3002", "\uff0e", "\uff61"}
 
 
 def normalised(text: str, parent: View | None = None) -> View | None:
-    """Return the view of a text without disguises of single characters.
+    """Return the view of a text without invisible and look-alike characters, in linear time.
 
     Parameters
     ----------
     text : str
         Any text without lone surrogates.
     parent : View, optional
-        Where the text is from.
+        The view that the text is from.
 
     Returns
     -------
     View or None
-        In time linear in the text; None if it is the text itself.
+        None if the text does not change.
     """
     if text.isascii() and text.isprintable():
         return None
@@ -115,7 +115,7 @@ def normalised(text: str, parent: View | None = None) -> View | None:
 
 @functools.lru_cache(maxsize=8192)
 def _seen(character: str) -> str:
-    """Return what a reader makes of one character."""
+    """Return how a reader reads one character."""
     if character in _BLANK:
         return ""
     return "".join(_plain(part) for part in unicodedata.normalize("NFKC", character))
@@ -135,10 +135,10 @@ def _plain(character: str) -> str:
 
 
 def _folded(text: str, parent: View | None) -> View | None:
-    """Turn look-alikes into Latin letters, but leave words of other languages alone.
+    """Replace look-alikes by Latin letters, but leave words of other languages alone.
 
-    A word is folded if nothing in it is foreign but look-alikes, and it has ASCII letters or
-    digits too, or stands in a text that is Latin for the most part.
+    A word changes if its only foreign letters are look-alikes, and it has ASCII letters or digits
+    too or is in a text that is mostly Latin.
     """
     if text.isascii():
         return None

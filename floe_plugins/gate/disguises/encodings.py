@@ -1,8 +1,7 @@
-"""Decodes what a text holds in encodings that machines and careless eyes pass over.
+"""Decodes URL escapes, HTML entities, backslash escapes, base64 and hexadecimal.
 
-URL escapes, HTML entities, backslash escapes, base64 (both alphabets, wrapped or not, also where
-it begins in mid-word) and hexadecimal. A word counts as encoded only if it decodes to readable
-text, which ordinary long words do not.
+Base64 may have either alphabet, be wrapped or not, and begin in mid-word. A word counts as encoded
+only if it decodes to readable text, which ordinary long words do not.
 """
 
 import base64
@@ -33,19 +32,19 @@ _LARGEST = 0x10FFFF
 
 
 def decoded(text: str, parent: View | None = None) -> View | None:
-    """Return the view of a text with one layer of encodings taken off.
+    """Return the view of a text with one layer of encodings decoded.
 
     Parameters
     ----------
     text : str
     parent : View, optional
-        Where the text is from.
+        The view that the text is from.
 
     Returns
     -------
     View or None
-        None if nothing in the text is encoded. All of a decoded word maps to all of the encoded
-        one: a part of it alone cannot be replaced.
+        None if nothing in the text is encoded. Every part of a decoded word maps to the whole
+        encoded word, since a part of that cannot be replaced.
     """
     long = max(map(len, text.split()), default=0) >= _LEAST_CHARS
     if not (long or "%" in text or "&" in text or "\\" in text):
@@ -73,7 +72,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _decode_words(rewriting: Rewriting, match: re.Match[str]) -> None:
-    """Decode the lines of a match as one word, or, if that gives nothing, one by one."""
+    """Decode the lines of a match as one word or, if that fails, one by one."""
     lines = re.finditer(r"[^\r\n]+", match[0])
     whole = _readable("".join(match[0].split()))
     if whole is not None:
@@ -87,7 +86,7 @@ def _decode_words(rewriting: Rewriting, match: re.Match[str]) -> None:
 
 
 def _readable(word: str) -> str | None:
-    """Return the text that a word encodes, None if it encodes none."""
+    """Return the text that a word encodes, or None."""
     if _HEX.fullmatch(word):
         text = _text(bytes.fromhex(word))
         if text is not None:

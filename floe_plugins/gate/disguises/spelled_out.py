@@ -1,8 +1,8 @@
-"""Rewrites values that are dictated or pulled apart as detectors know them.
+"""Rewrites values that are dictated or pulled apart in the form that detectors know.
 
 "four one one one" becomes 4111, "joe at example dot org" an address, "4-1-1-1" or "41 11 11" one
-number; letters set apart by spaces come together, and so do the turns of a chat that was rendered
-into one text.
+number. Letters with spaces between them are joined, and so are the turns of a chat that was
+rendered into one text.
 """
 
 import re
@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from floe_plugins.gate.disguises.view import Rewriting, Stage, View, replacing, rewritten
 
-# The ten digits in some languages; a run of many of them is no accident in any.
+# The ten digits in some languages; a run of many of them is a number in any.
 _LANGUAGES = (
     "zero one two three four five six seven eight nine",
     "null eins zwei drei vier fünf sechs sieben acht neun",
@@ -50,7 +50,7 @@ _RUN = re.compile(
 _TOKEN = re.compile(r"[^\W_]+")
 _LEAST_WORDS = 3
 _LEAST_DIGITS = 6
-# A test that costs next to nothing: these many words are too few for a number.
+# A cheap test: fewer words than this make no number.
 _APART = str.maketrans(dict.fromkeys(",.;:/_-", " "))
 _COUNTED = frozenset({*_WORDS, *_TENS, *_REPEATS})
 
@@ -93,13 +93,13 @@ _TURN = re.compile(r"\n(?:user|assistant|system|model|human)\n", re.IGNORECASE)
 
 
 def spelled_out(text: str, parent: View | None = None) -> View | None:
-    """Return the view of a text with numbers and addresses written instead of spelled out.
+    """Return the view of a text with dictated numbers and addresses in digits and signs.
 
     Parameters
     ----------
     text : str
     parent : View, optional
-        Where the text is from.
+        The view that the text is from.
 
     Returns
     -------
@@ -177,7 +177,7 @@ _beside_dots = replacing(_BESIDE_DOT, ".")
 
 
 def _marks(text: str, parent: View | None) -> View | None:
-    """Write marks in brackets, and those that are set off by spaces, as an address has them."""
+    """Write marks in brackets or between spaces as an address has them."""
     joined = rewritten(text, parent, (_bracketed, _beside_at))
     # Where a mark is set off, dots may be, too.
     if joined is None:
@@ -221,19 +221,19 @@ _ODD = re.compile(r"(?<=\d{3})(?:[|~;:+*\\•·…]|[ \t\n.,/_|~;:\\()\[\]{}•�
 _LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
 _LETTERS_OF_DIGITS = str.maketrans("OolI", "0011")
 
-# Tests that cost next to nothing: fewer digits, or single characters, hide no number or address.
+# Cheap tests: fewer digits, or single characters, hide no number or address.
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 _LEAST_APART = 7
 
 
 def closed_up(text: str, parent: View | None = None) -> View | None:
-    """Return the view of a text with numbers closed up that were pulled apart.
+    """Return the view of a text with the digits and letters joined that were pulled apart.
 
     Parameters
     ----------
     text : str
     parent : View, optional
-        Where the text is from.
+        The view that the text is from.
 
     Returns
     -------

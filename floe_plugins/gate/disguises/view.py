@@ -1,4 +1,4 @@
-"""A rewritten text that knows where each of its characters comes from."""
+"""Views: rewritten texts that map every character to its place in the original."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class View:
-    """A text made from another one by replacing stretches of it.
+    """A text that was made from another one by replacing stretches of it.
 
     Attributes
     ----------
     text : str
         The rewritten text.
     parent : View or None
-        The view that it was made from; None for the original text.
+        The view that it was made from, or None if that is the original text.
     values_only : bool
-        Whether only values, such as numbers and addresses, are to be looked for: what was closed
-        up, spelled out or cut together reads as no prose.
+        Whether to look only for values, such as numbers and addresses: text that was put together
+        from pieces is no prose.
     """
 
     text: str
@@ -33,11 +33,11 @@ class View:
     values_only: bool = False
 
     def for_values(self) -> View:
-        """Return the view as one in which only values are to be looked for."""
+        """Return the view with `values_only` set."""
         return replace(self, values_only=True)
 
     def original(self, start: int, end: int) -> tuple[int, int]:
-        """Return the offsets in the original of ``text[start:end]``, which must not be empty.
+        """Return the offsets in the original of ``text[start:end]``; it must not be empty.
 
         Parameters
         ----------
@@ -47,7 +47,7 @@ class View:
         Returns
         -------
         tuple of int
-            The smallest stretch of the original that all of it comes from.
+            The smallest stretch of the original that holds all of it.
         """
         stretch = self._source(start, end)
         return stretch if self.parent is None else self.parent.original(*stretch)
@@ -55,8 +55,8 @@ class View:
     def stretches(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the stretches of the original that ``text[start:end]`` comes from.
 
-        As `original`, but what the first view of the chain has left out between them, if it is
-        more than one character, is not among them.
+        Unlike `original`, without what the first view of the chain left out in between, where that
+        is more than one character.
         """
         if self.parent is not None:
             return self.parent.stretches(*self._source(start, end))
@@ -86,14 +86,14 @@ class View:
 
 @dataclass
 class Rewriting:
-    """Replaces stretches of a text one after the other, from its beginning to its end.
+    """Replaces stretches of a text in their order.
 
     Parameters
     ----------
     source : str
         The text.
     parent : View or None
-        Where `source` is from.
+        The view that `source` is from.
     """
 
     source: str
@@ -106,7 +106,7 @@ class Rewriting:
     _copied: int = 0
 
     def replace(self, start: int, end: int, replacement: str) -> None:
-        """Put something else in the place of ``source[start:end]``, behind all that was replaced.
+        """Replace ``source[start:end]``, which is behind all earlier replacements.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str 
     ----------
     pattern : re.Pattern
     by : str or callable
-        What comes in the place of every match; or what gives it, None for one that is to stay.
+        The replacement of every match, or a function from a match to it; None keeps the match.
     """
 
     def stage(text: str, parent: View | None) -> View | None:
@@ -168,13 +168,13 @@ def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str 
 
 
 def rewritten(text: str, parent: View | None, stages: Iterable[Stage]) -> View | None:
-    """Rewrite a text in stages, each going on from the one before.
+    """Rewrite a text in stages, each on the result of the one before.
 
     Parameters
     ----------
     text : str
     parent : View or None
-        Where the text is from.
+        The view that the text is from.
     stages : iterable of Stage
 
     Returns

@@ -1,4 +1,4 @@
-"""A small learned detector of names, places, addresses and organizations."""
+"""A small learned detector of names, places, addresses and organisations."""
 
 from floe_plugins.gate.detectors.learned.detector import LearnedDetector
 

@@ -1,4 +1,4 @@
-"""Finds people, places, addresses and organizations by a table of learned weights."""
+"""Finds people, places, addresses and organisations by a table of learned weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SEEN = 2
 
 
 class LearnedDetector:
-    """Finds what has no form of its own: names of people, places, streets and organizations.
+    """Finds names of people, places, streets and organisations, which have no form of their own.
 
-    A linear model scores every word by itself, by its spelling, by what lists of names and of
-    English words say of it, and by its neighbours. It is trained from generated sentences; see
-    `tools.learned_detector`. The model is read when the first text comes, or by `load`.
+    A linear model scores every word by the word itself, its spelling, lists of names and of English
+    words, and its neighbours. It is trained from generated sentences; see `tools.learned_detector`.
+    The first text, or `load`, reads the model.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ class LearnedDetector:
         Raises
         ------
         OSError
-            If the file cannot be read.
+            The file cannot be read.
         ValueError
-            If it holds no model of this version.
+            It holds no model of this version.
         """
         if self._model is None:
             from floe_plugins.gate.detectors.learned.model import Model

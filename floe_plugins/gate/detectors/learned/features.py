@@ -1,7 +1,7 @@
-"""What is known of words, and the rows of the table of weights that stand for them.
+"""Features of words, and the rows of the table of weights that belong to them.
 
-The same code serves training and detection. What depends on one word is computed once per word;
-what depends on several is computed for all places of a text at once.
+Training and detection use the same code. Features of one word are computed once per word; those of
+several words are computed for all places of a text at once.
 
 A word's code in the lexicon packs, from the lowest digit: first name (0-2), surname (0-2), place
 (0-3), how common the word is in English (0-5), and whether it is used as a common word (0-1).
@@ -20,7 +20,7 @@ FIRST, LAST, PLACE, COMMON, PLAIN = 1, 3, 9, 36, 216
 
 
 class Lexicon:
-    """Codes of words, by a hash of theirs.
+    """Codes of words by their hash.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Lexicon:
 
 
 def key_of(word: str) -> int:
-    """Return the hash by which a word is kept."""
+    """Return the hash of a word."""
     return crc32(word.encode())
 
 
@@ -91,7 +91,7 @@ _TRIPLE = PAIRS - 2
 
 
 class Word:
-    """What is known of one word.
+    """The features of one word.
 
     Attributes
     ----------
@@ -128,12 +128,12 @@ class Word:
 
 
 def rows_of(hashes: Sequence[int]) -> Indices:
-    """Return the rows of the table of weights that hashes of words stand for."""
+    """Return the rows of the table of weights for hashes of words."""
     return np.array(hashes, np.int64) >> (32 - BITS)
 
 
 def tokens(text: str) -> tuple[list[str], list[int]]:
-    """Return the words, numbers and signs of a text, and where each of them begins."""
+    """Return the words, numbers and signs of a text, and where each begins."""
     words, starts = [], []
     # No match is kept: the garbage collector would walk over a million of them, and over all else
     # that the process holds, again and again.
@@ -144,7 +144,7 @@ def tokens(text: str) -> tuple[list[str], list[int]]:
 
 
 def edge(lexicon: Lexicon) -> Word:
-    """Return what stands before and after a text."""
+    """Return the borders before and after a text."""
     return Word(_EDGE, lexicon)
 
 
@@ -195,7 +195,7 @@ def _regime(shapes: Hashes) -> np.uint64:
 
 
 def _shape(word: str) -> int:
-    """Number the ways in which a word is written."""
+    """Return a number for the shape of a word."""
     if word.isalpha():
         if word.islower():
             return 1

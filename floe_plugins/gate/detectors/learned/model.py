@@ -1,4 +1,4 @@
-"""The learned table of weights: which words and neighbours speak for which class."""
+"""The learned table of weights of words and neighbours for each class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ _REMEMBERED = 40_000
 class Model:
     """Scores the words of a text.
 
-    Not to be used from several threads at once: it remembers words.
+    It remembers words, so only one thread at a time may use it.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Model:
         return total * self.scale + self.intercept
 
     def _places(self, words: Sequence[str]) -> list[int]:
-        """Return where each word is remembered, after learning the new ones."""
+        """Return the place of each word in the memory, after adding the new ones."""
         if len(self._index) > _REMEMBERED:
             self._forget()
         index = self._index
@@ -129,7 +129,7 @@ class Model:
         return [index[word] for word in words]
 
     def _add_words(self, words: Sequence[Word], start: int) -> None:
-        """Add up what words say about themselves and about the places around them."""
+        """Add up the scores of words for themselves and for the places around them."""
         parts = [part for word in words for part in word.hashes]
         lengths = np.array([len(part) for part in parts])
         starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
