@@ -174,7 +174,7 @@ def passes(column: Column, python: Path, tests: Iterable[str]) -> bool:
     started = time.monotonic()
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
-        [python, "-m", "pytest", "--durations=10", *tests],
+        [python, "-m", "pytest", "--durations=10", "--numprocesses=2", "--dist=loadfile", *tests],
         cwd=setup_env.ROOT,
         env={**os.environ, "PATH": path},
         check=False,
