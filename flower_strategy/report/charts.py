@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from flower_strategy.report.scales import Scale, ticks
 from flower_strategy.report.svg import element, escaped, path
+from flower_strategy.report.text import Scale, ticks
 
 WIDTH, HEIGHT = 600.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 16.0, 14.0, 44.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flower_strategy.report.cell_charts import SHADES
 from flower_strategy.report.charts import marker
-from flower_strategy.report.heatmaps import SHADES
-from flower_strategy.report.scales import number_text
 from flower_strategy.report.svg import element, escaped, table
+from flower_strategy.report.text import number_text
 
 _MOST_ROWS = 400
 

@@ -1,250 +1,211 @@
-"""Heatmaps as SVG: cells of one shade are one path, so that 10,000 cells stay small."""
+"""Figures that are heatmaps: ranks, task embeddings, discarded energy by layer."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
-from flower_strategy.report.charts import COLOURS, drawing, label
-from flower_strategy.report.scales import thinned
-from flower_strategy.report.svg import boxes, element, json_island, path
+from flower_strategy.report.cell_charts import Axis, Heatmap, heatmap, shade
+from flower_strategy.report.charts import COLOURS
+from flower_strategy.report.data import LEFT_OUT, NOT_ASKED, REFUSED, TRAINED
+from flower_strategy.report.figure import Figure, series_legend, shade_legend, square, swatch
+from flower_strategy.report.svg import element
+from flower_strategy.report.text import percent_text
 
-SHADES = 12
-"""Shades from the lowest to the highest value."""
-
-_LABEL_ROOM, _BAND, _READABLE = 118.0, 8.0, 11.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """Rows or columns.
-
-    Attributes
-    ----------
-    labels, titles : Sequence[str]
-        What is drawn, and what tooltips say; as many as there are cells.
-    groups : Sequence[tuple[str, int, int]]
-        (name, style, length) of neighbours that belong together; empty for none.
-    name : str
-        Name of the axis, drawn beside the labels.
-    """
-
-    labels: Sequence[str]
-    titles: Sequence[str]
-    groups: Sequence[tuple[str, int, int]] = ()
-    name: str = ""
+_ROOM = 470.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heatmap:
-    """A matrix with its axes.
+def ranks_figure(data: Mapping[str, Any], clusters: Sequence[str]) -> Figure:
+    """Draw the rank of each device in each round."""
+    rounds, devices, cells = data["rounds"], data["devices"], data["cells"]
+    flat = [(r, c, cell) for r, row in enumerate(cells) for c, cell in enumerate(row)]
+    known = sorted({cell["rank"] for _, _, cell in flat if cell.get("rank") is not None})
 
-    Attributes
-    ----------
-    title : str
-        The figure in words.
-    rows, columns : Axis
-        The axes.
-    shades : Sequence[Sequence[int | None]]
-        Shade of each cell, below `SHADES`; None where there is nothing.
-    tips : Sequence[Sequence[str]]
-        What tooltips say of each cell.
-    joined : bool
-        Whether the titles of row and column come before that. They then stand in the page once an
-        axis, not once a cell.
-    texts : Mapping[tuple[int, int], str]
-        What is written into cells that are large enough.
-    hatched, crossed : frozenset[tuple[int, int]]
-        Cells with a pattern, and cells with a cross.
-    """
+    def rank_shade(rank: int | None) -> int | None:
+        return None if rank is None else shade(known.index(rank), -0.5, len(known) - 0.5)
 
-    title: str
-    rows: Axis
-    columns: Axis
-    shades: Sequence[Sequence[int | None]]
-    tips: Sequence[Sequence[str]]
-    joined: bool = False
-    texts: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    hatched: frozenset[tuple[int, int]] = frozenset()
-    crossed: frozenset[tuple[int, int]] = frozenset()
+    def tip(device: Mapping[str, str], number: int, cell: Mapping[str, Any]) -> str:
+        rank = cell.get("rank")
+        said = {
+            TRAINED: f"rank {rank}",
+            LEFT_OUT: f"left out: {cell.get('reason') or 'no reason given'}",
+            REFUSED: f"reply refused: {cell.get('reason')}",
+            NOT_ASKED: "not asked to train",
+        }[cell["state"]]
+        return f"{device['title']}, round {number}: {said}"
 
-
-def shade(value: float, low: float, high: float) -> int:
-    """Return the shade of a value."""
-    if high <= low:
-        return SHADES - 1
-    share = (value - low) / (high - low)
-    return min(SHADES - 1, max(0, int(share * SHADES)))
-
-
-def heatmap(name: str, figure: Heatmap, *, cell_width: float, cell_height: float) -> str:
-    """Return a heatmap, and its tooltips as data beside it.
-
-    Parameters
-    ----------
-    name : str
-        Identifier of the data in the page.
-    figure : Heatmap
-        What to draw.
-    cell_width, cell_height : float
-        Size of a cell, in units of the drawing.
-    """
-    rows, columns = len(figure.rows.labels), len(figure.columns.labels)
-    top = _BAND + 6 if figure.columns.groups else 4.0
-    left = _LABEL_ROOM
-    right, bottom = left + columns * cell_width, top + rows * cell_height
-    room = _column_room(figure.columns, cell_width)
-    width, height = max(right + 12, 600.0), bottom + room
-
-    def corner(row: int, column: int) -> tuple[float, float]:
-        return left + column * cell_width, top + row * cell_height
-
-    by_shade: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    absent = []
-    for row, line in enumerate(figure.shades):
-        for column, found in enumerate(line):
-            if found is not None:
-                by_shade[found].append(corner(row, column))
-            elif (row, column) not in figure.hatched:
-                absent.append(corner(row, column))
-    # A gap between cells shows them; cells too small for one touch.
-    gap = 1.0 if min(cell_width, cell_height) >= 8 else 0.0
-    size = (cell_width - gap, cell_height - gap)
-    content = []
-    if absent:
-        content.append(element("path", d=boxes(absent, *size), class_="absent"))
-    content += [
-        element("path", d=boxes(places, *size), class_=f"mark shade{found}")
-        for found, places in sorted(by_shade.items())
-    ]
-    if figure.hatched:
-        places = [corner(*cell) for cell in sorted(figure.hatched)]
-        content.append(_pattern(f"{name}-hatch"))
-        content.append(
-            element("path", d=boxes(places, *size), class_="mark", fill=f"url(#{name}-hatch)")
-        )
-    for cell in sorted(figure.crossed):
-        x, y = corner(*cell)
-        reach = min(*size) / 2
-        x, y = x + size[0] / 2, y + size[1] / 2
-        cross = path([(x - reach, y - reach), (x + reach, y + reach)])
-        cross += path([(x - reach, y + reach), (x + reach, y - reach)])
-        content.append(element("path", d=cross, class_="cross"))
-    if cell_height >= _READABLE + 3 and cell_width >= 22:
-        for cell, text in figure.texts.items():
-            x, y = corner(*cell)
-            found = figure.shades[cell[0]][cell[1]] or 0
-            ink = "ink-high" if found > SHADES // 2 else "ink-low"
-            middle = y + size[1] / 2 + 4
-            content.append(label(x + size[0] / 2, middle, text, text_anchor="middle", class_=ink))
-    content += _row_labels(figure.rows, left, top, right, cell_height)
-    content += _column_labels(figure.columns, left, bottom, top, cell_width)
-    cursor = element("rect", class_="cursor", width=size[0], height=size[1], visibility="hidden")
-    data = {
-        "x": left,
-        "y": top,
-        "width": cell_width,
-        "height": cell_height,
-        "rows": list(figure.rows.titles),
-        "columns": list(figure.columns.titles),
-        "joined": figure.joined,
-        "tips": [list(line) for line in figure.tips],
-    }
-    svg = drawing(figure.title, width, height, *content, cursor, heat=name)
-    return svg + json_island(name, data)
-
-
-def _row_labels(axis: Axis, left: float, top: float, right: float, cell_height: float) -> list[str]:
-    parts = []
-    labelled = cell_height >= _READABLE
-    if labelled:
-        for index, text in enumerate(axis.labels):
-            middle = top + (index + 0.5) * cell_height + 4
-            parts.append(label(left - _BAND - 6, middle, _cut(text), text_anchor="end"))
-    y = top
-    for position, (name, style, length) in enumerate(axis.groups):
-        size = length * cell_height
-        parts.append(
-            element(
-                "rect",
-                x=left - _BAND - 2,
-                y=y,
-                width=_BAND,
-                height=max(size - 1, 1),
-                class_=f"fill{style % COLOURS}",
-            )
-        )
-        if position:
-            line = path([(left - _BAND - 2, y - 0.5), (right, y - 0.5)])
-            parts.append(element("path", d=line, class_="boundary"))
-        if not labelled and size >= _READABLE:
-            parts.append(label(left - _BAND - 6, y + size / 2 + 4, _cut(name), text_anchor="end"))
-        y += size
-    return parts
-
-
-def _column_labels(
-    axis: Axis, left: float, bottom: float, top: float, cell_width: float
-) -> list[str]:
-    parts = []
-    if _turned(axis, cell_width):
-        for index, text in enumerate(axis.labels):
-            x = left + (index + 0.5) * cell_width
-            turned = f"translate({x + 3:.2f} {bottom + 8:.2f}) rotate(-60)"
-            parts.append(label(0, 0, text, text_anchor="end", transform=turned))
-    elif not axis.groups:
-        most = max(1, int(len(axis.labels) * cell_width / 34))
-        for index in thinned(range(len(axis.labels)), most=most):
-            x = left + (index + 0.5) * cell_width
-            parts.append(label(x, bottom + 16, axis.labels[index], text_anchor="middle"))
-    if axis.name:
-        middle = left + len(axis.labels) * cell_width / 2
-        parts.append(label(middle, bottom + 34, axis.name, text_anchor="middle", class_="name"))
-    x = left
-    for position, (_, style, length) in enumerate(axis.groups):
-        size = length * cell_width
-        parts.append(
-            element(
-                "rect",
-                x=x,
-                y=top - _BAND - 2,
-                width=max(size - 1, 1),
-                height=_BAND,
-                class_=f"fill{style % COLOURS}",
-            )
-        )
-        if position:
-            line = path([(x - 0.5, top - _BAND - 2), (x - 0.5, bottom)])
-            parts.append(element("path", d=line, class_="boundary"))
-        x += size
-    return parts
-
-
-def _turned(axis: Axis, cell_width: float) -> bool:
-    return bool(axis.groups) and cell_width >= _READABLE
-
-
-def _column_room(axis: Axis, cell_width: float) -> float:
-    if _turned(axis, cell_width):
-        return 14 + 6.0 * max(map(len, axis.labels), default=0)
-    return (22 if not axis.groups else 6) + (20 if axis.name else 0)
-
-
-def _cut(text: str, most: int = 17) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _pattern(identifier: str) -> str:
-    return element(
-        "defs",
-        element(
-            "pattern",
-            element("rect", width=6, height=6, class_="absent"),
-            element("path", d="M-1 5L1 7M0 0L6 6M5 -1L7 1", class_="hatch"),
-            id=identifier,
-            width=6,
-            height=6,
-            patternUnits="userSpaceOnUse",
+    states = {cell["state"] for _, _, cell in flat}
+    figure = Heatmap(
+        title="Rank of each device in each round",
+        rows=_device_axis(devices, clusters),
+        columns=Axis(
+            labels=[str(entry) for entry in rounds],
+            titles=[f"round {entry}" for entry in rounds],
+            name="round",
         ),
+        shades=[[rank_shade(cell.get("rank")) for cell in row] for row in cells],
+        tips=[
+            [tip(device, number, cell) for number, cell in zip(rounds, row, strict=True)]
+            for device, row in zip(devices, cells, strict=True)
+        ],
+        texts={(r, c): str(cell["rank"]) for r, c, cell in flat if cell["state"] == TRAINED},
+        hatched=frozenset((r, c) for r, c, cell in flat if cell["state"] == LEFT_OUT),
+        crossed=frozenset((r, c) for r, c, cell in flat if cell["state"] == REFUSED),
     )
+    legend = _cluster_legend(devices, clusters)
+    legend += [swatch(square(f"shade{rank_shade(rank)}"), f"rank {rank}") for rank in known]
+    if LEFT_OUT in states:
+        hatch = element("path", d="M1 8L8 1M3 15L15 3M9 15L15 9", class_="hatch")
+        legend.append(swatch(square("absent") + hatch, "left out"))
+    if REFUSED in states:
+        cross = element("path", d="M3 3L13 13M13 3L3 13", class_="cross")
+        legend.append(swatch(cross, "reply refused"))
+    if NOT_ASKED in states:
+        legend.append(swatch(square("absent"), "not asked"))
+    drawn = bool(rounds and devices)
+    return Figure(
+        name="ranks",
+        title="Rank per device",
+        caption="LoRA rank that each device trained at, round by round, devices ordered by "
+        f"cluster.{_shown(devices, data['of'])}",
+        drawing=heatmap(
+            "ranks",
+            figure,
+            cell_width=min(44.0, _ROOM / len(rounds)),
+            cell_height=_row_height(len(devices)),
+        )
+        if drawn
+        else "",
+        missing="No round has trained yet." if devices else "The run has no devices.",
+        legend=legend,
+    )
+
+
+def embedding_figure(data: Mapping[str, Any], clusters: Sequence[str]) -> Figure:
+    """Draw the cosines of the task embeddings."""
+    devices, cosine = data["devices"], data["cosine"]
+    others = [value for r, row in enumerate(cosine) for c, value in enumerate(row) if c != r]
+    low, high = min(others, default=0.0), max(others, default=1.0)
+    axis = _device_axis(devices, clusters)
+    figure = Heatmap(
+        title="Cosine of the task embeddings of every two devices",
+        rows=axis,
+        columns=axis,
+        shades=[[shade(value, low, high) for value in row] for row in cosine],
+        tips=[[f"cosine {value:.3f}" for value in row] for row in cosine],
+        joined=True,
+        texts={(r, c): f"{v:.2f}" for r, row in enumerate(cosine) for c, v in enumerate(row)},
+    )
+    cell = min(40.0, _ROOM / max(len(devices), 1))
+    return Figure(
+        name="embedding",
+        title="Task embeddings",
+        caption="Cosine between the devices' task embeddings, devices ordered by cluster; lines "
+        f"are the clusters' boundaries.{_shown(devices, data['of'])}",
+        drawing=heatmap("embedding", figure, cell_width=cell, cell_height=cell) if devices else "",
+        missing="No device has given a task embedding.",
+        legend=[*_cluster_legend(devices, clusters), *shade_legend(low, high)],
+    )
+
+
+def layers_figure(data: Mapping[str, Any], clusters: Sequence[str]) -> Figure:
+    """Draw the discarded energy by layer: modules of each cluster as rows, blocks as columns."""
+    found: Mapping[str, Any] = data["clusters"]
+    entries = {
+        (name, layer["module"], layer["block"]): layer
+        for name, cluster in found.items()
+        for layer in cluster["layers"]
+    }
+    blocks = sorted(
+        {block for _, _, block in entries}, key=lambda block: (block is not None, block or 0)
+    )
+    rows = list(dict.fromkeys((name, module) for name, module, _ in entries))
+    values = [layer["discarded_energy"] for layer in entries.values()]
+    low, high = 0.0, max(values, default=0.0)
+
+    def shade_of(name: str, module: str, block: int | None) -> int | None:
+        layer = entries.get((name, module, block))
+        # Everything kept is the lowest shade, not the only one.
+        return None if layer is None else shade(layer["discarded_energy"], low, high or 1.0)
+
+    def tip(name: str, module: str, block: int | None) -> str:
+        layer = entries.get((name, module, block))
+        if layer is None:
+            return ""
+        share = percent_text(layer["discarded_energy"])
+        return f"{name}, {layer['layer']}: {share} discarded in round {found[name]['round']}"
+
+    figure = Heatmap(
+        title="Discarded energy of each layer in the last round",
+        rows=Axis(
+            labels=[module for _, module in rows],
+            titles=[f"{name}, {module}" for name, module in rows],
+            groups=[
+                (name, clusters.index(name), len(list(group)))
+                for name, group in groupby(name for name, _ in rows)
+            ],
+        ),
+        columns=Axis(
+            labels=["–" if block is None else str(block) for block in blocks],
+            titles=[f"block {block}" for block in blocks],
+            name="block",
+        ),
+        shades=[[shade_of(*row, block) for block in blocks] for row in rows],
+        tips=[[tip(*row, block) for block in blocks] for row in rows],
+    )
+    legend = series_legend((name, clusters.index(name) % COLOURS) for name in found)
+    if entries:
+        scale = shade_legend(low * 100, high * 100)
+        legend.append(f"{scale[0]} %")
+    return Figure(
+        name="layers",
+        title="Discarded energy per layer",
+        caption="Share of each layer's squared singular values that was cut off in the last round "
+        "in which the cluster's adapter moved.",
+        drawing=heatmap(
+            "layers",
+            figure,
+            cell_width=min(40.0, _ROOM / len(blocks)),
+            cell_height=_row_height(len(rows)),
+        )
+        if entries
+        else "",
+        missing="The run's history holds no energy by layer.",
+        legend=legend,
+        header=("Cluster", "Layer", "Discarded energy"),
+        rows=[
+            (name, layer["layer"], percent_text(layer["discarded_energy"]))
+            for (name, _, _), layer in entries.items()
+        ],
+    )
+
+
+def _device_axis(devices: Sequence[Mapping[str, str]], clusters: Sequence[str]) -> Axis:
+    return Axis(
+        labels=[f"{device['device'][:10]} {device['short']}" for device in devices],
+        titles=[device["title"] for device in devices],
+        groups=[
+            (name, clusters.index(name) if name in clusters else len(clusters), len(list(group)))
+            for name, group in groupby(device["cluster"] for device in devices)
+        ],
+    )
+
+
+def _cluster_legend(devices: Sequence[Mapping[str, str]], clusters: Sequence[str]) -> list[str]:
+    names = dict.fromkeys(device["cluster"] for device in devices)
+    return [
+        swatch(square(f"fill{clusters.index(name) % COLOURS}"), name)
+        for name in names
+        if name in clusters
+    ]
+
+
+def _row_height(count: int) -> float:
+    return 20.0 if count <= 16 else 14.0 if count <= 40 else 7.0 if count <= 80 else 5.0
+
+
+def _shown(devices: Sequence[Any], total: int) -> str:
+    if len(devices) == total:
+        return ""
+    return f" {len(devices):,} of {total:,} devices are shown, each cluster in proportion."

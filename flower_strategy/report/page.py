@@ -10,16 +10,16 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from flower_strategy.report import tables
+from flower_strategy.report.data import figure_data
 from flower_strategy.report.figure import Figure
-from flower_strategy.report.figure_data import figure_data
-from flower_strategy.report.figures_of_cells import embedding_figure, layers_figure, ranks_figure
-from flower_strategy.report.figures_over_rounds import (
+from flower_strategy.report.figures import (
     communication_figures,
     energy_figure,
     latency_figure,
     loss_figure,
 )
-from flower_strategy.report.run_data import Run, read_run
+from flower_strategy.report.heatmaps import embedding_figure, layers_figure, ranks_figure
+from flower_strategy.report.run import Run, read_run
 from flower_strategy.report.script import SCRIPT
 from flower_strategy.report.style import style_sheet
 from flower_strategy.report.svg import element, escaped

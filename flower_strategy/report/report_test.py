@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from floe_plugins.cli import main
+from flower_strategy.report.cell_charts import SHADES, shade
 from flower_strategy.report.charts import Axes, Point, Series, xy_chart
-from flower_strategy.report.figure_data import MOST_DEVICES, figure_data
-from flower_strategy.report.heatmaps import SHADES, shade
+from flower_strategy.report.data import MOST_DEVICES, figure_data
 from flower_strategy.report.page import write_report
-from flower_strategy.report.run_data import read_run
-from flower_strategy.report.scales import (
+from flower_strategy.report.run import read_run
+from flower_strategy.report.svg import element, json_island
+from flower_strategy.report.text import (
     Scale,
     bytes_text,
     number_text,
@@ -19,7 +20,6 @@ from flower_strategy.report.scales import (
     thinned,
     ticks,
 )
-from flower_strategy.report.svg import element, json_island
 
 EVIL = "<script>alert(1)</script>\"'&"
 

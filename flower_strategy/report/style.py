@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flower_strategy.report.cell_charts import SHADES
 from flower_strategy.report.charts import COLOURS
-from flower_strategy.report.heatmaps import SHADES
 
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 _ON_DARK = ("#4aa3df", "#e69f00", "#1fbf92", "#f0783c", "#dd94bb", "#8fd0f5")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flower_strategy.report.run_data import Round, Run, number
-from flower_strategy.report.scales import bytes_text, number_text, seconds_text
+from flower_strategy.report.run import Round, Run, number
 from flower_strategy.report.svg import element, escaped, table
+from flower_strategy.report.text import bytes_text, number_text, seconds_text
 
 _NOT_SETTINGS = ("format", "clusters", "devices")
 _MOST_ROWS = 1000

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flower_strategy.report.run_data import Device, DeviceRound, Run, number
+from flower_strategy.report.run import Device, DeviceRound, Run, number
 
 MOST_DEVICES = 120
 """Most devices that a heatmap shows; of more, evenly many of each cluster are picked."""

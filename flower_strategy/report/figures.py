@@ -7,7 +7,7 @@ from typing import Any
 
 from flower_strategy.report.charts import Axes, Point, Series, bar_chart, xy_chart
 from flower_strategy.report.figure import Figure, line_legend, series_legend
-from flower_strategy.report.scales import (
+from flower_strategy.report.text import (
     bytes_text,
     number_text,
     percent_text,
