@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flower_strategy.report.run import Device, DeviceRound, Run, number
+from flower_strategy.report.run import ShownDevice, ShownDeviceRound, ShownRound, ShownRun, number
 
 MOST_DEVICES = 120
 """Most devices that a heatmap shows; of more, evenly many of each cluster are picked."""
@@ -19,7 +19,7 @@ TRAINED, LEFT_OUT, REFUSED, NOT_ASKED = "trained", "left out", "refused", "not a
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
-def figure_data(run: Run) -> dict[str, dict[str, Any]]:
+def figure_data(run: ShownRun) -> dict[str, dict[str, Any]]:
     """Return figure name -> its data."""
     return {
         "loss": loss(run),
@@ -32,7 +32,7 @@ def figure_data(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def loss(run: Run) -> dict[str, Any]:
+def loss(run: ShownRun) -> dict[str, Any]:
     """Return the held-out and training losses of each cluster, one value or None per round."""
     return {
         "rounds": [entry.number for entry in run.rounds],
@@ -46,74 +46,59 @@ def loss(run: Run) -> dict[str, Any]:
     }
 
 
-def ranks(run: Run) -> dict[str, Any]:
+def ranks(run: ShownRun) -> dict[str, Any]:
     """Return rank and state of each device and training round, devices ordered by cluster."""
     shown = _picked(run.devices)
     rounds = [entry for entry in run.rounds if entry.number > 0]
     told = any(entry.left_out for entry in rounds)
-    table: list[list[dict[str, Any]]] = []
-    for device in shown:
-        row: list[dict[str, Any]] = []
-        for entry in rounds:
-            done = entry.devices.get(device.node)
-            refusals = [
-                refusal.reason
-                for refusal in entry.refused
-                if refusal.node == device.node and refusal.stage == "train"
-            ]
-            if refusals:
-                rank = done.rank if done else None
-                row.append({"state": REFUSED, "rank": rank, "reason": refusals[0]})
-            elif done is not None and done.rank is not None:
-                row.append({"state": TRAINED, "rank": done.rank})
-            elif device.node in entry.left_out:
-                row.append({"state": LEFT_OUT, "reason": entry.left_out[device.node]})
-            elif device.rank is None and not told:
-                row.append({"state": LEFT_OUT, "reason": device.reason})
-            else:
-                row.append({"state": NOT_ASKED})
-        table.append(row)
     return {
         "rounds": [entry.number for entry in rounds],
         "devices": [_named(device) for device in shown],
         "of": len(run.devices),
-        "cells": table,
+        "cells": [[_state(device, entry, told) for entry in rounds] for device in shown],
     }
 
 
-def latency(run: Run) -> dict[str, Any]:
+def _state(device: ShownDevice, entry: ShownRound, told: bool) -> dict[str, Any]:
+    """Return what a device did in a round; `told` is whether the run notes who is left out."""
+    done = entry.devices.get(device.node)
+    for refusal in entry.refused:
+        if refusal.node == device.node and refusal.stage == "train":
+            return {"state": REFUSED, "rank": done and done.rank, "reason": refusal.reason}
+    if done is not None and done.rank is not None:
+        return {"state": TRAINED, "rank": done.rank}
+    if device.node in entry.left_out:
+        return {"state": LEFT_OUT, "reason": entry.left_out[device.node]}
+    if device.rank is None and not told:
+        return {"state": LEFT_OUT, "reason": device.reason}
+    return {"state": NOT_ASKED}
+
+
+def latency(run: ShownRun) -> dict[str, Any]:
     """Return the observed and predicted seconds of each device class at each rank.
 
     Values are means over devices and rounds, with the least and the greatest that was observed.
     """
-    found: dict[str, dict[int, list[DeviceRound]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, int], list[ShownDeviceRound]] = defaultdict(list)
     for entry in run.rounds:
         for node, done in entry.devices.items():
             if done.rank is not None and node in run.by_node:
-                found[run.by_node[node].kind][done.rank].append(done)
-    classes = {}
-    for kind in sorted(found):
-        points = []
-        for rank, entries in sorted(found[kind].items()):
-            observed = [
-                done.observed_seconds for done in entries if done.observed_seconds is not None
-            ]
-            predicted = [
-                done.predicted_seconds for done in entries if done.predicted_seconds is not None
-            ]
-            if observed or predicted:
-                points.append(
-                    {
-                        "rank": rank,
-                        "count": len(observed),
-                        "observed": _mean(observed),
-                        "least": min(observed, default=None),
-                        "greatest": max(observed, default=None),
-                        "predicted": _mean(predicted),
-                    }
-                )
-        if points:
-            classes[kind] = points
+                found[run.by_node[node].device, done.rank].append(done)
+    classes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for (kind, rank), entries in sorted(found.items()):
+        observed = [one.observed_seconds for one in entries if one.observed_seconds is not None]
+        predicted = [one.predicted_seconds for one in entries if one.predicted_seconds is not None]
+        if observed or predicted:
+            classes[kind].append(
+                {
+                    "rank": rank,
+                    "count": len(observed),
+                    "observed": _mean(observed),
+                    "least": min(observed, default=None),
+                    "greatest": max(observed, default=None),
+                    "predicted": _mean(predicted),
+                }
+            )
     return {
         "ranks": sorted({point["rank"] for points in classes.values() for point in points}),
         "deadline_seconds": number(run.manifest.get("deadline_seconds")),
@@ -121,7 +106,7 @@ def latency(run: Run) -> dict[str, Any]:
     }
 
 
-def embedding(run: Run) -> dict[str, Any]:
+def embedding(run: ShownRun) -> dict[str, Any]:
     """Return the cosines of the devices' task embeddings, devices ordered by cluster."""
     lengths = [len(device.embedding) for device in run.devices if device.embedding]
     usual = max(set(lengths), key=lengths.count, default=0)
@@ -140,7 +125,7 @@ def embedding(run: Run) -> dict[str, Any]:
     }
 
 
-def communication(run: Run) -> dict[str, Any]:
+def communication(run: ShownRun) -> dict[str, Any]:
     """Return the bytes of adapters that went down and up in each round, and their sum so far."""
     down = [sum(done.bytes_down for done in entry.devices.values()) for entry in run.rounds]
     up = [sum(done.bytes_up for done in entry.devices.values()) for entry in run.rounds]
@@ -152,7 +137,7 @@ def communication(run: Run) -> dict[str, Any]:
     }
 
 
-def energy(run: Run) -> dict[str, Any]:
+def energy(run: ShownRun) -> dict[str, Any]:
     """Return the discarded energy of each cluster, None in rounds in which it did not move."""
     return {
         "rounds": [entry.number for entry in run.rounds],
@@ -165,7 +150,7 @@ def energy(run: Run) -> dict[str, Any]:
     }
 
 
-def layers(run: Run) -> dict[str, Any]:
+def layers(run: ShownRun) -> dict[str, Any]:
     """Return the discarded energy of each layer in the last round that has it.
 
     Layers are laid out as module by block; a name without a number in it has block None.
@@ -193,21 +178,23 @@ def _position(layer: str) -> dict[str, Any]:
     return {"module": layer.rpartition(".")[2], "block": int(block[1])}
 
 
-def _of_cluster(run: Run, name: str, value: Callable[[Any], float | None]) -> list[float | None]:
+def _of_cluster(
+    run: ShownRun, name: str, value: Callable[[Any], float | None]
+) -> list[float | None]:
     return [value(entry.clusters[name]) if name in entry.clusters else None for entry in run.rounds]
 
 
-def _named(device: Device) -> dict[str, str]:
+def _named(device: ShownDevice) -> dict[str, str]:
     return {
         "node": device.node,
         "short": device.short,
-        "device": device.kind,
+        "device": device.device,
         "cluster": device.cluster,
         "title": device.title,
     }
 
 
-def _picked(devices: Sequence[Device]) -> list[Device]:
+def _picked(devices: Sequence[ShownDevice]) -> list[ShownDevice]:
     """Return every n-th device where there are too many; their order is by cluster."""
     if len(devices) <= MOST_DEVICES:
         return list(devices)

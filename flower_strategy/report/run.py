@@ -5,24 +5,25 @@ Every number that is missing, null, or no number is None from here on; every tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from floe_plugins.config_checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
 _SHORT = 4
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class ShownDevice:
     """One device at the end of the run; see `flower_strategy.export` for the fields."""
 
     node: str
     short: str
-    kind: str
+    device: str
     label: str
     cluster: str
     rank: int | None
@@ -32,12 +33,12 @@ class Device:
     @property
     def title(self) -> str:
         """What a tooltip calls the device: the full id, class, task and cluster."""
-        kind = f"{self.kind} with {self.label}" if self.label else self.kind
+        kind = f"{self.device} with {self.label}" if self.label else self.device
         return f"node {self.node} ({kind}), {self.cluster}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceRound:
+class ShownDeviceRound:
     """One device in one round."""
 
     rank: int | None
@@ -50,7 +51,7 @@ class DeviceRound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterRound:
+class ShownClusterRound:
     """One cluster in one round."""
 
     moved: bool
@@ -61,7 +62,7 @@ class ClusterRound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class ShownRefusal:
     """A reply that was not used."""
 
     round: int
@@ -71,44 +72,39 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
+class ShownRound:
     """One round; 0 is the evaluation before training."""
 
     number: int
     seconds: float | None
     device_seconds: float | None
-    clusters: Mapping[str, ClusterRound]
-    devices: Mapping[str, DeviceRound]
-    refused: Sequence[Refusal]
+    clusters: Mapping[str, ShownClusterRound]
+    devices: Mapping[str, ShownDeviceRound]
+    refused: Sequence[ShownRefusal]
     left_out: Mapping[str, str]
     notes: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run: its devices in the order of their clusters, and its rounds.
+class ShownRun:
+    """A run: its manifest as read, its devices in the order of their clusters, and its rounds.
 
-    Attributes
-    ----------
-    manifest : Mapping[str, Any]
-        As read.
-    clusters : Sequence[str]
-        Names of the clusters at the end, in the manifest's order, and after them those that only
-        the history knows.
+    The clusters are those at the end, in the manifest's order, and after them those that only the
+    history knows.
     """
 
     manifest: Mapping[str, Any]
     clusters: Sequence[str]
-    devices: Sequence[Device]
-    rounds: Sequence[Round]
-    by_node: Mapping[str, Device] = field(default_factory=dict)
+    devices: Sequence[ShownDevice]
+    rounds: Sequence[ShownRound]
+    by_node: Mapping[str, ShownDevice]
 
     def short(self, node: str) -> str:
         """Return a node's id as labels show it."""
         return self.by_node[node].short if node in self.by_node else f"…{node[-_SHORT:]}"
 
 
-def read_run(folder: Path | str) -> Run:
+def read_run(folder: Path | str) -> ShownRun:
     """Read a run's folder.
 
     Raises
@@ -117,42 +113,26 @@ def read_run(folder: Path | str) -> Run:
         The folder holds no run that can be read.
     """
     manifest, history = load_manifest(folder), load_history(folder)
-    rounds = sorted(
-        (_round(index, entry) for index, entry in enumerate(history["rounds"])),
-        key=lambda entry: entry.number,
-    )
+    rounds = [_round(index, entry) for index, entry in enumerate(history["rounds"])]
     final = [_text(entry.get("name")) for entry in manifest["clusters"]]
     past = {name for entry in rounds for name in entry.clusters}
     clusters = [*final, *sorted(past - set(final))]
+    digits = _digits([_text(entry.get("node")) for entry in manifest["devices"]])
+    devices = []
+    for entry in manifest["devices"]:
+        node = _text(entry.get("node"))
+        short = node if len(node) <= digits else f"…{node[-digits:]}"
+        kind = _text(entry.get("device")) or "device"
+        devices.append(_record(ShownDevice, entry, short=short, device=kind))
     place = {name: index for index, name in enumerate(clusters)}
-    nodes = [_text(entry.get("node")) for entry in manifest["devices"]]
-    digits = _digits(nodes)
-    devices = sorted(
-        (
-            Device(
-                node=node,
-                short=node if len(node) <= digits else f"…{node[-digits:]}",
-                kind=_text(entry.get("device")) or "device",
-                label=_text(entry.get("label")),
-                cluster=_text(entry.get("cluster")),
-                rank=_integer(entry.get("rank")),
-                reason=_text(entry.get("reason")),
-                embedding=_numbers(entry.get("embedding")),
-            )
-            for node, entry in zip(nodes, manifest["devices"], strict=True)
-        ),
-        key=lambda device: (
-            place.get(device.cluster, len(place)),
-            device.cluster,
-            device.kind,
-            device.node,
-        ),
+    devices.sort(
+        key=lambda one: (place.get(one.cluster, len(place)), one.cluster, one.device, one.node)
     )
-    return Run(
+    return ShownRun(
         manifest=manifest,
         clusters=clusters,
         devices=devices,
-        rounds=rounds,
+        rounds=sorted(rounds, key=lambda entry: entry.number),
         by_node={device.node: device for device in devices},
     )
 
@@ -162,52 +142,31 @@ def number(value: Any) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def _round(index: int, entry: Mapping[str, Any]) -> Round:
-    count = _integer(entry.get("round"))
-    position = index if count is None else count
-    return Round(
+def _round(index: int, entry: Mapping[str, Any]) -> ShownRound:
+    position = index if (count := _integer(entry.get("round"))) is None else count
+    clusters, devices = _objects(entry.get("clusters")), _objects(entry.get("devices"))
+    return _record(
+        ShownRound,
+        entry,
         number=position,
-        seconds=number(entry.get("seconds")),
-        device_seconds=number(entry.get("device_seconds")),
-        clusters={
-            name: ClusterRound(
-                moved=cluster.get("moved") is True,
-                train_loss=number(cluster.get("train_loss")),
-                held_out_loss=number(cluster.get("held_out_loss")),
-                discarded_energy=number(cluster.get("discarded_energy")),
-                discarded_by_layer={
-                    layer: share
-                    for layer, value in _mapping(cluster.get("discarded_by_layer")).items()
-                    if (share := number(value)) is not None
-                },
-            )
-            for name, cluster in _objects(entry.get("clusters")).items()
-        },
-        devices={
-            node: DeviceRound(
-                rank=_integer(device.get("rank")),
-                predicted_seconds=number(device.get("predicted_seconds")),
-                observed_seconds=number(device.get("observed_seconds")),
-                bytes_down=number(device.get("bytes_down")) or 0.0,
-                bytes_up=number(device.get("bytes_up")) or 0.0,
-                held_out_loss=number(device.get("held_out_loss")),
-                held_out_tokens=number(device.get("held_out_tokens")) or 0.0,
-            )
-            for node, device in _objects(entry.get("devices")).items()
-        },
+        clusters={name: _record(ShownClusterRound, one) for name, one in clusters.items()},
+        devices={node: _record(ShownDeviceRound, one) for node, one in devices.items()},
         refused=[
-            Refusal(
-                round=position,
-                node=_text(refusal.get("node")),
-                stage=_text(refusal.get("stage")),
-                reason=_text(refusal.get("reason")),
-            )
-            for refusal in _list(entry.get("refused"))
-            if isinstance(refusal, dict)
+            _record(ShownRefusal, one, round=position)
+            for one in _list(entry.get("refused"))
+            if isinstance(one, dict)
         ],
-        left_out={node: _text(reason) for node, reason in _mapping(entry.get("left_out")).items()},
-        notes=[_text(note) for note in _list(entry.get("notes"))],
     )
+
+
+def _record(kind: type[_T], entry: Mapping[str, Any], **known: Any) -> _T:
+    """Return an entry as one of the classes above: each field as its annotation says."""
+    found = {
+        name: _READ[annotation](entry.get(name))
+        for name, annotation in kind.__annotations__.items()
+        if name not in known
+    }
+    return kind(**found, **known)
 
 
 def _digits(nodes: Sequence[str]) -> int:
@@ -224,8 +183,7 @@ def _text(value: Any) -> str:
 
 
 def _integer(value: Any) -> int | None:
-    found = number(value)
-    return None if found is None else int(found)
+    return None if (found := number(value)) is None else int(found)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -243,3 +201,21 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _objects(value: Any) -> dict[str, dict[str, Any]]:
     return {key: entry for key, entry in _mapping(value).items() if isinstance(entry, dict)}
+
+
+def _shares(value: Any) -> dict[str, float]:
+    shares = {key: number(entry) for key, entry in _mapping(value).items()}
+    return {key: share for key, share in shares.items() if share is not None}
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "bool": lambda value: value is True,
+    "int | None": _integer,
+    "float | None": number,
+    "float": lambda value: number(value) or 0.0,
+    "tuple[float, ...]": _numbers,
+    "Mapping[str, float]": _shares,
+    "Mapping[str, str]": lambda value: {key: _text(one) for key, one in _mapping(value).items()},
+    "Sequence[str]": lambda value: [_text(one) for one in _list(value)],
+}
