@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-UNIT := .ci floe_plugins flower_strategy vllm_logits_processor
+UNIT := .ci floe_plugins flower_strategy vllm_logits_processor tools
 PYTEST := $(BIN)/python -m pytest --durations=25
 
 # Set-up compiles nothing, since Python keeps what it compiles at the first import. Where it is told

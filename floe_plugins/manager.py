@@ -5,6 +5,8 @@ in the order of their names, so the order of installation changes nothing, and e
 the plugin that caused it.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import importlib.util
@@ -14,18 +16,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import pluggy
 
-from floe_plugins import PROJECT, builtin, hookspecs
+from floe_plugins import PROJECT, hooks
 from floe_plugins.errors import PluginError
-from floe_plugins.gate.detector import Detector
-from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
-from floe_plugins.kinds import ExpertKind, RankPolicyKind
+from floe_plugins.hooks import ExpertKind, ModelSource, RankPolicyKind
+from floe_plugins.isolated_plugins import IsolatedRouter, IsolatedSource
 from floe_plugins.manager_checks import HOOKS, call, checked_name, last_line, refuse_unmarked
-from floe_plugins.models.source import ModelSource
 from floe_plugins.routers import Router
+
+if TYPE_CHECKING:
+    from floe_plugins.gate.detector import Detector
 
 PLUGINS_VARIABLE = "FLOE_LLM_PLUGINS"
 """Environment variable: the plugins to load, separated by commas; ``none`` or empty for none."""
@@ -47,7 +50,7 @@ class Registered(Generic[T]):
         The plugin that registered it; ``floe`` for what comes with Floe.
     value : object
         The detector, router, model source or kind. Routers and model sources of plugins come
-        behind a wall: see :mod:`floe_plugins.isolation_walls`.
+        behind a wall: see :mod:`floe_plugins.isolated_plugins`.
     """
 
     name: str
@@ -135,8 +138,11 @@ def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
     found = _installed()
     names, selected_paths = _select(selection, found)
     loader = pluggy.PluginManager(PROJECT)
-    loader.add_hookspecs(hookspecs)
+    loader.add_hookspecs(hooks)
 
+    # By its name and at this time: what Floe registers, such as the gate's detectors, is built on
+    # modules that ask this one for plugins.
+    builtin = importlib.import_module("floe_plugins.builtin")
     loader.register(builtin, name=BUILT_IN)
     plugins = [
         Plugin(BUILT_IN, builtin.__name__, "floe-llm", _version("floe-llm")),

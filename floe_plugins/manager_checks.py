@@ -7,7 +7,7 @@ from typing import Any
 
 from floe_plugins import PROJECT
 from floe_plugins.errors import PluginError
-from floe_plugins.kinds import RESERVED
+from floe_plugins.hooks import RESERVED
 
 #: What everything that is registered may be called.
 NAME = re.compile(r"[a-z][a-z0-9_-]*")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import PluginError
-from floe_plugins.isolation_walls import IsolatedRouter, IsolatedSource
+from floe_plugins.isolated_plugins import IsolatedRouter, IsolatedSource
 from floe_plugins.manager import PLUGINS_VARIABLE, _load, plugin_manager
 
 DETECTOR = """

@@ -11,67 +11,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flower_strategy.adapter import AdapterState, LoraFactors, initial_adapter
-    from flower_strategy.aggregation import AdapterMean, Aggregate, truncate
-    from flower_strategy.base_model import adapted_shapes, load_base_model
-    from flower_strategy.choosing import AdapterChoice, adapter_for_text, choose_adapter
-    from flower_strategy.clustering import ClusteringSettings
+    from flower_strategy.adapter_choice import AdapterChoice, adapter_for_text, choose_adapter
+    from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+    from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
+    from flower_strategy.config import RunConfig
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
-    from flower_strategy.devices import Device
-    from flower_strategy.embedding import EmbeddingSettings, embed_texts
-    from flower_strategy.profiles import DeviceProfile
-    from flower_strategy.rank_policies import (
+    from flower_strategy.device.base_model import adapted_shapes, load_base_model
+    from flower_strategy.device.embedding import embed_texts
+    from flower_strategy.device.hardware import Device
+    from flower_strategy.profile import DeviceProfile
+    from flower_strategy.ranks.cost import RankDecision, RankPolicy
+    from flower_strategy.ranks.policies import (
         DeadlinePolicy,
         FixedPolicy,
         MemoryPolicy,
         UniformMinPolicy,
     )
-    from flower_strategy.ranks import RankDecision, RankPolicy
-    from flower_strategy.replies import ReplyRules
-    from flower_strategy.run_config import RunConfig
     from flower_strategy.run_folder import load_history, load_manifest
-    from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
+    from flower_strategy.settings import (
+        AggregationSettings,
+        CheckpointSettings,
+        ClusteringSettings,
+        EmbeddingSettings,
+        Participation,
+        ReplyRules,
+        TrainingSettings,
+    )
     from flower_strategy.strategy import FloeStrategy, make_initial_arrays
-    from flower_strategy.training import TrainingSettings
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
-    "AdapterChoice": "choosing",
-    "AdapterMean": "aggregation",
-    "AdapterState": "adapter",
-    "Aggregate": "aggregation",
+    "AdapterChoice": "adapter_choice",
+    "AdapterMean": "adapters.mean",
+    "AdapterState": "adapters.adapter",
+    "Aggregate": "adapters.mean",
     "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
-    "ClusteringSettings": "clustering",
-    "DeadlinePolicy": "rank_policies",
-    "Device": "devices",
-    "DeviceProfile": "profiles",
-    "EmbeddingSettings": "embedding",
+    "ClusteringSettings": "settings",
+    "DeadlinePolicy": "ranks.policies",
+    "Device": "device.hardware",
+    "DeviceProfile": "profile",
+    "EmbeddingSettings": "settings",
     "Example": "data.examples",
-    "FixedPolicy": "rank_policies",
+    "FixedPolicy": "ranks.policies",
     "FloeStrategy": "strategy",
     "LocalData": "data.examples",
-    "LoraFactors": "adapter",
-    "MemoryPolicy": "rank_policies",
+    "LoraFactors": "adapters.adapter",
+    "MemoryPolicy": "ranks.policies",
     "Participation": "settings",
-    "RankDecision": "ranks",
-    "RankPolicy": "ranks",
-    "ReplyRules": "replies",
-    "RunConfig": "run_config",
-    "TrainingSettings": "training",
-    "UniformMinPolicy": "rank_policies",
-    "adapted_shapes": "base_model",
-    "adapter_for_text": "choosing",
-    "choose_adapter": "choosing",
-    "embed_texts": "embedding",
+    "RankDecision": "ranks.cost",
+    "RankPolicy": "ranks.cost",
+    "ReplyRules": "settings",
+    "RunConfig": "config",
+    "TrainingSettings": "settings",
+    "UniformMinPolicy": "ranks.policies",
+    "adapted_shapes": "device.base_model",
+    "adapter_for_text": "adapter_choice",
+    "choose_adapter": "adapter_choice",
+    "embed_texts": "device.embedding",
     "hold_out": "data.partition",
-    "initial_adapter": "adapter",
-    "load_base_model": "base_model",
+    "initial_adapter": "adapters.adapter",
+    "load_base_model": "device.base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
     "make_initial_arrays": "strategy",
-    "truncate": "aggregation",
+    "truncate": "adapters.mean",
 }
 
 __all__ = [

@@ -15,11 +15,11 @@ from flwr.app import Context, RecordDict
 
 from floe_plugins.errors import FloeError
 from flower_strategy import server_app
-from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import check_base_model, load_base_model
-from flower_strategy.local_grid_test import LocalGrid, start_run
-from flower_strategy.run_config import ConfigValue
+from flower_strategy.config import ConfigValue
+from flower_strategy.device.base_model import check_base_model, load_base_model
+from flower_strategy.server.admission import NoDevicesError
 from flower_strategy.simulation import NodeConfig, simulates
+from flower_strategy.testing.grids import LocalGrid, start_run
 
 Config = dict[str, ConfigValue]
 Row = Mapping[str, Any]

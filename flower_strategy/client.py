@@ -17,22 +17,23 @@ from typing import cast
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState, initial_adapter
-from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.devices import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.embedding import EmbeddingSettings
-from flower_strategy.embedding_noise import device_embedding
-from flower_strategy.measuring import TrainingCost, measure_training, training_memory
-from flower_strategy.profile_cache import CostKey, cached_cost
-from flower_strategy.profiles import DeviceProfile
+from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.device.embedding_noise import device_embedding
+from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
+from flower_strategy.device.training import held_out_loss, train_adapter
+from flower_strategy.device.training_cost import (
+    CostKey,
+    TrainingCost,
+    cached_cost,
+    measure_training,
+    training_memory,
+)
+from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
-from flower_strategy.theory import adapter_smoothness
-from flower_strategy.training import TrainingSettings, held_out_loss, train_adapter
-
-ARRAYS_KEY = "arrays"
-CONFIG_KEY = "config"
-METRICS_KEY = "metrics"
 
 
 def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | None = None) -> Device:
@@ -99,7 +100,6 @@ def profile(
         embedding=embedding.vector,
         embedding_error=embedding.error,
         embedding_noise=embedding.noise,
-        smoothness=_smoothness(base, data.train, settings, rank=cost.step_ranks[1]),
         **vars(cost),
     )
     return Message(content=found.to_record(), reply_to=message)
@@ -225,13 +225,3 @@ def _training_cost(
     )
     low, high = cost.step_seconds
     return replace(cost, step_seconds=(low * device.slowdown, high * device.slowdown))
-
-
-def _smoothness(
-    base: BaseModel, examples: tuple[Example, ...], settings: TrainingSettings, *, rank: int
-) -> float:
-    """Return the estimated smoothness at a rank, 0 if it is not asked for."""
-    if not settings.smoothness_steps:
-        return 0.0
-    start = initial_adapter(layer_shapes(base.model), rank=rank, seed=settings.seed)
-    return adapter_smoothness(base, start.with_scaling(settings.scaling(rank)), examples, settings)

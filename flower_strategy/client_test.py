@@ -8,15 +8,14 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
 from flower_strategy import client
-from flower_strategy.adapter import initial_adapter
-from flower_strategy.base_model import adapted_shapes, load_base_model
-from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.measuring import TrainingCost, measure_training
-from flower_strategy.messages import Envelope
-from flower_strategy.profiles import DeviceProfile
-from flower_strategy.training import TrainingSettings
+from flower_strategy.device.base_model import adapted_shapes, load_base_model
+from flower_strategy.device.embedding import task_embedding
+from flower_strategy.device.training_cost import TrainingCost, measure_training
+from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, Envelope
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 EXAMPLES = tuple(Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh"))
 DATA = LocalData(train=EXAMPLES, held_out=EXAMPLES[:1], label="words")
@@ -27,7 +26,7 @@ SIMULATED: NodeConfig = {"partition-id": 1, "num-partitions": 3, "simulated": Tr
 @pytest.fixture(autouse=True)
 def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test an empty cache of profiles."""
-    monkeypatch.setattr("flower_strategy.profile_cache.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("flower_strategy.device.training_cost.cache_dir", lambda: tmp_path)
     return tmp_path / "profiles"
 
 
@@ -158,17 +157,10 @@ def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_
     settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The machine's free memory changes from moment to moment by more than the tiny model weighs.
-    monkeypatch.setattr("flower_strategy.measuring.available_memory", lambda: 2**28)
+    monkeypatch.setattr("flower_strategy.device.training_cost.available_memory", lambda: 2**28)
     weights = load_base_model(settings.model).weight_bytes
     assert profiled(settings, {}).memory_bytes == 2**28 + weights
     assert profiled(settings, {"memory-gib": 0.125}).memory_bytes == 2**27
-
-
-def test_the_smoothness_is_estimated_when_asked_for(settings: TrainingSettings) -> None:
-    assert profiled(settings).smoothness == 0.0
-    few = profiled(replace(settings, smoothness_steps=1)).smoothness
-    more = profiled(replace(settings, smoothness_steps=6)).smoothness
-    assert 0 < few < more
 
 
 def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(

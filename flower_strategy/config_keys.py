@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from floe_plugins.config_checks import is_integer, is_number
+from floe_plugins.config import is_integer, is_number
 
 ConfigValue = str | int | float | bool
 

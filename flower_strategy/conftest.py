@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte tokenizer, for tests in which real language is not the point."""
+"""Fixtures of the unit tests: a tiny model, folders of their own, the log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flower_strategy.base_model import BaseModel, load_base_model
-from flower_strategy.run_config import ConfigValue
-from flower_strategy.training import TrainingSettings
+from flower_strategy.config import ConfigValue
+from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.settings import TrainingSettings
+from flower_strategy.testing.models import tiny_model
+
+__all__ = ["tiny_model"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,8 +23,8 @@ def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what devices measure and answer out of the user's folders, whose models are found."""
     folder = tmp_path_factory.mktemp("floe-cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flower_strategy.profile_cache.cache_dir", lambda: folder)
-        patch.setattr("flower_strategy.embedding_noise.state_dir", lambda: folder)
+        patch.setattr("flower_strategy.device.training_cost.cache_dir", lambda: folder)
+        patch.setattr("flower_strategy.device.embedding_noise.state_dir", lambda: folder)
         yield folder
 
 
@@ -31,41 +34,6 @@ def run_of_this_process() -> None:
     if importlib.util.find_spec("flwr.supercore.task_identity"):
         identity = importlib.import_module("flwr.supercore.task_identity").TaskIdentity
         identity.run_id = identity.task_id = identity.node_id = 1
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the folder of a two-layer Llama of 32 dimensions over the 256 bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<end>": 0, **{symbol: index for index, symbol in enumerate(alphabet, 1)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
-    ).save_pretrained(str(folder))
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            eos_token_id=0,
-            bos_token_id=0,
-            pad_token_id=0,
-        )
-    ).save_pretrained(str(folder))
-    return str(Path(folder))
 
 
 @pytest.fixture(scope="session")

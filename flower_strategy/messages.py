@@ -1,4 +1,4 @@
-"""What the server sends: the profile query, and adapters with the settings to use them."""
+"""What travels: names of records, the profile query, adapters with the settings to use them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from uuid import uuid4
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from flower_strategy.adapter import AdapterState
-from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY
-from flower_strategy.embedding import EmbeddingSettings
-from flower_strategy.training import TrainingSettings
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
+
+ARRAYS_KEY = "arrays"
+CONFIG_KEY = "config"
+METRICS_KEY = "metrics"
+"""Names of the records in every message and reply."""
 
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 

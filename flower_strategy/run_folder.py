@@ -1,4 +1,4 @@
-"""Reading a run's folder; `flower_strategy.export` says what lies in it."""
+"""Reading a run's folder; `flower_strategy.server.export` says what lies in it."""
 
 from __future__ import annotations
 

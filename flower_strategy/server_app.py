@@ -9,9 +9,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
-from flower_strategy.base_model import check_base_model
+from flower_strategy.config import RunConfig
 from flower_strategy.data import check_shared_data
-from flower_strategy.run_config import RunConfig
+from flower_strategy.device.base_model import check_base_model
 from flower_strategy.simulation import simulates
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 

@@ -4,10 +4,14 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
-from flower_strategy.rank_policies import FixedPolicy
-from flower_strategy.replies import ReplyRules
-from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
-from flower_strategy.training import TrainingSettings
+from flower_strategy.ranks.policies import FixedPolicy
+from flower_strategy.settings import (
+    AggregationSettings,
+    CheckpointSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
 
 
 @pytest.mark.parametrize(

@@ -1,62 +1,67 @@
 """FloeStrategy: federated LoRA with a rank per device and an adapter per cluster.
 
-The data path of a run, in the order in which data flows::
+A round runs these steps, each a method that can be overridden::
 
-    admit               query profile -> rank per device -> cluster per device  (`admission`)
+    admit               profiles -> rank per device -> cluster per device   (`server.admission`)
     configure_train     one message per device: its cluster's adapter at its rank
-    aggregate_train     per cluster: exact mean of adapters of different ranks  (`training_stage`)
+    aggregate_train     per cluster: mean of adapters of different ranks   (`server.training_round`)
     configure_evaluate  one message per device: its cluster's adapter at the export rank
-    aggregate_evaluate  per cluster: held-out loss                            (`evaluation_stage`)
-    correct_paces       what the round took -> the ranks of the next          (`admission`)
-    save                a checkpoint                                          (`checkpoint`)
-    export              one PEFT adapter per cluster, manifest and history    (`export`)
+    aggregate_evaluate  per cluster: held-out loss
+    correct_slowdowns   what the round took -> the ranks of the next
+    save                a checkpoint                                        (`server.checkpoint`)
+    export              one PEFT adapter per cluster, manifest, history     (`server.export`)
+
+Longer steps are functions of `flower_strategy.server` on the strategy and its `Round`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result
+from flwr.serverapp.strategy import Result, Strategy
 
-from floe_plugins.errors import ConfigError
-from flower_strategy import reporting
-from flower_strategy.adapter import AdapterState, initial_adapter
-from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import check_base_model
-from flower_strategy.checkpoint import (
-    load_checkpoint,
-    refuse_foreign_checkpoints,
+from flower_strategy.adapters.adapter import initial_adapter
+from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.config import RunConfig, check_values
+from flower_strategy.device.base_model import check_base_model
+from flower_strategy.messages import Envelope
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.ranks.policies import policy_from_config
+from flower_strategy.server import admission, log, round, training_round
+from flower_strategy.server.admission import NoDevicesError
+from flower_strategy.server.checkpoint import (
+    resume,
     save_checkpoint,
     set_aside_checkpoints,
-    set_aside_later_checkpoints,
 )
-from flower_strategy.clustering import ClusteringSettings
-from flower_strategy.embedding import EmbeddingSettings
-from flower_strategy.evaluation_stage import EvaluationStage
-from flower_strategy.export import export_run, set_aside_result
-from flower_strategy.messages import Envelope
-from flower_strategy.rank_policies import policy_from_config
-from flower_strategy.ranks import RankPolicy
-from flower_strategy.records import RoundRecord
-from flower_strategy.replies import ReplyRules
-from flower_strategy.run_config import RunConfig, check_values
-from flower_strategy.settings import AggregationSettings, CheckpointSettings, Participation
-from flower_strategy.sole_writer import sole_writer
-from flower_strategy.state import RunState
-from flower_strategy.training import TrainingSettings
-from flower_strategy.training_stage import TrainingStage
+from flower_strategy.server.exchange import Patience
+from flower_strategy.server.export import export_run, set_aside_result
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.round import Round
+from flower_strategy.server.sole_writer import sole_writer
+from flower_strategy.server.state import RunState, initial_adapter_at
+from flower_strategy.settings import (
+    AggregationSettings,
+    CheckpointSettings,
+    ClusteringSettings,
+    EmbeddingSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
 
 logger = logging.getLogger("flwr")
 
 
-class FloeStrategy(TrainingStage, EvaluationStage):
+class FloeStrategy(Strategy):
     """Federated LoRA fine-tuning for devices of different strength and different tasks.
 
     Every step is a method of its own and can be overridden. Clients answer three messages, for
@@ -96,6 +101,8 @@ class FloeStrategy(TrainingStage, EvaluationStage):
     ----------
     state : RunState
         The run so far; there once `start` was called.
+    round : Round
+        The round that goes on.
     """
 
     def __init__(
@@ -128,10 +135,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         self.export_rank = export_rank
         self.output = None if output is None else Path(output).expanduser().absolute()
         self.checkpoints = checkpoints or CheckpointSettings()
-        self._asked = {}
-        self._silent_since = {}
-        self._late_messages = set()
-        self._record = self._first_record = RoundRecord(round=0)
+        self.round = Round(record=RoundRecord(round=0))
 
     @classmethod
     def from_config(cls, config: RunConfig) -> FloeStrategy:
@@ -169,7 +173,18 @@ class FloeStrategy(TrainingStage, EvaluationStage):
 
     def summary(self) -> None:
         """Log the strategy's settings."""
-        reporting.log_summary(self)
+        log.log_summary(
+            training=self.training,
+            embedding=self.envelope.embedding,
+            clustering=self.clustering,
+            participation=self.participation,
+            policy=self.rank_policy,
+            aggregation=self.aggregation,
+            rules=self.rules,
+            checkpoints=self.checkpoints,
+            export_rank=self.export_rank,
+            output=self.output,
+        )
 
     def start(
         self,
@@ -196,12 +211,12 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         train_config, evaluate_config : ConfigRecord, optional
             Further keys for the clients.
         evaluate_fn : Callable, optional
-            Called with the round and all banks before the first round and after each.
+            Called with the round and all adapters before the first round and after each.
 
         Returns
         -------
         Result
-            Metrics by round; ``arrays`` holds all banks, keys ``<cluster>/<layer>.lora_A``.
+            Metrics by round; ``arrays`` holds all adapters, keys ``<cluster>/<layer>.lora_A``.
 
         Raises
         ------
@@ -221,21 +236,21 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
             result = Result()
-            # The banks are in the state. To write them out for those who do not read them would
-            # take as long as sending them to a device.
+            # The adapters are in the state; writing them out takes as long as sending them.
             none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
                 started = time.monotonic()
-                reporting.log_round(server_round, num_rounds)
-                self._record = RoundRecord(round=server_round)
+                log.log_round(server_round, num_rounds)
                 if server_round == finished + 1:
-                    self._first_record = self._record
+                    self.round = Round(record=RoundRecord(round=server_round))
+                else:
+                    self.round = self.round.following(server_round)
                 try:
                     self.admit(grid, timeout)
                 except NoDevicesError as error:
                     self._end_without_devices(error, seconds=time.monotonic() - started)
                     raise
-                self.state.history.append(self._record)
+                self.state.history.append(self.round.record)
                 if server_round:
                     messages = self.configure_train(server_round, none, train_config, grid)
                     replies = self.receive(grid, messages, timeout, stage="train")
@@ -249,8 +264,8 @@ class FloeStrategy(TrainingStage, EvaluationStage):
                     found = evaluate_fn(server_round, self.state.to_arrays())
                     if found is not None:
                         result.evaluate_metrics_serverapp[server_round] = found
-                self._record.seconds = time.monotonic() - started
-                reporting.log_losses(self._record, self.state)
+                self.round.record.seconds = time.monotonic() - started
+                log.log_losses(self.round.record, self.state)
                 self.prepare_next_round(server_round)
                 self.save(server_round)
             self.export()
@@ -259,24 +274,178 @@ class FloeStrategy(TrainingStage, EvaluationStage):
 
     def _end_without_devices(self, error: NoDevicesError, *, seconds: float) -> None:
         """Export what the rounds so far have made, and why there is no further one."""
-        self._record.seconds = seconds
-        self._record.notes.append(str(error))
-        self.state.history.append(self._record)
-        if self.output is not None and self._record.round == 0:
+        self.round.record.seconds = seconds
+        self.round.record.notes.append(str(error))
+        self.state.history.append(self.round.record)
+        if self.output is not None and self.round.record.round == 0:
             # Nothing was made yet; what an earlier run has left in the folder is not lost.
             set_aside_result(self.output)
         self.export()
 
+    def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
+        """Return the state to go on with, and the number of the last finished round."""
+        initial = initial_adapter_at(arrays, rank=self.server_rank)
+        if self.checkpoints.resume is None:
+            if self.output is not None:
+                set_aside_checkpoints(self.output)
+            return RunState(initial=initial), -1
+        now = self.settings()
+        found = resume(
+            self.checkpoints.resume,
+            self.output,
+            initial=initial,
+            settings=now,
+            by_adapter=self.clustering.by == "adapter",
+        )
+        if self.rank_policy.deadline is None:
+            self.rank_policy.deadline = found.deadline
+        log.log_resumed(found.round, found.path, before=found.settings, now=now)
+        return found.state, found.round
+
+    @property
+    def server_rank(self) -> int:
+        """Rank of the clusters' adapters here: enough for every device and for the export."""
+        return max(*self.rank_policy.candidates, self.export_rank)
+
+    def receive(
+        self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
+    ) -> Iterator[Message]:
+        """Send messages and yield the replies as they arrive; note who did not reply."""
+        return round.receive(self, self.round, grid, messages, timeout, stage=stage)
+
+    def patience(self, grid: Grid, timeout: float, *, stage: str) -> Patience:
+        """Return how long a stage waits for its replies."""
+        return round.patience(self, grid, timeout, stage=stage)
+
+    def able_nodes(self, grid: Grid) -> list[int]:
+        """Return the nodes that are connected and have a rank."""
+        return self.able_among(grid.get_node_ids())
+
+    def able_among(self, nodes: Iterable[int]) -> list[int]:
+        """Return those of the nodes that have a rank."""
+        among = set(nodes)
+        return [node for node, d in self.state.decisions.items() if d.rank and node in among]
+
+    def admit(self, grid: Grid, timeout: float) -> None:
+        """Give the devices whose profiles are wanted a rank and a cluster."""
+        admission.admit(self, self.round, grid, timeout)
+
+    def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
+        """Wait until enough nodes are connected, or the time is up."""
+        admission.wait_for_nodes(self, self.round, grid, timeout)
+
+    def query_profiles(self, grid: Grid, timeout: float) -> None:
+        """Query the profiles that are wanted now, and take the good ones into the run."""
+        admission.query_profiles(self, self.round, grid, timeout)
+
+    def new_nodes(self, online: Sequence[int]) -> list[int]:
+        """Return the nodes to ask for their first profile."""
+        return admission.new_nodes(self, self.round, online)
+
+    def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]:
+        """Return the nodes that have been left out long enough to be measured again."""
+        return admission.nodes_to_measure_again(self, self.round, online)
+
+    def time_to_recluster(self) -> bool:
+        """Return whether all devices are to be clustered again in this round."""
+        return admission.time_to_recluster(self, self.round)
+
+    def configure_profile(
+        self, nodes: Sequence[int], *, refresh: Sequence[int] = ()
+    ) -> list[Message]:
+        """Return the profile query, one message per node; `refresh` measure themselves anew."""
+        return admission.configure_profile(self, nodes, refresh=refresh)
+
+    def aggregate_profile(self, replies: Iterable[Message]) -> dict[int, DeviceProfile]:
+        """Return the good profiles by node; embeddings of another model are refused."""
+        return admission.aggregate_profile(self, self.round, replies)
+
+    def take_profiles(
+        self,
+        profiles: dict[int, DeviceProfile],
+        online: Sequence[int],
+        *,
+        measured: Sequence[int] = (),
+        embeddings_anew: bool = False,
+    ) -> bool:
+        """Take good profiles into the run, see `flower_strategy.server.admission`."""
+        anew = embeddings_anew
+        return admission.take_profiles(
+            self, self.round, profiles, online, measured=measured, embeddings_anew=anew
+        )
+
+    def assign_ranks(self) -> None:
+        """Let the policy give each device its rank, or leave it out; log what changed."""
+        admission.assign_ranks(self, self.round)
+
+    def assign_clusters(self, nodes: Sequence[int]) -> None:
+        """Cluster the first nodes; put later ones to the nearest centroid."""
+        admission.assign_clusters(self, nodes)
+
+    def recluster(self) -> None:
+        """Cluster all devices anew, by what they are clustered by."""
+        admission.recluster(self, self.round)
+
+    def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None:
+        """Note devices whose embeddings have more noise than they were asked for."""
+        admission.note_noisier(self, self.round, profiles)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one message per device that trains: its cluster's adapter at its rank.
+
+        `arrays` is empty: the adapters are in ``state``.
+        """
+        return training_round.configure_train(self, self.round, server_round, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold replies into their clusters' means as they arrive, then move the adapters."""
+        return None, training_round.aggregate_train(self, self.round, replies)
+
+    def new_mean(self) -> AdapterMean:
+        """Return an empty mean; what replies of one cluster are folded into."""
+        return training_round.new_mean(self)
+
+    def move_adapters(self, means: dict[str, AdapterMean]) -> None:
+        """Move every cluster's adapter that has enough good replies; the others keep theirs."""
+        training_round.move_adapters(self, self.round, means)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one message per device that evaluates: its cluster's adapter, as exported.
+
+        `arrays` is empty: the adapters are in ``state``.
+        """
+        return training_round.configure_evaluate(self, server_round, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
+        return training_round.aggregate_evaluate(self, self.round, replies)
+
+    def most_tokens(self, node: int) -> int:
+        """Return the tokens that a device's held-out loss counts for at most."""
+        return training_round.most_tokens(self, node)
+
+    def correct_slowdowns(self) -> None:
+        """Learn from what the round took, then give the ranks of the next one."""
+        admission.correct_slowdowns(self, self.round)
+
     def prepare_next_round(self, server_round: int) -> None:
-        """Correct the paces, and split the clusters once there are adapters to split by."""
-        self.correct_paces()
+        """Correct the slowdowns, and split the clusters once there are adapters to split by."""
+        self.correct_slowdowns()
         state = self.state
         if self.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
             able = sum(decision.rank is not None for decision in state.decisions.values())
             if len(state.sketches) < able:
                 note = f"Split by the adapters of {len(state.sketches)} of {able} devices, once"
                 logger.warning("%s: the others' did not come in the first round.", note)
-                self._record.notes.append(note)
+                self.round.record.notes.append(note)
             self.recluster()
             state.split_by_adapter = True
         for record in state.history[:-1]:
@@ -300,51 +469,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
         except OSError as error:
             # The round is in memory; the run goes on, and the next round tries again.
             logger.error("The checkpoint of round %d was not written: %s.", server_round, error)
-            self._record.notes.append(f"checkpoint not written: {error}")
-
-    def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
-        """Return the state to go on with, and the number of the last finished round."""
-        initial = self._initial(arrays)
-        if self.checkpoints.resume is None:
-            if self.output is not None:
-                set_aside_checkpoints(self.output)
-            return RunState(initial=initial), -1
-        checkpoint = load_checkpoint(self.checkpoints.resume)
-        if self.output is not None:
-            refuse_foreign_checkpoints(self.output, checkpoint)
-        if self.clustering.by == "adapter" and checkpoint.state.moved_unsketched:
-            raise ConfigError(
-                f"Checkpoint {checkpoint.path} is of a run with cluster-by='embedding' whose "
-                "clusters have moved: B matrices can be compared after the first round alone. "
-                "Resume with cluster-by='embedding'."
-            )
-        found, own = checkpoint.settings, self.settings()
-        same = checkpoint.state.initial
-        if found["model"] != own["model"] or same.shapes != initial.shapes:
-            raise ConfigError(
-                f"Checkpoint {checkpoint.path} is of the base model {found['model']!r}; the run "
-                f"configuration has model={own['model']!r}. Resume with the same model."
-            )
-        if same.rank != initial.rank:
-            raise ConfigError(
-                f"Checkpoint {checkpoint.path} has banks of rank {same.rank}; ranks and "
-                f"export-rank now ask for {initial.rank}. Resume with the same ranks."
-            )
-        if self.rank_policy.deadline is None:
-            self.rank_policy.deadline = checkpoint.deadline
-        if self.output is not None:
-            set_aside_later_checkpoints(self.output, checkpoint)
-        reporting.log_resumed(checkpoint, own)
-        return checkpoint.state, checkpoint.round
-
-    def _initial(self, arrays: ArrayRecord) -> AdapterState:
-        adapter = AdapterState.from_arrays(arrays)
-        if adapter.rank < self.bank_rank:
-            raise ConfigError(
-                f"The initial adapter has rank {adapter.rank}; candidates and export need "
-                f"{self.bank_rank}."
-            )
-        return adapter.resized(self.bank_rank)
+            self.round.record.notes.append(f"checkpoint not written: {error}")
 
     def export(self) -> None:
         """Write adapters, manifest and history to the output folder, if there is one."""
@@ -359,7 +484,7 @@ class FloeStrategy(TrainingStage, EvaluationStage):
             embedding=self.envelope.embedding,
             clustering=self.clustering,
         )
-        reporting.log_export(self.output, manifest)
+        log.log_export(self.output, manifest)
 
 
 def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:
@@ -372,4 +497,4 @@ def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:
     """
     training = strategy.training
     shapes = check_base_model(training.model, max_length=training.max_length)
-    return initial_adapter(shapes, rank=strategy.bank_rank, seed=training.seed).to_arrays()
+    return initial_adapter(shapes, rank=strategy.server_rank, seed=training.seed).to_arrays()

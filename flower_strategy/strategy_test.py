@@ -9,17 +9,17 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy.adapter import AdapterState, initial_adapter
-from flower_strategy.admission import NoDevicesError
-from flower_strategy.base_model import adapted_shapes, load_base_model
-from flower_strategy.choosing import choose_adapter
-from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.local_grid_test import LocalGrid, Tamper, start_run
-from flower_strategy.profiles import EMBEDDING_KEY
+from flower_strategy.adapter_choice import choose_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.config import ConfigValue
+from flower_strategy.device.base_model import adapted_shapes, load_base_model
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profile import EMBEDDING_KEY
 from flower_strategy.report.page import write_report
-from flower_strategy.run_config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
-from flower_strategy.state import RunState
+from flower_strategy.server.admission import NoDevicesError
+from flower_strategy.server.state import RunState
+from flower_strategy.testing.grids import LocalGrid, Tamper, start_run
 
 
 def run(
@@ -106,7 +106,7 @@ def test_peft_loads_what_was_measured(run_config: dict[str, ConfigValue]) -> Non
         moved = loaded(ids).logits
         assert not torch.allclose(moved, plain, atol=1e-3)
         reference = AutoModelForCausalLM.from_pretrained(str(run_config["model"]))
-        bank = strategy.state.banks[entry["name"]]
+        bank = strategy.state.cluster_adapters[entry["name"]]
         for layer in bank.layers:
             reference.get_submodule(layer).weight.data += torch.from_numpy(bank.delta(layer))
         torch.testing.assert_close(moved, reference(ids).logits, rtol=1e-3, atol=1e-4)
@@ -131,7 +131,7 @@ def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
     strategy, _, _ = run({**run_config, "export-rank": 32}, tamper=listen)
     assert {adapter.scaling for _, adapter in replies} == {2.0, 1.0, 0.5}
     total = sum(weight for weight, _ in replies)
-    bank = strategy.state.banks["cluster-0"]
+    bank = strategy.state.cluster_adapters["cluster-0"]
     for layer in bank.layers:
         dense = sum(weight / total * adapter.delta(layer) for weight, adapter in replies)
         assert np.linalg.norm(bank.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
@@ -212,7 +212,7 @@ def test_a_bad_reply_is_refused_with_node_and_reason_and_the_others_count(
     assert record.clusters["cluster-0"].replies == 3
     assert record.clusters["cluster-0"].moved
     assert math.isfinite(float(result.train_metrics_clientapp[1]["train-loss"]))
-    bank = strategy.state.banks["cluster-0"]
+    bank = strategy.state.cluster_adapters["cluster-0"]
     assert all(np.isfinite(bank.delta(layer)).all() for layer in bank.layers)
 
 
@@ -230,7 +230,7 @@ def test_with_too_few_good_replies_a_cluster_keeps_its_adapter(
     record = strategy.state.history[1]
     assert record.clusters["cluster-0"].replies == 2
     assert not record.clusters["cluster-0"].moved
-    assert strategy.state.banks["cluster-0"] is strategy.state.initial
+    assert strategy.state.cluster_adapters["cluster-0"] is strategy.state.initial
     assert "cluster-0 keeps its adapter: 2 good replies of 4, 3 needed" in log.text
 
 
@@ -340,7 +340,9 @@ def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
 def test_noise_that_was_told_before_stays_and_is_noted(
     run_config: dict[str, ConfigValue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flower_strategy.embedding_noise.state_dir", lambda: tmp_path / "state")
+    monkeypatch.setattr(
+        "flower_strategy.device.embedding_noise.state_dir", lambda: tmp_path / "state"
+    )
     once = {**run_config, "rounds": 1, "local-steps": 1}
     told = [
         run({**once, "embedding-noise": noise, "embedding-texts": texts}, nodes=2)[0].state
@@ -386,7 +388,7 @@ def test_a_small_initial_adapter_is_refused(run_config: dict[str, ConfigValue]) 
 
 
 def test_the_same_seed_gives_the_same_adapters(run_config: dict[str, ConfigValue]) -> None:
-    banks = [run({**run_config, "rounds": 1}, nodes=3)[0].state.banks for _ in range(2)]
+    banks = [run({**run_config, "rounds": 1}, nodes=3)[0].state.cluster_adapters for _ in range(2)]
     assert banks[0].keys() == banks[1].keys()
     for name, bank in banks[0].items():
         for layer in bank.layers:

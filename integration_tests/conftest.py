@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-from integration_tests.tiny import TinyModels, canned_expert, make_models
-from integration_tests.vllm_servers import Server, ServerSpec, running
-from vllm_logits_processor.experts.conftest import FakeExpert
+from integration_tests.harness.tiny_models import TinyModels, canned_expert, make_models
+from integration_tests.harness.vllm_servers import Server, ServerSpec, running
+from vllm_logits_processor.expert.conftest import FakeExpert
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +49,7 @@ class Hosted:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    """Write the models of `integration_tests.tiny`."""
+    """Write the models of `integration_tests.harness.tiny_models`."""
     return make_models(tmp_path_factory.mktemp("tiny"))
 
 

@@ -1,7 +1,7 @@
 """Floe's vLLM half: fuse, at every decoding step, vLLM's model with one of another vocabulary.
 
-The data path of one step, in order: :mod:`stream` (the text so far, on bytes), :mod:`guard` (may it
-leave?), :mod:`experts` (ask the other model), :mod:`alignment` (its answer over the host's
+The data path of one step, in order: :mod:`stream` (the text so far, on bytes), :mod:`privacy` (may
+it leave?), :mod:`expert` (ask the other model), :mod:`alignment` (its answer over the host's
 vocabulary), :mod:`fusion` (weigh and add). :mod:`engine` joins them and knows nothing of vLLM;
 :mod:`processor` is the class that vLLM loads.
 """

@@ -16,28 +16,44 @@ import torch
 from floe_plugins.errors import FloeError
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
-from vllm_logits_processor.alignment.conversation import Conversation
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.alignment.prompt import Conversation
+from vllm_logits_processor.alignment.remainders import with_rests
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.asking import Asking
-from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.experts.calls import ExpertCalls
-from vllm_logits_processor.experts.heard import Heard, stacked
-from vllm_logits_processor.experts.lookahead import LookAhead
-from vllm_logits_processor.experts.pool import ExpertPool
+from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.config import FloeConfig, RequestOptions
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.calls import ExpertCalls
+from vllm_logits_processor.expert.lookahead import LookAhead, ReceivedDistributions, stacked
+from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.expert_requests import ExpertRequests
 from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
-from vllm_logits_processor.guard import StreamGuard
-from vllm_logits_processor.metrics import FusionMetrics
-from vllm_logits_processor.prompt_evidence import PromptScorer
-from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.observe import FusionMetrics, StreamSummary, Trace, TraceLine
+from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.stream import Stream
-from vllm_logits_processor.summary import StreamSummary
-from vllm_logits_processor.trace import Trace, TraceLine
-from vllm_logits_processor.unsure import host_entropies
+
+
+def host_entropies(logits: torch.Tensor, rows: IntArray) -> FloatArray:
+    """Return the entropy of the host's next-token distribution in some rows.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (batch, vocabulary), float32
+        Masked tokens at -inf.
+    rows : int64 array, shape (rows,)
+
+    Returns
+    -------
+    float64 array, shape (rows,)
+        Nats.
+    """
+    logprobs = torch.log_softmax(logits[torch.from_numpy(rows).to(logits.device)], dim=-1)
+    # 0 ln 0 is 0, not NaN: masked tokens have no part in it.
+    terms = logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)
+    return -terms.sum(dim=-1).double().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +106,7 @@ class FusionEngine:
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
         covers = 0 if pair.host.equals(pair.expert) else config.covers
-        self._asking = Asking(calls, config=config, covers=covers)
+        self._asking = ExpertRequests(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
         #: Streams of the draft rows of the step under way.
         self._forks: list[Stream] = []
@@ -128,9 +144,11 @@ class FusionEngine:
             prompt_ids=prompt_ids,
             output_ids=output_ids,
             options=options,
-            guard=StreamGuard(self._gate),
+            privacy=StreamPrivacy(self._gate),
             prefix=prefix,
-            heard=Heard(vocabulary=expert, lookahead=LookAhead(most=self._config.expert.lookahead)),
+            received=ReceivedDistributions(
+                vocabulary=expert, lookahead=LookAhead(most=self._config.expert.lookahead)
+            ),
             text=bytearray(self._pair.host.decode(prompt_ids or ())),
         )
 
@@ -196,8 +214,10 @@ class FusionEngine:
         if self._config.ask == "unsure":
             self._ask_where_unsure(logits, at)
         lines = {row: self._join(stream) for row, stream in at.items()}
-        words = {row: word for row, stream in at.items() if (word := stream.word()) is not None}
-        cells = self._fuse(logits, words, at, streams, before, lines)
+        distributions = {
+            row: found for row, stream in at.items() if (found := stream.distribution()) is not None
+        }
+        cells = self._fuse(logits, distributions, at, streams, before, lines)
         for row in before:
             streams[row].rejoin(at[row])
         self._forks = []
@@ -216,7 +236,7 @@ class FusionEngine:
         self._metrics.observe_stream(stream.summary)
 
     def settle_stream(self, stream: Stream) -> None:
-        """Log and count a stream of which nothing is heard; one that goes on begins new figures."""
+        """Log and count a stream that may have ended; one that goes on begins new figures."""
         self.end_stream(stream)
         stream.reopen()
         stream.summary, stream.settled = StreamSummary(), True
@@ -304,27 +324,27 @@ class FusionEngine:
     def _fuse(
         self,
         logits: torch.Tensor,
-        words: Mapping[int, Covered],
+        distributions: Mapping[int, Covered],
         at: Mapping[int, Stream],
         streams: Mapping[int, Stream],
         drafts: Mapping[int, tuple[int, ...]],
         lines: dict[int, TraceLine],
     ) -> FusedCells:
         """Align and weigh all rows with a word at once; note the weights in `lines`."""
-        if not words:
+        if not distributions:
             return FusedCells.none()
-        rows = np.fromiter(words, dtype=np.int64)
-        top = stacked([with_rests(word, self._pair.host) for word in words.values()])
+        rows = np.fromiter(distributions, dtype=np.int64)
+        top = stacked([with_rests(word, self._pair.host) for word in distributions.values()])
         aligned = align(logits, rows, top, self._pair.maps)
-        place_of = {row: place for place, row in enumerate(words)}
+        place_of = {row: place for place, row in enumerate(distributions)}
         # By length: what a row knows goes on from what the row before it knows.
         for row in sorted(drafts, key=lambda row: len(drafts[row])):
             for before in (other for other in streams if streams[other] is streams[row]):
                 if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:
                     factor = aligned.factor_of(place_of[before], drafts[row][-1])
                     self._judge_draft(at[row], at[before], drafts[row][-1], factor)
-        evidence = np.array([at[row].evidence.value for row in words])
-        of_prompts = np.array([at[row].evidence.prompt for row in words])
+        evidence = np.array([at[row].evidence.value for row in distributions])
+        of_prompts = np.array([at[row].evidence.prompt for row in distributions])
         weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)
         known = np.exp(top.logprobs).sum(axis=1)
         for row, place in place_of.items():
@@ -334,7 +354,9 @@ class FusionEngine:
                 lines[row],
                 outcome="fused" if aligned.feasible[place] else "infeasible",
                 expert_weight=float(weights.expert[place]),
-                error_bound=float(min(1.0, max(0.0, 1 - known[place]) + words[row].unexpanded)),
+                error_bound=float(
+                    min(1.0, max(0.0, 1 - known[place]) + distributions[row].unexpanded)
+                ),
             )
         return fused_cells(logits, rows, aligned, weights)
 
@@ -351,4 +373,4 @@ class FusionEngine:
 def _reason_not_to_ask(stream: Stream) -> str | None:
     if stream.prompt_ids is None:
         return "no-prompt"
-    return None if stream.guard.clears(stream.text) else "private"
+    return None if stream.privacy.clears(stream.text) else "private"

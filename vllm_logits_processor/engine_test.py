@@ -6,6 +6,7 @@ The expert is scripted because faults and timing must be exact; integration_test
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,17 +18,16 @@ import torch
 
 from floe_plugins.gate import Gate
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from vllm_logits_processor.alignment.conversation import Conversation
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
-from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.alignment.prompt import Conversation
+from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
 from vllm_logits_processor.conftest import trained_vocabulary
-from vllm_logits_processor.engine import FusionEngine, HiddenTokenError, Pair
-from vllm_logits_processor.experts.pool import ExpertPool
-from vllm_logits_processor.experts.reply import Continuation, ExpertError, ExpertReply
-from vllm_logits_processor.metrics import FusionMetrics
-from vllm_logits_processor.prompt_evidence import PromptScorer
-from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.engine import FusionEngine, HiddenTokenError, Pair, host_entropies
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.stream import UNKNOWN_TOKEN, Stream
 
 HOST, EXPERT = trained_vocabulary("byte-level"), trained_vocabulary("sentencepiece")
@@ -336,3 +336,12 @@ def test_a_finished_stream_is_logged_without_text(
     (record,) = caplog.records
     assert '"fused": 1' in record.getMessage()
     assert "Zanzibar" not in record.getMessage()
+
+
+def test_entropies_of_the_named_rows_in_nats() -> None:
+    logits = torch.zeros(3, 8)
+    logits[1, 4:] = -torch.inf
+    logits[2, 1:] = -torch.inf
+    found = host_entropies(logits, np.array([2, 1]))
+    assert found == pytest.approx([0.0, math.log(4)], abs=1e-6)
+    assert host_entropies(logits, np.array([0])) == pytest.approx([math.log(8)])

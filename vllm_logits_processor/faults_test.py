@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from vllm_logits_processor.alignment.row_sums import make_pass
+from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.engine_test import EXPERT, HOST, PAIR, some_logits, stream_of
-from vllm_logits_processor.experts.build import build_expert
-from vllm_logits_processor.experts.conftest import FakeExpert, completion, fake_expert
-from vllm_logits_processor.metrics import FusionMetrics
+from vllm_logits_processor.expert.build import build_expert
+from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
+from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.stream import Stream
 
 DEADLINE_S, FIRST_S, COOLDOWN_S, FAILURES = 0.1, 0.25, 0.4, 3

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from floe_plugins.routers import Router, RouterSignals, exponent_of
-from vllm_logits_processor.alignment.reweigh import Aligned
+from vllm_logits_processor.alignment.align import Aligned
 from vllm_logits_processor.arrays import FloatArray, IntArray
 
 
@@ -164,7 +164,7 @@ class _GainedCells(FusedCells):
         if logits is not self._logits or self._laid_out is not None:
             self._lay_out().write(logits)
             return
-        from vllm_logits_processor.alignment.row_pass import add_to_members
+        from vllm_logits_processor.alignment.cpu_pass import add_to_members
 
         groups = self._aligned.groups
         add_to_members(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from floe_plugins.isolation_walls import IsolatedRouter
-from vllm_logits_processor.alignment.reweigh import align
+from floe_plugins.isolated_plugins import IsolatedRouter
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.fusion import fused_cells, weigh
 from vllm_logits_processor.fusion_test import MAPS, ROWS, TOP, some_logits
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from floe_plugins.routers import ConstantRouter
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
-from vllm_logits_processor.alignment.reweigh import align
 from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
 
 MAPS = maps_from_firsts(

@@ -1,8 +1,8 @@
 """The class that vLLM loads: ``--logits-processors vllm_logits_processor:FloeLogitsProcessor``.
 
 A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
-runners with an interface each, and one class serves both: :mod:`processor_v1` follows V1's rows,
-:mod:`processor_v2` V2's slots, and :mod:`agreement` lets one rank decide for all.
+runners with an interface each, and one class serves both: :mod:`runners.rows` follows V1's rows,
+:mod:`runners.slots` V2's slots, and :mod:`agreement` lets one rank decide for all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
-from floe_plugins.logs import log_with_vllm
-from vllm_logits_processor.agreement import Agreement
-from vllm_logits_processor.assembly import build_engine
-from vllm_logits_processor.config import FloeConfig
+from floe_plugins.system import log_with_vllm
+from vllm_logits_processor.build import build_engine
+from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.fallback import Fallback
+from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.processor_checks import (
+from vllm_logits_processor.rank_sync import RankSync
+from vllm_logits_processor.runners.compat import (
     check_parallelism,
     check_rows,
     check_slots,
@@ -31,9 +31,8 @@ from vllm_logits_processor.processor_checks import (
     warn_if_off,
     warn_of_untested_version,
 )
-from vllm_logits_processor.processor_v1 import RowBatch
-from vllm_logits_processor.processor_warm_up import made_up
-from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.runners.rows import RowBatch
+from vllm_logits_processor.runners.warm_up import made_up
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-    from vllm_logits_processor.processor_v2 import SlotBatch
+    from vllm_logits_processor.runners.slots import SlotBatch
 
 
 class FloeLogitsProcessor(RowInterface, SlotInterface):
@@ -74,8 +73,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         self._config = _configuration(vllm_config)
         self._rows: RowBatch | None = None
         self._slots: SlotBatch | None = None
-        self._agreement = Agreement()
-        self._fallback = Fallback()
+        self._rank_sync = RankSync()
+        self._fail_open = FailOpen()
         if self._config is None:
             return
         if len(arguments) == 1:
@@ -84,17 +83,17 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             check_rows()
         check_parallelism(vllm_config)
         warn_of_untested_version()
-        self._agreement = _agreement(vllm_config, self._fallback)
-        if self._agreement.decides:
+        self._rank_sync = _rank_sync(vllm_config, self._fail_open)
+        if self._rank_sync.decides:
             engine = _engine(self._config, vllm_config)
-            self._fallback.told = engine.metrics
+            self._fail_open.told = engine.metrics
             # Connections, threads and what a plugin's expert holds end with this, or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:
-                self._slots = _slots(engine, vllm_config, arguments[0], self._fallback)
+                self._slots = _slots(engine, vllm_config, arguments[0], self._fail_open)
             else:
                 length = vllm_config.model_config.max_model_len
-                self._rows = RowBatch(engine, max_model_len=length, fallback=self._fallback)
+                self._rows = RowBatch(engine, max_model_len=length, fallback=self._fail_open)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -134,8 +133,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         """Join the expert's call and fuse; return the logits, shape (rows, vocabulary), float32."""
         if self._config is None:
             return logits
-        if self._agreement.alone:
-            run = partial(self._fallback.run, undo=self._abandon)
+        if self._rank_sync.alone:
+            run = partial(self._fail_open.run, undo=self._abandon)
             dense = run(logits.contiguous, otherwise=logits, stage="write")
             cells = self._decide(dense, ctx)
             written = run(partial(_written, cells, dense), otherwise=None, stage="write")
@@ -154,8 +153,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             # dense tensor, and both runners go on with what is returned.
             dense = logits.contiguous()
         except (MemoryError, RuntimeError) as error:
-            self._agreement.on_fault(error)
-        cells = self._agreement.settle(
+            self._rank_sync.on_fault(error)
+        cells = self._rank_sync.broadcast(
             partial(self._decide, logits if dense is None else dense, ctx),
             device=logits.device,
             ready=dense is not None,
@@ -168,7 +167,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             return self._slots.decide(logits, ctx)
         if self._rows is None:
             return FusedCells.none()
-        return self._fallback.run(
+        return self._fail_open.run(
             partial(self._rows.decide, logits),
             otherwise=FusedCells.none(),
             stage="decide",
@@ -176,11 +175,11 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         )
 
     def _next_step(self) -> None:
-        self._fallback.next_step()
+        self._fail_open.next_step()
         batch = self._rows or self._slots
-        if self._fallback.ended and batch is not None:
+        if self._fail_open.ended and batch is not None:
             self._rows = self._slots = None
-            self._fallback.aside(batch.close, stage="end")
+            self._fail_open.aside(batch.close, stage="end")
 
     def _abandon(self) -> None:
         batch = self._rows or self._slots
@@ -206,11 +205,11 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     return config
 
 
-def _agreement(vllm_config: VllmConfig, fallback: Fallback) -> Agreement:
+def _rank_sync(vllm_config: VllmConfig, fallback: FailOpen) -> RankSync:
     if vllm_config.parallel_config.tensor_parallel_size == 1:
-        return Agreement()
+        return RankSync()
     ranks = get_tp_group()
-    return Agreement(
+    return RankSync(
         ranks.cpu_group,
         first_rank=ranks.first_rank,
         decides=bool(ranks.is_first_rank),
@@ -234,10 +233,10 @@ def _slots(
     engine: FusionEngine,
     vllm_config: VllmConfig,
     states: LogitsProcRequestState,
-    fallback: Fallback,
+    fallback: FailOpen,
 ) -> SlotBatch:
-    from vllm_logits_processor.processor_tokens import token_reader
-    from vllm_logits_processor.processor_v2 import SlotBatch
+    from vllm_logits_processor.runners.slot_tokens import token_reader
+    from vllm_logits_processor.runners.slots import SlotBatch
 
     drafts = vllm_config.num_speculative_tokens
     return SlotBatch(

@@ -20,14 +20,14 @@ from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, build_logitsprocs
 
 from vllm_logits_processor import FloeLogitsProcessor
-from vllm_logits_processor.alignment.reweigh import Aligned, align
+from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
-from vllm_logits_processor.experts.reply import ExpertError
-from vllm_logits_processor.fallback import MOST_LOST
+from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
-from vllm_logits_processor.processor_leaving import KEPT_STEPS, MOST_TRIES
-from vllm_logits_processor.processor_v1 import RowBatch
+from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
+from vllm_logits_processor.runners.rows import RowBatch
 from vllm_logits_processor.stream import Stream
 
 
@@ -50,7 +50,7 @@ def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
     """Return a processor with these parts, in place of those that a configuration names."""
     processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
     processor._config = parts._config
-    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fallback)
+    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fail_open)
     return processor
 
 
@@ -443,7 +443,7 @@ def test_speculative_decoding_is_refused_by_v1_itself() -> None:
 
 def test_the_maths_needs_no_vllm() -> None:
     code = (
-        "import sys, vllm_logits_processor.engine, vllm_logits_processor.assembly;"
+        "import sys, vllm_logits_processor.engine, vllm_logits_processor.build;"
         "sys.exit('vllm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.metrics import _Instruments
-from vllm_logits_processor.request import MODES, RequestOptions
-from vllm_logits_processor.summary import StreamSummary
-from vllm_logits_processor.trace import OUTCOMES, TraceLine
+from vllm_logits_processor.config import MODES, ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.observe import OUTCOMES, StreamSummary, TraceLine, _Instruments
 
 DOCS = Path(__file__).parent.parent / "docs"
 REFERENCE = (DOCS / "reference" / "serving.md").read_text(encoding="utf-8")

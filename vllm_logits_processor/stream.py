@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from vllm_logits_processor.alignment.align import RowFactors
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
-from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.reweigh import RowFactors
+from vllm_logits_processor.alignment.remainders import HostTail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.evidence import Evidence
-from vllm_logits_processor.experts.calls import ExpertCall
-from vllm_logits_processor.experts.heard import Heard, Place
-from vllm_logits_processor.guard import StreamGuard
-from vllm_logits_processor.prompt_evidence import PromptScores
-from vllm_logits_processor.request import RequestOptions
-from vllm_logits_processor.summary import StreamSummary
+from vllm_logits_processor.config import RequestOptions
+from vllm_logits_processor.evidence import Evidence, PromptScores
+from vllm_logits_processor.expert.calls import ExpertCall
+from vllm_logits_processor.expert.lookahead import Place, ReceivedDistributions
+from vllm_logits_processor.observe import StreamSummary
+from vllm_logits_processor.privacy import StreamPrivacy
 
 #: What stands for a token that was sampled but is not known yet (async scheduling).
 UNKNOWN_TOKEN = -1
@@ -55,10 +54,10 @@ class Stream:
     output_ids : list of int
         Host tokens of the answer so far: the engine's own list, which grows.
     options : RequestOptions
-    guard : StreamGuard
+    privacy : StreamPrivacy
     prefix : ExpertPrefix
         The text as the expert's tokens; holds what of the prompt is not in its front.
-    heard : Heard
+    received : ReceivedDistributions
     text : bytearray
         Prompt and answer as bytes: what the gate sees.
     """
@@ -67,9 +66,9 @@ class Stream:
     prompt_ids: Sequence[int] | None
     output_ids: list[int]
     options: RequestOptions
-    guard: StreamGuard
+    privacy: StreamPrivacy
     prefix: ExpertPrefix
-    heard: Heard
+    received: ReceivedDistributions
     text: bytearray
     evidence: Evidence = field(default_factory=Evidence)
     summary: StreamSummary = field(default_factory=StreamSummary)
@@ -85,10 +84,10 @@ class Stream:
     drafted: bool = False
     #: Why the expert was not asked for the present position, if it was not.
     declined: str | None = None
-    #: True where all that is wanted for the present position has been heard already.
+    #: True where all that is wanted for the present position has been received already.
     ready: bool = False
     #: True from the moment at which new tokens are taken in until all of them are: a fault between
-    #: leaves text, prefix and what was heard at odds.
+    #: leaves text, prefix and what was received at odds.
     torn: bool = False
     #: True once its figures were told of before its end was known.
     settled: bool = False
@@ -140,7 +139,7 @@ class Stream:
         All of it follows from the request's tokens. What does not stays: evidence, figures, and
         what the gate has said.
         """
-        self.text, self.prefix, self.heard = fresh.text, fresh.prefix, fresh.heard
+        self.text, self.prefix, self.received = fresh.text, fresh.prefix, fresh.received
         self._seen, self._weighed = 0, []
         self.reopen()
         self.torn = False
@@ -150,7 +149,7 @@ class Stream:
 
         The end of the text first, if it is among them; not counting it, `most_covers` at most.
         """
-        offsets = wanted_offsets(self.prefix, self.heard.rows, most=most_covers)
+        offsets = wanted_offsets(self.prefix, self.received.rows, most=most_covers)
         return [
             Place(offset=offset, token_ids=self.prefix.token_ids_to(offset)) for offset in offsets
         ]
@@ -165,12 +164,12 @@ class Stream:
         self.pending, self.ahead = Asked(self.ahead.call, ((wanted[0], row),)), None
         return True
 
-    def word(self) -> Covered | None:
+    def distribution(self) -> Covered | None:
         """Return the expert's word on the present position, None where it has not spoken."""
-        if self.declined or self.prefix.length not in self.heard.rows:
+        if self.declined or self.prefix.length not in self.received.rows:
             return None
         tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
-        return covered(self.prefix, self.heard.rows, admits=tail.admits)
+        return covered(self.prefix, self.received.rows, admits=tail.admits)
 
     def weighed(self, factors: RowFactors, *, drafts: tuple[int, ...] = ()) -> None:
         """Keep what the expert said of this position, to judge it when the token is known.
@@ -186,15 +185,15 @@ class Stream:
     def forked(self, drafts: Sequence[int]) -> Stream:
         """Return the stream as it would be if it took `drafts`; this one stays as it is."""
         data = self.host.decode(drafts)
-        heard = self.heard.forked()
+        received = self.received.forked()
         prefix = self.prefix.branch(data)
-        heard.forget(prefix.boundary())
+        received.forget(prefix.boundary())
         return replace(
             self,
             output_ids=[*self.output_ids, *drafts],
-            guard=replace(self.guard),
+            privacy=replace(self.privacy),
             prefix=prefix,
-            heard=heard,
+            received=received,
             text=self.text + data,
             evidence=replace(self.evidence),
             pending=None,
@@ -209,9 +208,9 @@ class Stream:
         )
 
     def rejoin(self, fork: Stream) -> None:
-        """Keep what a fork has heard, should this stream go its way."""
+        """Keep what a fork has received, should this stream go its way."""
         drafted = bytes(fork.text[len(self.text) :])
-        self.heard.adopt(fork.heard, fork.prefix, drafted=drafted)
+        self.received.adopt(fork.received, fork.prefix, drafted=drafted)
 
     def _judge(self, new: Sequence[int]) -> None:
         """Turn what the expert said of tokens that are known now into evidence, all or nothing."""
@@ -230,4 +229,4 @@ class Stream:
         data = self.host.decode(tokens)
         self.text += data
         self.prefix.extend(data)
-        self.heard.follow(data, self.prefix)
+        self.received.follow(data, self.prefix)

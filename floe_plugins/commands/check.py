@@ -7,8 +7,8 @@ from pathlib import Path
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.gate import Action, Decision, Gate, Policy, Verdict
-from floe_plugins.gate.policy import OTHERS
 from floe_plugins.gate.settings import VARIABLE, GateSettings
+from floe_plugins.gate.verdict import OTHERS
 
 _NOT_CLEAR = 1
 

@@ -3,8 +3,7 @@
 from floe_plugins.gate.conversation import Message
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.gate import Gate, decide
-from floe_plugins.gate.policy import Action, Policy
-from floe_plugins.gate.verdict import Decision, Failure, Verdict
+from floe_plugins.gate.verdict import Action, Decision, Failure, Policy, Verdict
 
 __all__ = [
     "Action",

@@ -5,9 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-STRUCTURED = ("card", "email", "iban", "ip-address", "phone", "secret", "us-ssn")
-"""Detectors that find the same today and tomorrow: what is tested here is the gate, not them."""
-
 
 @pytest.fixture
 def others_frozen() -> Iterator[None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.view import Rewriting, View
+from floe_plugins.gate.disguises.view import Rewriting, View
 
 # Between what is said and what stands beside it. No form of a value has so many line feeds within,
 # and no detector looks so far for a word that announces one.

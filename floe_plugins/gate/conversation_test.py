@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floe_plugins.gate import Decision, Gate, Message, Span
-from floe_plugins.gate.conftest import STRUCTURED
 from floe_plugins.gate.conversation import Conversation
+from floe_plugins.testing.gates import STRUCTURED
 
 GATE = Gate(detectors=STRUCTURED, timeout_s=30)
 MAIL = "joe.bloggs@example.org"

@@ -1,6 +1,8 @@
-"""What a privacy detector is."""
+"""What a privacy detector is, and the classes of private text that its labels stand for."""
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -58,3 +60,89 @@ class Detector(Protocol):
             a failure, and so does an exception: the text is then private.
         """
         ...
+
+
+logger = logging.getLogger(__name__)
+
+# Class of private text to the labels that stand for it, Floe's own and those of common engines.
+CLASSES: dict[str, frozenset[str]] = {
+    name: frozenset(labels.split())
+    for name, labels in {
+        "names of persons": "PERSON NAME PER",
+        "organisations": "ORGANIZATION ORGANISATION ORG",
+        "places": "LOCATION PLACE GPE LOC",
+        "postal addresses": "ADDRESS STREET_ADDRESS POSTAL_ADDRESS",
+        "dates of birth, ages": "DATE_OF_BIRTH BIRTH_DATE DATE_TIME DATE AGE",
+        "health": "HEALTH MEDICAL MEDICAL_CONDITION MEDICAL_RECORD",
+        "religion": "RELIGION NRP",
+        "politics": "POLITICS",
+        "trade unions": "UNION",
+        "sexuality": "SEXUALITY",
+        "ethnicity": "ETHNICITY NRP",
+        "crime": "CRIME",
+        "e-mail addresses": "EMAIL EMAIL_ADDRESS",
+        "telephone numbers": "PHONE PHONE_NUMBER",
+        "payment cards": "CARD CREDIT_CARD",
+        "bank accounts": "IBAN IBAN_CODE BANK_ACCOUNT ACCOUNT_NUMBER",
+        "national identity numbers": "US_SSN NATIONAL_ID SSN TAX_ID ID_NUMBER",
+        "driving licences": "DRIVER_LICENSE US_DRIVER_LICENSE",
+        "passports": "PASSPORT US_PASSPORT",
+        "vehicles": "LICENSE_PLATE VEHICLE_ID",
+        "VAT numbers": "VAT VAT_ID VAT_NUMBER",
+        "network addresses": "IP_ADDRESS IP MAC_ADDRESS",
+        "personal pages": "URL",
+        "crypto addresses": "CRYPTO CRYPTO_ADDRESS",
+        "passwords, keys": "API_KEY PRIVATE_KEY PASSWORD PIN SECRET",
+    }.items()
+}
+"""Class of private text to the labels that stand for it."""
+
+PROSE = frozenset().union(
+    *(
+        CLASSES[name]
+        for name in (
+            *("names of persons", "organisations", "places", "postal addresses"),
+            *("dates of birth, ages", "health", "religion", "politics", "trade unions"),
+            *("sexuality", "ethnicity", "crime"),
+        )
+    )
+)
+"""Labels of what is told from how people write, rather than from a form of its own."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which classes some labels cover.
+
+    Attributes
+    ----------
+    covered, uncovered : tuple of str
+        Names of classes, in the order of `CLASSES`.
+    """
+
+    covered: tuple[str, ...]
+    uncovered: tuple[str, ...]
+
+
+def coverage(labels: Iterable[str]) -> Coverage:
+    """Return which classes of private text the labels of some detectors cover.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Such as `Gate.labels`.
+    """
+    given = frozenset(labels)
+    covered = tuple(name for name, own in CLASSES.items() if own & given)
+    return Coverage(covered, tuple(name for name in CLASSES if name not in covered))
+
+
+@functools.cache
+def log_coverage(labels: frozenset[str]) -> None:
+    """Say what is covered and what is not; once per process and set of labels."""
+    known = coverage(labels)
+    logger.info(
+        "The gate covers: %s. Not covered: %s.",
+        "; ".join(known.covered) or "none of the known classes",
+        "; ".join(known.uncovered) or "none",
+    )

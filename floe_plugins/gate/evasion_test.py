@@ -12,7 +12,7 @@ import codecs
 import pytest
 
 from floe_plugins.gate import Decision, Gate, Message
-from floe_plugins.gate.conftest import STRUCTURED
+from floe_plugins.testing.gates import STRUCTURED
 
 MAIL = "joe.bloggs@example.org"
 CARD = "4111 1111 1111 1111"

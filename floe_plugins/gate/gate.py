@@ -10,17 +10,14 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
-from floe_plugins.config_checks import is_integer, is_number
+from floe_plugins.config import is_integer, is_number
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.asking import Asker, Reading
-from floe_plugins.gate.classes import log_coverage
 from floe_plugins.gate.conversation import Conversation, Message
-from floe_plugins.gate.detector import Detector, Span
-from floe_plugins.gate.members import longest_of, members_of
-from floe_plugins.gate.policy import Action, Policy, Rules
-from floe_plugins.gate.verdict import Decision, Failure, Verdict
-from floe_plugins.gate.view import View
-from floe_plugins.gate.views import views_of
+from floe_plugins.gate.detector import Detector, Span, log_coverage
+from floe_plugins.gate.disguises import views_of
+from floe_plugins.gate.disguises.view import View
+from floe_plugins.gate.runner import DetectorRunner, Reading, load_detectors, longest_finding
+from floe_plugins.gate.verdict import Action, Decision, Failure, Policy, Rules, Verdict
 from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)
@@ -102,13 +99,13 @@ class Gate:
             )
         self._timeout_s = timeout_s
         self._max_chars = max_chars
-        members = members_of(detectors, plugins)
-        self._detectors = tuple(member.detector.name for member in members)
-        self._labels = frozenset().union(*(member.labels for member in members))
+        loaded = load_detectors(detectors, plugins)
+        self._detectors = tuple(each.detector.name for each in loaded)
+        self._labels = frozenset().union(*(each.labels for each in loaded))
         self._rules.check_labels(self._labels)
-        self._longest = longest_of(members)
-        self._asker = Asker(members)
-        weakref.finalize(self, self._asker.close)
+        self._longest = longest_finding(loaded)
+        self._runner = DetectorRunner(loaded)
+        weakref.finalize(self, self._runner.close)
         log_coverage(self._labels)
 
     @property
@@ -224,7 +221,7 @@ class _Decision:
         ]
         deadline = self._started + self._gate.timeout_s
         readings = [Reading(view.text, view.values_only) for view in (*views, *seams)]
-        found, failures = self._gate._asker.ask((Reading(text), *readings), deadline)
+        found, failures = self._gate._runner.ask((Reading(text), *readings), deadline)
         spans: set[Span] = set()
         if found:
             spans.update(found[0])

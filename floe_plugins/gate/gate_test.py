@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Gate, Span
-from floe_plugins.gate.conftest import STRUCTURED
+from floe_plugins.testing.gates import STRUCTURED
 
 
 class Detector:

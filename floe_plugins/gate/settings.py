@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from floe_plugins.config_checks import refuse_unknown
+from floe_plugins.config import refuse_unknown
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import Gate
-from floe_plugins.gate.policy import Policy
+from floe_plugins.gate.verdict import Policy
 
 VARIABLE = "FLOE_GATE_CONFIG"
 """Environment variable: the path of the configuration."""

@@ -1,9 +1,12 @@
-"""What the gate answers."""
+"""What the gate answers, and the policy by which findings lead to the answer."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
+from floe_plugins.errors import ConfigError
 from floe_plugins.gate.detector import Span
 
 
@@ -90,3 +93,121 @@ class Verdict:
             del values["messages"]
         values["decision"] = str(self.decision)
         return values
+
+
+OTHERS = "*"
+"""The key of a table of actions for the labels that it does not name."""
+
+
+class Policy(StrEnum):
+    """What the gate does with a finding."""
+
+    STRICT = "strict"
+    """Any finding keeps the whole text local."""
+
+    REDACT = "redact"
+    """Findings are replaced by placeholders, and the rest may leave."""
+
+    LABELS = "labels"
+    """A table says for each label whether it is let pass, replaced, or keeps the text local."""
+
+
+class Action(StrEnum):
+    """What is done with a finding of one label."""
+
+    CLEAR = "clear"
+    """The finding may leave."""
+
+    REDACT = "redact"
+    """A placeholder leaves in its place."""
+
+    LOCAL = "local"
+    """Nothing of the text leaves."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A policy with its table; the answer to what becomes of a text with some findings.
+
+    Parameters
+    ----------
+    policy : Policy or str
+        What to do.
+    actions : mapping of str to Action or str, optional
+        Label to action, for the policy ``labels`` and only for it. The key ``*`` stands for all
+        labels that are not named; without it they are ``local``.
+
+    Raises
+    ------
+    ConfigError
+        If the policy or an action is not known, or the table is missing or not wanted.
+    """
+
+    policy: Policy
+    actions: Mapping[str, Action] | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy not in list(Policy):
+            raise ConfigError(
+                f"The gate's policy is {self.policy!r}; accepted are {', '.join(Policy)}."
+            )
+        object.__setattr__(self, "policy", Policy(self.policy))
+        if (self.policy is Policy.LABELS) != (self.actions is not None):
+            wanted = "a table from label to action" if self.actions is None else "no table"
+            raise ConfigError(
+                f"The gate's actions are {_shown(self.actions)} with the policy "
+                f"{str(self.policy)!r}; accepted is {wanted}."
+            )
+        if self.actions is not None:
+            object.__setattr__(self, "actions", _checked(self.actions))
+
+    def check_labels(self, known: Iterable[str]) -> None:
+        """Refuse a table that names a label which no detector gives: it may be misspelt.
+
+        Raises
+        ------
+        ConfigError
+        """
+        accepted = sorted(known)
+        for label in self.actions or ():
+            if label != OTHERS and label not in accepted:
+                raise ConfigError(
+                    f"The gate's actions name the label {label!r}; the detectors give "
+                    f"{', '.join(accepted)}."
+                )
+
+    def action(self, label: str) -> Action:
+        """Return what is done with a finding of this label."""
+        if self.actions is None:
+            return Action.LOCAL if self.policy is Policy.STRICT else Action.REDACT
+        return self.actions.get(label, self.actions.get(OTHERS, Action.LOCAL))
+
+    def decision(self, spans: Iterable[Span]) -> Decision:
+        """Return the most restrictive decision that the findings ask for."""
+        actions = {self.action(span.label) for span in spans}
+        if Action.LOCAL in actions:
+            return Decision.LOCAL
+        return Decision.REDACTED if Action.REDACT in actions else Decision.CLEAR
+
+    def to_replace(self, spans: Iterable[Span]) -> list[Span]:
+        """Return the findings that a placeholder stands in for."""
+        return [span for span in spans if self.action(span.label) is Action.REDACT]
+
+
+def _checked(actions: object) -> Mapping[str, Action]:
+    accepted = ", ".join(Action)
+    if not isinstance(actions, Mapping):
+        raise ConfigError(
+            f"The gate's actions are {actions!r}; accepted is a table from label to action "
+            f"({accepted})."
+        )
+    for label, action in actions.items():
+        if not isinstance(label, str) or action not in list(Action):
+            raise ConfigError(
+                f"The gate's action for {label!r} is {action!r}; accepted are {accepted}."
+            )
+    return MappingProxyType({label: Action(action) for label, action in actions.items()})
+
+
+def _shown(actions: object) -> str:
+    return "missing" if actions is None else "given"

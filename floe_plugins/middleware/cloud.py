@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from floe_plugins.config_checks import (
+from floe_plugins.config import (
+    ApiKey,
+    ApiKeyError,
     accept,
     check_credentials,
     is_number,
@@ -20,7 +22,6 @@ from floe_plugins.config_checks import (
     refuse_unknown,
 )
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
-from floe_plugins.credentials import ApiKey, ApiKeyError
 from floe_plugins.errors import ConfigError
 
 if TYPE_CHECKING:

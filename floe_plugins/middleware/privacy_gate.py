@@ -12,7 +12,6 @@ from typing import Any
 
 from floe_plugins.gate import Decision, Gate
 from floe_plugins.gate.settings import GateSettings
-from floe_plugins.logs import log_with_vllm
 from floe_plugins.middleware.asgi import (
     App,
     DisconnectedError,
@@ -27,6 +26,7 @@ from floe_plugins.middleware.asgi import (
     with_length,
 )
 from floe_plugins.middleware.cloud import Cloud, CloudReply, CloudSettings
+from floe_plugins.middleware.request_texts import leaving
 from floe_plugins.middleware.routes import (
     BODILESS,
     asks_for_host_only,
@@ -35,7 +35,7 @@ from floe_plugins.middleware.routes import (
     path_of,
     without_options,
 )
-from floe_plugins.middleware.texts import leaving
+from floe_plugins.system import log_with_vllm
 
 logger = logging.getLogger(__name__)
 

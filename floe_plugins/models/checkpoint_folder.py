@@ -9,17 +9,14 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from floe_plugins import files
 from floe_plugins.errors import ModelError
-from floe_plugins.paths import CACHE_VARIABLE
+from floe_plugins.system import CACHE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +63,10 @@ def fault(folder: Path, *, thorough: bool = False) -> str | None:
         A clause such as ``config.json has changed``, or None if nothing is wrong.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, recorded in files.items():
+    for name, recorded in entries.items():
         path = folder / name
         try:
             size = path.stat().st_size
@@ -111,32 +108,41 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
     remedy = f"set {CACHE_VARIABLE} to a folder elsewhere"
     with explained(folder.parent, otherwise=remedy):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        lock = folder.with_name(f".{folder.name}.lock")
+        with files.locked(lock, without_locks="fail", on_wait=lambda: _waits(folder)):
             # Whoever held the lock before may have made it.
             damage = fault(folder) if folder.exists() else None
             if damage is None and folder.exists():
                 return folder
-            _sweep(folder)
-            with filled(folder, fill, facts=facts) as complete:
-                if damage is not None:
-                    logger.warning("Making %s again: %s.", folder, damage)
-                    _discard(folder)
-                complete.rename(folder)
+            files.remove_parts(folder)
+            if damage is not None:
+                logger.warning("Making %s again: %s.", folder, damage)
+            write(folder, fill, facts=facts, replace=damage is not None)
     return folder
 
 
-@contextlib.contextmanager
-def filled(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -> Iterator[Path]:
-    """Fill a hidden sibling of `folder` and yield it; the caller renames it into place.
+def write(
+    folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any], replace: bool = False
+) -> None:
+    """Write a folder and its manifest; it appears when it is complete.
 
-    Whatever has not been renamed is removed at the end, also after an error or an interruption.
+    Parameters
+    ----------
+    folder : Path
+        Absent or empty; with `replace`, it may have content.
+    fill, facts : callable, dict
+        As for `make`.
+    replace : bool, optional
+        Replace what is there.
+
+    Raises
+    ------
+    OSError
+        It cannot be written. Nothing is left behind then, nor after an interruption.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_partial_prefix(folder)) as partial:
-        work = Path(partial) / folder.name
-        work.mkdir()
+    with files.new_folder(folder, replace=replace, durable=True) as work:
         fill(work)
-        _seal(work, facts)
-        yield work
+        _write_manifest(work, facts)
 
 
 @contextlib.contextmanager
@@ -169,48 +175,19 @@ def explained(parent: Path, *, otherwise: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("Waiting for another process that is making %s.", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _waits(folder: Path) -> None:
+    logger.warning("Waiting for another process that is making %s.", folder)
 
 
-def _seal(folder: Path, facts: dict[str, Any]) -> None:
-    files = {}
+def _write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    entries = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        # A rename must not become durable before the data that it names.
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(folder).as_posix()] = {
+        entries[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
             "sha256": sha256_of(path),
         }
-    text = json.dumps({**facts, "files": files}, indent=2, sort_keys=True)
+    text = json.dumps({**facts, "files": entries}, indent=2, sort_keys=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _partial_prefix(folder: Path) -> str:
-    return f".{folder.name}.partial-"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a process that was killed left behind; the lock says nobody is at work."""
-    for stale in folder.parent.glob(f"{_partial_prefix(folder)}*"):
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-def _discard(folder: Path) -> None:
-    # Renamed first: a reader must find the old folder, the new one or none, never half of one.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_partial_prefix(folder)) as partial:
-        folder.rename(Path(partial) / folder.name)
 
 
 def _existing(path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import ModelError
-from floe_plugins.models.checkpoint_folder import MANIFEST, fault, filled, make
+from floe_plugins.models.checkpoint_folder import MANIFEST, fault, make
 
 
 def fill(work: Path) -> None:
@@ -96,12 +96,15 @@ def test_a_cache_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    with filled(tmp_path / "model", fill, facts={}) as partial:
-        stale = tmp_path / f"{partial.parent.name}killed"
-        partial.parent.rename(stale)
-        stale_of_another = tmp_path / ".other.partial-1"
-        stale_of_another.mkdir()
-        make(tmp_path / "model", fill, facts={})
+    child = os.fork()
+    if not child:
+        make(tmp_path / "model", lambda _: os._exit(9), facts={})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (stale,) = tmp_path.glob(".model.*.part")
+    stale_of_another = tmp_path / stale.name.replace("model", "model.x")
+    stale_of_another.mkdir()
+    make(tmp_path / "model", fill, facts={})
     assert not stale.exists()
     assert stale_of_another.exists()
 

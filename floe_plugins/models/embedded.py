@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from floe_plugins.errors import ModelError
 from floe_plugins.models import checkpoint_folder
-from floe_plugins.paths import cache_dir
+from floe_plugins.system import cache_dir
 
 # Part of a checkpoint's folder name: counts up when the conversion writes something else.
 _CONVERSION = 1
@@ -215,7 +215,7 @@ def _convert(
             f"embedded:{model.name} needs the package gguf, which is not installed: "
             f"run `pip install gguf`."
         )
-    from floe_plugins.models.gguf_checkpoint import write_checkpoint
+    from floe_plugins.models.gguf import write_checkpoint
 
     write_checkpoint(gguf_path, folder, advance=advance)
 

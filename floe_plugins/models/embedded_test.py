@@ -172,7 +172,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = export(f"embedded:{GEMMA.name}", str(tmp_path / "target"), cache=cache)
     deadline = time.monotonic() + 120
-    while not list(cache.glob("models/.*.partial-*/*/model.gguf")):
+    while not list(cache.glob("models/.*.part/model.gguf")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

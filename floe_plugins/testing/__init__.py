@@ -15,11 +15,9 @@ The fixtures are in :mod:`floe_plugins.testing.fixtures`. Needs pytest, which Fl
 import pytest
 
 # Before the import: so that a failed assertion in them says what the values were.
-pytest.register_assert_rewrite(
-    "floe_plugins.testing.detector_suite", "floe_plugins.testing.router_suite"
-)
+pytest.register_assert_rewrite("floe_plugins.testing.detectors", "floe_plugins.testing.routers")
 
-from floe_plugins.testing.detector_suite import DetectorConformance  # noqa: E402
-from floe_plugins.testing.router_suite import RouterConformance  # noqa: E402
+from floe_plugins.testing.detectors import DetectorConformance  # noqa: E402
+from floe_plugins.testing.routers import RouterConformance  # noqa: E402
 
 __all__ = ["DetectorConformance", "RouterConformance"]

@@ -13,7 +13,7 @@ import pytest
 from floe_plugins.gate import Detector, Gate
 from floe_plugins.manager import PLUGINS_VARIABLE, PluginManager, forget_plugins, plugin_manager
 from floe_plugins.routers import RouterSignals
-from floe_plugins.testing.signals import make_signals
+from floe_plugins.testing.routers import make_signals
 
 __all__ = ["gate_with", "load_plugin", "router_signals"]
 
@@ -43,5 +43,5 @@ def gate_with() -> Callable[..., Gate]:
 
 @pytest.fixture
 def router_signals() -> Callable[..., RouterSignals]:
-    """Make signals for a router; see :func:`floe_plugins.testing.signals.make_signals`."""
+    """Make signals for a router; see :func:`floe_plugins.testing.routers.make_signals`."""
     return make_signals

@@ -29,7 +29,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def _adapter(arguments: argparse.Namespace) -> int:
     text = arguments.text if arguments.text is not None else _read(arguments.file)
 
-    from flower_strategy.choosing import adapter_for_text
+    from flower_strategy.adapter_choice import adapter_for_text
 
     choice = adapter_for_text(arguments.folder, text)
     if arguments.json:

@@ -8,12 +8,11 @@ from types import ModuleType
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.data import Example, load_local_data
+from flower_strategy.config import RunConfig
+from flower_strategy.data import Example, load_hub_examples, load_local_data
 from flower_strategy.data.embedded import TASKS, make_examples
-from flower_strategy.data.hub import load_hub_examples
 from flower_strategy.data.jsonl import custom_template, find_files, read_examples
 from flower_strategy.data.partition import check_shares, hold_out, main_task, partition
-from flower_strategy.run_config import RunConfig
 from flower_strategy.simulation import NodeConfig
 
 

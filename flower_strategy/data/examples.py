@@ -52,7 +52,7 @@ class LocalData:
         All that the device holds, where the server's settings choose which of it take part, such
         as ``seed`` and ``max-examples``. With noise on the task embedding a device that still
         holds the texts of its last answer repeats that answer, see
-        `flower_strategy.embedding_noise`. Empty where `train` and `held_out` are all there is.
+        `flower_strategy.device.embedding_noise`. Empty where `train` and `held_out` are all.
     """
 
     train: tuple[Example, ...]

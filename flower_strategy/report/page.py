@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from floe_plugins import files
 from floe_plugins.errors import FloeError
 from flower_strategy.report.data import figure_data
 from flower_strategy.report.figures import (
@@ -69,10 +70,8 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> dict[s
     run = read_run(folder)
     data = figure_data(run)
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(page(run, data), encoding="utf-8")
-        part.replace(path)
+        files.write_file(path, page(run, data))
     except OSError as error:
         raise ReportError(f"{path} cannot be written: {error.strerror}.") from error
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from floe_plugins.config_checks import is_number
+from floe_plugins.config import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
 _SHORT = 4
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class ShownDevice:
-    """One device at the end of the run; see `flower_strategy.export` for the fields."""
+    """One device at the end of the run; see `flower_strategy.server.export` for the fields."""
 
     node: str
     short: str

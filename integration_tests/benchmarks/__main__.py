@@ -18,7 +18,7 @@ from integration_tests.benchmarks.data import Data, find_data
 from integration_tests.benchmarks.pages import write_index, write_page
 from integration_tests.benchmarks.running import ROOT, Runner
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
-from integration_tests.tiny import make_models
+from integration_tests.harness.tiny_models import make_models
 
 RESULTS = ROOT / "docs" / "results"
 NOT_RUN = "it was not run."

@@ -24,8 +24,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from flower_strategy.adapter import AdapterState, FloatArray, LoraFactors
-from flower_strategy.aggregation import AdapterMean, Aggregate
+from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
+from flower_strategy.adapters.mean import AdapterMean, Aggregate
 from integration_tests.benchmarks import common
 
 SIZES = ("576x1536", "2048x2048", "4096x4096")

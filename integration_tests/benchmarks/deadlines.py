@@ -41,7 +41,7 @@ from integration_tests.benchmarks.decoding import (
     starting,
 )
 from integration_tests.benchmarks.latency_expert import LatencyExpert, latency_expert
-from integration_tests.vllm_servers import Server, ServerSpec, running
+from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 
 LATENCIES = (0.5, 1.0, 2.0)
 DEADLINES = (0.5, 1.0, 1.5, 2.0, 4.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from integration_tests.benchmarks import deadlines, figures
-from integration_tests.tiny import TinyModels
+from integration_tests.harness.tiny_models import TinyModels
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -39,7 +39,7 @@ from integration_tests.benchmarks.decoding import (
 )
 from integration_tests.benchmarks.latency_expert import LatencyExpert, latency_expert
 from integration_tests.benchmarks.timed_processor import outside_share
-from integration_tests.vllm_servers import Server, running
+from integration_tests.harness.vllm_servers import Server, running
 
 LATENCIES = (0.2, 0.5, 0.8, 1.0, 2.0)
 PARTS = ("overlap", "silence", "lookahead")

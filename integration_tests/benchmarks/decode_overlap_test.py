@@ -7,7 +7,7 @@ import pytest
 
 from integration_tests.benchmarks import decode_overlap
 from integration_tests.benchmarks.timed_processor import outside_share
-from integration_tests.tiny import TinyModels
+from integration_tests.harness.tiny_models import TinyModels
 
 pytestmark = pytest.mark.timeout(600)
 

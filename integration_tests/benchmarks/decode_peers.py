@@ -32,8 +32,8 @@ from integration_tests.benchmarks.decoding import (
     tokens_per_second,
 )
 from integration_tests.benchmarks.latency_expert import NAME, LatencyExpert, latency_expert
-from integration_tests.processes import free_port
-from integration_tests.vllm_servers import ServerSpec, running
+from integration_tests.harness.processes import free_port
+from integration_tests.harness.vllm_servers import ServerSpec, running
 
 #: Below every entropy that is not zero: the expert is asked about each token, after the host.
 _ALWAYS_UNSURE: dict[str, Any] = {"ask": "unsure", "unsure_nats": 1e-12}

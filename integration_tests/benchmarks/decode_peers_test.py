@@ -5,7 +5,7 @@ import json
 import pytest
 
 from integration_tests.benchmarks import decode_peers
-from integration_tests.tiny import TinyModels
+from integration_tests.harness.tiny_models import TinyModels
 
 pytestmark = pytest.mark.timeout(600)
 

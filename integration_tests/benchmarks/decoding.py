@@ -12,8 +12,8 @@ from typing import Any
 from integration_tests.benchmarks import common, deadlines_processor, timed_processor
 from integration_tests.benchmarks.models import GEMMA as GEMMA
 from integration_tests.benchmarks.models import SMOLLM2 as SMOLLM2
-from integration_tests.processes import tail
-from integration_tests.vllm_servers import Server, ServerSpec
+from integration_tests.harness.processes import tail
+from integration_tests.harness.vllm_servers import Server, ServerSpec
 
 #: Hosts compute on the one core, experts on the other; one host works at a time.
 HOST_CORE, EXPERT_CORE = 0, 1

@@ -10,10 +10,10 @@ import torch
 from matplotlib.container import ErrorbarContainer
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapter import AdapterState, FloatArray, LoraFactors
-from flower_strategy.base_model import load_base_model
-from flower_strategy.conftest import tiny_model
-from flower_strategy.devices import DEVICE_CLASSES
+from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
+from flower_strategy.device.base_model import load_base_model
+from flower_strategy.device.hardware import DEVICE_CLASSES
+from flower_strategy.testing.models import tiny_model
 from integration_tests.benchmarks.federated_quality import __main__ as command
 from integration_tests.benchmarks.federated_quality import averaging, baselines, summary
 from integration_tests.benchmarks.federated_quality.clock import (

@@ -31,12 +31,11 @@ from floe_plugins.models import resolve
 from floe_plugins.routers import EvidenceRouter
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.models import GEMMA, SMOLLM2
-from vllm_logits_processor.alignment.cache import load_maps
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
-from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, load_maps, maps_from_firsts
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.heard import stacked
+from vllm_logits_processor.expert.lookahead import stacked
 from vllm_logits_processor.fusion import fused_cells, weigh
 
 ROWS = (1, 8, 32)

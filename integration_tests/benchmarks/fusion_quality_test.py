@@ -24,7 +24,7 @@ from integration_tests.benchmarks.fusion_quality.positions import score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, fused_logprobs
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
-from vllm_logits_processor.alignment.cache import load_maps
+from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.conftest import byte_level_bpe, sentencepiece_bpe
 from vllm_logits_processor.fusion import fused_cells, weigh
 

@@ -31,12 +31,12 @@ import httpx
 import numpy as np
 import torch
 
-from integration_tests.processes import end, free_port, spawn, tail
+from integration_tests.harness.processes import end, free_port, spawn, tail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.conftest import completion
-from vllm_logits_processor.experts.in_process import InProcessExpert
-from vllm_logits_processor.experts.local_model import load_model
-from vllm_logits_processor.experts.reply import Continuation
+from vllm_logits_processor.expert.conftest import completion
+from vllm_logits_processor.expert.local import InProcessExpert
+from vllm_logits_processor.expert.local_model import load_model
+from vllm_logits_processor.expert.protocol import Continuation
 
 NAME = "expert"
 

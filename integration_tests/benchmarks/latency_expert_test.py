@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from integration_tests.benchmarks.latency_expert import NAME, LatencyExpert, latency_expert
-from integration_tests.tiny import TinyModels
+from integration_tests.harness.tiny_models import TinyModels
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.completions import CompletionsExpert
+from vllm_logits_processor.expert.http import CompletionsExpert
 
 
 @pytest.fixture

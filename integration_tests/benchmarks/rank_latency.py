@@ -2,9 +2,10 @@
 
 The real client trains SmolLM2 at every rank on the clock of a simulated device (processor time per
 thread, so other work on the machine does not lengthen it). Before that the device measures itself
-as in a run: one step at the smallest rank and one at the largest (`flower_strategy.measuring`).
-The rank policy knows these two alone and draws a line through them; the ranks between show how far
-the line is off. A class of device is this machine's seconds times its slowdown, and its uplink.
+as in a run: one step at the smallest rank and one at the largest
+(`flower_strategy.device.training_cost`). The rank policy knows these two alone and draws a line
+through them; the ranks between show how far the line is off. A class of device is this machine's
+seconds times its slowdown, and its uplink.
 
 Figure 4 of "Floe: Federated Specialization for Real-Time LLM-SLM Inference" (arXiv 2602.14302).
 """
@@ -21,14 +22,15 @@ from typing import Any
 import torch
 
 from floe_plugins.errors import FloeError
-from flower_strategy.adapter import initial_adapter
-from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example
 from flower_strategy.data.jsonl import find_files, read_examples
-from flower_strategy.devices import DEVICE_CLASSES, Device, Stopwatch, parse_device
-from flower_strategy.measuring import TrainingCost, measure_training
-from flower_strategy.training import TrainingSettings, train_adapter
+from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.device.hardware import DEVICE_CLASSES, Device, Stopwatch, parse_device
+from flower_strategy.device.training import train_adapter
+from flower_strategy.device.training_cost import TrainingCost, measure_training
+from flower_strategy.settings import TrainingSettings
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.data import task_files
 from integration_tests.benchmarks.rank_latency_rounds import Measured, compare

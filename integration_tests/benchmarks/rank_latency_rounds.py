@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from flower_strategy.devices import Device
-from flower_strategy.measuring import TrainingCost
-from flower_strategy.profiles import DeviceProfile
-from flower_strategy.rank_policies import DeadlinePolicy
-from flower_strategy.ranks import StepCost, predicted_seconds
+from flower_strategy.device.hardware import Device
+from flower_strategy.device.training_cost import TrainingCost
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import StepCost, predicted_seconds
+from flower_strategy.ranks.policies import DeadlinePolicy
 
 _DEADLINES = 25
 

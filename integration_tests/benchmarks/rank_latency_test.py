@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flower_strategy.conftest import tiny_model
-from flower_strategy.devices import DEVICE_CLASSES
-from flower_strategy.measuring import TrainingCost
+from flower_strategy.device.hardware import DEVICE_CLASSES
+from flower_strategy.device.training_cost import TrainingCost
+from flower_strategy.testing.models import tiny_model
 from integration_tests.benchmarks import rank_latency
 from integration_tests.benchmarks.figures.rank_latency import draw
 from integration_tests.benchmarks.rank_latency_rounds import Measured, compare

@@ -22,7 +22,7 @@ from floe_plugins.models import resolve
 from flower_strategy.config_keys import EXPORT_RANKS
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.timed_servers import RESULT_VARIABLE
-from integration_tests.flower_runs import run_flower_app
+from integration_tests.harness.flower_runs import run_flower_app
 
 SERVERS = ("floe", "fedavg")
 DEFAULT_MODEL = "embedded:smollm2-135m-instruct"

@@ -6,13 +6,13 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from flower_strategy.conftest import tiny_model
+from flower_strategy.testing.models import tiny_model
 from integration_tests.benchmarks.figures.scale import draw
 from integration_tests.benchmarks.scale import __main__ as command
 from integration_tests.benchmarks.scale import federated, summary
 from integration_tests.benchmarks.scale.fleet import TASKS, FleetGrid, trained_adapters
 from integration_tests.benchmarks.scale.serving import reply_body
-from vllm_logits_processor.experts.completions_reply import read_continuations
+from vllm_logits_processor.expert.http import read_continuations
 
 __all__ = ["tiny_model"]
 

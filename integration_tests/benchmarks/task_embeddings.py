@@ -1,8 +1,8 @@
 """Cosines of task embeddings, and the clusters in them: with what the devices add for privacy, too.
 
 Nodes hold texts of several tasks, some of them a mixture; each is embedded by the real client code
-(`flower_strategy.embedding`) with the real base model. Then `flower_strategy.clustering` splits
-them, and the split is held against the tasks that are known here.
+(`flower_strategy.device.embedding`) with the real base model. Then `flower_strategy.clusters`
+splits them, and the split is held against the tasks that are known here.
 
 Figure 5 of "Floe: Federated Specialization for Real-Time LLM-SLM Inference" (arXiv 2602.14302).
 """
@@ -23,9 +23,10 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from floe_plugins.errors import FloeError
-from flower_strategy.base_model import BaseModel, load_base_model
-from flower_strategy.clustering import ClusteringSettings, cluster_devices
-from flower_strategy.embedding import EmbeddingSettings, TaskEmbedding, task_embedding
+from flower_strategy.clusters import cluster_devices
+from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.device.embedding import TaskEmbedding, task_embedding
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.task_embeddings_texts import read_tasks
 

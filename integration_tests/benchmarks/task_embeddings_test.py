@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flower_strategy.conftest import tiny_model
-from flower_strategy.embedding import TaskEmbedding
+from flower_strategy.device.embedding import TaskEmbedding
+from flower_strategy.testing.models import tiny_model
 from integration_tests.benchmarks import task_embeddings
 from integration_tests.benchmarks.figures.task_embeddings import draw
 from integration_tests.benchmarks.task_embeddings_texts import read_tasks

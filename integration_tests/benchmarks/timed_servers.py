@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from flower_strategy.run_config import RunConfig
+from flower_strategy.config import RunConfig
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
 RESULT_VARIABLE = "FLOE_ROUND_OVERHEAD_RESULT"
@@ -137,6 +137,6 @@ def run_fedavg(grid: Grid, context: Context) -> None:
 
 def _client_config(strategy: FloeStrategy) -> ConfigRecord:
     settings = strategy.training.to_record()
-    settings["scaling"] = strategy.training.scaling(strategy.bank_rank)
+    settings["scaling"] = strategy.training.scaling(strategy.server_rank)
     settings["devices"] = list(strategy.envelope.devices)
     return settings

@@ -22,7 +22,7 @@ from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
 from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
-from integration_tests.processes import interrupt_on_signals
+from integration_tests.harness.processes import interrupt_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from floe_plugins.gate import Decision, Gate
 from integration_tests.demo.federation import DemoError
 from integration_tests.demo.prompts import STOP, Prompt
 from integration_tests.demo.serving import lines_by_label
-from integration_tests.vllm_servers import Server
+from integration_tests.harness.vllm_servers import Server
 
 
 @dataclass

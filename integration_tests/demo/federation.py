@@ -10,7 +10,7 @@ from typing import Any
 
 from flower_strategy import adapter_for_text, load_history, load_manifest
 from integration_tests.demo.prompts import Prompt
-from integration_tests.flower_runs import run_flower_app
+from integration_tests.harness.flower_runs import run_flower_app
 
 APP = Path(__file__).resolve().parents[2]
 DEVICES = 6
@@ -31,7 +31,7 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Federation:
-    """A finished run: its folder, manifest and history, as `flower_strategy.export` writes them."""
+    """A finished run: its folder, manifest and history, see `flower_strategy.server.export`."""
 
     folder: Path
     manifest: dict[str, Any]

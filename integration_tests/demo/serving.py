@@ -11,8 +11,8 @@ from typing import Any
 
 from floe_plugins.models import resolve
 from integration_tests.demo.federation import Federation
-from integration_tests.processes import free_port
-from integration_tests.vllm_servers import Server, ServerSpec, running
+from integration_tests.harness.processes import free_port
+from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 
 CLOUD_MODEL = "embedded:gemma-3-270m"
 

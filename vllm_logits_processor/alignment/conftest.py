@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.integrations.mistral.tokenizer import MistralConverter
 
+from vllm_logits_processor.alignment.align import Aligned
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.alignment.reweigh import Aligned
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import FloatArray, IntArray
 from vllm_logits_processor.fusion import Weights, fused_cells

@@ -21,7 +21,7 @@ a token `u` at node `j` that goes on over the end of the text adds ``w_j * D_j(u
 of it there, and the node at the end adds all its tokens with its weight.
 
 The start is the last node that all these paths share. Most positions need no distribution but those
-that were heard at earlier steps.
+that were received at earlier steps.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class _Row:
 
 
 def wanted_offsets(
-    prefix: ExpertPrefix, heard: Mapping[int, ExpertTopK], *, most: int
+    prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], *, most: int
 ) -> list[int]:
     """Return the byte offsets of the text about which the expert has still to be asked.
 
@@ -136,7 +136,7 @@ def wanted_offsets(
     ----------
     prefix : ExpertPrefix
         The text so far.
-    heard : mapping of int to ExpertTopK
+    received : mapping of int to ExpertTopK
         By byte offset, one row: what the expert said after ``prefix.token_ids_to(offset)``.
     most : int
         Offsets at most, not counting the end of the text.
@@ -144,10 +144,10 @@ def wanted_offsets(
     Returns
     -------
     list of int
-        The end of the text first, if it has not been heard. None where there is no token to ask
+        The end of the text first, if it has not been received. None where there is no token to ask
         about: at the beginning of a text without a front.
     """
-    wanted = [] if prefix.length in heard or not prefix.token_ids() else [prefix.length]
+    wanted = [] if prefix.length in received or not prefix.token_ids() else [prefix.length]
     boundary = prefix.boundary()
     if not most or boundary == prefix.length:
         return wanted
@@ -155,7 +155,7 @@ def wanted_offsets(
     nodes = _nodes(prefix.vocabulary, tail, not boundary)
     if len(nodes) == 1:
         return wanted
-    rows = _rows(nodes, heard, boundary)
+    rows = _rows(nodes, received, boundary)
     weights = _weights(nodes, rows)
     total = weights[nodes[-1].offset].value + sum(
         weights[node.offset].value * float(masses.sum())
@@ -183,7 +183,7 @@ def wanted_offsets(
 
 def covered(
     prefix: ExpertPrefix,
-    heard: Mapping[int, ExpertTopK],
+    received: Mapping[int, ExpertTopK],
     *,
     admits: Callable[[bytes], bool] = lambda rest: True,
 ) -> Covered:
@@ -191,8 +191,8 @@ def covered(
 
     Parameters
     ----------
-    prefix, heard
-        As for :func:`wanted_offsets`; the end of the text has been heard. What else is missing is
+    prefix, received
+        As for :func:`wanted_offsets`; the end of the text is among them. What else is missing is
         bounded in the result.
     admits : callable, optional
         Tells whether the text may go on with some bytes. What it rules out counts for nothing, as
@@ -201,16 +201,16 @@ def covered(
     Raises
     ------
     KeyError
-        If the end of the text has not been heard.
+        If the end of the text has not been received.
     """
-    end = heard[prefix.length]
+    end = received[prefix.length]
     boundary = prefix.boundary()
     if boundary == prefix.length:
         return Covered(top=end)
     nodes = _nodes(prefix.vocabulary, prefix.tail(boundary), not boundary)
     if len(nodes) == 1:
         return Covered(top=end)
-    rows = _rows(nodes, heard, boundary)
+    rows = _rows(nodes, received, boundary)
     weights = _weights(nodes, rows)
     tail = prefix.tail(boundary)
     masses: dict[bytes, float] = {}
@@ -255,11 +255,11 @@ def covered(
 
 
 def _rows(
-    nodes: tuple[_Node, ...], heard: Mapping[int, ExpertTopK], boundary: int
+    nodes: tuple[_Node, ...], received: Mapping[int, ExpertTopK], boundary: int
 ) -> dict[int, _Row]:
-    """Return what was heard at the nodes in front of the end, by offset behind the boundary."""
+    """Return what was received at the nodes in front of the end, by offset behind the boundary."""
     offsets = (node.offset for node in nodes[:-1] if node.askable)
-    return {at: _Row(heard[boundary + at]) for at in offsets if boundary + at in heard}
+    return {at: _Row(received[boundary + at]) for at in offsets if boundary + at in received}
 
 
 def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from vllm_logits_processor.alignment import covers
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.conftest import factors_of
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import align
+from vllm_logits_processor.alignment.remainders import with_rests
 from vllm_logits_processor.alignment.spelling import BYTE_TO_CHAR
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -125,7 +125,7 @@ class Oracle:
             token_ids=np.array([[token for token, _ in top]]), logprobs=logprobs[None]
         )
 
-    def hear(self, text: bytes, k: int) -> tuple[ExpertPrefix, dict[int, ExpertTopK]]:
+    def receive(self, text: bytes, k: int) -> tuple[ExpertPrefix, dict[int, ExpertTopK]]:
         # Something has to stand in front of a text for its beginning to be asked about.
         prefix = ExpertPrefix(self.vocabulary, tuple(self.vocabulary.end_ids))
         prefix.extend(text)
@@ -156,7 +156,7 @@ def test_covered_is_exact_where_all_is_known(kind: str, seed: int) -> None:
     exact = oracle.next_bytes(text)
     if not exact:
         return
-    word = covered(*oracle.hear(text, k=1000))
+    word = covered(*oracle.receive(text, k=1000))
     assert word.unexpanded == pytest.approx(0, abs=1e-9)
     ours = oracle.by_byte(word)
     assert sum(ours.values()) == pytest.approx(1, abs=1e-9)
@@ -172,12 +172,12 @@ def test_what_is_not_known_stays_within_the_bound(kind: str, seed: int, k: int, 
     exact = oracle.next_bytes(text)
     if not exact:
         return
-    prefix, everything = oracle.hear(text, k)
-    heard: dict[int, ExpertTopK] = {}
+    prefix, everything = oracle.receive(text, k)
+    received: dict[int, ExpertTopK] = {}
     # The engine's way: what is wanted is asked for once, then the step goes on.
-    for offset in wanted_offsets(prefix, heard, most=most):
-        heard[offset] = everything[offset]
-    word = covered(prefix, heard)
+    for offset in wanted_offsets(prefix, received, most=most):
+        received[offset] = everything[offset]
+    word = covered(prefix, received)
     known = oracle.by_byte(word)
     tail = max(0.0, 1 - sum(known.values()))
     for byte in exact.keys() | known.keys():
@@ -193,19 +193,19 @@ def test_asking_for_what_is_wanted_ends_with_all_that_matters(kind: str, seed: i
     oracle, text = Oracle.random(kind, seed), cut_text(seed)
     if not oracle.next_bytes(text):
         return
-    prefix, everything = oracle.hear(text, k=1000)
-    heard: dict[int, ExpertTopK] = {}
-    first = wanted_offsets(prefix, heard, most=1)
+    prefix, everything = oracle.receive(text, k=1000)
+    received: dict[int, ExpertTopK] = {}
+    first = wanted_offsets(prefix, received, most=1)
     assert first[0] == prefix.length
     assert len(first) <= 2
     # Random models go on over the end from anywhere, unlike models of language.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(covers, "_GOES_ON", 1.0)
-        while wanted := wanted_offsets(prefix, heard, most=1):
-            assert not set(wanted) & set(heard)
+        while wanted := wanted_offsets(prefix, received, most=1):
+            assert not set(wanted) & set(received)
             for offset in wanted:
-                heard[offset] = everything[offset]
-    assert covered(prefix, heard).unexpanded <= 0.1
+                received[offset] = everything[offset]
+    assert covered(prefix, received).unexpanded <= 0.1
 
 
 @pytest.mark.parametrize("kinds", [("byte-level", "gemma"), ("llama", "byte-level")])
@@ -217,7 +217,7 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
     exact = oracle.next_bytes(text)
     if not exact:
         return
-    word = covered(*oracle.hear(text, k=1000))
+    word = covered(*oracle.receive(text, k=1000))
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, len(host)))).float()
     top = with_rests(word, host)
     aligned = align(logits, np.arange(1), top, build_maps(host, oracle.vocabulary))
@@ -257,16 +257,16 @@ def test_a_text_that_stops_inside_a_word_goes_on_with_it(smollm2: ByteVocabulary
     (end,) = smollm2.encode(b" wat")[-1:]
     wat = smollm2.encode(b" wat")
     surprised = ExpertTopK(token_ids=np.array([[end]]), logprobs=np.log([[0.5]]))
-    heard = {prefix.length: surprised}
+    received = {prefix.length: surprised}
     for at, _ in enumerate(wat):
         offset = prefix.boundary() + len(smollm2.decode(wat[:at]))
         ids, masses = [water, wat[at]], [0.8, 0.01]
-        heard[offset] = ExpertTopK(token_ids=np.array([ids]), logprobs=np.log([masses]))
-    word = covered(prefix, heard)
+        received[offset] = ExpertTopK(token_ids=np.array([ids]), logprobs=np.log([masses]))
+    word = covered(prefix, received)
     assert list(word.rests) == [b"er"]
     assert word.rests[b"er"] > 0.9
     assert np.exp(word.top.logprobs).sum() + word.rests[b"er"] <= 1 + 1e-9
     # Where the host would have written it in one token, it is not what the text goes on with.
-    refused = covered(prefix, heard, admits=lambda rest: rest != b"er")
+    refused = covered(prefix, received, admits=lambda rest: rest != b"er")
     assert not refused.rests
     assert refused.top.logprobs == pytest.approx(surprised.logprobs)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_logits_processor.alignment.chat_template import ChatTemplate, ConversationError, stand_in
 from vllm_logits_processor.alignment.spelling import TokenizerError
-from vllm_logits_processor.alignment.templates import ChatTemplate, ConversationError, stand_in
 
 _TEMPLATE = "the chat template"
 _TOKENIZER = "the tokenizer's eos_token"

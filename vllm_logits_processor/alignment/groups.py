@@ -220,7 +220,7 @@ def _groups_by_f(
     maps: AlignmentMaps, token_ids: IntArray, rows: IntArray, tokens: IntArray
 ) -> IntArray:
     """Return the group that holds each (row, host token) by f."""
-    from vllm_logits_processor.alignment.row_pass import find_groups
+    from vllm_logits_processor.alignment.cpu_pass import find_groups
 
     found = np.empty(len(tokens), dtype=np.int64)
     place = np.full(len(maps.extra), NOTHING, dtype=np.int32)

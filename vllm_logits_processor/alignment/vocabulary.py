@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from floe_plugins.errors import first_line
+from floe_plugins.models.resolver import TOKENIZER_FILES
+from vllm_logits_processor.alignment.chat_template import ChatTemplate
 from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
-from vllm_logits_processor.alignment.folders import why_not_loaded
 from vllm_logits_processor.alignment.spelling import (
     ACCEPTED,
     BYTE_TO_CHAR,
@@ -30,8 +33,37 @@ from vllm_logits_processor.alignment.spelling import (
     speller,
     valid_and_rest,
 )
-from vllm_logits_processor.alignment.templates import ChatTemplate
 from vllm_logits_processor.arrays import TokenArray
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def why_not_loaded(name: str, error: BaseException) -> str:
+    """Say why transformers could not load a tokenizer; no full stop at the end.
+
+    Parameters
+    ----------
+    name : str
+        The folder or hub id that it was asked for.
+    error : BaseException
+        What it raised. Of a folder that is not there it says that the hub cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            wanted = ", ".join(TOKENIZER_FILES)
+            return f"the folder {folder.absolute()} has no tokenizer in it (none of {wanted})"
+        return first_line(error).rstrip(".")
+    said = first_line(error).rstrip(".")
+    if any(os.environ.get(each, "").lower() in ("1", "true", "yes", "on") for each in _OFFLINE):
+        hub = "the hub's cache of this machine has no model of that name, and the hub is switched "
+        hub += "off (HF_HUB_OFFLINE)"
+    elif "couldn't connect" in said.lower():
+        hub = "the hub, where it could be a model's id, cannot be reached"
+    else:
+        hub = f"the hub says: {said}"
+    return f"there is no folder {folder.absolute()}, and {hub}"
+
 
 __all__ = ["ByteVocabulary", "TokenizerError"]
 

@@ -12,8 +12,8 @@ from floe_plugins.commands.output import add_json_option, print_json, print_tabl
 from floe_plugins.models import resolve
 
 if TYPE_CHECKING:
-    from vllm_logits_processor.alignment.cache import KeptMaps
     from vllm_logits_processor.alignment.inspection import GroupReport, ShownToken, SideReport
+    from vllm_logits_processor.alignment.maps import KeptMaps
     from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _MODEL_HELP = "a checkpoint folder, the id of a model on the hub, or embedded:NAME"
@@ -83,7 +83,7 @@ def _vocabulary(name: str) -> ByteVocabulary:
 def _keep(host: ByteVocabulary, expert: ByteVocabulary) -> KeptMaps:
     from tqdm import tqdm
 
-    from vllm_logits_processor.alignment.cache import keep
+    from vllm_logits_processor.alignment.maps import keep
 
     with tqdm(
         total=len(host) + len(expert), desc="Mapping", unit=" tokens", leave=False, disable=None

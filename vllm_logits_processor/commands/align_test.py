@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from floe_plugins.cli import main
-from floe_plugins.paths import CACHE_VARIABLE
+from floe_plugins.system import CACHE_VARIABLE
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

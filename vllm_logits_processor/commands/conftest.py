@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from floe_plugins.paths import CACHE_VARIABLE
+from floe_plugins.system import CACHE_VARIABLE
 from vllm_logits_processor.conftest import TRAINED
 
 

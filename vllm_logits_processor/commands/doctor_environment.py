@@ -28,7 +28,7 @@ _PROBE = """
 import json
 from floe_plugins.errors import ConfigError
 from vllm.triton_utils import HAS_TRITON
-from vllm_logits_processor.processor_checks import check_rows, check_slots
+from vllm_logits_processor.runners.compat import check_rows, check_slots
 
 def missing(check):
     try:

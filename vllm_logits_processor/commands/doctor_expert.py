@@ -18,12 +18,12 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.experts.build import completions_expert
-from vllm_logits_processor.experts.completions import CompletionsExpert
-from vllm_logits_processor.experts.fetcher import Fetcher
-from vllm_logits_processor.experts.reply import ExpertError
-from vllm_logits_processor.experts.same_tokenizer import tokenizer_fault
-from vllm_logits_processor.metrics import server_of
+from vllm_logits_processor.expert.build import completions_expert
+from vllm_logits_processor.expert.fetcher import Fetcher
+from vllm_logits_processor.expert.http import CompletionsExpert
+from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault
+from vllm_logits_processor.observe import server_of
 
 #: Requests whose time is taken, after one that is not; and the tokens of the first one's prompt.
 _TIMED, _PROMPT = 5, 64

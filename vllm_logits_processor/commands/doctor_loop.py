@@ -20,7 +20,7 @@ from floe_plugins.connection_errors import CONNECTION_ERRORS
 from floe_plugins.errors import FloeError
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig
-from vllm_logits_processor.metrics import server_of
+from vllm_logits_processor.observe import server_of
 
 _CHECK = "expert loop"
 #: A key that no Floe knows, which Floe refuses with a sentence that names this one of its own.

@@ -12,8 +12,7 @@ from threading import Thread
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.commands.doctor_lines import Status
 from vllm_logits_processor.commands.doctor_loop import loop_line
-from vllm_logits_processor.config import ExpertConfig
-from vllm_logits_processor.request import RequestOptions
+from vllm_logits_processor.config import ExpertConfig, RequestOptions
 
 
 @contextmanager

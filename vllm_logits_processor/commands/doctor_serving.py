@@ -16,8 +16,8 @@ from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_expert import expert_lines
 from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.experts.build import COMPLETIONS, IN_PROCESS
-from vllm_logits_processor.experts.fetcher import Fetcher
+from vllm_logits_processor.expert.build import COMPLETIONS, IN_PROCESS
+from vllm_logits_processor.expert.fetcher import Fetcher
 
 if TYPE_CHECKING:
     from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
@@ -77,8 +77,8 @@ def _tokenizers(
     expert: ExpertConfig, host: str | None, plugins: tuple[str, ...]
 ) -> tuple[ByteVocabulary | None, list[Line]]:
     """Return the expert's tokenizer, if it can be loaded, and the lines."""
-    from vllm_logits_processor.alignment.cache import keep
     from vllm_logits_processor.alignment.inspection import side_reports
+    from vllm_logits_processor.alignment.maps import keep
 
     try:
         theirs = _vocabulary(expert.tokenizer_reference, plugins)
@@ -143,7 +143,7 @@ def _expert(
 
 def _gate(config: FloeConfig) -> list[Line]:
     from floe_plugins.gate import Gate
-    from floe_plugins.gate.classes import coverage
+    from floe_plugins.gate.detector import coverage
 
     if config.expert.sees_everything:
         return [green("gate", "not needed: the expert may see everything")]

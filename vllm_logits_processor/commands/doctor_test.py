@@ -1,6 +1,6 @@
 """`floe-llm doctor` on servers that answer well, badly and not at all.
 
-A real server is looked over in integration_tests/plugins_test.py.
+A real server is looked over in integration_tests/plugins/plugins_test.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
 from vllm_logits_processor.commands import doctor, doctor_environment
 from vllm_logits_processor.commands.doctor_lines import Line, Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.experts.conftest import completion
+from vllm_logits_processor.expert.conftest import completion
 
 #: Replaced in most tests, since importing vLLM takes a while.
 REAL_RUNNER = doctor_environment._runner
@@ -47,8 +47,8 @@ class Served:
     status: int = 200
     #: The folder of the tokenizer that it has, and which of its routes give it away.
     tokenizer: str = ""
-    root: str = ""  # where it has its model from
     tokenizes: str = "/tokenize"
+    root: str = ""  # where it has its model from
 
 
 @contextmanager

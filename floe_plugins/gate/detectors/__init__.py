@@ -3,24 +3,20 @@
 from importlib.util import find_spec
 
 from floe_plugins.gate.detector import Detector
-from floe_plugins.gate.detectors.announced import AnnouncedDetector
-from floe_plugins.gate.detectors.card import CardDetector
-from floe_plugins.gate.detectors.crypto import CryptoDetector
-from floe_plugins.gate.detectors.detect_secrets_plugins import DetectSecretsDetector
-from floe_plugins.gate.detectors.email import EMAIL
-from floe_plugins.gate.detectors.gliner_ner import GlinerDetector
-from floe_plugins.gate.detectors.iban import IbanDetector
-from floe_plugins.gate.detectors.ip_address import IP_ADDRESS
+from floe_plugins.gate.detectors.contact import EMAIL, PhoneDetector, PostalAddressDetector
+from floe_plugins.gate.detectors.financial import CardDetector, CryptoDetector, IbanDetector
+from floe_plugins.gate.detectors.identity_numbers import US_SSN, NationalIdDetector
+from floe_plugins.gate.detectors.keywords import KeywordDetector
 from floe_plugins.gate.detectors.learned import LearnedDetector
-from floe_plugins.gate.detectors.national_id import NationalIdDetector
-from floe_plugins.gate.detectors.phone import PhoneDetector
-from floe_plugins.gate.detectors.postal_address import PostalAddressDetector
-from floe_plugins.gate.detectors.presidio import PresidioDetector
-from floe_plugins.gate.detectors.secret import SecretDetector
-from floe_plugins.gate.detectors.spacy_ner import SpacyDetector
-from floe_plugins.gate.detectors.statement import StatementDetector
-from floe_plugins.gate.detectors.us_ssn import US_SSN
-from floe_plugins.gate.detectors.web import MAC_ADDRESS, PersonalUrlDetector
+from floe_plugins.gate.detectors.network import IP_ADDRESS, MAC_ADDRESS, PersonalUrlDetector
+from floe_plugins.gate.detectors.secrets import SecretDetector
+from floe_plugins.gate.detectors.special_categories import StatementDetector
+from floe_plugins.gate.detectors.third_party import (
+    DetectSecretsDetector,
+    GlinerDetector,
+    PresidioDetector,
+    SpacyDetector,
+)
 
 # Asked only where a configuration names them, and there only if their package is installed.
 _OPTIONAL: tuple[tuple[str, Detector], ...] = (
@@ -31,7 +27,7 @@ _OPTIONAL: tuple[tuple[str, Detector], ...] = (
 )
 
 BUILT_IN_DETECTORS: tuple[Detector, ...] = (
-    AnnouncedDetector(),
+    KeywordDetector(),
     CardDetector(),
     CryptoDetector(),
     EMAIL,

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
-from floe_plugins.gate.detectors.card import luhn
-from floe_plugins.gate.detectors.crypto import base58_checks
-from floe_plugins.gate.detectors.iban import checks
+from floe_plugins.gate.detectors.financial import base58_checks, iban_checks, luhn
 
 DEFAULTS = [each for each in BUILT_IN_DETECTORS if getattr(each, "default", True)]
 DETECTORS = {detector.name: detector for detector in DEFAULTS}
@@ -350,9 +348,9 @@ def test_any_wrong_digit_of_a_card_shows(body: str, place: int, step: int) -> No
 def test_only_the_right_check_digits_make_an_iban(account: str, step: int) -> None:
     # ISO 13616: 98 minus the remainder of the account, country and "00" as digits; D=13, E=14.
     right = 98 - int(account + "131400") % 97
-    assert checks(f"DE{right:02}{account}")
+    assert iban_checks(f"DE{right:02}{account}")
     wrong = (right + step) % 100
-    assert checks(f"DE{wrong:02}{account}") == ((wrong - right) % 97 == 0)
+    assert iban_checks(f"DE{wrong:02}{account}") == ((wrong - right) % 97 == 0)
     assert found("iban", f"from DE{right:02}{account}.") == [f"DE{right:02}{account}"]
 
 

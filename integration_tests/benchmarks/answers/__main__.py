@@ -25,7 +25,7 @@ from integration_tests.demo.federation import DemoError, Federation
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
-from integration_tests.vllm_servers import FORGETS
+from integration_tests.harness.vllm_servers import FORGETS
 
 _DESCRIPTION = (
     "Exact match, latency, processor seconds and bytes of generated answers: LLM alone, SLM alone, "

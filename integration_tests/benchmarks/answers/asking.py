@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.answers.tasks import Task
 from integration_tests.demo.serving import Pair, lines_by_label
-from integration_tests.vllm_servers import Server
+from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: The systems that write answers; the others choose between these.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flower_strategy.adapter import AdapterState, LoraFactors
-from flower_strategy.aggregation import AdapterMean
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.mean import AdapterMean
 
 
 def factor_mean(adapters: Sequence[AdapterState], weights: Sequence[float]) -> AdapterState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapters.adapter import AdapterState
 from integration_tests.benchmarks.federated_quality import averaging
 from integration_tests.benchmarks.federated_quality.clock import (
     BudgetSpentError,

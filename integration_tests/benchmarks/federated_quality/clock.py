@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flower_strategy.devices import Device
+from flower_strategy.device.hardware import Device
 from integration_tests.benchmarks.federated_quality.protocol import Protocol
 
 

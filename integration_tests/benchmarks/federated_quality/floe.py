@@ -8,11 +8,10 @@ from typing import cast
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState
-from flower_strategy.client import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
-from flower_strategy.in_process_grid_test import InProcessGrid
-from flower_strategy.messages import PROFILE_QUERY
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, PROFILE_QUERY
 from flower_strategy.strategy import FloeStrategy
+from flower_strategy.testing.grids import InProcessGrid
 from integration_tests.benchmarks.federated_quality.clock import (
     BudgetSpentError,
     Clock,
@@ -52,7 +51,7 @@ def affordable_ranks(bench: Workbench) -> dict[int, int]:
 def _run(grid: WorldGrid, bench: Workbench) -> FloeStrategy:
     strategy = FloeStrategy.from_config(bench.world.config)
     strategy.output = None
-    initial = bench.world.initial(strategy.bank_rank)
+    initial = bench.world.initial(strategy.server_rank)
     try:
         strategy.start(grid, initial.to_arrays(), num_rounds=sys.maxsize, timeout=_PATIENCE)
     except BudgetSpentError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flower_strategy.adapter import AdapterState
+from flower_strategy.adapters.adapter import AdapterState
 from integration_tests.benchmarks.federated_quality.clock import Clock
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flower_strategy.config import RunConfig
 from flower_strategy.data.jsonl import find_files
-from flower_strategy.run_config import RunConfig
 from integration_tests.benchmarks.data import task_files
 
 
@@ -25,7 +25,7 @@ class Protocol:
     clients : int
         Devices.
     devices : tuple[str, ...]
-        Their classes, given out in turn; see `flower_strategy.devices`.
+        Their classes, given out in turn; see `flower_strategy.device.hardware`.
     ranks : tuple[int, ...]
         Candidates of Floe's rank policy. Every other method but FedAvg trains at the ranks that
         the policy gives; FedAvg at the smallest of them.

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from flower_strategy.adapter import AdapterState
-from flower_strategy.base_model import BaseModel
-from flower_strategy.training import TrainingOutcome, held_out_loss, train_adapter
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.device.base_model import BaseModel
+from flower_strategy.device.training import TrainingOutcome, held_out_loss, train_adapter
 from integration_tests.benchmarks.federated_quality.world import World
 
 

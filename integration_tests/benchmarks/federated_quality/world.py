@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flower_strategy.adapter import AdapterState, initial_adapter
-from flower_strategy.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
-from flower_strategy.devices import Device, simulated_device
-from flower_strategy.embedding import EmbeddingSettings, task_embedding
-from flower_strategy.measuring import COPIES_PER_FACTOR, measure_training, upload_per_rank
-from flower_strategy.profiles import DeviceProfile
-from flower_strategy.ranks import StepCost
-from flower_strategy.run_config import RunConfig
-from flower_strategy.training import TrainingSettings
+from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
+from flower_strategy.device.embedding import task_embedding
+from flower_strategy.device.hardware import Device, simulated_device
+from flower_strategy.device.training_cost import (
+    COPIES_PER_FACTOR,
+    measure_training,
+    upload_per_rank,
+)
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import StepCost
+from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from integration_tests.benchmarks.federated_quality.clock import Clock, step_seconds
 from integration_tests.benchmarks.federated_quality.protocol import Protocol
 

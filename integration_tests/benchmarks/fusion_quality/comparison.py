@@ -14,7 +14,7 @@ from integration_tests.benchmarks.fusion_quality.peers import peers
 from integration_tests.benchmarks.fusion_quality.positions import Chunk, score
 from integration_tests.benchmarks.fusion_quality.replay import Replay
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
-from vllm_logits_processor.alignment.cache import load_maps
+from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.config import FloeConfig
 
 #: Entropies of the host, nats, above which the lazy mode asks.

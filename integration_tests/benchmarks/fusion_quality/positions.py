@@ -12,15 +12,14 @@ import torch
 
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer, chunks
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
+from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.covers import covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.host_tail import HostTail
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.rests import with_rests
-from vllm_logits_processor.alignment.reweigh import Aligned, align
+from vllm_logits_processor.alignment.remainders import HostTail, with_rests
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.experts.heard import stacked
+from vllm_logits_processor.expert.lookahead import stacked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -181,23 +180,23 @@ class _Asking:
         self, pieces: list[bytes], targets: list[int]
     ) -> list[tuple[ExpertTopK, ExpertTopK]]:
         prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
-        heard: dict[int, ExpertTopK] = {}
+        received: dict[int, ExpertTopK] = {}
         words: list[tuple[ExpertTopK, ExpertTopK]] = []
         for piece in pieces:
             prefix.extend(piece)
-            # As in the engine, what was heard at places still behind the boundary is kept.
+            # As in the engine, what was received at places still behind the boundary is kept.
             boundary = prefix.boundary()
-            heard = {offset: word for offset, word in heard.items() if offset >= boundary}
-            for offset in wanted_offsets(prefix, heard, most=self._covers):
+            received = {offset: word for offset, word in received.items() if offset >= boundary}
+            for offset in wanted_offsets(prefix, received, most=self._covers):
                 node = self._tree.node_of(prefix.token_ids_to(offset))
                 if node in self._answers:
-                    heard[offset] = self._answers[node]
+                    received[offset] = self._answers[node]
                 else:
                     self._unanswered.add(node)
             if not self._unanswered:
                 tail = HostTail(self._host, targets[: len(words)])
-                word = covered(prefix, heard, admits=tail.admits)
-                words.append((with_rests(word, self._host), heard[prefix.length]))
+                word = covered(prefix, received, admits=tail.admits)
+                words.append((with_rests(word, self._host), received[prefix.length]))
         return words
 
 

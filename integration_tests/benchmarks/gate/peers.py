@@ -34,13 +34,13 @@ def finder_of(detector: Detector) -> Finder:
 
 
 def _presidio_patterns() -> Finder:
-    from floe_plugins.gate.detectors.presidio import PresidioDetector
+    from floe_plugins.gate.detectors.third_party import PresidioDetector
 
     return finder_of(PresidioDetector())
 
 
 def _detect_secrets() -> Finder:
-    from floe_plugins.gate.detectors.detect_secrets_plugins import DetectSecretsDetector
+    from floe_plugins.gate.detectors.third_party import DetectSecretsDetector
 
     return finder_of(DetectSecretsDetector())
 

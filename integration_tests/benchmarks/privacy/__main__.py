@@ -16,7 +16,7 @@ from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 from integration_tests.benchmarks.privacy.data import Prompts, default_data, load_prompts
 from integration_tests.benchmarks.privacy.leaving import Decode, spans_in, what_left
 from integration_tests.benchmarks.privacy.systems import SYSTEMS, Run, device_and_cloud
-from integration_tests.tiny import make_models
+from integration_tests.harness.tiny_models import make_models
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _HEADER = (

@@ -16,8 +16,8 @@ from integration_tests.benchmarks import common
 from integration_tests.benchmarks.decoding import EXPERT_CORE, HOST_CORE, PATIENT, starting
 from integration_tests.benchmarks.gate.data import Prompt
 from integration_tests.benchmarks.privacy.relay import Relay, Request, relay
-from integration_tests.processes import free_port
-from integration_tests.vllm_servers import FORGETS, Server, ServerSpec, running
+from integration_tests.harness.processes import free_port
+from integration_tests.harness.vllm_servers import FORGETS, Server, ServerSpec, running
 
 SYSTEMS = ("llm-only", "router", "router+gate", "floe", "slm-only")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from floe_plugins.errors import FloeError
-from flower_strategy.base_model import adapted_shapes
+from flower_strategy.device.base_model import adapted_shapes
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.scale import federated, replies, serving, summary
 

@@ -11,13 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flower_strategy.adapter import LayerShapes, initial_adapter
-from flower_strategy.checkpoint import ARRAYS_FILE, STATE_FILE
-from flower_strategy.checkpoint_content import pack_round
-from flower_strategy.measuring import upload_per_rank
-from flower_strategy.rank_policies import DeadlinePolicy
-from flower_strategy.settings import CheckpointSettings
-from flower_strategy.training import TrainingSettings
+from flower_strategy.adapters.adapter import LayerShapes, initial_adapter
+from flower_strategy.device.training_cost import upload_per_rank
+from flower_strategy.ranks.policies import DeadlinePolicy
+from flower_strategy.server.checkpoint import ARRAYS_FILE, STATE_FILE, pack_round
+from flower_strategy.settings import CheckpointSettings, TrainingSettings
 from integration_tests.benchmarks.scale.fleet import Delivery, FleetGrid
 from integration_tests.benchmarks.scale.watching import Watch, WatchedStrategy
 
@@ -62,7 +60,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
             checkpoints=CheckpointSettings(keep=1),
         )
         strategy.watch = watch
-        initial = initial_adapter(some, rank=strategy.bank_rank, seed=seed)
+        initial = initial_adapter(some, rank=strategy.server_rank, seed=seed)
         strategy.start(grid, initial.to_arrays(), num_rounds=1, timeout=_PATIENCE)
     (record,) = [each for each in strategy.state.history if each.round == 1]
     ranks = Counter(device.rank for device in record.devices.values())

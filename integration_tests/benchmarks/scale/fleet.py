@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
-from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.devices import DEVICE_CLASSES
-from flower_strategy.in_process_grid_test import InProcessGrid
-from flower_strategy.measuring import COPIES_PER_FACTOR
-from flower_strategy.messages import PROFILE_QUERY
-from flower_strategy.profiles import DeviceProfile
+from flower_strategy.adapters.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
+from flower_strategy.device.hardware import DEVICE_CLASSES
+from flower_strategy.device.training_cost import COPIES_PER_FACTOR
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY, PROFILE_QUERY
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.testing.grids import InProcessGrid
 
 TASKS = 4
 _FIRST_ID = 1_000

@@ -9,11 +9,12 @@ from typing import Any
 import psutil
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 
-from flower_strategy.adapter import AdapterState, LayerShapes, initial_adapter
-from flower_strategy.aggregation import AdapterMean
-from flower_strategy.client import ARRAYS_KEY, METRICS_KEY
-from flower_strategy.replies import Asked, ReplyRules, read_train_reply
-from flower_strategy.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.adapters.adapter import AdapterState, LayerShapes, initial_adapter
+from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.server.replies import Sent, read_train_reply
+from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.settings import ReplyRules
 from integration_tests.benchmarks import common
 from integration_tests.benchmarks.scale.fleet import trained_adapters
 
@@ -54,7 +55,7 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
     found = []
     for rank in common.progress(ranks, "replies"):
         sent = initial_adapter(shapes, rank=rank, seed=seed)
-        asked = Asked(
+        expected = Sent(
             "cluster-0",
             sent,
             _EXAMPLES,
@@ -62,7 +63,7 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
         )
         (adapter,) = trained_adapters(shapes, rank, count=1, seed=seed)
         message = _message(adapter)
-        found.append({"rank": rank, **_one_rank(message, asked, mean, max(2, terms // rank))})
+        found.append({"rank": rank, **_one_rank(message, expected, mean, max(2, terms // rank))})
     begun = time.process_time()
     mean.result(max(ranks))
     return {
@@ -72,16 +73,16 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
     }
 
 
-def _one_rank(message: Message, asked: Asked, mean: AdapterMean, count: int) -> dict[str, Any]:
+def _one_rank(message: Message, expected: Sent, mean: AdapterMean, count: int) -> dict[str, Any]:
     reading = judging = folding = 0.0
     for _ in range(count):
         begun = time.process_time()
-        reply = read_train_reply(message, asked, ReplyRules())
+        reply = read_train_reply(message, expected, ReplyRules())
         read = time.process_time()
-        norm = update_norm(asked.adapter, reply.adapter)
-        kept = LengthJudge(ReplyRules().norm_limit).judge(norm, asked.length).kept
+        norm = update_norm(expected.adapter, reply.adapter)
+        kept = LengthJudge(ReplyRules().norm_limit).judge(norm, expected.length).kept
         judged = time.process_time()
-        mean.add(reply.adapter, weight=reply.num_examples, sent=asked.adapter, kept=kept)
+        mean.add(reply.adapter, weight=reply.num_examples, sent=expected.adapter, kept=kept)
         folded = time.process_time()
         reading, judging = reading + read - begun, judging + judged - read
         folding += folded - judged

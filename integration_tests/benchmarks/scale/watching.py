@@ -12,7 +12,7 @@ import psutil
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.checkpoint import ARRAYS_FILE, CHECKPOINTS_FOLDER, STATE_FILE
+from flower_strategy.server.checkpoint import ARRAYS_FILE, CHECKPOINTS_FOLDER, STATE_FILE
 from flower_strategy.strategy import FloeStrategy
 from integration_tests.benchmarks.scale.fleet import FleetGrid
 
@@ -108,9 +108,9 @@ class WatchedStrategy(FloeStrategy):
         with self.watch.stage("replies"):
             return super().aggregate_train(server_round, replies)
 
-    def move_banks(self, means: dict[str, Any]) -> None:
+    def move_adapters(self, means: dict[str, Any]) -> None:
         with self.watch.stage("means"):
-            super().move_banks(means)
+            super().move_adapters(means)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

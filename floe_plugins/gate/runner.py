@@ -1,0 +1,296 @@
+"""Chooses the detectors of a gate and asks them, in a thread of their own, with a deadline.
+
+A gate has one such thread. A detector that does not come back keeps it, and until it does every
+scan fails at once: nothing could be cleared without that detector anyway.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from floe_plugins.config import is_integer
+from floe_plugins.errors import ConfigError, PluginError
+from floe_plugins.gate.detector import PROSE, Detector, Span
+from floe_plugins.gate.verdict import Failure
+from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThread, PluginCallError
+from floe_plugins.manager import plugin_manager
+
+LONGEST = 1024
+"""Characters that a finding may span where its detector does not say (attribute `longest`)."""
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A detector that is asked.
+
+    Attributes
+    ----------
+    detector : Detector
+        The detector.
+    plugin : str
+        The plugin that it is from.
+    labels : frozenset of str
+        The labels that it may give.
+    """
+
+    detector: Detector
+    plugin: str
+    labels: frozenset[str]
+
+    def failure(self, reason: str) -> Failure:
+        """Return a failure of this detector."""
+        return Failure(self.detector.name, self.plugin, reason)
+
+
+def load_detectors(
+    detectors: Sequence[Detector | str] | None, plugins: Iterable[str] = ()
+) -> tuple[LoadedDetector, ...]:
+    """Resolve the detectors that a configuration names.
+
+    Parameters
+    ----------
+    detectors : sequence of Detector or str, or None
+        Detectors, or names of registered ones. None stands for all that are registered, save those
+        whose attribute `default` is false: these are asked only where they are named.
+    plugins : iterable of str, optional
+        Dotted paths of plugins to load besides the installed ones.
+
+    Returns
+    -------
+    tuple of LoadedDetector
+        Sorted by name.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not registered or named twice, there is no detector, or one says nonsense of
+        itself.
+    PluginError
+        If a plugin does not load, or a detector that has a method `load` does not.
+    """
+    if isinstance(detectors, str):
+        raise ConfigError(f"The gate's detectors are {detectors!r}; accepted is a list of names.")
+    registered = plugin_manager(plugins).detectors
+    members = []
+    defaults = [name for name, each in registered.items() if getattr(each.value, "default", True)]
+    for detector in defaults if detectors is None else detectors:
+        if not isinstance(detector, str):
+            members.append(LoadedDetector(detector, "caller", _labels(detector, "caller")))
+        elif detector in registered:
+            found = registered[detector]
+            members.append(
+                LoadedDetector(found.value, found.plugin, _labels(found.value, found.plugin))
+            )
+        else:
+            raise ConfigError(
+                f"There is no detector {detector!r}; registered are "
+                f"{', '.join(sorted(registered))}."
+            )
+    if not members:
+        raise ConfigError("The gate has no detectors; accepted is at least one.")
+    names = [member.detector.name for member in members]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"The gate names the detector {repeated[0]!r} more than once.")
+    for member in members:
+        _load(member)
+    return tuple(sorted(members, key=lambda member: member.detector.name))
+
+
+def longest_finding(members: Iterable[LoadedDetector]) -> int:
+    """Return how many characters the longest finding of any of the detectors may span.
+
+    Raises
+    ------
+    ConfigError
+        If a detector gives something else than a whole number from 1.
+    """
+    return max(map(_longest, members))
+
+
+def _load(member: LoadedDetector) -> None:
+    """Have a detector read its model now: what fails here would keep every text local later."""
+    load = getattr(member.detector, "load", None)
+    if not callable(load):
+        return
+    try:
+        load()
+    except Exception as error:  # the detector is a plugin's, which may raise anything
+        raise PluginError(
+            f"The detector {member.detector.name!r} of plugin {member.plugin!r} cannot be loaded: "
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
+
+
+def _longest(member: LoadedDetector) -> int:
+    longest: int = getattr(member.detector, "longest", LONGEST)
+    if not is_integer(longest, least=1):
+        raise ConfigError(
+            f"The attribute longest of detector {member.detector.name!r} of plugin "
+            f"{member.plugin!r} is {longest!r}; accepted are whole numbers from 1."
+        )
+    return longest
+
+
+def _labels(detector: Detector, plugin: str) -> frozenset[str]:
+    if not isinstance(detector, Detector):
+        raise ConfigError(
+            f"{type(detector).__name__} is no detector; accepted are a registered name or an "
+            "object with name, labels and detect."
+        )
+    labels = detector.labels
+    if (
+        isinstance(labels, str)
+        or not labels
+        or not all(isinstance(label, str) and label.isidentifier() for label in labels)
+    ):
+        raise ConfigError(
+            f"The labels of detector {detector.name!r} of plugin {plugin!r} are {labels!r}; "
+            "accepted is a sequence of identifiers, such as ('EMAIL',)."
+        )
+    return frozenset(labels)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One view of a text.
+
+    Attributes
+    ----------
+    text : str
+        What detectors are asked about.
+    values_only : bool
+        Whether what is told from prose does not count in it.
+    """
+
+    text: str
+    values_only: bool = False
+
+
+@dataclass
+class Scan:
+    """The views of one text, on their way through the detectors.
+
+    Attributes
+    ----------
+    readings : tuple of Reading
+        The views.
+    deadline : float
+        On the clock of `time.monotonic`, seconds.
+    spans : list of set of Span
+        What was found, per view; to be read only when every detector has been asked.
+    failures : list of Failure
+        Likewise.
+    asking : LoadedDetector or None
+        The detector that is at it.
+    """
+
+    readings: tuple[Reading, ...]
+    deadline: float
+    spans: list[set[Span]] = field(init=False)
+    failures: list[Failure] = field(default_factory=list)
+    asking: LoadedDetector | None = None
+
+    def __post_init__(self) -> None:
+        self.spans = [set() for _ in self.readings]
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self.deadline
+
+    def failure(self, reason: str) -> Failure:
+        """Return a failure of the detector that is at it, or of the gate if none is yet."""
+        asking = self.asking
+        return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
+
+
+class DetectorRunner:
+    """Asks a gate's detectors one after the other, in a thread of their own.
+
+    Parameters
+    ----------
+    members : sequence of LoadedDetector
+        The detectors.
+    """
+
+    def __init__(self, members: Sequence[LoadedDetector]) -> None:
+        self._detectors = tuple(members)
+        self._thread = IsolationThread("floe-gate")
+        #: What the thread is at, or was last.
+        self._current: Scan | None = None
+
+    def ask(
+        self, readings: tuple[Reading, ...], deadline: float
+    ) -> tuple[Sequence[set[Span]], Sequence[Failure]]:
+        """Ask every detector about every view.
+
+        Parameters
+        ----------
+        readings : tuple of Reading
+            The views of the text.
+        deadline : float
+            On the clock of `time.monotonic`, seconds.
+
+        Returns
+        -------
+        spans : sequence of set of Span
+            Per view. Complete only if there is no failure.
+        failures : sequence of Failure
+            One per detector that raised or answered nonsense, or one for the first that is late.
+        """
+        scan = Scan(readings, deadline)
+        try:
+            asked_all = self._thread.run(partial(self._ask_all, scan), deadline=deadline)
+        except PluginCallError as error:
+            stuck = self._current if error.reason == STUCK else None
+            return (), ((stuck or scan).failure(error.reason),)
+        if not asked_all:
+            return (), (scan.failure(LATE),)
+        return scan.spans, scan.failures
+
+    def close(self) -> None:
+        """Let the thread end once it is idle."""
+        self._thread.close()
+
+    def _ask_all(self, scan: Scan) -> bool:
+        """Ask the detectors; False where the deadline came before the last."""
+        self._current = scan
+        for member in self._detectors:
+            scan.asking = member
+            if scan.late:
+                return False
+            _ask(scan, member)
+        return True
+
+
+def _ask(scan: Scan, member: LoadedDetector) -> None:
+    """Ask one detector and note the answer."""
+    try:
+        for found, reading in zip(scan.spans, scan.readings, strict=True):
+            if reading.values_only and member.labels <= PROSE:
+                continue
+            spans = _checked(member, member.detector.detect(reading.text), len(reading.text))
+            found.update(
+                span for span in spans if not (reading.values_only and span.label in PROSE)
+            )
+    except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
+        # the text private and must not end the thread. Its message may hold some of the text.
+        scan.failures.append(member.failure(type(error).__name__))
+
+
+def _checked(member: LoadedDetector, answer: object, length: int) -> list[Span]:
+    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+        raise InvalidAnswerError
+    spans = list(answer)
+    for span in spans:
+        if (
+            not isinstance(span, Span)
+            or type(span.start) is not int
+            or type(span.end) is not int
+            or not 0 <= span.start < span.end <= length
+            or span.label not in member.labels
+        ):
+            raise InvalidAnswerError
+    return spans

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from floe_plugins.gate import Gate, Message
+from floe_plugins.middleware.request_texts import texts_of, with_texts
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"unit": {"type": "string", "enum": ["celsius"]}},
+            "required": ["unit"],
+        },
+    },
+}
+
+
+def test_of_an_ordinary_request_only_what_is_said_is_read() -> None:
+    body: dict[str, Any] = {
+        "model": "org/Some-Model-7B",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]},
+        ],
+        "temperature": 0.7,
+        "seed": 1234567,
+        "stream": True,
+        "logit_bias": {"50256": -100},
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+        "vllm_xargs": {"floe": "fused"},
+    }
+    texts = texts_of(body)
+    assert texts.readable
+    assert texts.messages == [
+        Message("Be brief.", "system"),
+        Message("What is 2 + 2?", "user"),
+        Message("Get the weather.", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"user": "joe"}, ["joe"]),
+        ({"metadata": {"Joe Bloggs": 12345678}}, ["Joe Bloggs", "12345678"]),
+        ({"messages": [{"role": "user", "name": "joe", "content": None}]}, ["joe"]),
+        ({"messages": [{"role": "Joe Bloggs", "content": "hi"}]}, ["hi", "Joe Bloggs"]),
+        ({"stop": ["end", "stop here"]}, ["end", "stop here"]),
+        ({"tool_choice": "call joe@example.org"}, ["call joe@example.org"]),
+        ({"messages": "not a list"}, ["not a list"]),
+        ({"messages": [["nested", 7]]}, ["nested"]),
+        ({"input": [{"type": "function_call_output", "output": "It rains."}]}, ["It rains."]),
+        ({"prompt": ["a", "b"]}, ["a", "b"]),
+    ],
+)
+def test_everything_else_is(body: dict[str, Any], expected: list[str]) -> None:
+    assert [message.text for message in texts_of(body).messages] == expected
+
+
+URL = "https://example.org/scan.png"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        # vLLM finds these by the key; the type may be missing, or another one beside a uuid.
+        {"image_url": URL},
+        {"type": "text", "text": "look", "image_url": None, "uuid": "1"},
+        {"type": "image_pil", "image_pil": URL},
+        {"type": "audio_embeds", "audio_embeds": "AAAA"},
+        {"type": "video_embeds", "video_embeds": "AAAA"},
+        {"type": "prompt_embeds", "data": "AAAA"},
+        {"type": "input_file", "file_id": "file-1"},
+        {"type": "document", "source": {"type": "url", "url": URL}},
+        {"type": "redacted_thinking", "data": "AAAA"},
+        {"type": "hologram", "data": "AAAA"},
+        {"type": ["text"], "text": "look"},
+        {"type": None, "text": "look"},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"data": "AAAA"}}]},
+    ],
+)
+def test_what_is_no_text_cannot_be_read(part: dict[str, Any]) -> None:
+    assert not texts_of({"messages": [{"role": "user", "content": [part]}]}).readable
+    assert not texts_of(
+        {"input": [{"type": "message", "role": "user", "content": [part]}]}
+    ).readable
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": [{"type": "item_reference", "id": "msg_1"}]},
+        {"input": [{"type": "reasoning", "encrypted_content": "AAAA", "summary": []}]},
+        {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]},
+        {"input": [{"type": "web_search_call", "id": "ws_1"}]},
+        {"previous_response_id": "resp_1", "input": "go on"},
+        {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]},
+        {"messages": {"image_url": URL}},
+        {"prompt": {"id": "p", "variables": {"scan": {"type": "input_image"}}}},
+        {"prompt": [1, 2, 3]},
+        {"prompt": "what is in it?", "images": ["AAAA"]},
+    ],
+)
+def test_nor_what_a_server_keeps(body: dict[str, Any]) -> None:
+    assert not texts_of(body).readable
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "input": [
+                {"type": "message", "content": [{"type": "input_text", "text": "a"}]},
+                {
+                    "type": "reasoning",
+                    "encrypted_content": None,
+                    "summary": [{"type": "summary_text"}],
+                },
+                {"type": "function_call", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "output": "b"},
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "input": {"type": "invoice", "file": "a"}}],
+                    "tool_calls": [{"type": "function", "function": {"name": "f"}}],
+                },
+                {"role": "user", "content": [{"type": "tool_result", "content": "c"}]},
+            ]
+        },
+    ],
+)
+def test_tools_can_be_used(body: dict[str, Any]) -> None:
+    assert texts_of(body).readable
+
+
+def test_texts_are_put_back_in_their_places() -> None:
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "from Joe"}],
+        "user": "Joe",
+        "metadata": {"deep": ["Joe", 1]},
+    }
+    before = [message.text for message in texts_of(body).messages]
+    assert with_texts(body, before) == body
+    after = with_texts(body, [text.replace("Joe", "<PERSON>") for text in before])
+    assert after == {
+        "messages": [{"role": "user", "content": "from <PERSON>"}],
+        "user": "<PERSON>",
+        "metadata": {"deep": ["<PERSON>", 1]},
+    }
+
+
+def test_alike_texts_that_would_change_in_different_ways_do_not_leave() -> None:
+    """A card number is split over the first two; of the third, only the address is private."""
+    begun = "joe@example.org 4111 1111"
+    body = {"prompt": [begun, "1111 1111", begun]}
+    verdict = Gate(detectors=["card", "email"], policy="redact", timeout_s=30).decide(
+        texts_of(body).messages
+    )
+    assert verdict.redacted_messages == ("<EMAIL> <CARD>", "<CARD>", "<EMAIL> 4111 1111")
+    assert with_texts(body, verdict.redacted_messages) is None
+
+
+@pytest.mark.parametrize("body", [{"metadata": {"Joe Bloggs": 1}}, {"metadata": {"id": 12345678}}])
+def test_there_is_no_placeholder_for_keys_and_numbers(body: dict[str, Any]) -> None:
+    assert with_texts(body, ["<X>"] * len(texts_of(body).messages)) is None

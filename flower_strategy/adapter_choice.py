@@ -1,0 +1,118 @@
+"""Which of a run's adapters serves a text: the one whose cluster's centroid is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.run_folder import RunFolderError, load_manifest
+
+if TYPE_CHECKING:
+    from flower_strategy.adapters.adapter import FloatArray
+
+
+@dataclass(frozen=True)
+class AdapterChoice:
+    """The adapter for a text.
+
+    Attributes
+    ----------
+    name : str
+        The cluster.
+    path : Path
+        Its adapter's folder.
+    cosines : Mapping[str, float]
+        Cluster -> cosine of its centroid and the text's embedding.
+    """
+
+    name: str
+    path: Path
+    cosines: Mapping[str, float]
+
+
+def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
+    """Return the name of the cluster whose centroid is closest in angle to an embedding.
+
+    Parameters
+    ----------
+    manifest : Mapping[str, Any]
+        What `flower_strategy.load_manifest` gives.
+    embedding : FloatArray
+        Shape (hidden,), of a text, by `embed_texts` with the same base model.
+
+    Raises
+    ------
+    flower_strategy.run_folder.RunFolderError
+        The manifest has no cluster, or a centroid is that of another model.
+    """
+    return _closest(_cosines(manifest, embedding))
+
+
+def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
+    """Return the adapter of a run that serves a text best.
+
+    The text is embedded as the devices embedded theirs, with the run's frozen base model.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The run's output folder.
+    text : str
+        The text; not empty.
+
+    Raises
+    ------
+    flower_strategy.run_folder.RunFolderError
+        The folder holds no run that can be read, or one without clusters.
+    floe_plugins.errors.ConfigError
+        The text is empty.
+    floe_plugins.errors.ModelError
+        The run's base model cannot be found.
+    """
+    manifest = load_manifest(folder)
+    if not text.strip():
+        raise ConfigError("There is no text to choose an adapter for: it is empty.")
+    adapters = {cluster["name"]: cluster["adapter"] for cluster in _clusters(manifest)}
+
+    from flower_strategy.device.base_model import load_base_model
+    from flower_strategy.device.embedding import embed_texts
+
+    training = manifest.get("training") or {}
+    settings = manifest.get("embedding") or {}
+    base = load_base_model(manifest["model"], training.get("dtype", "float32"))
+    length = settings.get("max_length") or training.get("max_length", 64)
+    vector = embed_texts(base, [text], max_length=int(length))[0]
+    cosines = _cosines(manifest, vector)
+    name = _closest(cosines)
+    return AdapterChoice(name, Path(folder) / adapters[name], cosines)
+
+
+def _clusters(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = manifest["clusters"]
+    if not found:
+        raise RunFolderError("The run has no cluster, so there is no adapter to choose.")
+    return found
+
+
+def _closest(cosines: Mapping[str, float]) -> str:
+    return max(cosines, key=lambda name: cosines[name])
+
+
+def _cosines(manifest: Mapping[str, Any], embedding: FloatArray) -> dict[str, float]:
+    """Return cluster -> cosine of its centroid and an embedding."""
+    cosines = {}
+    for cluster in _clusters(manifest):
+        centroid = np.asarray(cluster["centroid"], dtype=np.float64)
+        if centroid.shape != embedding.shape:
+            raise RunFolderError(
+                f"The centroid of {cluster['name']} has {centroid.size} dimensions, the "
+                f"embedding {embedding.size}: it is another model's."
+            )
+        lengths = float(np.linalg.norm(centroid)) * float(np.linalg.norm(embedding))
+        cosines[str(cluster["name"])] = float(centroid @ embedding) / max(lengths, 1e-12)
+    return cosines

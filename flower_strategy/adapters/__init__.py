@@ -1,0 +1,1 @@
+"""LoRA adapters on the server: their factors, sums and means."""

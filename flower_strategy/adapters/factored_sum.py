@@ -1,0 +1,331 @@
+r"""Sum of low-rank products of one layer, and its leading singular terms.
+
+Products ``b_i @ a_i`` of a layer of shape (m, n) arrive one by one; their sum is a product of two
+stacks,
+
+.. math:: S = P Q, \quad P = [w_1 B_1 \cdots w_k B_k] \in R^{m \times R}, \quad
+          Q = [A_1; \cdots; A_k] \in R^{R \times n}, \quad R = \sum_i r_i
+
+so S need not be formed. Its leading terms come from the stacks' Gram matrices alone. With
+:math:`P^T P = L L^T` (Cholesky, pivoted, since stacks may be dependent) there is an orthonormal
+:math:`U_P` with :math:`P = U_P L^T`, so S has the singular values of :math:`L^T Q`, and these are
+the roots of the eigenvalues of the R x R matrix
+
+.. math:: K = L^T (Q Q^T) L = W \Lambda W^T, \qquad Y = L W, \qquad
+          V^T = \Lambda^{-1/2} Y^T Q, \qquad U = P (Q Q^T) Y \Lambda^{-1}
+
+Only the wanted r columns of W are computed, and the energy of all terms is the trace of K. This
+costs two symmetric products over the stacks and a small eigenproblem, against two QR
+decompositions, their bases and a full singular value decomposition of the core. Forming a Gram
+matrix squares the condition number, hence it is formed in float64: terms below about 1e-7 of the
+largest are lost, which is where the float32 factors themselves end.
+
+Where the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is
+formed, further products are folded into it in batches, and the Gram matrix is that of its smaller
+side. So memory never exceeds about that of the adapted weight, however many devices reply, and
+nothing is dropped before the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-untyped]
+from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from flower_strategy.adapters.adapter import AdapterError, FloatArray, LoraFactors
+
+DEFAULT_STACK_LIMIT = 1024
+"""Stacked rank at which a sum first looks for rows of ``a`` that devices share."""
+
+_FOLD = 256
+"""Terms folded into a dense sum at once: enough for a matrix product at full speed."""
+
+_STRIP = 1024
+"""Rows or columns turned into float64 at once."""
+
+_THREADED = 1024
+"""Order of an eigenproblem from which several threads pay; below, they wait for each other."""
+
+# Found once: looking for the libraries takes longer than a small layer does.
+_BLAS = ThreadpoolController()
+
+_EPS = float(np.finfo(np.float64).eps)
+
+_SLACK = 16.0
+"""How far a sum of rounding errors may exceed their number times the error of one."""
+
+DoubleArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Leading:
+    """Leading singular terms of a sum.
+
+    Attributes
+    ----------
+    factors : LoraFactors
+        ``b @ a`` is the sum of these terms, ordered, singular values split evenly between both.
+        Rank 0 where the sum is zero.
+    total : float
+        Sum of all squared singular values.
+    lost : float
+        Sum of those of the terms left out.
+    """
+
+    factors: LoraFactors
+    total: float
+    lost: float
+
+
+class FactoredSum:
+    """Weighted sum of products ``b @ a`` of one layer, folded in one product at a time.
+
+    Parameters
+    ----------
+    shape : tuple[int, int]
+        (out, in) of the layer's weight.
+    stack_limit : int (default: 1024)
+        Stacked rank at which rows of ``a`` that depend on others are merged into those (with ``a``
+        frozen, all of them do). When that does not free at least half, the limit doubles, so that
+        looking stays a small share of the work.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, stack_limit: int = DEFAULT_STACK_LIMIT) -> None:
+        rows, columns = shape
+        self.shape = shape
+        self._widest = rows * columns // (rows + columns)
+        self._limit = stack_limit
+        self._left: list[FloatArray] = []
+        self._right: list[FloatArray] = []
+        self._dense: FloatArray | None = None
+        self._separate = True
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the terms are still as they came, so that `split` can tell them apart."""
+        return self._separate
+
+    @property
+    def stacked_rank(self) -> int:
+        """Number of rank-one terms held beside the matrix."""
+        return sum(block.shape[1] for block in self._left)
+
+    def add(self, factors: LoraFactors, weight: float) -> None:
+        """Add ``weight * b @ a``."""
+        if factors.shape != self.shape:
+            raise AdapterError(f"Factors of a {factors.shape} weight in a sum of {self.shape}.")
+        self._left.append(np.float32(weight) * factors.b)
+        self._right.append(factors.a)
+        rank = self.stacked_rank
+        if self._dense is not None:
+            if rank > min(_FOLD, self._widest):
+                self._fold(self._dense)
+        elif rank > self._limit:
+            self._merge_dependent()
+            rank = self.stacked_rank
+        if self._dense is None and rank > self._widest:
+            self._dense = np.hstack(self._left) @ np.vstack(self._right)
+            self._left, self._right = [], []
+            self._separate = False
+
+    def merge(self, other: FactoredSum, weight: float) -> None:
+        """Add ``weight`` times another sum of the same shape, which stays as it is."""
+        if other._dense is not None:
+            if self._dense is None:
+                self._dense = np.zeros(self.shape, np.float32)
+                self._separate = False
+            self._dense += np.float32(weight) * other._dense
+        for b, a in zip(other._left, other._right, strict=True):
+            self.add(LoraFactors(b=b, a=a), weight)
+
+    def split(self, terms: int) -> tuple[FactoredSum, FactoredSum]:
+        """Return the sums of the first `terms` terms of every product added, and of the others."""
+        if not self._separate:
+            raise AdapterError("The terms of this sum can no longer be told apart.")
+        parts = []
+        for span in (slice(None, terms), slice(terms, None)):
+            part = FactoredSum(self.shape, stack_limit=self._limit)
+            part._left = [np.ascontiguousarray(b[:, span]) for b in self._left]
+            part._right = [a[span] for a in self._right]
+            parts.append(part)
+        return parts[0], parts[1]
+
+    def leading(self, rank: int, *, scale: float = 1.0) -> Leading:
+        """Return the leading `rank` singular terms of ``scale`` times the sum."""
+        if self._dense is not None and self._left:
+            self._fold(self._dense)
+        order = min(self.shape) if self._dense is not None else self.stacked_rank
+        if not order:
+            return _no_terms(self.shape)
+        with _BLAS.limit(limits=None if order >= _THREADED else 1, user_api="blas"):
+            if self._dense is None:
+                return _of_stacks(self._left, self._right, rank, scale)
+            return _of_matrix(self._dense, rank, scale)
+
+    def _fold(self, dense: FloatArray) -> None:
+        # The transposes are what BLAS takes without a copy; it adds in place.
+        sgemm(
+            1.0,
+            np.vstack(self._right).T,
+            np.hstack(self._left).T,
+            beta=1.0,
+            c=dense.T,
+            overwrite_c=1,
+        )
+        self._left, self._right = [], []
+
+    def _merge_dependent(self) -> None:
+        """Write rows of ``a`` that depend on others as combinations of those."""
+        rows = np.vstack(self._right)
+        factor, order, count = _pivoted_cholesky(_gram(self._right, side=1))
+        if 2 * count > self._limit:
+            self._limit *= 2
+            return
+        self._separate = False
+        combinations = np.empty((len(rows), count))
+        combinations[order] = solve_triangular(
+            factor[:count, :count], factor[:, :count].T, lower=True, trans="T", check_finite=False
+        ).T
+        self._left = [np.hstack(self._left) @ combinations.astype(np.float32)]
+        self._right = [rows[order[:count]]]
+
+
+def _of_stacks(
+    left: Sequence[FloatArray], right: Sequence[FloatArray], rank: int, scale: float
+) -> Leading:
+    right_gram = _gram(right, side=1)
+    left_gram = _gram(left, side=0)
+    floor, order = _EPS * _norm(left_gram) * _norm(right_gram), len(left_gram)
+    factor, pivots, _ = _pivoted_cholesky(left_gram)
+    core, info = lapack.dsygst(right_gram[np.ix_(pivots, pivots)], factor, itype=3, lower=1)
+    if info:
+        raise AdapterError(f"LAPACK's dsygst failed with {info}.")
+    energies, vectors = _top_eigenpairs(core, rank, floor)
+    mixing = np.empty_like(vectors)
+    mixing[pivots] = factor @ vectors
+    values = np.sqrt(energies)
+    columns = _times(left, right_gram @ mixing / energies, side=0)
+    rows = _times(right, (mixing / values).T, side=1)
+    total = float(np.trace(core)) if len(values) else 0.0
+    return _split(columns, values, rows, total, scale, noise=_SLACK * order * floor)
+
+
+def _of_matrix(matrix: FloatArray, rank: int, scale: float) -> Leading:
+    wide = matrix.shape[0] <= matrix.shape[1]
+    blocks = [matrix]
+    gram = _gram(blocks, side=1 if wide else 0)
+    total = float(np.trace(gram))
+    floor, order = _EPS * _norm(gram), len(gram)
+    energies, vectors = _top_eigenpairs(gram, rank, floor)
+    values = np.sqrt(energies)
+    if wide:
+        columns, rows = vectors, _times(blocks, (vectors / values).T, side=1)
+    else:
+        columns, rows = _times(blocks, vectors / values, side=0), vectors.T
+    return _split(columns, values, rows, total, scale, noise=_SLACK * order * floor)
+
+
+def _split(
+    columns: DoubleArray,
+    values: DoubleArray,
+    rows: DoubleArray,
+    total: float,
+    scale: float,
+    *,
+    noise: float,
+) -> Leading:
+    """Put orthonormal columns and rows and the singular values into factors.
+
+    Energy left out that is below `noise` is rounding, not a term.
+    """
+    root = np.sqrt(values * abs(scale))
+    factors = LoraFactors(
+        b=(columns * (np.sign(scale) * root)).astype(np.float32, order="C"),
+        a=(root[:, None] * rows).astype(np.float32, order="C"),
+    )
+    lost = total - float(np.square(values).sum())
+    if lost < noise:
+        lost = 0.0
+    return Leading(factors, total * scale**2, lost * scale**2)
+
+
+def _top_eigenpairs(
+    matrix: DoubleArray, count: int, floor: float
+) -> tuple[DoubleArray, DoubleArray]:
+    """Return at most `count` eigenvalues above `floor`, descending, and their vectors.
+
+    Parameters
+    ----------
+    matrix : DoubleArray
+        Symmetric, positive semidefinite; only the lower triangle is read.
+    count : int
+        Most eigenvalues wanted.
+    floor : float
+        Rounding error of the matrix's entries: what lies below is noise.
+    """
+    order = len(matrix)
+    energies, vectors = eigh(
+        matrix,
+        lower=True,
+        subset_by_index=(max(0, order - count), order - 1),
+        driver="evr",
+        check_finite=False,
+    )
+    kept = energies > floor
+    return energies[kept][::-1], vectors[:, kept][:, ::-1]
+
+
+def _pivoted_cholesky(gram: DoubleArray) -> tuple[DoubleArray, NDArray[np.intp], int]:
+    """Return L, p and the numeric rank k: ``gram[p][:, p] = L @ L.T``, L zero after k columns."""
+    tolerance = 4 * _EPS * float(gram.diagonal().max())
+    factor, order, count, _ = lapack.dpstrf(gram, lower=1, tol=tolerance)
+    factor = np.tril(factor)
+    factor[:, count:] = 0.0
+    return factor, order.astype(np.intp) - 1, int(count)
+
+
+def _gram(blocks: Sequence[FloatArray], *, side: int) -> DoubleArray:
+    """Return the products of the stacked blocks' columns (side 0) or rows (side 1), float64."""
+    total: DoubleArray | None = None
+    for _, strip in _strips(blocks, side=side):
+        product = strip.T @ strip if side == 0 else strip @ strip.T
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    return total
+
+
+def _times(blocks: Sequence[FloatArray], matrix: DoubleArray, *, side: int) -> DoubleArray:
+    """Return stacked columns times matrix (side 0) or matrix times stacked rows (side 1)."""
+    length = blocks[0].shape[side]
+    count = matrix.shape[1 - side]
+    result = np.empty((length, count) if side == 0 else (count, length))
+    for span, strip in _strips(blocks, side=side):
+        if side == 0:
+            result[span] = strip @ matrix
+        else:
+            result[:, span] = matrix @ strip
+    return result
+
+
+def _strips(blocks: Sequence[FloatArray], *, side: int) -> Iterator[tuple[slice, DoubleArray]]:
+    """Yield the stack of the blocks in strips of its long side, as float64."""
+    for start in range(0, blocks[0].shape[side], _STRIP):
+        span = slice(start, start + _STRIP)
+        parts = [block[span] if side == 0 else block[:, span] for block in blocks]
+        yield span, np.concatenate(parts, axis=1 - side, dtype=np.float64)
+
+
+def _norm(symmetric: DoubleArray) -> float:
+    """Return an upper bound of the largest eigenvalue: the largest sum of a row's magnitudes."""
+    return float(np.abs(symmetric).sum(axis=1).max())
+
+
+def _no_terms(shape: tuple[int, int]) -> Leading:
+    rows, columns = shape
+    empty = LoraFactors(b=np.zeros((rows, 0), np.float32), a=np.zeros((0, columns), np.float32))
+    return Leading(empty, 0.0, 0.0)

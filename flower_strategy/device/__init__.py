@@ -1,0 +1,1 @@
+"""What runs on a device: its model, hardware, training and task embedding."""

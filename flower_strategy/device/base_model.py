@@ -1,0 +1,246 @@
+"""The frozen base model on a device, and LoRA modules put on it for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from floe_plugins import models
+from floe_plugins.errors import ModelError, first_line
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.device.model_checks import (
+    BaseModelError,
+    check_length,
+    check_tokenizer,
+    check_weights,
+    empty_model,
+    read_config,
+    read_tokenizer,
+)
+
+__all__ = [
+    "BaseModel",
+    "BaseModelError",
+    "adapted",
+    "adapted_shapes",
+    "check_base_model",
+    "from_peft",
+    "layer_shapes",
+    "load_base_model",
+    "to_peft",
+]
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The projections that carry LoRA factors: all seven of a Llama-like block."""
+
+_PEFT_PREFIX = "base_model.model."
+_PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A frozen causal language model with its tokenizer.
+
+    Attributes
+    ----------
+    path : str
+        Folder or hub id that it was loaded from.
+    model : Any
+        ``transformers`` causal language model, no gradients, on `device`.
+    tokenizer : Any
+        Its tokenizer.
+    device : torch.device
+        Where it computes.
+    """
+
+    path: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, tied ones once."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+
+
+@lru_cache(maxsize=1)
+def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
+    """Load a base model; the process keeps the last one, since every message needs it.
+
+    Parameters
+    ----------
+    name : str
+        Folder, hub id, or embedded model.
+    dtype : str (default: "float32")
+        Name of a torch floating type.
+
+    Raises
+    ------
+    floe_plugins.errors.ModelError
+        The name cannot be resolved, or the files lack something.
+    BaseModelError
+        It is no causal language model.
+    """
+    path = models.resolve(name, progress=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = read_config(name, path)
+    tokenizer = read_tokenizer(name, path)
+    factory: Any = AutoModelForCausalLM
+    try:
+        with _no_progress_bars():
+            model, info = factory.from_pretrained(
+                path, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+            )
+        model.requires_grad_(False)
+        model = model.to(device).eval()
+    # Missing and damaged files, other shapes, a package that a quantised checkpoint needs, too
+    # little memory: each library raises classes of its own.
+    except Exception as error:
+        raise ModelError(
+            f"Model {name!r} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"The weights of model {name!r} lack {len(missing)} tensors that its config.json "
+            f"describes, among them {missing[0]}."
+        )
+    return BaseModel(path, model, tokenizer, device)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep the bars of many simulated devices out of one log."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def adapted_shapes(name: str) -> dict[str, tuple[int, int]]:
+    """Return layer -> (out, in) of every projection that is adapted, without loading weights.
+
+    Raises
+    ------
+    floe_plugins.errors.ModelError
+        The name cannot be resolved, or its configuration cannot be read.
+    BaseModelError
+        It is no causal language model, or has none of `TARGET_MODULES`.
+    """
+    path = models.resolve(name, progress=True)
+    return _shapes(name, empty_model(name, read_config(name, path)))
+
+
+def check_base_model(
+    name: str, *, max_length: int, weights: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Check a base model before devices are asked to train it, without loading its weights.
+
+    Returns what `adapted_shapes` does.
+
+    Parameters
+    ----------
+    name : str
+        Folder, hub id, or embedded model.
+    max_length : int
+        Most tokens of an example.
+    weights : bool (default: False)
+        Whether its files of weights must be on this machine, too: here the devices are simulated.
+
+    Raises
+    ------
+    floe_plugins.errors.ModelError
+        The name cannot be resolved, or the files lack something.
+    floe_plugins.errors.ConfigError
+        An example could be longer than the model has positions.
+    BaseModelError
+        It is no causal language model, has none of `TARGET_MODULES`, or another model's tokenizer.
+    """
+    path = models.resolve(name, progress=True)
+    config = read_config(name, path)
+    model = empty_model(name, config)
+    shapes = _shapes(name, model)
+    check_length(name, config, max_length=max_length)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    check_tokenizer(name, read_tokenizer(name, path), vocabulary=vocabulary)
+    if weights:
+        check_weights(name, path)
+    return shapes
+
+
+def _shapes(name: str, model: Any) -> dict[str, tuple[int, int]]:
+    shapes = layer_shapes(model)
+    if not shapes:
+        raise BaseModelError(
+            f"Model {name!r} has no linear layer named {', '.join(TARGET_MODULES)}, so there is "
+            "nothing to adapt."
+        )
+    return shapes
+
+
+def layer_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Return layer -> (out, in) of a model's projections that are adapted."""
+    return {
+        layer: (module.out_features, module.in_features)
+        for layer, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and layer.rpartition(".")[2] in TARGET_MODULES
+    }
+
+
+@contextmanager
+def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
+    """Put an adapter on the base model; it is taken off again at the end.
+
+    The adapter's scaling is written as PEFT's alpha, so ``alpha / rank`` is that scaling.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    rank = adapter.rank
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=adapter.scaling * rank,  # type: ignore[arg-type]
+        target_modules=list(adapter.layers),
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base.model, config)
+    try:
+        set_peft_model_state_dict(model, to_peft(adapter))
+        yield model
+    finally:
+        model.unload()
+
+
+def to_peft(adapter: AdapterState) -> dict[str, torch.Tensor]:
+    """Return the factors under PEFT's names."""
+    state = {}
+    for layer, factors in adapter.layers.items():
+        state[f"{_PEFT_PREFIX}{layer}{_PEFT_A}"] = torch.from_numpy(factors.a.copy())
+        state[f"{_PEFT_PREFIX}{layer}{_PEFT_B}"] = torch.from_numpy(factors.b.copy())
+    return state
+
+
+def from_peft(state: dict[str, torch.Tensor], *, scaling: float) -> AdapterState:
+    """Return the adapter in a PEFT state dictionary."""
+    layers = {}
+    for key, a in state.items():
+        if key.endswith(_PEFT_A):
+            layer = key.removesuffix(_PEFT_A)
+            b = state[layer + _PEFT_B]
+            layers[layer.removeprefix(_PEFT_PREFIX)] = LoraFactors(
+                b=b.detach().float().cpu().numpy(), a=a.detach().float().cpu().numpy()
+            )
+    return AdapterState(layers, scaling)

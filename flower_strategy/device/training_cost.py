@@ -1,0 +1,366 @@
+"""What training costs on this machine, kept on its disk.
+
+A measurement takes a few training steps; what it found holds for as long as the model, the
+settings and the machine stay the same. The embedding and the free memory are not kept: one
+depends on the texts, the other on the moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from floe_plugins import files
+from floe_plugins.system import cache_dir
+
+if TYPE_CHECKING:
+    from flower_strategy.device.base_model import BaseModel
+    from flower_strategy.device.hardware import Device
+    from flower_strategy.settings import TrainingSettings
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.data.examples import Example
+from flower_strategy.device.base_model import BaseModel, adapted, layer_shapes
+from flower_strategy.device.hardware import Device, Stopwatch, available_memory
+from flower_strategy.device.training import collate, response_loss
+from flower_strategy.settings import TrainingSettings
+
+_FLOAT_BYTES = 4
+
+COPIES_PER_FACTOR = 4
+"""What training holds of a factor: itself, its gradient, AdamW's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """Measured cost of training on one device.
+
+    Attributes
+    ----------
+    step_ranks : tuple[int, int]
+        The two ranks that were timed.
+    step_seconds : tuple[float, float]
+        Seconds per step at these ranks, on the device's clock.
+    fixed_bytes : int
+        Base weights, and what a step keeps for its backward pass.
+    bytes_per_rank : int
+        Memory that one rank adds.
+    upload_per_rank : int
+        Bytes of one rank's factors.
+    """
+
+    step_ranks: tuple[int, int]
+    step_seconds: tuple[float, float]
+    fixed_bytes: int
+    bytes_per_rank: int
+    upload_per_rank: int
+
+
+def training_memory(base: BaseModel) -> int:
+    """Return the bytes that training may take where the base model computes.
+
+    The model is loaded when this is asked, and its weights are part of what training takes
+    (`TrainingCost.fixed_bytes`): they count as free. So the answer does not depend on whether the
+    process had the model already.
+    """
+    if base.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(base.device)
+    else:
+        free = available_memory()
+    return free + base.weight_bytes
+
+
+def measure_training(
+    base: BaseModel,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    device: Device,
+    *,
+    ranks: tuple[int, int],
+) -> TrainingCost:
+    """Time one real training step at each of two ranks, after one to warm up.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The frozen model.
+    examples : Sequence[Example]
+        The device's examples; their texts are joined into one batch of full length, so that the
+        budget holds for any of them.
+    settings : TrainingSettings
+        Batch size and length.
+    device : Device
+        Whose clock is read.
+    ranks : tuple[int, int]
+        The two ranks.
+    """
+    text = "\n".join(example.text for example in examples)
+    characters = 16 * settings.max_length
+    text = (text * (characters // max(len(text), 1) + 1))[:characters]
+    batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
+    shapes = layer_shapes(base.model)
+    steps = [
+        _step(base, initial_adapter(shapes, rank=rank, seed=0), batch, settings, device)
+        for rank in (ranks[0], *ranks)
+    ]
+    return TrainingCost(
+        step_ranks=ranks,
+        step_seconds=(steps[1].seconds, steps[2].seconds),
+        fixed_bytes=base.weight_bytes + steps[0].saved_bytes,
+        bytes_per_rank=upload_per_rank(shapes) * COPIES_PER_FACTOR,
+        upload_per_rank=upload_per_rank(shapes),
+    )
+
+
+def upload_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Return the bytes of an adapter's factors per unit of its rank, for layers of these shapes."""
+    return _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
+
+
+@dataclass(frozen=True)
+class _Step:
+    seconds: float
+    saved_bytes: int
+
+
+def _step(
+    base: BaseModel,
+    adapter: AdapterState,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    device: Device,
+) -> _Step:
+    """Run one step; count its seconds and the bytes that it keeps for its backward pass."""
+    with adapted(base, adapter) as model, torch.enable_grad():
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=0.0)
+        own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        saved: dict[int, int] = {}
+
+        def record(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        watch = Stopwatch(device, threads=torch.get_num_threads())
+        with torch.autograd.graph.saved_tensors_hooks(record, _same):
+            batch = collate(examples, base, settings.max_length)
+            loss, tokens = response_loss(model.get_base_model(), batch)
+            (loss / max(tokens, 1)).backward()
+        optimizer.step()
+        if base.device.type == "cuda":
+            torch.cuda.synchronize()
+        return _Step(watch.seconds(), sum(saved.values()))
+
+
+def _same(tensor: Any) -> Any:
+    return tensor
+
+
+logger = logging.getLogger("flwr")
+
+FORMAT_VERSION = 1
+"""Raised whenever a file means something else, or a cost is measured in another way."""
+
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostKey:
+    """Everything that a training cost depends on.
+
+    Attributes
+    ----------
+    model : str
+        Resolved folder or hub id of the base model.
+    model_stamp : str
+        Hash of its configuration, and of its weight files' names, sizes and times, or of its
+        commit on the hub.
+    dtype : str
+        Type of the base model's weights.
+    batch_size, max_length : int
+        Size of a step's batch.
+    probe_ranks : tuple[int, int]
+        The ranks that are timed.
+    clock : str
+        ``processor`` where a virtual clock is read, else ``wall``.
+    machine : str
+        The machine, see `machine_name`.
+    """
+
+    model: str
+    model_stamp: str
+    dtype: str
+    batch_size: int
+    max_length: int
+    probe_ranks: tuple[int, int]
+    clock: str
+    machine: str
+
+    @staticmethod
+    def of(
+        base: BaseModel,
+        settings: TrainingSettings,
+        device: Device,
+        *,
+        probe_ranks: tuple[int, int],
+    ) -> CostKey:
+        """Return the key of a model and settings on this machine."""
+        return CostKey(
+            model=base.path,
+            model_stamp=model_stamp(base),
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+            max_length=settings.max_length,
+            probe_ranks=probe_ranks,
+            clock="processor" if device.virtual else "wall",
+            machine=machine_name(),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Name of the key's file."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
+
+
+def model_stamp(base: BaseModel) -> str:
+    """Return a hash that changes when the model behind a name does.
+
+    Weights are told apart by name, size and time of change: hashing gigabytes would take longer
+    than the measurement.
+    """
+    facts: list[Any] = [base.model.config.to_json_string()]
+    folder = Path(base.path)
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _WEIGHT_SUFFIXES:
+                facts.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
+    else:
+        facts.append(getattr(base.model.config, "_commit_hash", None))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def machine_name() -> str:
+    """Return what a step's time depends on: processor, cores, threads, torch, accelerator."""
+    import torch
+
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, accelerator {accelerator}"
+    )
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return f"{platform.machine()} {value.strip()}"
+    return f"{platform.machine()} {platform.processor()}".strip()
+
+
+def cached_cost(
+    key: CostKey,
+    measure: Callable[[], TrainingCost],
+    *,
+    refresh: str = "",
+    folder: Path | None = None,
+) -> TrainingCost:
+    """Return the cost under a key, measured once per machine.
+
+    Of several processes that ask at once, one measures and the others wait for it: they would
+    otherwise disturb each other's measurement. A file that cannot be read as a cost of this
+    version is measured anew and replaced. Where the folder cannot be written, every call measures.
+
+    Parameters
+    ----------
+    key : CostKey
+        What the cost depends on.
+    measure : Callable[[], TrainingCost]
+        Measures.
+    refresh : str (default: "")
+        Name of the query that wants a new measurement; empty takes any that is known. One that was
+        made for the same query is new enough: all nodes that one machine stands for share it,
+        whether they ask at once or one after the other. A name rather than a time, since the
+        server's clock is not this machine's.
+    folder : Path, optional
+        Where to keep costs; ``profiles`` in Floe's cache folder if not given.
+    """
+    path = (folder or cache_dir() / "profiles") / f"{key.digest}.json"
+    lock = path.with_name(f"{path.name}.lock")
+    with files.locked(lock, without_locks="go_on") as missing:
+        if missing is not None:
+            logger.warning("No lock for the cached profile %s: %s", path, missing)
+        cost = _read(path, key, refresh)
+        if cost is None:
+            cost = measure()
+            _write(path, key, cost, refresh)
+    return cost
+
+
+def _read(path: Path, key: CostKey, refresh: str) -> TrainingCost | None:
+    try:
+        cost, made_for = _parse(path.read_text(encoding="utf-8"), key)
+        return cost if refresh in ("", made_for) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning(
+            "The cached profile %s is not usable (%s: %s); measuring anew.",
+            path,
+            type(error).__name__,
+            error,
+        )
+        return None
+
+
+def _parse(text: str, key: CostKey) -> tuple[TrainingCost, str]:
+    """Read a file's text; return the cost, and the query that it was measured for.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        It is not a cost of this version under this key.
+    """
+    found = json.loads(text)
+    if found["version"] != FORMAT_VERSION:
+        raise ValueError(f"its version is {found['version']!r}, not {FORMAT_VERSION}")
+    if found["key"] != json.loads(json.dumps(asdict(key))):
+        raise ValueError("it was measured for something else")
+    cost = found["cost"]
+    first, second = (int(rank) for rank in cost["step_ranks"])
+    low, high = (float(seconds) for seconds in cost["step_seconds"])
+    sizes = {name: int(cost[name]) for name in ("fixed_bytes", "bytes_per_rank", "upload_per_rank")}
+    if not (0 < low < math.inf and 0 < high < math.inf and min(sizes.values()) >= 0):
+        raise ValueError(f"its numbers are out of range: {cost}")
+    found_cost = TrainingCost(step_ranks=(first, second), step_seconds=(low, high), **sizes)
+    return found_cost, str(found.get("refresh", ""))
+
+
+def _write(path: Path, key: CostKey, cost: TrainingCost, refresh: str) -> None:
+    found = {
+        "version": FORMAT_VERSION,
+        "key": asdict(key),
+        "cost": asdict(cost),
+        "refresh": refresh,
+    }
+    try:
+        files.write_file(path, json.dumps(found, indent=2) + "\n", mode=0o600)
+    except OSError as error:
+        logger.warning("The measured profile could not be kept in %s: %s", path, error)

@@ -1,0 +1,197 @@
+"""What a device tells the server about itself before the first round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from floe_plugins.errors import FloeError
+from flower_strategy.adapters.adapter import FloatArray
+
+PROFILE_KEY = "profile"
+DEVICE_KEY = "device"
+EMBEDDING_KEY = "embedding"
+_LONGEST_NAME = 64
+_MOST_BYTES = 2**50
+_LARGEST_RANK = 4096
+
+
+class ProfileError(FloeError, ValueError):
+    """A reply is no usable device profile; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceProfile:
+    """A device's measured budget and its task embedding.
+
+    Attributes
+    ----------
+    device : str
+        Class of the device.
+    label : str
+        Name of the node's main task where the run is simulated, else empty.
+    identity : str
+        What stays the same when the node gets another id: ``partition:3`` of a simulated node,
+        ``name:...`` of a SuperNode whose --node-config has a ``name``, else empty. By it a resumed
+        run knows its devices.
+    memory_bytes : int
+        Memory that training may use.
+    fixed_bytes : int
+        Memory that training takes at any rank: base weights and activations.
+    bytes_per_rank : int
+        Memory that one rank adds: factors, gradients, AdamW's two moments.
+    upload_per_rank : int
+        Bytes of one rank's factors on the wire.
+    step_ranks : tuple[int, int]
+        The two ranks that were timed.
+    step_seconds : tuple[float, float]
+        Seconds per optimizer step at these ranks.
+    bandwidth : float
+        Upload in bytes per second, infinite where not known.
+    num_examples : int
+        Training examples on the device.
+    embedding : FloatArray
+        Task embedding, shape (hidden,), unit length.
+    embedding_error : float
+        Standard error of the embedding, see `flower_strategy.device.embedding.TaskEmbedding`.
+    embedding_noise : float
+        Noise in the embedding, which may be more than was asked for, see
+        `flower_strategy.device.embedding_noise`.
+    """
+
+    device: str
+    label: str = ""
+    identity: str = ""
+    memory_bytes: int
+    fixed_bytes: int
+    bytes_per_rank: int
+    upload_per_rank: int
+    step_ranks: tuple[int, int]
+    step_seconds: tuple[float, float]
+    bandwidth: float
+    num_examples: int
+    embedding: FloatArray
+    embedding_error: float = 0.0
+    embedding_noise: float = 0.0
+
+    def to_record(self) -> RecordDict:
+        """Write the profile into the content of a reply."""
+        return RecordDict(
+            {
+                PROFILE_KEY: MetricRecord(
+                    {
+                        "memory-bytes": self.memory_bytes,
+                        "fixed-bytes": self.fixed_bytes,
+                        "bytes-per-rank": self.bytes_per_rank,
+                        "upload-per-rank": self.upload_per_rank,
+                        "step-ranks": list(self.step_ranks),
+                        "step-seconds": list(self.step_seconds),
+                        "bandwidth": self.bandwidth,
+                        "num-examples": self.num_examples,
+                        "embedding-error": self.embedding_error,
+                        "embedding-noise": self.embedding_noise,
+                    }
+                ),
+                DEVICE_KEY: ConfigRecord(
+                    {"device": self.device, "label": self.label, "identity": self.identity}
+                ),
+                EMBEDDING_KEY: ArrayRecord({"embedding": Array(self.embedding)}),
+            }
+        )
+
+    @staticmethod
+    def from_record(record: RecordDict) -> DeviceProfile:
+        """Read and check a profile.
+
+        Raises
+        ------
+        ProfileError
+            A part is missing, of the wrong type, or out of range.
+        """
+        try:
+            numbers = record.metric_records[PROFILE_KEY]
+            words = record.config_records[DEVICE_KEY]
+            embedding = record.array_records[EMBEDDING_KEY]["embedding"].numpy()
+            ranks = _pair(numbers, "step-ranks")
+            profile = DeviceProfile(
+                device=device_text(words["device"], most=_LONGEST_NAME),
+                label=device_text(words["label"], most=_LONGEST_NAME),
+                identity=device_text(words["identity"], most=_LONGEST_NAME),
+                memory_bytes=_whole(numbers, "memory-bytes"),
+                fixed_bytes=_whole(numbers, "fixed-bytes"),
+                bytes_per_rank=_whole(numbers, "bytes-per-rank"),
+                upload_per_rank=_whole(numbers, "upload-per-rank"),
+                step_ranks=(int(ranks[0]), int(ranks[1])),
+                step_seconds=_pair(numbers, "step-seconds"),
+                bandwidth=_real(numbers, "bandwidth"),
+                num_examples=_whole(numbers, "num-examples"),
+                embedding=embedding.astype(np.float32),
+                embedding_error=_real(numbers, "embedding-error"),
+                embedding_noise=_real(numbers, "embedding-noise"),
+            )
+        except KeyError as error:
+            raise ProfileError(f"The profile has no {error}.") from error
+        profile._check()
+        return profile
+
+    def _check(self) -> None:
+        if self.num_examples < 1:
+            raise ProfileError(f"num-examples is {self.num_examples}; at least 1 is needed.")
+        for name in ("memory_bytes", "fixed_bytes", "bytes_per_rank", "upload_per_rank"):
+            if getattr(self, name) > _MOST_BYTES:
+                raise ProfileError(f"{name} is {getattr(self, name):.3g}; that is no real device.")
+        if not self.bandwidth >= 1:
+            raise ProfileError(
+                f"bandwidth is {self.bandwidth}; it must be at least 1 byte a second."
+            )
+        if not all(1 <= rank <= _LARGEST_RANK for rank in self.step_ranks):
+            raise ProfileError(f"step-ranks is {self.step_ranks}; ranks are 1 to {_LARGEST_RANK}.")
+        if not all(1e-9 < seconds < 1e7 for seconds in self.step_seconds):
+            raise ProfileError(
+                f"step-seconds is {self.step_seconds}; both must be above 1e-9 and below 1e7."
+            )
+        if not 0 <= self.embedding_error < 1e6:
+            raise ProfileError(f"embedding-error is {self.embedding_error}; 0 to 1e6 is accepted.")
+        if not 0 <= self.embedding_noise < 1e6:
+            raise ProfileError(f"embedding-noise is {self.embedding_noise}; 0 to 1e6 is accepted.")
+        norm = float(np.linalg.norm(self.embedding))
+        if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
+            raise ProfileError(
+                f"The embedding has shape {self.embedding.shape} and length {norm:.4g}; it must "
+                "be one vector of length 1."
+            )
+
+
+def _real(numbers: MetricRecord, key: str) -> float:
+    value = numbers[key]
+    if isinstance(value, list):
+        raise ProfileError(f"{key} is {value}; one number is needed.")
+    return float(value)
+
+
+def _whole(numbers: MetricRecord, key: str) -> int:
+    value = _real(numbers, key)
+    if not math.isfinite(value) or value < 0:
+        raise ProfileError(f"{key} is {value}; it must be finite and not negative.")
+    return int(value)
+
+
+def _pair(numbers: MetricRecord, key: str) -> tuple[float, float]:
+    value = numbers[key]
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProfileError(f"{key} is {value}; two numbers are needed.")
+    if not all(map(math.isfinite, value)):
+        raise ProfileError(f"{key} is {value}; finite numbers are needed.")
+    return float(value[0]), float(value[1])
+
+
+def device_text(text: object, *, most: int) -> str:
+    """Return what a device says as one line of at most `most` characters.
+
+    Line feeds would let it write lines of the server's log, and escape sequences would be obeyed by
+    the terminal that shows it: what cannot be printed becomes a space.
+    """
+    return "".join(sign if sign.isprintable() else " " for sign in str(text)[:most])

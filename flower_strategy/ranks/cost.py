@@ -1,0 +1,120 @@
+"""What a rank costs a device, and what a rank policy is; `rank_policies` has those built in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flower_strategy.profile import DeviceProfile
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of one optimizer step as a line in the rank, ``base + slope * rank``."""
+
+    base: float
+    slope: float
+
+    @classmethod
+    def fit(cls, profile: DeviceProfile) -> StepCost:
+        """Fit the line to the two ranks that the device timed.
+
+        A higher rank never takes less time; where noise says so, the slope is 0 and the base the
+        mean.
+        """
+        (low, high), (quick, slow) = profile.step_ranks, profile.step_seconds
+        if high <= low or slow <= quick:
+            return cls((quick + slow) / 2, 0.0)
+        slope = (slow - quick) / (high - low)
+        base = quick - slope * low
+        if base < 0:
+            return cls(0.0, slow / high)
+        return cls(base, slope)
+
+    def at(self, rank: int) -> float:
+        """Seconds of a step at `rank`."""
+        return self.base + self.slope * rank
+
+
+@dataclass(frozen=True)
+class RankDecision:
+    """What a policy decided for one device.
+
+    Attributes
+    ----------
+    rank : int or None
+        The rank, None where the device is left out.
+    predicted_seconds : float
+        Predicted seconds of a round at that rank, or at the smallest rank where left out.
+    reason : str
+        Why this rank and no higher one, or why the device is left out.
+    """
+
+    rank: int | None
+    predicted_seconds: float
+    reason: str
+
+
+class RankPolicy(Protocol):
+    """Gives every device its rank, or leaves it out.
+
+    Attributes
+    ----------
+    name : str
+        How reports call it.
+    candidates : tuple[int, ...]
+        The ranks that it chooses from, ascending. Devices time the first and the last.
+    deadline : float or None
+        Seconds that a round may take a device; None where the policy knows no deadline, or not
+        yet. A checkpoint keeps it.
+    """
+
+    name: str
+    candidates: tuple[int, ...]
+    deadline: float | None
+
+    def assign(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
+    ) -> dict[int, RankDecision]:
+        """Return one decision per profile.
+
+        Called with all devices of the run, whenever one joins or a pace changes.
+
+        Parameters
+        ----------
+        profiles : Mapping[int, DeviceProfile]
+            Node id -> what the node measured.
+        local_steps : int
+            Optimizer steps of a round.
+        pace : Mapping[int, float]
+            Node id -> how many times longer than measured its training takes, see
+            `flower_strategy.server.state`; 1 for nodes that are not in it.
+        """
+
+
+def training_seconds(profile: DeviceProfile, rank: int, *, local_steps: int) -> float:
+    """Seconds of a round's training at `rank`, by what the device measured."""
+    return local_steps * StepCost.fit(profile).at(rank)
+
+
+def upload_seconds(profile: DeviceProfile, rank: int) -> float:
+    """Seconds to upload an adapter of `rank`."""
+    return rank * profile.upload_per_rank / profile.bandwidth
+
+
+def predicted_seconds(
+    profile: DeviceProfile, rank: int, *, local_steps: int, pace: float = 1.0
+) -> float:
+    """Seconds that a round takes the device at `rank`: training at its pace, then upload."""
+    training = training_seconds(profile, rank, local_steps=local_steps)
+    return pace * training + upload_seconds(profile, rank)
+
+
+def memory_needed(profile: DeviceProfile, rank: int) -> int:
+    """Bytes that training takes on the device at `rank`."""
+    return profile.fixed_bytes + rank * profile.bytes_per_rank

@@ -1,0 +1,266 @@
+"""The built-in rank policies: deadline, memory, fixed, uniform-min."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.config import RunConfig
+from flower_strategy.config_keys import EXPORT_RANKS, split_list
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
+from flower_strategy.ranks.plugin_policy import plugin_policy
+
+
+class DeadlinePolicy:
+    """The largest rank whose round fits the deadline and whose memory fits the device.
+
+    A round at rank r takes ``pace * steps * (a + b r) + bytes(r) / bandwidth`` seconds, with a and
+    b fitted to the device's two measured ranks and bytes(r) what it uploads.
+
+    Parameters
+    ----------
+    candidates : Sequence[int]
+        The ranks to choose from.
+    deadline : float, optional
+        Seconds that a round may take. None takes, from the first profiles, what the slowest
+        device that can hold the smallest rank needs for it: nobody who could take part is left
+        out for its speed, then or later, and the others use the time that they would wait anyway.
+    """
+
+    name = "deadline"
+
+    def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
+        self.candidates = tuple(sorted(candidates))
+        self.deadline = deadline
+        self._automatic = deadline is None
+
+    def assign(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
+    ) -> dict[int, RankDecision]:
+        """Return one decision per profile; see `RankPolicy.assign`."""
+        if self.deadline is None:
+            smallest = self.candidates[0]
+            needed = [
+                predicted_seconds(profile, smallest, local_steps=local_steps)
+                for profile in profiles.values()
+                if memory_needed(profile, smallest) <= profile.memory_bytes
+            ]
+            self.deadline = max(needed, default=None)
+        return {
+            node: _largest(
+                profile,
+                self.candidates,
+                local_steps=local_steps,
+                deadline=math.inf if self.deadline is None else self.deadline,
+                smallest_always=self._automatic,
+                pace=pace.get(node, 1.0),
+            )
+            for node, profile in profiles.items()
+        }
+
+
+class MemoryPolicy:
+    """The largest rank whose memory fits the device, however long its rounds take.
+
+    Parameters
+    ----------
+    candidates : Sequence[int]
+        The ranks to choose from.
+    """
+
+    name = "memory"
+    deadline: float | None = None
+
+    def __init__(self, *, candidates: Sequence[int]) -> None:
+        self.candidates = tuple(sorted(candidates))
+
+    def assign(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
+    ) -> dict[int, RankDecision]:
+        """Return one decision per profile; see `RankPolicy.assign`."""
+        return {
+            node: _largest(
+                profile, self.candidates, local_steps=local_steps, pace=pace.get(node, 1.0)
+            )
+            for node, profile in profiles.items()
+        }
+
+
+class FixedPolicy:
+    """The rank that the configuration names, for all or for each device class.
+
+    Memory is not looked at: a device that cannot hold its rank answers with an error.
+
+    Parameters
+    ----------
+    ranks : Mapping[str, int]
+        Device class -> rank; the class ``""`` stands for all that are not named.
+    """
+
+    name = "fixed"
+    deadline: float | None = None
+
+    def __init__(self, *, ranks: Mapping[str, int]) -> None:
+        self.ranks = dict(ranks)
+        self.candidates = tuple(sorted(set(self.ranks.values())))
+
+    def assign(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
+    ) -> dict[int, RankDecision]:
+        """Return one decision per profile; see `RankPolicy.assign`."""
+        decisions = {}
+        for node, profile in profiles.items():
+            rank = self.ranks.get(profile.device, self.ranks.get(""))
+            seconds = predicted_seconds(
+                profile,
+                rank or self.candidates[0],
+                local_steps=local_steps,
+                pace=pace.get(node, 1.0),
+            )
+            reason = (
+                f"fixed-ranks names no rank for class {profile.device!r}"
+                if rank is None
+                else "fixed-ranks says so"
+            )
+            decisions[node] = RankDecision(rank, seconds, reason)
+        return decisions
+
+
+class UniformMinPolicy:
+    """One rank for all: the largest that every device affords.
+
+    Parameters
+    ----------
+    candidates : Sequence[int]
+        The ranks to choose from.
+    deadline : float, optional
+        As `DeadlinePolicy`.
+    """
+
+    name = "uniform-min"
+
+    def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
+        self.affords = DeadlinePolicy(candidates=candidates, deadline=deadline)
+        self.candidates = self.affords.candidates
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds that a round may take."""
+        return self.affords.deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float | None) -> None:
+        self.affords.deadline = seconds
+
+    def assign(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        *,
+        local_steps: int,
+        pace: Mapping[int, float],
+    ) -> dict[int, RankDecision]:
+        """Return one decision per profile; see `RankPolicy.assign`."""
+        own = self.affords.assign(profiles, local_steps=local_steps, pace=pace)
+        common = min((d.rank for d in own.values() if d.rank is not None), default=None)
+        if common is None:
+            return own
+        return {
+            node: decision
+            if decision.rank is None
+            else RankDecision(
+                common,
+                predicted_seconds(
+                    profiles[node], common, local_steps=local_steps, pace=pace.get(node, 1.0)
+                ),
+                "it is the largest that all afford",
+            )
+            for node, decision in own.items()
+        }
+
+
+def policy_from_config(config: RunConfig) -> RankPolicy:
+    """Return the policy that a run configuration names: one of the above, or a plugin's.
+
+    Raises
+    ------
+    ConfigError
+        ``fixed-ranks`` is missing, or not understood; or nobody registers the policy.
+    FloeError
+        A plugin cannot make its policy.
+    """
+    deadline = config.round_deadline or None
+    if config.rank_policy == "memory":
+        return MemoryPolicy(candidates=config.ranks)
+    if config.rank_policy == "fixed":
+        return FixedPolicy(ranks=parse_fixed_ranks(config.fixed_ranks))
+    if config.rank_policy == "uniform-min":
+        return UniformMinPolicy(candidates=config.ranks, deadline=deadline)
+    if config.rank_policy == "deadline":
+        return DeadlinePolicy(candidates=config.ranks, deadline=deadline)
+    return plugin_policy(config)
+
+
+def parse_fixed_ranks(text: str) -> dict[str, int]:
+    """Return device class -> rank; the class ``""`` stands for all others.
+
+    Raises
+    ------
+    ConfigError
+        The text is neither a rank nor a list of CLASS:RANK, or a rank is out of range.
+    """
+    ranks: dict[str, int] = {}
+    most = max(EXPORT_RANKS)
+    for item in split_list(text):
+        name, _, number = item.rpartition(":")
+        if not number.isdigit() or not 1 <= int(number) <= most or name in ranks:
+            ranks.clear()
+            break
+        ranks[name] = int(number)
+    if not ranks:
+        raise ConfigError(
+            f"Run configuration fixed-ranks={text!r} is not accepted: with rank-policy 'fixed' it "
+            f"must be one rank for all or CLASS:RANK for each device class, separated by commas, "
+            f"with ranks from 1 to {most}."
+        )
+    return ranks
+
+
+def _largest(
+    profile: DeviceProfile,
+    candidates: Sequence[int],
+    *,
+    local_steps: int,
+    deadline: float = math.inf,
+    smallest_always: bool = True,
+    pace: float = 1.0,
+) -> RankDecision:
+    # The slack is for rounding: the automatic deadline is itself such a sum.
+    allowed = deadline * (1 + 1e-9)
+    refusal = "it is the largest candidate"
+    for rank in reversed(candidates):
+        seconds = predicted_seconds(profile, rank, local_steps=local_steps, pace=pace)
+        memory = memory_needed(profile, rank)
+        if memory > profile.memory_bytes:
+            refusal = (
+                f"rank {rank} needs {memory / 1e9:.2f} GB of memory, "
+                f"the device has {profile.memory_bytes / 1e9:.2f} GB"
+            )
+        elif seconds > allowed and not (smallest_always and rank == candidates[0]):
+            refusal = f"rank {rank} needs {seconds:.1f} s, the deadline is {deadline:.1f} s"
+        else:
+            return RankDecision(rank, seconds, refusal)
+    return RankDecision(None, seconds, refusal)

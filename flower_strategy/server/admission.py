@@ -1,0 +1,337 @@
+"""The first stage of a round: which devices take part, at which rank, in which cluster."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from floe_plugins.errors import FloeError
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
+from flower_strategy.server import log
+from flower_strategy.server.replies import ReplyError, read_profile
+from flower_strategy.server.round import Round, Steps
+from flower_strategy.server.state import Slowdown
+
+logger = logging.getLogger("flwr")
+
+
+_LOOK_AGAIN_SECONDS = 2.0
+_MEASURE_AGAIN_SECONDS = 60.0
+# The history has them all.
+_MOST_REASONS = 20
+
+
+class NoDevicesError(FloeError, RuntimeError):
+    """No device can take part in the run; the message gives the devices' reasons."""
+
+
+def admit(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
+    """Query the profiles that are wanted; give those devices a rank and a cluster.
+
+    Wanted are those of nodes that are new, of nodes that were left out a while ago, and of
+    all nodes when they are to be clustered again. The first devices are clustered together; a
+    later one joins the nearest centroid. A node whose profile is refused is asked again in
+    the next round.
+
+    A run that has begun does not hurry through its rounds while all devices are away: it
+    waits for one that can train.
+
+    Raises
+    ------
+    NoDevicesError
+        There is no device that can train, and in a run that has begun none came in time.
+    """
+    end = time.monotonic() + timeout
+    if round.is_first:
+        steps.wait_for_nodes(grid, timeout)
+        steps.assign_ranks()
+    steps.query_profiles(grid, timeout)
+    begun, measured = round.record.round > 0, time.monotonic()
+    while not steps.able_nodes(grid):
+        if not begun or time.monotonic() > end:
+            _note_left_out(steps, round)
+            reasons = round.record.reasons() + steps.state.reasons()
+            more = len(reasons) - _MOST_REASONS
+            named = reasons[:_MOST_REASONS] + ([f"and {more} more"] if more > 0 else [])
+            raise NoDevicesError(
+                "No device can take part: " + ("; ".join(named) or "none is connected.")
+            )
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        if time.monotonic() > measured + _MEASURE_AGAIN_SECONDS:
+            before = round.record.round - 1
+            steps.state.left_since = {
+                node: min(since, before) for node, since in steps.state.left_since.items()
+            }
+            round.silent_since.clear()
+            measured = time.monotonic()
+        steps.query_profiles(grid, timeout)
+    _note_left_out(steps, round)
+
+
+def _note_left_out(steps: Steps, round: Round) -> None:
+    for node, decision in steps.state.decisions.items():
+        if decision.rank is None:
+            round.record.left_out[node] = decision.reason
+
+
+def query_profiles(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
+    """Query the profiles that are wanted now, and take the good ones into the run."""
+    online = sorted(grid.get_node_ids())
+    new = steps.new_nodes(online)
+    again = steps.nodes_to_measure_again(online)
+    recluster = steps.time_to_recluster()
+    asked = set(new) | set(again) | (set(online) if recluster else set())
+    if not asked:
+        return
+    messages = steps.configure_profile(sorted(asked), refresh=again)
+    profiles = steps.aggregate_profile(steps.receive(grid, messages, timeout, stage="profile"))
+    renamed = steps.take_profiles(profiles, online, measured=again, embeddings_anew=recluster)
+    if profiles and recluster:
+        steps.recluster()
+        round.reclustered_in = round.record.round
+    steps.note_noisier(profiles.values())
+    if joined := [node for node in steps.state.profiles if node in profiles]:
+        log.log_devices(joined, steps.state, steps.rank_policy)
+    if renamed and steps.nodes_to_measure_again(online):
+        # Under their old ids they could not be recognised as due.
+        steps.query_profiles(grid, timeout)
+
+
+def new_nodes(steps: Steps, round: Round, online: Sequence[int]) -> list[int]:
+    """Return the nodes to ask for their first profile.
+
+    One that was silent is asked again in the next round only if nobody else can train: each
+    time, all others wait for it.
+    """
+    silent, now = round.silent_since, round.record.round
+    every = max(1, steps.participation.readmit_every) if steps.able_among(online) else 1
+    return [
+        node
+        for node in online
+        if node not in steps.state.profiles and (node not in silent or now - silent[node] >= every)
+    ]
+
+
+def wait_for_nodes(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
+    """Wait until enough nodes are connected, or the time is up."""
+    end, needed = time.monotonic() + timeout, steps.participation.min_nodes
+    while (count := len(list(grid.get_node_ids()))) < needed:
+        if time.monotonic() > end:
+            round.note(f"The run begins with {count} nodes of the {needed} to wait for")
+            return
+        logger.info("Waiting for nodes: %d of %d are connected.", count, needed)
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def nodes_to_measure_again(steps: Steps, round: Round, online: Sequence[int]) -> list[int]:
+    """Return the nodes that have been left out long enough to be measured again.
+
+    Where no other is connected, nothing is gained by waiting for more rounds.
+    """
+    since, now = steps.state.left_since, round.record.round
+    every = steps.participation.readmit_every
+    if every and not steps.able_among(online):
+        every = 1
+    return [node for node in online if every and now - since.get(node, now) >= every]
+
+
+def time_to_recluster(steps: Steps, round: Round) -> bool:
+    """Return whether all devices are to be clustered again in this round."""
+    every, now = steps.clustering.every, round.record.round
+    due = every and steps.state.clusters and now > 1 and (now - 1) % every == 0
+    return bool(due and round.reclustered_in < now)
+
+
+def configure_profile(
+    steps: Steps, nodes: Sequence[int], *, refresh: Sequence[int] = ()
+) -> list[Message]:
+    """Return the profile query, one message per node; `refresh` measure themselves anew."""
+    candidates = steps.rank_policy.candidates
+    ranks, anew = (candidates[0], candidates[-1]), set(refresh)
+    cached = [node for node in nodes if node not in anew]
+    return [
+        *steps.envelope.profile_query(cached, ranks),
+        *steps.envelope.profile_query(refresh, ranks, refresh=True),
+    ]
+
+
+def aggregate_profile(
+    steps: Steps, round: Round, replies: Iterable[Message]
+) -> dict[int, DeviceProfile]:
+    """Return the good profiles by node; embeddings of another model are refused."""
+    found: dict[int, DeviceProfile] = {}
+    for message in replies:
+        node = message.metadata.src_node_id
+        try:
+            found[node] = read_profile(message)
+        except ReplyError as error:
+            round.refuse(node, "profile", error)
+    known = steps.state.profiles or found
+    sizes = Counter(len(profile.embedding) for profile in known.values())
+    size = sizes.most_common(1)[0][0] if sizes else 0
+    for node, profile in sorted(found.items()):
+        if len(profile.embedding) != size:
+            reason = f"its embedding has {len(profile.embedding)} numbers, the others' {size}."
+            round.refuse(node, "profile", ReplyError(reason))
+            del found[node]
+    return dict(sorted(found.items()))
+
+
+def take_profiles(
+    steps: Steps,
+    round: Round,
+    profiles: dict[int, DeviceProfile],
+    online: Sequence[int],
+    *,
+    measured: Sequence[int] = (),
+    embeddings_anew: bool = False,
+) -> bool:
+    """Take good profiles into the run: ranks for all, clusters for those that are new.
+
+    What the run knew of a device that comes back under another node id goes on, save its
+    embedding where all devices embed their texts anew.
+
+    Parameters
+    ----------
+    profiles : dict[int, DeviceProfile]
+        Node -> its good profile.
+    online : Sequence[int]
+        The nodes that are connected: their devices are not away, so none of them comes back.
+    measured : Sequence[int], optional
+        The nodes that were asked to measure themselves anew: those that were left out are not
+        any more, until their ranks are given.
+    embeddings_anew : bool (default: False)
+        Whether all devices were asked to embed their texts.
+
+    Returns
+    -------
+    bool
+        Whether a device came back under another node id.
+    """
+    state = steps.state
+    back = _known_by_identity(steps, profiles, online)
+    if back:
+        state.rename({old: new for new, old in back.items()})
+        round.note(f"{len(back)} devices came back under other node ids")
+    new = [node for node in profiles if node not in state.profiles]
+    again = set(measured)
+    for node, profile in profiles.items():
+        if node in back:
+            if embeddings_anew:
+                known = state.profiles[node]
+                state.profiles[node] = replace(known, embedding=profile.embedding)
+            continue
+        if node in again and state.left_since.pop(node, None) is not None:
+            state.slowdowns.pop(node, None)
+        state.profiles[node] = profile
+    steps.assign_ranks()
+    if new:
+        steps.assign_clusters(new)
+    return bool(back)
+
+
+def _known_by_identity(
+    steps: Steps, profiles: dict[int, DeviceProfile], online: Sequence[int]
+) -> dict[int, int]:
+    """Return new node id -> the id under which the run knew the device.
+
+    Ids of simulated nodes differ from run to run, so a resumed run knows them by what they
+    call themselves. Names that several devices give are no names.
+    """
+    known, there = steps.state.profiles, set(online)
+    new = {node: profile for node, profile in profiles.items() if node not in known}
+    counts = Counter(profile.identity for profile in new.values())
+    before = Counter(profile.identity for profile in known.values())
+    homes = {profile.identity: node for node, profile in known.items()}
+    return {
+        node: homes[profile.identity]
+        for node, profile in new.items()
+        if profile.identity
+        and counts[profile.identity] == before[profile.identity] == 1
+        and homes[profile.identity] not in there
+    }
+
+
+def assign_ranks(steps: Steps, round: Round) -> None:
+    """Let the policy give each device its rank, or leave it out; log what changed."""
+    state = steps.state
+    before = state.decisions
+    state.decisions = steps.rank_policy.assign(
+        state.profiles, local_steps=steps.training.local_steps, pace=state.slowdown_factors()
+    )
+    for node, decision in state.decisions.items():
+        if decision.rank is None:
+            state.left_since.setdefault(node, round.record.round)
+        else:
+            state.left_since.pop(node, None)
+        if node in before and before[node].rank != decision.rank:
+            round.note(_rank_moved(node, before[node], decision))
+
+
+def assign_clusters(steps: Steps, nodes: Sequence[int]) -> None:
+    """Cluster the first nodes; put later ones to the nearest centroid.
+
+    Where devices are clustered by their adapters, there are none at first: then all begin in
+    one cluster, which is split after the first round.
+    """
+    together = replace(steps.clustering, threshold=1.0)
+    by_adapter = steps.clustering.by == "adapter"
+    steps.state.place(nodes, together if by_adapter else steps.clustering)
+
+
+def recluster(steps: Steps, round: Round) -> None:
+    """Cluster all devices anew, by what they are clustered by."""
+    by_adapter = steps.clustering.by == "adapter"
+    features = steps.state.sketches if by_adapter else None
+    before = {cluster.name: cluster.members for cluster in steps.state.clusters}
+    events = steps.state.recluster(steps.clustering, features=features)
+    after = {cluster.name: cluster.members for cluster in steps.state.clusters}
+    moved = "the same" if before == after else "changed"
+    round.note(f"Clustered again: {len(after)} clusters, members {moved}")
+    for event in events:
+        round.note(event)
+
+
+def correct_slowdowns(steps: Steps, round: Round) -> None:
+    """Learn from what the round took, then give the ranks of the next one."""
+    if not steps.participation.rank_correction:
+        return
+    state, late = steps.state, round.record.late_in_training()
+    for node, device in round.record.devices.items():
+        if device.rank is None or node not in state.profiles:
+            continue
+        slowdown = state.slowdowns.get(node, Slowdown())
+        if device.observed_seconds is None:
+            if node in late:
+                state.slowdowns[node] = slowdown.late()
+            continue
+        profile = state.profiles[node]
+        trained = device.observed_seconds - upload_seconds(profile, device.rank)
+        local_steps = steps.training.local_steps
+        profiled = training_seconds(profile, device.rank, local_steps=local_steps)
+        state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)
+    steps.assign_ranks()
+
+
+def note_noisier(steps: Steps, round: Round, profiles: Iterable[DeviceProfile]) -> None:
+    """Note devices whose embeddings have more noise than they were asked for."""
+    asked = steps.envelope.embedding.noise
+    more = [p.embedding_noise for p in profiles if p.embedding_noise > asked]
+    if more:
+        round.note(
+            f"{len(more)} devices keep to the noisier task embedding that they have told of "
+            f"the same texts before: noise up to {max(more):g}, asked were {asked:g}"
+        )
+
+
+def _rank_moved(node: int, before: RankDecision, now: RankDecision) -> str:
+    was = "left out" if before.rank is None else f"rank {before.rank}"
+    is_now = "left out" if now.rank is None else f"rank {now.rank}"
+    return f"node {node}: {was} -> {is_now}, since {now.reason}"

@@ -1,0 +1,256 @@
+"""What a run leaves behind: one PEFT adapter per cluster, a manifest, and the history.
+
+The output folder::
+
+    manifest.json
+    history.json
+    cluster-0/adapter_config.json
+    cluster-0/adapter_model.safetensors
+    cluster-1/...
+
+``manifest.json``::
+
+    {"format": 1,
+     "model": "embedded:smollm2-135m-instruct",   # as configured
+     "base_model_path": "...",                    # where it was found
+     "licence": "apache-2.0",                     # of the base model, null if not known
+     "rank": 16,                                  # of every adapter; alpha is the same
+     "rank_policy": "deadline", "candidate_ranks": [4, 8, 16, 32], "deadline_seconds": 71.2,
+     "training": {"local_steps": 4, ...},         # TrainingSettings
+     "embedding": {"texts": 8, "noise": 0.0, ...},   # EmbeddingSettings
+     "clustering": {"by": "embedding", ...},      # ClusteringSettings
+     "clusters": [
+        {"name": "cluster-0", "adapter": "cluster-0",      # folder, relative to the manifest
+         "members": ["1234"],                              # node ids, as text: they have 64 bits
+         "centroid": [0.01, ...],                          # unit length
+         "discarded_energy": 0.02,                         # in [0, 1], of the last mean
+         "loss_before": 2.1, "loss_after": 0.9}],          # held-out, nats per response token
+     "devices": [
+        {"node": "1234", "device": "phone", "label": "code", "cluster": "cluster-0",
+         "identity": "partition:0",                        # empty if it has none
+         "rank": 4,                                        # null where left out
+         "reason": "rank 8 needs 90.1 s, the deadline is 71.2 s",
+         "pace": 1.0,                                      # times slower than profiled
+         "predicted_seconds": 71.2, "observed_seconds": 68.0,   # of the last round, or null
+         "examples": 102, "memory_bytes": 3221225472,
+         "bandwidth": 250000.0,                            # bytes per second, null if not known
+         "embedding": [0.01, ...]}]}                       # for the heatmap: cosines of these
+
+``history.json``::
+
+    {"format": 1,
+     "rounds": [
+        {"round": 0, "seconds": 12.3,
+         "device_seconds": 68.0,                           # of the slowest device, its clock
+         "clusters": {"cluster-0": {"asked": 2, "replies": 2, "moved": true, "train_loss": 1.2,
+                                    "held_out_loss": 0.9, "discarded_energy": 0.01,
+                                    "discarded_by_layer": {"model.layers.0...": 0.01, ...}}},
+         "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "pace": 1.0,
+                              "predicted_seconds": 71.2,
+                              "observed_seconds": 68.0, "bytes_down": 4884480,
+                              "bytes_up": 4884480, "num_examples": 102, "train_loss": 1.1,
+                              "held_out_loss": 0.8, "held_out_tokens": 300}},
+         "refused": [{"node": "1234", "stage": "train", "reason": "...", "late": false}],
+         "left_out": {"1234": "rank 4 needs ..."},
+         "notes": ["node 1234: rank 16 -> rank 8, since ..."]}]}
+
+Round 0 is the evaluation before training. Numbers that do not exist are null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from floe_plugins import files, models
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.mean import truncate
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
+from flower_strategy.server.checkpoint import pack_round
+from flower_strategy.server.state import RunState, Slowdown
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings, TrainingSettings
+
+
+def export_run(
+    state: RunState,
+    folder: Path,
+    *,
+    training: TrainingSettings,
+    rank: int,
+    policy: RankPolicy,
+    embedding: EmbeddingSettings,
+    clustering: ClusteringSettings,
+) -> dict[str, Any]:
+    """Write a run's adapters, manifest and history.
+
+    Parameters
+    ----------
+    state : RunState
+        The run.
+    folder : Path
+        Where to write; made when absent.
+    training : TrainingSettings
+        The run's settings; names the base model.
+    rank : int
+        Rank of every adapter, one that vLLM accepts.
+    policy : RankPolicy
+        Named in the manifest.
+    embedding, clustering : EmbeddingSettings, ClusteringSettings
+        How devices were embedded and split, with the level of noise.
+
+    Returns
+    -------
+    dict[str, Any]
+        The manifest.
+    """
+    base_model = models.resolve(training.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    clusters = []
+    for cluster in state.clusters:
+        served = truncate(state.cluster_adapters[cluster.name], rank)
+        save_adapter(served.adapter, folder / cluster.name, rank=rank, base_model=base_model)
+        kept = 1.0 - served.discarded_energy
+        for record in reversed(state.history):
+            outcome = record.clusters.get(cluster.name)
+            if outcome is not None and outcome.moved:
+                kept *= 1.0 - outcome.discarded_energy
+                break
+        losses = state.losses(cluster.name)
+        clusters.append(
+            {
+                "name": cluster.name,
+                "adapter": cluster.name,
+                "members": [str(node) for node in cluster.members],
+                "centroid": cluster.centroid.tolist(),
+                "discarded_energy": 1.0 - kept,
+                "loss_before": losses[0] if losses else None,
+                "loss_after": losses[-1] if losses else None,
+            }
+        )
+    manifest = {
+        "format": FORMAT,
+        "model": training.model,
+        "base_model_path": base_model,
+        "licence": models.licence(base_model),
+        "rank": rank,
+        "rank_policy": policy.name,
+        "candidate_ranks": list(policy.candidates),
+        "deadline_seconds": policy.deadline,
+        "training": asdict(training),
+        "embedding": asdict(embedding),
+        "clustering": asdict(clustering),
+        "clusters": clusters,
+        "devices": [_device(state, node) for node in state.profiles],
+    }
+    _write(folder / MANIFEST_FILE, manifest)
+    _write(
+        folder / HISTORY_FILE,
+        {"format": FORMAT, "rounds": [pack_round(record) for record in state.history]},
+    )
+    return manifest
+
+
+def set_aside_result(folder: Path) -> None:
+    """Rename an earlier run's manifest and history, as its checkpoints are.
+
+    They are kept as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
+    """
+    for name in (MANIFEST_FILE, HISTORY_FILE):
+        path = folder / name
+        if path.exists():
+            path.replace(path.with_name(f"{name}.previous"))
+
+
+def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
+    """Write one adapter as PEFT does, alpha equal to the rank, so that vLLM serves it.
+
+    vLLM takes one rank and one scaling for all layers: every layer gets `rank` terms, with zeros
+    where it has fewer, and the scaling goes into the factors.
+
+    Parameters
+    ----------
+    adapter : AdapterState
+        The adapter, at most `rank` terms.
+    folder : Path
+        The adapter's folder; made when absent.
+    rank : int
+        The rank.
+    base_model : str
+        What PEFT's configuration names as base.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save
+
+    from flower_strategy.device.base_model import to_peft
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = adapter.with_scaling(1.0).resized(rank)
+    LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted({layer.rpartition(".")[2] for layer in whole.layers}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    weights = save(to_peft(whole), metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+
+
+def _device(state: RunState, node: int) -> dict[str, Any]:
+    profile, decision = state.profiles[node], state.decisions[node]
+    observed = [
+        record.devices[node].observed_seconds
+        for record in state.history
+        if node in record.devices and record.devices[node].observed_seconds is not None
+    ]
+    return {
+        "node": str(node),
+        "device": profile.device,
+        "label": profile.label,
+        "identity": profile.identity,
+        "cluster": state.cluster_of(node).name,
+        "rank": decision.rank,
+        "reason": decision.reason,
+        "pace": state.slowdowns.get(node, Slowdown()).factor,
+        "predicted_seconds": decision.predicted_seconds,
+        "observed_seconds": observed[-1] if observed else None,
+        "examples": profile.num_examples,
+        "memory_bytes": profile.memory_bytes,
+        "bandwidth": profile.bandwidth if math.isfinite(profile.bandwidth) else None,
+        "embedding": profile.embedding.tolist(),
+    }
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    entries = (f"{json.dumps(key)}: {_written(value)}" for key, value in content.items())
+    files.remove_parts(path)
+    files.write_file(path, "{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def _written(value: Any) -> str:
+    """Return a value as JSON, a list of objects with a line each.
+
+    Indented, it would be written by json's Python code: of 10,000 devices that takes ten times as
+    long as by its C code.
+    """
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return "[\n" + ",\n".join(map(_written, value)) + "\n]"
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for numbers that JSON does not have: no number ends an export."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,210 @@
+"""What a run says while it goes, in the style of Flower's own log."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.server.records import DeviceRound, RoundRecord
+from flower_strategy.server.state import RunState
+from flower_strategy.settings import (
+    AggregationSettings,
+    CheckpointSettings,
+    ClusteringSettings,
+    EmbeddingSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
+
+logger = logging.getLogger("flwr")
+
+_BAR_WIDTH = 12
+
+
+def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
+    """Log lines as the branches of a tree."""
+    for index, line in enumerate(lines):
+        logger.info("%s%s %s", indent, "└──>" if index == len(lines) - 1 else "├──>", line)
+
+
+def log_summary(
+    *,
+    training: TrainingSettings,
+    embedding: EmbeddingSettings,
+    clustering: ClusteringSettings,
+    participation: Participation,
+    policy: RankPolicy,
+    aggregation: AggregationSettings,
+    rules: ReplyRules,
+    checkpoints: CheckpointSettings,
+    export_rank: int,
+    output: Path | None,
+) -> None:
+    """Log what a run is set to."""
+    tree = {
+        "Training": [
+            f"Model: {training.model} ({training.dtype})",
+            f"Local steps: {training.local_steps} of {training.batch_size} x "
+            f"{training.max_length} tokens",
+            f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
+        ],
+        "Sampling": [
+            f"Fraction: train ({participation.fraction_train:.2f}) | "
+            f"evaluate ({participation.fraction_evaluate:.2f})",
+            f"Minimum nodes: {participation.min_nodes}",
+            f"Quorum: {participation.quorum:.2f}, then {participation.quorum_grace:g} s for late "
+            "replies",
+        ],
+        "Ranks": [
+            f"Policy: {policy.name}, candidates {', '.join(map(str, policy.candidates))}",
+            "Round deadline: "
+            + ("none yet" if policy.deadline is None else f"{policy.deadline:g} s"),
+            f"Corrected by observed seconds: {'yes' if participation.rank_correction else 'no'}",
+            f"Exported rank: {export_rank}",
+        ],
+        "Clusters": [
+            f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
+            f"{clustering.smallest} devices",
+            f"Task embedding: {embedding.texts} texts, noise {embedding.noise:g}",
+            "Clustered again: "
+            + (f"every {clustering.every} rounds" if clustering.every else "never"),
+        ],
+        "Aggregation": [
+            f"Weighting: {aggregation.weighting}, global share {aggregation.global_share:g}, "
+            f"momentum {aggregation.momentum:g}",
+            f"Replies needed per cluster: {rules.min_replies}, norm limit {rules.norm_limit:g}",
+        ],
+        "Output": [
+            f"Folder: {output or 'not written'}",
+            f"Checkpoints kept: {checkpoints.keep}",
+            f"Resumed from: {checkpoints.resume or 'begins anew'}",
+        ],
+    }
+    for number, (head, lines) in enumerate(tree.items(), 1):
+        last = number == len(tree)
+        logger.info("\t%s %s:", "└──>" if last else "├──>", head)
+        for index, line in enumerate(lines, 1):
+            stem = "\t\t" if last else "\t│\t"
+            logger.info("%s%s %s", stem, "└──" if index == len(lines) else "├──", line)
+
+
+def log_resumed(
+    server_round: int, path: Path, *, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Log what a run goes on from, and which settings are not those that it had."""
+    logger.info("Resumed after round %d, from %s", server_round, path)
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            logger.warning(
+                "The run had %s=%r and goes on with %r.",
+                name.replace("_", "-"),
+                before[name],
+                value,
+            )
+
+
+def log_round(server_round: int, num_rounds: int) -> None:
+    """Log the head of a round."""
+    logger.info("")
+    if server_round == 0:
+        logger.info("[DEVICES]")
+    else:
+        logger.info("[ROUND %d/%d]", server_round, num_rounds)
+
+
+def log_devices(nodes: Iterable[int], state: RunState, policy: RankPolicy) -> None:
+    """Log rank and cluster of devices that joined."""
+    if policy.deadline:
+        logger.info("A round may take a device %.1f s.", policy.deadline)
+    lines = []
+    for node in nodes:
+        profile, decision = state.profiles[node], state.decisions[node]
+        given = f"rank {decision.rank}" if decision.rank else "LEFT OUT"
+        lines.append(
+            f"{state.cluster_of(node).name}, {profile.device}"
+            f"{f' with {profile.label}' if profile.label else ''} (node {node}): {given}, "
+            f"predicted {decision.predicted_seconds:.1f} s, since {decision.reason}"
+        )
+    log_tree(sorted(lines))
+
+
+def log_training(record: RoundRecord) -> None:
+    """Log what is sent out for training."""
+    asked = [device for device in record.devices.values() if device.rank is not None]
+    ranks = Counter(device.rank for device in asked)
+    logger.info(
+        "configure_train: %d devices in %d clusters, %s, %s down",
+        len(asked),
+        len({device.cluster for device in asked}),
+        ", ".join(f"rank {rank} x {count}" for rank, count in sorted(ranks.items())),
+        megabytes(sum(device.bytes_down for device in asked)),
+    )
+
+
+def log_reply(node: int, device: DeviceRound, name: str, *, done: int, total: int) -> None:
+    """Log one good training reply, behind a bar of the round's progress."""
+    logger.info(
+        "\t├──> %s %s, %s rank %s (node %d): loss %.3f, predicted %.1f s, observed %.1f s, %s up",
+        progress_bar(done, total),
+        device.cluster,
+        name,
+        device.rank,
+        node,
+        device.train_loss,
+        device.predicted_seconds,
+        device.observed_seconds,
+        megabytes(device.bytes_up),
+    )
+
+
+def log_losses(record: RoundRecord, state: RunState) -> None:
+    """Log the clusters at the end of a round."""
+    logger.info(
+        "aggregate: %s down, %s up, %d refused, %.1f s",
+        megabytes(sum(device.bytes_down for device in record.devices.values())),
+        megabytes(sum(device.bytes_up for device in record.devices.values())),
+        len(record.refused),
+        record.seconds,
+    )
+    lines = []
+    for name, outcome in sorted(record.clusters.items()):
+        losses = state.losses(name)
+        line = f"{name}: held-out loss " + (
+            " -> ".join(f"{loss:.3f}" for loss in losses) or "not measured"
+        )
+        if outcome.asked:
+            line += (
+                f", {outcome.replies} of {outcome.asked} replies, "
+                f"discarded energy {outcome.discarded_energy:.1e}"
+            )
+        lines.append(line)
+    log_tree(lines)
+
+
+def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Log what was written."""
+    logger.info("")
+    if not manifest["clusters"]:
+        logger.info("Wrote manifest and history to %s; there is no adapter.", folder)
+        return
+    logger.info("Wrote %d adapters of rank %d:", len(manifest["clusters"]), manifest["rank"])
+    log_tree([str(folder / cluster["adapter"]) for cluster in manifest["clusters"]])
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return a bar of fixed width with the count behind it.
+
+    A line per step, since a ServerApp's output is a log: carriage returns would end up in it.
+    """
+    filled = _BAR_WIDTH * done // max(total, 1)
+    return f"[{'█' * filled}{'░' * (_BAR_WIDTH - filled)}] {done}/{total}"
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{count / 1e6:.1f} MB"

@@ -1,0 +1,204 @@
+"""What happened in one round: the records that history, log and report are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flwr.app import MetricRecord
+
+_MOST_NAMED = 5
+
+
+@dataclass(kw_only=True)
+class DeviceRound:
+    """What one device did in one round.
+
+    Attributes
+    ----------
+    cluster : str
+        Its cluster.
+    rank : int or None
+        Rank that it trained at; None where it only evaluated.
+    pace : float
+        How many times longer than profiled its training was expected to take.
+    predicted_seconds, observed_seconds : float or None
+        Seconds of training and upload, as predicted and as reported.
+    bytes_down, bytes_up : int
+        Bytes of the adapters sent to it and back, for training.
+    num_examples : int
+        Training examples, its weight in the mean.
+    train_loss, held_out_loss : float or None
+        Mean losses, nats per response token.
+    held_out_tokens : int
+        Response tokens that the held-out loss is measured on.
+    """
+
+    cluster: str
+    rank: int | None = None
+    pace: float = 1.0
+    predicted_seconds: float | None = None
+    observed_seconds: float | None = None
+    bytes_down: int = 0
+    bytes_up: int = 0
+    num_examples: int = 0
+    train_loss: float | None = None
+    held_out_loss: float | None = None
+    held_out_tokens: int = 0
+
+
+@dataclass(kw_only=True)
+class ClusterRound:
+    """What one cluster did in one round.
+
+    Attributes
+    ----------
+    asked, replies : int
+        Devices asked to train, and good replies.
+    moved : bool
+        Whether the cluster's adapter changed.
+    train_loss : float or None
+        Mean over the replies, weighted by examples.
+    held_out_loss : float or None
+        Mean over the members, weighted by tokens, with the adapter after this round.
+    discarded_energy : float
+        Share of the mean's squared singular values cut off at the server's rank.
+    discarded_by_layer : dict[str, float]
+        The same share for every layer.
+    """
+
+    asked: int = 0
+    replies: int = 0
+    moved: bool = False
+    train_loss: float | None = None
+    held_out_loss: float | None = None
+    discarded_energy: float = 0.0
+    discarded_by_layer: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reply that was not used.
+
+    Attributes
+    ----------
+    node : int
+        The node.
+    stage : str
+        ``profile``, ``train`` or ``evaluate``.
+    reason : str
+        One sentence.
+    late : bool
+        Whether there was no reply in time.
+    """
+
+    node: int
+    stage: str
+    reason: str
+    late: bool = False
+
+
+@dataclass(kw_only=True)
+class RoundRecord:
+    """One round; round 0 holds the evaluation before training.
+
+    Attributes
+    ----------
+    round : int
+        Its number.
+    seconds : float
+        Wall seconds of the whole round at the server.
+    clusters : dict[str, ClusterRound]
+        By cluster.
+    devices : dict[int, DeviceRound]
+        By node.
+    refused : list[Refusal]
+        Replies that were not used.
+    left_out : dict[int, str]
+        Node -> why it has no rank.
+    notes : list[str]
+        What else happened: devices that joined, ranks that moved, clusters made anew.
+    """
+
+    round: int
+    seconds: float = 0.0
+    clusters: dict[str, ClusterRound] = field(default_factory=dict)
+    devices: dict[int, DeviceRound] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of the slowest device's training and upload: the round on the devices' clock."""
+        observed = [device.observed_seconds for device in self.devices.values()]
+        return max((seconds for seconds in observed if seconds is not None), default=0.0)
+
+    def late_in_training(self) -> set[int]:
+        """Return the nodes that did not send their trained adapters in time."""
+        return {r.node for r in self.refused if r.late and r.stage == "train"}
+
+    def reasons(self) -> list[str]:
+        """Return every reason of refusals as one phrase, with the nodes that it is of."""
+        nodes: dict[str, list[int]] = {}
+        for refusal in self.refused:
+            nodes.setdefault(refusal.reason, []).append(refusal.node)
+        return [f"{_named(some)}: {reason}" for reason, some in nodes.items()]
+
+    def conclude_training(self) -> MetricRecord:
+        """Fill in the clusters' training losses; return the round's sums, energies and loss."""
+        devices = self.devices.values()
+        trained = [device for device in devices if device.train_loss is not None]
+        metrics = MetricRecord(
+            {
+                "replies": len(trained),
+                "refused": len(self.refused),
+                "bytes-down": sum(device.bytes_down for device in devices),
+                "bytes-up": sum(device.bytes_up for device in devices),
+            }
+        )
+        for name, outcome in self.clusters.items():
+            metrics[f"{name}/discarded-energy"] = outcome.discarded_energy
+            for layer, share in outcome.discarded_by_layer.items():
+                metrics[f"{name}/discarded-energy/{layer}"] = share
+            outcome.train_loss = _mean(
+                (device.train_loss, device.num_examples)
+                for device in trained
+                if device.cluster == name
+            )
+        loss = _mean((device.train_loss, device.num_examples) for device in trained)
+        if loss is not None:
+            metrics["train-loss"] = loss
+        return metrics
+
+    def conclude_evaluation(self) -> MetricRecord | None:
+        """Fill in the clusters' held-out losses; return them and the mean, weighted by tokens."""
+        measured = [device for device in self.devices.values() if device.held_out_loss is not None]
+        metrics = MetricRecord()
+        for name in sorted({device.cluster for device in measured}):
+            loss = _mean(
+                (device.held_out_loss, device.held_out_tokens)
+                for device in measured
+                if device.cluster == name
+            )
+            if loss is not None:
+                self.clusters.setdefault(name, ClusterRound()).held_out_loss = loss
+                metrics[f"{name}/held-out-loss"] = loss
+        loss = _mean((device.held_out_loss, device.held_out_tokens) for device in measured)
+        if loss is None:
+            return None
+        metrics["held-out-loss"] = loss
+        return metrics
+
+
+def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
+    pairs = [(value, weight) for value, weight in weighted if value is not None]
+    total = sum(weight for _, weight in pairs)
+    return sum(value * weight for value, weight in pairs) / total if total else None
+
+
+def _named(nodes: list[int]) -> str:
+    """Return nodes in words; a fault of all simulated ones is no reason to name thousands."""
+    first = ", ".join(map(str, sorted(nodes)[:_MOST_NAMED]))
+    more = len(nodes) - _MOST_NAMED
+    return f"node{'s' * (len(nodes) > 1)} {first}{f' and {more} more' if more > 0 else ''}"

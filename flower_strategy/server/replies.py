@@ -1,0 +1,215 @@
+"""Reading what devices send back; whatever is wrong with a reply, only that reply is lost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message, MetricRecord
+
+from floe_plugins.errors import FloeError
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.settings import ReplyRules
+
+_LARGEST_LOSS = 1e6
+_MOST_SECONDS = 1e7
+# Weighted by as many examples as are accepted, their sums stay far from float32's end.
+_LARGEST_FACTOR = 1e9
+
+
+class ReplyError(FloeError, ValueError):
+    """A reply cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What a device was sent to train.
+
+    Attributes
+    ----------
+    cluster : str
+        Its cluster.
+    adapter : AdapterState
+        The adapter sent, at the device's rank and scaling.
+    most_examples : int
+        Examples that its profile named: it counts for no more.
+    length : float
+        Norm of the update that the training asked for makes, see `asked_length`.
+    """
+
+    cluster: str
+    adapter: AdapterState
+    most_examples: int
+    length: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReply:
+    """A good training reply.
+
+    Attributes
+    ----------
+    adapter : AdapterState
+        The trained adapter.
+    num_examples : int
+        Its weight, no more than its profile named.
+    loss : float
+        Mean training loss.
+    seconds : float
+        Training and upload on the device's clock.
+    """
+
+    adapter: AdapterState
+    num_examples: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """A good evaluation reply.
+
+    Attributes
+    ----------
+    loss : float
+        Held-out loss, nats per response token.
+    num_tokens : int
+        Its weight.
+    """
+
+    loss: float
+    num_tokens: int
+
+
+def read_profile(message: Message) -> DeviceProfile:
+    """Return a device's profile.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error or no profile.
+    """
+    _no_error(message)
+    try:
+        return DeviceProfile.from_record(message.content)
+    # A node can send anything, and decoding it can raise anything; the run must outlive that.
+    except Exception as error:
+        raise ReplyError(str(error) or repr(error)) from error
+
+
+def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainReply:
+    """Return a training reply that fits what was asked.
+
+    Parameters
+    ----------
+    message : Message
+        The reply.
+    sent : Sent
+        What the device was sent.
+    rules : ReplyRules
+        Bounds of what it may claim.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error, has other layers, shapes or scaling than what was sent, numbers
+        that are not finite, or a count of examples that is not whole, not positive or absurd.
+    """
+    _no_error(message)
+    try:
+        metrics = message.content.metric_records[METRICS_KEY]
+        scaling = _finite(metrics, "scaling")
+        adapter = AdapterState.from_arrays(
+            message.content.array_records[ARRAYS_KEY], scaling=scaling
+        )
+    # As in `read_profile`.
+    except Exception as error:
+        raise ReplyError(_reason(error)) from error
+    expected = sent.adapter
+    if adapter.layers.keys() != expected.layers.keys():
+        odd = sorted(adapter.layers.keys() ^ expected.layers.keys())
+        raise ReplyError(f"{len(odd)} layers differ from those sent, among them {odd[0]}.")
+    for name, factors in adapter.layers.items():
+        own = expected.layers[name]
+        if (factors.b.shape, factors.a.shape) != (own.b.shape, own.a.shape):
+            raise ReplyError(
+                f"{name} has factors {factors.b.shape} and {factors.a.shape}, sent were "
+                f"{own.b.shape} and {own.a.shape}."
+            )
+        for factor in (factors.a, factors.b):
+            if not np.isfinite(factor).all():
+                raise ReplyError(f"{name} holds numbers that are not finite.")
+            if np.abs(factor).max(initial=0.0) > _LARGEST_FACTOR:
+                raise ReplyError(f"{name} holds numbers above {_LARGEST_FACTOR:g}.")
+    if not math.isclose(scaling, expected.scaling, rel_tol=1e-6):
+        raise ReplyError(f"scaling is {scaling}, sent was {expected.scaling}.")
+    try:
+        loss, seconds = _finite(metrics, "train-loss"), _finite(metrics, "seconds")
+        examples = _finite(metrics, "num-examples")
+    except (KeyError, OverflowError) as error:
+        raise ReplyError(_reason(error)) from error
+    if not (0 <= loss <= _LARGEST_LOSS and 0 <= seconds <= _MOST_SECONDS):
+        raise ReplyError(f"train-loss is {loss:g} after {seconds:g} s; that cannot be.")
+    if not 1 <= examples <= rules.max_examples or examples != int(examples):
+        raise ReplyError(
+            f"num-examples is {examples:g}; it must be a whole number from 1 to "
+            f"{rules.max_examples}."
+        )
+    return TrainReply(adapter, min(int(examples), sent.most_examples), loss, seconds)
+
+
+def read_evaluate_reply(
+    message: Message, rules: ReplyRules, *, most_tokens: int | None = None
+) -> EvaluateReply:
+    """Return an evaluation reply.
+
+    Parameters
+    ----------
+    message : Message
+        The reply.
+    rules : ReplyRules
+        Bounds of what it may claim.
+    most_tokens : int, optional
+        Tokens that its loss counts for at most; what is above is cut.
+
+    Raises
+    ------
+    ReplyError
+        The reply is an error, or its numbers are missing or not finite.
+    """
+    _no_error(message)
+    try:
+        metrics = message.content.metric_records[METRICS_KEY]
+        loss, tokens = _finite(metrics, "held-out-loss"), _finite(metrics, "num-tokens")
+    # As in `read_profile`.
+    except Exception as error:
+        raise ReplyError(_reason(error)) from error
+    if not 0 <= loss <= _LARGEST_LOSS or not 1 <= tokens <= 1e4 * rules.max_examples:
+        raise ReplyError(f"held-out-loss is {loss:g} over {tokens:g} tokens.")
+    return EvaluateReply(loss, min(int(tokens), most_tokens or int(tokens)))
+
+
+def _no_error(message: Message) -> None:
+    if message.has_error():
+        raise ReplyError(_last_line(message.error.reason or "") or f"error {message.error.code}")
+
+
+def _finite(metrics: MetricRecord, key: str) -> float:
+    value = metrics[key]
+    if isinstance(value, (list, bool)) or not math.isfinite(value):
+        raise ReplyError(f"{key} is {value}; one finite number is needed.")
+    return float(value)
+
+
+def _last_line(reason: str) -> str:
+    """Return the sentence at the end of a traceback, without Flower's wrapping."""
+    lines = [line.strip() for line in reason.strip().removesuffix("'>").splitlines()]
+    last = next((line for line in reversed(lines) if line), "")
+    return last.rpartition("occurred. Message: ")[2]
+
+
+def _reason(error: Exception) -> str:
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error) or repr(error)

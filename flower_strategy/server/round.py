@@ -1,0 +1,203 @@
+"""One round while it goes on, and the steps of a strategy that the stages of a round call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.messages import Envelope
+from flower_strategy.profile import DeviceProfile, device_text
+from flower_strategy.ranks.cost import RankPolicy
+from flower_strategy.server.exchange import Patience, drop_late, exchange
+from flower_strategy.server.records import DeviceRound, Refusal, RoundRecord
+from flower_strategy.server.replies import ReplyError, Sent
+from flower_strategy.server.state import RunState
+from flower_strategy.settings import (
+    AggregationSettings,
+    ClusteringSettings,
+    Participation,
+    ReplyRules,
+    TrainingSettings,
+)
+
+logger = logging.getLogger("flwr")
+
+_PROFILE_SECONDS = 60.0
+_LONGEST_REASON = 500
+
+
+@dataclass(kw_only=True, eq=False)
+class Round:
+    """What is known of a round while it goes on.
+
+    Attributes
+    ----------
+    record : RoundRecord
+        What has happened so far.
+    is_first : bool (default: True)
+        Whether it is the first round of this process, also in a resumed run.
+    sent : dict[int, Sent]
+        Node -> what it was sent to train, until its reply is there.
+    silent_since : dict[int, int]
+        Node -> the round in which its profile was waited for in vain.
+    late_messages : set[str]
+        Messages of this and earlier rounds whose replies are not waited for any more.
+    reclustered_in : int (default: 0)
+        The last round in which all devices were clustered again.
+    """
+
+    record: RoundRecord
+    is_first: bool = True
+    sent: dict[int, Sent] = field(default_factory=dict)
+    silent_since: dict[int, int] = field(default_factory=dict)
+    late_messages: set[str] = field(default_factory=set)
+    reclustered_in: int = 0
+
+    def following(self, number: int) -> Round:
+        """Return the next round, which knows who is silent and late."""
+        return Round(
+            record=RoundRecord(round=number),
+            is_first=False,
+            silent_since=self.silent_since,
+            late_messages=self.late_messages,
+            reclustered_in=self.reclustered_in,
+        )
+
+    def device(self, node: int, state: RunState) -> DeviceRound:
+        """Return a device's part of the record, which is made at the first call."""
+        if node not in self.record.devices:
+            self.record.devices[node] = DeviceRound(cluster=state.cluster_of(node).name)
+        return self.record.devices[node]
+
+    def refuse(self, node: int, stage: str, error: ReplyError) -> None:
+        """Log and record a reply that is not used."""
+        reason = device_text(error, most=_LONGEST_REASON)
+        logger.warning("Refused the %s reply of node %d: %s", stage, node, reason)
+        self.record.refused.append(Refusal(node, stage, reason))
+
+    def late(self, node: int, stage: str, reason: str) -> None:
+        """Log and record that a node did not reply in time."""
+        logger.warning("Node %d is late in %s: %s", node, stage, reason)
+        self.record.refused.append(Refusal(node, stage, reason, late=True))
+        if stage == "profile":
+            self.silent_since[node] = self.record.round
+
+    def note(self, event: str) -> None:
+        """Log and record what else happened."""
+        logger.info("\t├──> %s", event)
+        self.record.notes.append(event)
+
+
+# What the steps do is said in `FloeStrategy`.
+# ruff: noqa: D102
+class Steps(Protocol):
+    """The settings of a strategy and its steps that others of its steps call.
+
+    The functions of this folder call them on the strategy, so that a step which a subclass
+    overrides is the one that runs.
+    """
+
+    training: TrainingSettings
+    envelope: Envelope
+    rank_policy: RankPolicy
+    clustering: ClusteringSettings
+    participation: Participation
+    aggregation: AggregationSettings
+    rules: ReplyRules
+    export_rank: int
+    state: RunState
+
+    @property
+    def server_rank(self) -> int: ...
+
+    def receive(
+        self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
+    ) -> Iterator[Message]: ...
+
+    def patience(self, grid: Grid, timeout: float, *, stage: str) -> Patience: ...
+
+    def able_nodes(self, grid: Grid) -> list[int]: ...
+
+    def able_among(self, nodes: Iterable[int]) -> list[int]: ...
+
+    def wait_for_nodes(self, grid: Grid, timeout: float) -> None: ...
+
+    def query_profiles(self, grid: Grid, timeout: float) -> None: ...
+
+    def new_nodes(self, online: Sequence[int]) -> list[int]: ...
+
+    def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]: ...
+
+    def time_to_recluster(self) -> bool: ...
+
+    def configure_profile(
+        self, nodes: Sequence[int], *, refresh: Sequence[int] = ()
+    ) -> list[Message]: ...
+
+    def aggregate_profile(self, replies: Iterable[Message]) -> dict[int, DeviceProfile]: ...
+
+    def take_profiles(
+        self,
+        profiles: dict[int, DeviceProfile],
+        online: Sequence[int],
+        *,
+        measured: Sequence[int] = (),
+        embeddings_anew: bool = False,
+    ) -> bool: ...
+
+    def assign_ranks(self) -> None: ...
+
+    def assign_clusters(self, nodes: Sequence[int]) -> None: ...
+
+    def recluster(self) -> None: ...
+
+    def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None: ...
+
+    def new_mean(self) -> AdapterMean: ...
+
+    def move_adapters(self, means: dict[str, AdapterMean]) -> None: ...
+
+    def most_tokens(self, node: int) -> int: ...
+
+
+def receive(
+    steps: Steps,
+    round: Round,
+    grid: Grid,
+    messages: Sequence[Message],
+    timeout: float,
+    *,
+    stage: str,
+) -> Iterator[Message]:
+    """Send messages and yield the replies as they arrive; note who did not reply."""
+    drop_late(grid, round.late_messages)
+    return exchange(
+        grid,
+        messages,
+        patience=steps.patience(grid, timeout, stage=stage),
+        missing=lambda node, reason: round.late(node, stage, reason),
+        gone=lambda node, reason: round.refuse(node, stage, ReplyError(reason)),
+        late=round.late_messages,
+    )
+
+
+def patience(steps: Steps, grid: Grid, timeout: float, *, stage: str) -> Patience:
+    """Return how long a stage waits.
+
+    Measuring takes a device longer than what it does in a round, so profiles have a grace of
+    a minute at least. Once there are devices to train, they do not wait longer than that for
+    the profiles of others.
+    """
+    part = steps.participation
+    if stage != "profile":
+        return Patience(timeout=timeout, quorum=part.quorum, grace=part.quorum_grace)
+    grace = max(part.quorum_grace, _PROFILE_SECONDS)
+    if steps.able_nodes(grid):
+        timeout = min(timeout, grace)
+    return Patience(timeout=timeout, quorum=part.quorum, grace=grace)

@@ -1,0 +1,310 @@
+"""Everything that a run knows between rounds, in one place."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from floe_plugins.errors import ConfigError
+from flower_strategy.adapters.adapter import AdapterState, FloatArray
+from flower_strategy.clusters import Cluster, cluster_devices, nearest
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.settings import ClusteringSettings
+
+BAND = 1.25
+"""Observations within this factor of the present slowdown change nothing."""
+
+AT_ONCE = 2.0
+"""A round that is this many times slower than the slowdown counts at once."""
+
+_CONFIRMATIONS = 2
+_LIMIT = 1000.0
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """The factor by which a device's training takes longer than its profile says.
+
+    A rank follows from the slowdown, and a rank that changes every round helps nobody. So it
+    has a dead band: it moves only when two rounds in a row lie outside of it on the same side, to
+    their geometric mean, and then the band moves along. A round that takes twice as long moves it
+    at once, since the next one would miss its deadline. Within a tenth of 1 the profile is taken
+    at its word, so a device that recovers gets its rank back.
+
+    Attributes
+    ----------
+    factor : float (default: 1.0)
+        The slowdown that ranks are chosen by.
+    outside : tuple[float, ...] (default: ())
+        The ratios of the last rounds that lay outside the band, on one side of it.
+    """
+
+    factor: float = 1.0
+    outside: tuple[float, ...] = ()
+
+    def observed(self, ratio: float) -> Slowdown:
+        """Return the slowdown after a round whose training took `ratio` times what was profiled."""
+        ratio = min(max(ratio, 1.0 / _LIMIT), _LIMIT)
+        if ratio >= AT_ONCE * self.factor:
+            return Slowdown(ratio)
+        if self.factor / BAND <= ratio <= self.factor * BAND:
+            return Slowdown(self.factor)
+        same_side = self.outside and (self.outside[-1] > self.factor) == (ratio > self.factor)
+        outside = (*self.outside, ratio) if same_side else (ratio,)
+        if len(outside) < _CONFIRMATIONS:
+            return Slowdown(self.factor, outside)
+        factor = math.exp(math.fsum(map(math.log, outside)) / len(outside))
+        return Slowdown(1.0 if 1 / 1.1 < factor < 1.1 else factor)
+
+    def late(self) -> Slowdown:
+        """Return the slowdown after a round whose reply came too late to be seen."""
+        return Slowdown(min(AT_ONCE * self.factor, _LIMIT))
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """A run between two rounds; what is here is all that the next round depends on.
+
+    Attributes
+    ----------
+    initial : AdapterState
+        The adapter that every cluster began with, at the server's rank.
+    profiles : dict[int, DeviceProfile]
+        Node -> what it told about itself.
+    left_since : dict[int, int]
+        Node without a rank -> round in which it was left out, or measured again in vain.
+    decisions : dict[int, RankDecision]
+        Node -> its rank.
+    slowdowns : dict[int, Slowdown]
+        Node -> how much slower than profiled it is; nodes without one are as profiled.
+    sketches : dict[int, FloatArray]
+        Node -> sketch of the B matrices that it trained first, where devices are clustered by
+        them; else empty.
+    clusters : list[Cluster]
+        Clusters by name.
+    clusters_made : int
+        Number of cluster names ever given out.
+    cluster_adapters : dict[str, AdapterState]
+        Cluster -> its adapter, scaling 1, terms ordered by singular value.
+    velocities : dict[str, AdapterState]
+        Cluster -> the server momentum's velocity; empty without momentum.
+    split_by_adapter : bool
+        Whether the devices were clustered by their adapters already.
+    history : list[RoundRecord]
+        Rounds so far.
+    """
+
+    initial: AdapterState
+    profiles: dict[int, DeviceProfile] = field(default_factory=dict)
+    left_since: dict[int, int] = field(default_factory=dict)
+    decisions: dict[int, RankDecision] = field(default_factory=dict)
+    slowdowns: dict[int, Slowdown] = field(default_factory=dict)
+    sketches: dict[int, FloatArray] = field(default_factory=dict)
+    clusters: list[Cluster] = field(default_factory=list)
+    clusters_made: int = 0
+    cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
+    velocities: dict[str, AdapterState] = field(default_factory=dict)
+    split_by_adapter: bool = False
+    history: list[RoundRecord] = field(default_factory=list)
+
+    # --------------------------------------------------------------- clusters
+
+    def place(self, nodes: Sequence[int], settings: ClusteringSettings) -> None:
+        """Cluster the first nodes; put later ones to the nearest centroid, which moves."""
+        if not self.clusters:
+            self.recluster(settings)
+            return
+        if not nodes:
+            return
+        # Sums go along: the mean over all members, for each of them anew, would be quadratic.
+        members = [list(cluster.members) for cluster in self.clusters]
+        sums = [
+            np.sum([self.profiles[member].embedding for member in own], axis=0, dtype=np.float64)
+            for own in members
+        ]
+        middles = np.stack([cluster.centroid for cluster in self.clusters])
+        for node in nodes:
+            embedding = self.profiles[node].embedding
+            home = int(np.argmax(middles @ embedding))
+            members[home].append(node)
+            sums[home] = sums[home] + embedding
+            middles[home] = sums[home] / max(float(np.linalg.norm(sums[home])), 1e-12)
+        self.clusters = [
+            replace(cluster, members=tuple(sorted(own)), centroid=middle.copy())
+            for cluster, own, middle in zip(self.clusters, members, middles, strict=True)
+        ]
+
+    def recluster(
+        self, settings: ClusteringSettings, *, features: Mapping[int, FloatArray] | None = None
+    ) -> list[str]:
+        """Cluster all devices anew; return one phrase per cluster that came or went.
+
+        A cluster that continues keeps its name and its adapter. A new one begins with the
+        adapter of the cluster that most of its devices were in.
+
+        Parameters
+        ----------
+        settings : ClusteringSettings
+            How to split.
+        features : Mapping[int, FloatArray], optional
+            What to split by; the task embeddings by default. Devices that have none go to the
+            nearest centroid.
+        """
+        before = {node: cluster.name for cluster in self.clusters for node in cluster.members}
+        known = {node: None for node in self.profiles if features is None or node in features}
+        old = self.clusters
+        self.clusters = cluster_devices(
+            {node: self.profiles[node].embedding for node in known},
+            settings,
+            errors={node: self.profiles[node].embedding_error for node in known},
+            features=features,
+            previous=old,
+            first_new=self.clusters_made,
+        )
+        names = {cluster.name for cluster in self.clusters}
+        self.clusters_made += len(names - {cluster.name for cluster in old})
+        adapters, velocities, events = self.cluster_adapters, self.velocities, []
+        self.cluster_adapters, self.velocities = {}, {}
+        for cluster in self.clusters:
+            parents = [before[node] for node in cluster.members if node in before]
+            parent = max(sorted(set(parents)), key=parents.count, default=cluster.name)
+            origin = cluster.name if cluster.name in adapters else parent
+            self.cluster_adapters[cluster.name] = adapters.get(origin, self.initial)
+            if origin in velocities:
+                self.velocities[cluster.name] = velocities[origin]
+            if old and origin != cluster.name:
+                events.append(f"{cluster.name} is new and begins with the adapter of {origin}")
+        events += [f"{cluster.name} ended" for cluster in old if cluster.name not in names]
+        self.place([node for node in self.profiles if node not in known], settings)
+        return events
+
+    def cluster_of(self, node: int) -> Cluster:
+        """Return the cluster of a profiled node."""
+        for cluster in self.clusters:
+            # Members ascend.
+            place = bisect_left(cluster.members, node)
+            if place < len(cluster.members) and cluster.members[place] == node:
+                return cluster
+        return nearest(self.profiles[node].embedding, self.clusters)
+
+    def adapter(self, cluster: str, rank: int) -> AdapterState:
+        """Return a cluster's adapter at a rank, all its terms ready to learn."""
+        return (
+            self.cluster_adapters[cluster].resized(rank, fill=self.initial).balanced(self.initial)
+        )
+
+    @property
+    def moved_unsketched(self) -> bool:
+        """Whether clusters have moved in a run that kept no sketch of what moved them."""
+        moved = any(o.moved for record in self.history for o in record.clusters.values())
+        return moved and not self.sketches
+
+    # ---------------------------------------------------------------- devices
+
+    def slowdown_factors(self) -> dict[int, float]:
+        """Return node -> how many times longer than profiled its training takes.
+
+        It is made anew at each call; for one node there is `slowdowns`.
+        """
+        return {node: slowdown.factor for node, slowdown in self.slowdowns.items()}
+
+    def reasons(self) -> list[str]:
+        """Return why each device without a rank is left out, as one phrase each."""
+        return [
+            f"node {node}: {decision.reason}"
+            for node, decision in self.decisions.items()
+            if decision.rank is None
+        ]
+
+    def sample(
+        self, nodes: Sequence[int], fraction: float, seed: Sequence[int], *, least: int = 1
+    ) -> list[int]:
+        """Return a share of each cluster's nodes, at least some of each, in their order.
+
+        What is drawn depends on the seed and on what the devices are, not on the ids that they
+        have in this run.
+
+        Parameters
+        ----------
+        nodes : Sequence[int]
+            The nodes to draw from.
+        fraction : float
+            Share to draw, in (0, 1].
+        seed : Sequence[int]
+            Such as (seed of the run, round).
+        least : int (default: 1)
+            Fewest nodes of a cluster; all where it has no more.
+        """
+        if fraction >= 1.0:
+            return list(nodes)
+        chosen: set[int] = set()
+        for index, cluster in enumerate(self.clusters):
+            present = sorted(set(nodes) & set(cluster.members), key=self._lasting_key)
+            if present:
+                count = max(least, round(fraction * len(present)))
+                drawn = np.random.default_rng([*seed, index]).permutation(len(present))[:count]
+                chosen |= {present[int(row)] for row in drawn}
+        return [node for node in nodes if node in chosen]
+
+    def _lasting_key(self, node: int) -> tuple[str, int]:
+        return self.profiles[node].identity, node
+
+    def rename(self, names: Mapping[int, int]) -> None:
+        """Give devices the node ids that they have in this run; history keeps up with it."""
+
+        def new(node: int) -> int:
+            return names.get(node, node)
+
+        self.profiles = {new(node): profile for node, profile in self.profiles.items()}
+        self.left_since = {new(node): number for node, number in self.left_since.items()}
+        self.decisions = {new(node): decision for node, decision in self.decisions.items()}
+        self.slowdowns = {new(node): slowdown for node, slowdown in self.slowdowns.items()}
+        self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}
+        self.clusters = [
+            replace(cluster, members=tuple(sorted(map(new, cluster.members))))
+            for cluster in self.clusters
+        ]
+        for record in self.history:
+            record.devices = {new(node): device for node, device in record.devices.items()}
+            record.left_out = {new(node): reason for node, reason in record.left_out.items()}
+            record.refused = [
+                replace(refusal, node=new(refusal.node)) for refusal in record.refused
+            ]
+
+    # ----------------------------------------------------------------- result
+
+    def losses(self, cluster: str) -> list[float]:
+        """Return a cluster's held-out losses, oldest first."""
+        outcomes = (record.clusters.get(cluster) for record in self.history)
+        losses = (outcome.held_out_loss for outcome in outcomes if outcome is not None)
+        return [loss for loss in losses if loss is not None]
+
+    def to_arrays(self) -> ArrayRecord:
+        """Return all adapters in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``."""
+        record = ArrayRecord()
+        for name, adapter in self.cluster_adapters.items():
+            record.update(adapter.to_arrays(prefix=f"{name}/"))
+        return record
+
+
+def initial_adapter_at(arrays: ArrayRecord, *, rank: int) -> AdapterState:
+    """Return the adapter that every cluster begins with, at the server's rank.
+
+    Raises
+    ------
+    ConfigError
+        The rank of the arrays is smaller.
+    """
+    adapter = AdapterState.from_arrays(arrays)
+    if adapter.rank < rank:
+        raise ConfigError(
+            f"The initial adapter has rank {adapter.rank}; candidates and export need {rank}."
+        )
+    return adapter.resized(rank)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import ItemsView
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flower_strategy.adapters.adapter import initial_adapter
+from flower_strategy.clusters import Cluster, centroid, nearest
+from flower_strategy.device.base_model import adapted_shapes
+from flower_strategy.profile import DeviceProfile
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.ranks.policies import DeadlinePolicy
+from flower_strategy.run_folder import load_manifest
+from flower_strategy.server.export import export_run
+from flower_strategy.server.state import BAND, RunState, Slowdown
+from flower_strategy.settings import ClusteringSettings, EmbeddingSettings, TrainingSettings
+
+SETTINGS = ClusteringSettings()
+
+
+def profile(*, seed: int) -> DeviceProfile:
+    random = np.random.default_rng(seed)
+    vector = np.eye(12)[seed % 3] + random.normal(scale=0.25, size=12)
+    return DeviceProfile(
+        device="phone",
+        memory_bytes=2**30,
+        fixed_bytes=0,
+        bytes_per_rank=1,
+        upload_per_rank=1,
+        step_ranks=(4, 32),
+        step_seconds=(1.0, 2.0),
+        bandwidth=1e6,
+        num_examples=8,
+        embedding=(vector / np.linalg.norm(vector)).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def state(settings: TrainingSettings) -> RunState:
+    """Return a run of twelve devices in three clusters."""
+    initial = initial_adapter(adapted_shapes(settings.model), rank=8, seed=0)
+    state = RunState(initial=initial)
+    state.profiles = {node: profile(seed=node) for node in range(12)}
+    state.place(list(state.profiles), SETTINGS)
+    assert len(state.clusters) == 3
+    return state
+
+
+def test_newcomers_join_one_by_one_and_centroids_move_along(state: RunState) -> None:
+    expected: list[Cluster] = list(state.clusters)
+    new = list(range(60, 20, -1))
+    state.profiles |= {node: profile(seed=node) for node in new}
+    for node in new:
+        home = nearest(state.profiles[node].embedding, expected)
+        members = tuple(sorted((*home.members, node)))
+        middle = centroid(state.profiles[member].embedding for member in members)
+        expected[expected.index(home)] = replace(home, members=members, centroid=middle)
+    state.place(new, SETTINGS)
+    assert [c.members for c in state.clusters] == [c.members for c in expected]
+    for found, wanted in zip(state.clusters, expected, strict=True):
+        np.testing.assert_allclose(found.centroid, wanted.centroid, atol=1e-6)
+        assert found.centroid.dtype == np.float32
+
+
+class Counted(dict[int, Slowdown]):
+    """Paces that count how often somebody goes through all of them."""
+
+    passes = 0
+
+    def items(self) -> ItemsView[int, Slowdown]:  # type: ignore[override]
+        self.passes += 1
+        return super().items()
+
+
+def test_an_export_does_not_go_through_all_paces_for_each_device(
+    state: RunState, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
+    state.slowdowns = paces = Counted({3: Slowdown(2.5)})
+    export_run(
+        state,
+        tmp_path,
+        training=settings,
+        rank=8,
+        policy=DeadlinePolicy(candidates=(4, 8)),
+        embedding=EmbeddingSettings(),
+        clustering=SETTINGS,
+    )
+    assert paces.passes <= 1
+    devices = load_manifest(tmp_path)["devices"]
+    assert [device["pace"] for device in devices] == [1.0, 1.0, 1.0, 2.5, *[1.0] * 8]
+    # One device a line.
+    assert len((tmp_path / "manifest.json").read_text("utf-8").splitlines()) > 12
+
+
+def after(pace: Slowdown, *ratios: float) -> Slowdown:
+    for ratio in ratios:
+        pace = pace.observed(ratio)
+    return pace
+
+
+def test_a_device_that_is_twice_as_slow_counts_at_once() -> None:
+    assert after(Slowdown(), 3.0).factor == pytest.approx(3.0)
+
+
+def test_a_smaller_slowdown_counts_after_two_rounds() -> None:
+    once = after(Slowdown(), 1.5)
+    assert once.factor == 1.0
+    assert after(once, 1.6).factor == pytest.approx(np.sqrt(1.5 * 1.6))
+
+
+def test_a_device_that_recovers_is_taken_at_its_profile_again() -> None:
+    assert after(Slowdown(3.0), 1.02).factor == 3.0
+    assert after(Slowdown(3.0), 1.02, 0.97).factor == 1.0
+
+
+def test_one_odd_round_among_usual_ones_changes_nothing() -> None:
+    assert after(Slowdown(), 1.6, 1.0, 1.6, 0.7, 1.7, 0.6) == Slowdown(1.0, (0.6,))
+
+
+def test_noise_within_the_band_never_moves_the_pace() -> None:
+    generator = np.random.default_rng(0)
+    pace = Slowdown(1.4)
+    for ratio in generator.uniform(1.4 / BAND, 1.4 * BAND, 500):
+        pace = pace.observed(float(ratio))
+    assert pace.factor == 1.4
+
+
+def test_a_late_reply_doubles_the_pace() -> None:
+    assert Slowdown(1.5).late().factor == 3.0
+
+
+def test_no_observation_makes_the_pace_endless_or_zero() -> None:
+    pace = Slowdown()
+    for _ in range(2000):
+        pace = pace.late()
+    assert pace.factor == 1000.0
+    assert after(Slowdown(), 1e300).factor == 1000.0
+    assert after(Slowdown(), 0.0, 0.0).factor == pytest.approx(0.001)

@@ -1,0 +1,343 @@
+"""The second stage of a round: every cluster's devices train, and its adapter moves."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+
+from flower_strategy.adapters.adapter import AdapterError, FloatArray
+from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
+from flower_strategy.clusters import sketch_adapter
+from flower_strategy.server import log
+from flower_strategy.server.records import ClusterRound
+from flower_strategy.server.replies import (
+    ReplyError,
+    Sent,
+    TrainReply,
+    read_evaluate_reply,
+    read_train_reply,
+)
+from flower_strategy.server.round import Round, Steps
+from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.settings import TrainingSettings
+
+logger = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A good reply that has been folded into a mean, without its adapter."""
+
+    node: int
+    cluster: str
+    norm: float
+    times: float
+    seconds: float
+    loss: float
+    num_examples: int
+    bytes_up: int
+    sketch: FloatArray | None
+
+
+@dataclass(eq=False)
+class _Folded:
+    """What a round's replies are folded into.
+
+    ``odd`` takes those that are absurdly long: whether they count is known at the round's end.
+    """
+
+    judge: LengthJudge
+    means: dict[str, AdapterMean] = field(default_factory=dict)
+    odd_means: dict[str, AdapterMean] = field(default_factory=dict)
+    odd: list[_Judged] = field(default_factory=list)
+    shortened: list[_Judged] = field(default_factory=list)
+    count: int = 0
+
+
+def configure_train(
+    steps: Steps,
+    round: Round,
+    server_round: int,
+    config: ConfigRecord,
+    grid: Grid,
+) -> list[Message]:
+    """Return one message per device that trains: its cluster's adapter at its rank."""
+    state = steps.state
+    chosen = state.sample(
+        steps.able_nodes(grid),
+        steps.participation.fraction_train,
+        (steps.training.seed, server_round),
+        least=steps.rules.min_replies,
+    )
+    wanted = {
+        node: (state.cluster_of(node).name, rank)
+        for node in chosen
+        if (rank := state.decisions[node].rank) is not None
+    }
+    adapters = {
+        (cluster, rank): state.adapter(cluster, rank).with_scaling(steps.training.scaling(rank))
+        for cluster, rank in set(wanted.values())
+    }
+    # A caller's own keys win in the messages, so they do here.
+    record = steps.training.to_record()
+    record.update(config)
+    training = TrainingSettings.from_record(record)
+    lengths = {
+        key: asked_length(
+            adapter, local_steps=training.local_steps, learning_rate=training.learning_rate
+        )
+        for key, adapter in adapters.items()
+    }
+    round.sent = {
+        node: Sent(key[0], adapters[key], state.profiles[node].num_examples, lengths[key])
+        for node, key in wanted.items()
+    }
+    pace = state.slowdown_factors()
+    for node, sent in round.sent.items():
+        device = round.device(node, steps.state)
+        device.rank, device.pace = wanted[node][1], pace.get(node, 1.0)
+        device.predicted_seconds = state.decisions[node].predicted_seconds
+        device.bytes_down = sent.adapter.num_bytes
+        round.record.clusters.setdefault(sent.cluster, ClusterRound()).asked += 1
+    log.log_training(round.record)
+    return steps.envelope.adapter_messages(
+        MessageType.TRAIN,
+        {node: sent.adapter for node, sent in round.sent.items()},
+        server_round=server_round,
+        extra=config,
+    )
+
+
+def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> MetricRecord:
+    """Fold replies into their clusters' means as they arrive, then move the adapters.
+
+    Every reply is judged by itself and forgotten, so the result does not depend on the order
+    of replies (but for float32's rounding), nor memory on their number; see
+    `flower_strategy.server.update_norms`.
+    """
+    folded = _Folded(LengthJudge(steps.rules.norm_limit))
+    total = len(round.sent)
+    for message in replies:
+        node = message.metadata.src_node_id
+        try:
+            if node not in round.sent:
+                raise ReplyError("it was not asked to train in this round.")
+            sent = round.sent.pop(node)
+            reply = read_train_reply(message, sent, steps.rules)
+            _fold(steps, round, folded, node, sent, reply, total)
+        except (ReplyError, AdapterError) as error:
+            round.refuse(node, "train", ReplyError(str(error)))
+    _settle_odd(steps, round, folded, total)
+    _note_shortened(steps, round, folded.shortened)
+    steps.move_adapters(folded.means)
+    return round.record.conclude_training()
+
+
+def _fold(
+    steps: Steps,
+    round: Round,
+    folded: _Folded,
+    node: int,
+    sent: Sent,
+    reply: TrainReply,
+    total: int,
+) -> None:
+    """Fold one reply into its cluster's mean, or into that of the absurdly long ones."""
+    norm = update_norm(sent.adapter, reply.adapter)
+    verdict = folded.judge.judge(norm, sent.length)
+    means = folded.odd_means if verdict.odd else folded.means
+    if sent.cluster not in means:
+        means[sent.cluster] = steps.new_mean()
+    means[sent.cluster].add(
+        reply.adapter, weight=reply.num_examples, sent=sent.adapter, kept=verdict.kept
+    )
+    by_adapter = steps.clustering.by == "adapter" and not steps.state.split_by_adapter
+    judged = _Judged(
+        node=node,
+        cluster=sent.cluster,
+        norm=norm,
+        times=norm / sent.length if sent.length else math.inf,
+        seconds=reply.seconds,
+        loss=reply.loss,
+        num_examples=reply.num_examples,
+        bytes_up=reply.adapter.num_bytes,
+        sketch=sketch_adapter(reply.adapter, rank=steps.rank_policy.candidates[0])
+        if by_adapter and node not in steps.state.sketches
+        else None,
+    )
+    if verdict.odd:
+        folded.odd.append(judged)
+        return
+    if verdict.kept < 1:
+        folded.shortened.append(judged)
+    _accept(steps, round, folded, judged, total)
+
+
+def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged, total: int) -> None:
+    """Record a reply that counts."""
+    folded.count += 1
+    if judged.sketch is not None:
+        steps.state.sketches[judged.node] = judged.sketch
+    device = round.device(judged.node, steps.state)
+    device.observed_seconds, device.train_loss = judged.seconds, judged.loss
+    device.num_examples, device.bytes_up = judged.num_examples, judged.bytes_up
+    name = steps.state.profiles[judged.node].device
+    log.log_reply(judged.node, device, name, done=folded.count, total=total)
+
+
+def _settle_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
+    """Refuse the absurdly long updates, or let them count, shortened as they are."""
+    if folded.judge.refuses_odd:
+        for judged in folded.odd:
+            round.refuse(judged.node, "train", ReplyError(_too_long(steps, judged)))
+        return
+    for cluster, mean in folded.odd_means.items():
+        if cluster in folded.means:
+            folded.means[cluster].merge(mean)
+        else:
+            folded.means[cluster] = mean
+    for judged in folded.odd:
+        folded.shortened.append(judged)
+        _accept(steps, round, folded, judged, total)
+
+
+def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> None:
+    """Say that updates were shortened, and by how much the longest was."""
+    if not shortened:
+        return
+    longest = max(shortened, key=lambda judged: judged.times)
+    round.note(
+        f"{len(shortened)} updates were shortened to norm-limit, that of node {longest.node} "
+        f"most: {_too_long(steps, longest)}"
+    )
+
+
+def _too_long(steps: Steps, judged: _Judged) -> str:
+    return (
+        f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the local-steps "
+        f"and learning-rate asked for make; norm-limit is {steps.rules.norm_limit:g}."
+    )
+
+
+def new_mean(steps: Steps) -> AdapterMean:
+    """Return an empty mean; what replies of one cluster are folded into."""
+    return AdapterMean(
+        steps.state.initial.shapes,
+        weighting=steps.aggregation.weighting,
+        ranks=steps.rank_policy.candidates,
+    )
+
+
+def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> None:
+    """Move every cluster's adapter that has enough good replies; the others keep theirs."""
+    state, settings = steps.state, steps.aggregation
+    moved = {}
+    # Those that are left out are never asked, so nobody can wait for their replies.
+    members = {
+        cluster.name: sum(state.decisions[node].rank is not None for node in cluster.members)
+        for cluster in state.clusters
+    }
+    for name, outcome in round.record.clusters.items():
+        mean = means.get(name)
+        outcome.replies = mean.count if mean else 0
+        needed = min(steps.rules.min_replies, max(1, members[name]))
+        if mean is None or mean.count < needed:
+            round.note(
+                f"{name} keeps its adapter: {outcome.replies} good replies of "
+                f"{outcome.asked}, {needed} needed"
+            )
+            continue
+        try:
+            aggregate = mean.result(steps.server_rank)
+        except (AdapterError, np.linalg.LinAlgError) as error:
+            round.note(f"{name} keeps its adapter: its replies have no mean ({error})")
+            continue
+        outcome.discarded_energy = aggregate.discarded_energy
+        outcome.discarded_by_layer = aggregate.discarded_by_layer
+        outcome.moved = True
+        moved[name] = aggregate.adapter
+    moved = share_globally(
+        moved,
+        {name: means[name].total_weight for name in moved},
+        share=settings.global_share,
+        rank=steps.server_rank,
+    )
+    for name, mean_adapter in moved.items():
+        if not settings.momentum:
+            state.cluster_adapters[name] = mean_adapter
+            continue
+        step = with_momentum(
+            state.cluster_adapters[name],
+            mean_adapter,
+            state.velocities.get(name),
+            momentum=settings.momentum,
+            rank=steps.server_rank,
+        )
+        state.cluster_adapters[name], state.velocities[name] = step.adapter, step.velocity
+
+
+_MOST_HELD_OUT = 9  # per training example: held-out is 0.9 at most
+_SAMPLE = 1  # tells the draw of devices that evaluate from that of devices that train
+
+
+def configure_evaluate(
+    steps: Steps, server_round: int, config: ConfigRecord, grid: Grid
+) -> list[Message]:
+    """Return one message per device that evaluates: its cluster's adapter, as exported.
+
+    So what is measured is what is exported, also on devices that train at another rank or not at
+    all.
+    """
+    state, online = steps.state, set(grid.get_node_ids())
+    fraction = steps.participation.fraction_evaluate
+    if not fraction:
+        return []
+    chosen = state.sample(
+        [node for node in state.profiles if node in online],
+        fraction,
+        (steps.training.seed, server_round, _SAMPLE),
+    )
+    homes = {node: state.cluster_of(node).name for node in chosen}
+    adapters = {name: state.adapter(name, steps.export_rank) for name in set(homes.values())}
+    return steps.envelope.adapter_messages(
+        MessageType.EVALUATE,
+        {node: adapters[name] for node, name in homes.items()},
+        server_round=server_round,
+        extra=config,
+    )
+
+
+def aggregate_evaluate(
+    steps: Steps, round: Round, replies: Iterable[Message]
+) -> MetricRecord | None:
+    """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
+    for message in replies:
+        node = message.metadata.src_node_id
+        try:
+            if node not in steps.state.profiles:
+                raise ReplyError("it was not asked to evaluate in this round.")
+            reply = read_evaluate_reply(message, steps.rules, most_tokens=steps.most_tokens(node))
+        except ReplyError as error:
+            round.refuse(node, "evaluate", error)
+            continue
+        device = round.device(node, steps.state)
+        device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
+    return round.record.conclude_evaluation()
+
+
+def most_tokens(steps: Steps, node: int) -> int:
+    """Return the tokens that a device's held-out loss counts for at most.
+
+    A device keeps out at most nine examples for each that it trains on (``held-out``), and an
+    example has at most ``max-length`` tokens.
+    """
+    examples = _MOST_HELD_OUT * steps.state.profiles[node].num_examples
+    if steps.training.eval_examples:
+        examples = min(examples, steps.training.eval_examples)
+    return examples * steps.training.max_length

@@ -1,0 +1,383 @@
+"""Who is refused, shortened and counted in a round, through the real configure and aggregate."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+
+from flower_strategy import FloeStrategy
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.clusters import Cluster
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.ranks.policies import DeadlinePolicy
+from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.round import Round
+from flower_strategy.server.state import RunState
+from flower_strategy.settings import AggregationSettings, ReplyRules, TrainingSettings
+from flower_strategy.testing.grids import InProcessGrid
+from flower_strategy.testing.models import make_profile
+
+SHAPES = {"block.0.up_proj": (48, 32), "block.0.down_proj": (32, 48)}
+STEPS, RATE = 3, 2e-3
+# Of what every entry is asked to move, SmolLM2 moved 0.66 to 0.96 after 3 steps, 0.27 after 60.
+USUAL, SPREAD = 0.7, 0.4
+
+
+class _NodesGrid(InProcessGrid):
+    """Says which nodes there are; messages are passed by the test."""
+
+    def __init__(self, nodes: Sequence[int]) -> None:
+        self._nodes = nodes
+
+    def get_node_ids(self) -> Sequence[int]:
+        return self._nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+class Fleet:
+    """A strategy between two rounds, and synthetic devices of given ranks.
+
+    No training: an update moves every entry of both factors, as AdamW's first steps do, by a
+    device's own share of what was asked. `update_norms_test` measures real training.
+    """
+
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        *,
+        seed: int = 0,
+        alpha: float = 0.0,
+        rslora: bool = False,
+        clusters: Sequence[Sequence[int]] | None = None,
+        limit: float = 10.0,
+        weighting: Any = "exact",
+        examples: Mapping[int, int] | None = None,
+    ) -> None:
+        self.nodes = list(range(len(ranks)))
+        self.random = np.random.default_rng(seed)
+        self.strategy = FloeStrategy(
+            training=TrainingSettings(
+                model="none",
+                local_steps=STEPS,
+                learning_rate=RATE,
+                alpha=alpha,
+                rslora=rslora,
+            ),
+            rank_policy=DeadlinePolicy(candidates=sorted(set(ranks))),
+            replies=ReplyRules(norm_limit=limit),
+            aggregation=AggregationSettings(weighting=weighting),
+        )
+        initial = initial_adapter(SHAPES, rank=self.strategy.server_rank, seed=seed)
+        state = RunState(initial=initial)
+        counts = examples or {}
+        state.profiles = {
+            node: make_profile(num_examples=counts.get(node, 100)) for node in self.nodes
+        }
+        state.decisions = {
+            node: RankDecision(rank, 1.0, "it fits") for node, rank in enumerate(ranks)
+        }
+        middle = state.profiles[0].embedding
+        state.clusters = [
+            Cluster(f"cluster-{index}", middle, tuple(members))
+            for index, members in enumerate(clusters or [self.nodes])
+        ]
+        state.cluster_adapters = {cluster.name: initial for cluster in state.clusters}
+        self.strategy.state = state
+
+    def round(
+        self,
+        shares: Mapping[int, float],
+        *,
+        order: Sequence[int] | None = None,
+        change: Callable[[int, MetricRecord], None] | None = None,
+    ) -> RoundRecord:
+        """Train a round: node -> share of the asked move of every entry; return what happened."""
+        strategy, state = self.strategy, self.strategy.state
+        number = len(state.history) + 1
+        record = RoundRecord(round=number)
+        strategy.round = Round(record=record)
+        state.history.append(record)
+        messages = {
+            message.metadata.dst_node_id: message
+            for message in strategy.configure_train(
+                number, state.to_arrays(), ConfigRecord(), _NodesGrid(self.nodes)
+            )
+        }
+
+        def replies() -> Iterator[Message]:
+            for node in order or sorted(messages):
+                reply = self._reply(messages[node], shares[node], (number, node))
+                if change is not None:
+                    change(node, reply.content.metric_records[METRICS_KEY])
+                yield reply
+
+        strategy.aggregate_train(number, replies())
+        return record
+
+    def _reply(self, message: Message, share: float, seed: tuple[int, int]) -> Message:
+        InProcessGrid.taken(message)
+        # What the message holds, without the time that decoding takes.
+        adapter = self.strategy.round.sent[message.metadata.dst_node_id].adapter
+        scaling = adapter.scaling
+        random, move = np.random.default_rng(seed), share * STEPS * RATE
+        layers = {
+            name: LoraFactors(
+                b=(f.b + move * random.choice((-1, 1), f.b.shape)).astype(np.float32),
+                # B begins at zero and A moves later: what is long is long by B.
+                a=(f.a + min(move, 0.01) * random.choice((-1, 1), f.a.shape)).astype(np.float32),
+            )
+            for name, f in adapter.layers.items()
+        }
+        numbers = {"num-examples": 100, "scaling": scaling, "train-loss": 2.0, "seconds": 1.0}
+        content = RecordDict(
+            {
+                ARRAYS_KEY: AdapterState(layers, scaling).to_arrays(),
+                METRICS_KEY: MetricRecord(numbers),  # type: ignore[arg-type]
+            }
+        )
+        return Message(content=content, reply_to=message)
+
+    def bank(self, cluster: str = "cluster-0") -> np.ndarray[Any, Any]:
+        """Return all of a cluster's weight moves in one row."""
+        bank = self.strategy.state.cluster_adapters[cluster]
+        return np.concatenate([bank.delta(layer).ravel() for layer in SHAPES])
+
+
+def refused(record: RoundRecord) -> set[int]:
+    return {refusal.node for refusal in record.refused}
+
+
+def usual(random: np.random.Generator, nodes: Sequence[int]) -> dict[int, float]:
+    return {node: USUAL * float(np.exp(SPREAD * random.standard_normal())) for node in nodes}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "idle"),
+    [
+        ([8] * 10, (0, 1, 2, 3)),
+        ([8] * 5, (0, 1)),
+        ([8] * 2, (0,)),
+        ([4, 4, 512], ()),
+        ([4, 512], ()),
+        ([8] * 10, (0, 1, 2, 3, 4, 5)),
+    ],
+    ids=["4 of 10", "2 of 5", "1 of 2", "4,4,512", "4,512", "6 of 10"],
+)
+def test_nobody_honest_is_refused_because_others_idle_or_have_other_ranks(
+    ranks: list[int], idle: tuple[int, ...]
+) -> None:
+    fleet = Fleet(ranks)
+    for _ in range(4):
+        shares = usual(fleet.random, fleet.nodes) | dict.fromkeys(idle, 1 / 1338)
+        if 512 in ranks:
+            # What SmolLM2 moved at these ranks.
+            shares = {node: {4: 0.70, 512: 0.96}[rank] for node, rank in enumerate(ranks)}
+        before = fleet.bank()
+        record = fleet.round(shares)
+        assert not refused(record)
+        assert not record.notes
+        assert np.linalg.norm(fleet.bank() - before) > 0
+
+
+@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
+@pytest.mark.parametrize("bad", [{1: 900.0, 8: 4000.0}, {1: 900.0, 3: 800.0, 6: 700.0, 8: 4000.0}])
+def test_the_outcome_does_not_depend_on_the_order_of_replies(
+    weighting: str, bad: dict[int, float]
+) -> None:
+    # The second set makes half of those that train absurd: then they count, shortened.
+    ranks = [4, 4, 8, 16, 8, 4, 16, 16, 8, 4]
+    shares = {0: 1e-5, 2: 0.0, **{node: 0.6 + 0.05 * node for node in (3, 4, 5, 6, 7)}, 9: 40.0}
+    outcomes = []
+    random = np.random.default_rng(5)
+    orders = [range(10), range(9, -1, -1), *(random.permutation(10).tolist() for _ in range(4))]
+    for order in orders:
+        fleet = Fleet(ranks, weighting=weighting)
+        record = fleet.round(shares | bad, order=list(order))
+        outcomes.append((refused(record), record.notes, fleet.bank()))
+    assert outcomes[0][0] == (set(bad) if len(bad) == 2 else set())
+    for gone, notes, bank in outcomes[1:]:
+        assert gone == outcomes[0][0]
+        assert notes == outcomes[0][1]
+        assert np.linalg.norm(bank - outcomes[0][2]) <= 1e-5 * np.linalg.norm(bank)
+
+
+@pytest.mark.parametrize("rank", [1, 8, 512])
+@pytest.mark.parametrize("scaling", [{}, {"alpha": 16.0}, {"alpha": 16.0, "rslora": True}])
+def test_a_minority_of_huge_updates_is_kept_out_from_the_first_round(
+    rank: int, scaling: dict[str, Any]
+) -> None:
+    fleet, alone = (Fleet([rank] * 5, **scaling) for _ in range(2))
+    good = usual(np.random.default_rng(1), range(5))
+    record = fleet.round(good | {0: 1000 * good[0], 3: 1000 * good[3]})
+    assert refused(record) == {0, 3}
+    assert "times what the local-steps and learning-rate asked for make" in record.refused[0].reason
+    alone.round(good, order=[1, 2, 4])
+    np.testing.assert_allclose(fleet.bank(), alone.bank(), atol=1e-6 * np.abs(alone.bank()).max())
+    # Whoever behaves is back at once.
+    assert not refused(fleet.round(usual(fleet.random, fleet.nodes)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_among_fewer_than_five_nobody_is_refused_and_what_is_long_is_shortened(
+    count: int,
+) -> None:
+    fleet, honest = Fleet([8] * count), Fleet([8] * count)
+    shares = dict.fromkeys(range(count), 1.0)
+    honest.round(shares, order=[0])
+    one = np.linalg.norm(honest.bank())
+    record = fleet.round(shares | {0: 1000.0})
+    assert not refused(record)
+    assert record.clusters["cluster-0"].replies == count
+    assert "1 updates were shortened to norm-limit, that of node 0 most" in record.notes[0]
+    assert 5 * one / count < np.linalg.norm(fleet.bank()) < 12 * one / count
+
+
+def test_idle_devices_do_not_make_up_the_five() -> None:
+    fleet = Fleet([8] * 8)
+    assert not refused(fleet.round({**dict.fromkeys(range(4), 0.0), 4: 1, 5: 1, 6: 1, 7: 1000}))
+
+
+def test_a_minority_of_the_run_is_refused_where_it_is_the_majority_of_a_cluster() -> None:
+    fleet = Fleet([8] * 12, clusters=[range(9), range(9, 12)])
+    shares = usual(fleet.random, fleet.nodes)
+    record = fleet.round(shares | {10: 2000.0, 11: 2000.0})
+    assert refused(record) == {10, 11}
+    assert record.clusters["cluster-1"].replies == 1
+
+
+def test_devices_that_all_train_far_more_than_asked_still_move_their_cluster() -> None:
+    fleet = Fleet([8] * 6)
+    record = fleet.round(dict.fromkeys(fleet.nodes, 300.0))
+    assert not refused(record)
+    assert record.clusters["cluster-0"].moved
+    assert "6 updates were shortened" in record.notes[0]
+
+
+@pytest.mark.parametrize("factor", [1.3, 0.5])
+def test_a_patient_minority_moves_nobodys_scale(factor: float) -> None:
+    fleet, share, sizes = Fleet([4, 8, 16, 8, 4, 8, 16, 8, 4, 8]), 1.0, []
+    for _ in range(15):
+        shares = usual(fleet.random, fleet.nodes) | dict.fromkeys((0, 1, 2, 3), share)
+        record = fleet.round(shares)
+        assert refused(record) <= {0, 1, 2, 3}
+        # What is shortened or refused are the four alone, in every round.
+        assert not any(note.startswith(tuple("56789")) for note in record.notes)
+        sizes.append(max(sent.length for sent in _sent(fleet)))
+        share *= factor
+    honest = Fleet([4, 8, 16, 8, 4, 8, 16, 8, 4, 8])
+    for _ in range(15):
+        honest.round(usual(honest.random, honest.nodes))
+    # The bank's own length is in the scale; four of ten at the limit do not inflate it by much.
+    assert max(sizes) < 2 * max(sent.length for sent in _sent(honest))
+
+
+def _sent(fleet: Fleet) -> list[Any]:
+    strategy = fleet.strategy
+    now, strategy.round = strategy.round, Round(record=RoundRecord(round=99))
+    strategy.configure_train(99, ArrayRecord(), ConfigRecord(), _NodesGrid(fleet.nodes))
+    sent, strategy.round = list(strategy.round.sent.values()), now
+    return sent
+
+
+def test_fewer_than_one_in_a_thousand_honest_devices_are_refused() -> None:
+    random = np.random.default_rng(11)
+    seen = gone = shortened = 0
+    for number in range(70):
+        ranks = random.choice([1, 2, 4, 8, 16, 32], random.integers(2, 51)).tolist()
+        # One of them is a workstation; large ranks take the test's time.
+        ranks[0] = 512 if number % 12 == 2 else 64
+        how: dict[str, Any] = [{}, {"alpha": 16.0}, {"alpha": 16.0, "rslora": True}][number % 7 % 3]
+        fleet = Fleet(ranks, seed=number, **how)
+        # A quarter of the fleets has devices that train a tenth, or thrice, of what was asked.
+        other = random.choice([1.0, 0.1, 3.0] if number % 4 == 1 else [1.0], len(ranks))
+        idle = random.random(len(ranks)) < random.choice([0.0, 0.2, 0.6])
+        for _ in range(2):
+            shares = usual(random, fleet.nodes)
+            shares = {n: share * other[n] * (not idle[n]) for n, share in shares.items()}
+            record = fleet.round(shares, order=random.permutation(len(ranks)).tolist())
+            seen, gone = seen + len(ranks), gone + len(record.refused)
+            shortened += len(record.notes)
+    assert seen > 3000
+    assert gone * 1000 < seen
+    assert not shortened
+
+
+def test_a_limit_of_zero_takes_every_length() -> None:
+    fleet = Fleet([8] * 6, limit=0.0)
+    record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | {0: 1e6})
+    assert not refused(record)
+    assert not record.notes
+
+
+def test_memory_does_not_grow_with_the_replies_whatever_their_length() -> None:
+    peaks = []
+    for count in (20, 120):
+        fleet = Fleet([8] * count)
+        shares = {node: (1.0, 40.0, 5000.0)[node % 3] for node in fleet.nodes}
+        tracemalloc.start()
+        fleet.round(shares)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # A reply is 20 KB; a device's record and its refusal are 1 KB.
+    assert peaks[1] - peaks[0] < 100 * 4_000
+
+
+def test_a_device_counts_for_no_more_examples_than_its_profile_named() -> None:
+    fleet, honest = (Fleet([8] * 3, examples={0: 10}) for _ in range(2))
+    claims = {0: 5_000_000, 1: 100, 2: 7}
+
+    def claim(node: int, metrics: MetricRecord) -> None:
+        metrics["num-examples"] = claims[node]
+
+    record = fleet.round(dict.fromkeys(range(3), 1.0), change=claim)
+    assert {node: device.num_examples for node, device in record.devices.items()} == {
+        0: 10,
+        1: 100,
+        2: 7,
+    }
+    claims[0] = 10
+    honest.round(dict.fromkeys(range(3), 1.0), change=claim)
+    np.testing.assert_allclose(fleet.bank(), honest.bank(), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [0, -3, 2.5, 1e300, pytest.param(2**1100, id="no float"), float("inf"), [4]],
+)
+def test_a_count_of_examples_that_is_none_is_refused(claim: Any) -> None:
+    fleet = Fleet([8] * 3)
+
+    def change(node: int, metrics: MetricRecord) -> None:
+        if node == 1:
+            metrics["num-examples"] = claim
+
+    record = fleet.round(dict.fromkeys(range(3), 1.0), change=change)
+    assert refused(record) == {1}
+
+
+def test_a_held_out_loss_counts_for_no_more_tokens_than_the_profile_allows() -> None:
+    fleet = Fleet([8] * 2)
+    strategy = fleet.strategy
+    strategy.round = Round(record=RoundRecord(round=1))
+    for tokens in (10**10, 200):
+        messages = strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), _NodesGrid([0, 1]))
+        replies = []
+        for message, (loss, count) in zip(messages, ((9.0, tokens), (1.0, 100)), strict=True):
+            assert message.metadata.message_type == MessageType.EVALUATE
+            InProcessGrid.taken(message)
+            numbers = MetricRecord({"held-out-loss": loss, "num-tokens": count})
+            replies.append(Message(content=RecordDict({METRICS_KEY: numbers}), reply_to=message))
+        strategy.aggregate_evaluate(1, replies)
+        most = 9 * 100 * strategy.training.max_length
+        assert strategy.round.record.devices[0].held_out_tokens == min(tokens, most)

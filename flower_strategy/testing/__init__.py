@@ -1,0 +1,1 @@
+"""Stand-ins for tests of what builds on this package: grids of one process, tiny models."""

@@ -1,0 +1,64 @@
+"""A tiny random Llama with a byte tokenizer, for tests in which real language is not the point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flower_strategy.profile import DeviceProfile
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a two-layer Llama of 32 dimensions over the 256 bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0, **{symbol: index for index, symbol in enumerate(alphabet, 1)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
+    ).save_pretrained(str(folder))
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=0,
+            bos_token_id=0,
+            pad_token_id=0,
+        )
+    ).save_pretrained(str(folder))
+    return str(Path(folder))
+
+
+def make_profile(**changes: Any) -> DeviceProfile:
+    """Return the profile of a phone, with some of its values changed."""
+    values: dict[str, Any] = {
+        "device": "phone",
+        "label": "code",
+        "memory_bytes": 3 * 1024**3,
+        "fixed_bytes": 900_000_000,
+        "bytes_per_rank": 4_884_480,
+        "upload_per_rank": 1_221_120,
+        "step_ranks": (4, 32),
+        "step_seconds": (3.0, 3.5),
+        "bandwidth": 250_000.0,
+        "num_examples": 100,
+        "embedding": np.array([0.6, 0.8], np.float32),
+    }
+    return DeviceProfile(**{**values, **changes})

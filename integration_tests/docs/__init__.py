@@ -1,0 +1,1 @@
+"""README, the pages' code and the built site."""

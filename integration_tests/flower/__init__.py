@@ -1,0 +1,1 @@
+"""Real Flower runs: simulated, deployed, and what they leave."""

@@ -1,0 +1,229 @@
+"""The page of a real run, opened in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from flower_strategy.config import ConfigValue
+from flower_strategy.testing.grids import LocalGrid, start_run
+from flower_strategy.testing.models import tiny_model
+
+__all__ = ["tiny_model"]
+
+FIGURES = (
+    "loss",
+    "latency",
+    "ranks",
+    "embedding",
+    "communication",
+    "communication-total",
+    "energy",
+    "layers",
+)
+
+#: Markers, bars and heatmaps, as Plotly draws them.
+MARKS = ".scatterlayer .point, .barlayer .point path, .heatmaplayer image"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "run"
+    values: dict[str, ConfigValue] = {
+        "model": tiny_model,
+        "output": str(folder),
+        "rounds": 2,
+        "local-steps": 2,
+        "batch-size": 2,
+        "learning-rate": 0.02,
+        "max-length": 48,
+        "max-examples": 24,
+        "eval-examples": 4,
+        "ranks": "2,4,8",
+        "export-rank": 8,
+        "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
+        "silhouette": 0.3,
+        # A random model tells tasks apart by less than its errors.
+        "separation": 0.0,
+        "round-timeout": 5.0,
+    }
+    start_run(values, LocalGrid(values, 6))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run_folder: Path) -> Path:
+    done = floe_llm("report", str(run_folder))
+    assert done.returncode == 0, done.stderr
+    written = Path(done.stdout.strip())
+    assert written == run_folder / "report.html"
+    return written
+
+
+def floe_llm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("floe-llm")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def show(browser: Chrome, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(page.as_uri())
+
+
+def drawing(browser: Chrome, name: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, f"#figure-{name} .plot")
+
+
+def tip(browser: Chrome) -> str:
+    # Plotly lets 50 ms pass between two tooltips.
+    time.sleep(0.3)
+    return browser.find_element(By.ID, "tip").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_every_figure_is_drawn_and_nothing_overflows(
+    browser: Chrome, page: Path, width: int, scheme: str
+) -> None:
+    show(browser, page, width=width, scheme=scheme)
+    for name in FIGURES:
+        svg = drawing(browser, name)
+        assert svg.is_displayed(), name
+        assert svg.size["width"] > 250, name
+        assert svg.size["height"] > 80, name
+        assert svg.find_elements(By.CSS_SELECTOR, MARKS), name
+        assert svg.get_attribute("aria-label")
+        figure = browser.find_element(By.ID, f"figure-{name}")
+        assert figure.find_element(By.TAG_NAME, "figcaption").text
+    page_width, window = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert page_width <= window == width
+    ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", ground)[:3]))
+    assert (brightness > 600) == (scheme == "light")
+
+
+def test_the_page_says_nothing_on_the_console_and_fetches_nothing(
+    browser: Chrome, page: Path
+) -> None:
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get_log("performance")
+    show(browser, page)
+    for name in FIGURES:
+        hover(browser, drawing(browser, name).find_elements(By.CSS_SELECTOR, MARKS)[-1])
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+
+
+def hover(browser: Chrome, target: WebElement) -> None:
+    # A scroll hides the tooltip, and its event comes with a later frame: the pointer arrives, the
+    # page comes to rest, and the pointer moves on a little.
+    bring(browser, target)
+    ActionChains(browser).move_to_element(target).perform()
+    for offset in (1, -1, 1, -1):
+        ActionChains(browser).move_by_offset(offset, 0).perform()
+        if tip(browser):
+            break
+
+
+def bring(browser: Chrome, target: WebElement) -> None:
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
+    time.sleep(0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("loss", r"^cluster-\d, round \d: held-out loss \d"),
+        ("latency", r"^(slow|middle|fast), rank \d: observed .+, predicted .+"),
+        ("communication", r"^round \d: .+ (up|down) to the (devices|server)$"),
+        ("communication-total", r"^up to round \d: .+B$"),
+        ("energy", r"^cluster-\d, round \d: .+ % discarded$"),
+    ],
+)
+def test_a_mark_under_the_pointer_says_its_values(
+    browser: Chrome, page: Path, name: str, said: str
+) -> None:
+    show(browser, page)
+    hover(browser, drawing(browser, name).find_elements(By.CSS_SELECTOR, MARKS)[-1])
+    assert re.search(said, tip(browser))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ranks", r"^node \d+ \(.+\), cluster-\d, round [12]: rank \d$"),
+        ("embedding", r"^node .+ and node .+: cosine -?\d\.\d{3}$"),
+        ("layers", r"^cluster-\d, model\.layers\.\d\..+ discarded in round \d$"),
+    ],
+)
+def test_cells_speak_to_the_pointer_and_to_the_keyboard(
+    browser: Chrome, page: Path, name: str, said: str
+) -> None:
+    show(browser, page)
+    svg = drawing(browser, name)
+    bring(browser, svg)
+    browser.execute_script("arguments[0].focus({preventScroll: true})", svg)
+    svg.send_keys(Keys.ARROW_RIGHT)
+    spoken = tip(browser)
+    assert re.search(said, spoken)
+    hover(browser, svg.find_element(By.CSS_SELECTOR, ".heatmaplayer image"))
+    assert re.search(said, tip(browser))
+    svg.send_keys(Keys.ARROW_DOWN)
+    assert tip(browser) not in ("", spoken)
+    svg.send_keys(Keys.ESCAPE)
+    assert tip(browser) == ""
+
+
+def test_json_prints_the_figures_data_and_writes_the_page(run_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    done = floe_llm("report", str(run_folder), "--output", str(output), "--json")
+    assert done.returncode == 0, done.stderr
+    written: dict[str, Any] = json.loads(done.stdout)
+    assert written["page"] == str(output)
+    assert output.is_file()
+    history = json.loads((run_folder / "history.json").read_text())
+    first = history["rounds"][1]["clusters"]["cluster-0"]["held_out_loss"]
+    assert written["figures"]["loss"]["clusters"]["cluster-0"]["held_out"][1] == first
+    assert written["headline"]["devices"] == 6
+    assert set(written["figures"]) == set(FIGURES) - {"communication-total"}
+
+
+def test_the_command_names_the_adapter_that_the_embeddings_give(run_folder: Path) -> None:
+    from flower_strategy import choose_adapter, embed_texts, load_base_model, load_manifest
+    from flower_strategy.data.embedded import make_examples
+
+    manifest = load_manifest(run_folder)
+    base = load_base_model(manifest["model"])
+    (text,) = (example.text for example in make_examples("records", count=1, seed=5))
+    vector = embed_texts(base, [text], max_length=48)[0]
+    done = floe_llm("adapter", str(run_folder), text, "--json")
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads(done.stdout)
+    assert chosen["name"] == choose_adapter(manifest, vector)
+    assert chosen["name"] == max(chosen["cosines"], key=lambda name: chosen["cosines"][name])
+    assert chosen["cosines"].keys() == {cluster["name"] for cluster in manifest["clusters"]}
+    assert (Path(chosen["path"]) / "adapter_config.json").is_file()

@@ -1,0 +1,1 @@
+"""What starts and ends real things: processes, servers, Flower runs, environments, tiny models."""

@@ -1,0 +1,1 @@
+"""What the documented installations install."""

@@ -1,0 +1,1 @@
+"""Plugins of other packages, installed and discovered."""

@@ -1,0 +1,1 @@
+"""The privacy gate before real servers and proxies."""

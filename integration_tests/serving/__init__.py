@@ -1,0 +1,1 @@
+"""Real vLLM servers with Floe's logits processor."""

@@ -1,0 +1,1 @@
+"""Trains the model of the learned detector, from sentences that are generated."""

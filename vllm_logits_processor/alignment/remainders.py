@@ -1,0 +1,110 @@
+"""What is left of an expert token that began in the text so far, and what the host rules out.
+
+The host's own last token says something of the text to come: a longer token would have written some
+of it already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from vllm_logits_processor.alignment.covers import Covered
+from vllm_logits_processor.alignment.groups import ExpertTopK, Rest
+from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import IntArray
+
+#: Host tokens at most that the test looks back at.
+_MOST_TOKENS = 8
+
+#: What may follow, since it changes how the end of a word is written: "install" is one token of
+#: SmolLM2's, and "installing" is "inst" and "alling".
+_GOING_ON = (b"", b"a", b"ing", b"ed", b"er", b"s")
+
+
+class HostTail:
+    """The host's tokens of the last word of a text.
+
+    A model writes a text in the tokens of its tokenizer. So where the host has written " a" and
+    stops, the text does not go on with "n": it would have written " an". Of what an expert expects
+    the text to go on with, that is not admitted.
+
+    Parameters
+    ----------
+    vocabulary : ByteVocabulary
+        The host's.
+    token_ids : sequences of int
+        The host's tokens of the text, such as the prompt's and the answer's; the last few are
+        looked at.
+    """
+
+    def __init__(self, vocabulary: ByteVocabulary, *token_ids: Sequence[int]) -> None:
+        self._vocabulary = vocabulary
+        self._token_ids = token_ids
+
+    @cached_property
+    def _tokens(self) -> tuple[int, ...]:
+        last = [token for part in self._token_ids for token in part[-_MOST_TOKENS:]]
+        return _last_word(self._vocabulary, last)
+
+    def admits(self, rest: bytes) -> bool:
+        """Tell whether the text may go on with `rest` behind the tokens that the host has written.
+
+        True as well where those are not the tokenizer's own: nothing follows from them then.
+        """
+        return not self._tokens or _admits(self._vocabulary, self._tokens, rest)
+
+
+def _last_word(vocabulary: ByteVocabulary, token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the last tokens of a text, back to one that begins with a space."""
+    tokens: list[int] = []
+    for token in reversed(token_ids[-_MOST_TOKENS:]):
+        spelled = vocabulary.token_bytes[token] if 0 <= token < len(vocabulary) else None
+        if not spelled:
+            break
+        tokens.append(token)
+        if spelled[:1].isspace():
+            break
+    return tuple(reversed(tokens))
+
+
+@lru_cache(maxsize=16384)
+def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) -> bool:
+    before = vocabulary.decode(tokens)
+    if tuple(vocabulary.encode(before)) != tokens:
+        return True
+    return any(
+        tuple(vocabulary.encode(before + rest + more)[: len(tokens)]) == tokens
+        for more in _GOING_ON
+    )
+
+
+#: Rests that are less likely go to the tail: their groups may have thousands of members.
+_LEAST = 1e-3
+
+
+def with_rests(word: Covered, host: ByteVocabulary) -> ExpertTopK:
+    """Return the expert's word on a text, one row, its rests as groups of the host's tokens."""
+    rests = {rest: mass for rest, mass in word.rests.items() if mass >= _LEAST}
+    if not rests:
+        return word.top
+    width = word.top.token_ids.shape[1]
+    return ExpertTopK(
+        token_ids=np.pad(word.top.token_ids, ((0, 0), (0, len(rests))), constant_values=NOTHING),
+        logprobs=np.append(word.top.logprobs, np.log(list(rests.values()))[None], axis=1),
+        rests=tuple(
+            Rest(row=0, place=width + at, tokens=_beginning_with(host, rest))
+            for at, rest in enumerate(rests)
+        ),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _beginning_with(host: ByteVocabulary, rest: bytes) -> IntArray:
+    """Return the host tokens that begin with `rest`, and the first of the host's own for it."""
+    begin, stop = host.longer(rest)
+    first = host.encode(rest)[:1]
+    return np.union1d(host.by_bytes[begin:stop], first).astype(np.int64)

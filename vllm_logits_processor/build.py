@@ -1,0 +1,154 @@
+"""Put the parts of a fusion engine together, once, at the start of a vLLM worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from floe_plugins.config import ApiKey
+from floe_plugins.errors import ConfigError
+from floe_plugins.gate import Gate
+from floe_plugins.manager import PluginManager, plugin_manager
+from floe_plugins.models import resolve
+from floe_plugins.routers import Router
+from vllm_logits_processor.alignment.align import make_pass
+from vllm_logits_processor.alignment.maps import load_maps
+from vllm_logits_processor.alignment.prompt import Conversation
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.config import FloeConfig
+from vllm_logits_processor.engine import FusionEngine, Pair
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.build import COMPLETIONS, build_expert
+from vllm_logits_processor.expert.http import CompletionsExpert
+from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.expert.protocol import Expert
+from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
+from vllm_logits_processor.observe import FusionMetrics, server_of
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(
+    config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int, host_model: str
+) -> FusionEngine:
+    """Load tokenizers, maps, router and gate, and connect the expert.
+
+    Parameters
+    ----------
+    config : FloeConfig
+    host_tokenizer : str
+        Folder or hub id of the tokenizer of vLLM's model.
+    host_vocabulary : int
+        Columns of vLLM's logits.
+    host_model : str
+        The name of vLLM's model at its own server.
+
+    Raises
+    ------
+    FloeError
+        If a part cannot be loaded; the server then does not start, rather than serve without what
+        its configuration promises.
+    """
+    make_pass()
+    plugins = plugin_manager(config.plugins)
+    router = _router(config.router, plugins)
+    gate = (
+        None
+        if config.expert.sees_everything
+        # By name, so that the log says which plugin a detector that fails is from.
+        else Gate(
+            detectors=config.detectors, plugins=config.plugins, timeout_s=config.gate_timeout_s
+        )
+    )
+    pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
+    metrics = FusionMetrics(port=config.metrics_port)
+    expert = build_expert(
+        config.expert,
+        vocabulary=len(pair.expert),
+        end_ids=pair.maps.end_ids,
+        breaker_failures=config.breaker_failures,
+        breaker_cooldown_s=config.breaker_cooldown_s,
+        # The pool ends calls in time; this is for those of a server that nobody asks any more.
+        timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000 + 1,
+        on_breaker=metrics.observe_breaker,
+        kinds=plugins.experts,
+        plugins=config.plugins,
+    )
+    if config.expert.kind in (None, COMPLETIONS):
+        warn_of_other_tokenizers(config.expert, pair.expert)
+    config = _with_context(config, expert)
+    logger.info(
+        "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
+        len(pair.host),
+        len(pair.expert),
+        config.expert.model,
+        ", ".join(map(server_of, config.expert.urls)) or "this process",
+        "trusted" if config.expert.sees_everything else "untrusted",
+        router.name,
+        ", ".join(gate.detectors) if gate else "not needed",
+    )
+    return FusionEngine(
+        config=config,
+        pair=pair,
+        expert=expert,
+        router=router,
+        gate=gate,
+        metrics=metrics,
+        scorer=_scorer(config, host_model=host_model, vocabulary=len(pair.host), expert=expert),
+    )
+
+
+def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> Pair:
+    host = ByteVocabulary.from_pretrained(host_tokenizer)
+    if len(host) > host_vocabulary:
+        raise ConfigError(
+            f"floe: the tokenizer {host_tokenizer!r} has {len(host)} tokens, and the model's "
+            f"logits have {host_vocabulary} columns; accepted are tokenizers that fit their model."
+        )
+    reference = config.expert.tokenizer_reference
+    expert = ByteVocabulary.from_pretrained(
+        resolve(reference, plugins=config.plugins, tokenizer=True), name=reference
+    )
+    expert.make_tables()
+    for vocabulary in (host, expert):
+        if vocabulary.ends is not None and vocabulary.ends.doubt is not None:
+            logger.warning("%s", vocabulary.ends.doubt)
+    return Pair(
+        host=host,
+        expert=expert,
+        maps=load_maps(host, expert),
+        conversation=Conversation(host, expert),
+    )
+
+
+def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
+    """Take the length of text that an expert knows to be its most, unless one is configured."""
+    if config.expert.context is not None or expert.context is None:
+        return config
+    return replace(config, expert=replace(config.expert, context=expert.context))
+
+
+def _scorer(
+    config: FloeConfig, *, host_model: str, vocabulary: int, expert: Expert
+) -> PromptScorer | None:
+    """Return what scores prompts, where the configuration says how to reach this server."""
+    if config.host_url is None:
+        return None
+    host = CompletionsExpert(
+        url=config.host_url,
+        top_k=1,
+        vocabulary=vocabulary,
+        end_ids=np.empty(0, dtype=np.int32),
+        api_key=ApiKey(os.environ[config.host_api_key_env]) if config.host_api_key_env else None,
+    )
+    return PromptScorer(host=host, host_model=host_model, expert=expert)
+
+
+def _router(name: str, plugins: PluginManager) -> Router:
+    if name not in plugins.routers:
+        accepted = ", ".join(sorted(plugins.routers))
+        raise ConfigError(f"floe: router is {name!r}; accepted are {accepted}.")
+    return plugins.routers[name].value

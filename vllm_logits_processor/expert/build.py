@@ -1,0 +1,155 @@
+"""Makes the expert that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from floe_plugins.errors import ConfigError
+from floe_plugins.hooks import ExpertKind
+from floe_plugins.manager import Registered
+from floe_plugins.models import resolve
+from vllm_logits_processor.arrays import TokenArray
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
+from vllm_logits_processor.expert.plugin import plugin_expert
+from vllm_logits_processor.expert.pool import ExpertPool, OnBreaker
+from vllm_logits_processor.expert.protocol import Expert
+
+#: What stands for a URL where there is none; also the kind of such an expert.
+IN_PROCESS = "in-process"
+#: The kind of an expert behind a URL.
+COMPLETIONS = "completions"
+
+
+def build_expert(
+    config: ExpertConfig,
+    *,
+    vocabulary: int,
+    end_ids: TokenArray,
+    breaker_failures: int,
+    breaker_cooldown_s: float,
+    timeout_s: float = 30.0,
+    on_breaker: OnBreaker | None = None,
+    kinds: Mapping[str, Registered[ExpertKind]] | None = None,
+    plugins: Sequence[str] = (),
+) -> ExpertPool:
+    """Connect to the expert's servers, load its model into this process, or ask a plugin for it.
+
+    Parameters
+    ----------
+    config : ExpertConfig
+        Its `kind` says who asks; without one, it is by whether there is a URL.
+    vocabulary : int
+        Number of the expert's tokens.
+    end_ids : int32 array
+        The expert's end tokens, joined into one event.
+    breaker_failures : int
+        Failed or late calls in a row after which a server is left alone.
+    breaker_cooldown_s : float
+        For how many seconds.
+    timeout_s : float
+        Seconds after which a call to a server is given up.
+    on_breaker : callable, optional
+        See `OnBreaker`.
+    kinds : mapping of str to Registered, optional
+        The kinds of the plugins.
+    plugins : sequence of str, optional
+        See `resolve`.
+
+    Raises
+    ------
+    FloeError
+        If a certificate cannot be read, the model cannot be loaded, the kind is unknown or does
+        not fit the URLs, or its plugin cannot make the expert.
+    """
+    kind = config.kind
+    if kind is not None and kind not in (COMPLETIONS, IN_PROCESS):
+        expert = plugin_expert(kind, config, kinds or {}, vocabulary=vocabulary, end_ids=end_ids)
+        return ExpertPool(
+            {kind: expert},
+            failures=breaker_failures,
+            cooldown_s=breaker_cooldown_s,
+            on_breaker=on_breaker,
+            model=config.model,
+        )
+    if kind is not None and (kind == COMPLETIONS) != bool(config.urls):
+        wanted = "an expert.url" if kind == COMPLETIONS else "no expert.url"
+        raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
+    loop = LoopThread() if config.urls else None
+    members: dict[str, Expert] = {
+        url: completions_expert(
+            config,
+            url,
+            vocabulary=vocabulary,
+            end_ids=end_ids,
+            loop=loop,
+            timeout_s=timeout_s,
+        )
+        for url in config.urls
+    }
+    if not members:
+        members[IN_PROCESS] = _in_process(
+            config, vocabulary=vocabulary, end_ids=end_ids, plugins=plugins
+        )
+    return ExpertPool(
+        members,
+        failures=breaker_failures,
+        cooldown_s=breaker_cooldown_s,
+        hedge_ms=config.hedge_ms,
+        loop=loop,
+        on_breaker=on_breaker,
+        model=config.model,
+    )
+
+
+def completions_expert(
+    config: ExpertConfig,
+    url: str,
+    *,
+    vocabulary: int,
+    end_ids: TokenArray,
+    top_k: int | None = None,
+    loop: LoopThread | None = None,
+    timeout_s: float = 30.0,
+) -> CompletionsExpert:
+    """Connect to one of the expert's servers.
+
+    Parameters
+    ----------
+    config : ExpertConfig
+    url : str
+        That of the server.
+    vocabulary, end_ids
+        As for `build_expert`.
+    top_k : int, optional
+        Instead of the configuration's.
+    loop, timeout_s
+        See `CompletionsExpert`.
+    """
+    return CompletionsExpert(
+        url=url,
+        top_k=config.top_k if top_k is None else top_k,
+        vocabulary=vocabulary,
+        end_ids=end_ids,
+        api_key=config.api_key(),
+        ca_file=Path(config.ca_file) if config.ca_file else None,
+        loop=loop,
+        timeout_s=timeout_s,
+    )
+
+
+def _in_process(
+    config: ExpertConfig, *, vocabulary: int, end_ids: TokenArray, plugins: Sequence[str]
+) -> Expert:
+    # transformers' models take seconds to import, and only this expert needs them.
+    from vllm_logits_processor.expert.local import InProcessExpert
+    from vllm_logits_processor.expert.local_model import load_model
+
+    return InProcessExpert(
+        load_model(resolve(config.model, plugins=plugins), dtype=config.dtype),
+        name=config.model,
+        top_k=config.top_k,
+        vocabulary=vocabulary,
+        end_ids=end_ids,
+    )

@@ -1,0 +1,271 @@
+"""Calls in flight: started before the forward pass, settled at a deadline after it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as JoinTimeout
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from vllm_logits_processor.expert.pool import ExpertPool, Patience
+from vllm_logits_processor.expert.protocol import ExpertError, ExpertOpenError, ExpertReply
+
+logger = logging.getLogger(__name__)
+
+#: Calls that nobody waits for any more and that are left on their way; the oldest are cancelled.
+_MOST_ADRIFT = 8
+#: First calls on their way, before no further one is started.
+_MOST_FIRST = 8
+#: Calls that were left to themselves, before none is started ahead.
+_MOST_LEFT = 4
+
+#: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
+#: that it has still to read; ``ahead``: where a text is expected to go.
+Kind = Literal["now", "first", "ahead"]
+
+
+class OnSettled(Protocol):
+    """Is told of every call that was started, when its outcome is known."""
+
+    def __call__(
+        self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
+    ) -> None:
+        """Take in one call.
+
+        Parameters
+        ----------
+        outcome : str
+            ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends after all, which
+            brings its bytes, and no prompts. A call that was left to itself is told of when it
+            ends.
+        seconds : float
+            From the start to the reply, or for ``late`` to the deadline.
+        prompts : int
+        sent_bytes, received_bytes : int
+            Sizes of the bodies.
+        """
+        ...
+
+
+@dataclass
+class ExpertCall:
+    """One batched call, shared by its streams.
+
+    Attributes
+    ----------
+    future : Future of ExpertReply
+    deadline : float
+        Seconds on the monotonic clock until which it is waited for.
+    expires : float
+        The same until which its reply is of use; later than `deadline` for a first call alone.
+    prompts : int
+        How many prompts share the call.
+    probe : bool
+        Whether it is there to find out if a server is well again: nobody waits for it.
+    outcome : str or None
+        ``answered``, ``late``, ``failed`` or ``open``, once settled.
+    told : bool
+        Whether `OnSettled` has been told of it.
+    """
+
+    future: Future[ExpertReply]
+    deadline: float
+    expires: float
+    prompts: int
+    probe: bool = False
+    outcome: str | None = None
+    told: bool = False
+    _begun: float = field(default_factory=time.monotonic)
+    _ended: float | None = None
+
+    def __post_init__(self) -> None:
+        self.future.add_done_callback(self._note_end)
+
+    def _note_end(self, future: Future[ExpertReply]) -> None:
+        del future
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the call took, or has taken so far."""
+        return (self._ended or time.monotonic()) - self._begun
+
+
+class ExpertCalls:
+    """Starts calls and waits for them until their deadlines.
+
+    Whether a failing expert is spared is decided in one place, the breakers of its pool.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+    on_settled : callable, optional
+        See `OnSettled`; called from any thread.
+    """
+
+    def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
+        self._pool = pool
+        self._on_settled = on_settled
+        self._adrift: list[ExpertCall] = []
+        self._first: list[Future[ExpertReply]] = []
+        self._left: list[Future[ExpertReply]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many calls were left to themselves that none should be started ahead."""
+        self._left = [future for future in self._left if not future.done()]
+        return len(self._left) >= _MOST_LEFT
+
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        model: str,
+        deadline_s: float,
+        life_s: float = 30.0,
+        steps: int = 1,
+        kind: Kind = "now",
+    ) -> ExpertCall | str:
+        """Start a call, or say why not: ``busy`` with first calls, or all breakers are ``open``.
+
+        Parameters
+        ----------
+        prompts, model, steps
+            See :class:`vllm_logits_processor.expert.protocol.Expert`.
+        deadline_s : float
+            Seconds from now for which it is waited for.
+        life_s : float
+            Seconds from now after which it is cancelled. Until then the reply to a first call is of
+            use; a late one of another kind brings no words, but has warmed the expert's cache.
+        kind : str
+            See `Kind`.
+        """
+        self._first = [future for future in self._first if not future.done()]
+        if kind == "first" and len(self._first) >= _MOST_FIRST:
+            return "busy"
+        life_s = max(life_s, deadline_s)
+        fails_s = deadline_s if kind == "now" else life_s
+        future = self._pool.start(
+            prompts,
+            model=model,
+            steps=steps,
+            patience=Patience(quick_s=deadline_s, fails_s=fails_s, life_s=life_s),
+        )
+        # The pool has judged them by now.
+        self._let_go_of_the_oldest()
+        if _is_open(future):
+            return "open"
+        if kind == "first":
+            self._first.append(future)
+        now = time.monotonic()
+        probe = self._pool.probing(future)
+        return ExpertCall(
+            future=future,
+            deadline=now if probe else now + deadline_s,
+            expires=now + (life_s if kind == "first" else deadline_s),
+            prompts=len(prompts),
+            probe=probe,
+        )
+
+    def settle(self, call: ExpertCall) -> str:
+        """Wait for `call` until its deadline; return its outcome, the same each time.
+
+        A call that has passed its deadline and is still of use is ``reading`` until it is settled.
+        So is a probe, since nobody waits for it: it is ``open`` as long.
+        """
+        if call.outcome is None:
+            outcome = self._wait(call)
+            if outcome == "late" and time.monotonic() < call.expires:
+                return "open" if call.probe else "reading"
+            call.outcome = outcome
+            reply = call.future.result() if outcome == "answered" else None
+            first = self._tell_of(call, "failed" if outcome == "open" else outcome, reply)
+            if outcome == "late" and first:
+                # Left to run: it warms the expert's prefix cache, so that a later call is in time.
+                self._adrift.append(call)
+                call.future.add_done_callback(lambda future: self._drop(call, future))
+        return call.outcome
+
+    def renew(self, call: ExpertCall, *, deadline_s: float) -> None:
+        """Give a call that was started ahead the time that one started now would have.
+
+        Streams share calls, and it may have been late for one that needed it sooner.
+        """
+        call.deadline = max(call.deadline, time.monotonic() + deadline_s)
+        call.expires = max(call.expires, call.deadline)
+        self._pool.renew(call.future, seconds=deadline_s)
+        if call.outcome == "late":
+            call.outcome = None
+
+    def leave(self, call: ExpertCall) -> None:
+        """Leave a call to itself: nobody waits for it any more, and it is told of when it ends."""
+        if not call.future.done() and call.future not in self._left:
+            self._left.append(call.future)
+            self._adrift.append(call)
+        call.future.add_done_callback(lambda future: self._end_alone(call, future))
+
+    def _wait(self, call: ExpertCall) -> str:
+        try:
+            call.future.result(timeout=max(0.0, call.deadline - time.monotonic()))
+        except JoinTimeout:
+            return "late"
+        except ExpertOpenError:
+            return "open"
+        except (ExpertError, CancelledError) as error:
+            logger.warning("%s The host goes on alone for this token.", what_failed(error))
+            return "failed"
+        return "answered"
+
+    def _let_go_of_the_oldest(self) -> None:
+        """Cancel all but some of the calls that are of no use to anybody any more."""
+        now = time.monotonic()
+        self._adrift = [call for call in self._adrift if not call.future.done()]
+        # A call may still be waited for by another of its streams, or have been taken up again.
+        useless = [call for call in self._adrift if call.expires < now]
+        for call in useless[:-_MOST_ADRIFT]:
+            call.future.cancel()
+
+    def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
+        """Count the bytes of a late call; its reply is of no use any more."""
+        if not future.cancelled() and future.exception() is None:
+            self._tell(call, "dropped", 0, future.result())
+
+    def _end_alone(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
+        failed = future.cancelled() or future.exception() is not None
+        self._tell_of(call, "failed" if failed else "answered", None if failed else future.result())
+
+    def _tell_of(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
+        """Tell of a call once, whichever of its streams or threads comes first."""
+        with self._lock:
+            first, call.told = not call.told, True
+        if first:
+            self._tell(call, outcome, call.prompts, reply)
+        return first
+
+    def _tell(
+        self, call: ExpertCall, outcome: str, prompts: int, reply: ExpertReply | None
+    ) -> None:
+        if self._on_settled is not None:
+            self._on_settled(
+                outcome=outcome,
+                seconds=call.seconds,
+                prompts=prompts,
+                sent_bytes=reply.sent_bytes if reply else 0,
+                received_bytes=reply.received_bytes if reply else 0,
+            )
+
+
+def what_failed(error: BaseException) -> str:
+    """Return an expert's error as a sentence; that of a cancelled call has no words of its own."""
+    return str(error) or "The call was cancelled."
+
+
+def _is_open(future: Future[ExpertReply]) -> bool:
+    return (
+        future.done() and not future.cancelled() and isinstance(future.exception(), ExpertOpenError)
+    )

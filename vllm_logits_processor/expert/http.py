@@ -1,0 +1,397 @@
+"""An expert behind an OpenAI-compatible completions endpoint that returns top-K logprobs.
+
+Requests run on the event loop of one thread, `LoopThread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import ssl
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpcore
+
+from floe_plugins.config import ApiKey, ApiKeyError
+from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
+from vllm_logits_processor.arrays import TokenArray
+from vllm_logits_processor.expert.protocol import (
+    MOST_LOGPROB,
+    Continuation,
+    ExpertError,
+    ExpertReply,
+    NoSuchModelError,
+    checked_continuations,
+)
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for callers that must not wait.
+
+    Attributes
+    ----------
+    loop : asyncio.AbstractEventLoop
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self.loop.run_forever, name="floe-expert", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `coroutine` on the loop; cancelling the future cancels it there."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run `call`, which must not block, on the loop after `seconds`."""
+        self.loop.call_soon_threadsafe(lambda: self.loop.call_later(seconds, call))
+
+    def close(self) -> None:
+        """Cancel what still runs, then end the thread."""
+        if self.loop.is_closed():
+            return
+        self.submit(_cancel_the_rest()).result(timeout=5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=5)
+        self.loop.close()
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
+_TOKEN_ID = "token_id:"
+
+#: What reading raises where a reply is of another shape, is nested too deep for the parser, or has
+#: numbers that no float holds.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_continuations(
+    data: bytes,
+    *,
+    count: int,
+    steps: int,
+    vocabulary: int,
+    end_ids: TokenArray,
+) -> tuple[Continuation, ...]:
+    """Read the continuation of each of `count` prompts, in their order.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    count : int
+        Prompts of the call.
+    steps, vocabulary, end_ids
+        See `checked_continuations`.
+
+    Raises
+    ------
+    ExpertError
+        If the reply is not a completion of each prompt with logprobs by token id, or for what
+        `checked_continuations` refuses.
+    """
+    try:
+        choices: list[dict[str, Any]] = json.loads(data)["choices"]
+        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
+        if sorted(by_index) != list(range(count)) or len(choices) != count:
+            raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
+        said = [by_index[place] for place in range(count)]
+        tokens = [read_token_ids(each["tokens"]) for each in said]
+        rows = [
+            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
+            for each in said
+        ]
+    except _MALFORMED as error:
+        raise _not_a_completion(error) from None
+    return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
+
+
+def read_score(data: bytes, prompt: Sequence[int]) -> float:
+    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format), nats.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply, as it came.
+    prompt : sequence of int
+        The tokens that were sent, at least two.
+
+    Raises
+    ------
+    ExpertError
+        If the reply has not one logprob, at most zero, for each of these tokens.
+    """
+    try:
+        (choice,) = json.loads(data)["choices"]
+        (first, *rest) = choice["prompt_logprobs"]
+        if first is not None or len(rest) != len(prompt) - 1:
+            raise ExpertError("The expert's reply has not one logprob for each prompt token.")
+        logprobs = [
+            float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
+        ]
+    except _MALFORMED as error:
+        raise _not_a_completion(error) from None
+    total = sum(logprobs)
+    if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
+        raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
+    return total
+
+
+def read_token_ids(tokens: Iterable[str]) -> list[int]:
+    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop.
+
+    Raises
+    ------
+    ExpertError
+        If a token is spelled in another way.
+    """
+    words = list(tokens)
+    before, *ids = "".join(words).split(_TOKEN_ID)
+    if before or len(ids) != len(words):
+        raise ExpertError(
+            "The expert's reply gives tokens by their spelling; needed is a server that knows "
+            "return_tokens_as_token_ids, such as vLLM."
+        )
+    return [*map(int, ids)]
+
+
+def _not_a_completion(error: Exception) -> ExpertError:
+    return ExpertError(
+        f"The expert's reply is not a completion with logprobs ({type(error).__name__})."
+    )
+
+
+logger = logging.getLogger(__name__)
+
+#: A reply may have this many bytes per logprob asked for, and as many more per prompt; a larger
+#: one is not read to its end.
+_BYTES_PER_LOGPROB = 256
+_BYTES_PER_PROMPT = 65_536
+#: Seconds for the scores of a prompt, which nobody waits for.
+_SCORE_TIMEOUT_S = 30.0
+
+#: Asks a server that runs Floe itself for its model's own word: without it two servers that are
+#: each other's experts, or one that is its own, would ask without end. Others do not read it.
+_UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
+#: What a server answers that refuses a field it does not know.
+_REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+#: What usually is behind a status. Never the server's own words: they may quote the text.
+_HINTS = {
+    400: "it may allow fewer logprobs than expert.top_k (vLLM: --max-logprobs), have a shorter "
+    "context, or have been given a tokenizer that is not the model's",
+    401: "it wants another API key: see expert.api_key_env and expert.api_key_file",
+    403: "it wants another API key: see expert.api_key_env and expert.api_key_file",
+    404: "it has no such model or adapter, or expert.url does not end before /completions",
+    413: "it takes only smaller requests",
+    422: "it does not know a field of the request: it must be a completions server that takes "
+    "token ids and returns logprobs, such as vLLM",
+    429: "it limits how often it may be asked",
+}
+
+
+class CompletionsExpert:
+    """Asks for the next tokens of many prompts in one request, without blocking the caller.
+
+    All calls run on the event loop of one thread, over connections that stay open. Nothing is
+    locked while a call is on its way.
+
+    Parameters
+    ----------
+    url : str
+        Base URL that ends before ``/completions``, such as ``http://127.0.0.1:8001/v1``.
+    top_k : int
+        Logprobs per token; the server must allow as many (vLLM: ``--max-logprobs``).
+    vocabulary : int
+        Number of the expert's tokens.
+    end_ids : int32 array
+        The expert's end tokens, joined into one event.
+    api_key : ApiKey, optional
+        Sent as a bearer token.
+    ca_file : Path, optional
+        Certificates (PEM) to verify the server with, instead of the system's.
+    timeout_s : float
+        Seconds after which a call is given up for good. The deadline of a token is the caller's and
+        shorter: a reply that misses it is dropped when it comes.
+    loop : LoopThread, optional
+        Shared with other servers and closed by whoever made it; without it, one of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        top_k: int,
+        vocabulary: int,
+        end_ids: TokenArray,
+        api_key: ApiKey | None = None,
+        ca_file: Path | None = None,
+        timeout_s: float = 30.0,
+        loop: LoopThread | None = None,
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/completions"
+        self._top_k = top_k
+        self._vocabulary = vocabulary
+        self._end_ids = end_ids
+        self._key = api_key or ApiKey()
+        #: Whether the server takes requests with the mark; None until it has taken one.
+        self._takes_mark: bool | None = None
+        self._timeout_s = timeout_s
+        self._hinted: set[int] = set()
+        self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
+        # One layer below httpx, which takes as long again for each call; and the proxy settings of
+        # the environment are not for a server that the configuration names.
+        self._client = httpcore.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context(cafile=ca_file), max_connections=None
+        )
+        self._closed = False
+        self._owns_loop = loop is None
+        self._loop = loop or LoopThread()
+
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
+    ) -> Future[ExpertReply]:
+        """Send one request for all `prompts` and return at once; see `Expert.start`.
+
+        Cancelling the future ends the request.
+        """
+        return self._loop.submit(self._ask(prompts, model, steps))
+
+    def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
+        """Send one request for ln p of the tokens of `prompt`; see `Expert.score`."""
+        return self._loop.submit(self._score(prompt, model))
+
+    def close(self) -> None:
+        """End the connections, and the thread if it is this expert's own."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.submit(self._client.aclose()).result(timeout=5)
+        if self._owns_loop:
+            self._loop.close()
+
+    async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
+        values = {
+            "model": model,
+            "prompt": prompts,
+            "max_tokens": steps,
+            "logprobs": self._top_k,
+            # Distinct tokens may have one spelling; ids cannot collide.
+            "return_tokens_as_token_ids": True,
+        }
+        per_prompt = _BYTES_PER_PROMPT + steps * (self._top_k + 2) * _BYTES_PER_LOGPROB
+        sent, received = await self._post(
+            values, limit=len(prompts) * per_prompt, timeout_s=self._timeout_s
+        )
+        return ExpertReply(
+            continuations=read_continuations(
+                received,
+                count=len(prompts),
+                steps=steps,
+                vocabulary=self._vocabulary,
+                end_ids=self._end_ids,
+            ),
+            sent_bytes=sent,
+            received_bytes=len(received),
+        )
+
+    async def _score(self, prompt: Sequence[int], model: str) -> float:
+        values = {"model": model, "prompt": [prompt], "max_tokens": 1, "prompt_logprobs": 0}
+        limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
+        _, received = await self._post(values, limit=limit, timeout_s=_SCORE_TIMEOUT_S)
+        return read_score(received, prompt)
+
+    async def _post(
+        self, values: Mapping[str, Any], *, limit: int, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Send a request; return the size of its body, and the reply's, of at most `limit` bytes.
+
+        A server that has never taken the mark and refuses a request is asked once more without it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = _body(values, _UNFUSED if self._takes_mark is not False else {})
+                status, received = await self._send(body, limit=limit)
+                if status in _REFUSED_FIELD and self._takes_mark is None:
+                    plain = _body(values, {})
+                    again, without = await self._send(plain, limit=limit)
+                    if again == HTTPStatus.OK:
+                        self._takes_mark = False
+                        logger.warning(
+                            "The expert takes no field vllm_xargs and is asked without it: were it "
+                            "a server with Floe that has this one for its expert, they would ask "
+                            "each other without end."
+                        )
+                        status, received, body = again, without, plain
+        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
+            # Never the message itself: it may quote what was sent.
+            cause = cause_of(error, url=self._url)
+            raise ExpertError(f"The expert did not answer: {cause}.") from None
+        if status != HTTPStatus.OK:
+            kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
+            raise kind(self._status(status))
+        if self._takes_mark is None:
+            self._takes_mark = True
+        return len(body), received
+
+    async def _send(self, body: bytes, *, limit: int) -> tuple[int, bytes]:
+        """Return status and body; the body of a good reply alone is read."""
+        headers = [
+            (b"Host", self._authority),
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(len(body)).encode()),
+            *self._authorization(),
+        ]
+        received = bytearray()
+        async with self._client.stream(
+            "POST", self._url, content=body, headers=headers
+        ) as response:
+            if response.status == HTTPStatus.OK:
+                async for part in response.aiter_stream():
+                    received += part
+                    if len(received) > limit:
+                        raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
+        return response.status, bytes(received)
+
+    def _authorization(self) -> list[tuple[bytes, bytes]]:
+        try:
+            return self._key.headers()
+        except ApiKeyError as error:
+            # A call that fails, as any other: the file may be there again for the next one.
+            raise ExpertError(str(error)) from None
+
+    def _status(self, status: int) -> str:
+        """Say what the status is and, the first time, what may be behind it."""
+        message = f"The expert answered HTTP {status}."
+        if status in _HINTS and status not in self._hinted:
+            self._hinted.add(status)
+            logger.error("%s Perhaps %s.", message, _HINTS[status])
+        return message
+
+
+def _body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
+    return json.dumps({**values, "temperature": 0.0, **mark}, separators=(",", ":")).encode()

@@ -1,0 +1,301 @@
+"""A transformers model in this process, with a cache that follows many texts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from floe_plugins.errors import ConfigError
+from vllm_logits_processor.expert.local_cache import (
+    ATTENTION,
+    NOWHERE,
+    GatheredCache,
+    PrefixTree,
+    Wiring,
+)
+from vllm_logits_processor.expert.protocol import ExpertError
+
+#: Up to so many new tokens of a text join the batch; more go ahead in a pass of their own.
+_BATCHED = 16
+#: Tokens of one text in one forward pass.
+_CHUNK = 256
+#: The same where other calls may come between two passes.
+_READ_CHUNK = 128
+#: The same where the logits of all of them are wanted, which are large.
+_SCORED_CHUNK = 64
+
+_KINDS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text as tokens, and the places of as many of them as have been found or made."""
+
+    tokens: list[int]
+    places: list[int]
+
+
+class LocalModel:
+    """Computes next-token logits of texts, of each only what has not been computed before.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model made of attention layers, loaded with `load_model`.
+    capacity : int
+        Tokens that the cache holds.
+
+    Raises
+    ------
+    ConfigError
+        If the model has layers that are not attention over all tokens or over a window.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, capacity: int) -> None:
+        config = model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        window = getattr(config, "sliding_window", None)
+        if kinds is None:
+            kinds = ["sliding_attention" if window else "full_attention"]
+        if unknown := set(kinds) - _KINDS:
+            raise ConfigError(
+                f"floe: the expert's model has layers of the kind {sorted(unknown)[0]!r}; accepted "
+                f"in this process are {', '.join(sorted(_KINDS))}. Serve it with vLLM instead, and "
+                "give its expert.url."
+            )
+        self._model = model
+        self._kinds = sorted(set(kinds))
+        self._window = int(window or 0)
+        self._context = int(getattr(config, "max_position_embeddings", 0)) or None
+        self._tree = PrefixTree(capacity)
+        self._cache = GatheredCache(layers=config.num_hidden_layers, capacity=capacity)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a text, where the model's configuration tells."""
+        return self._context
+
+    def begin_call(self, texts: Sequence[Sequence[int]]) -> list[Row]:
+        """Find out what of `texts` is in the cache.
+
+        Raises
+        ------
+        ExpertError
+            If a text is empty, or longer than the model's context.
+        """
+        self._tree.begin_call()
+        for text in texts:
+            if not text or (self._context is not None and len(text) > self._context):
+                raise ExpertError(
+                    f"A text of {len(text)} tokens was given to the expert; accepted are 1 to "
+                    f"{self._context}."
+                )
+        return [Row(list(text), []) for text in texts]
+
+    def read_on(self, texts: Sequence[Sequence[int]]) -> bool:
+        """Compute one chunk more of what is new in `texts`, and long; tell whether there was any.
+
+        A call of its own: others may come before the next one.
+
+        Raises
+        ------
+        ExpertError
+            As for `begin_call` and `next_logits`.
+        """
+        for row in self.begin_call(texts):
+            self._tree.follow(row.places, row.tokens)
+            begin, last = len(row.places), len(row.tokens) - 1
+            if last - begin >= _BATCHED:
+                end = min(begin + _READ_CHUNK, last)
+                try:
+                    self._place(row, end)
+                    self._chunk(row, begin, end, every=False)
+                except (RuntimeError, IndexError, MemoryError) as error:
+                    raise self._failed(error) from error
+                return True
+        return False
+
+    def next_logits(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Compute the logits after each row.
+
+        Returns
+        -------
+        float32 tensor, shape (rows, vocabulary)
+
+        Raises
+        ------
+        ExpertError
+            If the rows alone fill the cache, or the model fails.
+        """
+        try:
+            for row in rows:
+                self._take_in(row)
+            return self._batch(rows)
+        except (RuntimeError, IndexError, MemoryError) as error:
+            raise self._failed(error) from error
+
+    def score(self, row: Row) -> float:
+        """Compute the sum of ln p of a row's tokens, from the second on, nats; and cache the row.
+
+        Raises
+        ------
+        ExpertError
+            As for `next_logits`.
+        """
+        try:
+            self._place(row, len(row.tokens))
+            total = 0.0
+            for begin in range(0, len(row.tokens) - 1, _SCORED_CHUNK):
+                end = min(begin + _SCORED_CHUNK, len(row.tokens) - 1)
+                logits = self._chunk(row, begin, end, every=True)
+                said = torch.tensor(row.tokens[begin + 1 : end + 1])
+                total -= float(torch.nn.functional.cross_entropy(logits, said, reduction="sum"))
+            return total
+        except (RuntimeError, IndexError, MemoryError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> ExpertError:
+        # What was meant to be in the cache may not be.
+        self._tree.forget_all()
+        return ExpertError(f"The expert's model failed ({type(error).__name__}).")
+
+    def _place(self, row: Row, end: int) -> int:
+        """Give the row's first `end` tokens places; return how many had theirs before."""
+        # A row before it may have brought what this one still missed.
+        self._tree.follow(row.places, row.tokens)
+        known = min(len(row.places), end)
+        self._tree.extend(row.places, row.tokens[known:end])
+        return known
+
+    def _take_in(self, row: Row) -> None:
+        """Compute a long new part of a text, all but its last token."""
+        self._tree.follow(row.places, row.tokens)
+        if len(row.tokens) - len(row.places) <= _BATCHED:
+            return
+        last = len(row.tokens) - 1
+        begin = self._place(row, last)
+        for at in range(begin, last, _CHUNK):
+            self._chunk(row, at, min(at + _CHUNK, last), every=False)
+
+    def _chunk(self, row: Row, begin: int, end: int, *, every: bool) -> torch.Tensor:
+        """Run tokens `begin` to `end` of one row; return the logits of the last, or of every."""
+        return self._run(
+            tokens=np.array([row.tokens[begin:end]]),
+            positions=np.arange(begin, end)[None],
+            write=np.array(row.places[begin:end]),
+            read=np.array([row.places[:end]]),
+            keep=0 if every else 1,
+        )
+
+    def _batch(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Run all tokens that are left, each as a row of its own: nothing is padded but reads."""
+        flat: list[tuple[Row, int]] = []
+        last = []
+        for row in rows:
+            # The last token runs even where it is known: its logits are asked for.
+            begin = min(self._place(row, len(row.tokens)), len(row.tokens) - 1)
+            flat += [(row, at) for at in range(begin, len(row.tokens))]
+            last.append(len(flat) - 1)
+        positions = np.array([at for _, at in flat])
+        read = np.full((len(flat), int(positions.max()) + 1), NOWHERE)
+        for place, (row, at) in enumerate(flat):
+            read[place, : at + 1] = row.places[: at + 1]
+        logits = self._run(
+            tokens=np.array([[row.tokens[at]] for row, at in flat]),
+            positions=positions[:, None],
+            write=np.array([row.places[at] for row, at in flat]),
+            read=read,
+            keep=1,
+        )
+        return logits[last]
+
+    def _run(
+        self,
+        *,
+        tokens: np.ndarray[Any, Any],
+        positions: np.ndarray[Any, Any],
+        write: np.ndarray[Any, Any],
+        read: np.ndarray[Any, Any],
+        keep: int,
+    ) -> torch.Tensor:
+        """Run the model once; `tokens` and `positions` have the shape (rows, queries).
+
+        Returns
+        -------
+        float32 tensor, shape (rows * kept queries, vocabulary)
+        """
+        at = torch.from_numpy(positions)
+        self._cache.wire(Wiring(torch.from_numpy(write), torch.from_numpy(read)))
+        masks = [self._mask(at, read.shape[1], kind) for kind in self._kinds]
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=torch.from_numpy(tokens),
+                position_ids=at,
+                # Models with one kind of layer take the mask itself.
+                attention_mask=(
+                    dict(zip(self._kinds, masks, strict=True)) if len(masks) > 1 else masks[0]
+                ),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+            logits: torch.Tensor = out.logits.flatten(0, 1).float()
+            return logits
+
+    def _mask(self, positions: torch.Tensor, length: int, kind: str) -> torch.Tensor:
+        """Return what is added to the scores: 0 where a query sees a place, else -inf."""
+        places = torch.arange(length)
+        here = positions[:, None, :, None]
+        seen = places <= here
+        if kind == "sliding_attention":
+            seen &= places > here - self._window
+        mask = torch.zeros(seen.shape, dtype=self._model.dtype)
+        return mask.masked_fill_(~seen, -torch.inf)
+
+
+def most_reads(texts: Sequence[Sequence[int]]) -> int:
+    """Return how often `LocalModel.read_on` can be of use to some texts, with room in the cache."""
+    return sum(1 + len(text) // _READ_CHUNK for text in texts)
+
+
+def tokens_within(model: PreTrainedModel, memory: int) -> int:
+    """Return how many tokens' keys and values fit into `memory` bytes."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token: int = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return memory // per_token
+
+
+def load_model(path: str, *, dtype: str) -> PreTrainedModel:
+    """Load a causal language model for `LocalModel`.
+
+    Parameters
+    ----------
+    path : str
+        A folder or hub id.
+    dtype : {"auto", "bfloat16", "float32"}
+        ``auto`` is what the checkpoint says.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be loaded.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=ATTENTION
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"floe: the expert's model {path!r} cannot be loaded ({error}); accepted are causal "
+            "language models that transformers knows."
+        ) from None
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
+    return model.eval()

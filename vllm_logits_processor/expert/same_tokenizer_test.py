@@ -1,0 +1,117 @@
+"""What the start of a server says of an expert that tokenizes in another way; it never waits.
+
+The comparison itself is in `doctor_test`, and on real servers in integration_tests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from tokenizers import Tokenizer
+
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, vocabulary_of
+from vllm_logits_processor.expert.fetcher import Fetcher
+from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault, warn_of_other_tokenizers
+
+
+@contextmanager
+def tokenizing(tokenizer: Tokenizer, *, status: int = 200, delay: float = 0.0) -> Iterator[str]:
+    """Stand for a server with another tokenizer, which none of the tests' real ones has."""
+    wait = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            values = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            wait.wait(delay)
+            ids = tokenizer.encode(values["content"], add_special_tokens=False).ids
+            body = json.dumps({"tokens": ids}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        wait.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+
+ALL = tuple(TRAINED | TRAINED_WORDS)
+
+
+@cache
+def trained(kind: str) -> Tokenizer:
+    """Train once: the same texts do not give the same ids a second time."""
+    return (TRAINED | TRAINED_WORDS)[kind](420)
+
+
+@cache
+def configured_as(kind: str) -> ByteVocabulary:
+    return vocabulary_of(trained(kind), kind)
+
+
+@pytest.mark.parametrize("theirs", ALL)
+@pytest.mark.parametrize("configured", ALL)
+def test_only_the_same_tokenizer_passes(theirs: str, configured: str) -> None:
+    vocabulary = configured_as(configured)
+    with tokenizing(trained(theirs)) as url:
+        fault = tokenizer_fault(Fetcher(), url, model="slm", vocabulary=vocabulary)
+    assert fault is not None
+    assert (fault == "") == (theirs == configured)
+
+
+def checked(url: str, vocabulary: ByteVocabulary) -> None:
+    """Run the comparison of a start to its end."""
+    before = set(threading.enumerate())
+    config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
+    warn_of_other_tokenizers(config, vocabulary)
+    for thread in set(threading.enumerate()) - before:
+        if thread.name == "floe-tokenizers":
+            thread.join(timeout=10)
+
+
+def test_a_start_warns_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with tokenizing(trained("byte-level")) as url:
+        checked(url, configured_as("unigram"))
+    (line,) = [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
+    assert line.levelno == logging.WARNING
+    assert "another tokenizer than expert.tokenizer, 'models/slm': it makes [" in line.getMessage()
+    assert "\n" not in line.getMessage()
+
+
+def test_a_start_is_silent_where_they_are_the_same_or_nobody_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vocabulary = configured_as("byte-level")
+    with tokenizing(trained("byte-level")) as url:
+        checked(url, vocabulary)
+    with tokenizing(trained("unigram"), status=404) as url:
+        checked(url, vocabulary)
+    checked(url, vocabulary)  # nobody listens there any more
+    assert not [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
+
+
+def test_a_start_waits_for_no_answer() -> None:
+    with tokenizing(trained("unigram"), delay=30) as url:
+        config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
+        warn_of_other_tokenizers(config, configured_as("unigram"))
+        names = [thread.name for thread in threading.enumerate()]
+        assert "floe-tokenizers" in names

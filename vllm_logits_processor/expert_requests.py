@@ -1,0 +1,239 @@
+"""What goes to the expert in one step: one request for all that its streams want to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm_logits_processor.config import FloeConfig
+from vllm_logits_processor.expert.calls import ExpertCalls, Kind
+from vllm_logits_processor.expert.lookahead import Place
+from vllm_logits_processor.stream import Asked, Stream
+
+
+@dataclass
+class _Batch:
+    """Prompts of one request to one of the expert's models, and whose they are."""
+
+    prompts: list[list[int]] = field(default_factory=list)
+    row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
+    now: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
+    later: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
+    steps: int = 1
+
+    def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
+        rows = tuple((place, self._row(place.token_ids)) for place in places)
+        (self.later if ahead else self.now).append((stream, rows))
+        self.steps = max(self.steps, stream.received.lookahead.steps)
+
+    def _row(self, prompt: list[int]) -> int:
+        """Return the row of a prompt; drafts and samples of one prompt share theirs."""
+        row = self.row_of.setdefault(tuple(prompt), len(self.prompts))
+        if row == len(self.prompts):
+            self.prompts.append(prompt)
+        return row
+
+
+class ExpertRequests:
+    """Starts the calls of a step and takes in what they bring.
+
+    Parameters
+    ----------
+    calls : ExpertCalls
+    config : FloeConfig
+    covers : int
+        Most further places per position and stream, for text that ends inside an expert token.
+    """
+
+    def __init__(self, calls: ExpertCalls, *, config: FloeConfig, covers: int) -> None:
+        self._calls = calls
+        self._config = config
+        self._covers = covers
+
+    def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
+        """Start one call per expert model for the places that the streams want to know about.
+
+        Parameters
+        ----------
+        streams : sequence of Stream
+            Those whose present position is undecided and whose text may leave.
+        host_is_unsure : bool
+            True once it is known that the host is unsure of these positions; until then, a
+            configuration that asks only then leaves them undecided.
+        """
+        # Decoding comes first: where a server lets one call through, it says most of its health.
+        batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
+        for stream in streams:
+            self._take_in_ahead(stream)
+            if not stream.drafted:
+                self._take_in_first(stream)
+            kind: Kind = "now" if stream.read else "first"
+            model = stream.options.expert_model or self._config.expert.model
+            batch = batches[kind].setdefault(model, _Batch())
+            wanted = stream.wanted(most_covers=self._covers)
+            if not wanted:
+                stream.ready = stream.prefix.length in stream.received.rows
+                # Of no text at all, with no BOS in front, an expert can say nothing.
+                stream.declined = None if stream.ready else "no-prompt"
+            elif any(self._too_long(place) for place in wanted):
+                # One such prompt, and the server refuses the request with all streams in it.
+                stream.declined = "too-long"
+            elif stream.first is not None:
+                stream.declined = "open" if stream.first.call.probe else "reading"
+            elif stream.meets_ahead(wanted):
+                assert stream.pending is not None
+                self._calls.renew(stream.pending.call, deadline_s=self._config.deadline_ms / 1000)
+            elif self._spent(stream):
+                stream.declined = "budget"
+            elif host_is_unsure or self._config.ask == "always":
+                batch.add(stream, wanted)
+            place = self._worth_asking_ahead(stream)
+            if place and not self._too_long(place):
+                batch.add(stream, [place], ahead=True)
+        for kind, of_models in batches.items():
+            for model, batch in of_models.items():
+                if batch.prompts:
+                    self._start(model, batch, kind=kind if batch.now else "ahead")
+
+    def join(self, stream: Stream) -> tuple[float, int, int]:
+        """Wait for the stream's pending call until its deadline and take in what it brings.
+
+        A first call is waited for as long as any other, in the step that starts it; what it brings
+        later is taken in when a step begins.
+
+        Returns
+        -------
+        tuple of (float, int, int)
+            Milliseconds waited; the stream's shares of the bytes of the request and of the reply.
+        """
+        if stream.pending is None:
+            return 0.0, 0, 0
+        begun = time.monotonic()
+        pending, stream.pending = stream.pending, None
+        outcome = self._calls.settle(pending.call)
+        waited_ms = (time.monotonic() - begun) * 1000
+        # Where only covers failed, what is known of the text itself is used without them.
+        stream.ready = outcome == "answered" or stream.prefix.length in stream.received.rows
+        in_flight = outcome in ("reading", "open") and not pending.call.future.done()
+        if stream.first is pending and not in_flight:
+            stream.first = None
+        elif stream.first is not pending and in_flight:
+            # A probe, which tells the breaker of the server's health; or the text is not there yet.
+            self._calls.leave(pending.call)
+        if outcome != "answered":
+            stream.declined = None if stream.ready else outcome
+            self._note_left_alone(stream, outcome)
+            return waited_ms, 0, 0
+        stream.read = True
+        reply = pending.call.future.result()
+        # Last the text itself: its continuation is the one to follow.
+        for place, row in reversed(pending.rows):
+            stream.received.receive(place, reply.continuations[row])
+        # A batched body is one; its bytes are shared out evenly among the prompts of the call.
+        share = min(1.0, len(pending.rows) / len(reply.continuations))
+        return waited_ms, round(reply.sent_bytes * share), round(reply.received_bytes * share)
+
+    def _start(self, model: str, batch: _Batch, *, kind: Kind) -> None:
+        call = self._calls.start(
+            batch.prompts,
+            model=model,
+            deadline_s=self._config.deadline_ms / 1000,
+            life_s=self._config.first_deadline_ms / 1000,
+            steps=batch.steps,
+            kind=kind,
+        )
+        for stream, rows in batch.now:
+            if isinstance(call, str):
+                stream.declined = call
+                self._note_left_alone(stream, call)
+                continue
+            stream.pending = Asked(call, rows)
+            if kind == "first" and not stream.drafted:
+                stream.first = stream.pending
+        if not isinstance(call, str):
+            for stream, rows in batch.later:
+                stream.ahead = Asked(call, rows)
+
+    def _note_left_alone(self, stream: Stream, outcome: str) -> None:
+        """Have the whole text read anew: a server that failed may have been started again."""
+        if outcome == "open":
+            stream.read = False
+
+    def leave(self, stream: Stream) -> None:
+        """Let go of the calls of a stream that has ended."""
+        for asked in (stream.pending, stream.ahead, stream.first):
+            if asked is not None:
+                self._calls.leave(asked.call)
+        stream.pending = stream.ahead = stream.first = None
+
+    def _too_long(self, place: Place) -> bool:
+        """Tell whether the expert's context has no room for a place and the tokens after it.
+
+        A call asks for as many of these as the stream that looks ahead furthest wants.
+        """
+        expert = self._config.expert
+        return (
+            expert.context is not None and len(place.token_ids) + expert.lookahead > expert.context
+        )
+
+    def _spent(self, stream: Stream) -> bool:
+        budget = self._config.answer_budget_ms
+        return budget is not None and stream.summary.waited_ms >= budget
+
+    def _worth_asking_ahead(self, stream: Stream) -> Place | None:
+        """Return where to ask next, should the text follow the expert that far."""
+        received = stream.received
+        if not stream.read:
+            return None
+        if not received.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
+            return None
+        # Whether the host will be unsure there is not known yet.
+        if self._config.ask != "always" or self._spent(stream) or self._calls.crowded:
+            return None
+        return received.end if received.places_ahead <= received.lookahead.steps // 2 else None
+
+    def _take_in_ahead(self, stream: Stream) -> None:
+        """Take in the reply to a call that was started ahead, if it is there."""
+        asked = stream.ahead
+        if asked is None:
+            return
+        ((place, row),) = asked.rows
+        prefix = stream.prefix
+        if prefix.length == place.offset and prefix.token_ids() == place.token_ids:
+            # The text has got there: the call is taken over as the pending one if it is wanted.
+            return
+        if not stream.received.leads_to(place):
+            stream.ahead = None
+            self._calls.leave(asked.call)
+            return
+        if not asked.call.future.done():
+            return
+        stream.ahead = None
+        self._calls.renew(asked.call, deadline_s=0.0)
+        if self._calls.settle(asked.call) == "answered":
+            stream.received.receive_ahead(place, asked.call.future.result().continuations[row])
+
+    def _take_in_first(self, stream: Stream) -> None:
+        """Take in the reply to the call by which the expert reads a text, if it is there."""
+        asked = stream.first
+        # In the step that starts it, `join` does.
+        if asked is None or stream.pending is asked:
+            return
+        outcome = self._calls.settle(asked.call)
+        if outcome == "reading" or (outcome == "open" and not asked.call.future.done()):
+            return
+        stream.first = None
+        if outcome != "answered":
+            return
+        stream.read = True
+        reply = asked.call.future.result()
+        # The places are those of a text that has since grown.
+        for place, row in reversed(asked.rows):
+            since = bytes(stream.text[len(stream.text) - (stream.prefix.length - place.offset) :])
+            stream.received.receive_late(
+                place,
+                reply.continuations[row],
+                since=since if stream.prefix.length > place.offset else b"",
+                prefix=stream.prefix,
+            )

@@ -1,0 +1,108 @@
+"""The privacy gate where bytes leave: whether a stream's text may go to the expert."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from floe_plugins.gate import Decision, Gate
+
+#: Characters before the newest ones that are scanned again with them, at the least. The longest
+#: value of structured data takes fewer when it is spelled out, encoded or pulled apart.
+WINDOW = 512
+
+# Characters that the beginning of the window may move back, to the beginning of a word.
+_WORD = 64
+_WORST_BYTES = 4
+
+# Ends of texts that may become a value with the next tokens: five digits and more, an address in
+# the making, what keys begin with.
+_BEGUN = re.compile(
+    r"(?:\d[ \t\n()./,_-]{0,2}){5,24}\Z"
+    r"|[\w.+-]@[\w.-]{0,64}\Z"
+    r"|(?<![A-Za-z0-9])(?:sk-|gh[pousr]_|glpat-|AKIA|ASIA|AIza|xox[a-z]-|hf_|eyJ)[\w.-]{0,64}\Z"
+    r"|-----BEGIN[A-Z ]{0,40}\Z",
+)
+_BEGUN_CHARS = 80
+
+
+@dataclass
+class StreamPrivacy:
+    """Clears a stream's prompt once and its generated text in a rolling window; latches on a no.
+
+    Text that has left cannot be called back, and the beginning of a value leaves before it can be
+    told for one. So while the generated text ends in what may become one, as in five digits, the
+    answer is no, but for that moment only: the host decodes these tokens alone, and waits for
+    nobody.
+
+    Parameters
+    ----------
+    gate : Gate or None
+        None for a trusted expert, to which everything may go.
+    """
+
+    gate: Gate | None
+    _scanned: int = 0
+    _private: bool = False
+    _held: bool = False
+
+    def clears(self, text: bytes | bytearray) -> bool:
+        """Scan what is new in `text` and tell whether the whole of it may leave.
+
+        Anything but a clear verdict is a no, for this stream for good.
+        """
+        if self.gate is None:
+            return True
+        if not self._private and len(text) != self._scanned:
+            # All of a prompt has been seen: there is nothing of it to hold back.
+            self._held = self._scanned > 0 and _begins_a_value(text)
+            self._private = not self._clear(text)
+            self._scanned = len(text)
+        return not (self._private or self._held)
+
+    def _clear(self, text: bytes | bytearray) -> bool:
+        assert self.gate is not None
+        size = max(WINDOW, self.gate.longest) + _WORD
+        begin = max(0, self._scanned - _WORST_BYTES * size) if self._scanned else 0
+        try:
+            new = len(_decoded(text[self._scanned :], starts_inside=self._scanned > 0))
+            seen = _decoded(text[begin:], starts_inside=begin > 0)
+        except UnicodeDecodeError:
+            # Broken bytes between two characters could hide anything from a detector.
+            return False
+        if self._scanned:
+            seen = _from_word(seen, max(0, len(seen) - new - size))
+        return self.gate.decide(seen).decision is Decision.CLEAR
+
+
+def _begins_a_value(text: bytes | bytearray) -> bool:
+    end = text[-_WORST_BYTES * _BEGUN_CHARS :].decode("utf-8", "ignore")
+    return _BEGUN.search(end[-_BEGUN_CHARS:]) is not None
+
+
+def _from_word(text: str, begin: int) -> str:
+    """Cut a text at the first beginning of a word from `begin` on, if there is one close by."""
+    if begin == 0:
+        return text
+    for place in range(begin, begin + _WORD):
+        if text[place - 1].isspace():
+            return text[place:]
+    return text[begin:]
+
+
+def _decoded(data: bytes | bytearray, *, starts_inside: bool) -> str:
+    return _whole_characters(bytes(data), starts_inside=starts_inside).decode("utf-8")
+
+
+def _whole_characters(data: bytes, *, starts_inside: bool) -> bytes:
+    """Cut the halves of characters that a window or an unfinished stream begins and ends with."""
+    begin = 0
+    while starts_inside and begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
+        begin += 1
+    for back in range(1, min(4, len(data) - begin) + 1):
+        lead = data[-back]
+        if lead & 0xC0 == 0x80:
+            continue
+        width = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+        return data[begin:-back] if back < width else data[begin:]
+    return data[begin:]

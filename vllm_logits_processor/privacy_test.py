@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from floe_plugins.gate import Gate, Span
+from floe_plugins.testing.gates import STRUCTURED
+from vllm_logits_processor.privacy import WINDOW, StreamPrivacy
+
+
+class Broken:
+    """A detector that fails."""
+
+    name = "broken"
+    labels = ("X",)
+
+    def detect(self, text: str) -> list[Span]:
+        raise RuntimeError("no")
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return Gate(detectors=STRUCTURED, timeout_s=30)
+
+
+def test_a_trusted_expert_gets_everything() -> None:
+    assert StreamPrivacy(None).clears(b"mail joe@example.org \xff")
+
+
+def test_a_private_prompt_is_never_cleared_again(gate: Gate) -> None:
+    privacy = StreamPrivacy(gate)
+    assert not privacy.clears(b"mail joe@example.org please")
+    assert not privacy.clears(b"mail joe@example.org please" + b"x" * 5000)
+
+
+def test_text_that_turns_private_latches(gate: Gate) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray(b"My mail address is ")
+    assert privacy.clears(text)
+    text += b"joe@exam"
+    privacy.clears(text)
+    text += b"ple.org and"
+    assert not privacy.clears(text)
+    text += b" so on " * 1000
+    assert not privacy.clears(text)
+
+
+def test_a_pattern_across_prompt_and_answer_is_seen(gate: Gate) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray(b"The card is 4111 1111")
+    assert privacy.clears(text)
+    for piece in (b" 11", b"11 1", b"111"):
+        text += piece
+        cleared = privacy.clears(text)
+    assert not cleared
+
+
+def test_the_window_reaches_back_over_long_answers(gate: Gate) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray("é".encode() * 3000)
+    assert privacy.clears(text)
+    for letter in b" write to joe@example.org ":
+        text.append(letter)
+        cleared = privacy.clears(text)
+    assert not cleared
+    assert WINDOW < 3000
+
+
+def test_half_a_character_at_the_end_is_awaited(gate: Gate) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray(b"caf\xc3")
+    assert privacy.clears(text)
+    text += b"\xa9"
+    assert privacy.clears(text)
+
+
+def test_broken_bytes_inside_are_private(gate: Gate) -> None:
+    assert not StreamPrivacy(gate).clears(b"joe\xff@example.org is here")
+
+
+def test_a_failing_detector_means_private() -> None:
+    assert not StreamPrivacy(Gate(detectors=[Broken()])).clears(b"hello")
+
+
+ENCODED = base64.b64encode(b"the address is joe.bloggs@example.org").decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "joe.bloggs@example.org",
+        "4111 1111 1111 1111",
+        "four one one one one one one one one one one one one one one one",
+        "joe dot bloggs at example dot org",
+        ENCODED,
+        "".join(f"%{byte:02x}" for byte in b"joe.bloggs@example.org"),
+        " ".join("4111111111111111"),
+        "j\u043ee.bl\u043eggs@ex\u0430mple.org",
+        "\uff14\uff11\uff11\uff11 1111 1111 1111",
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_a_value_in_chunks_latches(gate: Gate, value: str, chunk: int) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray(b"A prompt that says nothing. " * 100)
+    assert privacy.clears(text)
+    data = f" Here you are: {value} ok. ".encode()
+    for begin in range(0, len(data), chunk):
+        text += data[begin : begin + chunk]
+        cleared = privacy.clears(text)
+    assert not cleared
+    text += b"And now for something else. " * 100
+    assert not privacy.clears(text)
+
+
+@pytest.mark.parametrize(
+    ("end", "cleared"),
+    [
+        (" in 2026", True),
+        (" call 4111 1", False),
+        (" joe@exam", False),
+        (" my key is sk-ab", False),
+        (" 41,111 apples", True),
+    ],
+)
+def test_what_may_become_a_value_is_held_back_for_the_moment(
+    gate: Gate, end: str, cleared: bool
+) -> None:
+    privacy, text = StreamPrivacy(gate), bytearray(b"A prompt")
+    assert privacy.clears(text)
+    text += end.encode()
+    assert privacy.clears(text) is cleared
+    assert privacy.clears(text) is cleared
+    text += b" or so it is said"
+    assert privacy.clears(text)
+
+
+def test_nothing_of_a_prompt_is_held_back(gate: Gate) -> None:
+    privacy = StreamPrivacy(gate)
+    assert privacy.clears(b"What is 123456")
+    assert privacy.clears(b"What is 123456")
+
+
+class Wide:
+    """A detector of a pattern longer than the least window."""
+
+    name = "wide"
+    labels = ("WIDE",)
+    longest = 3000
+
+    def detect(self, text: str) -> list[Span]:
+        begin, end = text.find("<<"), text.find(">>")
+        return [Span(begin, end, "WIDE")] if 0 <= begin < end else []
+
+
+def test_the_window_is_as_wide_as_the_longest_pattern() -> None:
+    privacy, text = StreamPrivacy(Gate(detectors=[Wide()])), bytearray(b"A prompt.")
+    for piece in (b" <<", b"x y " * 300, b"z " * 800):
+        assert privacy.clears(text)
+        text += piece
+    assert privacy.clears(text)
+    text += b">>"
+    assert not privacy.clears(text)
+
+
+def test_a_window_begins_with_a_word(gate: Gate) -> None:
+    seen: list[str] = []
+
+    class Noting(Wide):
+        longest = 100
+
+        def detect(self, text: str) -> list[Span]:
+            seen.append(text)
+            return []
+
+    privacy, text = StreamPrivacy(Gate(detectors=[Noting()])), bytearray(b"wonderful " * 500)
+    assert privacy.clears(text)
+    text += b"new"
+    assert privacy.clears(text)
+    assert seen[-1].startswith("wonderful ")
+    assert WINDOW <= len(seen[-1]) < WINDOW + 100

@@ -1,0 +1,1 @@
+"""vLLM's two runners: which rows of a step belong to which request, and what they hold."""

@@ -1,0 +1,159 @@
+"""When a request counts as finished."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+
+import pytest
+from vllm import SamplingParams
+
+from vllm_logits_processor.engine_test import Scripted, engine, stream_of
+from vllm_logits_processor.runners.departures import (
+    KEPT_STEPS,
+    KEPT_STREAMS,
+    Departures,
+    EndRule,
+)
+from vllm_logits_processor.runners.slots_test import Runner
+from vllm_logits_processor.stream import Stream
+
+
+def rule(**options: object) -> EndRule:
+    params = SamplingParams(**options)  # type: ignore[arg-type]
+    params.update_from_generation_config({}, eos_token_id=2)
+    return EndRule.of(params, prompt_length=10, max_model_len=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "last", "ends"),
+    [
+        ({"max_tokens": 5}, 4, [9], False),
+        ({"max_tokens": 5}, 5, [9], True),
+        ({"max_tokens": 500}, 9, [9], False),
+        ({"max_tokens": 500}, 10, [9], True),
+        ({"max_tokens": None}, 10, [9], True),
+        ({}, 1, [2], True),
+        ({"ignore_eos": True}, 1, [2], False),
+        ({"stop_token_ids": [7]}, 3, [5, 7, 9], True),
+    ],
+)
+def test_tokens_end_an_answer_as_in_vllms_scheduler(
+    options: dict[str, object], length: int, last: list[int], *, ends: bool
+) -> None:
+    assert rule(**{"max_tokens": 9, **options}).ends(length, last) is ends
+
+
+@pytest.fixture
+def ended() -> list[Stream]:
+    return []
+
+
+@pytest.fixture
+def departures(ended: list[Stream], monkeypatch: pytest.MonkeyPatch) -> Departures:
+    parts = engine(Scripted())
+    monkeypatch.setattr(parts, "end_stream", ended.append)
+    return Departures(parts)
+
+
+def streams(count: int) -> list[Stream]:
+    parts = engine(Scripted())
+    return [stream_of(parts, b"The") for _ in range(count)]
+
+
+def test_one_who_comes_back_in_time_is_not_ended(
+    departures: Departures, ended: list[Stream]
+) -> None:
+    first, second = streams(2)
+    departures.leave(first)
+    departures.leave(second)
+    for _ in range(KEPT_STEPS):
+        departures.step()
+    assert departures.take(lambda stream: stream is second) is second
+    assert departures.take(lambda stream: stream is second) is None
+    departures.step()
+    departures.end_all()
+    assert len(ended) == 1
+    assert ended[0] is first
+
+
+def test_no_more_than_some_are_kept(departures: Departures, ended: list[Stream]) -> None:
+    away = streams(KEPT_STREAMS + 2)
+    for stream in away:
+        departures.leave(stream)
+    departures.step()
+    assert [id(stream) for stream in ended] == [id(stream) for stream in away[:2]]
+    departures.end_all()
+    assert len(ended) == len(away)
+
+
+@pytest.fixture
+def expert() -> Scripted:
+    return Scripted()
+
+
+def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event for when the idle thread has told of the streams."""
+    told = threading.Event()
+    settle = runner.batch._departures.settle
+
+    def telling() -> None:
+        settle()
+        told.set()
+
+    monkeypatch.setattr(runner.batch._departures, "settle", telling)
+    return told
+
+
+def test_those_who_are_aborted_while_nobody_else_is_there_are_told_of(
+    expert: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(engine(expert), idle_s=0.02)
+    told = settled(runner, monkeypatch)
+    expert.mode = "silent"
+    runner.add(0, b"The")
+    runner.step(0)
+    stream = runner.batch.streams[0]
+    # vLLM's last word is a step without requests; it says nothing of who has gone.
+    runner.sample(0, 5)
+    runner.processor.apply_staged_writes()
+    assert stream.pending is not None
+    assert told.wait(10)
+    assert runner.ended == [stream]
+    assert stream.pending is None
+    assert stream.summary.tokens == {}
+
+
+def test_one_who_was_paused_goes_on_and_is_told_of_in_two_parts(
+    expert: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = engine(expert)
+    end = parts.end_stream
+    runner = Runner(parts, idle_s=0.02)
+    parts.end_stream = end  # type: ignore[method-assign]
+    told = settled(runner, monkeypatch)
+    runner.add(0, b"The")
+    with caplog.at_level(logging.INFO, logger="vllm_logits_processor.observe"):
+        runner.step(0)
+        assert told.wait(10)
+        assert runner.step(0).all()
+        runner.add(0, b"12", floe="host")
+        runner.step(0)
+        for _ in range(KEPT_STEPS):
+            runner.step(0)
+    assert [json.loads(line.message)["tokens"] for line in caplog.records] == 2 * [{"fused": 1}]
+
+
+def test_the_idle_thread_ends_with_its_batch(expert: Scripted) -> None:
+    runner = Runner(engine(expert), idle_s=0.02)
+    (thread,) = [
+        each
+        for each in threading.enumerate()
+        if each.name == "floe-idle" and each is runner.batch._watch.thread
+    ]
+    del runner
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,155 @@
+"""vLLM's V1 runner: one row per request, and every change of the batch is announced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+from vllm_logits_processor.config import RequestOptions
+from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.fail_open import FailOpen
+from vllm_logits_processor.fusion import FusedCells
+from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule
+from vllm_logits_processor.stream import Stream
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request in its row; `stream` is None until it has been opened."""
+
+    params: SamplingParams
+    prompt_ids: list[int] | None
+    output_ids: list[int]
+    stream: Stream | None = None
+    rule: EndRule | None = None
+    tries: int = 0
+
+
+class RowBatch:
+    """The streams of V1's batch by row.
+
+    Parameters
+    ----------
+    engine : FusionEngine
+    max_model_len : int
+        Most tokens of a prompt and its answer together.
+    fallback : FailOpen, optional
+        Runs what may fail. Following the batch may not: a lost step leaves the rows right.
+    """
+
+    def __init__(
+        self, engine: FusionEngine, *, max_model_len: int, fallback: FailOpen | None = None
+    ) -> None:
+        self._engine = engine
+        self._max_model_len = max_model_len
+        self._fallback = fallback or FailOpen()
+        self._rows: dict[int, _Row] = {}
+        #: Requests whose streams are not open yet, by row.
+        self._new: dict[int, _Row] = {}
+        self._departures = Departures(engine, fallback=self._fallback)
+
+    @property
+    def streams(self) -> dict[int, Stream]:
+        """Row to stream, for the rows that have one."""
+        return {row: each.stream for row, each in self._rows.items() if each.stream}
+
+    def begin(self, update: BatchUpdate | None) -> None:
+        """Follow the batch, then start the expert's call: the forward pass comes next."""
+        if update is not None:
+            self._follow(update)
+        self._fallback.run(self._start, otherwise=None, stage="begin", undo=self.abandon)
+
+    def decide(self, logits: torch.Tensor) -> FusedCells:
+        """Join the expert's call; logits of shape (requests, vocabulary), float32."""
+        streams = self.streams
+        if not streams:
+            return FusedCells.none()
+        cells = self._engine.decide(logits, streams)
+        self._fallback.worked()
+        return cells
+
+    def abandon(self) -> None:
+        """Let go of what a lost step had begun."""
+        self._engine.abandon_step(list(self.streams.values()))
+
+    def close(self) -> None:
+        """End all streams: nothing is fused any more."""
+        for each in self._rows.values():
+            self._leave(each)
+        self._rows, self._new = {}, {}
+        self._departures.end_all()
+
+    def _start(self) -> None:
+        self._departures.step()
+        for row, each in list(self._new.items()):
+            if self._fallback.aside(partial(self._open, row, each), stage="open"):
+                del self._new[row]
+                continue
+            each.tries += 1
+            if each.tries >= MOST_TRIES:
+                # Its own text may be what fails: it is the host's, and its neighbours go on.
+                del self._new[row], self._rows[row]
+        self._engine.begin_step(list(self.streams.values()))
+
+    def _follow(self, update: BatchUpdate) -> None:
+        """Apply removals, additions and moves, in this order, as vLLM prescribes.
+
+        First the rows alone; what is to be done about them comes when they are right.
+        """
+        gone: list[_Row | None] = []
+        rows = self._rows
+        for row in update.removed:
+            gone.append(rows.pop(row, None))
+        for row, params, prompt_ids, output_ids in update.added:
+            gone.append(rows.pop(row, None))
+            rows[row] = _Row(params, prompt_ids, output_ids)
+        for first, second, direction in update.moved:
+            moving, replaced = rows.pop(first, None), rows.pop(second, None)
+            if moving is not None:
+                rows[second] = moving
+            if replaced is None:
+                continue
+            if direction == MoveDirectionality.SWAP:
+                rows[first] = replaced
+            else:
+                # vLLM does not announce a removal that it fills with another row at once.
+                gone.append(replaced)
+        self._new = {row: each for row, each in rows.items() if each.stream is None}
+        for each in gone:
+            if each is not None:
+                self._leave(each)
+        if not update.batch_size:
+            self._departures.end_all()
+
+    def _leave(self, each: _Row) -> None:
+        """End a stream that is finished by its tokens; keep one that may come back."""
+        stream, rule = each.stream, each.rule
+        if stream is None or rule is None:
+            return
+        ends = rule.ends(len(stream.output_ids), stream.output_ids[-1:])
+        then: Callable[[Stream], None] = self._engine.end_stream if ends else self._departures.leave
+        self._fallback.aside(partial(then, stream), stage="end")
+
+    def _open(self, row: int, each: _Row) -> None:
+        """Give a request its stream, the one that it had if it comes back with the very same list.
+
+        One that is the host's alone has no place here.
+        """
+        stream = self._departures.take(lambda kept: kept.output_ids is each.output_ids)
+        if stream is None:
+            options = RequestOptions.from_extra_args(each.params.extra_args)
+            stream = self._engine.new_stream(each.prompt_ids, each.output_ids, options)
+        if stream is None:
+            del self._rows[row]
+            return
+        each.rule = EndRule.of(
+            each.params,
+            prompt_length=len(each.prompt_ids or ()),
+            max_model_len=self._max_model_len,
+        )
+        each.stream = stream

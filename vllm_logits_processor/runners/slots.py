@@ -1,0 +1,377 @@
+"""vLLM's V2 runner: requests live in slots, rows are not requests, and nobody says who leaves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from vllm_logits_processor.config import RequestOptions
+from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.fail_open import FailOpen
+from vllm_logits_processor.fusion import FusedCells
+from vllm_logits_processor.runners.departures import (
+    IDLE_S,
+    KEPT_STEPS,
+    MOST_TRIES,
+    Departures,
+    EndRule,
+    IdleWatch,
+)
+from vllm_logits_processor.runners.slot_tokens import TokenReader
+from vllm_logits_processor.stream import Stream
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+#: What vLLM writes into a slot where the prompt is given as an embedding.
+_EMBEDDED = 0
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A request in its slot; `stream` is None until its tokens have been read."""
+
+    params: SamplingParams
+    options: RequestOptions
+    prompt_length: int
+    rule: EndRule
+    stream: Stream | None = None
+    #: Steps in the batch whose tokens have not been read, and how many of them a read begun covers.
+    unread: int = 0
+    reading: int = 0
+    tries: int = 0
+
+    @property
+    def known(self) -> int:
+        return self.prompt_length + len(self.stream.output_ids) if self.stream else 0
+
+
+class SlotBatch:
+    """The streams of V2's batch by request slot.
+
+    A request is taken for finished when its tokens say so, or when it has been out of the batch for
+    `KEPT_STEPS`. One whose slot is taken by another may have been preempted: it then comes back in
+    any slot with the tokens it had, and goes on with its stream. Only requests of the batch cost a
+    step anything; those that are not in it wait in the order in which they left.
+
+    When all requests are aborted vLLM goes quiet, without a word on them. Streams are then told of
+    as ended by a thread of this class's own, `idle_s` after the last step. It holds the lock that
+    every step holds. A request that goes on after all, as one that was paused, is fused on, and its
+    figures are told of in two parts.
+
+    Parameters
+    ----------
+    engine : FusionEngine
+    states : LogitsProcRequestState
+        vLLM's buffers of all slots.
+    reader : TokenReader
+    max_model_len : int
+        Most tokens of a prompt and its answer together.
+    drafts : bool
+        True under speculative decoding, where a request has one row per draft token and one more.
+    embeddings : bool
+        True where prompts may be given as embeddings.
+    most_new : int
+        Most tokens that one step adds to a request.
+    fallback : FailOpen, optional
+        Runs what may fail. Following the batch may not: a lost step leaves the slots right.
+    idle_s : float
+    """
+
+    def __init__(
+        self,
+        engine: FusionEngine,
+        states: LogitsProcRequestState,
+        *,
+        reader: TokenReader,
+        max_model_len: int,
+        drafts: bool,
+        embeddings: bool,
+        most_new: int = 1,
+        fallback: FailOpen | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._engine = engine
+        self._states = states
+        self._reader = reader
+        self._max_model_len = max_model_len
+        self._drafts = drafts
+        self._embeddings = embeddings
+        self._most_new = most_new
+        self._fallback = fallback or FailOpen()
+        self._slots: dict[int, _Slot] = {}
+        self._departures = Departures(engine, fallback=self._fallback)
+        #: Requests that were in the last step's batch or have come since, and those that this step
+        #: began with.
+        self._present: dict[int, _Slot] = {}
+        self._here: dict[int, _Slot] = {}
+        #: Slots that are not in the batch, with the step at which they were missed, oldest first.
+        self._absent: dict[int, int] = {}
+        self._step = 0
+        self._counted: set[int] = set()
+        self._reading = False
+        self._read_for: dict[int, _Slot] = {}
+        self._lock = threading.Lock()
+        self._idle_s = idle_s
+        self._active_at: float | None = None
+        self._watch = IdleWatch(self.settle_if_idle, every_s=idle_s / 2)
+
+    @property
+    def streams(self) -> dict[int, Stream]:
+        """Slot to stream, for the slots that have one."""
+        return {slot: each.stream for slot, each in self._slots.items() if each.stream}
+
+    def add(self, slot: int, params: SamplingParams, options: RequestOptions) -> None:
+        """Take in a request; its tokens are not in the slot yet."""
+        prompt_length = int(self._states.prompt_len.np[slot])
+        rule = EndRule.of(params, prompt_length=prompt_length, max_model_len=self._max_model_len)
+        self._replace(slot, _Slot(params, options, prompt_length, rule))
+
+    def vacate(self, slot: int) -> None:
+        """Let go of the request that was in the slot before."""
+        self._replace(slot, None)
+
+    def begin(self) -> None:
+        """Begin a step, before the forward pass: read new tokens, and start the expert's call.
+
+        Where reading has to wait for the last step's sampling, the call starts in `decide`, which
+        runs while the device computes the forward pass.
+        """
+        with self._lock:
+            self._follow()
+            self._fallback.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
+
+    def decide(self, logits: torch.Tensor, ctx: LogitsContext) -> FusedCells:
+        """Join the expert's call; logits of shape (rows, vocabulary), float32.
+
+        Called again for each part of a batch that vLLM verifies in parts.
+        """
+        with self._lock:
+            cells = self._fallback.run(
+                partial(self._decide, logits, ctx),
+                otherwise=FusedCells.none(),
+                stage="decide",
+                undo=self._abandon,
+            )
+            self._note(ctx)
+            return cells
+
+    def abandon(self) -> None:
+        """Let go of what a lost step had begun."""
+        with self._lock:
+            self._abandon()
+
+    def close(self) -> None:
+        """End all streams: nothing is fused any more."""
+        self._watch.stop()
+        with self._lock:
+            for slot in list(self._slots):
+                self._end(slot)
+            self._departures.end_all()
+
+    def settle_if_idle(self) -> None:
+        """Have all streams told of as ended, if no step has come for `idle_s`."""
+        if not self._lock.acquire(blocking=False):
+            return  # a step is under way
+        try:
+            last = self._active_at
+            if last is None or time.monotonic() - last < self._idle_s:
+                return
+            self._active_at = None
+            for stream in self.streams.values():
+                self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
+            self._departures.settle()
+        finally:
+            self._lock.release()
+
+    def _replace(self, slot: int, new: _Slot | None) -> None:
+        """Give a slot to a request, or to none; then see to the one that had it."""
+        with self._lock:
+            before, present = self._slots.pop(slot, None), slot in self._present
+            self._absent.pop(slot, None)
+            self._present.pop(slot, None)
+            if new is not None:
+                self._slots[slot] = self._present[slot] = new
+                self._active_at = time.monotonic()
+            if before is not None and before.stream is not None:
+                leave = partial(self._leave, slot, before, before.stream, present=present)
+                self._fallback.aside(leave, stage="end")
+
+    def _leave(self, slot: int, before: _Slot, stream: Stream, *, present: bool) -> None:
+        # A slot may be given away in the step after the last token, which nobody has read yet.
+        output_ids, last = stream.output_ids, self._reader.leftover(slot, before.known)
+        output_ids.extend(last)
+        unread = not last and present
+        if before.rule.ends(len(output_ids) + unread, last):
+            self._engine.end_stream(stream)
+        else:
+            self._departures.leave(stream)
+
+    def _follow(self) -> None:
+        """Note who has left the batch; those that have been away for too long end."""
+        self._step += 1
+        self._active_at = time.monotonic()
+        for slot, each in self._here.items():
+            if slot not in self._present and self._slots.get(slot) is each:
+                self._absent.setdefault(slot, self._step)
+        while self._absent:
+            slot, since = next(iter(self._absent.items()))
+            if self._step - since < KEPT_STEPS:
+                break
+            self._end(slot)
+        self._here, self._present = self._present, {}
+        self._counted.clear()
+
+    def _note(self, ctx: LogitsContext) -> None:
+        """Note who is in the batch: a token of each will have been sampled."""
+        for slot in ctx.idx_mapping_np.tolist():
+            each = self._slots.get(slot)
+            if each is None:
+                continue
+            self._present[slot] = each
+            self._absent.pop(slot, None)
+            if slot not in self._counted:
+                self._counted.add(slot)
+                each.unread += 1
+
+    def _read(self) -> None:
+        if self._reading:
+            # The last step sampled none of these requests: its tokens were not called for.
+            self._take_in()
+        self._departures.step()
+        here = {slot: each for slot, each in self._here.items() if self._slots.get(slot) is each}
+        self._read_for = here
+        wanted = {}
+        for slot, each in here.items():
+            first = 0 if each.stream else int(self._states.prefill_len.np[slot])
+            wanted[slot] = each.known, first + self._most_new * each.unread
+            each.reading = each.unread
+        self._reader.begin(wanted)
+        self._reading = True
+        if not self._reader.waits:
+            self._start()
+
+    def _decide(self, logits: torch.Tensor, ctx: LogitsContext) -> FusedCells:
+        if self._reading:
+            self._start()
+        rows, drafts = self._rows(logits.shape[0], ctx)
+        if not rows:
+            return FusedCells.none()
+        cells = self._engine.decide(logits, rows, drafts)
+        self._fallback.worked()
+        return cells
+
+    def _abandon(self) -> None:
+        self._reading = False
+        here = [each.stream for each in self._here.values() if each.stream]
+        self._engine.abandon_step(here)
+
+    def _start(self) -> None:
+        self._take_in()
+        here = [
+            each.stream
+            for slot, each in self._here.items()
+            if each.stream and not each.unread and self._slots.get(slot) is each
+        ]
+        self._engine.begin_step(here)
+
+    def _take_in(self) -> None:
+        """Give the streams their new tokens; a stream that is finished by them ends."""
+        self._reading = False
+        for slot, tokens in self._reader.finish().items():
+            each = self._slots.get(slot)
+            if each is None or each is not self._read_for[slot]:
+                continue  # the tokens are of a request that was there before
+            if self._fallback.aside(partial(self._taken, slot, each, tokens), stage="open"):
+                continue
+            each.tries += 1
+            if each.tries >= MOST_TRIES:
+                # Its own text may be what fails: it is the host's, and its neighbours go on.
+                self._end(slot)
+
+    def _taken(self, slot: int, each: _Slot, tokens: list[int]) -> None:
+        if each.stream is None:
+            each.stream, tokens = self._opened(each, tokens)
+        each.stream.output_ids.extend(tokens)
+        each.unread -= each.reading
+        each.reading = 0
+        if tokens and each.rule.ends(len(each.stream.output_ids), tokens):
+            self._end(slot)
+
+    def _opened(self, slot: _Slot, tokens: list[int]) -> tuple[Stream, list[int]]:
+        """Return the stream of a request that comes or comes back, and the tokens it lacks."""
+        prompt_ids, output_ids = tokens[: slot.prompt_length], tokens[slot.prompt_length :]
+        stream = self._returning(slot, prompt_ids, output_ids) if output_ids else None
+        if stream is not None:
+            return stream, output_ids[len(stream.output_ids) :]
+        embedded = self._embeddings and _EMBEDDED in prompt_ids
+        stream = self._engine.new_stream(None if embedded else prompt_ids, output_ids, slot.options)
+        assert stream is not None  # requests that are the host's are not added
+        return stream, []
+
+    def _returning(
+        self, slot: _Slot, prompt_ids: list[int], output_ids: list[int]
+    ) -> Stream | None:
+        """Find the stream that a preempted request had: the same text and options, and no row."""
+
+        def fits(stream: Stream) -> bool:
+            known = stream.output_ids
+            return (
+                stream.options == slot.options
+                and stream.prompt_ids == prompt_ids
+                and output_ids[: len(known)] == known
+            )
+
+        for other in self._absent:
+            each = self._slots[other]
+            if each.stream is not None and fits(each.stream):
+                del self._slots[other], self._absent[other]
+                return each.stream
+        return self._departures.take(fits)
+
+    def _end(self, slot: int) -> None:
+        each = self._slots.pop(slot)
+        self._absent.pop(slot, None)
+        self._present.pop(slot, None)
+        if each.stream is not None:
+            self._fallback.aside(partial(self._engine.end_stream, each.stream), stage="end")
+
+    def _rows(
+        self, count: int, ctx: LogitsContext
+    ) -> tuple[dict[int, Stream], dict[int, list[int]]]:
+        """Return the streams of the rows, and the draft tokens fed before them.
+
+        A prompt that is fed in chunks has a row at the end of each; only the last one is sampled.
+        """
+        streams = {}
+        for slot, seen in zip(
+            ctx.idx_mapping_np.tolist(), ctx.seq_lens_upper_bound_np.tolist(), strict=True
+        ):
+            each = self._slots.get(slot)
+            # One whose tokens could not be read is behind: the expert would speak of another place.
+            if each is None or each.stream is None or each.unread > (slot in self._counted):
+                continue
+            if seen >= self._states.prefill_len.np[slot]:
+                streams[slot] = each.stream
+        if not self._drafts:
+            of_row = enumerate(ctx.idx_mapping_np.tolist()[:count])
+            return {row: streams[slot] for row, slot in of_row if slot in streams}, {}
+        # Drafts are known to the device alone: this waits for the forward pass.
+        slots = ctx.expanded_idx_mapping[:count].tolist()
+        offsets = ctx.expanded_local_pos[:count].tolist()
+        fed = ctx.input_ids[:count].tolist()
+        rows, drafts = {}, {}
+        for row, (slot, offset) in enumerate(zip(slots, offsets, strict=True)):
+            before = fed[row - offset + 1 : row + 1]
+            # A negative token stands for a draft that is not there and will not be taken.
+            if slot in streams and min(before, default=0) >= 0:
+                rows[row] = streams[slot]
+                if before:
+                    drafts[row] = before
+        return rows, drafts
