@@ -1,182 +1,270 @@
-"""The report's figures over rounds and ranks, as Plotly figures.
+"""The report's figures, as specifications that Vega-Lite draws.
 
-A figure is None where it has nothing to show. Every trace's ``meta`` holds what the page's script
-needs: the number of its colour, and the texts of its tooltips.
+A mark's description is what a screen reader says of it; the page's script shows it as the mark's
+tooltip. Colours are variables of the style sheet, which has them for a light and a dark ground.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from string import Formatter
 from typing import Any
 
-from plotly import graph_objects as go
+import altair as alt
 
-from flower_strategy.report.text import bytes_text, number_text, percent_text, seconds_text
+from flower_strategy.report.data import LEFT_OUT, NOT_ASKED, REFUSED, TRAINED
 
-_DASHES = ("solid", "dash", "dot")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-_MOST_LETTERS = 32
-_BYTES = {"tickformat": "~s", "ticksuffix": "B", "rangemode": "tozero"}
-INK = -1
-"""The colour of what is of no cluster or class."""
+Rows = list[dict[str, Any]]
+Drawing = tuple[Rows, alt.Chart | alt.LayerChart]
 
-
-def plotly_text(text: str) -> str:
-    """Return a text that Plotly draws as it is; it reads markup in labels. Long ones are cut."""
-    cut = text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
-    return html.escape(cut, quote=False)
-
-
-def loss_figure(data: Mapping[str, Any]) -> go.Figure | None:
-    """Draw the held-out loss of each cluster."""
-    clusters = data["clusters"]
-
-    def tip(name: str, index: int) -> str:
-        held_out, trained = (clusters[name][key][index] for key in ("held_out", "train"))
-        beside = "" if trained is None else f", training loss {number_text(trained)}"
-        return f"held-out loss {number_text(held_out)}{beside}"
-
-    lines = {name: values["held_out"] for name, values in clusters.items()}
-    return _lines(data["rounds"], lines, tip, title="held-out loss (nats per token)")
-
-
-def energy_figure(data: Mapping[str, Any]) -> go.Figure | None:
-    """Draw the discarded energy of each cluster."""
-    lines = data["clusters"]
-    axis = {"title": "discarded energy (%)", "tickformat": ".2~%", "rangemode": "tozero"}
-    return _lines(
-        data["rounds"], lines, lambda n, i: f"{percent_text(lines[n][i])} discarded", **axis
-    )
+_ROWS = alt.NamedData(name="rows")
+_COLOURS = [f"var(--c{index})" for index in range(6)]
+_SHADES = [f"var(--h{index})" for index in range(8)]
+_STATES = {
+    LEFT_OUT: ("left out", "var(--warm)"),
+    REFUSED: ("reply refused", "var(--c3)"),
+    NOT_ASKED: ("not asked to train", "var(--absent)"),
+}
+_BYTES = alt.Axis(labelExpr="format(datum.value, '~s') + 'B'")
+_NUMBER = "(isValid(datum.{0}) ? format(datum.{0}, ',.3~r') : '–')"
+_TEXTS = {
+    "": "datum.{0}",
+    "number": _NUMBER,
+    "seconds": f"{_NUMBER} + ' s'",
+    "percent": "format(100 * datum.{0}, ',.3~r') + ' %'",
+    "bytes": "format(datum.{0}, '.3~s') + 'B'",
+    "cosine": "format(datum.{0}, '.3f')",
+    "rank": "(isNumber(datum.{0}) ? 'rank ' : '') + datum.{0}",
+    "trained": f"(isValid(datum.{{0}}) ? ', training loss ' + {_NUMBER} : '')",
+}
+"""How tooltips show a field, as expressions of Vega."""
+_LABEL = "slice(datum.label, 4)"
+"""What is drawn of a row's name: not the number before it, which tells it from all others."""
 
 
-def communication_figure(data: Mapping[str, Any]) -> go.Figure | None:
-    """Draw the bytes of each round."""
-    rounds = data["rounds"]
-    trained = [index for index, entry in enumerate(rounds) if entry > 0]
-    layout = {
-        "barmode": "stack",
-        "xaxis": _round_axis(rounds),
-        "yaxis": {"title": "bytes", **_BYTES},
+def figures(data: Mapping[str, Any], clusters: Sequence[str]) -> dict[str, Any]:
+    """Return figure name -> Vega-Lite specification, of those that have something to show."""
+    losses, moved, energy = data["loss"], data["communication"], data["energy"]
+    drawings = {
+        "loss": _lines(
+            losses["rounds"],
+            {name: {"value": v["held_out"], **v} for name, v in losses["clusters"].items()},
+            alt.Y("value:Q", title="held-out loss").scale(zero=False),
+            "{name}, round {round}: held-out loss {value:number}{train:trained}",
+        ),
+        "latency": _latency(data["latency"]),
+        "ranks": _ranks(data["ranks"], clusters),
+        "embedding": _embedding(data["embedding"], clusters),
+        "communication": _communication(moved),
+        "communication-total": _lines(
+            moved["rounds"],
+            {"total": {"value": moved["total"]}} if any(moved["total"]) else {},
+            alt.Y("value:Q", title="bytes so far", axis=_BYTES),
+            "up to round {round}: {value:bytes}",
+        ),
+        "energy": _lines(
+            energy["rounds"],
+            {name: {"value": shares} for name, shares in energy["clusters"].items()},
+            alt.Y("value:Q", title="discarded energy").axis(format=".2~%"),
+            "{name}, round {round}: {value:percent} discarded",
+        ),
+        "layers": _layers(data["layers"], clusters),
     }
-    drawing = go.Figure(layout=layout)
-    for style, (way, to) in enumerate({"down": "to the devices", "up": "to the server"}.items()):
-        said = [f"round {rounds[i]}: {bytes_text(data[way][i])} {way} {to}" for i in trained]
-        drawing.add_bar(
-            x=[rounds[i] for i in trained],
-            y=[data[way][i] for i in trained],
-            name=way,
-            hoverinfo="none",
-            meta={"style": style, "tips": said},
-        )
-    return drawing if any(data["total"]) else None
-
-
-def total_figure(data: Mapping[str, Any]) -> go.Figure | None:
-    """Draw the sum of the bytes so far."""
-    total = data["total"]
-    drawing = _lines(
-        data["rounds"],
-        {"up to": total},
-        lambda _, index: bytes_text(total[index]),
-        joint=" ",
-        title="bytes so far",
-        **_BYTES,
-    )
-    return drawing if any(total) else None
-
-
-def latency_figure(data: Mapping[str, Any]) -> go.Figure | None:
-    """Draw observed and predicted seconds over the rank, one colour per device class."""
-    ranks, classes, deadline = data["ranks"], data["classes"], data["deadline_seconds"]
-    places = {"tickvals": list(range(len(ranks))), "ticktext": ranks}
-    x_axis = {"title": "rank", "range": (-0.5, len(ranks) - 0.5), **places}
-    drawing = go.Figure(
-        layout={"xaxis": x_axis, "yaxis": {"title": "time of a round (s)", "rangemode": "tozero"}}
-    )
-    for style, (kind, points) in enumerate(classes.items()):
-        # Classes at one rank stand side by side, not on top of each other.
-        shift = 0.3 * ((style + 0.5) / len(classes) - 0.5)
-        tips = [_latency_tip(point) for point in points]
-        shared = {
-            "x": [ranks.index(point["rank"]) + shift for point in points],
-            "legendgroup": str(style),
-            "hoverinfo": "none",
-            "meta": {"style": style, "name": kind, "joint": ", ", "tips": tips},
-        }
-        drawing.add_scatter(
-            y=[point["predicted"] for point in points],
-            mode="lines+markers",
-            line={"dash": "dot", "width": 1},
-            marker={"symbol": "line-ew", "size": 14, "line": {"width": 2}},
-            showlegend=False,
-            **shared,
-        )
-        above, below = (
-            [abs(point[end] - point["observed"]) if point["count"] else 0 for point in points]
-            for end in ("greatest", "least")
-        )
-        drawing.add_scatter(
-            y=[point["observed"] for point in points],
-            name=plotly_text(kind),
-            error_y={"array": above, "arrayminus": below, "width": 0},
-            **_marks(style),
-            **shared,
-        )
-    dotted = {"mode": "lines", "line": {"dash": "dot"}, "hoverinfo": "skip", "meta": {"style": INK}}
-    drawing.add_scatter(x=[None], y=[None], name="predicted", **dotted)
-    if deadline is not None:
-        said = {"text": f"deadline {seconds_text(deadline)}", "textposition": "end"}
-        drawing.add_hline(deadline, line={"dash": "dash", "width": 1}, label=said)
-    return drawing if classes else None
-
-
-def _latency_tip(point: Mapping[str, Any]) -> str:
-    keys = ("observed", "least", "greatest", "predicted")
-    observed, least, greatest, predicted = (seconds_text(point[key]) for key in keys)
-    return (
-        f"rank {point['rank']}: observed {observed} ({least} to {greatest}, {point['count']} "
-        f"device rounds), predicted {predicted}"
-    )
-
-
-def _lines(
-    rounds: Sequence[int],
-    lines: Mapping[str, Sequence[float | None]],
-    tip: Callable[[str, int], str],
-    *,
-    joint: str = ", ",
-    **y_axis: Any,
-) -> go.Figure | None:
-    """Draw one line per name over the rounds; None where no line has a value."""
-    columns = zip(*lines.values(), strict=True)
-    known = [i for i, column in enumerate(columns) if any(value is not None for value in column)]
-    shown = [rounds[i] for i in known]
-    layout = {"xaxis": _round_axis(shown), "yaxis": y_axis, "showlegend": len(lines) > 1}
-    drawing = go.Figure(layout=layout)
-    for style, (name, values) in enumerate(lines.items()):
-        tips = [f"round {rounds[i]}: {tip(name, i)}" for i in known]
-        drawing.add_scatter(
-            x=shown,
-            y=[values[i] for i in known],
-            name=plotly_text(name),
-            hoverinfo="none",
-            meta={"style": style, "name": name, "joint": joint, "tips": tips},
-            **_marks(style),
-        )
-    return drawing if known else None
-
-
-def _marks(style: int) -> dict[str, Any]:
-    """Return markers and dashes that tell more lines apart than there are colours."""
-    line = {"dash": _DASHES[style // 6 % 3], "width": 2}
+    # Altair checks and copies what a chart holds many times: it does not get the rows.
     return {
-        "mode": "lines+markers",
-        "line": line,
-        "marker": {"symbol": _SYMBOLS[style % 6], "size": 8},
+        name: chart.properties(width="container").to_dict() | {"datasets": {"rows": rows}}
+        for name, (rows, chart) in drawings.items()
+        if rows
     }
 
 
-def _round_axis(rounds: Sequence[int]) -> dict[str, Any]:
-    few = {"dtick": 1} if len(rounds) <= 12 else {}
-    return {"title": "round", "tickformat": "d", **few}
+def _communication(data: Mapping[str, Any]) -> Drawing:
+    """Draw the bytes of each round."""
+    ways = {"down": "down to the devices", "up": "up to the server"}
+    rows = [{"way": ways[way], "round": data["rounds"], "value": data[way]} for way in ways]
+    chart = _chart(rows, "round {round}: {value:bytes} {way}").transform_filter("datum.round > 0")
+    return rows if any(data["total"]) else [], chart.mark_bar().encode(
+        x=alt.X("round:O", title="round").axis(labelAngle=0).scale(paddingInner=0.2),
+        y=alt.Y("value:Q", title="bytes", axis=_BYTES),
+        color=_colour("way", list(ways.values())),
+    )
+
+
+def _latency(data: Mapping[str, Any]) -> Drawing:
+    """Draw observed and predicted seconds over the rank, one colour per device class."""
+    classes, deadline = data["classes"], data["deadline_seconds"]
+    rows = [{"name": kind, **point} for kind, points in classes.items() for point in points]
+    # Classes at one rank stand side by side, not on top of each other.
+    base = _chart(
+        rows,
+        "{name}, rank {rank}: observed {observed:seconds} ({least:seconds} to {greatest:seconds}, "
+        "{count} device rounds), predicted {predicted:seconds}",
+    ).encode(
+        x=alt.X("rank:O", title="rank").axis(labelAngle=0),
+        xOffset="name:N",
+        color=_colour("name", list(classes)),
+    )
+    layers = [
+        base.mark_rule(strokeWidth=2, aria=False).encode(y="least:Q", y2="greatest:Q"),
+        base.mark_tick(orient="horizontal", thickness=3, size=18).encode(y="predicted:Q"),
+        _marks(base, list(classes)).encode(y=alt.Y("observed:Q", title="seconds of a round")),
+    ]
+    if deadline is not None:
+        level = alt.Chart(alt.Data(values=[{"y": deadline}])).encode(y="y:Q")
+        said = level.mark_text(align="right", dy=-7, text=f"deadline {deadline:,g} s")
+        layers += [level.mark_rule(strokeDash=[8, 4]), said.encode(x=alt.value("width"))]
+    return rows, alt.layer(*layers)
+
+
+def _ranks(data: Mapping[str, Any], clusters: Sequence[str]) -> Drawing:
+    """Draw the rank of each device in each round."""
+    rows, rounds = _devices(data["devices"]), [str(entry) for entry in data["rounds"]]
+    for row, cells in zip(rows, data["cells"], strict=True):
+        row["column"] = rounds
+        row["value"] = [_STATES.get(cell["state"], (cell.get("rank"),))[0] for cell in cells]
+        row["why"] = [
+            f": {c['reason'] or 'no reason given'}" if "reason" in c else "" for c in cells
+        ]
+    flat = [cell for cells in data["cells"] for cell in cells]
+    known = sorted({cell["rank"] for cell in flat if cell["state"] == TRAINED})
+    shades = {rank: _SHADES[7 * (index + 1) // len(known)] for index, rank in enumerate(known)}
+    shades |= dict(_STATES[s] for s in _STATES if any(cell["state"] == s for cell in flat))
+    return _cells(
+        rows,
+        "{title}, round {column}: {value:rank}{why}",
+        alt.X("column:N", title="round").axis(labelAngle=0).scale(domain=rounds),
+        alt.Color("value:N", title="rank").scale(domain=[*shades], range=[*shades.values()]),
+        clusters,
+        f"datum.value >= {known[len(known) // 2] if known else 0}",
+    )
+
+
+def _embedding(data: Mapping[str, Any], clusters: Sequence[str]) -> Drawing:
+    """Draw the cosines of the task embeddings."""
+    rows, cosine = _devices(data["devices"]), data["cosine"]
+    others = [value for r, line in enumerate(cosine) for c, value in enumerate(line) if c != r]
+    low, high = min(others, default=0.0), max(others, default=1.0)
+    names = [row["row"] for row in rows]
+    for row, line in zip(rows, cosine, strict=True):
+        row |= {"column": names, "value": line}
+    return _cells(
+        rows,
+        "{title} and {other}: cosine {value:cosine}",
+        alt.X("column:N", title=None).axis(labelAngle=-60, labelExpr=_LABEL).scale(domain=names),
+        _shaded("cosine", low, high, ".2f"),
+        clusters,
+        f"datum.value > {(low + high) / 2}",
+    )
+
+
+def _layers(data: Mapping[str, Any], clusters: Sequence[str]) -> Drawing:
+    """Draw the discarded energy by layer: modules of each cluster as rows, blocks as columns."""
+    rows = [
+        {
+            "row": f"{index:04}{layer['module']}",
+            "cluster": name,
+            "round": cluster["round"],
+            "column": "–" if layer["block"] is None else str(layer["block"]),
+            "value": layer["discarded_energy"],
+            "layer": layer["layer"],
+        }
+        for index, (name, cluster) in enumerate(data["clusters"].items())
+        for layer in cluster["layers"]
+    ]
+    columns = {row["column"] for row in rows}
+    blocks = sorted(columns, key=lambda one: (one.isdecimal(), len(one), one))
+    # Everything kept is the lowest shade, not the only one.
+    high = max((row["value"] for row in rows), default=0.0) or 1.0
+    return _cells(
+        rows,
+        "{cluster}, {layer}: {value:percent} discarded in round {round}",
+        alt.X("column:N", title="block").axis(labelAngle=0).scale(domain=blocks),
+        _shaded("discarded energy", 0.0, high, ".2~%"),
+        clusters,
+    )
+
+
+def _devices(devices: Sequence[Mapping[str, str]]) -> Rows:
+    """Return a heatmap's rows for devices, without cells."""
+    return [
+        {"row": f"{index:04}{one['device'][:10]} {one['short']}", **one}
+        for index, one in enumerate(devices)
+    ]
+
+
+def _cells(
+    rows: Rows, tip: str, x: alt.X, colour: alt.Color, clusters: Sequence[str], dark: str = ""
+) -> Drawing:
+    """Draw a heatmap whose rows stand in the order of their clusters.
+
+    Rows may hold their cells as lists, so that what these share is in the page once. Cells with
+    room for it show their number, in light text where the expression `dark` is true.
+    """
+    names = list(dict.fromkeys(row["row"] for row in rows))
+    step = 26 if len(names) <= 16 else 14 if len(names) <= 40 else 5
+    for before, row in pairwise(rows):
+        row["edge"] = row["cluster"] != before["cluster"]
+    axis = alt.Axis(offset=12, labelExpr=_LABEL, labelOverlap=True)
+    y = alt.Y("row:N", title=None, axis=axis).scale(domain=names)
+    base, cells = alt.Chart(_ROWS).encode(y=y), _chart(rows, tip).encode(x=x, y=y)
+    strip = base.mark_rect(aria=False).encode(x=alt.value(-10), x2=alt.value(-4))
+    edges = base.transform_filter("datum.edge").encode(y=alt.Y("row:N", bandPosition=0))
+    layers = [
+        strip.encode(color=_colour("cluster", clusters)),
+        cells.mark_rect(stroke="var(--card)", strokeWidth=int(step > 5)).encode(color=colour),
+        edges.mark_rule(),
+    ]
+    if dark and len(names) <= 12:
+        room = alt.expr("bandwidth('x') < 26 ? 0 : 1")
+        ink = alt.when(dark).then(alt.value("var(--card)")).otherwise(alt.value("var(--ink)"))
+        number = alt.when("isNumber(datum.value)").then(alt.Text("value:Q", format=".2~f"))
+        layers.append(cells.mark_text(aria=False, opacity=room).encode(text=number, color=ink))
+    chart = (
+        alt.layer(*layers).resolve_scale(color="independent").properties(height=step * len(names))
+    )
+    return rows if any(row["column"] for row in rows) else [], chart
+
+
+def _lines(rounds: list[int], lines: Mapping[str, Any], y: alt.Y, tip: str) -> Drawing:
+    """Draw one line per name over the rounds, where any has a value."""
+    rows = [{"name": name, "round": rounds, **values} for name, values in lines.items()]
+    x = alt.X("round:Q", title="round").axis(format="d", tickMinStep=1).scale(zero=False)
+    base = _chart(rows, tip).encode(x=x, y=y, color=_colour("name", list(lines)))
+    dash = alt.StrokeDash("name:N", title=None).scale(domain=list(lines))
+    shown = any(value is not None for row in rows for value in row["value"])
+    chart = base.mark_line(aria=False).encode(strokeDash=dash) + _marks(base, list(lines))
+    return rows if shown else [], chart
+
+
+def _chart(rows: Rows, tip: str) -> alt.Chart:
+    """Return a chart of a mark per entry of the rows' lists; the tooltip is a format of fields."""
+    chart = alt.Chart(_ROWS)
+    if lists := [key for row in rows[:1] for key, one in row.items() if isinstance(one, list)]:
+        chart = chart.transform_flatten(lists)
+    if "{other}" in tip:
+        titles = alt.LookupData(_ROWS, "row", ["title"])
+        chart = chart.transform_lookup("column", titles, as_=["other"])
+    parts = [
+        f"{text!r}" + (f" + {_TEXTS[kind or ''].format(field)}" if field else "")
+        for text, field, kind, _ in Formatter().parse(tip)
+    ]
+    return chart.transform_calculate(tip=" + ".join(parts)).encode(description="tip:N")
+
+
+def _marks(base: alt.Chart, names: Sequence[str]) -> alt.Chart:
+    """Return markers; an unseen rim lets the pointer find them."""
+    points = base.mark_point(filled=True, size=60, stroke="transparent", strokeWidth=12, opacity=1)
+    return points.encode(shape=alt.Shape("name:N", title=None).scale(domain=names))
+
+
+def _colour(field: str, names: Sequence[str]) -> alt.Color:
+    """Return a colour per name, with a legend where there are several."""
+    colour = alt.Color(f"{field}:N", title=None).scale(domain=names, range=_COLOURS)
+    return colour if len(names) > 1 else colour.legend(None)
+
+
+def _shaded(title: str, low: float, high: float, numbers: str) -> alt.Color:
+    """Return shades from the lowest value to the highest."""
+    scale = {"type": "quantize", "domain": (low, high if high > low else low + 1), "range": _SHADES}
+    return alt.Color("value:Q", title=title).legend(format=numbers).scale(**scale)
