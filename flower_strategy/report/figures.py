@@ -112,8 +112,8 @@ def _latency(data: Mapping[str, Any]) -> Drawing:
     ]
     if deadline is not None:
         level = alt.Chart(alt.Data(values=[{"y": deadline}])).encode(y="y:Q")
-        said = level.mark_text(align="right", dy=-7, text=f"deadline {deadline:,g} s")
-        layers += [level.mark_rule(strokeDash=[8, 4]), said.encode(x=alt.value("width"))]
+        said = level.mark_text(align="left", dy=-7, text=f"deadline {deadline:,g} s")
+        layers += [level.mark_rule(strokeDash=[8, 4]), said.encode(x=alt.value(4))]
     return rows, alt.layer(*layers)
 
 
