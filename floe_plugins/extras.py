@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 DISTRIBUTION = "floe-llm"
 
 #: Modules that are not called as the distributions that bring them.
-_BROUGHT_BY = {"sklearn": "scikit-learn"}
+_BROUGHT_BY = {"sklearn": "scikit-learn", "vl_convert": "vl-convert-python"}
 
 
 def requirements(extra: str) -> list[Requirement]:

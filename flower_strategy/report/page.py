@@ -1,31 +1,28 @@
-"""The whole page, and writing it."""
+"""The report's page: its headline, figures and tables, and writing it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import vl_convert
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
 from floe_plugins import files
 from floe_plugins.errors import FloeError
-from flower_strategy.report import tables
-from flower_strategy.report.figure import Figure
-from flower_strategy.report.figure_data import figure_data
-from flower_strategy.report.figures_of_cells import embedding_figure, layers_figure, ranks_figure
-from flower_strategy.report.figures_over_rounds import (
-    communication_figures,
-    energy_figure,
-    latency_figure,
-    loss_figure,
-)
-from flower_strategy.report.run_data import Run, read_run
-from flower_strategy.report.script import SCRIPT
-from flower_strategy.report.style import style_sheet
-from flower_strategy.report.svg import element, escaped
+from flower_strategy.report.data import ShownRound, ShownRun, figure_data, number, read_run
+from flower_strategy.report.figures import figures
 
 REPORT_FILE = "report.html"
+_ASSETS = Path(__file__).with_name("assets")
+# Takes seconds.
+_bundle = cache(vl_convert.javascript_bundle)
 
 
 class ReportError(FloeError):
@@ -33,19 +30,7 @@ class ReportError(FloeError):
 
 
 def write_report(folder: Path | str, output: Path | str | None = None) -> dict[str, Any]:
-    """Write a run's page.
-
-    Parameters
-    ----------
-    folder : Path or str
-        The run's output folder.
-    output : Path or str, optional
-        The page; ``report.html`` in the run's folder by default.
-
-    Returns
-    -------
-    dict[str, Any]
-        ``page`` (its path), ``headline``, ``settings``, ``figures``, ``refused``, ``notes``.
+    """Write a run's page, by default `REPORT_FILE` in its folder; return its path and content.
 
     Raises
     ------
@@ -55,80 +40,121 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> dict[s
         The page cannot be written.
     """
     run = read_run(folder)
-    data = figure_data(run)
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
+    content = {
+        "headline": _headline(run),
+        "settings": {
+            key: v
+            for key, v in run.manifest.items()
+            if key not in ("format", "clusters", "devices")
+        },
+        "figures": figure_data(run),
+        "refused": [refusal for entry in run.rounds for refusal in entry.refused],
+        "notes": [{"round": entry.number, "note": n} for entry in run.rounds for n in entry.notes],
+    }
     try:
-        files.write_file(path, page(run, data))
+        files.write_file(path, _page(run, content))
     except OSError as error:
         raise ReportError(f"{path} cannot be written: {error.strerror}.") from error
-    return {
-        "page": str(path),
-        "headline": tables.headline(run),
-        "settings": tables.settings(run.manifest),
-        "figures": data,
-        "refused": [vars(refusal) for entry in run.rounds for refusal in entry.refused],
-        "notes": [
-            {"round": entry.number, "note": note} for entry in run.rounds for note in entry.notes
-        ],
-    }
+    return {"page": str(path), **content}
 
 
-def page(run: Run, data: Mapping[str, Mapping[str, Any]]) -> str:
+def _page(run: ShownRun, content: Mapping[str, Any]) -> str:
     """Return the page as HTML that needs nothing beside itself.
 
     The policy in its head lets no script run but its own, and lets nothing be fetched: a text from
     a device that escaped the escaping would still be only a text.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    scripts = [_bundle("window.vegaEmbed = vegaEmbed"), (_ASSETS / "report.js").read_text("utf-8")]
+    digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    title = f"Floe run: {run.manifest.get('model') or 'unnamed model'}"
-    body = element(
-        "main",
-        element("h1", "Floe run"),
-        element("p", escaped(_lead(run)), class_="lead"),
-        tables.tiles(tables.headline(run)),
-        element(
-            "div", *(figure.markup() for figure in figures(run, data)), class_="grid-of-figures"
-        ),
-        tables.note_table(run),
-        tables.cluster_table(run),
-        tables.refusal_table(run),
-        tables.left_out_table(run),
-        tables.setting_table(run.manifest),
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # Browsers ask for an icon unless the page names one.
-        '<link rel="icon" href="data:,">'
-        f"{element('title', escaped(title))}<style>{style_sheet()}</style></head><body>{body}"
-        '<div id="tip" role="status" aria-live="polite" hidden></div>'
-        f"<script>{SCRIPT}</script></body></html>\n"
+    environment.filters |= {"number": number_text, "seconds": seconds_text, "bytes": bytes_text}
+    return environment.get_template("report.html.j2").render(
+        content,
+        run=run,
+        hashes=" ".join(f"'sha256-{digest}'" for digest in digests),
+        style=Markup((_ASSETS / "report.css").read_text("utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        drawings=figures(content["figures"], run.clusters),
+        clusters=[_cluster(run, entry) for entry in run.manifest["clusters"]],
+        lines=list(_flat(content["settings"])),
     )
 
 
-def figures(run: Run, data: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-    """Return the page's figures in their order."""
-    return [
-        loss_figure(data["loss"]),
-        latency_figure(data["latency"]),
-        ranks_figure(data["ranks"], run.clusters),
-        embedding_figure(data["embedding"], run.clusters),
-        *communication_figures(data["communication"]),
-        energy_figure(data["energy"]),
-        layers_figure(data["layers"], run.clusters),
-    ]
+def _cluster(run: ShownRun, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of clusters."""
+    members = entry.get("members")
+    nodes = [run.short(str(node)) for node in members] if isinstance(members, list) else []
+    before, after = (number_text(number(entry.get(f"loss_{when}"))) for when in ("before", "after"))
+    counted = {"loss": f"{before} → {after}", "devices": len(nodes), "members": ", ".join(nodes)}
+    return {"name": "", "adapter": "", **entry, **counted}
 
 
-def _lead(run: Run) -> str:
-    manifest = run.manifest
-    parts = [str(manifest.get("model") or "unnamed model")]
-    if manifest.get("rank_policy"):
-        parts.append(f"ranks by the policy “{manifest['rank_policy']}”")
-    if manifest.get("rank"):
-        parts.append(f"adapters exported at rank {manifest['rank']}")
-    return ", ".join(parts)
+def _headline(run: ShownRun) -> dict[str, Any]:
+    """Return the figures that sum a run up; None where the run does not say."""
+    # The last round of a run may have ended without devices.
+    later = [loss for entry in run.rounds[1:] if (loss := _loss(entry)) is not None]
+    devices = [done for entry in run.rounds for done in entry.devices.values()]
+    embedding = run.manifest.get("embedding")
+    seconds = [entry.device_seconds for entry in run.rounds if entry.device_seconds is not None]
+    return {
+        "rounds": sum(entry.number > 0 for entry in run.rounds),
+        "devices": len(run.devices),
+        "left_out": sum(device.rank is None for device in run.devices),
+        "clusters": len(run.manifest["clusters"]),
+        "loss_before": _loss(run.rounds[0]) if run.rounds else None,
+        "loss_after": later[-1] if later else None,
+        "bytes_down": sum(done.bytes_down for done in devices),
+        "bytes_up": sum(done.bytes_up for done in devices),
+        "refused": sum(len(entry.refused) for entry in run.rounds),
+        "embedding_noise": number(embedding.get("noise")) if isinstance(embedding, dict) else None,
+        "server_seconds": sum(entry.seconds or 0.0 for entry in run.rounds),
+        "device_seconds": sum(seconds) if seconds else None,
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            listed = ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{prefix}{key}", "–" if listed is None else listed
+
+
+def _loss(entry: ShownRound) -> float | None:
+    """Return a round's held-out loss over all devices, weighted by tokens."""
+    measured = [done for done in entry.devices.values() if done.held_out_loss is not None]
+    total = sum(done.held_out_tokens for done in measured)
+    weighted = sum((done.held_out_loss or 0.0) * done.held_out_tokens for done in measured)
+    return weighted / total if total else None
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """Return a number with that many significant digits, or a dash where there is none."""
+    if value is None:
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("-", "−").replace("e−0", "e−").replace("e+0", "e")
+    places = 0 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{places}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+
+
+def seconds_text(value: float) -> str:
+    """Return a duration."""
+    if value >= 7200:
+        return f"{number_text(value / 3600)} h"
+    if value >= 120:
+        return f"{number_text(value / 60)} min"
+    return f"{number_text(value)} s" if value >= 0.1 or value == 0 else f"{value * 1e3:.3g} ms"
+
+
+def bytes_text(value: float) -> str:
+    """Return a number of bytes, in units of 1,000."""
+    unit = 0
+    while value >= 999.5 and unit < 4:
+        value, unit = value / 1000, unit + 1
+    return f"{number_text(value)} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"

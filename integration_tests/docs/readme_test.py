@@ -123,7 +123,7 @@ def test_training(tiny_model: str, tmp_path: Path) -> None:
     assert (folder / "checkpoints" / "round-0003").is_dir()
     printed = run("report", tmp_path)
     assert any(cluster["name"] in printed for cluster in manifest["clusters"])
-    assert "<svg" in (folder / "report.html").read_text("utf-8")
+    assert 'data-figure="loss"' in (folder / "report.html").read_text("utf-8")
 
 
 def test_serving(tmp_path: Path) -> None:

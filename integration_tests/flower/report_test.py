@@ -15,6 +15,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 from flower_strategy.config import ConfigValue
 from flower_strategy.testing.grids import LocalGrid, start_run
@@ -32,6 +33,10 @@ FIGURES = (
     "energy",
     "layers",
 )
+
+
+#: What Vega-Lite draws for a value: markers, bars and cells; the description is the tooltip.
+MARK = "path[aria-label]"
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +84,13 @@ def show(browser: Chrome, page: Path, *, width: int = 1280, scheme: str = "light
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(
+        lambda _: all(drawing(browser, name).find_elements(By.TAG_NAME, "svg") for name in FIGURES)
+    )
 
 
 def drawing(browser: Chrome, name: str) -> WebElement:
-    return browser.find_element(By.CSS_SELECTOR, f"#figure-{name} .scroll > svg")
+    return browser.find_element(By.CSS_SELECTOR, f"#figure-{name} .plot")
 
 
 def tip(browser: Chrome) -> str:
@@ -100,7 +108,7 @@ def test_every_figure_is_drawn_and_nothing_overflows(
         assert svg.is_displayed(), name
         assert svg.size["width"] > 250, name
         assert svg.size["height"] > 80, name
-        marks = svg.find_elements(By.CSS_SELECTOR, ".mark")
+        marks = svg.find_elements(By.CSS_SELECTOR, MARK)
         assert marks, name
         assert all(mark.size["width"] > 0 and mark.size["height"] > 0 for mark in marks), name
         assert svg.get_attribute("aria-label")
@@ -157,7 +165,7 @@ def test_a_mark_under_the_pointer_says_its_values(
     browser: Chrome, page: Path, name: str, said: str
 ) -> None:
     show(browser, page)
-    hover(browser, drawing(browser, name).find_elements(By.CSS_SELECTOR, ".mark")[-1])
+    hover(browser, drawing(browser, name).find_elements(By.CSS_SELECTOR, MARK)[-1])
     assert re.search(said, tip(browser))
 
 
@@ -174,12 +182,12 @@ def test_cells_speak_to_the_pointer_and_to_the_keyboard(
 ) -> None:
     show(browser, page)
     svg = drawing(browser, name)
-    box = svg.find_element(By.CSS_SELECTOR, ".cursor")
     browser.execute_script("arguments[0].focus()", svg)
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     svg.send_keys(Keys.ARROW_RIGHT)
     spoken = tip(browser)
     assert re.search(said, spoken)
-    hover(browser, box)
+    hover(browser, svg.find_element(By.CSS_SELECTOR, f'{MARK}[aria-label="{spoken}"]'))
     assert tip(browser) == spoken
     svg.send_keys(Keys.ARROW_DOWN)
     assert tip(browser) not in ("", spoken)
