@@ -181,3 +181,16 @@ def test_a_folder_imports_only_what_it_may(rule: Rule) -> None:
 
 def test_exceptions_are_modules_that_are_there() -> None:
     assert {each for rule in RULES for each in rule.but} <= modules().keys()
+
+
+def test_nothing_is_imported_from_a_test() -> None:
+    """What tests share stands in `testing` and `harness` modules."""
+    refused = {
+        f"{path.relative_to(ROOT)} imports {target}"
+        for folder in (*PACKAGES, "integration_tests", "tools", ".ci")
+        for path in (ROOT / folder).rglob("*.py")
+        for name, attribute, _ in _imports(ast.parse(path.read_text("utf-8")))
+        for target in (name, f"{name}.{attribute}")
+        if target.endswith(("_test", ".conftest"))
+    }
+    assert sorted(refused) == []

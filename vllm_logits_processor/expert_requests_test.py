@@ -11,7 +11,10 @@ import torch
 
 from floe_plugins.gate import Gate
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.engine_test import (
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
+from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import (
     EXPERT,
     HOST,
     Scripted,
@@ -22,14 +25,6 @@ from vllm_logits_processor.engine_test import (
     step,
     stream_of,
 )
-from vllm_logits_processor.evidence import PromptScorer
-from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
-from vllm_logits_processor.stream import Stream
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
 
 
 def decoded(parts: FusionEngine, text: bytes, tokens: int) -> Stream:

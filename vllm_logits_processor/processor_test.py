@@ -22,23 +22,18 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, bui
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
-from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import EXPERT, HOST, Scripted, engine, some_logits
 
 
 def batch(**changes: Any) -> BatchUpdate:
     fields = {"batch_size": 4, "removed": [], "added": [], "moved": [], **changes}
     return BatchUpdate(**fields)
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from floe_plugins.middleware.conftest import CHAT, MAIL, SETTINGS, Server, ask, user
 from floe_plugins.middleware.privacy_gate import PrivacyGate
 from floe_plugins.middleware.routes import is_free_of_text, kept_here, path_of
+from floe_plugins.testing.asgi import CHAT, MAIL, SETTINGS, Server, ask, user
 
 GENERATE = "/inference/v1/generate"
 

@@ -21,10 +21,10 @@ from vllm_logits_processor.alignment.align import (
     row_sums,
     row_sums_on_device,
 )
-from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK, Rest, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
 from vllm_logits_processor.fusion import weigh
+from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
 
 FloatArray = npt.NDArray[np.float64]
 ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}

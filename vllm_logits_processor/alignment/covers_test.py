@@ -15,7 +15,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from vllm_logits_processor.alignment import covers
 from vllm_logits_processor.alignment.align import align
-from vllm_logits_processor.alignment.conftest import factors_of
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
@@ -23,6 +22,7 @@ from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import with_rests
 from vllm_logits_processor.alignment.spelling import BYTE_TO_CHAR
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.testing.alignment import factors_of
 
 ALPHABET = "ab é"
 LONGEST = 4

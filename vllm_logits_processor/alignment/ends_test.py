@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary, TokenizerError
-from vllm_logits_processor.conftest import byte_level_bpe
+from vllm_logits_processor.testing.tokenizers import byte_level_bpe
 
 
 @dataclass(frozen=True)

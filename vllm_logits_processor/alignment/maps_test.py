@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from floe_plugins.errors import FloeError
 from floe_plugins.routers import ConstantRouter
 from vllm_logits_processor.alignment.align import Aligned, align
-from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import (
     NOTHING,
@@ -29,9 +28,10 @@ from vllm_logits_processor.alignment.maps import (
     maps_key,
 )
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
 from vllm_logits_processor.expert.protocol import checked_top_k
 from vllm_logits_processor.fusion import weigh
+from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
+from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS, trained_vocabulary
 
 MEAN = ConstantRouter(name="mean", value=0.0)
 PAIRS = [

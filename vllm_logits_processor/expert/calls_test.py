@@ -11,10 +11,10 @@ import pytest
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.expert.calls import ExpertCall, ExpertCalls
-from vllm_logits_processor.expert.conftest import completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.testing.fake_expert import completion, fake_expert
 
 REPLY = ExpertReply(
     continuations=(

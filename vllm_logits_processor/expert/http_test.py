@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from floe_plugins.config import ApiKey
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 HALF = math.log(0.5)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
 from vllm_logits_processor.expert.pool import CircuitBreaker, ExpertPool, Patience
 from vllm_logits_processor.expert.protocol import (
@@ -20,6 +19,7 @@ from vllm_logits_processor.expert.protocol import (
     ExpertReply,
     NoSuchModelError,
 )
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 
 def saying(token: int) -> Callable[[dict[str, Any]], bytes]:

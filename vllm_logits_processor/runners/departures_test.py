@@ -10,15 +10,15 @@ import threading
 import pytest
 from vllm import SamplingParams
 
-from vllm_logits_processor.engine_test import Scripted, engine, stream_of
 from vllm_logits_processor.runners.departures import (
     KEPT_STEPS,
     KEPT_STREAMS,
     Departures,
     EndRule,
 )
-from vllm_logits_processor.runners.slots_test import Runner
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import Scripted, engine, stream_of
+from vllm_logits_processor.testing.runners import Runner
 
 
 def rule(**options: object) -> EndRule:
@@ -87,11 +87,6 @@ def test_no_more_than_some_are_kept(departures: Departures, ended: list[Stream])
     assert [id(stream) for stream in ended] == [id(stream) for stream in away[:2]]
     departures.end_all()
     assert len(ended) == len(away)
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
 
 
 def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:

@@ -8,18 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine
-from vllm_logits_processor.runners.slots_test import Runner, prompts_of
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
-
-
-@pytest.fixture
-def runner(expert: Scripted) -> Runner:
-    return Runner(engine(expert))
+from vllm_logits_processor.testing.engines import EXPERT, HOST, Scripted, engine
+from vllm_logits_processor.testing.runners import Runner, prompts_of
 
 
 @pytest.mark.parametrize("where", ["begin", "finish"])

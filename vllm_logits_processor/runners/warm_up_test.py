@@ -11,9 +11,9 @@ from vllm import SamplingParams
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from vllm_logits_processor.engine_test import HOST, Scripted, engine
-from vllm_logits_processor.runners.slots_test import SLOTS, Runner
 from vllm_logits_processor.runners.warm_up import made_up
+from vllm_logits_processor.testing.engines import HOST, Scripted
+from vllm_logits_processor.testing.runners import SLOTS, Runner
 
 
 def from_a_worker(method: str, module: str) -> Any:
@@ -23,16 +23,6 @@ def from_a_worker(method: str, module: str) -> Any:
     made = namespace[method]
     assert isinstance(made, FunctionType)
     return made
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
-
-
-@pytest.fixture
-def runner(expert: Scripted) -> Runner:
-    return Runner(engine(expert))
 
 
 def warm_up(runner: Runner, params: SamplingParams) -> None:
