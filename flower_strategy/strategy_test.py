@@ -106,9 +106,9 @@ def test_peft_loads_what_was_measured(run_config: dict[str, ConfigValue]) -> Non
         moved = loaded(ids).logits
         assert not torch.allclose(moved, plain, atol=1e-3)
         reference = AutoModelForCausalLM.from_pretrained(str(run_config["model"]))
-        bank = strategy.state.cluster_adapters[entry["name"]]
-        for layer in bank.layers:
-            reference.get_submodule(layer).weight.data += torch.from_numpy(bank.delta(layer))
+        adapter = strategy.state.cluster_adapters[entry["name"]]
+        for layer in adapter.layers:
+            reference.get_submodule(layer).weight.data += torch.from_numpy(adapter.delta(layer))
         torch.testing.assert_close(moved, reference(ids).logits, rtol=1e-3, atol=1e-4)
 
 
@@ -127,14 +127,14 @@ def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
             replies.append((_number(metrics["num-examples"]), adapter))
         return reply
 
-    # The bank holds the whole mean: its rank is that of the export.
+    # The adapter holds the whole mean: its rank is that of the export.
     strategy, _, _ = run({**run_config, "export-rank": 32}, tamper=listen)
     assert {adapter.scaling for _, adapter in replies} == {2.0, 1.0, 0.5}
     total = sum(weight for weight, _ in replies)
-    bank = strategy.state.cluster_adapters["cluster-0"]
-    for layer in bank.layers:
+    cluster_adapter = strategy.state.cluster_adapters["cluster-0"]
+    for layer in cluster_adapter.layers:
         dense = sum(weight / total * adapter.delta(layer) for weight, adapter in replies)
-        assert np.linalg.norm(bank.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
+        assert np.linalg.norm(cluster_adapter.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
 
 
 def _number(value: Any) -> float:
@@ -212,8 +212,8 @@ def test_a_bad_reply_is_refused_with_node_and_reason_and_the_others_count(
     assert record.clusters["cluster-0"].replies == 3
     assert record.clusters["cluster-0"].moved
     assert math.isfinite(float(result.train_metrics_clientapp[1]["train-loss"]))
-    bank = strategy.state.cluster_adapters["cluster-0"]
-    assert all(np.isfinite(bank.delta(layer)).all() for layer in bank.layers)
+    adapter = strategy.state.cluster_adapters["cluster-0"]
+    assert all(np.isfinite(adapter.delta(layer)).all() for layer in adapter.layers)
 
 
 def test_with_too_few_good_replies_a_cluster_keeps_its_adapter(
@@ -388,10 +388,12 @@ def test_a_small_initial_adapter_is_refused(run_config: dict[str, ConfigValue]) 
 
 
 def test_the_same_seed_gives_the_same_adapters(run_config: dict[str, ConfigValue]) -> None:
-    banks = [run({**run_config, "rounds": 1}, nodes=3)[0].state.cluster_adapters for _ in range(2)]
-    assert banks[0].keys() == banks[1].keys()
-    for name, bank in banks[0].items():
-        for layer in bank.layers:
+    adapters = [
+        run({**run_config, "rounds": 1}, nodes=3)[0].state.cluster_adapters for _ in range(2)
+    ]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, adapter in adapters[0].items():
+        for layer in adapter.layers:
             np.testing.assert_allclose(
-                bank.delta(layer), banks[1][name].delta(layer), rtol=1e-4, atol=1e-6
+                adapter.delta(layer), adapters[1][name].delta(layer), rtol=1e-4, atol=1e-6
             )

@@ -21,9 +21,9 @@ from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.prompt import Conversation
-from vllm_logits_processor.alignment.remainders import with_rests
+from vllm_logits_processor.alignment.remainders import with_remainders
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.calls import ExpertCalls
@@ -36,7 +36,7 @@ from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.stream import Stream
 
 
-def host_entropies(logits: torch.Tensor, rows: IntArray) -> FloatArray:
+def host_entropies(logits: torch.Tensor, rows: IntArray) -> Float64Array:
     """Return the entropy of the host's next-token distribution in some rows.
 
     Parameters
@@ -230,21 +230,21 @@ class FusionEngine:
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
         self._asking.leave(stream)
-        if stream.settled and not stream.summary.tokens:
-            return  # it has been told of, and nothing has come since
+        if stream.reported and not stream.summary.tokens:
+            return  # it was reported, and nothing has come since
         stream.summary.log()
         self._metrics.observe_stream(stream.summary)
 
-    def settle_stream(self, stream: Stream) -> None:
+    def report_stream(self, stream: Stream) -> None:
         """Log and count a stream that may have ended; one that goes on begins new figures."""
         self.end_stream(stream)
         stream.reopen()
-        stream.summary, stream.settled = StreamSummary(), True
+        stream.summary, stream.reported = StreamSummary(), True
 
     def abandon_step(self, streams: Sequence[Stream]) -> None:
         """Let go of what a step had begun that a fault has ended.
 
-        The calls in flight are left to themselves, and are told of when they end. The streams go on
+        The calls in flight run on unwatched, and are reported when they end. The streams go on
         with the next step.
         """
         forks, self._forks = self._forks, []
@@ -308,7 +308,7 @@ class FusionEngine:
         self._ask(unsure, host_is_unsure=True)
 
     def _join(self, stream: Stream) -> TraceLine:
-        """Wait for this stream's word until its deadline; say what came of it."""
+        """Wait for this stream's distribution until its deadline; return the outcome."""
         followed = stream.ready and self._config.expert.lookahead > 1
         waited_ms, sent, received = self._asking.join(stream)
         return TraceLine(
@@ -330,11 +330,11 @@ class FusionEngine:
         drafts: Mapping[int, tuple[int, ...]],
         lines: dict[int, TraceLine],
     ) -> FusedCells:
-        """Align and weigh all rows with a word at once; note the weights in `lines`."""
+        """Align and weigh all rows with a distribution at once; note the weights in `lines`."""
         if not distributions:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)
-        top = stacked([with_rests(word, self._pair.host) for word in distributions.values()])
+        top = stacked([with_remainders(each, self._pair.host) for each in distributions.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(distributions)}
         # By length: what a row knows goes on from what the row before it knows.

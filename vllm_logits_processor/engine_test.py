@@ -29,7 +29,7 @@ from vllm_logits_processor.testing.engines import (
 )
 
 
-def test_the_expert_is_heard(expert: Scripted) -> None:
+def test_the_expert_changes_the_logits(expert: Scripted) -> None:
     parts = engine(expert)
     fused = step(parts, {0: stream_of(parts, b"The")})
     cat = HOST.encode(b" cat")[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.expert.calls import ExpertCalls, Kind
 from vllm_logits_processor.expert.lookahead import Place
-from vllm_logits_processor.stream import Asked, Stream
+from vllm_logits_processor.stream import ExpertAsked, Stream
 
 
 @dataclass
@@ -148,12 +148,12 @@ class ExpertRequests:
                 stream.declined = call
                 self._note_left_alone(stream, call)
                 continue
-            stream.pending = Asked(call, rows)
+            stream.pending = ExpertAsked(call, rows)
             if kind == "first" and not stream.drafted:
                 stream.first = stream.pending
         if not isinstance(call, str):
             for stream, rows in batch.later:
-                stream.ahead = Asked(call, rows)
+                stream.ahead = ExpertAsked(call, rows)
 
     def _note_left_alone(self, stream: Stream, outcome: str) -> None:
         """Have the whole text read anew: a server that failed may have been started again."""

@@ -99,11 +99,11 @@ def test_a_call_ahead_that_the_text_departs_from_is_let_go(expert: Scripted) -> 
     parts.begin_step([stream])
     # A slow call that is of no use does not keep the next one from being started.
     assert stream.ahead is None
-    assert not ahead.call.told
+    assert not ahead.call.reported
     expert.silent[0].set_result(
         ExpertReply(continuations=(favourite_continuation([], 2),), sent_bytes=1, received_bytes=1)
     )
-    assert ahead.call.told
+    assert ahead.call.reported
 
 
 def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
@@ -114,9 +114,9 @@ def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
     pending = stream.pending
     assert pending is not None
     parts.end_stream(stream)
-    assert not pending.call.told
+    assert not pending.call.reported
     expert.silent[0].set_exception(ExpertError("down"))
-    assert pending.call.told
+    assert pending.call.reported
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ next step is fused again.
 A fault has come back when `MOST_LOST` steps in a row are lost to one and none between has fused:
 what fails so often brings nothing but its cost, while a fault in one step of a thousand costs that
 step. Fusion then ends for the rest of this process. Want of memory depends on the load, not on the
-code: it makes fusion rest for `REST_S`, and then it is tried again.
+code: it pauses fusion for `PAUSE_S`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _Result = TypeVar("_Result")
 
 #: Steps in a row that are lost before a fault counts as one that has come back.
 MOST_LOST = 16
-#: Seconds for which fusion rests where memory has been short for so long.
-REST_S = 60.0
+#: Seconds for which fusion is paused where memory has been short for so long.
+PAUSE_S = 60.0
 #: Seconds in which one fault is logged once.
 _QUIET_S = 60.0
 #: Kinds of faults that are told apart in the log; more of them share a line.
@@ -43,15 +43,15 @@ _MOST_KINDS = 64
 STAGES = ("open", "end", "begin", "decide", "write", "rank")
 
 
-class OnFault(Protocol):
-    """Is told of every fault, and of whether fusion goes on."""
+class FaultObserver(Protocol):
+    """Receives every fault, and whether fusion goes on."""
 
     def observe_fault(self, *, stage: str, reason: str) -> None:
         """Count a fault, by one of `STAGES` and the exception's type."""
         ...
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note that fusion rests or has ended, or that it goes on."""
+        """Note that fusion is paused or has ended, or that it goes on."""
         ...
 
 
@@ -68,19 +68,19 @@ class FailOpen:
 
     Parameters
     ----------
-    told : OnFault, optional
+    observer : FaultObserver, optional
     clock : callable
         Seconds, monotonic.
     """
 
     def __init__(
-        self, *, told: OnFault | None = None, clock: Callable[[], float] = time.monotonic
+        self, *, observer: FaultObserver | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.told = told
+        self.observer = observer
         self._clock = clock
         #: True once fusion has ended for this process.
         self.ended = False
-        self._rests_until: float | None = None
+        self._paused_until: float | None = None
         self._lost = False
         self._counted = self._worked = False
         self._in_a_row = 0
@@ -91,14 +91,14 @@ class FailOpen:
         if self._worked and not self._lost:
             self._in_a_row = 0
         self._lost = self._counted = self._worked = False
-        if self._rests_until is not None and self._clock() >= self._rests_until:
-            self._rests_until, self._in_a_row = None, 0
-            self._tell_fusing(fusing=True)
+        if self._paused_until is not None and self._clock() >= self._paused_until:
+            self._paused_until, self._in_a_row = None, 0
+            self._notify_fusing(fusing=True)
 
     @property
     def fusing(self) -> bool:
         """Whether the present step is still to be fused."""
-        return not (self.ended or self._lost or self._rests_until is not None)
+        return not (self.ended or self._lost or self._paused_until is not None)
 
     def run(
         self,
@@ -167,12 +167,12 @@ class FailOpen:
 
     def said(self, error: BaseException, *, stage: str) -> None:
         """Log and count a fault without drawing anything from it."""
-        if self.told is not None:
-            self.told.observe_fault(stage=stage, reason=type(error).__name__)
+        if self.observer is not None:
+            self.observer.observe_fault(stage=stage, reason=type(error).__name__)
         self._log(error, stage)
 
     def note(self, error: BaseException, *, stage: str) -> None:
-        """Count and log a fault; end fusion, or let it rest, if it has come back."""
+        """Count and log a fault; end or pause fusion if it has come back."""
         self.said(error, stage=stage)
         if self.ended or self._counted:
             return
@@ -180,12 +180,12 @@ class FailOpen:
         self._in_a_row += 1
         if self._in_a_row < MOST_LOST:
             return
-        self._tell_fusing(fusing=False)
+        self._notify_fusing(fusing=False)
         if out_of_memory(error):
-            self._rests_until = self._clock() + REST_S
+            self._paused_until = self._clock() + PAUSE_S
             logger.error(
                 "The host answers alone for %.0f s: memory was short in %d steps in a row.",
-                REST_S,
+                PAUSE_S,
                 MOST_LOST,
             )
             return
@@ -217,9 +217,9 @@ class FailOpen:
             "" if out_of_memory(error) else " Please report it.",
         )
 
-    def _tell_fusing(self, *, fusing: bool) -> None:
-        if self.told is not None:
-            self.told.observe_fusing(fusing=fusing)
+    def _notify_fusing(self, *, fusing: bool) -> None:
+        if self.observer is not None:
+            self.observer.observe_fusing(fusing=fusing)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -35,7 +35,7 @@ _LOOPBACK = "127.0.0.1"
 #: What can come of a call, and of anything whose name is not known here.
 _CALL_OUTCOMES = ("answered", "late", "failed")
 _OTHER = "other"
-#: The second word on a call that was late: it ended after all, and its bytes are known now.
+#: The second outcome of a late call: it ended after all, and its bytes are known now.
 _DROPPED = "dropped"
 _BREAKER_STATES = ("closed", "half-open", "open")
 
@@ -119,7 +119,7 @@ class FusionMetrics:
             self._instruments.faults.labels(stage, reason).inc()
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note whether fusion goes on after faults, or rests or has ended."""
+        """Note whether fusion goes on after faults, is paused or has ended."""
         if self._instruments is not None:
             self._instruments.fusing.set(fusing)
 
@@ -147,7 +147,7 @@ class _Instruments:
             return Histogram(name, documentation, buckets=buckets, registry=self.registry)
 
         calls = counter("floe_expert_calls", "Calls to the expert by outcome.", "outcome")
-        self._calls = {word: calls.labels(word) for word in (*_CALL_OUTCOMES, _OTHER)}
+        self._calls = {outcome: calls.labels(outcome) for outcome in (*_CALL_OUTCOMES, _OTHER)}
         self._call_seconds = histogram(
             "floe_expert_call_seconds", "Time from a call's start to its end.", _SECONDS
         )
@@ -163,13 +163,13 @@ class _Instruments:
             registry=self.registry,
         )
         tokens = counter("floe_tokens", "Decided rows: fused, or why the host's stood.", "outcome")
-        self._tokens = {word: tokens.labels(word) for word in (*OUTCOMES, _OTHER)}
+        self._tokens = {outcome: tokens.labels(outcome) for outcome in (*OUTCOMES, _OTHER)}
         self._weight = histogram("floe_expert_weight", "Weight of the expert, fused rows.", _SHARES)
         self._error_bound = histogram(
             "floe_error_bound", "Mass of the expert that stayed unknown, fused rows.", _BOUNDS
         )
         self._wait = histogram("floe_wait_seconds", "Time that a row's join took.", _SECONDS)
-        self._followed = counter("floe_lookahead_hits", "Rows whose word look-ahead had brought.")
+        self._followed = counter("floe_lookahead_hits", "Rows that look-ahead had served.")
         self.faults = Counter(
             "floe_faults",
             "Faults in Floe itself, each of which cost a step or a request its fusion.",
@@ -177,7 +177,9 @@ class _Instruments:
             registry=self.registry,
         )
         self.fusing = Gauge(
-            "floe_fusing", "0 while fusion rests or has ended after faults.", registry=self.registry
+            "floe_fusing",
+            "0 while fusion is paused or has ended after faults.",
+            registry=self.registry,
         )
         self.fusing.set(1)
         self.streams = counter("floe_streams_finished", "Streams that ended or were aborted.")
@@ -252,7 +254,7 @@ class StreamSummary:
     sent_bytes, received_bytes : int
         The stream's share of the bodies of the expert's calls.
     followed : int
-        Fused rows for which look-ahead had brought the expert's word before it was needed.
+        Fused rows whose distribution look-ahead had brought before it was needed.
     lowest_weight, highest_weight : float
         Range of the expert's weight over the fused rows; 0 before the first.
     highest_error_bound : float
@@ -368,7 +370,7 @@ class TraceLine:
         not asked about. The total variation distance between the expert's distribution as it was
         used and as it would be in full is at most this.
     followed : bool
-        True where look-ahead had brought the expert's word before it was needed.
+        True where look-ahead had brought the distribution before it was needed.
     """
 
     label: str | None

@@ -86,7 +86,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         self._rank_sync = _rank_sync(vllm_config, self._fail_open)
         if self._rank_sync.decides:
             engine = _engine(self._config, vllm_config)
-            self._fail_open.told = engine.metrics
+            self._fail_open.observer = engine.metrics
             # Connections, threads and what a plugin's expert holds end with this, or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:

@@ -56,11 +56,11 @@ def stream_in(processor: FloeLogitsProcessor, row: int) -> Stream:
 
 @pytest.fixture
 def ended(processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
-    """Return the streams that the engine was told are finished, in order."""
-    told: list[Stream] = []
+    """Return the streams that the engine received as finished, in order."""
+    reported: list[Stream] = []
     assert processor._rows is not None
-    monkeypatch.setattr(processor._rows._engine, "end_stream", told.append)
-    return told
+    monkeypatch.setattr(processor._rows._engine, "end_stream", reported.append)
+    return reported
 
 
 def added(
@@ -185,9 +185,9 @@ def test_calls_of_a_lost_step_are_let_go_of(
     processor: FloeLogitsProcessor, expert: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert processor._rows is not None
-    told: list[str] = []
+    reported: list[str] = []
     calls = processor._rows._engine._asking._calls
-    calls._on_settled = lambda *, outcome, **_: told.append(outcome)
+    calls._on_settled = lambda *, outcome, **_: reported.append(outcome)
     expert.mode = "silent"
     processor.update_state(batch(added=[added(0, b"The", [])]))
 
@@ -197,9 +197,9 @@ def test_calls_of_a_lost_step_are_let_go_of(
     monkeypatch.setattr("vllm_logits_processor.engine.FusionEngine._join", fault)
     assert changed_rows(processor) == []
     assert stream_in(processor, 0).pending is None
-    assert told == []
+    assert reported == []
     expert.silent[0].set_exception(ExpertError("The expert is down."))
-    assert told == ["failed"]
+    assert reported == ["failed"]
 
 
 def test_a_fault_in_writing_costs_its_step_alone(

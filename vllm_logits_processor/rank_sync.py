@@ -85,7 +85,7 @@ class RankSync:
         ----------
         decide : callable
             Called on the deciding rank alone. What it raises stops the server there; the other
-            ranks are told, so that none waits for a decision that never comes.
+            ranks are notified, so that none waits for a decision that never comes.
         device : torch.device, optional
             Where the logits are; the CPU if not given.
         ready : bool

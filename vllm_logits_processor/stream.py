@@ -22,8 +22,8 @@ UNKNOWN_TOKEN = -1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Where the expert's words on some places of one stream will be found: rows of a call."""
+class ExpertAsked:
+    """The rows of a call that will hold the expert's distributions for some places of a stream."""
 
     call: ExpertCall
     rows: tuple[tuple[Place, int], ...]
@@ -74,11 +74,11 @@ class Stream:
     summary: StreamSummary = field(default_factory=StreamSummary)
     scores: PromptScores | None = None
     #: A call for the present position, and one for where the expert expects the text to go.
-    pending: Asked | None = None
-    ahead: Asked | None = None
+    pending: ExpertAsked | None = None
+    ahead: ExpertAsked | None = None
     #: The call by which the expert reads the text, while it is on its way; and whether it has read
     #: it. A server that was left alone may have forgotten it.
-    first: Asked | None = None
+    first: ExpertAsked | None = None
     read: bool = False
     #: True for a text that is expected and not there yet: see `forked`.
     drafted: bool = False
@@ -89,8 +89,8 @@ class Stream:
     #: True from the moment at which new tokens are taken in until all of them are: a fault between
     #: leaves text, prefix and what was received at odds.
     torn: bool = False
-    #: True once its figures were told of before its end was known.
-    settled: bool = False
+    #: True once its figures were reported before its end was known.
+    reported: bool = False
     _seen: int = 0
     _weighed: list[Weighed] = field(default_factory=list)
 
@@ -161,11 +161,11 @@ class Stream:
         ((place, row),) = self.ahead.rows
         if (place.offset, place.token_ids) != (wanted[0].offset, wanted[0].token_ids):
             return False
-        self.pending, self.ahead = Asked(self.ahead.call, ((wanted[0], row),)), None
+        self.pending, self.ahead = ExpertAsked(self.ahead.call, ((wanted[0], row),)), None
         return True
 
     def distribution(self) -> Covered | None:
-        """Return the expert's word on the present position, None where it has not spoken."""
+        """Return the expert's distribution for the present position, None without one."""
         if self.declined or self.prefix.length not in self.received.rows:
             return None
         tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
@@ -217,7 +217,7 @@ class Stream:
         evidence = replace(self.evidence)
         for at, token in enumerate(new):
             before = tuple(new[:at])
-            # The last word on a position counts: chunks of a prompt speak of the same one.
+            # The last distribution of a position counts: chunks of a prompt have the same one.
             for each in reversed(self._weighed):
                 if each.drafts == before:
                     evidence.observe(each.factors.of(token))

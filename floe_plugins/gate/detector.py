@@ -107,7 +107,7 @@ PROSE = frozenset().union(
         )
     )
 )
-"""Labels of what is told from how people write, rather than from a form of its own."""
+"""Labels found from how people write, rather than from a form of their own."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Cloud:
         self._left_alone_until = 0.0
 
     @property
-    def rests(self) -> bool:
+    def paused(self) -> bool:
         """True for a while after it has failed."""
         return time.monotonic() < self._left_alone_until
 

@@ -160,7 +160,7 @@ class PrivacyGate:
     ) -> bool:
         """Have the cloud answer; False if it has not, and nothing has been sent to the client."""
         path = path.rstrip("/")
-        if self._cloud is None or self._cloud.rests or path not in _CLOUD_ROUTES:
+        if self._cloud is None or self._cloud.paused or path not in _CLOUD_ROUTES:
             return False
         if asks_for_host_only(body):
             return False

@@ -102,8 +102,8 @@ def test_no_way_to_write_a_path_slips_past(method: str, path: str, root: str) ->
 def test_a_path_below_a_root_is_known() -> None:
     assert is_free_of_text(path_of({"path": "/base/tokenize", "root_path": "/base"}))
     assert not is_free_of_text(path_of({"path": "/basetokenize", "root_path": "/base"}))
-    told = kept_here("/v1/completions/", {"prompt": "a"})
-    assert told == {"prompt": "a", "vllm_xargs": {"floe": "host"}}
+    body = kept_here("/v1/completions/", {"prompt": "a"})
+    assert body == {"prompt": "a", "vllm_xargs": {"floe": "host"}}
 
 
 def test_an_open_connection_is_refused() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from floe_plugins.errors import FloeError
 
-FloatArray = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 LayerShapes = Mapping[str, tuple[int, int]]
 """Adapted layer -> (out, in), the shape of its weight."""
 
@@ -54,14 +54,14 @@ class LoraFactors:
 
     Attributes
     ----------
-    b : FloatArray
+    b : Float32Array
         Shape (out, rank), float32.
-    a : FloatArray
+    a : Float32Array
         Shape (rank, in), float32.
     """
 
-    b: FloatArray
-    a: FloatArray
+    b: Float32Array
+    a: Float32Array
 
     def __post_init__(self) -> None:
         if self.a.ndim != 2 or self.b.ndim != 2 or self.a.shape[0] != self.b.shape[1]:
@@ -111,7 +111,7 @@ class AdapterState:
         """Layer -> (out, in)."""
         return {name: factors.shape for name, factors in self.layers.items()}
 
-    def delta(self, layer: str) -> FloatArray:
+    def delta(self, layer: str) -> Float32Array:
         """Return the move of one layer's weight, shape (out, in), float32."""
         factors = self.layers[layer]
         return np.asarray(self.scaling * (factors.b @ factors.a), dtype=np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import FloatArray
+from flower_strategy.adapters.adapter import Float32Array
 from flower_strategy.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class TaskEmbedding:
 
     Attributes
     ----------
-    vector : FloatArray
+    vector : Float32Array
         Shape (hidden,), unit length.
     error : float
         Standard error of the vector, as a length: what other texts of the same device, and the
@@ -34,7 +34,7 @@ class TaskEmbedding:
         Standard deviation of the noise in it, before it was brought to unit length.
     """
 
-    vector: FloatArray
+    vector: Float32Array
     error: float
     noise: float = 0.0
 
@@ -89,7 +89,7 @@ class MeanEmbedding:
         return TaskEmbedding(_unit(self.mean), error, self.noise)
 
 
-def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:
+def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> Float32Array:
     """Return one vector per text: the mean of the frozen model's last hidden states.
 
     Parameters
@@ -103,7 +103,7 @@ def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) 
 
     Returns
     -------
-    FloatArray
+    Float32Array
         Shape (texts, hidden), float32, rows of unit length.
     """
     import torch
@@ -167,7 +167,7 @@ def task_embedding(
     return (mean.blurred(settings.noise, seed=seed) if settings.noise else mean).embedding()
 
 
-def _unit(vector: FloatArray | NDArray[np.float64]) -> FloatArray:
+def _unit(vector: Float32Array | NDArray[np.float64]) -> Float32Array:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)
 
 

@@ -68,12 +68,12 @@ class Answers:
     ----------
     secret : bytes
         Key of the texts' hashes.
-    told : list[Answer]
+    sent : list[Answer]
         The answers.
     """
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES))
-    told: list[Answer] = field(default_factory=list)
+    sent: list[Answer] = field(default_factory=list)
 
     def hashed(self, origin: bytes) -> str:
         """Return what stands for a text in the file."""
@@ -81,12 +81,12 @@ class Answers:
 
     def used(self) -> frozenset[str]:
         """Return the hashes of all texts that an answer was made of."""
-        return frozenset[str]().union(*(answer.texts for answer in self.told))
+        return frozenset[str]().union(*(answer.texts for answer in self.sent))
 
     def holding(self, held: Collection[str]) -> Answer | None:
         """Return the last answer of whose texts the device still holds at least half."""
         there = frozenset(held)
-        for answer in reversed(self.told):
+        for answer in reversed(self.sent):
             if 2 * len(answer.texts & there) >= len(answer.texts):
                 return answer
         return None
@@ -94,12 +94,12 @@ class Answers:
     def sharing(self, held: Collection[str]) -> Answer:
         """Return the answer that shares most texts with those held; there is one at least."""
         shared = frozenset(held)
-        return max(reversed(self.told), key=lambda answer: len(answer.texts & shared))
+        return max(reversed(self.sent), key=lambda answer: len(answer.texts & shared))
 
     def replace(self, old: Answer, mean: MeanEmbedding) -> Answer:
         """Put another mean in an answer's place."""
         new = replace(old, mean=mean)
-        self.told[self.told.index(old)] = new
+        self.sent[self.sent.index(old)] = new
         return new
 
 
@@ -122,9 +122,9 @@ def kept_answers(path: Path) -> Iterator[Answers]:
         # Whoever writes holds the lock, so a part that is here was left by a process that died.
         files.remove_parts(path)
         answers = _read(path)
-        before = tuple(answers.told)
+        before = tuple(answers.sent)
         yield answers
-        if tuple(answers.told) != before:
+        if tuple(answers.sent) != before:
             try:
                 _write(path, answers)
             except OSError as error:
@@ -194,7 +194,7 @@ def _write(path: Path, answers: Answers) -> None:
     content = {
         "format": _FORMAT,
         "secret": answers.secret.hex(),
-        "answers": [_values(answer) for answer in answers.told],
+        "answers": [_values(answer) for answer in answers.sent],
     }
     files.write_file(path, json.dumps(content, allow_nan=False), mode=0o600, durable=True)
 

@@ -149,7 +149,7 @@ def _answered(
     if answer is None:
         used = answers.used()
         new = [each for each in data.train if answers.hashed(each.origin) not in used]
-        if new or not answers.told:
+        if new or not answers.sent:
             return _fresh(answers, base, new[: settings.texts], settings)
         answer = answers.sharing(held)
     if answer.model != base.path:
@@ -173,5 +173,5 @@ def _fresh(
     if settings.noise:
         mean = mean.blurred(settings.noise)
         texts = frozenset(answers.hashed(example.origin) for example in examples)
-        answers.told.append(Answer(texts, base.path, mean))
+        answers.sent.append(Answer(texts, base.path, mean))
     return mean.embedding()

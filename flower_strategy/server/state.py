@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import AdapterState, FloatArray
+from flower_strategy.adapters.adapter import AdapterState, Float32Array
 from flower_strategy.clusters import Cluster, cluster_devices, nearest
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
@@ -84,7 +84,7 @@ class RunState:
         Node -> its rank.
     slowdowns : dict[int, Slowdown]
         Node -> how much slower than profiled it is; nodes without one are as profiled.
-    sketches : dict[int, FloatArray]
+    sketches : dict[int, Float32Array]
         Node -> sketch of the B matrices that it trained first, where devices are clustered by
         them; else empty.
     clusters : list[Cluster]
@@ -106,7 +106,7 @@ class RunState:
     left_since: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
     slowdowns: dict[int, Slowdown] = field(default_factory=dict)
-    sketches: dict[int, FloatArray] = field(default_factory=dict)
+    sketches: dict[int, Float32Array] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
     cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class RunState:
         ]
 
     def recluster(
-        self, settings: ClusteringSettings, *, features: Mapping[int, FloatArray] | None = None
+        self, settings: ClusteringSettings, *, features: Mapping[int, Float32Array] | None = None
     ) -> list[str]:
         """Cluster all devices anew; return one phrase per cluster that came or went.
 
@@ -153,7 +153,7 @@ class RunState:
         ----------
         settings : ClusteringSettings
             How to split.
-        features : Mapping[int, FloatArray], optional
+        features : Mapping[int, Float32Array], optional
             What to split by; the task embeddings by default. Devices that have none go to the
             nearest centroid.
         """

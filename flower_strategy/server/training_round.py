@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.adapters.adapter import AdapterError, FloatArray
+from flower_strategy.adapters.adapter import AdapterError, Float32Array
 from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
 from flower_strategy.clusters import sketch_adapter
 from flower_strategy.server import log
@@ -42,7 +42,7 @@ class _Judged:
     loss: float
     num_examples: int
     bytes_up: int
-    sketch: FloatArray | None
+    sketch: Float32Array | None
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> M
             _fold(steps, round, folded, node, sent, reply, total)
         except (ReplyError, AdapterError) as error:
             round.refuse(node, "train", ReplyError(str(error)))
-    _settle_odd(steps, round, folded, total)
+    _judge_odd(steps, round, folded, total)
     _note_shortened(steps, round, folded.shortened)
     steps.move_adapters(folded.means)
     return round.record.conclude_training()
@@ -191,7 +191,7 @@ def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged, total:
     log.log_reply(judged.node, device, name, done=folded.count, total=total)
 
 
-def _settle_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
+def _judge_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
     """Refuse the absurdly long updates, or let them count, shortened as they are."""
     if folded.judge.refuses_odd:
         for judged in folded.odd:

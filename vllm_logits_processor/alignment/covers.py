@@ -1,4 +1,4 @@
-"""The expert's exact word on the next byte where a text ends inside one of its tokens.
+"""The expert's exact distribution of the next byte where a text ends inside one of its tokens.
 
 An expert that is asked about the tokens of a text can only say what comes after the last of them.
 But the text may have stopped inside what the expert would have written as one token: after " wat"
@@ -53,13 +53,13 @@ _MOST_TRIED = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """The expert's word on what follows a text.
+    """The expert's distribution of what follows a text.
 
     Attributes
     ----------
     top : ExpertTopK
         One row, at the end of the text; a token stands for text that begins with its bytes.
-    rests : mapping of bytes to float
+    remainders : mapping of bytes to float
         What tokens that began in the text go on with behind it, and their probability. It is no
         token's: the text may go on with these bytes in any way.
     unexpanded : float
@@ -68,7 +68,7 @@ class Covered:
     """
 
     top: ExpertTopK
-    rests: Mapping[bytes, float] = field(default_factory=dict)
+    remainders: Mapping[bytes, float] = field(default_factory=dict)
     unexpanded: float = 0.0
 
 
@@ -214,14 +214,14 @@ def covered(
     weights = _weights(nodes, rows)
     tail = prefix.tail(boundary)
     masses: dict[bytes, float] = {}
-    unheard: list[_Node] = []
+    unanswered: list[_Node] = []
     error = 0.0
     for node in nodes[:-1]:
         weight = weights[node.offset]
         if not node.extends:
             continue
         if node.offset not in rows:
-            unheard.append(node)
+            unanswered.append(node)
             continue
         row = rows[node.offset]
         tokens, over = _over_the_end(prefix, nodes, node, row)
@@ -234,7 +234,7 @@ def covered(
         error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
     weight = weights[nodes[-1].offset]
     total = weight.value + sum(masses.values())
-    for node in unheard:
+    for node in unanswered:
         most = weights[node.offset].most
         # Trying tokens costs time: not where it would change little.
         begin, stop = prefix.vocabulary.longer(tail[node.offset :])
@@ -249,7 +249,7 @@ def covered(
         logprobs = end.logprobs + np.log(weight.value / total)
     return Covered(
         top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
-        rests={rest: mass / total for rest, mass in masses.items()},
+        remainders={rest: mass / total for rest, mass in masses.items()},
         unexpanded=min(1.0, (error + weight.error) / total),
     )
 

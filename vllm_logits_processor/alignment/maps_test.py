@@ -260,10 +260,10 @@ def test_a_model_without_an_end_leaves_the_others_alone() -> None:
 
 def test_progress_is_told_and_reaches_the_end() -> None:
     host, expert = with_ends("byte-level", "<|end|>"), with_ends("sentencepiece", "</s>")
-    told: list[tuple[int, int]] = []
-    build_maps(host, expert, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (len(host) + len(expert),) * 2
-    assert told == sorted(told)
+    reported: list[tuple[int, int]] = []
+    build_maps(host, expert, progress=lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (len(host) + len(expert),) * 2
+    assert reported == sorted(reported)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_a_stream_of_2000_tokens_tokenizes_only_its_tail_again(
     assert sum(given) <= 2000 * 1.2 * prefix_module._LONG
 
 
-def test_words_with_spaces_and_case_lost_settle_too(words: ByteVocabulary) -> None:
+def test_words_with_spaces_and_case_lost_become_final_too(words: ByteVocabulary) -> None:
     prefix = ExpertPrefix(words)
     for begin in range(0, len(TEXT), 11):
         prefix.extend(TEXT[begin : begin + 11].encode())

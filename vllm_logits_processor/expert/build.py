@@ -77,7 +77,7 @@ def build_expert(
         wanted = "an expert.url" if kind == COMPLETIONS else "no expert.url"
         raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
     loop = LoopThread() if config.urls else None
-    members: dict[str, Expert] = {
+    experts: dict[str, Expert] = {
         url: completions_expert(
             config,
             url,
@@ -88,12 +88,12 @@ def build_expert(
         )
         for url in config.urls
     }
-    if not members:
-        members[IN_PROCESS] = _in_process(
+    if not experts:
+        experts[IN_PROCESS] = _in_process(
             config, vocabulary=vocabulary, end_ids=end_ids, plugins=plugins
         )
     return ExpertPool(
-        members,
+        experts,
         failures=breaker_failures,
         cooldown_s=breaker_cooldown_s,
         hedge_ms=config.hedge_ms,

@@ -29,7 +29,7 @@ Kind = Literal["now", "first", "ahead"]
 
 
 class OnSettled(Protocol):
-    """Is told of every call that was started, when its outcome is known."""
+    """Receives every call that was started, once its outcome is known."""
 
     def __call__(
         self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
@@ -40,7 +40,7 @@ class OnSettled(Protocol):
         ----------
         outcome : str
             ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends after all, which
-            brings its bytes, and no prompts. A call that was left to itself is told of when it
+            brings its bytes, and no prompts. A call that was left to itself is reported when it
             ends.
         seconds : float
             From the start to the reply, or for ``late`` to the deadline.
@@ -68,8 +68,8 @@ class ExpertCall:
         Whether it is there to find out if a server is well again: nobody waits for it.
     outcome : str or None
         ``answered``, ``late``, ``failed`` or ``open``, once settled.
-    told : bool
-        Whether `OnSettled` has been told of it.
+    reported : bool
+        Whether `OnSettled` has received it.
     """
 
     future: Future[ExpertReply]
@@ -78,7 +78,7 @@ class ExpertCall:
     prompts: int
     probe: bool = False
     outcome: str | None = None
-    told: bool = False
+    reported: bool = False
     _begun: float = field(default_factory=time.monotonic)
     _ended: float | None = None
 
@@ -203,7 +203,7 @@ class ExpertCalls:
             call.outcome = None
 
     def leave(self, call: ExpertCall) -> None:
-        """Leave a call to itself: nobody waits for it any more, and it is told of when it ends."""
+        """Leave a call to itself: nobody waits for it any more, and it is reported when it ends."""
         if not call.future.done() and call.future not in self._left:
             self._left.append(call.future)
             self._adrift.append(call)
@@ -242,7 +242,7 @@ class ExpertCalls:
     def _tell_of(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
         """Tell of a call once, whichever of its streams or threads comes first."""
         with self._lock:
-            first, call.told = not call.told, True
+            first, call.reported = not call.reported, True
         if first:
             self._tell(call, outcome, call.prompts, reply)
         return first

@@ -194,8 +194,8 @@ _BYTES_PER_PROMPT = 65_536
 #: Seconds for the scores of a prompt, which nobody waits for.
 _SCORE_TIMEOUT_S = 30.0
 
-#: Asks a server that runs Floe itself for its model's own word: without it two servers that are
-#: each other's experts, or one that is its own, would ask without end. Others do not read it.
+#: Asks a server that runs Floe itself for its model's own distribution: without it two servers that
+#: are each other's experts, or one that is its own, would ask without end. Others do not read it.
 _UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
 #: What a server answers that refuses a field it does not know.
 _REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)

@@ -263,7 +263,7 @@ def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
     return ExpertTopK(
         token_ids=joined([row.token_ids for row in rows], NOTHING),
         logprobs=joined([row.logprobs for row in rows], -np.inf),
-        rests=tuple(
-            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.rests
+        remainders=tuple(
+            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.remainders
         ),
     )

@@ -1,4 +1,4 @@
-"""What is kept of the expert's words, and what of them still holds when the text has grown."""
+"""What is kept of the expert's distributions, and what still holds when the text has grown."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class PluginExpert:
         """Start in the plugin's thread; hand on what its future brings, checked."""
         ours: Future[T] = Future()
 
-        def settle(theirs: Future[Any]) -> None:
+        def pass_on(theirs: Future[Any]) -> None:
             if theirs.cancelled():
                 ours.cancel()
                 return
@@ -104,7 +104,7 @@ class PluginExpert:
                 _set(ours, error=self._as_expert_error(error))
                 return
             ours.add_done_callback(lambda done: theirs.cancel() if done.cancelled() else None)
-            theirs.add_done_callback(settle)
+            theirs.add_done_callback(pass_on)
 
         try:
             self._thread.submit(begin)

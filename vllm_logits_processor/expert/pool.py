@@ -80,7 +80,7 @@ class CircuitBreaker:
         self._probing = False
 
     def told_nothing(self) -> None:
-        """Note a call that has ended without a word on the server's health."""
+        """Note a call that has ended and says nothing of the server's health."""
         if self._probing:
             self._since = -math.inf
 
@@ -102,7 +102,7 @@ _HALF_LIFE_S = 30.0
 
 
 class OnBreaker(Protocol):
-    """Is told the state of a server's breaker, at the start and when it changes."""
+    """Receives the state of a server's breaker, at the start and when it changes."""
 
     def __call__(self, *, url: str, state: str) -> None:
         """Take in ``closed``, ``open`` or ``half-open``; must not call the pool."""
@@ -161,7 +161,7 @@ class _Attempt(Generic[T]):
     patience: Patience
     future: Future[T] | None = None
     over: bool = False
-    #: Whether the server has been told of it, for better or worse.
+    #: Whether its result has been counted for or against the server.
     judged: bool = False
     #: Whether it was cancelled because its server is left alone: another one may be asked.
     dropped: bool = False
@@ -179,7 +179,7 @@ class _Call(Generic[T]):
     named: bool = False
     future: Future[T] = field(default_factory=Future)
     attempts: list[_Attempt[T]] = field(default_factory=list)
-    settled: bool = False
+    done: bool = False
 
     @property
     def probing(self) -> bool:
@@ -206,7 +206,7 @@ class ExpertPool:
 
     Parameters
     ----------
-    members : mapping of str to Expert
+    experts : mapping of str to Expert
         The servers by their URLs, the preferred one first. They are closed with the pool.
     failures : int
         Failed or late calls in a row that open the breaker of a server.
@@ -225,7 +225,7 @@ class ExpertPool:
 
     def __init__(
         self,
-        members: Mapping[str, Expert],
+        experts: Mapping[str, Expert],
         *,
         failures: int,
         cooldown_s: float,
@@ -234,13 +234,13 @@ class ExpertPool:
         on_breaker: OnBreaker | None = None,
         model: str | None = None,
     ) -> None:
-        if not members or (hedge_ms is not None and loop is None):
+        if not experts or (hedge_ms is not None and loop is None):
             raise ValueError("A pool needs a server, and for hedging a loop that keeps the time.")
         self._members = [
             _Member(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
-            for url, expert in members.items()
+            for url, expert in experts.items()
         ]
-        self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(members) > 1 else None
+        self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(experts) > 1 else None
         self._loop = loop
         self._on_breaker = on_breaker
         self._model = model
@@ -254,7 +254,7 @@ class ExpertPool:
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a text, where members know it of themselves."""
+        """The most tokens of a text, where experts know it of themselves."""
         known = [getattr(member.expert, "context", None) for member in self._members]
         return min((each for each in known if isinstance(each, int)), default=None)
 
@@ -331,14 +331,14 @@ class ExpertPool:
         return call.future
 
     def _hedge(self, call: _Call[Any]) -> None:
-        if not call.settled and len(call.attempts) == 1:
+        if not call.done and len(call.attempts) == 1:
             self._send(call)
 
     def _send(self, call: _Call[T]) -> _Attempt[T] | None:
         """Ask the best server that has not been asked yet; None if there is none."""
         now = time.monotonic()
         with self._lock:
-            attempt = None if call.settled else self._choose(call, now)
+            attempt = None if call.done else self._choose(call, now)
             if attempt is None:
                 return None
             older = self._probes_before(attempt) if attempt.probe else []
@@ -396,9 +396,9 @@ class ExpertPool:
             if call.counts and not (call.named and isinstance(error, NoSuchModelError)):
                 failed = error is not None or now - attempt.begun > attempt.patience.fails_s
                 dropped = self._judge(attempt, now, failed=failed, cancelled=future.cancelled())
-            wins = not call.settled and error is None and not future.cancelled()
-            call.settled = call.settled or wins
-            waiting = call.settled or call.waits
+            wins = not call.done and error is None and not future.cancelled()
+            call.done = call.done or wins
+            waiting = call.done or call.waits
         _cancel(dropped)
         if wins:
             # False where it has been cancelled meanwhile.
@@ -454,9 +454,9 @@ class ExpertPool:
 
     def _fail(self, call: _Call[T], error: BaseException | None) -> None:
         with self._lock:
-            if call.settled:
+            if call.done:
                 return
-            call.settled = True
+            call.done = True
         if error is None:
             call.future.cancel()
         elif call.future.set_running_or_notify_cancel():
@@ -465,7 +465,7 @@ class ExpertPool:
     def _end(self, call: _Call[T]) -> None:
         """Cancel what is still on its way for a call that has its reply, or is not wanted."""
         with self._lock:
-            call.settled = True
+            call.done = True
             self._calls.pop(call.future, None)
             losers = [each for each in call.attempts if not each.over and not each.probe]
         _cancel(losers)

@@ -108,16 +108,16 @@ class Departures:
         for _, stream in away:
             self._end(stream)
 
-    def settle(self) -> None:
-        """Have all told of as ended; one that comes back all the same goes on."""
+    def report_all(self) -> None:
+        """Report all as ended; one that comes back all the same goes on."""
         for _, stream in self._away:
-            self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
+            self._fallback.aside(partial(self._engine.report_stream, stream), stage="end")
 
     def _end(self, stream: Stream) -> None:
         self._fallback.aside(partial(self._engine.end_stream, stream), stage="end")
 
 
-#: Seconds without a step after which the streams are told of as ended.
+#: Seconds without a step after which the streams are reported as ended.
 IDLE_S = 5.0
 
 

@@ -176,7 +176,7 @@ class SlotBatch:
             self._departures.end_all()
 
     def settle_if_idle(self) -> None:
-        """Have all streams told of as ended, if no step has come for `idle_s`."""
+        """Report all streams as ended, if no step has come for `idle_s`."""
         if not self._lock.acquire(blocking=False):
             return  # a step is under way
         try:
@@ -185,8 +185,8 @@ class SlotBatch:
                 return
             self._active_at = None
             for stream in self.streams.values():
-                self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
-            self._departures.settle()
+                self._fallback.aside(partial(self._engine.report_stream, stream), stage="end")
+            self._departures.report_all()
         finally:
             self._lock.release()
 

@@ -7,7 +7,7 @@ import torch
 
 from vllm_logits_processor.alignment.align import Aligned
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.fusion import Weights, fused_cells
 
 
@@ -19,7 +19,7 @@ def group_of(maps: AlignmentMaps, expert_token: int) -> set[int]:
     return tokens if extra == NOTHING else tokens | {extra}
 
 
-def factors_of(aligned: Aligned, columns: int) -> FloatArray:
+def factors_of(aligned: Aligned, columns: int) -> Float64Array:
     """Return the factor m of every token, shape (rows, columns)."""
     groups = aligned.groups
     tails = groups.without_singles(aligned.factors)[0][:, -1:]
