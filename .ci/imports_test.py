@@ -37,8 +37,6 @@ class Rule:
     but: frozenset[str] = frozenset()
 
 
-#: Writes adapters as PEFT names them, which takes the model's parts.
-EXPORT = frozenset({"flower_strategy.server.export"})
 #: Converts a checkpoint with transformers; loaded when a model inside a package is first used.
 CHECKPOINTS = frozenset({"floe_plugins.models.gguf"})
 
@@ -67,9 +65,9 @@ RULES = (
             {
                 *("flower_strategy.strategy", "flower_strategy.device"),
                 *("flower_strategy.client", "flower_strategy.client_app"),
+                *("torch", "transformers"),
             }
         ),
-        but=EXPORT,
     ),
     Rule("flower_strategy.report", frozenset({"flwr", "torch", "flower_strategy.strategy"})),
     Rule("vllm_logits_processor.alignment", frozenset({"vllm", "vllm_logits_processor.expert"})),

@@ -26,6 +26,9 @@ LayerShapes = Mapping[str, tuple[int, int]]
 _A_SUFFIX = ".lora_A"
 _B_SUFFIX = ".lora_B"
 
+_PEFT_PREFIX = "base_model.model."
+_PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
+
 
 class AdapterError(FloeError, ValueError):
     """Arrays do not form a LoRA adapter; the message names the layer and what is wrong."""
@@ -202,6 +205,26 @@ class AdapterState:
         return AdapterState(
             dict(_pairs({key: array.numpy() for key, array in arrays.items()})), scaling
         )
+
+    def to_peft(self) -> dict[str, Float32Array]:
+        """Return the factors under PEFT's names; PEFT keeps the scaling in its configuration."""
+        state = {}
+        for name, factors in self.layers.items():
+            state[f"{_PEFT_PREFIX}{name}{_PEFT_A}"] = factors.a
+            state[f"{_PEFT_PREFIX}{name}{_PEFT_B}"] = factors.b
+        return state
+
+    @staticmethod
+    def from_peft(state: Mapping[str, Float32Array], *, scaling: float) -> AdapterState:
+        """Read the factors from a state dictionary of PEFT's."""
+        layers = {}
+        for key, a in state.items():
+            if key.endswith(_PEFT_A):
+                layer = key.removesuffix(_PEFT_A)
+                layers[layer.removeprefix(_PEFT_PREFIX)] = LoraFactors(
+                    b=state[layer + _PEFT_B], a=a
+                )
+        return AdapterState(layers, scaling)
 
 
 def _pairs(arrays: Mapping[str, NDArray[np.generic]]) -> Iterator[tuple[str, LoraFactors]]:

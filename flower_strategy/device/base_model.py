@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from floe_plugins import models
 from floe_plugins.errors import ModelError, first_line
-from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.device.model_checks import (
     BaseModelError,
     check_length,
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections that carry LoRA factors: all seven of a Llama-like block."""
-
-_PEFT_PREFIX = "base_model.model."
-_PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,22 +222,11 @@ def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
 
 
 def to_peft(adapter: AdapterState) -> dict[str, torch.Tensor]:
-    """Return the factors under PEFT's names."""
-    state = {}
-    for layer, factors in adapter.layers.items():
-        state[f"{_PEFT_PREFIX}{layer}{_PEFT_A}"] = torch.from_numpy(factors.a.copy())
-        state[f"{_PEFT_PREFIX}{layer}{_PEFT_B}"] = torch.from_numpy(factors.b.copy())
-    return state
+    """Return the factors under PEFT's names, as tensors of their own."""
+    return {name: torch.from_numpy(factor.copy()) for name, factor in adapter.to_peft().items()}
 
 
 def from_peft(state: dict[str, torch.Tensor], *, scaling: float) -> AdapterState:
     """Return the adapter in a PEFT state dictionary."""
-    layers = {}
-    for key, a in state.items():
-        if key.endswith(_PEFT_A):
-            layer = key.removesuffix(_PEFT_A)
-            b = state[layer + _PEFT_B]
-            layers[layer.removeprefix(_PEFT_PREFIX)] = LoraFactors(
-                b=b.detach().float().cpu().numpy(), a=a.detach().float().cpu().numpy()
-            )
-    return AdapterState(layers, scaling)
+    arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+    return AdapterState.from_peft(arrays, scaling=scaling)

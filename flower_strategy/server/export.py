@@ -66,6 +66,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save
+
 from floe_plugins import files, models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
@@ -183,10 +185,8 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
     base_model : str
         What PEFT's configuration names as base.
     """
+    # Its releases differ in what the file holds, so PEFT writes it. Imports torch.
     from peft import LoraConfig
-    from safetensors.torch import save
-
-    from flower_strategy.device.base_model import to_peft
 
     folder.mkdir(parents=True, exist_ok=True)
     whole = adapter.with_scaling(1.0).resized(rank)
@@ -198,8 +198,9 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         base_model_name_or_path=base_model,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    weights = save(to_peft(whole), metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").write_bytes(weights)
+    weights = folder / "adapter_model.safetensors"
+    files.remove_parts(weights)
+    files.write_file(weights, save(whole.to_peft(), metadata={"format": "pt"}))
 
 
 def _device(state: RunState, node: int) -> dict[str, Any]:
