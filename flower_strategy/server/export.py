@@ -1,4 +1,4 @@
-"""What a run leaves behind: one PEFT adapter per cluster, a manifest, and the history.
+"""Exports a run: one PEFT adapter per cluster, a manifest, and the history.
 
 The output folder::
 
@@ -99,11 +99,11 @@ def export_run(
     training : TrainingSettings
         The run's settings; names the base model.
     rank : int
-        Rank of every adapter, one that vLLM accepts.
+        Rank of every adapter; one that vLLM accepts.
     policy : RankPolicy
         Named in the manifest.
     embedding, clustering : EmbeddingSettings, ClusteringSettings
-        How devices were embedded and split, with the level of noise.
+        How devices were embedded, with which noise, and clustered.
 
     Returns
     -------
@@ -158,9 +158,9 @@ def export_run(
 
 
 def set_aside_result(folder: Path) -> None:
-    """Rename an earlier run's manifest and history, as its checkpoints are.
+    """Rename an earlier run's manifest and history.
 
-    They are kept as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
+    They stay as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
     """
     for name in (MANIFEST_FILE, HISTORY_FILE):
         path = folder / name
@@ -169,23 +169,24 @@ def set_aside_result(folder: Path) -> None:
 
 
 def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
-    """Write one adapter as PEFT does, alpha equal to the rank, so that vLLM serves it.
+    """Write one adapter in PEFT's format, with alpha equal to the rank, for vLLM to serve.
 
-    vLLM takes one rank and one scaling for all layers: every layer gets `rank` terms, with zeros
-    where it has fewer, and the scaling goes into the factors.
+    vLLM expects one rank and one scaling for all layers. Every layer therefore gets `rank` terms,
+    padded with zeros, and the scaling is multiplied into the factors.
 
     Parameters
     ----------
     adapter : AdapterState
-        The adapter, at most `rank` terms.
+        The adapter; at most `rank` terms.
     folder : Path
         The adapter's folder; made when absent.
     rank : int
         The rank.
     base_model : str
-        What PEFT's configuration names as base.
+        The base model that PEFT's configuration names.
     """
-    # Its releases differ in what the file holds, so PEFT writes it. Imports torch.
+    # PEFT writes the file, because its fields differ between releases. Imported late: it imports
+    # torch.
     from peft import LoraConfig
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,10 +236,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _written(value: Any) -> str:
-    """Return a value as JSON, a list of objects with a line each.
+    """Return a value as JSON; a list of objects has one line per object.
 
-    Indented, it would be written by json's Python code: of 10,000 devices that takes ten times as
-    long as by its C code.
+    With ``indent``, json falls back to its Python encoder, which takes ten times as long as the C
+    encoder for 10,000 devices.
     """
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return "[\n" + ",\n".join(map(_written, value)) + "\n]"
@@ -249,7 +250,7 @@ def _written(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for numbers that JSON does not have: no number ends an export."""
+    """Return a value with null for numbers that JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
