@@ -106,7 +106,7 @@ class FusionEngine:
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
         covers = 0 if pair.host.equals(pair.expert) else config.covers
-        self._asking = ExpertRequests(calls, config=config, covers=covers)
+        self._requests = ExpertRequests(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
         #: Streams of the draft rows of the step under way.
         self._forks: list[Stream] = []
@@ -229,7 +229,7 @@ class FusionEngine:
 
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
-        self._asking.leave(stream)
+        self._requests.abandon(stream)
         if stream.reported and not stream.summary.tokens:
             return  # it was reported, and nothing has come since
         stream.summary.log()
@@ -249,7 +249,7 @@ class FusionEngine:
         """
         forks, self._forks = self._forks, []
         for stream in (*streams, *forks):
-            self._asking.leave(stream)
+            self._requests.abandon(stream)
             stream.reopen()
 
     def close(self) -> None:
@@ -273,7 +273,7 @@ class FusionEngine:
             if stream.declined is None:
                 self._score_prompt(stream)
                 asking.append(stream)
-        self._asking.begin(asking, host_is_unsure=host_is_unsure)
+        self._requests.begin(asking, host_is_unsure=host_is_unsure)
 
     def _rebuild(self, stream: Stream) -> None:
         """Begin anew what a fault has left half done."""
@@ -310,7 +310,7 @@ class FusionEngine:
     def _join(self, stream: Stream) -> TraceLine:
         """Wait for this stream's distribution until its deadline; return the outcome."""
         followed = stream.ready and self._config.expert.lookahead > 1
-        waited_ms, sent, received = self._asking.join(stream)
+        waited_ms, sent, received = self._requests.join(stream)
         return TraceLine(
             label=stream.options.label,
             position=stream.position,

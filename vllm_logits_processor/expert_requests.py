@@ -120,10 +120,10 @@ class ExpertRequests:
             stream.first = None
         elif stream.first is not pending and in_flight:
             # A probe, which tells the breaker of the server's health; or the text is not there yet.
-            self._calls.leave(pending.call)
+            self._calls.abandon(pending.call)
         if outcome != "answered":
             stream.declined = None if stream.ready else outcome
-            self._note_left_alone(stream, outcome)
+            self._note_skipped(stream, outcome)
             return waited_ms, 0, 0
         stream.read = True
         reply = pending.call.future.result()
@@ -146,7 +146,7 @@ class ExpertRequests:
         for stream, rows in batch.now:
             if isinstance(call, str):
                 stream.declined = call
-                self._note_left_alone(stream, call)
+                self._note_skipped(stream, call)
                 continue
             stream.pending = ExpertAsked(call, rows)
             if kind == "first" and not stream.drafted:
@@ -155,16 +155,16 @@ class ExpertRequests:
             for stream, rows in batch.later:
                 stream.ahead = ExpertAsked(call, rows)
 
-    def _note_left_alone(self, stream: Stream, outcome: str) -> None:
+    def _note_skipped(self, stream: Stream, outcome: str) -> None:
         """Have the whole text read anew: a server that failed may have been started again."""
         if outcome == "open":
             stream.read = False
 
-    def leave(self, stream: Stream) -> None:
+    def abandon(self, stream: Stream) -> None:
         """Let go of the calls of a stream that has ended."""
         for asked in (stream.pending, stream.ahead, stream.first):
             if asked is not None:
-                self._calls.leave(asked.call)
+                self._calls.abandon(asked.call)
         stream.pending = stream.ahead = stream.first = None
 
     def _too_long(self, place: Place) -> bool:
@@ -205,7 +205,7 @@ class ExpertRequests:
             return
         if not stream.received.leads_to(place):
             stream.ahead = None
-            self._calls.leave(asked.call)
+            self._calls.abandon(asked.call)
             return
         if not asked.call.future.done():
             return

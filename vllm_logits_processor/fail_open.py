@@ -56,7 +56,7 @@ class FaultObserver(Protocol):
 
 
 @dataclass
-class _Said:
+class _Logged:
     """When a fault was last logged, and how often it has come since."""
 
     at: float
@@ -84,7 +84,7 @@ class FailOpen:
         self._lost = False
         self._counted = self._worked = False
         self._in_a_row = 0
-        self._logged: dict[str, _Said] = {}
+        self._logged: dict[str, _Logged] = {}
 
     def next_step(self) -> None:
         """Begin a step."""
@@ -165,7 +165,7 @@ class FailOpen:
         self._lost = True
         self.note(error, stage=stage)
 
-    def said(self, error: BaseException, *, stage: str) -> None:
+    def report(self, error: BaseException, *, stage: str) -> None:
         """Log and count a fault without drawing anything from it."""
         if self.observer is not None:
             self.observer.observe_fault(stage=stage, reason=type(error).__name__)
@@ -173,7 +173,7 @@ class FailOpen:
 
     def note(self, error: BaseException, *, stage: str) -> None:
         """Count and log a fault; end or pause fusion if it has come back."""
-        self.said(error, stage=stage)
+        self.report(error, stage=stage)
         if self.ended or self._counted:
             return
         self._counted = True
@@ -207,7 +207,7 @@ class FailOpen:
             said.since += 1
             return
         again = f" It came {said.since} more times since it was last said." if said else ""
-        self._logged[kind] = _Said(now)
+        self._logged[kind] = _Logged(now)
         logger.error(
             "A fault costs one step, which the host decides alone (%s): %s in %s.%s%s",
             stage,

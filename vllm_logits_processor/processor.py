@@ -1,8 +1,8 @@
 """The class that vLLM loads: ``--logits-processors vllm_logits_processor:FloeLogitsProcessor``.
 
 A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
-runners with an interface each, and one class serves both: :mod:`runners.rows` follows V1's rows,
-:mod:`runners.slots` V2's slots, and :mod:`agreement` lets one rank decide for all.
+runners, each with its own interface, and one class serves both: `runners.rows` follows V1's rows,
+`runners.slots` V2's slots, and `rank_sync` lets one rank decide for all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and says so where
     it was named. V1 takes no processors under speculative decoding, and says so when it starts; V2
     does. A fault that nobody foresaw costs a step, and ends fusion, not the server, if it comes
-    back: see :mod:`fallback`.
+    back: see `vllm_logits_processor.fail_open`.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
                 self._slots = _slots(engine, vllm_config, arguments[0], self._fail_open)
             else:
                 length = vllm_config.model_config.max_model_len
-                self._rows = RowBatch(engine, max_model_len=length, fallback=self._fail_open)
+                self._rows = RowBatch(engine, max_model_len=length, fail_open=self._fail_open)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -205,7 +205,7 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     return config
 
 
-def _rank_sync(vllm_config: VllmConfig, fallback: FailOpen) -> RankSync:
+def _rank_sync(vllm_config: VllmConfig, fail_open: FailOpen) -> RankSync:
     if vllm_config.parallel_config.tensor_parallel_size == 1:
         return RankSync()
     ranks = get_tp_group()
@@ -214,7 +214,7 @@ def _rank_sync(vllm_config: VllmConfig, fallback: FailOpen) -> RankSync:
         first_rank=ranks.first_rank,
         decides=bool(ranks.is_first_rank),
         # Whether a fault has come back is for the rank that decides.
-        on_fault=partial(fallback.lose if ranks.is_first_rank else fallback.said, stage="rank"),
+        on_fault=partial(fail_open.lose if ranks.is_first_rank else fail_open.report, stage="rank"),
     )
 
 
@@ -233,7 +233,7 @@ def _slots(
     engine: FusionEngine,
     vllm_config: VllmConfig,
     states: LogitsProcRequestState,
-    fallback: FailOpen,
+    fail_open: FailOpen,
 ) -> SlotBatch:
     from vllm_logits_processor.runners.slot_tokens import token_reader
     from vllm_logits_processor.runners.slots import SlotBatch
@@ -247,5 +247,5 @@ def _slots(
         drafts=drafts > 0,
         embeddings=vllm_config.model_config.enable_prompt_embeds,
         most_new=1 + drafts,
-        fallback=fallback,
+        fail_open=fail_open,
     )

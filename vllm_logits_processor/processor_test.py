@@ -1,4 +1,4 @@
-"""How the processor follows V1's batch; V2's slots are in `processor_v2_test`.
+"""How the processor follows V1's batch; V2's slots are in `runners/slots_test.py`.
 
 Live engines are in integration_tests.
 """
@@ -45,7 +45,7 @@ def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
     """Return a processor with these parts, in place of those that a configuration names."""
     processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
     processor._config = parts._config
-    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fail_open)
+    processor._rows = RowBatch(parts, max_model_len=64, fail_open=processor._fail_open)
     return processor
 
 
@@ -186,7 +186,7 @@ def test_calls_of_a_lost_step_are_let_go_of(
 ) -> None:
     assert processor._rows is not None
     reported: list[str] = []
-    calls = processor._rows._engine._asking._calls
+    calls = processor._rows._engine._requests._calls
     calls._on_settled = lambda *, outcome, **_: reported.append(outcome)
     expert.mode = "silent"
     processor.update_state(batch(added=[added(0, b"The", [])]))

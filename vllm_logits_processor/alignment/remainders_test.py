@@ -75,7 +75,7 @@ def test_what_the_host_writes_in_several_tokens_begins_with_its_first(
     assert rest.tokens.tolist() == [first]
 
 
-def test_unlikely_rests_are_left_to_the_tail(smollm2: ByteVocabulary) -> None:
+def test_unlikely_remainders_are_left_to_the_tail(smollm2: ByteVocabulary) -> None:
     covered = Covered(top=END, remainders={b"er": 0.3, b"ed": 1e-5})
     assert len(with_remainders(covered, smollm2).remainders) == 1
     assert with_remainders(Covered(top=END), smollm2) is END

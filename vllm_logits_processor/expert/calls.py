@@ -17,11 +17,11 @@ from vllm_logits_processor.expert.protocol import ExpertError, ExpertOpenError, 
 logger = logging.getLogger(__name__)
 
 #: Most unawaited calls kept in flight; the oldest are cancelled.
-_MOST_ADRIFT = 8
+_MOST_UNAWAITED = 8
 #: First calls in flight at which no further one is started.
 _MOST_FIRST = 8
 #: Abandoned calls in flight at which none is started ahead.
-_MOST_LEFT = 4
+_MOST_ABANDONED = 4
 
 #: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
 #: that it has yet to read; ``ahead``: the expected continuation of a text.
@@ -109,16 +109,16 @@ class ExpertCalls:
     def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
         self._pool = pool
         self._on_settled = on_settled
-        self._adrift: list[ExpertCall] = []
+        self._unawaited: list[ExpertCall] = []
         self._first: list[Future[ExpertReply]] = []
-        self._left: list[Future[ExpertReply]] = []
+        self._abandoned: list[Future[ExpertReply]] = []
         self._lock = threading.Lock()
 
     @property
     def crowded(self) -> bool:
         """Whether so many abandoned calls are in flight that none should be started ahead."""
-        self._left = [future for future in self._left if not future.done()]
-        return len(self._left) >= _MOST_LEFT
+        self._abandoned = [future for future in self._abandoned if not future.done()]
+        return len(self._abandoned) >= _MOST_ABANDONED
 
     def start(
         self,
@@ -156,7 +156,7 @@ class ExpertCalls:
             patience=Patience(quick_s=deadline_s, fails_s=fails_s, life_s=life_s),
         )
         # The pool has judged these calls by now.
-        self._let_go_of_the_oldest()
+        self._cancel_oldest()
         if _is_open(future):
             return "open"
         if kind == "first":
@@ -183,10 +183,10 @@ class ExpertCalls:
                 return "open" if call.probe else "reading"
             call.outcome = outcome
             reply = call.future.result() if outcome == "answered" else None
-            first = self._tell_of(call, "failed" if outcome == "open" else outcome, reply)
+            first = self._report_once(call, "failed" if outcome == "open" else outcome, reply)
             if outcome == "late" and first:
                 # It continues: it warms the expert's prefix cache, so that later calls are in time.
-                self._adrift.append(call)
+                self._unawaited.append(call)
                 call.future.add_done_callback(lambda future: self._drop(call, future))
         return call.outcome
 
@@ -201,11 +201,11 @@ class ExpertCalls:
         if call.outcome == "late":
             call.outcome = None
 
-    def leave(self, call: ExpertCall) -> None:
+    def abandon(self, call: ExpertCall) -> None:
         """Abandon a call: it is no longer awaited, and is reported when it ends."""
-        if not call.future.done() and call.future not in self._left:
-            self._left.append(call.future)
-            self._adrift.append(call)
+        if not call.future.done() and call.future not in self._abandoned:
+            self._abandoned.append(call.future)
+            self._unawaited.append(call)
         call.future.add_done_callback(lambda future: self._end_alone(call, future))
 
     def _wait(self, call: ExpertCall) -> str:
@@ -220,33 +220,35 @@ class ExpertCalls:
             return "failed"
         return "answered"
 
-    def _let_go_of_the_oldest(self) -> None:
+    def _cancel_oldest(self) -> None:
         """Cancel the oldest of the calls whose replies are no longer useful."""
         now = time.monotonic()
-        self._adrift = [call for call in self._adrift if not call.future.done()]
+        self._unawaited = [call for call in self._unawaited if not call.future.done()]
         # Another of its streams may still await a call, or have renewed it.
-        useless = [call for call in self._adrift if call.expires < now]
-        for call in useless[:-_MOST_ADRIFT]:
+        useless = [call for call in self._unawaited if call.expires < now]
+        for call in useless[:-_MOST_UNAWAITED]:
             call.future.cancel()
 
     def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
         """Count the bytes of a late call; its reply is no longer useful."""
         if not future.cancelled() and future.exception() is None:
-            self._tell(call, "dropped", 0, future.result())
+            self._report(call, "dropped", 0, future.result())
 
     def _end_alone(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
         failed = future.cancelled() or future.exception() is not None
-        self._tell_of(call, "failed" if failed else "answered", None if failed else future.result())
+        self._report_once(
+            call, "failed" if failed else "answered", None if failed else future.result()
+        )
 
-    def _tell_of(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
+    def _report_once(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
         """Report a call once, for the first of its streams or threads."""
         with self._lock:
             first, call.reported = not call.reported, True
         if first:
-            self._tell(call, outcome, call.prompts, reply)
+            self._report(call, outcome, call.prompts, reply)
         return first
 
-    def _tell(
+    def _report(
         self, call: ExpertCall, outcome: str, prompts: int, reply: ExpertReply | None
     ) -> None:
         if self._on_settled is not None:

@@ -111,7 +111,7 @@ def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
     for future in expert.futures[4:]:
         future.set_result(REPLY)
     started(calls)
-    assert not calls._adrift
+    assert not calls._unawaited
 
 
 def test_a_first_call_is_waited_for_no_longer_and_lives_on(expert: Scripted) -> None:
@@ -193,8 +193,8 @@ def test_calls_that_are_left_are_told_of_when_they_end(expert: Scripted) -> None
     )
     left = [started(calls) for _ in range(4)]
     for call in left:
-        calls.leave(call)
-        calls.leave(call)
+        calls.abandon(call)
+        calls.abandon(call)
     assert reported == []
     assert calls.crowded
     expert.futures[0].set_result(REPLY)

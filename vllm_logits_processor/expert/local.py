@@ -102,13 +102,13 @@ class InProcessExpert:
 
     def _submit(self, future: Future[ExpertReply], *call: Any) -> None:
         try:
-            task = self._thread.submit(self._go_on, future, *call)
+            task = self._thread.submit(self._continue, future, *call)
         except RuntimeError:  # closed
             future.cancel()
             return
-        task.add_done_callback(partial(_hand_on, future))
+        task.add_done_callback(partial(_pass_on, future))
 
-    def _go_on(
+    def _continue(
         self,
         future: Future[ExpertReply],
         prompts: Sequence[Sequence[int]],
@@ -187,7 +187,7 @@ class InProcessExpert:
         return top, ids[:, 0].tolist()
 
 
-def _hand_on(future: Future[ExpertReply], task: Future[None]) -> None:
+def _pass_on(future: Future[ExpertReply], task: Future[None]) -> None:
     """End a call whose task was cancelled or failed."""
     error = None if task.cancelled() else task.exception()
     if task.cancelled():

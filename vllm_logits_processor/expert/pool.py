@@ -79,7 +79,7 @@ class CircuitBreaker:
             self.period += 1
         self._probing = False
 
-    def told_nothing(self) -> None:
+    def inconclusive(self) -> None:
         """Note a call whose outcome says nothing about the server's health."""
         if self._probing:
             self._since = -math.inf
@@ -110,7 +110,7 @@ class OnBreaker(Protocol):
 
 
 @dataclass
-class _Member:
+class _Server:
     """One server, its breaker and its latency."""
 
     url: str
@@ -153,7 +153,7 @@ class Patience:
 class _Attempt(Generic[T]):
     """One call at one server."""
 
-    member: _Member
+    server: _Server
     begun: float
     probe: bool
     #: The breaker's period when it began.
@@ -236,8 +236,8 @@ class ExpertPool:
     ) -> None:
         if not experts or (hedge_ms is not None and loop is None):
             raise ValueError("A pool needs a server, and for hedging a loop that keeps the time.")
-        self._members = [
-            _Member(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
+        self._servers = [
+            _Server(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
             for url, expert in experts.items()
         ]
         self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(experts) > 1 else None
@@ -245,17 +245,17 @@ class ExpertPool:
         self._on_breaker = on_breaker
         self._model = model
         self._calls: dict[Future[Any], _Call[Any]] = {}
-        self._flying: list[tuple[_Call[Any], _Attempt[Any]]] = []
+        self._in_flight: list[tuple[_Call[Any], _Attempt[Any]]] = []
         # Guards the state of calls and breakers; never held while waiting for a server.
         self._lock = threading.Lock()
         with self._lock:
-            for member in self._members:
-                self._report(member)
+            for server in self._servers:
+                self._report(server)
 
     @property
     def context(self) -> int | None:
         """The most tokens of a text, if the experts report it."""
-        known = [getattr(member.expert, "context", None) for member in self._members]
+        known = [getattr(server.expert, "context", None) for server in self._servers]
         return min((each for each in known if isinstance(each, int)), default=None)
 
     def start(
@@ -311,16 +311,16 @@ class ExpertPool:
 
     def close(self) -> None:
         """Close the servers' connections; calls in flight are cancelled."""
-        for member in self._members:
-            member.expert.close()
+        for server in self._servers:
+            server.expert.close()
         if self._loop is not None:
             self._loop.close()
 
     def _begin(self, call: _Call[T]) -> Future[T]:
-        self._look_at_the_time()
+        self._check_time_limits()
         attempt = self._send(call)
         if attempt is None:
-            call.future.set_exception(_left_alone())
+            call.future.set_exception(_all_open())
             return call.future
         call.future.add_done_callback(lambda _: self._end(call))
         while attempt is not None and call.probing:
@@ -344,40 +344,40 @@ class ExpertPool:
             older = self._probes_before(attempt) if attempt.probe else []
             call.attempts.append(attempt)
             self._calls[call.future] = call
-            self._flying.append((call, attempt))
+            self._in_flight.append((call, attempt))
         _cancel(older)
-        attempt.future = call.ask(attempt.member.expert)
-        attempt.future.add_done_callback(partial(self._over, call, attempt))
+        attempt.future = call.ask(attempt.server.expert)
+        attempt.future.add_done_callback(partial(self._ended, call, attempt))
         return attempt
 
     def _choose(self, call: _Call[T], now: float) -> _Attempt[T] | None:
-        asked = [attempt.member for attempt in call.attempts]
-        free = [member for member in self._members if member not in asked]
-        for member in sorted(free, key=lambda member: member.expected_s(now)):
-            breaker = member.breaker
+        asked = [attempt.server for attempt in call.attempts]
+        free = [server for server in self._servers if server not in asked]
+        for server in sorted(free, key=lambda server: server.expected_s(now)):
+            breaker = server.breaker
             if not call.counts and breaker.state != "closed":
                 continue
             if breaker.allows(now):
-                self._report(member)
-                member.asked_at = now
+                self._report(server)
+                server.asked_at = now
                 probe = breaker.state == "half-open"
-                return _Attempt(member, now, probe, breaker.period, call.patience)
+                return _Attempt(server, now, probe, breaker.period, call.patience)
         return None
 
     def _probes_before(self, attempt: _Attempt[Any]) -> list[_Attempt[Any]]:
         """Return the probes of a server that are too old to continue."""
-        probes = [each for _, each in self._flying if each.probe]
-        older = [each for each in probes if each.member is attempt.member][:-1]
+        probes = [each for _, each in self._in_flight if each.probe]
+        older = [each for each in probes if each.server is attempt.server][:-1]
         for each in older:
             each.judged = True
         return older
 
-    def _look_at_the_time(self) -> None:
+    def _check_time_limits(self) -> None:
         """Count calls past `fails_s` as failures, and cancel those past `life_s`."""
         now = time.monotonic()
         with self._lock:
             ended = []
-            for call, attempt in list(self._flying):
+            for call, attempt in list(self._in_flight):
                 taken = now - attempt.begun
                 if call.counts and taken > attempt.patience.fails_s:
                     ended += self._judge(attempt, now, failed=True)
@@ -385,13 +385,13 @@ class ExpertPool:
                     ended.append(attempt)
         _cancel(ended)
 
-    def _over(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
+    def _ended(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
         """Process the end of an attempt: reply, error or cancellation."""
         error = None if future.cancelled() else future.exception()
         now = time.monotonic()
         with self._lock:
             attempt.over = True
-            self._flying.remove((call, attempt))
+            self._in_flight.remove((call, attempt))
             dropped: list[_Attempt[Any]] = []
             if call.counts and not (call.named and isinstance(error, NoSuchModelError)):
                 failed = error is not None or now - attempt.begun > attempt.patience.fails_s
@@ -405,9 +405,9 @@ class ExpertPool:
             if call.future.set_running_or_notify_cancel():
                 call.future.set_result(future.result())
         elif not waiting:
-            self._go_on(call, attempt, error, cancelled=future.cancelled())
+            self._continue(call, attempt, error, cancelled=future.cancelled())
 
-    def _go_on(
+    def _continue(
         self,
         call: _Call[T],
         attempt: _Attempt[T],
@@ -422,7 +422,7 @@ class ExpertPool:
                 following = self._send(call)
             if following is not None:
                 return
-        self._fail(call, _left_alone() if attempt.dropped else error)
+        self._fail(call, _all_open() if attempt.dropped else error)
 
     def _judge(
         self, attempt: _Attempt[Any], now: float, *, failed: bool, cancelled: bool = False
@@ -431,23 +431,23 @@ class ExpertPool:
         if attempt.judged:
             return []
         attempt.judged = True
-        member, taken = attempt.member, now - attempt.begun
+        server, taken = attempt.server, now - attempt.begun
         quick, overdue = taken <= attempt.patience.quick_s, taken > attempt.patience.fails_s
         # An overtaken attempt took longer than this, which suffices to prefer the other server.
         if not attempt.dropped and (overdue or (quick and not failed)):
-            member.took(taken)
-        if attempt.period != member.breaker.period:
+            server.took(taken)
+        if attempt.period != server.breaker.period:
             return []
         if failed:
-            member.breaker.failed(now)
+            server.breaker.failed(now)
         elif quick and not cancelled:
-            member.breaker.succeeded()
+            server.breaker.succeeded()
         elif attempt.probe:
-            member.breaker.told_nothing()
-        self._report(member)
-        if attempt.period == member.breaker.period or member.breaker.state == "closed":
+            server.breaker.inconclusive()
+        self._report(server)
+        if attempt.period == server.breaker.period or server.breaker.state == "closed":
             return []
-        left = [each for _, each in self._flying if each.member is member]
+        left = [each for _, each in self._in_flight if each.server is server]
         for each in left:
             each.dropped = True
         return left
@@ -470,12 +470,12 @@ class ExpertPool:
             losers = [each for each in call.attempts if not each.over and not each.probe]
         _cancel(losers)
 
-    def _report(self, member: _Member) -> None:
-        state = member.breaker.state
-        if state != member.reported:
-            member.reported = state
+    def _report(self, server: _Server) -> None:
+        state = server.breaker.state
+        if state != server.reported:
+            server.reported = state
             if self._on_breaker is not None:
-                self._on_breaker(url=member.url, state=state)
+                self._on_breaker(url=server.url, state=state)
 
 
 def _cancel(attempts: Sequence[_Attempt[Any]]) -> None:
@@ -485,5 +485,5 @@ def _cancel(attempts: Sequence[_Attempt[Any]]) -> None:
             attempt.future.cancel()
 
 
-def _left_alone() -> ExpertOpenError:
+def _all_open() -> ExpertOpenError:
     return ExpertOpenError("The expert has failed repeatedly and is left alone for a while.")

@@ -240,7 +240,7 @@ def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
     breaker = CircuitBreaker(threshold=1, cooldown_s=10)
     breaker.failed(0)
     assert breaker.allows(10)
-    breaker.told_nothing()
+    breaker.inconclusive()
     assert breaker.state == "half-open"
     assert breaker.allows(11)
     breaker.failed(12)

@@ -71,13 +71,13 @@ class Departures:
     ----------
     engine : FusionEngine
         Receives every ended stream, once.
-    fallback : FailOpen, optional
+    fail_open : FailOpen, optional
         Confines a fault in ending a stream to that stream.
     """
 
-    def __init__(self, engine: FusionEngine, *, fallback: FailOpen | None = None) -> None:
+    def __init__(self, engine: FusionEngine, *, fail_open: FailOpen | None = None) -> None:
         self._engine = engine
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._step = 0
         #: In the order of leaving, with the step of leaving.
         self._away: list[tuple[int, Stream]] = []
@@ -111,10 +111,10 @@ class Departures:
     def report_all(self) -> None:
         """Report all as ended; one that comes back anyway continues."""
         for _, stream in self._away:
-            self._fallback.aside(partial(self._engine.report_stream, stream), stage="end")
+            self._fail_open.aside(partial(self._engine.report_stream, stream), stage="end")
 
     def _end(self, stream: Stream) -> None:
-        self._fallback.aside(partial(self._engine.end_stream, stream), stage="end")
+        self._fail_open.aside(partial(self._engine.end_stream, stream), stage="end")
 
 
 #: Seconds without a step after which streams are reported as ended.

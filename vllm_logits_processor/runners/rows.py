@@ -38,20 +38,20 @@ class RowBatch:
     engine : FusionEngine
     max_model_len : int
         Most tokens of a prompt and its answer together.
-    fallback : FailOpen, optional
+    fail_open : FailOpen, optional
         Runs what may fail. Following the batch may not: after a lost step the rows are correct.
     """
 
     def __init__(
-        self, engine: FusionEngine, *, max_model_len: int, fallback: FailOpen | None = None
+        self, engine: FusionEngine, *, max_model_len: int, fail_open: FailOpen | None = None
     ) -> None:
         self._engine = engine
         self._max_model_len = max_model_len
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._rows: dict[int, _Row] = {}
         #: Requests whose streams are not open yet, by row.
         self._new: dict[int, _Row] = {}
-        self._departures = Departures(engine, fallback=self._fallback)
+        self._departures = Departures(engine, fail_open=self._fail_open)
 
     @property
     def streams(self) -> dict[int, Stream]:
@@ -62,7 +62,7 @@ class RowBatch:
         """Follow the batch, then start the expert's call, before the forward pass."""
         if update is not None:
             self._follow(update)
-        self._fallback.run(self._start, otherwise=None, stage="begin", undo=self.abandon)
+        self._fail_open.run(self._start, otherwise=None, stage="begin", undo=self.abandon)
 
     def decide(self, logits: torch.Tensor) -> FusedCells:
         """Join the expert's call; logits have shape (requests, vocabulary), float32."""
@@ -70,7 +70,7 @@ class RowBatch:
         if not streams:
             return FusedCells.none()
         cells = self._engine.decide(logits, streams)
-        self._fallback.worked()
+        self._fail_open.worked()
         return cells
 
     def abandon(self) -> None:
@@ -87,7 +87,7 @@ class RowBatch:
     def _start(self) -> None:
         self._departures.step()
         for row, each in list(self._new.items()):
-            if self._fallback.aside(partial(self._open, row, each), stage="open"):
+            if self._fail_open.aside(partial(self._open, row, each), stage="open"):
                 del self._new[row]
                 continue
             each.tries += 1
@@ -133,7 +133,7 @@ class RowBatch:
             return
         ends = rule.ends(len(stream.output_ids), stream.output_ids[-1:])
         then: Callable[[Stream], None] = self._engine.end_stream if ends else self._departures.leave
-        self._fallback.aside(partial(then, stream), stage="end")
+        self._fail_open.aside(partial(then, stream), stage="end")
 
     def _open(self, row: int, each: _Row) -> None:
         """Give a request its stream: its former one if it comes back with the same list object.

@@ -79,7 +79,7 @@ class SlotBatch:
         Whether prompts may be given as embeddings.
     most_new : int
         Most tokens that one step adds to a request.
-    fallback : FailOpen, optional
+    fail_open : FailOpen, optional
         Runs what may fail. Following the batch may not: after a lost step the slots are correct.
     idle_s : float
     """
@@ -94,7 +94,7 @@ class SlotBatch:
         drafts: bool,
         embeddings: bool,
         most_new: int = 1,
-        fallback: FailOpen | None = None,
+        fail_open: FailOpen | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self._engine = engine
@@ -104,9 +104,9 @@ class SlotBatch:
         self._drafts = drafts
         self._embeddings = embeddings
         self._most_new = most_new
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._slots: dict[int, _Slot] = {}
-        self._departures = Departures(engine, fallback=self._fallback)
+        self._departures = Departures(engine, fail_open=self._fail_open)
         #: Requests that were in the last step's batch or were added since, and those that this step
         #: started with.
         self._present: dict[int, _Slot] = {}
@@ -120,7 +120,7 @@ class SlotBatch:
         self._lock = threading.Lock()
         self._idle_s = idle_s
         self._active_at: float | None = None
-        self._watch = IdleWatch(self.settle_if_idle, every_s=idle_s / 2)
+        self._watch = IdleWatch(self.report_if_idle, every_s=idle_s / 2)
 
     @property
     def streams(self) -> dict[int, Stream]:
@@ -145,7 +145,7 @@ class SlotBatch:
         """
         with self._lock:
             self._follow()
-            self._fallback.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
+            self._fail_open.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
 
     def decide(self, logits: torch.Tensor, ctx: LogitsContext) -> FusedCells:
         """Join the expert's call; logits have shape (rows, vocabulary), float32.
@@ -153,7 +153,7 @@ class SlotBatch:
         Called once for each part of a batch that vLLM verifies in parts.
         """
         with self._lock:
-            cells = self._fallback.run(
+            cells = self._fail_open.run(
                 partial(self._decide, logits, ctx),
                 otherwise=FusedCells.none(),
                 stage="decide",
@@ -175,7 +175,7 @@ class SlotBatch:
                 self._end(slot)
             self._departures.end_all()
 
-    def settle_if_idle(self) -> None:
+    def report_if_idle(self) -> None:
         """Report all streams as ended if there was no step for `idle_s`."""
         if not self._lock.acquire(blocking=False):
             return  # a step is under way
@@ -185,7 +185,7 @@ class SlotBatch:
                 return
             self._active_at = None
             for stream in self.streams.values():
-                self._fallback.aside(partial(self._engine.report_stream, stream), stage="end")
+                self._fail_open.aside(partial(self._engine.report_stream, stream), stage="end")
             self._departures.report_all()
         finally:
             self._lock.release()
@@ -201,7 +201,7 @@ class SlotBatch:
                 self._active_at = time.monotonic()
             if before is not None and before.stream is not None:
                 leave = partial(self._leave, slot, before, before.stream, present=present)
-                self._fallback.aside(leave, stage="end")
+                self._fail_open.aside(leave, stage="end")
 
     def _leave(self, slot: int, before: _Slot, stream: Stream, *, present: bool) -> None:
         # A slot may be reused in the step after its last token, which has not been read yet.
@@ -264,7 +264,7 @@ class SlotBatch:
         if not rows:
             return FusedCells.none()
         cells = self._engine.decide(logits, rows, drafts)
-        self._fallback.worked()
+        self._fail_open.worked()
         return cells
 
     def _abandon(self) -> None:
@@ -288,7 +288,7 @@ class SlotBatch:
             each = self._slots.get(slot)
             if each is None or each is not self._read_for[slot]:
                 continue  # the tokens are of a request that was there before
-            if self._fallback.aside(partial(self._taken, slot, each, tokens), stage="open"):
+            if self._fail_open.aside(partial(self._taken, slot, each, tokens), stage="open"):
                 continue
             each.tries += 1
             if each.tries >= MOST_TRIES:
@@ -340,7 +340,7 @@ class SlotBatch:
         self._absent.pop(slot, None)
         self._present.pop(slot, None)
         if each.stream is not None:
-            self._fallback.aside(partial(self._engine.end_stream, each.stream), stage="end")
+            self._fail_open.aside(partial(self._engine.end_stream, each.stream), stage="end")
 
     def _rows(
         self, count: int, ctx: LogitsContext

@@ -70,7 +70,7 @@ def test_forks_of_a_lost_step_let_go_of_their_calls(
 ) -> None:
     runner = Runner(engine(expert), drafts=True)
     left: list[Any] = []
-    monkeypatch.setattr(runner.batch._engine._asking, "leave", left.append)
+    monkeypatch.setattr(runner.batch._engine._requests, "abandon", left.append)
 
     def fault(*arguments: object, **options: object) -> None:
         raise MemoryError

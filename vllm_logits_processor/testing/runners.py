@@ -48,7 +48,7 @@ class Runner:
             prefill_len=_buffer(np=np.zeros(SLOTS, dtype=np.int32)),
             total_len=_buffer(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
         )
-        self.fallback = FailOpen()
+        self.fail_open = FailOpen()
         self.batch = SlotBatch(
             parts,
             self.states,
@@ -57,11 +57,11 @@ class Runner:
             drafts=drafts,
             embeddings=embeddings,
             most_new=3 if drafts else 1,
-            fallback=self.fallback,
+            fail_open=self.fail_open,
             idle_s=idle_s,
         )
         self.processor = FloeLogitsProcessor(VllmConfig(), self.states)
-        self.processor._fail_open = self.fallback
+        self.processor._fail_open = self.fail_open
         self.processor._config = parts._config
         self.processor._slots = self.batch
         self.ended: list[Stream] = []
