@@ -325,7 +325,7 @@ def test_without_any_device_the_run_ends_with_every_reason(
     assert last_round()["notes"][-1] == "No device can take part: none is connected."
 
 
-def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
+def test_a_device_s_own_floor_of_noise_reaches_the_server(
     run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
 ) -> None:
     own = {"partition-id": 0, "num-partitions": 1, "simulated": True, "min-embedding-noise": 0.5}
@@ -337,29 +337,29 @@ def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
     assert said in log.text
 
 
-def test_noise_that_was_told_before_stays_and_is_noted(
+def test_noise_that_was_sent_before_stays_and_is_noted(
     run_config: dict[str, ConfigValue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "flower_strategy.device.embedding_noise.state_dir", lambda: tmp_path / "state"
     )
     once = {**run_config, "rounds": 1, "local-steps": 1}
-    told = [
+    strategies = [
         run({**once, "embedding-noise": noise, "embedding-texts": texts}, nodes=2)[0].state
         for noise, texts in ((0.3, 8), (0.0, 3))
     ]
-    for node, profile in told[0].profiles.items():
-        later = told[1].profiles[node]
+    for node, profile in strategies[0].profiles.items():
+        later = strategies[1].profiles[node]
         np.testing.assert_array_equal(later.embedding, profile.embedding)
         assert later.embedding_noise == 0.3
-    said = [[note for note in each.history[0].notes if "noisier" in note] for each in told]
+    said = [[note for note in each.history[0].notes if "noisier" in note] for each in strategies]
     assert said[0] == []
     (note,) = said[1]
     assert note.startswith("2 devices keep to the noisier task embedding")
     assert note.endswith("noise up to 0.3, asked were 0")
 
 
-def test_banks_are_written_out_for_those_who_read_them_alone(
+def test_adapters_are_written_out_only_for_those_who_read_them(
     run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []

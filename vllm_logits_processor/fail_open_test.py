@@ -164,7 +164,9 @@ def test_one_place_is_logged_once_a_minute(
         (ValueError("out of memory"), False),
     ],
 )
-def test_want_of_memory_is_told_from_other_faults(error: Exception, *, short: bool) -> None:
+def test_want_of_memory_is_distinguished_from_other_faults(
+    error: Exception, *, short: bool
+) -> None:
     assert out_of_memory(error) is short
 
 

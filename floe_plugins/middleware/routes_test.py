@@ -26,7 +26,7 @@ GENERATE = "/inference/v1/generate"
         ("/v9/a-route-of-next-year", {"anything": {"deep": [MAIL]}}),
     ],
 )
-def test_what_cannot_be_told_to_stay_is_refused(path: str, body: dict[str, Any]) -> None:
+def test_what_cannot_be_kept_here_is_refused(path: str, body: dict[str, Any]) -> None:
     server = Server()
     gate = PrivacyGate(server, settings=SETTINGS)
     reply = ask(gate, {**body, "vllm_xargs": {"floe": "host"}}, path)
@@ -36,7 +36,7 @@ def test_what_cannot_be_told_to_stay_is_refused(path: str, body: dict[str, Any])
     assert ask(gate, {"query": "What is 2 + 2?"}, path).status == 200
 
 
-def test_token_ids_are_told_to_stay_where_their_options_are() -> None:
+def test_token_ids_are_kept_here_where_their_options_are() -> None:
     server = Server()
     body = {"token_ids": [1, 2], "sampling_params": {"extra_args": {"floe": "fused"}}}
     assert ask(PrivacyGate(server, settings=SETTINGS), body, GENERATE).verdict == "local"

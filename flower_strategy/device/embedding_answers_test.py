@@ -84,8 +84,8 @@ def test_a_process_that_dies_while_it_writes_leaves_nothing_for_long(
     assert len(left(path)) == 1
     assert tell(path, "three") == secret
     assert left(path) == []
-    told = json.loads(path.read_text("utf-8"))["answers"]
-    assert [answer["texts"] for answer in told] == [["one"], ["three"]]
+    stored = json.loads(path.read_text("utf-8"))["answers"]
+    assert [answer["texts"] for answer in stored] == [["one"], ["three"]]
 
 
 def test_processes_that_begin_at_once_agree(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_not_taken_for_absent(path: Path, content: str, c
     assert path.read_text("utf-8") == content
 
 
-def test_what_cannot_be_kept_is_not_told(
+def test_what_cannot_be_kept_is_not_sent(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object) -> None:

@@ -156,7 +156,7 @@ def _answered(
         # The server must not see the paths.
         logger.warning("The embedding's answer is by %s, asked is %s.", answer.model, base.path)
         raise EmbeddingRefusedError(
-            "This device has told a noisy embedding of its texts by another base model and tells "
+            "This device has sent a noisy embedding of its texts by another base model and sends "
             "no second one: the two would have less noise together. Its owner can remove its "
             f"folder {ANSWERS_FOLDER!r} to allow that."
         )

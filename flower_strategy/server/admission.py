@@ -324,7 +324,7 @@ def note_noisier(steps: Steps, round: Round, profiles: Iterable[DeviceProfile]) 
     more = [p.embedding_noise for p in profiles if p.embedding_noise > asked]
     if more:
         round.note(
-            f"{len(more)} devices keep to the noisier task embedding that they have told of "
+            f"{len(more)} devices keep to the noisier task embedding that they have sent for "
             f"the same texts before: noise up to {max(more):g}, asked were {asked:g}"
         )
 

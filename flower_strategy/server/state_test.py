@@ -121,7 +121,7 @@ def test_one_odd_round_among_usual_ones_changes_nothing() -> None:
     assert after(Slowdown(), 1.6, 1.0, 1.6, 0.7, 1.7, 0.6) == Slowdown(1.0, (0.6,))
 
 
-def test_noise_within_the_band_never_moves_the_pace() -> None:
+def test_noise_within_the_band_never_moves_the_slowdown() -> None:
     generator = np.random.default_rng(0)
     slowdown = Slowdown(1.4)
     for ratio in generator.uniform(1.4 / BAND, 1.4 * BAND, 500):
@@ -129,11 +129,11 @@ def test_noise_within_the_band_never_moves_the_pace() -> None:
     assert slowdown.factor == 1.4
 
 
-def test_a_late_reply_doubles_the_pace() -> None:
+def test_a_late_reply_doubles_the_slowdown() -> None:
     assert Slowdown(1.5).late().factor == 3.0
 
 
-def test_no_observation_makes_the_pace_endless_or_zero() -> None:
+def test_no_observation_makes_the_slowdown_endless_or_zero() -> None:
     slowdown = Slowdown()
     for _ in range(2000):
         slowdown = slowdown.late()

@@ -258,7 +258,7 @@ def test_a_model_without_an_end_leaves_the_others_alone() -> None:
     assert maps.first_expert[sorted(host.end_ids)].tolist() == [NOTHING]
 
 
-def test_progress_is_told_and_reaches_the_end() -> None:
+def test_progress_is_reported_and_reaches_the_end() -> None:
     host, expert = with_ends("byte-level", "<|end|>"), with_ends("sentencepiece", "</s>")
     reported: list[tuple[int, int]] = []
     build_maps(host, expert, progress=lambda done, total: reported.append((done, total)))

@@ -162,7 +162,9 @@ def test_an_offset_in_front_of_the_boundary_is_refused(smollm2: ByteVocabulary) 
         prefix.tail(12)
 
 
-def test_the_boundary_is_right_in_the_step_in_which_text_settles(smollm2: ByteVocabulary) -> None:
+def test_the_boundary_is_right_in_the_step_in_which_text_becomes_final(
+    smollm2: ByteVocabulary,
+) -> None:
     prefix = ExpertPrefix(smollm2)
     for _ in range(200):
         prefix.extend(b" watching the cat")

@@ -85,7 +85,7 @@ def test_waiting_ends_at_the_deadline(calls: ExpertCalls) -> None:
     assert 0.05 < time.monotonic() - begun < 1.0
 
 
-def test_a_failing_expert_is_left_alone(calls: ExpertCalls, expert: Scripted) -> None:
+def test_a_failing_expert_is_skipped(calls: ExpertCalls, expert: Scripted) -> None:
     for _ in range(2):
         call = started(calls)
         expert.futures[-1].set_exception(ExpertError("down"))
@@ -185,7 +185,7 @@ def test_a_call_that_was_late_for_one_stream_may_be_in_time_for_another(
     assert reported == ["late", "dropped"]
 
 
-def test_calls_that_are_left_are_told_of_when_they_end(expert: Scripted) -> None:
+def test_abandoned_calls_are_reported_when_they_end(expert: Scripted) -> None:
     reported: list[tuple[str, int]] = []
     pool = ExpertPool({"x": expert}, failures=100, cooldown_s=60)
     calls = ExpertCalls(
@@ -207,7 +207,7 @@ def test_calls_that_are_left_are_told_of_when_they_end(expert: Scripted) -> None
     assert reported[2:] == [("late", 1), ("dropped", 0)]
 
 
-def test_every_call_is_told_once_and_the_bytes_of_a_late_one_when_it_ends(
+def test_every_call_is_reported_once_and_the_bytes_of_a_late_one_when_it_ends(
     expert: Scripted,
 ) -> None:
     reported: list[tuple[str, int, int, int]] = []

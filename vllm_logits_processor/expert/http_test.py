@@ -145,7 +145,7 @@ def test_a_score_of_another_shape_is_refused(
         expert.score([6, 7], model="slm").result(timeout=5)
 
 
-def test_a_server_that_runs_floe_is_asked_for_its_models_own_word(
+def test_a_server_that_runs_floe_is_asked_for_its_models_own_distribution(
     server: FakeExpert, expert: CompletionsExpert
 ) -> None:
     expert.start([[1]], model="slm").result(timeout=5)

@@ -83,7 +83,7 @@ def test_the_quicker_server_is_asked() -> None:
         assert both.states == [("first", "closed"), ("second", "closed")]
 
 
-def test_a_failing_server_costs_no_call_and_is_left_alone() -> None:
+def test_a_failing_server_costs_no_call_and_is_skipped() -> None:
     with servers() as both:
         both.first.status = 500
         assert [both.ask() for _ in range(6)] == [2] * 6
@@ -142,7 +142,7 @@ def test_a_late_call_counts_against_its_server_though_it_is_answered_later() -> 
         assert both.ask() == 2
 
 
-def test_a_call_goes_on_at_another_server_when_its_own_is_left_alone() -> None:
+def test_a_call_continues_at_another_server_when_its_own_is_skipped() -> None:
     with servers(failures=1) as both:
         both.first.delay_s = 3.0
         reading = both.pool.start([[1]], model="slm", patience=Patience(fails_s=60))

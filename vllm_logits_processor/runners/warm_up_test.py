@@ -64,7 +64,7 @@ def test_those_of_the_sampler_are_dropped(runner: Runner, expert: Scripted) -> N
         ("determine_available_memory", "vllm.v1.worker.cpu_worker"),
     ],
 )
-def test_those_that_look_like_anybodys_are_told_by_who_adds_them(
+def test_those_that_look_like_anybodys_are_known_by_who_adds_them(
     runner: Runner, expert: Scripted, params: SamplingParams, method: str, module: str
 ) -> None:
     from_a_worker(method, module)(lambda: warm_up(runner, params))
