@@ -169,7 +169,9 @@ class _Instruments:
             "floe_error_bound", "Mass of the expert that stayed unknown, fused rows.", _BOUNDS
         )
         self._wait = histogram("floe_wait_seconds", "Time that a row's join took.", _SECONDS)
-        self._followed = counter("floe_lookahead_hits", "Rows that look-ahead had served.")
+        self._followed = counter(
+            "floe_lookahead_hits", "Fused rows that look-ahead answered in advance."
+        )
         self.faults = Counter(
             "floe_faults",
             "Faults in Floe itself, each of which cost a step or a request its fusion.",
