@@ -259,7 +259,7 @@ class LocalModel:
 
 
 def most_reads(texts: Sequence[Sequence[int]]) -> int:
-    """Return how many chunks `LocalModel.read_on` computes for some texts if the cache has room."""
+    """Return the most chunks that `LocalModel.read_on` computes for some texts."""
     return sum(1 + len(text) // _READ_CHUNK for text in texts)
 
 
