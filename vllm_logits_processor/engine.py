@@ -51,14 +51,14 @@ def host_entropies(logits: torch.Tensor, rows: IntArray) -> Float64Array:
         Nats.
     """
     logprobs = torch.log_softmax(logits[torch.from_numpy(rows).to(logits.device)], dim=-1)
-    # 0 ln 0 is 0, not NaN: masked tokens do not count.
+    # 0 ln 0 is 0, not NaN: masked tokens have no part in it.
     terms = logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)
     return -terms.sum(dim=-1).double().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The two tokenizers and the alignment between them."""
+    """The two models as alignment sees them."""
 
     host: ByteVocabulary
     expert: ByteVocabulary
@@ -67,7 +67,7 @@ class Pair:
 
 
 class HiddenTokenError(FloeError):
-    """vLLM does not show the processor its sampled tokens."""
+    """vLLM does not show the processor what it has sampled."""
 
 
 class FusionEngine:
@@ -83,7 +83,7 @@ class FusionEngine:
         None for an expert that may see everything.
     metrics : FusionMetrics
     scorer : PromptScorer, optional
-        Without it, streams start without evidence.
+        Without it, streams begin without evidence.
     """
 
     def __init__(
@@ -108,32 +108,32 @@ class FusionEngine:
         covers = 0 if pair.host.equals(pair.expert) else config.covers
         self._requests = ExpertRequests(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
-        #: Streams of the draft rows of the current step.
+        #: Streams of the draft rows of the step under way.
         self._forks: list[Stream] = []
 
     @property
     def metrics(self) -> FusionMetrics:
-        """The metrics of this engine."""
+        """Where what this engine does is counted."""
         return self._metrics
 
     def new_stream(
         self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
     ) -> Stream | None:
-        """Return the state of a request, or None if the expert is never asked.
+        """Return the state of a request, or None where the expert is never to be asked.
 
         Parameters
         ----------
         prompt_ids : sequence of int or None
-            Host tokens of the prompt; None for one given as embeddings. A prompt that mixes both
-            counts as embeddings.
+            Host tokens of the prompt; None for one that is given as embeddings. A prompt in which
+            these are mixed is taken for one.
         output_ids : list of int
-            vLLM's own list of the answer's tokens, which grows.
+            The engine's own list of the answer's tokens; it is read as it grows.
         options : RequestOptions
         """
         if not self._config.fuses(options.mode):
             return None
         if prompt_ids is not None and max(prompt_ids, default=0) >= len(self._pair.host):
-            # Ids outside the vocabulary stand for embeddings.
+            # Tokens that no tokenizer made stand for embeddings.
             prompt_ids = None
         expert = self._pair.expert
         opening = self._pair.conversation.opening(prompt_ids or ())
@@ -153,17 +153,17 @@ class FusionEngine:
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
-        """Add new tokens and start the calls for the next positions.
+        """Take in new tokens and start the calls for the positions that come next.
 
         Parameters
         ----------
         streams : sequence of Stream
-            The streams of the step; `decide` may ask for them again.
+            Those of the step; they may be asked about again in `decide`.
 
         Notes
         -----
-        Streams whose last token is not known yet, and those for which the expert is asked only if
-        the host is unsure, are left to `decide`.
+        Streams whose last token is not known yet, and those that are asked about only where the
+        host is unsure, are left for `decide`.
         """
         self._ask(streams, host_is_unsure=False)
 
@@ -173,27 +173,27 @@ class FusionEngine:
         streams: Mapping[int, Stream],
         drafts: Mapping[int, Sequence[int]] | None = None,
     ) -> FusedCells:
-        """Join the calls and fuse the rows whose reply arrived in time.
+        """Join the calls and fuse the rows whose expert has answered in time.
 
         Parameters
         ----------
         logits : torch.Tensor, shape (rows, vocabulary), float32
-            Read only.
+            Read, and left as it is.
         streams : mapping of row to Stream
-            Rows without a stream are left to the host.
+            Rows without a stream are the host's.
         drafts : mapping of row to sequence of int, optional
-            Draft tokens that the host was fed before a row, after the stream's own (speculative
+            Draft tokens that the host was fed before a row, beyond the stream's own (speculative
             decoding). A stream then has several rows.
 
         Returns
         -------
         FusedCells
-            The changes to `logits`, which every rank must write.
+            What changes in `logits`: to be written by every rank alike.
 
         Raises
         ------
         HiddenTokenError
-            If vLLM still hides the last sampled token of a stream.
+            If the engine still hides the last sampled token of a stream.
         """
         if any(stream.waits_for_token for stream in streams.values()):
             raise HiddenTokenError(
@@ -203,7 +203,7 @@ class FusionEngine:
                 "--no-async-scheduling."
             )
         before = {row: tuple(tokens) for row, tokens in (drafts or {}).items() if tokens}
-        # The committed text is decided first: forks start from what it received.
+        # What is decided for the committed text comes first: a fork begins with what it knows.
         self._ask(list(streams.values()), host_is_unsure=False)
         at = {
             row: stream.forked(before[row]) if row in before else stream
@@ -236,16 +236,16 @@ class FusionEngine:
         self._metrics.observe_stream(stream.summary)
 
     def report_stream(self, stream: Stream) -> None:
-        """Log and count a stream that may have ended; if it continues, its figures start anew."""
+        """Log and count a stream that may have ended; one that goes on begins new figures."""
         self.end_stream(stream)
         stream.reopen()
         stream.summary, stream.reported = StreamSummary(), True
 
     def abandon_step(self, streams: Sequence[Stream]) -> None:
-        """Abandon what a step had started before a fault ended it.
+        """Let go of what a step had begun that a fault has ended.
 
-        Calls in flight continue and are reported when they end. The streams continue with the next
-        step.
+        The calls in flight run on unwatched, and are reported when they end. The streams go on
+        with the next step.
         """
         forks, self._forks = self._forks, []
         for stream in (*streams, *forks):
@@ -260,9 +260,9 @@ class FusionEngine:
         self._metrics.close()
 
     def _ask(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
-        """Advance the streams; start calls for those that are undecided and may leave."""
+        """Advance the streams and begin what is undecided and may leave."""
         asking = []
-        # With speculative decoding a stream occurs once per row.
+        # With speculative decoding a stream comes once per row.
         for stream in {id(stream): stream for stream in streams}.values():
             if stream.torn:
                 self._rebuild(stream)
@@ -276,13 +276,13 @@ class FusionEngine:
         self._requests.begin(asking, host_is_unsure=host_is_unsure)
 
     def _rebuild(self, stream: Stream) -> None:
-        """Rebuild a stream that a fault left inconsistent."""
+        """Begin anew what a fault has left half done."""
         fresh = self.new_stream(stream.prompt_ids, stream.output_ids, stream.options)
         assert fresh is not None  # the stream itself was made of these
         stream.rebuild(fresh)
 
     def _score_prompt(self, stream: Stream) -> None:
-        """Have the prompt scored at the first position; use the scores once they arrive."""
+        """Have the prompt scored at the first position; take in the scores when they are there."""
         if self._scorer is None:
             return
         if stream.position == 0 and stream.scores is None and not stream.summary.tokens:
@@ -337,7 +337,7 @@ class FusionEngine:
         top = stacked([with_remainders(each, self._pair.host) for each in distributions.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(distributions)}
-        # By length: a row's evidence continues that of the row before it.
+        # By length: what a row knows goes on from what the row before it knows.
         for row in sorted(drafts, key=lambda row: len(drafts[row])):
             for before in (other for other in streams if streams[other] is streams[row]):
                 if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:
@@ -361,9 +361,9 @@ class FusionEngine:
         return fused_cells(logits, rows, aligned, weights)
 
     def _judge_draft(self, stream: Stream, before: Stream, draft: int, factor: float) -> None:
-        """Give a draft row the evidence of the row before it, plus that of the draft token.
+        """Give a draft row the evidence of the row before it, and what that said of the draft.
 
-        The row's own token never counts.
+        Never what is said of the row's own token.
         """
         stream.evidence = replace(before.evidence)
         stream.evidence.observe(factor)

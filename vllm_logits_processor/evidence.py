@@ -1,10 +1,10 @@
-"""Measures which model has predicted the text better so far: running averages, per stream.
+"""Which model has predicted the text so far better: running averages, per stream.
 
-Which model is better depends on the place in the text: a word begins after a space, which is
-harder; inside a word a larger vocabulary helps; one model may spell numbers digit by digit and the
-other not. Besides the average over all tokens there is therefore one for each of a few contexts,
-distinguished by the byte before the token. A context with few observations is shrunk towards the
-overall average.
+One average would do if one model were better everywhere. But which one is better depends on where
+the text stands: after a space a word begins, which is the harder part; inside a word a larger
+vocabulary helps; numbers are spelled digit by digit by one model and not by the other. So beside
+the average over all tokens there is one for each of a few contexts, told apart by the byte in front
+of the token. A context of which little is known yet is drawn to the average over all (shrinkage).
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from vllm_logits_processor.expert.calls import what_failed
 from vllm_logits_processor.expert.protocol import Expert, ExpertError
 
-#: Most evidence of one token, nats: an expert that ruled the token out must be able to recover.
+#: One token cannot say more than this (nats): an expert that ruled the token out is wrong once, not
+#: for ever.
 _MOST = 10.0
 
-#: Tokens of a context that the overall average weighs as much as.
+#: The average over all tokens counts for as much as this many tokens of a context.
 _SHRINKAGE = 20.0
 
-#: Contexts by the byte before: inside a word, after a space, after a digit, after others.
+#: Contexts by the byte in front: inside a word, after space, after a digit, after the rest.
 _CONTEXTS = 4
 
 
 def context_after(byte: int) -> int:
-    """Return the context of a token after `byte`."""
-    # Bytes above ASCII mostly belong to letters.
+    """Return the context of a token that stands behind `byte`."""
+    # Bytes above ASCII belong to letters more often than not.
     if 65 <= byte <= 90 or 97 <= byte <= 122 or byte >= 128:
         return 0
     if byte in b" \n\r\t":
@@ -42,8 +43,8 @@ def context_after(byte: int) -> int:
 class Evidence:
     """Running averages of ``ln p_host - ln q`` over the tokens of the text.
 
-    Since ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``, and the host's row need not be
-    kept. The token that is being weighed is never part of the averages.
+    As ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``: nothing of the host's row need be
+    kept. The token that is being weighed is never among those averaged.
 
     All fields are plain numbers or tuples of them: ``dataclasses.replace`` makes an independent
     copy.
@@ -55,11 +56,11 @@ class Evidence:
     overall : float
         The average over all tokens, nats per token.
     prompt : float
-        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 if unknown.
+        ``ln p_host - ln p_expert`` per host token of the prompt, nats; 0 where it is not known.
     observed : int
         Tokens observed so far.
     context : int or None
-        Context of the next token; None while no text is known.
+        Context of the token that is weighed next; None while no text is known.
     sums, counts : tuples of float
         Decayed sum of the evidence, and number of tokens, of each context.
     """
@@ -74,17 +75,20 @@ class Evidence:
 
     @property
     def value(self) -> float:
-        """The evidence for the next token, nats per token; positive if the host has been better."""
+        """The evidence for the token that is weighed next, nats per token.
+
+        Positive where the host has been better.
+        """
         if self.context is None:
             return self.overall
         total = self.sums[self.context] + _SHRINKAGE * self.overall
         return total / (self.counts[self.context] + _SHRINKAGE)
 
     def begin(self, prompt: float) -> None:
-        """Add the evidence of the prompt; NaN stands for unknown and changes nothing.
+        """Take in the evidence of the prompt; NaN, where it is not known, changes nothing.
 
-        It may arrive after tokens have been observed: the average is then the same as if it had
-        started with the prompt.
+        It may come when tokens have been observed already: the average is then what it would be,
+        had it begun with the prompt's.
         """
         if not math.isnan(prompt):
             self.prompt = _bounded(prompt)
@@ -100,12 +104,12 @@ class Evidence:
             self.counts = self._added(self.counts, 1.0)
 
     def follow(self, data: bytes) -> None:
-        """Follow the text, which has grown by `data`: the prompt, or a token, observed or not."""
+        """Take in that the text has grown by `data`: the prompt, or a token, observed or not."""
         if data:
             self.context = context_after(data[-1])
 
     def _added(self, values: tuple[float, ...], new: float) -> tuple[float, ...]:
-        """Return decayed totals with `new` added to that of the current context."""
+        """Return decayed totals with `new` added to that of the present context."""
         changed = list(values)
         assert self.context is not None
         changed[self.context] = self.decay * changed[self.context] + new
@@ -118,20 +122,20 @@ def _bounded(nats: float) -> float:
 
 logger = logging.getLogger(__name__)
 
-#: Fewest host tokens of a prompt that is scored.
+#: A prompt of fewer host tokens says too little about either model.
 _FEWEST_TOKENS = 8
 
 
 @dataclass
 class PromptScores:
-    """The pending scores of one prompt.
+    """Scores of one prompt on their way.
 
     Parameters
     ----------
     host, expert : Future of float
-        Sum of ln p over the tokens of the prompt, except the first, nats.
+        Sum of ln p over the tokens of the prompt, the first one left out, nats.
     tokens : int
-        Number of scored host tokens.
+        Host tokens that were scored.
     """
 
     host: Future[float]
@@ -139,9 +143,9 @@ class PromptScores:
     tokens: int
 
     def evidence(self) -> float | None:
-        """Return ln p_host - ln p_expert per host token; None while it is pending.
+        """Return ln p_host - ln p_expert per host token; None while it is not known.
 
-        NaN if a model did not answer: the stream then starts without evidence.
+        NaN where a model did not answer: the stream then begins without evidence.
         """
         if not (self.host.done() and self.expert.done()):
             return None
@@ -153,17 +157,17 @@ class PromptScores:
 
 
 class PromptScorer:
-    """Lets both models score the prompt, once, while the answer is being decoded.
+    """Has the prompt scored by both models, once, while the answer is already being decoded.
 
-    The host is asked through its own server, like a client, because its worker sees only the logits
-    of the last position. The scores are not awaited: the host computes them between two steps.
+    The host is asked through its own server, as any client would: its worker sees the logits of the
+    last position alone. Nobody waits for the scores: the host's come between two of its own steps.
 
     Parameters
     ----------
     host : Expert
         The host's own server.
     host_model : str
-        The host's name on that server.
+        The host's name there.
     expert : Expert
     """
 
@@ -175,7 +179,7 @@ class PromptScorer:
     def start(
         self, host_ids: Sequence[int], expert_ids: Sequence[int], *, model: str
     ) -> PromptScores | None:
-        """Start scoring a prompt, given as tokens of both models; None if it is too short.
+        """Begin to score a prompt, given as tokens of both models; None for one that is too short.
 
         Parameters
         ----------

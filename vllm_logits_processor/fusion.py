@@ -1,4 +1,4 @@
-"""Adds the expert's distributions to the host's logits, by the router's weights."""
+"""Add the expert's distributions to the host's logits, by the weights of the router."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_logits_processor.arrays import Float64Array, IntArray
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of the two models, shape (rows,); each pair sums to one.
+    """What the router gave the two models; shape (rows,), each pair sums to one.
 
     `exponent` is that of the mean; see :func:`floe_plugins.routers.exponent_of`.
     """
@@ -46,7 +46,7 @@ def weigh(
     Returns
     -------
     Weights
-        A row is the host's if the router answers NaN or the expert has no feasible token.
+        A row where the router answers NaN, or the expert has no feasible token, is the host's.
 
     Raises
     ------
@@ -80,14 +80,14 @@ def weigh(
 
 
 class FusedCells:
-    """The changes to a step's logits.
+    """What changes in a step's logits.
 
     Parameters
     ----------
     index : int64 tensor, shape (cells,)
-        Places in ``logits.view(-1)``, without repetition.
+        Places in ``logits.view(-1)``, none of them twice.
     values : float32 tensor, shape (cells,)
-        The fused logits at these places.
+        The logits that stand there after fusion.
     """
 
     def __init__(self, *, index: torch.Tensor, values: torch.Tensor) -> None:
@@ -107,7 +107,7 @@ class FusedCells:
 
     @property
     def values(self) -> torch.Tensor:
-        """The fused logits at these places, float32, shape (cells,)."""
+        """The logits that stand there after fusion, float32, shape (cells,)."""
         return self._values
 
     def write(self, logits: torch.Tensor) -> None:
@@ -117,16 +117,16 @@ class FusedCells:
 
 
 class _GainedCells(FusedCells):
-    """Cells on a CPU, computed only on demand: there are tens of thousands per row.
+    """Cells on a CPU that are not laid out unless someone asks: tens of thousands a row.
 
     Parameters
     ----------
     logits : torch.Tensor
-        The logits that the cells change.
+        Those that were decided about.
     rows : int64 array, shape (rows,)
     aligned : Aligned
     gains : float32 array, shape (parts,)
-        Added to the logits of each part's members.
+        What is added to the logits of each part's members.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class _GainedCells(FusedCells):
         return self._lay_out().values
 
     def write(self, logits: torch.Tensor) -> None:
-        """Write the cells into `logits`; writing twice, or elsewhere, gives the same logits."""
+        """Write the cells into `logits`: a second time, or elsewhere, as they were decided."""
         if logits is not self._logits or self._laid_out is not None:
             self._lay_out().write(logits)
             return
@@ -177,34 +177,34 @@ class _GainedCells(FusedCells):
             groups.single_token,
             self._gains,
         )
-        # The gains are added only once: from here on the cells hold the written logits.
+        # What was added stays: from here on the cells are what stands there.
         self._gains = np.zeros_like(self._gains)
 
 
 def fused_cells(
     logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights
 ) -> FusedCells:
-    """Return the cells that turn the host's logits of some rows into fused ones.
+    """Return the cells by which the host's logits of some rows become fused ones.
 
     With `a` the exponent of the mean and ``q = p m``, the sum ``w_host p**a + w_expert q**a`` is
     ``p**a (w_host + w_expert m**a)``. So
     ``fused(v) = host(v) + ln(w_host + w_expert m(v)**a) / a``, less the same for the tail: a
-    constant of the row, which does not affect the softmax. Only members of known groups are
-    written; every other logit keeps its bits, and a token at -inf stays there.
+    constant of the row, which no softmax sees. Only members of known groups are written, every
+    other logit keeps its bits, and a token at -inf stays there.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, vocabulary), float32
-        The logits that `aligned` was made from; unchanged until the cells are written.
+        Those that `aligned` was made from. Read, and left as they are until the cells are written.
     rows : int64 array, shape (rows,)
-        The rows of `logits` that `aligned` and `weights` belong to.
+        The rows of `logits` that `aligned` and `weights` speak of.
     aligned : Aligned
     weights : Weights
     """
     power, groups = weights.exponent, aligned.groups
     part_rows = groups.part_rows
     mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
-    # torch's logarithm of doubles is vectorised; NumPy's only with AVX-512.
+    # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
     gains = torch.from_numpy(mixed).log_().numpy() / power
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
     # float32 still tells from the rest stands for it, and the tail is out of reach all the same.

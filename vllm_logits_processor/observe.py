@@ -1,6 +1,6 @@
-"""Observes fusion: metrics for Prometheus, a summary per stream, a trace per step.
+"""What is seen of fusion: metrics for Prometheus, a summary per stream, a trace per step.
 
-Records numbers and names, never text. Metrics are served on a local port only.
+Numbers and names, never text. Metrics are served on a port of this machine alone.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from prometheus_client.registry import Collector
 from floe_plugins.errors import ConfigError
 from floe_plugins.isolation import failures
 
-#: The only address listened on, so that metrics are readable on this machine only.
+#: The only address that is listened on: whoever may read the figures of a server is on its machine.
 _LOOPBACK = "127.0.0.1"
 
-#: The outcomes of a call, and the label for anything unknown.
+#: What can come of a call, and of anything whose name is not known here.
 _CALL_OUTCOMES = ("answered", "late", "failed")
 _OTHER = "other"
 #: The second outcome of a late call: it ended after all, and its bytes are known now.
@@ -45,16 +45,16 @@ _BOUNDS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class FusionMetrics:
-    """Counts what one engine does and, with a port, serves the metrics over HTTP.
+    """Counts what one engine does and, with a port, answers with it over HTTP.
 
-    Every engine has its own registry, so that several engines in one process do not clash and
-    vLLM's metrics do not appear. Labels come from closed sets and from the configuration's URLs
-    (without credentials and query), never from a request. Thread-safe.
+    Every engine has a registry of its own, so that several in one process do not clash and nothing
+    of vLLM's appears. Labels come from closed sets and from the configuration's URLs (without
+    credentials and query): nothing of a request becomes a label. May be called from any thread.
 
     Parameters
     ----------
     port : int or None
-        Port on 127.0.0.1; None opens no port and counts nothing.
+        Port on 127.0.0.1; None opens nothing and counts nothing.
 
     Raises
     ------
@@ -90,14 +90,14 @@ class FusionMetrics:
         Parameters
         ----------
         outcome : str
-            ``answered``, ``late`` or ``failed``; ``dropped`` for the reply to a late call, of which
-            only the bytes are counted.
+            ``answered``, ``late`` or ``failed``; ``dropped`` for what a late call brought in the
+            end, of which only the bytes are counted.
         seconds : float
-            From its start until its reply or its deadline.
+            From its start until its reply was there, or its deadline.
         prompts : int
-            Number of texts.
+            How many texts it asked about.
         sent_bytes, received_bytes : int
-            Sizes of the bodies of request and reply.
+            Bodies of the request and of the reply.
         """
         if self._instruments is not None:
             self._instruments.call(outcome, seconds, prompts, sent_bytes, received_bytes)
@@ -119,7 +119,7 @@ class FusionMetrics:
             self._instruments.faults.labels(stage, reason).inc()
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note whether fusion continues after faults, is paused or has ended."""
+        """Note whether fusion goes on after faults, is paused or has ended."""
         if self._instruments is not None:
             self._instruments.fusing.set(fusing)
 
@@ -133,7 +133,7 @@ class FusionMetrics:
 
 
 class _Instruments:
-    """The counters and histograms of one engine, with label values created in advance."""
+    """The counters and histograms of one engine, with their label values made beforehand."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -211,10 +211,10 @@ class _Instruments:
 
 
 class _PluginFailures(Collector):
-    """The failures that :mod:`floe_plugins.isolation` has counted in this process."""
+    """What :mod:`floe_plugins.isolation` has counted in this process."""
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the family of plugin failures."""
+        """Yield the one family."""
         family = CounterMetricFamily(
             "floe_plugin_failures",
             "Calls into plugins that failed, by exception's type, late or stuck.",
@@ -226,7 +226,7 @@ class _PluginFailures(Collector):
 
 
 def server_of(url: str) -> str:
-    """Return the part of a URL that names the server, without credentials and query."""
+    """Return the part of a URL that names its server; never credentials or query."""
     if "://" not in url:
         return "in-process"
     parts = urlsplit(url)
@@ -236,27 +236,27 @@ def server_of(url: str) -> str:
 
 logger = logging.getLogger(__name__)
 
-#: Weights closer than this count as equal; routers compute in float64.
+#: Weights closer together than this are one weight; a router's arithmetic is in float64.
 _SAME_WEIGHT = 1e-9
 
 
 @dataclass
 class StreamSummary:
-    """Totals over the decided rows of one stream.
+    """Totals over the rows that were decided for one stream.
 
-    A row is a token of the answer, except where vLLM discards the sample: chunks of a long prompt,
-    and rejected draft tokens.
+    A row is a token of the answer, save where the engine threw its sample away: chunks of a long
+    prompt, and draft tokens that were not accepted.
 
     Attributes
     ----------
     tokens : dict of str to int
         Rows by outcome, as `TraceLine` names them.
     waited_ms, longest_wait_ms : float
-        Milliseconds that joins took, in total and at most.
+        Milliseconds that joins took, together and at most.
     sent_bytes, received_bytes : int
         The stream's share of the bodies of the expert's calls.
     followed : int
-        Fused rows that look-ahead answered in advance.
+        Fused rows whose distribution look-ahead had brought before it was needed.
     lowest_weight, highest_weight : float
         Range of the expert's weight over the fused rows; 0 before the first.
     highest_error_bound : float
@@ -299,11 +299,11 @@ class StreamSummary:
 
     @property
     def constant_weight(self) -> bool:
-        """True if the router gave the same weight to all of several rows."""
+        """True where the router gave one weight to all of several rows: it did not route."""
         return self.fused > 1 and self.highest_weight - self.lowest_weight <= _SAME_WEIGHT
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures of the log line: numbers, and names of outcomes."""
+        """Return the figures that the log line holds: numbers, and names of outcomes."""
         fused = max(self.fused, 1)
         return {
             "event": "floe_stream_finished",
@@ -326,8 +326,8 @@ class StreamSummary:
         logger.info("%s", json.dumps(self.as_dict()))
 
 
-#: The outcomes of a token; `TraceLine.outcome` explains them. Requests for the host alone are not
-#: recorded.
+#: Everything that can come of a token: `TraceLine.outcome` says what each means. Requests that want
+#: the host alone are not followed at all.
 OUTCOMES = (
     "fused",
     "private",
@@ -346,33 +346,33 @@ OUTCOMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TraceLine:
-    """The outcome of one token, without text or token ids.
+    """What happened to one token. No text, no token.
 
     Attributes
     ----------
     label : str or None
         The request's ``floe_label``.
     position : int
-        Index of the token in the answer, from 0.
+        Which token of the answer, from 0.
     outcome : str
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
-        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and the
-        expert is asked only if it is unsure), ``budget`` (the answer's waiting time is spent),
-        ``open`` (breaker), ``busy`` (first calls in flight), ``reading`` (this answer's first call
-        is in flight), ``late``, ``failed``, ``infeasible`` (the host may not produce any of the
-        expert's tokens).
+        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host was, and only
+        unsure places are asked about), ``budget`` (the answer's waiting time is spent), ``open``
+        (breaker), ``busy`` (first calls still on their way), ``reading`` (so is this answer's),
+        ``late``, ``failed``, ``infeasible`` (the host may not produce anything that the expert
+        said).
     expert_weight : float
-        Weight of the expert, 0 to 1; 0 if the host's logits were kept.
+        Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float
-        Milliseconds from the start of the join until the reply.
+        Milliseconds from the start of the join until the reply was there.
     sent_bytes, received_bytes : int
         This stream's share of the bodies of the expert's call; 0 without one.
     error_bound : float
-        The expert's unknown mass, 0 to 1: outside its top K, and of covers that were not requested.
-        Bounds the total variation distance between the used distribution of the expert and the full
-        one.
+        The expert's mass that stayed unknown, 0 to 1: what its top K left out, and covers that were
+        not asked about. The total variation distance between the expert's distribution as it was
+        used and as it would be in full is at most this.
     followed : bool
-        Whether look-ahead answered in advance.
+        True where look-ahead had brought the distribution before it was needed.
     """
 
     label: str | None
@@ -387,9 +387,9 @@ class TraceLine:
 
 
 class Trace:
-    """Appends lines to a file; a step's lines are written before its tokens are sampled.
+    """Appends lines to a file; every step's lines are on disk before its tokens are sampled.
 
-    If the file cannot be written (a full disk), only the trace ends.
+    A file that cannot be written (a full disk) ends the trace, and nothing else.
 
     Parameters
     ----------

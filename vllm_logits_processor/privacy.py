@@ -1,4 +1,4 @@
-"""The privacy gate before the expert: whether a stream's text may be sent."""
+"""The privacy gate where bytes leave: whether a stream's text may go to the expert."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from floe_plugins.gate import Decision, Gate
 
-#: Fewest characters before the newest ones that are scanned again with them: more than the longest
-#: value of structured data takes when it is spelled out, encoded or pulled apart.
+#: Characters before the newest ones that are scanned again with them, at the least. The longest
+#: value of structured data takes fewer when it is spelled out, encoded or pulled apart.
 WINDOW = 512
 
 # Characters that the beginning of the window may move back, to the beginning of a word.
 _WORD = 64
 _WORST_BYTES = 4
 
-# Ends of texts that may become a value with the next tokens: five digits and more, an unfinished
-# address, prefixes of keys.
+# Ends of texts that may become a value with the next tokens: five digits and more, an address in
+# the making, what keys begin with.
 _BEGUN = re.compile(
     r"(?:\d[ \t\n()./,_-]{0,2}){5,24}\Z"
     r"|[\w.+-]@[\w.-]{0,64}\Z"
@@ -28,16 +28,17 @@ _BEGUN_CHARS = 80
 
 @dataclass
 class StreamPrivacy:
-    """Clears a stream's prompt once and its generated text in a rolling window; a refusal is final.
+    """Clears a stream's prompt once and its generated text in a rolling window; latches on a no.
 
-    Text that was sent cannot be recalled, and the beginning of a value would be sent before it can
-    be recognised. While the generated text ends in what may become a value, such as five digits, it
-    is therefore held back, for these tokens only: the host decodes them alone, without waiting.
+    Text that has left cannot be called back, and the beginning of a value leaves before it can be
+    told for one. So while the generated text ends in what may become one, as in five digits, the
+    answer is no, but for that moment only: the host decodes these tokens alone, and waits for
+    nobody.
 
     Parameters
     ----------
     gate : Gate or None
-        None for a trusted expert, which may see everything.
+        None for a trusted expert, to which everything may go.
     """
 
     gate: Gate | None
@@ -46,14 +47,14 @@ class StreamPrivacy:
     _held: bool = False
 
     def clears(self, text: bytes | bytearray) -> bool:
-        """Scan what is new in `text` and tell whether all of it may be sent.
+        """Scan what is new in `text` and tell whether the whole of it may leave.
 
-        Any verdict but clear refuses this stream for good.
+        Anything but a clear verdict is a no, for this stream for good.
         """
         if self.gate is None:
             return True
         if not self._private and len(text) != self._scanned:
-            # A prompt is scanned as a whole, so nothing of it is held back.
+            # All of a prompt has been seen: there is nothing of it to hold back.
             self._held = self._scanned > 0 and _begins_a_value(text)
             self._private = not self._clear(text)
             self._scanned = len(text)
@@ -80,7 +81,7 @@ def _begins_a_value(text: bytes | bytearray) -> bool:
 
 
 def _from_word(text: str, begin: int) -> str:
-    """Cut a text at the first beginning of a word from `begin` on, if one is near."""
+    """Cut a text at the first beginning of a word from `begin` on, if there is one close by."""
     if begin == 0:
         return text
     for place in range(begin, begin + _WORD):
@@ -94,7 +95,7 @@ def _decoded(data: bytes | bytearray, *, starts_inside: bool) -> str:
 
 
 def _whole_characters(data: bytes, *, starts_inside: bool) -> bytes:
-    """Cut incomplete characters at both ends of a window or an unfinished stream."""
+    """Cut the halves of characters that a window or an unfinished stream begins and ends with."""
     begin = 0
     while starts_inside and begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
         begin += 1

@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 class FloeLogitsProcessor(RowInterface, SlotInterface):
     """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
 
-    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and logs so if it
-    was named. Under speculative decoding V1 takes no processors, and says so at start; V2 does. An
-    unexpected fault costs one step; a recurring one ends fusion, not the server: see
-    `vllm_logits_processor.fail_open`.
+    Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and says so where
+    it was named. V1 takes no processors under speculative decoding, and says so when it starts; V2
+    does. A fault that nobody foresaw costs a step, and ends fusion, not the server, if it comes
+    back: see `vllm_logits_processor.fail_open`.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     Raises
     ------
     ConfigError
-        At start, if the configuration is invalid, a tokenizer is not supported, a detector or
-        router does not load, or vLLM lacks something that Floe relies on.
+        At start, if the configuration is wrong, a tokenizer cannot be taken, a detector or router
+        does not load, or vLLM lacks something that Floe relies on.
     """
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any) -> None:
@@ -87,7 +87,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         if self._rank_sync.decides:
             engine = _engine(self._config, vllm_config)
             self._fail_open.observer = engine.metrics
-            # Ends connections, threads and a plugin's expert with this object, or the process.
+            # Connections, threads and what a plugin's expert holds end with this, or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:
                 self._slots = _slots(engine, vllm_config, arguments[0], self._fail_open)
@@ -97,11 +97,11 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuse a request with invalid ``vllm_xargs``, with HTTP 400."""
+        """Refuse a request whose ``vllm_xargs`` are wrong, with HTTP 400."""
         RequestOptions.from_extra_args(sampling_params.extra_args)
 
     def is_argmax_invariant(self) -> bool:
-        """Return False: fusion may change the most likely token."""
+        """Return False: fusion is there to change the most likely token."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -111,7 +111,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
             self._rows.begin(batch_update)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """V2: add a request; return whether it is fused, the same on every rank."""
+        """V2: take in a request; return whether it is fused, alike on every rank."""
         if self._config is None:
             return False
         options = RequestOptions.from_extra_args(sampling_params.extra_args)
@@ -144,13 +144,13 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     def _apply_alike(self, logits: torch.Tensor, ctx: LogitsContext | None) -> torch.Tensor:
         """Fuse as the other ranks do.
 
-        A rank that alone left its logits unchanged would continue with another text, so a failure
-        after all ranks have agreed stops the server.
+        A rank that left its logits as they are, alone, would go on with another text: what is left
+        to fail once all have agreed stops the server.
         """
         dense: torch.Tensor | None = None
         try:
-            # V1 passes a view of wider rows if it pads the vocabulary; cells index a dense tensor,
-            # and both runners use the returned tensor.
+            # V1 gives a view of wider rows where it pads the vocabulary; cells are places in a
+            # dense tensor, and both runners go on with what is returned.
             dense = logits.contiguous()
         except (MemoryError, RuntimeError) as error:
             self._rank_sync.on_fault(error)
@@ -193,7 +193,7 @@ def _written(cells: FusedCells, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
-    """Return Floe's configuration; None if this process does not sample."""
+    """Read Floe's configuration; None where this process does not sample."""
     additional = vllm_config.additional_config
     config = FloeConfig.from_additional_config(additional if isinstance(additional, dict) else None)
     if vllm_config.parallel_config.pipeline_parallel_size > 1 and not get_pp_group().is_last_rank:
@@ -213,7 +213,7 @@ def _rank_sync(vllm_config: VllmConfig, fail_open: FailOpen) -> RankSync:
         ranks.cpu_group,
         first_rank=ranks.first_rank,
         decides=bool(ranks.is_first_rank),
-        # The deciding rank judges whether a fault recurs.
+        # Whether a fault has come back is for the rank that decides.
         on_fault=partial(fail_open.lose if ranks.is_first_rank else fail_open.report, stage="rank"),
     )
 
