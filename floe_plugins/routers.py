@@ -1,4 +1,4 @@
-"""Routers: how much the expert counts against the host, token by token.
+"""Routers: how much the expert's word counts against the host's, token by token.
 
 A router is parameter-free in the sense of the Floe paper (arXiv 2602.14302): it has no trained
 weights and sees only what the two models say. It answers with log-odds,

@@ -244,7 +244,7 @@ class FusionEngine:
     def abandon_step(self, streams: Sequence[Stream]) -> None:
         """Let go of what a step had begun that a fault has ended.
 
-        The calls in flight run on unwatched, and are reported when they end. The streams go on
+        The calls in flight are left to themselves, and are told of when they end. The streams go on
         with the next step.
         """
         forks, self._forks = self._forks, []
@@ -308,7 +308,7 @@ class FusionEngine:
         self._ask(unsure, host_is_unsure=True)
 
     def _join(self, stream: Stream) -> TraceLine:
-        """Wait for this stream's distribution until its deadline; return the outcome."""
+        """Wait for this stream's word until its deadline; say what came of it."""
         followed = stream.ready and self._config.expert.lookahead > 1
         waited_ms, sent, received = self._requests.join(stream)
         return TraceLine(
@@ -330,7 +330,7 @@ class FusionEngine:
         drafts: Mapping[int, tuple[int, ...]],
         lines: dict[int, TraceLine],
     ) -> FusedCells:
-        """Align and weigh all rows with a distribution at once; note the weights in `lines`."""
+        """Align and weigh all rows with a word at once; note the weights in `lines`."""
         if not distributions:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Add the expert's distributions to the host's logits, by the weights of the router."""
+"""Add the expert's word to the host's logits, by the weights of the router."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def weigh(
     router : Router
         Asked once for all rows.
     aligned : Aligned
-        The expert's distributions for the rows.
+        The expert's word on the rows.
     evidence, prompt_evidence : float64 arrays, shape (rows,)
         See :class:`floe_plugins.routers.RouterSignals`; that of the prompt is 0 if not given.
 
     Returns
     -------
     Weights
-        A row where the router answers NaN, or the expert has no feasible token, is the host's.
+        A row where the router answers NaN, or the expert has no feasible word, is the host's.
 
     Raises
     ------

@@ -35,7 +35,7 @@ _LOOPBACK = "127.0.0.1"
 #: What can come of a call, and of anything whose name is not known here.
 _CALL_OUTCOMES = ("answered", "late", "failed")
 _OTHER = "other"
-#: The second outcome of a late call: it ended after all, and its bytes are known now.
+#: The second word on a call that was late: it ended after all, and its bytes are known now.
 _DROPPED = "dropped"
 _BREAKER_STATES = ("closed", "half-open", "open")
 
@@ -119,7 +119,7 @@ class FusionMetrics:
             self._instruments.faults.labels(stage, reason).inc()
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note whether fusion goes on after faults, is paused or has ended."""
+        """Note whether fusion goes on after faults, or rests or has ended."""
         if self._instruments is not None:
             self._instruments.fusing.set(fusing)
 
@@ -256,7 +256,7 @@ class StreamSummary:
     sent_bytes, received_bytes : int
         The stream's share of the bodies of the expert's calls.
     followed : int
-        Fused rows whose distribution look-ahead had brought before it was needed.
+        Fused rows for which look-ahead had brought the expert's word before it was needed.
     lowest_weight, highest_weight : float
         Range of the expert's weight over the fused rows; 0 before the first.
     highest_error_bound : float
@@ -372,7 +372,7 @@ class TraceLine:
         not asked about. The total variation distance between the expert's distribution as it was
         used and as it would be in full is at most this.
     followed : bool
-        True where look-ahead had brought the distribution before it was needed.
+        True where look-ahead had brought the expert's word before it was needed.
     """
 
     label: str | None

@@ -1,8 +1,8 @@
 """The class that vLLM loads: ``--logits-processors vllm_logits_processor:FloeLogitsProcessor``.
 
 A thin adapter between vLLM and :class:`vllm_logits_processor.engine.FusionEngine`. vLLM has two
-runners, each with its own interface, and one class serves both: `runners.rows` follows V1's rows,
-`runners.slots` V2's slots, and `rank_sync` lets one rank decide for all.
+runners with an interface each, and one class serves both: :mod:`runners.rows` follows V1's rows,
+:mod:`runners.slots` V2's slots, and :mod:`agreement` lets one rank decide for all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and says so where
     it was named. V1 takes no processors under speculative decoding, and says so when it starts; V2
     does. A fault that nobody foresaw costs a step, and ends fusion, not the server, if it comes
-    back: see `vllm_logits_processor.fail_open`.
+    back: see :mod:`fallback`.
 
     Parameters
     ----------

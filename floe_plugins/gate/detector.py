@@ -107,7 +107,7 @@ PROSE = frozenset().union(
         )
     )
 )
-"""Labels found from how people write, rather than from a form of their own."""
+"""Labels of what is told from how people write, rather than from a form of its own."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class Reading:
     text : str
         What detectors are asked about.
     values_only : bool
-        Whether findings with labels of prose do not count in it.
+        Whether what is told from prose does not count in it.
     """
 
     text: str

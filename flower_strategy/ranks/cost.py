@@ -1,4 +1,4 @@
-"""What a rank costs a device, and what a rank policy is; `policies` has those built in."""
+"""What a rank costs a device, and what a rank policy is; `rank_policies` has those built in."""
 
 from __future__ import annotations
 

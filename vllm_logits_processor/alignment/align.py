@@ -219,7 +219,7 @@ class RowFactors:
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """The expert's distributions for some rows, as factors `m` on the host's probabilities.
+    """The expert's word on some rows, as factors `m` on the host's probabilities.
 
     Attributes
     ----------

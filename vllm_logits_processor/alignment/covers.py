@@ -1,4 +1,4 @@
-"""The expert's exact distribution of the next byte where a text ends inside one of its tokens.
+"""The expert's exact word on the next byte where a text ends inside one of its tokens.
 
 An expert that is asked about the tokens of a text can only say what comes after the last of them.
 But the text may have stopped inside what the expert would have written as one token: after " wat"
@@ -53,7 +53,7 @@ _MOST_TRIED = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """The expert's distribution of what follows a text.
+    """The expert's word on what follows a text.
 
     Attributes
     ----------

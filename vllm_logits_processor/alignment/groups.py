@@ -170,7 +170,7 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     maps : AlignmentMaps
         Of the pair of tokenizers.
     top : ExpertTopK
-        The expert's distributions for the rows of the step.
+        The expert's word on the rows of the step.
     """
     count, width = top.token_ids.shape
     known = top.token_ids != NOTHING

@@ -40,10 +40,10 @@ FORMAT = 4
 #: In `first_expert` and `first_host`: the token maps to nothing.
 NOTHING = -1
 
-#: Receives how many tokens of how many have been mapped.
+#: Is told how many tokens of how many have been mapped.
 Progress = Callable[[int, int], None]
 
-#: Tokens that are tokenized between two reports of progress: a fraction of a second's work.
+#: Tokens that are tokenized between two words on progress: a fraction of a second's work.
 _BATCH = 8192
 
 
