@@ -236,7 +236,7 @@ class ExpertConfig:
 
     @property
     def sees_everything(self) -> bool:
-        """True where text may reach the expert without the gate's consent.
+        """True where text may reach the expert without the gate's word.
 
         Where the kind of a plugin sends text, nobody here knows.
         """
@@ -262,7 +262,7 @@ _MOST_WAIT_MS = 86_400_000
 
 @dataclass(frozen=True, kw_only=True)
 class FloeConfig:
-    """All that configures the processor at start.
+    """All that the processor is told at start.
 
     Attributes
     ----------

@@ -45,10 +45,10 @@ def shown(field: dataclasses.Field[Any]) -> str:
 
 
 def test_the_configuration_is_all_there_with_its_defaults() -> None:
-    documented = {row[0].strip("`"): row[1] for row in rows(section("Configuration"))}
+    told = {row[0].strip("`"): row[1] for row in rows(section("Configuration"))}
     fields = [field for field in dataclasses.fields(FloeConfig) if field.name != "expert"]
     fields += dataclasses.fields(ExpertConfig)
-    assert documented == {"config_file": "none"} | {field.name: shown(field) for field in fields}
+    assert told == {"config_file": "none"} | {field.name: shown(field) for field in fields}
 
 
 def test_the_request_keys_are_all_there() -> None:
@@ -72,11 +72,11 @@ def test_the_metrics_are_all_there_with_their_types() -> None:
         for collected in [_Instruments().registry.collect()]
         for metric in collected
     }
-    documented = {}
+    told = {}
     for name, kind, _ in rows(section("Metrics")):
         base = name.strip("`").partition("{")[0].removesuffix("_total")
-        documented[base] = {"state": "stateset"}.get(kind, kind)
-    assert documented == families
+        told[base] = {"state": "stateset"}.get(kind, kind)
+    assert told == families
 
 
 def test_the_log_line_is_all_there() -> None:
