@@ -37,8 +37,6 @@ class Rule:
     but: frozenset[str] = frozenset()
 
 
-#: Writes adapters as PEFT names them, which takes the model's parts.
-EXPORT = frozenset({"flower_strategy.server.export"})
 #: Converts a checkpoint with transformers; loaded when a model inside a package is first used.
 CHECKPOINTS = frozenset({"floe_plugins.models.gguf"})
 
@@ -67,9 +65,9 @@ RULES = (
             {
                 *("flower_strategy.strategy", "flower_strategy.device"),
                 *("flower_strategy.client", "flower_strategy.client_app"),
+                *("torch", "transformers"),
             }
         ),
-        but=EXPORT,
     ),
     Rule("flower_strategy.report", frozenset({"flwr", "torch", "flower_strategy.strategy"})),
     Rule("vllm_logits_processor.alignment", frozenset({"vllm", "vllm_logits_processor.expert"})),
@@ -181,3 +179,16 @@ def test_a_folder_imports_only_what_it_may(rule: Rule) -> None:
 
 def test_exceptions_are_modules_that_are_there() -> None:
     assert {each for rule in RULES for each in rule.but} <= modules().keys()
+
+
+def test_nothing_is_imported_from_a_test() -> None:
+    """What tests share stands in `testing` and `harness` modules."""
+    refused = {
+        f"{path.relative_to(ROOT)} imports {target}"
+        for folder in (*PACKAGES, "integration_tests", "tools", ".ci")
+        for path in (ROOT / folder).rglob("*.py")
+        for name, attribute, _ in _imports(ast.parse(path.read_text("utf-8")))
+        for target in (name, f"{name}.{attribute}")
+        if target.endswith(("_test", ".conftest"))
+    }
+    assert sorted(refused) == []

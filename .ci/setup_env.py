@@ -64,6 +64,7 @@ def _make_environment() -> None:
         return
     started = time.monotonic()
     with (ROOT / ".setup.lock").open("w") as lock:
+        # Not `floe_plugins.files`: this runs where nothing is installed yet.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _prepared(key):
             return

@@ -13,7 +13,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.run_folder import RunFolderError, load_manifest
 
 if TYPE_CHECKING:
-    from flower_strategy.adapters.adapter import FloatArray
+    from flower_strategy.adapters.adapter import Float32Array
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class AdapterChoice:
     cosines: Mapping[str, float]
 
 
-def choose_adapter(manifest: Mapping[str, Any], embedding: FloatArray) -> str:
+def choose_adapter(manifest: Mapping[str, Any], embedding: Float32Array) -> str:
     """Return the name of the cluster whose centroid is closest in angle to an embedding.
 
     Parameters
     ----------
     manifest : Mapping[str, Any]
         The result of `flower_strategy.load_manifest`.
-    embedding : FloatArray
+    embedding : Float32Array
         Shape (hidden,), of a text, by `embed_texts` with the same base model.
 
     Raises
@@ -103,7 +103,7 @@ def _closest(cosines: Mapping[str, float]) -> str:
     return max(cosines, key=lambda name: cosines[name])
 
 
-def _cosines(manifest: Mapping[str, Any], embedding: FloatArray) -> dict[str, float]:
+def _cosines(manifest: Mapping[str, Any], embedding: Float32Array) -> dict[str, float]:
     """Return cluster -> cosine of its centroid and an embedding."""
     cosines = {}
     for cluster in _clusters(manifest):

@@ -152,7 +152,7 @@ def model(tiny_model: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_what_a_model_lacks_is_told_in_one_sentence(case: str, model: Path) -> None:
+def test_what_a_model_lacks_is_one_sentence(case: str, model: Path) -> None:
     damage, sentence = MODELS[case]
     damage(model)
     with pytest.raises(FloeError, match=sentence) as caught:
@@ -233,7 +233,7 @@ DATA: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_what_a_file_lacks_is_told_before_anything_is_sent(
+def test_what_a_file_lacks_is_reported_before_anything_is_sent(
     case: str, run_config: Config, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     name, text, sentence = DATA[case]
@@ -266,7 +266,7 @@ def test_what_a_file_lacks_is_told_before_anything_is_sent(
         ({"data": "absent/table.csv"}, "does not exist: tried /"),
     ],
 )
-def test_what_the_configuration_asks_too_much_is_told_before_anything_is_sent(
+def test_a_configuration_that_asks_too_much_is_refused_before_anything_is_sent(
     values: Config,
     sentence: str,
     run_config: Config,

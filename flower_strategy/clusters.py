@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
-from flower_strategy.adapters.adapter import AdapterState, FloatArray
+from flower_strategy.adapters.adapter import AdapterState, Float32Array
 from flower_strategy.settings import ClusteringSettings
 
 # With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
@@ -29,24 +29,24 @@ class Cluster:
     ----------
     name : str
         Lasting name, ``cluster-0`` and so on.
-    centroid : FloatArray
+    centroid : Float32Array
         Mean direction of the members' embeddings, shape (hidden,), unit length.
     members : tuple[int, ...]
         Node ids, ascending.
     """
 
     name: str
-    centroid: FloatArray
+    centroid: Float32Array
     members: tuple[int, ...]
 
 
-def centroid(embeddings: Iterable[FloatArray]) -> FloatArray:
+def centroid(embeddings: Iterable[Float32Array]) -> Float32Array:
     """Return the mean direction of unit vectors, unit length."""
     mean = np.mean(np.stack(list(embeddings)), axis=0)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
 
 
-def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 0.0) -> list[int]:
+def split(features: Float32Array, settings: ClusteringSettings, *, error: float = 0.0) -> list[int]:
     """Return a group number for every row.
 
     Agglomerative clustering with average linkage on the cosine distance; the number of groups is
@@ -55,7 +55,7 @@ def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 
 
     Parameters
     ----------
-    features : FloatArray
+    features : Float32Array
         Shape (devices, features), rows of unit length.
     settings : ClusteringSettings
         Threshold, separation, largest number, smallest size.
@@ -88,14 +88,14 @@ def split(features: FloatArray, settings: ClusteringSettings, *, error: float = 
     return _without_small(features, groups, settings.smallest)
 
 
-def _closest(features: FloatArray, labels: NDArray[np.int_]) -> float:
+def _closest(features: Float32Array, labels: NDArray[np.int_]) -> float:
     """Return the least distance of two groups' centroids."""
     centroids = np.stack([centroid(features[labels == label]) for label in np.unique(labels)])
     gaps = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
     return float(gaps[np.triu_indices(len(centroids), 1)].min())
 
 
-def _without_small(features: FloatArray, groups: list[int], smallest: int) -> list[int]:
+def _without_small(features: Float32Array, groups: list[int], smallest: int) -> list[int]:
     sizes = Counter(groups)
     large = [group for group, size in sizes.items() if size >= smallest]
     if len(large) == len(sizes):
@@ -111,11 +111,11 @@ def _without_small(features: FloatArray, groups: list[int], smallest: int) -> li
 
 
 def cluster_devices(
-    embeddings: Mapping[int, FloatArray],
+    embeddings: Mapping[int, Float32Array],
     settings: ClusteringSettings,
     *,
     errors: Mapping[int, float] | None = None,
-    features: Mapping[int, FloatArray] | None = None,
+    features: Mapping[int, Float32Array] | None = None,
     previous: Iterable[Cluster] = (),
     first_new: int = 0,
 ) -> list[Cluster]:
@@ -128,13 +128,13 @@ def cluster_devices(
 
     Parameters
     ----------
-    embeddings : Mapping[int, FloatArray]
+    embeddings : Mapping[int, Float32Array]
         Node id -> task embedding, unit length; centroids are theirs.
     settings : ClusteringSettings
         Threshold, largest number, smallest size.
     errors : Mapping[int, float], optional
         Node id -> standard error of its embedding; only for embeddings as features.
-    features : Mapping[int, FloatArray], optional
+    features : Mapping[int, Float32Array], optional
         Node id -> the features to cluster by, unit length; by default the task embeddings.
     previous : Iterable[Cluster]
         The clusters so far.
@@ -186,7 +186,7 @@ def _lasting_names(found: list[Cluster], previous: list[Cluster]) -> dict[int, s
     return names
 
 
-def nearest(embedding: FloatArray, clusters: Iterable[Cluster]) -> Cluster:
+def nearest(embedding: Float32Array, clusters: Iterable[Cluster]) -> Cluster:
     """Return the cluster whose centroid is closest in angle; newcomers join it."""
     return max(clusters, key=lambda cluster: float(cluster.centroid @ embedding))
 
@@ -195,7 +195,7 @@ SKETCH_SIZE = 1024
 """Numbers in a sketch."""
 
 
-def sketch_adapter(adapter: AdapterState, *, rank: int) -> FloatArray:
+def sketch_adapter(adapter: AdapterState, *, rank: int) -> Float32Array:
     """Return a sketch of an adapter's B matrices, by which devices can be clustered.
 
     Clustering devices by the B matrices of a first round is FedLEASE's way (Wang et al., "Adaptive
@@ -214,7 +214,7 @@ def sketch_adapter(adapter: AdapterState, *, rank: int) -> FloatArray:
 
     Returns
     -------
-    FloatArray
+    Float32Array
         Shape (1024,), unit length; zeros for an adapter that learned nothing.
     """
     sketch = np.zeros(SKETCH_SIZE)

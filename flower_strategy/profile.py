@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from floe_plugins.errors import FloeError
-from flower_strategy.adapters.adapter import FloatArray
+from flower_strategy.adapters.adapter import Float32Array
 
 PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
@@ -53,7 +53,7 @@ class DeviceProfile:
         Upload in bytes per second, infinite where not known.
     num_examples : int
         Training examples on the device.
-    embedding : FloatArray
+    embedding : Float32Array
         Task embedding, shape (hidden,), unit length.
     embedding_error : float
         Standard error of the embedding, see `flower_strategy.device.embedding.TaskEmbedding`.
@@ -73,7 +73,7 @@ class DeviceProfile:
     step_seconds: tuple[float, float]
     bandwidth: float
     num_examples: int
-    embedding: FloatArray
+    embedding: Float32Array
     embedding_error: float = 0.0
     embedding_noise: float = 0.0
 

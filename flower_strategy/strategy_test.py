@@ -106,9 +106,9 @@ def test_peft_loads_what_was_measured(run_config: dict[str, ConfigValue]) -> Non
         moved = loaded(ids).logits
         assert not torch.allclose(moved, plain, atol=1e-3)
         reference = AutoModelForCausalLM.from_pretrained(str(run_config["model"]))
-        bank = strategy.state.cluster_adapters[entry["name"]]
-        for layer in bank.layers:
-            reference.get_submodule(layer).weight.data += torch.from_numpy(bank.delta(layer))
+        adapter = strategy.state.cluster_adapters[entry["name"]]
+        for layer in adapter.layers:
+            reference.get_submodule(layer).weight.data += torch.from_numpy(adapter.delta(layer))
         torch.testing.assert_close(moved, reference(ids).logits, rtol=1e-3, atol=1e-4)
 
 
@@ -127,14 +127,14 @@ def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
             replies.append((_number(metrics["num-examples"]), adapter))
         return reply
 
-    # The bank holds the whole mean: its rank is that of the export.
+    # The adapter holds the whole mean: its rank is that of the export.
     strategy, _, _ = run({**run_config, "export-rank": 32}, tamper=listen)
     assert {adapter.scaling for _, adapter in replies} == {2.0, 1.0, 0.5}
     total = sum(weight for weight, _ in replies)
-    bank = strategy.state.cluster_adapters["cluster-0"]
-    for layer in bank.layers:
+    cluster_adapter = strategy.state.cluster_adapters["cluster-0"]
+    for layer in cluster_adapter.layers:
         dense = sum(weight / total * adapter.delta(layer) for weight, adapter in replies)
-        assert np.linalg.norm(bank.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
+        assert np.linalg.norm(cluster_adapter.delta(layer) - dense) <= 1e-5 * np.linalg.norm(dense)
 
 
 def _number(value: Any) -> float:
@@ -212,8 +212,8 @@ def test_a_bad_reply_is_refused_with_node_and_reason_and_the_others_count(
     assert record.clusters["cluster-0"].replies == 3
     assert record.clusters["cluster-0"].moved
     assert math.isfinite(float(result.train_metrics_clientapp[1]["train-loss"]))
-    bank = strategy.state.cluster_adapters["cluster-0"]
-    assert all(np.isfinite(bank.delta(layer)).all() for layer in bank.layers)
+    adapter = strategy.state.cluster_adapters["cluster-0"]
+    assert all(np.isfinite(adapter.delta(layer)).all() for layer in adapter.layers)
 
 
 def test_with_too_few_good_replies_a_cluster_keeps_its_adapter(
@@ -325,7 +325,7 @@ def test_without_any_device_the_run_ends_with_every_reason(
     assert last_round()["notes"][-1] == "No device can take part: none is connected."
 
 
-def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
+def test_a_device_s_own_floor_of_noise_reaches_the_server(
     run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
 ) -> None:
     own = {"partition-id": 0, "num-partitions": 1, "simulated": True, "min-embedding-noise": 0.5}
@@ -337,29 +337,29 @@ def test_a_device_s_own_floor_of_noise_is_told_to_the_server(
     assert said in log.text
 
 
-def test_noise_that_was_told_before_stays_and_is_noted(
+def test_noise_that_was_sent_before_stays_and_is_noted(
     run_config: dict[str, ConfigValue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "flower_strategy.device.embedding_noise.state_dir", lambda: tmp_path / "state"
     )
     once = {**run_config, "rounds": 1, "local-steps": 1}
-    told = [
+    strategies = [
         run({**once, "embedding-noise": noise, "embedding-texts": texts}, nodes=2)[0].state
         for noise, texts in ((0.3, 8), (0.0, 3))
     ]
-    for node, profile in told[0].profiles.items():
-        later = told[1].profiles[node]
+    for node, profile in strategies[0].profiles.items():
+        later = strategies[1].profiles[node]
         np.testing.assert_array_equal(later.embedding, profile.embedding)
         assert later.embedding_noise == 0.3
-    said = [[note for note in each.history[0].notes if "noisier" in note] for each in told]
+    said = [[note for note in each.history[0].notes if "noisier" in note] for each in strategies]
     assert said[0] == []
     (note,) = said[1]
     assert note.startswith("2 devices keep to the noisier task embedding")
     assert note.endswith("noise up to 0.3, asked were 0")
 
 
-def test_banks_are_written_out_for_those_who_read_them_alone(
+def test_adapters_are_written_out_only_for_those_who_read_them(
     run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
@@ -388,10 +388,12 @@ def test_a_small_initial_adapter_is_refused(run_config: dict[str, ConfigValue]) 
 
 
 def test_the_same_seed_gives_the_same_adapters(run_config: dict[str, ConfigValue]) -> None:
-    banks = [run({**run_config, "rounds": 1}, nodes=3)[0].state.cluster_adapters for _ in range(2)]
-    assert banks[0].keys() == banks[1].keys()
-    for name, bank in banks[0].items():
-        for layer in bank.layers:
+    adapters = [
+        run({**run_config, "rounds": 1}, nodes=3)[0].state.cluster_adapters for _ in range(2)
+    ]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, adapter in adapters[0].items():
+        for layer in adapter.layers:
             np.testing.assert_allclose(
-                bank.delta(layer), banks[1][name].delta(layer), rtol=1e-4, atol=1e-6
+                adapter.delta(layer), adapters[1][name].delta(layer), rtol=1e-4, atol=1e-6
             )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from integration_tests.harness.hosted import Hosted, with_adapter
 from integration_tests.harness.tiny_models import TinyModels, canned_expert, make_models
-from integration_tests.harness.vllm_servers import Server, ServerSpec, running
-from vllm_logits_processor.expert.conftest import FakeExpert
+from integration_tests.harness.vllm_servers import ServerSpec, running
+from vllm_logits_processor.testing.fake_expert import FakeExpert
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,19 +32,6 @@ CHROME_OPTIONS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
-
-
-def with_adapter(tiny: TinyModels) -> tuple[str, ...]:
-    """Return the arguments by which a server has the host's adapter under the name ``tuned``."""
-    return "--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={tiny.adapter}"
-
-
-@dataclass(frozen=True)
-class Hosted:
-    """A server of the tiny host and the trace that its processor writes."""
-
-    server: Server
-    trace: Path
 
 
 @pytest.fixture(scope="session")

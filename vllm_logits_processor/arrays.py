@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Probabilities, logarithms, weights.
-FloatArray: TypeAlias = npt.NDArray[np.float64]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 #: Rows, places, and tokens of a step.
 IntArray: TypeAlias = npt.NDArray[np.int64]

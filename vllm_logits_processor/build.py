@@ -1,4 +1,4 @@
-"""Put the parts of a fusion engine together, once, at the start of a vLLM worker."""
+"""Builds the fusion engine, once, when a vLLM worker starts."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def build_engine(
     host_vocabulary : int
         Columns of vLLM's logits.
     host_model : str
-        The name of vLLM's model at its own server.
+        The name of vLLM's model on its own server.
 
     Raises
     ------
     FloeError
-        If a part cannot be loaded; the server then does not start, rather than serve without what
-        its configuration promises.
+        If a part cannot be loaded. The server then does not start, because it would not do what
+        its configuration says.
     """
     make_pass()
     plugins = plugin_manager(config.plugins)
@@ -58,7 +58,7 @@ def build_engine(
     gate = (
         None
         if config.expert.sees_everything
-        # By name, so that the log says which plugin a detector that fails is from.
+        # By name, so that the log names the plugin of a failing detector.
         else Gate(
             detectors=config.detectors, plugins=config.plugins, timeout_s=config.gate_timeout_s
         )
@@ -71,7 +71,7 @@ def build_engine(
         end_ids=pair.maps.end_ids,
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
-        # The pool ends calls in time; this is for those of a server that nobody asks any more.
+        # The pool cancels calls in time; this limit is for servers that are no longer asked.
         timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000 + 1,
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,
@@ -125,7 +125,7 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
 
 
 def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
-    """Take the length of text that an expert knows to be its most, unless one is configured."""
+    """Use the expert's own limit on the length of a text, unless one is configured."""
     if config.expert.context is not None or expert.context is None:
         return config
     return replace(config, expert=replace(config.expert, context=expert.context))
@@ -134,7 +134,7 @@ def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
 def _scorer(
     config: FloeConfig, *, host_model: str, vocabulary: int, expert: Expert
 ) -> PromptScorer | None:
-    """Return what scores prompts, where the configuration says how to reach this server."""
+    """Return the scorer of prompts, if the configuration says how to reach this server."""
     if config.host_url is None:
         return None
     host = CompletionsExpert(

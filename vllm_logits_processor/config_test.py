@@ -119,7 +119,7 @@ def test_a_section_with_another_name_is_not_the_expert() -> None:
         FloeConfig.from_additional_config({"floe": {"Expert": EXPERT}})
 
 
-def test_all_of_the_expert_at_the_top_is_told_to_move() -> None:
+def test_an_expert_section_at_the_top_is_refused_with_where_it_belongs() -> None:
     with pytest.raises(ConfigError, match="url, model, tokenizer belong in the section 'expert'"):
         FloeConfig.from_additional_config({"floe": EXPERT})
 

@@ -21,9 +21,9 @@ from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.prompt import Conversation
-from vllm_logits_processor.alignment.remainders import with_rests
+from vllm_logits_processor.alignment.remainders import with_remainders
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.calls import ExpertCalls
@@ -36,7 +36,7 @@ from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.stream import Stream
 
 
-def host_entropies(logits: torch.Tensor, rows: IntArray) -> FloatArray:
+def host_entropies(logits: torch.Tensor, rows: IntArray) -> Float64Array:
     """Return the entropies of the host's next-token distributions in some rows.
 
     Parameters
@@ -106,7 +106,7 @@ class FusionEngine:
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
         covers = 0 if pair.host.equals(pair.expert) else config.covers
-        self._asking = ExpertRequests(calls, config=config, covers=covers)
+        self._requests = ExpertRequests(calls, config=config, covers=covers)
         self._trace = Trace(config.trace_file)
         #: Streams of the draft rows of the step under way.
         self._forks: list[Stream] = []
@@ -229,17 +229,17 @@ class FusionEngine:
 
     def end_stream(self, stream: Stream) -> None:
         """Log and count a stream that is finished or aborted."""
-        self._asking.leave(stream)
-        if stream.settled and not stream.summary.tokens:
-            return  # it has been told of, and nothing has come since
+        self._requests.abandon(stream)
+        if stream.reported and not stream.summary.tokens:
+            return  # it was reported, and nothing has come since
         stream.summary.log()
         self._metrics.observe_stream(stream.summary)
 
-    def settle_stream(self, stream: Stream) -> None:
+    def report_stream(self, stream: Stream) -> None:
         """Log and count a stream that may have ended; if it goes on, its figures begin anew."""
         self.end_stream(stream)
         stream.reopen()
-        stream.summary, stream.settled = StreamSummary(), True
+        stream.summary, stream.reported = StreamSummary(), True
 
     def abandon_step(self, streams: Sequence[Stream]) -> None:
         """Drop what a step had begun before a fault ended it.
@@ -248,7 +248,7 @@ class FusionEngine:
         """
         forks, self._forks = self._forks, []
         for stream in (*streams, *forks):
-            self._asking.leave(stream)
+            self._requests.abandon(stream)
             stream.reopen()
 
     def close(self) -> None:
@@ -272,7 +272,7 @@ class FusionEngine:
             if stream.declined is None:
                 self._score_prompt(stream)
                 asking.append(stream)
-        self._asking.begin(asking, host_is_unsure=host_is_unsure)
+        self._requests.begin(asking, host_is_unsure=host_is_unsure)
 
     def _rebuild(self, stream: Stream) -> None:
         """Rebuild a stream that a fault has left half updated."""
@@ -309,7 +309,7 @@ class FusionEngine:
     def _join(self, stream: Stream) -> TraceLine:
         """Wait for the expert's reply on this stream until its deadline; return the outcome."""
         followed = stream.ready and self._config.expert.lookahead > 1
-        waited_ms, sent, received = self._asking.join(stream)
+        waited_ms, sent, received = self._requests.join(stream)
         return TraceLine(
             label=stream.options.label,
             position=stream.position,
@@ -333,7 +333,7 @@ class FusionEngine:
         if not distributions:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)
-        top = stacked([with_rests(word, self._pair.host) for word in distributions.values()])
+        top = stacked([with_remainders(each, self._pair.host) for each in distributions.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(distributions)}
         # By length: what a row knows goes on from what the row before it knows.

@@ -96,11 +96,11 @@ class Evidence:
 
     def observe(self, factor: float) -> None:
         """Add one sampled token, given its factor m (at least 0); call `follow` after it."""
-        told = _MOST if factor <= 0 else _bounded(-math.log(factor))
-        self.overall = self.decay * self.overall + (1 - self.decay) * told
+        observed = _MOST if factor <= 0 else _bounded(-math.log(factor))
+        self.overall = self.decay * self.overall + (1 - self.decay) * observed
         self.observed += 1
         if self.context is not None:
-            self.sums = self._added(self.sums, told)
+            self.sums = self._added(self.sums, observed)
             self.counts = self._added(self.counts, 1.0)
 
     def follow(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What goes to the expert in one step: one request for all that its streams want to know."""
+"""The requests to the expert in one step: one for all places that its streams need."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.expert.calls import ExpertCalls, Kind
 from vllm_logits_processor.expert.lookahead import Place
-from vllm_logits_processor.stream import Asked, Stream
+from vllm_logits_processor.stream import ExpertAsked, Stream
 
 
 @dataclass
 class _Batch:
-    """Prompts of one request to one of the expert's models, and whose they are."""
+    """The prompts of one request to one of the expert's models, and their streams."""
 
     prompts: list[list[int]] = field(default_factory=list)
     row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class _Batch:
         self.steps = max(self.steps, stream.received.lookahead.steps)
 
     def _row(self, prompt: list[int]) -> int:
-        """Return the row of a prompt; drafts and samples of one prompt share theirs."""
+        """Return the row of a prompt; drafts and samples of one prompt share a row."""
         row = self.row_of.setdefault(tuple(prompt), len(self.prompts))
         if row == len(self.prompts):
             self.prompts.append(prompt)
@@ -36,14 +36,14 @@ class _Batch:
 
 
 class ExpertRequests:
-    """Starts the calls of a step and takes in what they bring.
+    """Starts the calls of a step and processes their replies.
 
     Parameters
     ----------
     calls : ExpertCalls
     config : FloeConfig
     covers : int
-        Most further places per position and stream, for text that ends inside an expert token.
+        Most additional places per position and stream, for text that ends inside an expert token.
     """
 
     def __init__(self, calls: ExpertCalls, *, config: FloeConfig, covers: int) -> None:
@@ -52,17 +52,17 @@ class ExpertRequests:
         self._covers = covers
 
     def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
-        """Start one call per expert model for the places that the streams want to know about.
+        """Start one call per expert model for the places that the streams need.
 
         Parameters
         ----------
         streams : sequence of Stream
-            Those whose present position is undecided and whose text may leave.
+            Those whose current position is undecided and whose text may leave.
         host_is_unsure : bool
-            True once it is known that the host is unsure of these positions; until then, a
-            configuration that asks only then leaves them undecided.
+            Whether the host is known to be unsure of these positions. A configuration that asks
+            only in that case leaves them undecided until then.
         """
-        # Decoding comes first: where a server lets one call through, it says most of its health.
+        # Decoding comes first: if a breaker admits one call, it says most about the server.
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
         for stream in streams:
             self._take_in_ahead(stream)
@@ -74,10 +74,10 @@ class ExpertRequests:
             wanted = stream.wanted(most_covers=self._covers)
             if not wanted:
                 stream.ready = stream.prefix.length in stream.received.rows
-                # Of no text at all, with no BOS in front, an expert can say nothing.
+                # An expert cannot continue an empty text without a BOS token.
                 stream.declined = None if stream.ready else "no-prompt"
             elif any(self._too_long(place) for place in wanted):
-                # One such prompt, and the server refuses the request with all streams in it.
+                # A single such prompt makes the server refuse the request of all streams.
                 stream.declined = "too-long"
             elif stream.first is not None:
                 stream.declined = "open" if stream.first.call.probe else "reading"
@@ -97,15 +97,15 @@ class ExpertRequests:
                     self._start(model, batch, kind=kind if batch.now else "ahead")
 
     def join(self, stream: Stream) -> tuple[float, int, int]:
-        """Wait for the stream's pending call until its deadline and take in what it brings.
+        """Wait for the stream's pending call until its deadline and process its reply.
 
-        A first call is waited for as long as any other, in the step that starts it; what it brings
-        later is taken in when a step begins.
+        A first call is awaited like any other in the step that starts it; a later reply is
+        processed when a step begins.
 
         Returns
         -------
         tuple of (float, int, int)
-            Milliseconds waited; the stream's shares of the bytes of the request and of the reply.
+            Milliseconds waited; the stream's shares of the bytes of request and reply.
         """
         if stream.pending is None:
             return 0.0, 0, 0
@@ -113,24 +113,24 @@ class ExpertRequests:
         pending, stream.pending = stream.pending, None
         outcome = self._calls.settle(pending.call)
         waited_ms = (time.monotonic() - begun) * 1000
-        # Where only covers failed, what is known of the text itself is used without them.
+        # If only covers failed, the distribution at the end of the text is used without them.
         stream.ready = outcome == "answered" or stream.prefix.length in stream.received.rows
         in_flight = outcome in ("reading", "open") and not pending.call.future.done()
         if stream.first is pending and not in_flight:
             stream.first = None
         elif stream.first is not pending and in_flight:
-            # A probe, which tells the breaker of the server's health; or the text is not there yet.
-            self._calls.leave(pending.call)
+            # A probe, which only informs the breaker; or a text that does not exist yet.
+            self._calls.abandon(pending.call)
         if outcome != "answered":
             stream.declined = None if stream.ready else outcome
-            self._note_left_alone(stream, outcome)
+            self._note_skipped(stream, outcome)
             return waited_ms, 0, 0
         stream.read = True
         reply = pending.call.future.result()
-        # Last the text itself: its continuation is the one to follow.
+        # The end of the text comes last: its continuation is the one to follow.
         for place, row in reversed(pending.rows):
             stream.received.receive(place, reply.continuations[row])
-        # A batched body is one; its bytes are shared out evenly among the prompts of the call.
+        # The bytes of a batched body are divided evenly among the prompts of the call.
         share = min(1.0, len(pending.rows) / len(reply.continuations))
         return waited_ms, round(reply.sent_bytes * share), round(reply.received_bytes * share)
 
@@ -146,31 +146,31 @@ class ExpertRequests:
         for stream, rows in batch.now:
             if isinstance(call, str):
                 stream.declined = call
-                self._note_left_alone(stream, call)
+                self._note_skipped(stream, call)
                 continue
-            stream.pending = Asked(call, rows)
+            stream.pending = ExpertAsked(call, rows)
             if kind == "first" and not stream.drafted:
                 stream.first = stream.pending
         if not isinstance(call, str):
             for stream, rows in batch.later:
-                stream.ahead = Asked(call, rows)
+                stream.ahead = ExpertAsked(call, rows)
 
-    def _note_left_alone(self, stream: Stream, outcome: str) -> None:
-        """Have the whole text read anew: a server that failed may have been started again."""
+    def _note_skipped(self, stream: Stream, outcome: str) -> None:
+        """Have the whole text read again: a server that failed may have been restarted."""
         if outcome == "open":
             stream.read = False
 
-    def leave(self, stream: Stream) -> None:
-        """Let go of the calls of a stream that has ended."""
+    def abandon(self, stream: Stream) -> None:
+        """Abandon the calls of a stream that has ended."""
         for asked in (stream.pending, stream.ahead, stream.first):
             if asked is not None:
-                self._calls.leave(asked.call)
+                self._calls.abandon(asked.call)
         stream.pending = stream.ahead = stream.first = None
 
     def _too_long(self, place: Place) -> bool:
         """Tell whether the expert's context has no room for a place and the tokens after it.
 
-        A call asks for as many of these as the stream that looks ahead furthest wants.
+        A call requests as many of these as the stream that looks ahead furthest.
         """
         expert = self._config.expert
         return (
@@ -182,7 +182,7 @@ class ExpertRequests:
         return budget is not None and stream.summary.waited_ms >= budget
 
     def _worth_asking_ahead(self, stream: Stream) -> Place | None:
-        """Return where to ask next, should the text follow the expert that far."""
+        """Return the place to ask ahead for, or None."""
         received = stream.received
         if not stream.read:
             return None
@@ -194,18 +194,18 @@ class ExpertRequests:
         return received.end if received.places_ahead <= received.lookahead.steps // 2 else None
 
     def _take_in_ahead(self, stream: Stream) -> None:
-        """Take in the reply to a call that was started ahead, if it is there."""
+        """Process the reply to a call that was started ahead, if it has arrived."""
         asked = stream.ahead
         if asked is None:
             return
         ((place, row),) = asked.rows
         prefix = stream.prefix
         if prefix.length == place.offset and prefix.token_ids() == place.token_ids:
-            # The text has got there: the call is taken over as the pending one if it is wanted.
+            # The text has reached the place: the call becomes the pending one if it is needed.
             return
         if not stream.received.leads_to(place):
             stream.ahead = None
-            self._calls.leave(asked.call)
+            self._calls.abandon(asked.call)
             return
         if not asked.call.future.done():
             return
@@ -215,9 +215,9 @@ class ExpertRequests:
             stream.received.receive_ahead(place, asked.call.future.result().continuations[row])
 
     def _take_in_first(self, stream: Stream) -> None:
-        """Take in the reply to the call by which the expert reads a text, if it is there."""
+        """Process the reply to the call by which the expert reads a text, if it has arrived."""
         asked = stream.first
-        # In the step that starts it, `join` does.
+        # In the step that starts it, `join` does this.
         if asked is None or stream.pending is asked:
             return
         outcome = self._calls.settle(asked.call)
@@ -228,7 +228,7 @@ class ExpertRequests:
             return
         stream.read = True
         reply = asked.call.future.result()
-        # The places are those of a text that has since grown.
+        # The places belong to a text that has grown since.
         for place, row in reversed(asked.rows):
             since = bytes(stream.text[len(stream.text) - (stream.prefix.length - place.offset) :])
             stream.received.receive_late(

@@ -11,7 +11,10 @@ import torch
 
 from floe_plugins.gate import Gate
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.engine_test import (
+from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
+from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import (
     EXPERT,
     HOST,
     Scripted,
@@ -22,14 +25,6 @@ from vllm_logits_processor.engine_test import (
     step,
     stream_of,
 )
-from vllm_logits_processor.evidence import PromptScorer
-from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
-from vllm_logits_processor.stream import Stream
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
 
 
 def decoded(parts: FusionEngine, text: bytes, tokens: int) -> Stream:
@@ -104,11 +99,11 @@ def test_a_call_ahead_that_the_text_departs_from_is_let_go(expert: Scripted) -> 
     parts.begin_step([stream])
     # A slow call that is of no use does not keep the next one from being started.
     assert stream.ahead is None
-    assert not ahead.call.told
+    assert not ahead.call.reported
     expert.silent[0].set_result(
         ExpertReply(continuations=(favourite_continuation([], 2),), sent_bytes=1, received_bytes=1)
     )
-    assert ahead.call.told
+    assert ahead.call.reported
 
 
 def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
@@ -119,9 +114,9 @@ def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
     pending = stream.pending
     assert pending is not None
     parts.end_stream(stream)
-    assert not pending.call.told
+    assert not pending.call.reported
     expert.silent[0].set_exception(ExpertError("down"))
-    assert pending.call.told
+    assert pending.call.reported
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
-"""What a fault in Floe does to the server that runs it: the host goes on alone.
+"""Confines faults in Floe: the host continues alone, and the server keeps running.
 
-An exception in a logits processor ends vLLM's engine, and with it every user's answer. Faults that
-are foreseen (an expert that is down, a late reply) are handled where they happen. Any other costs
-the step in which it comes: the host's logits stay as they are, it is counted and logged, and the
-next step is fused again.
+An exception in a logits processor ends vLLM's engine, and with it every user's answer. Expected
+faults (an expert that is down, a late reply) are handled where they occur. Any other fault costs
+one step: the host's logits stay unchanged, the fault is counted and logged, and the next step is
+fused again.
 
-A fault has come back when `MOST_LOST` steps in a row are lost to one and none between has fused:
-what fails so often brings nothing but its cost, while a fault in one step of a thousand costs that
-step. Fusion then ends for the rest of this process. Want of memory depends on the load, not on the
-code: it makes fusion rest for `REST_S`, and then it is tried again.
+When `MOST_LOST` consecutive steps are lost and none between them fused, the fault counts as
+recurring, and fusion ends for the rest of this process: it would cost time and gain nothing. A lack
+of memory depends on the load, not on the code: it pauses fusion for `PAUSE_S`.
 """
 
 from __future__ import annotations
@@ -29,76 +28,76 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-#: Steps in a row that are lost before a fault counts as one that has come back.
+#: Consecutive lost steps after which a fault counts as recurring.
 MOST_LOST = 16
-#: Seconds for which fusion rests where memory has been short for so long.
-REST_S = 60.0
-#: Seconds in which one fault is logged once.
+#: Seconds for which fusion is paused after that many steps short of memory.
+PAUSE_S = 60.0
+#: Seconds in which the same fault is logged once.
 _QUIET_S = 60.0
-#: Kinds of faults that are told apart in the log; more of them share a line.
+#: Most kinds of faults logged separately; further ones share a line.
 _MOST_KINDS = 64
 
-#: What was being done: following vLLM's batch, opening or ending a request's stream, starting the
-#: expert's calls, joining and fusing them, writing what changes, or that on another rank.
+#: Where a fault occurred: following vLLM's batch and opening or ending a request's stream, starting
+#: the expert's calls, joining and fusing them, writing the changes, or on another rank.
 STAGES = ("open", "end", "begin", "decide", "write", "rank")
 
 
-class OnFault(Protocol):
-    """Is told of every fault, and of whether fusion goes on."""
+class FaultObserver(Protocol):
+    """Receives every fault, and whether fusion continues."""
 
     def observe_fault(self, *, stage: str, reason: str) -> None:
         """Count a fault, by one of `STAGES` and the exception's type."""
         ...
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note that fusion rests or has ended, or that it goes on."""
+        """Note that fusion is paused or has ended, or that it continues."""
         ...
 
 
 @dataclass
-class _Said:
-    """When a fault was last logged, and how often it has come since."""
+class _Logged:
+    """When a fault was last logged, and how often it occurred since."""
 
     at: float
     since: int = 0
 
 
 class FailOpen:
-    """Runs the parts of each step; a fault in one costs the step, one that comes back fusion.
+    """Runs the parts of each step; a fault costs the step, a recurring one ends fusion.
 
     Parameters
     ----------
-    told : OnFault, optional
+    observer : FaultObserver, optional
     clock : callable
         Seconds, monotonic.
     """
 
     def __init__(
-        self, *, told: OnFault | None = None, clock: Callable[[], float] = time.monotonic
+        self, *, observer: FaultObserver | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.told = told
+        self.observer = observer
         self._clock = clock
         #: True once fusion has ended for this process.
         self.ended = False
-        self._rests_until: float | None = None
+        self._paused_until: float | None = None
         self._lost = False
         self._counted = self._worked = False
         self._in_a_row = 0
-        self._logged: dict[str, _Said] = {}
+        self._logged: dict[str, _Logged] = {}
 
     def next_step(self) -> None:
         """Begin a step."""
         if self._worked and not self._lost:
             self._in_a_row = 0
         self._lost = self._counted = self._worked = False
-        if self._rests_until is not None and self._clock() >= self._rests_until:
-            self._rests_until, self._in_a_row = None, 0
-            self._tell_fusing(fusing=True)
+        if self._paused_until is not None and self._clock() >= self._paused_until:
+            self._paused_until, self._in_a_row = None, 0
+            self._notify_fusing(fusing=True)
 
     @property
     def fusing(self) -> bool:
-        """Whether the present step is still to be fused."""
-        return not (self.ended or self._lost or self._rests_until is not None)
+        """Whether the current step is still to be fused."""
+        return not (self.ended or self._lost or self._paused_until is not None)
 
     def run(
         self,
@@ -115,12 +114,12 @@ class FailOpen:
         part, otherwise, stage
             `stage` is one of `STAGES`.
         undo : callable, optional
-            Called after a fault, to let go of what the step had begun.
+            Called after a fault, to abandon what the step had started.
 
         Raises
         ------
         FloeError
-            One that `part` raises: it is meant to stop the server, with an explanation.
+            Raised by `part` to stop the server with an explanation.
         """
         if not self.fusing:
             return otherwise
@@ -135,7 +134,7 @@ class FailOpen:
         return otherwise
 
     def aside(self, part: Callable[[], None], *, stage: str) -> bool:
-        """Do what concerns one request alone; a fault in it leaves the step to the others.
+        """Run what concerns one request alone; a fault in it does not cost the step.
 
         Returns
         -------
@@ -157,35 +156,35 @@ class FailOpen:
         return True
 
     def worked(self) -> None:
-        """Note that the step has decided about a request; unless it is lost later, none is lost."""
+        """Note that the step has decided a request: it has worked, unless it is lost later."""
         self._worked = True
 
     def lose(self, error: BaseException, *, stage: str) -> None:
-        """Count the present step as lost to a fault that was caught elsewhere."""
+        """Count the current step as lost to a fault that was caught elsewhere."""
         self._lost = True
         self.note(error, stage=stage)
 
-    def said(self, error: BaseException, *, stage: str) -> None:
-        """Log and count a fault without drawing anything from it."""
-        if self.told is not None:
-            self.told.observe_fault(stage=stage, reason=type(error).__name__)
+    def report(self, error: BaseException, *, stage: str) -> None:
+        """Log and count a fault without consequences."""
+        if self.observer is not None:
+            self.observer.observe_fault(stage=stage, reason=type(error).__name__)
         self._log(error, stage)
 
     def note(self, error: BaseException, *, stage: str) -> None:
-        """Count and log a fault; end fusion, or let it rest, if it has come back."""
-        self.said(error, stage=stage)
+        """Count and log a fault; end or pause fusion if it recurs."""
+        self.report(error, stage=stage)
         if self.ended or self._counted:
             return
         self._counted = True
         self._in_a_row += 1
         if self._in_a_row < MOST_LOST:
             return
-        self._tell_fusing(fusing=False)
+        self._notify_fusing(fusing=False)
         if out_of_memory(error):
-            self._rests_until = self._clock() + REST_S
+            self._paused_until = self._clock() + PAUSE_S
             logger.error(
                 "The host answers alone for %.0f s: memory was short in %d steps in a row.",
-                REST_S,
+                PAUSE_S,
                 MOST_LOST,
             )
             return
@@ -199,7 +198,7 @@ class FailOpen:
         )
 
     def _log(self, error: BaseException, stage: str) -> None:
-        """Say where a fault came from, once in a while for each place."""
+        """Log a fault with its place, at most once per `_QUIET_S` for each place."""
         places, now = _places(error), self._clock()
         kind = f"{type(error).__name__} in {places}" if len(self._logged) < _MOST_KINDS else stage
         said = self._logged.get(kind)
@@ -207,7 +206,7 @@ class FailOpen:
             said.since += 1
             return
         again = f" It came {said.since} more times since it was last said." if said else ""
-        self._logged[kind] = _Said(now)
+        self._logged[kind] = _Logged(now)
         logger.error(
             "A fault costs one step, which the host decides alone (%s): %s in %s.%s%s",
             stage,
@@ -217,16 +216,16 @@ class FailOpen:
             "" if out_of_memory(error) else " Please report it.",
         )
 
-    def _tell_fusing(self, *, fusing: bool) -> None:
-        if self.told is not None:
-            self.told.observe_fusing(fusing=fusing)
+    def _notify_fusing(self, *, fusing: bool) -> None:
+        if self.observer is not None:
+            self.observer.observe_fusing(fusing=fusing)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory was short, of the host or of a device."""
+    """Tell whether memory of the host or of a device was short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # Allocators of torch for the host, and CUDA's libraries, have no type of their own.
+    # torch's host allocators and CUDA's libraries have no exception type of their own.
     said = str(error).lower()
     return isinstance(error, RuntimeError) and (
         "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
@@ -234,7 +233,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _places(error: BaseException) -> str:
-    """Return where the error came from; neither its message nor any value, which may be text."""
+    """Return where the error occurred, without its message or any value, which may be text."""
     frames = traceback.extract_tb(error.__traceback__)
     return " < ".join(
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)

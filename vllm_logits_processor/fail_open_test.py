@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.fail_open import MOST_LOST, REST_S, FailOpen, out_of_memory
+from vllm_logits_processor.fail_open import MOST_LOST, PAUSE_S, FailOpen, out_of_memory
 
 
-class Told:
+class Observer:
     def __init__(self) -> None:
         self.faults: list[tuple[str, str]] = []
         self.fusing: list[bool] = []
@@ -29,8 +29,8 @@ class Clock:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def observer() -> Observer:
+    return Observer()
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def fail_open(told: Told, clock: Clock) -> FailOpen:
-    return FailOpen(told=told, clock=clock)
+def fail_open(observer: Observer, clock: Clock) -> FailOpen:
+    return FailOpen(observer=observer, clock=clock)
 
 
 def broken(error: Exception) -> int:
@@ -61,7 +61,7 @@ def step(fail_open: FailOpen, error: Exception | None = None) -> int:
 
 
 def test_a_fault_costs_its_step_and_is_counted(
-    fail_open: FailOpen, told: Told, caplog: pytest.LogCaptureFixture
+    fail_open: FailOpen, observer: Observer, caplog: pytest.LogCaptureFixture
 ) -> None:
     undone: list[bool] = []
     with caplog.at_level(logging.ERROR):
@@ -75,15 +75,15 @@ def test_a_fault_costs_its_step_and_is_counted(
             undo=lambda: undone.append(True),
         )
     assert undone == [True]
-    assert told.faults == [("begin", "KeyError"), ("write", "ValueError")]
-    assert told.fusing == []
+    assert observer.faults == [("begin", "KeyError"), ("write", "ValueError")]
+    assert observer.fusing == []
     first, _ = (record.getMessage() for record in caplog.records)
     assert "KeyError in fail_open_test.py" in first
     assert "4111" not in caplog.text
 
 
 def test_a_fault_that_comes_back_ends_fusion_and_says_so_once(
-    fail_open: FailOpen, told: Told, clock: Clock, caplog: pytest.LogCaptureFixture
+    fail_open: FailOpen, observer: Observer, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
         for _ in range(MOST_LOST - 1):
@@ -92,11 +92,11 @@ def test_a_fault_that_comes_back_ends_fusion_and_says_so_once(
         for _ in range(MOST_LOST):
             assert not fail_open.ended
             assert step(fail_open, IndexError()) == 0
-        clock.now += 10 * REST_S
+        clock.now += 10 * PAUSE_S
         assert step(fail_open) == 0
     assert fail_open.ended
-    assert told.fusing == [False]
-    assert len(told.faults) == 2 * MOST_LOST - 1
+    assert observer.fusing == [False]
+    assert len(observer.faults) == 2 * MOST_LOST - 1
     assert [line.getMessage().split()[0:4] for line in caplog.records] == [
         ["A", "fault", "costs", "one"],
         ["Floe", "fuses", "no", "more"],
@@ -111,13 +111,15 @@ def test_a_fault_in_writing_comes_back_though_deciding_works(fail_open: FailOpen
     assert fail_open.ended
 
 
-def test_want_of_memory_makes_fusion_rest(fail_open: FailOpen, told: Told, clock: Clock) -> None:
+def test_want_of_memory_pauses_fusion(
+    fail_open: FailOpen, observer: Observer, clock: Clock
+) -> None:
     for _ in range(MOST_LOST):
         step(fail_open, torch.OutOfMemoryError())
     assert step(fail_open) == 0
-    clock.now += REST_S
+    clock.now += PAUSE_S
     assert step(fail_open) == 1
-    assert told.fusing == [False, True]
+    assert observer.fusing == [False, True]
 
 
 def test_a_fault_of_one_request_leaves_the_step_to_the_others(fail_open: FailOpen) -> None:
@@ -162,7 +164,9 @@ def test_one_place_is_logged_once_a_minute(
         (ValueError("out of memory"), False),
     ],
 )
-def test_want_of_memory_is_told_from_other_faults(error: Exception, *, short: bool) -> None:
+def test_want_of_memory_is_distinguished_from_other_faults(
+    error: Exception, *, short: bool
+) -> None:
     assert out_of_memory(error) is short
 
 

@@ -1,6 +1,6 @@
 """Whole steps beside an expert that fails in every way a server can, and then is well again.
 
-The servers are real ones on loopback, see experts/conftest.py.
+The servers are real ones on loopback, see `testing.fake_expert`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from floe_plugins.routers import BUILT_IN_ROUTERS
 from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
-from vllm_logits_processor.engine_test import EXPERT, HOST, PAIR, some_logits, stream_of
 from vllm_logits_processor.expert.build import build_expert
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import EXPERT, HOST, PAIR, some_logits, stream_of
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 DEADLINE_S, FIRST_S, COOLDOWN_S, FAILURES = 0.1, 0.25, 0.4, 3
 #: What a step may take beyond its deadline on a machine that is busy.

@@ -10,7 +10,7 @@ import torch
 
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.align import Aligned
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +20,17 @@ class Weights:
     `exponent` is that of the mean; see :func:`floe_plugins.routers.exponent_of`.
     """
 
-    host: FloatArray
-    expert: FloatArray
+    host: Float64Array
+    expert: Float64Array
     exponent: float = 1.0
 
 
 def weigh(
     router: Router,
     aligned: Aligned,
-    evidence: FloatArray,
+    evidence: Float64Array,
     *,
-    prompt_evidence: FloatArray | None = None,
+    prompt_evidence: Float64Array | None = None,
 ) -> Weights:
     """Ask the router for the weights of some rows.
 

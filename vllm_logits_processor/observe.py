@@ -147,7 +147,7 @@ class _Instruments:
             return Histogram(name, documentation, buckets=buckets, registry=self.registry)
 
         calls = counter("floe_expert_calls", "Calls to the expert by outcome.", "outcome")
-        self._calls = {word: calls.labels(word) for word in (*_CALL_OUTCOMES, _OTHER)}
+        self._calls = {outcome: calls.labels(outcome) for outcome in (*_CALL_OUTCOMES, _OTHER)}
         self._call_seconds = histogram(
             "floe_expert_call_seconds", "Time from a call's start to its end.", _SECONDS
         )
@@ -163,13 +163,15 @@ class _Instruments:
             registry=self.registry,
         )
         tokens = counter("floe_tokens", "Decided rows: fused, or why the host's stood.", "outcome")
-        self._tokens = {word: tokens.labels(word) for word in (*OUTCOMES, _OTHER)}
+        self._tokens = {outcome: tokens.labels(outcome) for outcome in (*OUTCOMES, _OTHER)}
         self._weight = histogram("floe_expert_weight", "Weight of the expert, fused rows.", _SHARES)
         self._error_bound = histogram(
             "floe_error_bound", "Mass of the expert that stayed unknown, fused rows.", _BOUNDS
         )
         self._wait = histogram("floe_wait_seconds", "Time that a row's join took.", _SECONDS)
-        self._followed = counter("floe_lookahead_hits", "Rows whose word look-ahead had brought.")
+        self._followed = counter(
+            "floe_lookahead_hits", "Fused rows that look-ahead answered in advance."
+        )
         self.faults = Counter(
             "floe_faults",
             "Faults in Floe itself, each of which cost a step or a request its fusion.",
@@ -177,7 +179,9 @@ class _Instruments:
             registry=self.registry,
         )
         self.fusing = Gauge(
-            "floe_fusing", "0 while fusion rests or has ended after faults.", registry=self.registry
+            "floe_fusing",
+            "0 while fusion is paused or has ended after faults.",
+            registry=self.registry,
         )
         self.fusing.set(1)
         self.streams = counter("floe_streams_finished", "Streams that ended or were aborted.")

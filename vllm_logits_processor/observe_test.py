@@ -292,7 +292,7 @@ def test_lines_are_on_disk_when_write_returns(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_ends_the_trace_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where it raised, the fallback would end fusion for all requests."""
+    """If it raised, `FailOpen` would end fusion for all requests."""
     trace = Trace(str(tmp_path))
     for position in range(3):
         trace.write([TraceLine(label=None, position=position, outcome="fused")])

@@ -86,14 +86,14 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         self._rank_sync = _rank_sync(vllm_config, self._fail_open)
         if self._rank_sync.decides:
             engine = _engine(self._config, vllm_config)
-            self._fail_open.told = engine.metrics
+            self._fail_open.observer = engine.metrics
             # Connections, threads and what a plugin's expert holds end with this, or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:
                 self._slots = _slots(engine, vllm_config, arguments[0], self._fail_open)
             else:
                 length = vllm_config.model_config.max_model_len
-                self._rows = RowBatch(engine, max_model_len=length, fallback=self._fail_open)
+                self._rows = RowBatch(engine, max_model_len=length, fail_open=self._fail_open)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -205,7 +205,7 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     return config
 
 
-def _rank_sync(vllm_config: VllmConfig, fallback: FailOpen) -> RankSync:
+def _rank_sync(vllm_config: VllmConfig, fail_open: FailOpen) -> RankSync:
     if vllm_config.parallel_config.tensor_parallel_size == 1:
         return RankSync()
     ranks = get_tp_group()
@@ -214,7 +214,7 @@ def _rank_sync(vllm_config: VllmConfig, fallback: FailOpen) -> RankSync:
         first_rank=ranks.first_rank,
         decides=bool(ranks.is_first_rank),
         # Whether a fault has come back is for the rank that decides.
-        on_fault=partial(fallback.lose if ranks.is_first_rank else fallback.said, stage="rank"),
+        on_fault=partial(fail_open.lose if ranks.is_first_rank else fail_open.report, stage="rank"),
     )
 
 
@@ -233,7 +233,7 @@ def _slots(
     engine: FusionEngine,
     vllm_config: VllmConfig,
     states: LogitsProcRequestState,
-    fallback: FailOpen,
+    fail_open: FailOpen,
 ) -> SlotBatch:
     from vllm_logits_processor.runners.slot_tokens import token_reader
     from vllm_logits_processor.runners.slots import SlotBatch
@@ -247,5 +247,5 @@ def _slots(
         drafts=drafts > 0,
         embeddings=vllm_config.model_config.enable_prompt_embeds,
         most_new=1 + drafts,
-        fallback=fallback,
+        fail_open=fail_open,
     )

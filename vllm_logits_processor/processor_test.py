@@ -1,4 +1,4 @@
-"""How the processor follows V1's batch; V2's slots are in `processor_v2_test`.
+"""How the processor follows V1's batch; V2's slots are in `runners/slots_test.py`.
 
 Live engines are in integration_tests.
 """
@@ -22,23 +22,18 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, bui
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
-from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine, some_logits
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import EXPERT, HOST, Scripted, engine, some_logits
 
 
 def batch(**changes: Any) -> BatchUpdate:
     fields = {"batch_size": 4, "removed": [], "added": [], "moved": [], **changes}
     return BatchUpdate(**fields)
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def on_rows(parts: FusionEngine) -> FloeLogitsProcessor:
     """Return a processor with these parts, in place of those that a configuration names."""
     processor = FloeLogitsProcessor(VllmConfig(), torch.device("cpu"), False)
     processor._config = parts._config
-    processor._rows = RowBatch(parts, max_model_len=64, fallback=processor._fail_open)
+    processor._rows = RowBatch(parts, max_model_len=64, fail_open=processor._fail_open)
     return processor
 
 
@@ -61,11 +56,11 @@ def stream_in(processor: FloeLogitsProcessor, row: int) -> Stream:
 
 @pytest.fixture
 def ended(processor: FloeLogitsProcessor, monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
-    """Return the streams that the engine was told are finished, in order."""
-    told: list[Stream] = []
+    """Return the streams that the engine received as finished, in order."""
+    reported: list[Stream] = []
     assert processor._rows is not None
-    monkeypatch.setattr(processor._rows._engine, "end_stream", told.append)
-    return told
+    monkeypatch.setattr(processor._rows._engine, "end_stream", reported.append)
+    return reported
 
 
 def added(
@@ -190,9 +185,9 @@ def test_calls_of_a_lost_step_are_let_go_of(
     processor: FloeLogitsProcessor, expert: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert processor._rows is not None
-    told: list[str] = []
-    calls = processor._rows._engine._asking._calls
-    calls._on_settled = lambda *, outcome, **_: told.append(outcome)
+    reported: list[str] = []
+    calls = processor._rows._engine._requests._calls
+    calls._on_settled = lambda *, outcome, **_: reported.append(outcome)
     expert.mode = "silent"
     processor.update_state(batch(added=[added(0, b"The", [])]))
 
@@ -202,9 +197,9 @@ def test_calls_of_a_lost_step_are_let_go_of(
     monkeypatch.setattr("vllm_logits_processor.engine.FusionEngine._join", fault)
     assert changed_rows(processor) == []
     assert stream_in(processor, 0).pending is None
-    assert told == []
+    assert reported == []
     expert.silent[0].set_exception(ExpertError("The expert is down."))
-    assert told == ["failed"]
+    assert reported == ["failed"]
 
 
 def test_a_fault_in_writing_costs_its_step_alone(

@@ -1,14 +1,14 @@
-"""Several ranks sample the same tokens: one decides what changes in the logits, all write it.
+"""Keeps tensor-parallel ranks in step: one decides the changes to the logits, all write them.
 
-Under tensor parallelism every rank draws the next token from logits of its own. Ranks that asked an
-expert each would hear it at different times, write different logits and go on with different texts.
+Under tensor parallelism every rank samples the next token from its own logits. If each rank asked
+the expert, replies would arrive at different times, and the ranks would continue with different
+texts.
 
 A fault costs a step on all ranks or on none. On the deciding rank it becomes a decision to change
-nothing. What another rank needs to write, it has in place before anything is written: buffers that
-are kept from step to step. Only in a step in which these must grow, or in which the logits had to
-be copied, can memory be short on one rank alone; all know from the number of cells that it is such
-a step, and agree before they write. What then remains, writing into logits from a buffer beside
-them, asks for no memory.
+nothing. The other ranks keep the buffers that they need from step to step. Memory can be short on a
+single rank only in a step in which these buffers grow, or in which the logits had to be copied. All
+ranks recognise such a step by the number of cells, and agree before they write. The remaining work,
+writing into the logits from a buffer on the same device, needs no memory.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from torch import distributed
 
 from vllm_logits_processor.fusion import FusedCells
 
-#: Sent in place of the number of cells where the deciding rank stops the server.
+#: Sent instead of the number of cells if the deciding rank stops the server.
 _FAILED = -1
 #: Bytes of a cell: its place, int64, and its value, float32.
 _PLACE, _CELL = 8, 12
-#: Cells for which there is room at first; doubled as needed.
+#: Initial room, in cells; doubled as needed.
 _ROOM = 1 << 16
 
 
 class OtherRankError(RuntimeError):
-    """Another rank could not make ready to write: the step is the host's on all of them."""
+    """Another rank was not ready to write: all ranks leave the step to the host."""
 
 
 class RankSync:
-    """Shares the decisions of the first rank of a group with the others of it.
+    """Shares the decisions of a group's first rank with the other ranks.
 
     Every rank of the group must call `broadcast` once for every step.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        A group that carries tensors of the CPU. Without one, this process samples alone.
+        A group that carries CPU tensors. Without one, this process samples alone.
     first_rank : int
         Global rank of the process that decides.
     decides : bool
-        True in that process.
+        Whether this process is that one.
     on_fault : callable, optional
-        Told of a fault that costs this step: this rank's own, or on the deciding one, that another
-        rank had one.
+        Receives a fault that costs this step: this rank's own or, on the deciding rank, another
+        rank's.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RankSync:
 
     @property
     def alone(self) -> bool:
-        """Whether no other rank has to write the same."""
+        """Whether no other rank must write the same."""
         return self._group is None
 
     def broadcast(
@@ -79,19 +79,19 @@ class RankSync:
         ready: bool = True,
         doubtful: bool = False,
     ) -> FusedCells:
-        """Return what the deciding rank decides, on every rank; no cells where one cannot write.
+        """Return the deciding rank's cells on every rank; no cells if one of them cannot write.
 
         Parameters
         ----------
         decide : callable
-            Called on the deciding rank alone. What it raises stops the server there; the other
-            ranks are told, so that none waits for a decision that never comes.
+            Called on the deciding rank only. An exception stops the server there; the other ranks
+            are notified, so that none waits for a decision that never comes.
         device : torch.device, optional
             Where the logits are; the CPU if not given.
         ready : bool
-            False if this rank could not make its logits ready.
+            Whether this rank could prepare its logits.
         doubtful : bool
-            True, on all ranks alike, where `ready` may be False on one.
+            Whether `ready` may be False on some rank; the same on all ranks.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class RankSync:
         cells, count, packed = FusedCells.none(), _FAILED, None
         if self.decides:
             try:
-                # Also where this rank is not ready: the batch is followed by it.
+                # Called even if this rank is not ready, because it also follows the batch.
                 decided = decide()
                 cells = decided if ready else cells
                 count = 0
@@ -135,7 +135,7 @@ class RankSync:
     def _packed(self, cells: FusedCells) -> tuple[int, torch.Tensor | None]:
         """Return the number of cells, and places and values as one tensor of bytes on the CPU.
 
-        Cells may be laid out here for the first time: a fault in that costs the step, too.
+        Cells may be computed here for the first time: a fault in that costs the step as well.
         """
         try:
             count = cells.index.numel()
@@ -162,7 +162,7 @@ class RankSync:
             if ready and self.decides:
                 self.on_fault(OtherRankError())
             return False
-        # The same number on all: they know alike when there is to be more.
+        # The number is the same on all ranks, so they grow their buffers in the same step.
         self._room = room
         return True
 

@@ -17,13 +17,13 @@ from vllm_logits_processor.expert.lookahead import Place, ReceivedDistributions
 from vllm_logits_processor.observe import StreamSummary
 from vllm_logits_processor.privacy import StreamPrivacy
 
-#: What stands for a token that was sampled but is not known yet (async scheduling).
+#: Stands for a token that was sampled but is not known yet (async scheduling).
 UNKNOWN_TOKEN = -1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Where the expert's words on some places of one stream will be found: rows of a call."""
+class ExpertAsked:
+    """The rows of a call that will hold the expert's distributions for some places of a stream."""
 
     call: ExpertCall
     rows: tuple[tuple[Place, int], ...]
@@ -31,10 +31,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What the expert said of one position, kept to judge it when the token is known.
+    """The factors used at one position, kept until the sampled token is known.
 
-    `drafts` are the tokens that the text was expected to take before it; empty but for speculative
-    decoding.
+    `drafts` are the draft tokens before the position; empty without speculative decoding.
     """
 
     drafts: tuple[int, ...]
@@ -43,23 +42,23 @@ class Weighed:
 
 @dataclass
 class Stream:
-    """State of one request; all of it follows from its tokens and the expert's replies.
+    """State of one request, which follows from its tokens and the expert's replies.
 
     Parameters
     ----------
     host : ByteVocabulary
         Vocabulary of `prompt_ids` and `output_ids`.
     prompt_ids : sequence of int or None
-        Host tokens of the prompt; None for prompts given as embeddings, which no expert can read.
+        Host tokens of the prompt; None for a prompt given as embeddings, which no expert can read.
     output_ids : list of int
         Host tokens of the answer so far: the engine's own list, which grows.
     options : RequestOptions
     privacy : StreamPrivacy
     prefix : ExpertPrefix
-        The text as the expert's tokens; holds what of the prompt is not in its front.
+        The text as expert tokens.
     received : ReceivedDistributions
     text : bytearray
-        Prompt and answer as bytes: what the gate sees.
+        Prompt and answer as bytes, as the gate sees them.
     """
 
     host: ByteVocabulary
@@ -73,34 +72,34 @@ class Stream:
     evidence: Evidence = field(default_factory=Evidence)
     summary: StreamSummary = field(default_factory=StreamSummary)
     scores: PromptScores | None = None
-    #: A call for the present position, and one for where the expert expects the text to go.
-    pending: Asked | None = None
-    ahead: Asked | None = None
-    #: The call by which the expert reads the text, while it is on its way; and whether it has read
-    #: it. A server that was left alone may have forgotten it.
-    first: Asked | None = None
+    #: A call for the current position, and one for the expected continuation.
+    pending: ExpertAsked | None = None
+    ahead: ExpertAsked | None = None
+    #: The call by which the expert reads the text, while it is in flight; and whether the expert
+    #: has read it. A server that was skipped for a while may have dropped it.
+    first: ExpertAsked | None = None
     read: bool = False
-    #: True for a text that is expected and not there yet: see `forked`.
+    #: True for an expected text that does not exist yet; see `forked`.
     drafted: bool = False
-    #: Why the expert was not asked for the present position, if it was not.
+    #: Why the expert was not asked for the current position, if it was not.
     declined: str | None = None
-    #: True where all that is wanted for the present position has been received already.
+    #: True if everything needed for the current position has been received.
     ready: bool = False
-    #: True from the moment at which new tokens are taken in until all of them are: a fault between
-    #: leaves text, prefix and what was received at odds.
+    #: True while new tokens are being added: a fault meanwhile leaves text, prefix and received
+    #: distributions inconsistent.
     torn: bool = False
-    #: True once its figures were told of before its end was known.
-    settled: bool = False
+    #: True once its figures were reported before its end was known.
+    reported: bool = False
     _seen: int = 0
     _weighed: list[Weighed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Let the evidence know where the answer begins."""
+        """Tell the evidence where the answer begins."""
         self.evidence.follow(bytes(self.text[-1:]))
 
     @property
     def position(self) -> int:
-        """Number of answer tokens that are known: the position that is decoded next."""
+        """Number of known answer tokens, which is the next position."""
         return self._seen
 
     @property
@@ -110,14 +109,14 @@ class Stream:
 
     @property
     def undecided(self) -> bool:
-        """True where it is still open how the next position is decoded."""
+        """True while it is undecided how the next position is decoded."""
         return len(self.output_ids) != self._seen or not (
             # A first call may end at any time.
             self.pending or (self.declined and self.declined != "reading") or self.ready
         )
 
     def advance(self) -> None:
-        """Take in the tokens sampled since the last step; what was decided for others ends."""
+        """Add the tokens sampled since the last step; reset decisions about earlier positions."""
         new = self.output_ids[self._seen :]
         if not new:
             return
@@ -129,15 +128,15 @@ class Stream:
         self.torn = False
 
     def reopen(self) -> None:
-        """Leave the present position undecided; the calls for it have been let go of."""
+        """Mark the current position as undecided; its calls have been abandoned."""
         self.pending = self.ahead = self.declined = None
         self.ready = False
 
     def rebuild(self, fresh: Stream) -> None:
-        """Take over the state of a stream that was begun anew for this request.
+        """Take over the state of a new stream for this request.
 
-        All of it follows from the request's tokens. What does not stays: evidence, figures, and
-        what the gate has said.
+        That state follows from the request's tokens. The rest is kept: evidence, figures, and the
+        gate's verdict.
         """
         self.text, self.prefix, self.received = fresh.text, fresh.prefix, fresh.received
         self._seen, self._weighed = 0, []
@@ -145,9 +144,9 @@ class Stream:
         self.torn = False
 
     def wanted(self, *, most_covers: int) -> list[Place]:
-        """Return the places of the text about which the expert has still to be asked.
+        """Return the places of the text for which the expert must still be asked.
 
-        The end of the text first, if it is among them; not counting it, `most_covers` at most.
+        The end of the text comes first, if needed; besides it, at most `most_covers` places.
         """
         offsets = wanted_offsets(self.prefix, self.received.rows, most=most_covers)
         return [
@@ -155,35 +154,35 @@ class Stream:
         ]
 
     def meets_ahead(self, wanted: Sequence[Place]) -> bool:
-        """Make the call that was started ahead the pending one, if it is about what is wanted."""
+        """Make the call that was started ahead the pending one, if it is for `wanted`."""
         if self.ahead is None or len(wanted) != 1:
             return False
         ((place, row),) = self.ahead.rows
         if (place.offset, place.token_ids) != (wanted[0].offset, wanted[0].token_ids):
             return False
-        self.pending, self.ahead = Asked(self.ahead.call, ((wanted[0], row),)), None
+        self.pending, self.ahead = ExpertAsked(self.ahead.call, ((wanted[0], row),)), None
         return True
 
     def distribution(self) -> Covered | None:
-        """Return the expert's word on the present position, None where it has not spoken."""
+        """Return the expert's distribution for the present position, None without one."""
         if self.declined or self.prefix.length not in self.received.rows:
             return None
         tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
         return covered(self.prefix, self.received.rows, admits=tail.admits)
 
     def weighed(self, factors: RowFactors, *, drafts: tuple[int, ...] = ()) -> None:
-        """Keep what the expert said of this position, to judge it when the token is known.
+        """Keep the factors of this position until the sampled token is known.
 
         Parameters
         ----------
         factors : RowFactors
         drafts : tuple of int, optional
-            Host tokens that the position stands behind, beyond the stream's own.
+            Draft tokens before the position, after the stream's own tokens.
         """
         self._weighed.append(Weighed(drafts, factors))
 
     def forked(self, drafts: Sequence[int]) -> Stream:
-        """Return the stream as it would be if it took `drafts`; this one stays as it is."""
+        """Return the stream as it would be after `drafts`; this one is unchanged."""
         data = self.host.decode(drafts)
         received = self.received.forked()
         prefix = self.prefix.branch(data)
@@ -198,7 +197,7 @@ class Stream:
             evidence=replace(self.evidence),
             pending=None,
             ahead=None,
-            # Of the call that this step starts, the fork has one of its own.
+            # Of the call that this step starts, the fork has its own.
             first=None if self.first is self.pending else self.first,
             drafted=True,
             declined=None,
@@ -208,16 +207,16 @@ class Stream:
         )
 
     def rejoin(self, fork: Stream) -> None:
-        """Keep what a fork has received, should this stream go its way."""
+        """Keep what a fork has received, in case this stream continues as the fork did."""
         drafted = bytes(fork.text[len(self.text) :])
         self.received.adopt(fork.received, fork.prefix, drafted=drafted)
 
     def _judge(self, new: Sequence[int]) -> None:
-        """Turn what the expert said of tokens that are known now into evidence, all or nothing."""
+        """Turn kept factors of tokens that are now known into evidence, all or nothing."""
         evidence = replace(self.evidence)
         for at, token in enumerate(new):
             before = tuple(new[:at])
-            # The last word on a position counts: chunks of a prompt speak of the same one.
+            # The last factors of a position count: chunks of a prompt share a position.
             for each in reversed(self._weighed):
                 if each.drafts == before:
                     evidence.observe(each.factors.of(token))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ DIGITS = "4111111111111111"
 SSN = "078-05-1120"
 KEY = "ghp_0123456789abcdefghijABCDEFGHIJ012345"
 IBAN = "DE89370400440532013000"
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "gate.md"
 
 GATE = Gate(detectors=STRUCTURED, timeout_s=30)
 
@@ -108,3 +111,9 @@ def test_over_messages_with_words_in_between_it_is_known_to_get_through() -> Non
     roles = ("user", "assistant", "user")
     messages = [Message(text, role) for text, role in zip(texts, roles, strict=True)]
     assert GATE.decide(messages).decision is Decision.CLEAR
+
+
+def test_what_gets_through_is_listed() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    words = ("backwards", "rot13", "base32", "quoted-printable", "Morse", "arithmetic")
+    assert all(word in page and word in MISSED for word in words)

@@ -72,14 +72,14 @@ def load_detectors(
     if isinstance(detectors, str):
         raise ConfigError(f"The gate's detectors are {detectors!r}; accepted is a list of names.")
     registered = plugin_manager(plugins).detectors
-    members = []
+    loaded = []
     defaults = [name for name, each in registered.items() if getattr(each.value, "default", True)]
     for detector in defaults if detectors is None else detectors:
         if not isinstance(detector, str):
-            members.append(LoadedDetector(detector, "caller", _labels(detector, "caller")))
+            loaded.append(LoadedDetector(detector, "caller", _labels(detector, "caller")))
         elif detector in registered:
             found = registered[detector]
-            members.append(
+            loaded.append(
                 LoadedDetector(found.value, found.plugin, _labels(found.value, found.plugin))
             )
         else:
@@ -87,18 +87,18 @@ def load_detectors(
                 f"There is no detector {detector!r}; registered are "
                 f"{', '.join(sorted(registered))}."
             )
-    if not members:
+    if not loaded:
         raise ConfigError("The gate has no detectors; accepted is at least one.")
-    names = [member.detector.name for member in members]
+    names = [each.detector.name for each in loaded]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"The gate names the detector {repeated[0]!r} more than once.")
-    for member in members:
-        _load(member)
-    return tuple(sorted(members, key=lambda member: member.detector.name))
+    for each in loaded:
+        _load(each)
+    return tuple(sorted(loaded, key=lambda each: each.detector.name))
 
 
-def longest_finding(members: Iterable[LoadedDetector]) -> int:
+def longest_finding(detectors: Iterable[LoadedDetector]) -> int:
     """Return how many characters the longest finding of any of the detectors may span.
 
     Raises
@@ -106,29 +106,29 @@ def longest_finding(members: Iterable[LoadedDetector]) -> int:
     ConfigError
         A detector's `longest` is not a whole number from 1.
     """
-    return max(map(_longest, members))
+    return max(map(_longest, detectors))
 
 
-def _load(member: LoadedDetector) -> None:
+def _load(loaded: LoadedDetector) -> None:
     """Load a detector's model now: if that failed later, every text would be local."""
-    load = getattr(member.detector, "load", None)
+    load = getattr(loaded.detector, "load", None)
     if not callable(load):
         return
     try:
         load()
     except Exception as error:  # the detector is a plugin's, which may raise anything
         raise PluginError(
-            f"The detector {member.detector.name!r} of plugin {member.plugin!r} cannot be loaded: "
+            f"The detector {loaded.detector.name!r} of plugin {loaded.plugin!r} cannot be loaded: "
             f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         ) from error
 
 
-def _longest(member: LoadedDetector) -> int:
-    longest: int = getattr(member.detector, "longest", LONGEST)
+def _longest(loaded: LoadedDetector) -> int:
+    longest: int = getattr(loaded.detector, "longest", LONGEST)
     if not is_integer(longest, least=1):
         raise ConfigError(
-            f"The attribute longest of detector {member.detector.name!r} of plugin "
-            f"{member.plugin!r} is {longest!r}; accepted are whole numbers from 1."
+            f"The attribute longest of detector {loaded.detector.name!r} of plugin "
+            f"{loaded.plugin!r} is {longest!r}; accepted are whole numbers from 1."
         )
     return longest
 
@@ -211,12 +211,12 @@ class DetectorRunner:
 
     Parameters
     ----------
-    members : sequence of LoadedDetector
+    detectors : sequence of LoadedDetector
         The detectors.
     """
 
-    def __init__(self, members: Sequence[LoadedDetector]) -> None:
-        self._detectors = tuple(members)
+    def __init__(self, detectors: Sequence[LoadedDetector]) -> None:
+        self._detectors = tuple(detectors)
         self._thread = IsolationThread("floe-gate")
         #: The present scan of the thread, or its last.
         self._current: Scan | None = None
@@ -257,30 +257,30 @@ class DetectorRunner:
     def _ask_all(self, scan: Scan) -> bool:
         """Ask the detectors; return False if the deadline passes before the last."""
         self._current = scan
-        for member in self._detectors:
-            scan.asking = member
+        for loaded in self._detectors:
+            scan.asking = loaded
             if scan.late:
                 return False
-            _ask(scan, member)
+            _ask(scan, loaded)
         return True
 
 
-def _ask(scan: Scan, member: LoadedDetector) -> None:
+def _ask(scan: Scan, loaded: LoadedDetector) -> None:
     """Ask one detector and note the answer."""
     try:
         for found, reading in zip(scan.spans, scan.readings, strict=True):
-            if reading.values_only and member.labels <= PROSE:
+            if reading.values_only and loaded.labels <= PROSE:
                 continue
-            spans = _checked(member, member.detector.detect(reading.text), len(reading.text))
+            spans = _checked(loaded, loaded.detector.detect(reading.text), len(reading.text))
             found.update(
                 span for span in spans if not (reading.values_only and span.label in PROSE)
             )
     except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
         # the text private and must not end the thread. Its message may hold some of the text.
-        scan.failures.append(member.failure(type(error).__name__))
+        scan.failures.append(loaded.failure(type(error).__name__))
 
 
-def _checked(member: LoadedDetector, answer: object, length: int) -> list[Span]:
+def _checked(loaded: LoadedDetector, answer: object, length: int) -> list[Span]:
     if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
         raise InvalidAnswerError
     spans = list(answer)
@@ -290,7 +290,7 @@ def _checked(member: LoadedDetector, answer: object, length: int) -> list[Span]:
             or type(span.start) is not int
             or type(span.end) is not int
             or not 0 <= span.start < span.end <= length
-            or span.label not in member.labels
+            or span.label not in loaded.labels
         ):
             raise InvalidAnswerError
     return spans

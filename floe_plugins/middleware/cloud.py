@@ -134,7 +134,7 @@ class Cloud:
         self._left_alone_until = 0.0
 
     @property
-    def rests(self) -> bool:
+    def paused(self) -> bool:
         """True for `cooldown_s` after a failure."""
         return time.monotonic() < self._left_alone_until
 

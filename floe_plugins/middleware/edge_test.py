@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from floe_plugins.gate.settings import GateSettings
-from floe_plugins.middleware.conftest import CHAT, MAIL, PRIVATE, Server, ask, user
 from floe_plugins.middleware.privacy_gate import PrivacyGate
+from floe_plugins.testing.asgi import CHAT, MAIL, PRIVATE, Server, ask, user
 
 
 class Cloud:

@@ -160,7 +160,7 @@ class PrivacyGate:
     ) -> bool:
         """Let the cloud answer; return False if it does not and the client has got nothing."""
         path = path.rstrip("/")
-        if self._cloud is None or self._cloud.rests or path not in _CLOUD_ROUTES:
+        if self._cloud is None or self._cloud.paused or path not in _CLOUD_ROUTES:
             return False
         if asks_for_host_only(body):
             return False

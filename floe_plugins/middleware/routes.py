@@ -91,15 +91,15 @@ def kept_here(path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     path = path.rstrip("/")
     if path in _WITH_XARGS:
-        return _told(body, _XARGS)
+        return _with_host_mode(body, _XARGS)
     if path in _WITH_SAMPLING:
         parameters = body.get("sampling_params")
         if isinstance(parameters, Mapping):
-            return {**body, "sampling_params": _told(parameters, "extra_args")}
+            return {**body, "sampling_params": _with_host_mode(parameters, "extra_args")}
     return None
 
 
-def _told(options: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _with_host_mode(options: Mapping[str, Any], key: str) -> dict[str, Any]:
     extra = options.get(key)
     # What is no table is left for the server to refuse.
     if extra is not None and not isinstance(extra, Mapping):

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from floe_plugins.middleware.conftest import CHAT, MAIL, SETTINGS, Server, ask, user
 from floe_plugins.middleware.privacy_gate import PrivacyGate
 from floe_plugins.middleware.routes import is_free_of_text, kept_here, path_of
+from floe_plugins.testing.asgi import CHAT, MAIL, SETTINGS, Server, ask, user
 
 GENERATE = "/inference/v1/generate"
 
@@ -26,7 +26,7 @@ GENERATE = "/inference/v1/generate"
         ("/v9/a-route-of-next-year", {"anything": {"deep": [MAIL]}}),
     ],
 )
-def test_what_cannot_be_told_to_stay_is_refused(path: str, body: dict[str, Any]) -> None:
+def test_what_cannot_be_kept_here_is_refused(path: str, body: dict[str, Any]) -> None:
     server = Server()
     gate = PrivacyGate(server, settings=SETTINGS)
     reply = ask(gate, {**body, "vllm_xargs": {"floe": "host"}}, path)
@@ -36,7 +36,7 @@ def test_what_cannot_be_told_to_stay_is_refused(path: str, body: dict[str, Any])
     assert ask(gate, {"query": "What is 2 + 2?"}, path).status == 200
 
 
-def test_token_ids_are_told_to_stay_where_their_options_are() -> None:
+def test_token_ids_are_kept_here_where_their_options_are() -> None:
     server = Server()
     body = {"token_ids": [1, 2], "sampling_params": {"extra_args": {"floe": "fused"}}}
     assert ask(PrivacyGate(server, settings=SETTINGS), body, GENERATE).verdict == "local"
@@ -102,8 +102,8 @@ def test_no_way_to_write_a_path_slips_past(method: str, path: str, root: str) ->
 def test_a_path_below_a_root_is_known() -> None:
     assert is_free_of_text(path_of({"path": "/base/tokenize", "root_path": "/base"}))
     assert not is_free_of_text(path_of({"path": "/basetokenize", "root_path": "/base"}))
-    told = kept_here("/v1/completions/", {"prompt": "a"})
-    assert told == {"prompt": "a", "vllm_xargs": {"floe": "host"}}
+    body = kept_here("/v1/completions/", {"prompt": "a"})
+    assert body == {"prompt": "a", "vllm_xargs": {"floe": "host"}}
 
 
 def test_an_open_connection_is_refused() -> None:

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from floe_plugins.errors import FloeError
 
-FloatArray = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 LayerShapes = Mapping[str, tuple[int, int]]
 """Adapted layer -> (out, in), the shape of its weight."""
 
 _A_SUFFIX = ".lora_A"
 _B_SUFFIX = ".lora_B"
+
+_PEFT_PREFIX = "base_model.model."
+_PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
 
 
 class AdapterError(FloeError, ValueError):
@@ -54,14 +57,14 @@ class LoraFactors:
 
     Attributes
     ----------
-    b : FloatArray
+    b : Float32Array
         Shape (out, rank), float32.
-    a : FloatArray
+    a : Float32Array
         Shape (rank, in), float32.
     """
 
-    b: FloatArray
-    a: FloatArray
+    b: Float32Array
+    a: Float32Array
 
     def __post_init__(self) -> None:
         if self.a.ndim != 2 or self.b.ndim != 2 or self.a.shape[0] != self.b.shape[1]:
@@ -111,7 +114,7 @@ class AdapterState:
         """Layer -> (out, in)."""
         return {name: factors.shape for name, factors in self.layers.items()}
 
-    def delta(self, layer: str) -> FloatArray:
+    def delta(self, layer: str) -> Float32Array:
         """Return the change of one layer's weight, shape (out, in), float32."""
         factors = self.layers[layer]
         return np.asarray(self.scaling * (factors.b @ factors.a), dtype=np.float32)
@@ -202,6 +205,26 @@ class AdapterState:
         return AdapterState(
             dict(_pairs({key: array.numpy() for key, array in arrays.items()})), scaling
         )
+
+    def to_peft(self) -> dict[str, Float32Array]:
+        """Return the factors under PEFT's names; PEFT keeps the scaling in its configuration."""
+        state = {}
+        for name, factors in self.layers.items():
+            state[f"{_PEFT_PREFIX}{name}{_PEFT_A}"] = factors.a
+            state[f"{_PEFT_PREFIX}{name}{_PEFT_B}"] = factors.b
+        return state
+
+    @staticmethod
+    def from_peft(state: Mapping[str, Float32Array], *, scaling: float) -> AdapterState:
+        """Read the factors from a state dictionary of PEFT's."""
+        layers = {}
+        for key, a in state.items():
+            if key.endswith(_PEFT_A):
+                layer = key.removesuffix(_PEFT_A)
+                layers[layer.removeprefix(_PEFT_PREFIX)] = LoraFactors(
+                    b=state[layer + _PEFT_B], a=a
+                )
+        return AdapterState(layers, scaling)
 
 
 def _pairs(arrays: Mapping[str, NDArray[np.generic]]) -> Iterator[tuple[str, LoraFactors]]:

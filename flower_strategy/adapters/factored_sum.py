@@ -37,7 +37,7 @@ from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-u
 from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from flower_strategy.adapters.adapter import AdapterError, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterError, Float32Array, LoraFactors
 
 DEFAULT_STACK_LIMIT = 1024
 """Stacked rank at which a sum first looks for rows of ``a`` that devices share."""
@@ -59,7 +59,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _SLACK = 16.0
 """How far a sum of rounding errors may exceed their number times the error of one."""
 
-DoubleArray = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +100,9 @@ class FactoredSum:
         self.shape = shape
         self._widest = rows * columns // (rows + columns)
         self._limit = stack_limit
-        self._left: list[FloatArray] = []
-        self._right: list[FloatArray] = []
-        self._dense: FloatArray | None = None
+        self._left: list[Float32Array] = []
+        self._right: list[Float32Array] = []
+        self._dense: Float32Array | None = None
         self._separate = True
 
     @property
@@ -167,7 +167,7 @@ class FactoredSum:
                 return _of_stacks(self._left, self._right, rank, scale)
             return _of_matrix(self._dense, rank, scale)
 
-    def _fold(self, dense: FloatArray) -> None:
+    def _fold(self, dense: Float32Array) -> None:
         # The transposes are what BLAS takes without a copy; it adds in place.
         sgemm(
             1.0,
@@ -196,7 +196,7 @@ class FactoredSum:
 
 
 def _of_stacks(
-    left: Sequence[FloatArray], right: Sequence[FloatArray], rank: int, scale: float
+    left: Sequence[Float32Array], right: Sequence[Float32Array], rank: int, scale: float
 ) -> Leading:
     right_gram = _gram(right, side=1)
     left_gram = _gram(left, side=0)
@@ -215,7 +215,7 @@ def _of_stacks(
     return _split(columns, values, rows, total, scale, noise=_SLACK * order * floor)
 
 
-def _of_matrix(matrix: FloatArray, rank: int, scale: float) -> Leading:
+def _of_matrix(matrix: Float32Array, rank: int, scale: float) -> Leading:
     wide = matrix.shape[0] <= matrix.shape[1]
     blocks = [matrix]
     gram = _gram(blocks, side=1 if wide else 0)
@@ -231,9 +231,9 @@ def _of_matrix(matrix: FloatArray, rank: int, scale: float) -> Leading:
 
 
 def _split(
-    columns: DoubleArray,
-    values: DoubleArray,
-    rows: DoubleArray,
+    columns: Float64Array,
+    values: Float64Array,
+    rows: Float64Array,
     total: float,
     scale: float,
     *,
@@ -255,13 +255,13 @@ def _split(
 
 
 def _top_eigenpairs(
-    matrix: DoubleArray, count: int, floor: float
-) -> tuple[DoubleArray, DoubleArray]:
+    matrix: Float64Array, count: int, floor: float
+) -> tuple[Float64Array, Float64Array]:
     """Return at most `count` eigenvalues above `floor`, descending, and their vectors.
 
     Parameters
     ----------
-    matrix : DoubleArray
+    matrix : Float64Array
         Symmetric, positive semidefinite; only the lower triangle is read.
     count : int
         Most eigenvalues to return.
@@ -280,7 +280,7 @@ def _top_eigenpairs(
     return energies[kept][::-1], vectors[:, kept][:, ::-1]
 
 
-def _pivoted_cholesky(gram: DoubleArray) -> tuple[DoubleArray, NDArray[np.intp], int]:
+def _pivoted_cholesky(gram: Float64Array) -> tuple[Float64Array, NDArray[np.intp], int]:
     """Return L, p and the numeric rank k: ``gram[p][:, p] = L @ L.T``, L zero after k columns."""
     tolerance = 4 * _EPS * float(gram.diagonal().max())
     factor, order, count, _ = lapack.dpstrf(gram, lower=1, tol=tolerance)
@@ -289,9 +289,9 @@ def _pivoted_cholesky(gram: DoubleArray) -> tuple[DoubleArray, NDArray[np.intp],
     return factor, order.astype(np.intp) - 1, int(count)
 
 
-def _gram(blocks: Sequence[FloatArray], *, side: int) -> DoubleArray:
+def _gram(blocks: Sequence[Float32Array], *, side: int) -> Float64Array:
     """Return the products of the stacked blocks' columns (side 0) or rows (side 1), float64."""
-    total: DoubleArray | None = None
+    total: Float64Array | None = None
     for _, strip in _strips(blocks, side=side):
         product = strip.T @ strip if side == 0 else strip @ strip.T
         total = product if total is None else np.add(total, product, out=total)
@@ -299,7 +299,7 @@ def _gram(blocks: Sequence[FloatArray], *, side: int) -> DoubleArray:
     return total
 
 
-def _times(blocks: Sequence[FloatArray], matrix: DoubleArray, *, side: int) -> DoubleArray:
+def _times(blocks: Sequence[Float32Array], matrix: Float64Array, *, side: int) -> Float64Array:
     """Return stacked columns times matrix (side 0) or matrix times stacked rows (side 1)."""
     length = blocks[0].shape[side]
     count = matrix.shape[1 - side]
@@ -312,7 +312,7 @@ def _times(blocks: Sequence[FloatArray], matrix: DoubleArray, *, side: int) -> D
     return result
 
 
-def _strips(blocks: Sequence[FloatArray], *, side: int) -> Iterator[tuple[slice, DoubleArray]]:
+def _strips(blocks: Sequence[Float32Array], *, side: int) -> Iterator[tuple[slice, Float64Array]]:
     """Yield the stack of the blocks in strips of its long side, as float64."""
     for start in range(0, blocks[0].shape[side], _STRIP):
         span = slice(start, start + _STRIP)
@@ -320,7 +320,7 @@ def _strips(blocks: Sequence[FloatArray], *, side: int) -> Iterator[tuple[slice,
         yield span, np.concatenate(parts, axis=1 - side, dtype=np.float64)
 
 
-def _norm(symmetric: DoubleArray) -> float:
+def _norm(symmetric: Float64Array) -> float:
     """Return an upper bound of the largest eigenvalue: the largest sum of a row's magnitudes."""
     return float(np.abs(symmetric).sum(axis=1).max())
 

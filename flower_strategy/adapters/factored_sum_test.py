@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flower_strategy.adapters.adapter import AdapterError, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterError, Float32Array, LoraFactors
 from flower_strategy.adapters.factored_sum import FactoredSum
 
 SIZE = 120
-Blocks = Sequence[FloatArray]
+Blocks = Sequence[Float32Array]
 
 
-def normal(seed: int, *shape: int) -> FloatArray:
+def normal(seed: int, *shape: int) -> Float32Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 

@@ -267,7 +267,7 @@ def test_a_real_node_draws_from_all_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "node_config", [{}, {"name": "attic"}, {"partition-id": 0, "num-partitions": 3}]
 )
-def test_a_real_node_without_data_of_its_own_is_told_what_to_set(
+def test_the_error_of_a_real_node_without_data_of_its_own_says_what_to_set(
     node_config: NodeConfig,
 ) -> None:
     with pytest.raises(ConfigError, match="names no data of its own: set --node-config"):

@@ -1,4 +1,4 @@
-"""The frozen base model on a device, and LoRA modules put on it for a while."""
+"""The frozen base model on a device, and LoRA adapters on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from floe_plugins import models
 from floe_plugins.errors import ModelError, first_line
-from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.device.model_checks import (
     BaseModelError,
     check_length,
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections that carry LoRA factors: all seven of a Llama-like block."""
 
-_PEFT_PREFIX = "base_model.model."
-_PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
-
 
 @dataclass(frozen=True, eq=False)
 class BaseModel:
@@ -56,7 +53,7 @@ class BaseModel:
     path : str
         Folder or hub id that it was loaded from.
     model : Any
-        ``transformers`` causal language model, no gradients, on `device`.
+        ``transformers`` causal language model on `device`, without gradients.
     tokenizer : Any
         Its tokenizer.
     device : torch.device
@@ -70,13 +67,13 @@ class BaseModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights, tied ones once."""
+        """Bytes of the weights; tied weights count once."""
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
 
 
 @lru_cache(maxsize=1)
 def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
-    """Load a base model; the process keeps the last one, since every message needs it.
+    """Load a base model; the process keeps the last one, because every message needs it.
 
     Parameters
     ----------
@@ -88,9 +85,9 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
     Raises
     ------
     floe_plugins.errors.ModelError
-        The name cannot be resolved, or the files lack something.
+        The name cannot be resolved, or its files are incomplete.
     BaseModelError
-        It is no causal language model.
+        It is not a causal language model.
     """
     path = models.resolve(name, progress=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,8 +101,8 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
             )
         model.requires_grad_(False)
         model = model.to(device).eval()
-    # Missing and damaged files, other shapes, a package that a quantised checkpoint needs, too
-    # little memory: each library raises classes of its own.
+    # Missing or damaged files, wrong shapes, a package that a quantised checkpoint needs, too
+    # little memory: each library raises its own exceptions.
     except Exception as error:
         raise ModelError(
             f"Model {name!r} cannot be loaded: {type(error).__name__}: {first_line(error)}"
@@ -120,7 +117,7 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep the bars of many simulated devices out of one log."""
+    """Turn off progress bars: many simulated devices share one log."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -131,14 +128,14 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def adapted_shapes(name: str) -> dict[str, tuple[int, int]]:
-    """Return layer -> (out, in) of every projection that is adapted, without loading weights.
+    """Return layer -> (out, in) of every adapted projection, without loading weights.
 
     Raises
     ------
     floe_plugins.errors.ModelError
         The name cannot be resolved, or its configuration cannot be read.
     BaseModelError
-        It is no causal language model, or has none of `TARGET_MODULES`.
+        It is not a causal language model, or has none of `TARGET_MODULES`.
     """
     path = models.resolve(name, progress=True)
     return _shapes(name, empty_model(name, read_config(name, path)))
@@ -147,9 +144,9 @@ def adapted_shapes(name: str) -> dict[str, tuple[int, int]]:
 def check_base_model(
     name: str, *, max_length: int, weights: bool = False
 ) -> dict[str, tuple[int, int]]:
-    """Check a base model before devices are asked to train it, without loading its weights.
+    """Check a base model before devices train it, without loading its weights.
 
-    Returns what `adapted_shapes` does.
+    Returns the same as `adapted_shapes`.
 
     Parameters
     ----------
@@ -158,16 +155,17 @@ def check_base_model(
     max_length : int
         Most tokens of an example.
     weights : bool (default: False)
-        Whether its files of weights must be on this machine, too: here the devices are simulated.
+        Whether its weight files must be on this machine as well, as for simulated devices.
 
     Raises
     ------
     floe_plugins.errors.ModelError
-        The name cannot be resolved, or the files lack something.
+        The name cannot be resolved, or its files are incomplete.
     floe_plugins.errors.ConfigError
-        An example could be longer than the model has positions.
+        An example could have more tokens than the model has positions.
     BaseModelError
-        It is no causal language model, has none of `TARGET_MODULES`, or another model's tokenizer.
+        It is not a causal language model, has none of `TARGET_MODULES`, or has another model's
+        tokenizer.
     """
     path = models.resolve(name, progress=True)
     config = read_config(name, path)
@@ -192,7 +190,7 @@ def _shapes(name: str, model: Any) -> dict[str, tuple[int, int]]:
 
 
 def layer_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """Return layer -> (out, in) of a model's projections that are adapted."""
+    """Return layer -> (out, in) of a model's adapted projections."""
     return {
         layer: (module.out_features, module.in_features)
         for layer, module in model.named_modules()
@@ -202,9 +200,9 @@ def layer_shapes(model: Any) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
-    """Put an adapter on the base model; it is taken off again at the end.
+    """Put an adapter on the base model for the length of the block.
 
-    The adapter's scaling is written as PEFT's alpha, so ``alpha / rank`` is that scaling.
+    PEFT's alpha is chosen so that ``alpha / rank`` is the adapter's scaling.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
@@ -225,22 +223,11 @@ def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
 
 
 def to_peft(adapter: AdapterState) -> dict[str, torch.Tensor]:
-    """Return the factors under PEFT's names."""
-    state = {}
-    for layer, factors in adapter.layers.items():
-        state[f"{_PEFT_PREFIX}{layer}{_PEFT_A}"] = torch.from_numpy(factors.a.copy())
-        state[f"{_PEFT_PREFIX}{layer}{_PEFT_B}"] = torch.from_numpy(factors.b.copy())
-    return state
+    """Return copies of the factors as tensors, under PEFT's names."""
+    return {name: torch.from_numpy(factor.copy()) for name, factor in adapter.to_peft().items()}
 
 
 def from_peft(state: dict[str, torch.Tensor], *, scaling: float) -> AdapterState:
     """Return the adapter in a PEFT state dictionary."""
-    layers = {}
-    for key, a in state.items():
-        if key.endswith(_PEFT_A):
-            layer = key.removesuffix(_PEFT_A)
-            b = state[layer + _PEFT_B]
-            layers[layer.removeprefix(_PEFT_PREFIX)] = LoraFactors(
-                b=b.detach().float().cpu().numpy(), a=a.detach().float().cpu().numpy()
-            )
-    return AdapterState(layers, scaling)
+    arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+    return AdapterState.from_peft(arrays, scaling=scaling)

@@ -1,4 +1,4 @@
-"""The task embedding: one vector that says what a device's texts are like."""
+"""The task embedding: one vector that characterises a device's texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import FloatArray
+from flower_strategy.adapters.adapter import Float32Array
 from flower_strategy.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TaskEmbedding:
-    """A device's task embedding, and how far chance may have moved it.
+    """A device's task embedding and its uncertainty.
 
     Attributes
     ----------
-    vector : FloatArray
+    vector : Float32Array
         Shape (hidden,), unit length.
     error : float
-        Standard error of the vector, as a length: what other texts of the same device, and the
-        noise, would move it by. 0 where there is one text only and no noise.
+        Standard error of the vector, as a length: how far other texts of the same device, and the
+        noise, would move it. 0 for a single text without noise.
     noise : float
-        Standard deviation of the noise in it, before it was brought to unit length.
+        Standard deviation of its noise, before normalisation.
     """
 
-    vector: FloatArray
+    vector: Float32Array
     error: float
     noise: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class MeanEmbedding:
-    """The mean of some texts' vectors, with the noise that is in it.
+    """The mean of some texts' vectors, and its noise.
 
     Attributes
     ----------
     mean : NDArray[np.float64]
-        Shape (hidden,), not of unit length.
+        Shape (hidden,), not normalised.
     count : int
-        Texts that it is the mean of, at least 1.
+        Number of texts in the mean, at least 1.
     noise : float (default: 0.0)
-        Standard deviation of the Gaussian noise on every number.
+        Standard deviation of the Gaussian noise on every component.
     """
 
     mean: NDArray[np.float64]
@@ -58,28 +58,26 @@ class MeanEmbedding:
     noise: float = 0.0
 
     def blurred(self, noise: float, *, seed: int | None = None) -> MeanEmbedding:
-        """Return the mean with more noise added, so that its noise is `noise` in all.
+        """Return the mean with noise added up to a total of `noise`.
 
-        What comes out is made of this mean and of chance alone: whoever has seen this one learns
-        nothing from it.
+        The result depends on this mean and on chance alone, so it reveals nothing beyond this mean.
 
         Parameters
         ----------
         noise : float
-            Standard deviation of all noise in the result, not less than what is there.
+            Standard deviation of all noise in the result; at least the present noise.
         seed : int, optional
-            Seed of the noise, for figures that shall come out again. Without one the system draws
-            it.
+            Seed of the noise, for reproducible figures. By default the operating system draws the
+            noise.
         """
         added = math.sqrt(max(noise**2 - self.noise**2, 0.0))
         return MeanEmbedding(self.mean + added * _normal(self.mean.size, seed), self.count, noise)
 
     def embedding(self) -> TaskEmbedding:
-        """Return the vector of unit length with its error, both of `mean`, `count`, `noise` alone.
+        """Return the unit vector with its error, both from `mean`, `count` and `noise` alone.
 
-        Vectors of unit length whose mean has length m lie 1 - m^2 around it in the mean of their
-        squares. So the error needs no other look at the texts: where there is noise in the mean,
-        it tells nothing that the mean does not tell.
+        Unit vectors whose mean has length m have a mean squared distance of 1 - m^2 to it. The
+        error therefore needs no other access to the texts, and reveals nothing beyond the mean.
         """
         blur = self.noise**2 * self.mean.size
         squared = float(self.mean @ self.mean)
@@ -89,7 +87,7 @@ class MeanEmbedding:
         return TaskEmbedding(_unit(self.mean), error, self.noise)
 
 
-def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> FloatArray:
+def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> Float32Array:
     """Return one vector per text: the mean of the frozen model's last hidden states.
 
     Parameters
@@ -103,7 +101,7 @@ def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) 
 
     Returns
     -------
-    FloatArray
+    Float32Array
         Shape (texts, hidden), float32, rows of unit length.
     """
     import torch
@@ -147,9 +145,9 @@ def task_embedding(
     *,
     seed: int | None = None,
 ) -> TaskEmbedding:
-    """Return the task embedding of texts with fresh noise.
+    """Return the task embedding of texts, with fresh noise.
 
-    A device answers with `flower_strategy.device.embedding_noise.device_embedding`, which draws the
+    Devices use `flower_strategy.device.embedding_noise.device_embedding` instead, which draws the
     noise once.
 
     Parameters
@@ -161,19 +159,19 @@ def task_embedding(
     settings : EmbeddingSettings
         How many texts, how much of each, and the noise.
     seed : int, optional
-        Seed of the noise, for figures that shall come out again. Without one the system draws it.
+        Seed of the noise, for reproducible figures. By default the operating system draws it.
     """
     mean = mean_embedding(base, texts, settings)
     return (mean.blurred(settings.noise, seed=seed) if settings.noise else mean).embedding()
 
 
-def _unit(vector: FloatArray | NDArray[np.float64]) -> FloatArray:
+def _unit(vector: Float32Array | NDArray[np.float64]) -> Float32Array:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)
 
 
 def _normal(size: int, seed: int | None) -> NDArray[np.float64]:
     if seed is not None:
         return np.random.default_rng(seed).normal(size=size)
-    # Not numpy's generator: what it has drawn tells its state, and with it what comes next.
+    # Not numpy's generator: its output reveals its state, and thus its next numbers.
     system = random.SystemRandom()
     return np.array([system.gauss(0.0, 1.0) for _ in range(size)])

@@ -1,13 +1,13 @@
-"""The noisy task embeddings that a device has told, kept on its disk.
+"""The noisy task embeddings that a device has sent, kept on its disk.
 
-One file per node, readable by its user alone::
+One file per node, which only its user can read::
 
     embedding-answers/<node>.json
         {"format": 1, "secret": "...",
          "answers": [{"texts": ["..."], "model": "...", "noise": 0.05, "count": 8,
                       "mean": [0.01, ...]}]}
 
-Texts are there as hashes under the file's secret.
+Texts are stored as hashes keyed with the file's secret.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class AnswersError(FloeError, RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A noisy mean that the server was told.
+    """A noisy mean that was sent to the server.
 
     Attributes
     ----------
     texts : frozenset[str]
-        Hashes of the texts that it was made of.
+        Hashes of the texts in the mean.
     model : str
         The base model that embedded them.
     mean : MeanEmbedding
-        What was told, before it was brought to unit length.
+        The mean that was sent, before normalisation.
     """
 
     texts: frozenset[str]
@@ -68,44 +68,44 @@ class Answers:
     ----------
     secret : bytes
         Key of the texts' hashes.
-    told : list[Answer]
+    sent : list[Answer]
         The answers.
     """
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES))
-    told: list[Answer] = field(default_factory=list)
+    sent: list[Answer] = field(default_factory=list)
 
     def hashed(self, origin: bytes) -> str:
-        """Return what stands for a text in the file."""
+        """Return the hash that stands for a text in the file."""
         return hmac.new(self.secret, origin, hashlib.sha256).hexdigest()[:32]
 
     def used(self) -> frozenset[str]:
-        """Return the hashes of all texts that an answer was made of."""
-        return frozenset[str]().union(*(answer.texts for answer in self.told))
+        """Return the hashes of all texts used in any answer."""
+        return frozenset[str]().union(*(answer.texts for answer in self.sent))
 
     def holding(self, held: Collection[str]) -> Answer | None:
-        """Return the last answer of whose texts the device still holds at least half."""
+        """Return the latest answer at least half of whose texts the device still holds."""
         there = frozenset(held)
-        for answer in reversed(self.told):
+        for answer in reversed(self.sent):
             if 2 * len(answer.texts & there) >= len(answer.texts):
                 return answer
         return None
 
     def sharing(self, held: Collection[str]) -> Answer:
-        """Return the answer that shares most texts with those held; there is one at least."""
+        """Return the answer that shares the most texts with those held; there must be one."""
         shared = frozenset(held)
-        return max(reversed(self.told), key=lambda answer: len(answer.texts & shared))
+        return max(reversed(self.sent), key=lambda answer: len(answer.texts & shared))
 
     def replace(self, old: Answer, mean: MeanEmbedding) -> Answer:
-        """Put another mean in an answer's place."""
+        """Replace an answer's mean."""
         new = replace(old, mean=mean)
-        self.told[self.told.index(old)] = new
+        self.sent[self.sent.index(old)] = new
         return new
 
 
 @contextlib.contextmanager
 def kept_answers(path: Path) -> Iterator[Answers]:
-    """Give a node's answers, alone among processes; what has changed is on the disk at the end.
+    """Yield a node's answers under an exclusive lock; save changes at the end.
 
     Parameters
     ----------
@@ -115,16 +115,16 @@ def kept_answers(path: Path) -> Iterator[Answers]:
     Raises
     ------
     AnswersError
-        The file cannot be read, written or locked. Nothing may be told then: the next answer
-        would have other noise.
+        The file cannot be read, written or locked. Nothing may be sent then, because the next
+        answer would have different noise.
     """
     with _alone(path):
-        # Whoever writes holds the lock, so a part that is here was left by a process that died.
+        # Writers hold the lock, so a part found here was left by a process that died.
         files.remove_parts(path)
         answers = _read(path)
-        before = tuple(answers.told)
+        before = tuple(answers.sent)
         yield answers
-        if tuple(answers.told) != before:
+        if tuple(answers.sent) != before:
             try:
                 _write(path, answers)
             except OSError as error:
@@ -158,7 +158,7 @@ def _read(path: Path) -> Answers:
     except FileNotFoundError:
         return Answers()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        # Taken for absent, it would be answered with other noise.
+        # Treating it as absent would answer with different noise.
         logger.error("The embedding's answers in %s cannot be read: %r", path, error)
         raise AnswersError(
             f"it cannot read the file of its earlier answers: {_cause(error)}"
@@ -171,7 +171,7 @@ def _parse(content: Any) -> Answers:
     Raises
     ------
     ValueError, KeyError, TypeError
-        It is damaged, or of another version.
+        It is damaged or of another version.
     """
     if content["format"] != _FORMAT:
         raise ValueError(f"its format is {content['format']!r}, not {_FORMAT}")
@@ -194,7 +194,7 @@ def _write(path: Path, answers: Answers) -> None:
     content = {
         "format": _FORMAT,
         "secret": answers.secret.hex(),
-        "answers": [_values(answer) for answer in answers.told],
+        "answers": [_values(answer) for answer in answers.sent],
     }
     files.write_file(path, json.dumps(content, allow_nan=False), mode=0o600, durable=True)
 
@@ -210,5 +210,5 @@ def _values(answer: Answer) -> dict[str, Any]:
 
 
 def _cause(error: Exception) -> str:
-    """Return an error as a phrase for the server, without the path of a folder."""
+    """Return an error as a phrase for the server, without any path."""
     return (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}"

@@ -20,7 +20,7 @@ MEAN = MeanEmbedding(np.arange(4, dtype=np.float64), 3, 0.5)
 def tell(path: Path, text: str) -> str:
     """Add an answer; return the file's secret."""
     with kept_answers(path) as answers:
-        answers.told.append(Answer(frozenset([text]), "model", MEAN))
+        answers.sent.append(Answer(frozenset([text]), "model", MEAN))
         return answers.secret.hex()
 
 
@@ -40,12 +40,12 @@ def test_answers_are_there_again_and_nobody_else_s(path: Path) -> None:
     assert path.parent.stat().st_mode & 0o077 == 0
     assert tell(path, "two") == secret
     with kept_answers(path) as answers:
-        assert [answer.texts for answer in answers.told] == [{"one"}, {"two"}]
-        assert (answers.told[0].mean.count, answers.told[0].mean.noise) == (3, 0.5)
-        np.testing.assert_array_equal(answers.told[0].mean.mean, MEAN.mean)
-        answers.replace(answers.told[0], replace(MEAN, noise=0.7))
+        assert [answer.texts for answer in answers.sent] == [{"one"}, {"two"}]
+        assert (answers.sent[0].mean.count, answers.sent[0].mean.noise) == (3, 0.5)
+        np.testing.assert_array_equal(answers.sent[0].mean.mean, MEAN.mean)
+        answers.replace(answers.sent[0], replace(MEAN, noise=0.7))
     with kept_answers(path) as answers:
-        assert [answer.mean.noise for answer in answers.told] == [0.7, 0.5]
+        assert [answer.mean.noise for answer in answers.sent] == [0.7, 0.5]
         # A hash tells nothing to who has not the secret.
         assert answers.hashed(b"a") != answers.hashed(b"b")
         assert len(answers.hashed(b"a")) == 32
@@ -84,8 +84,8 @@ def test_a_process_that_dies_while_it_writes_leaves_nothing_for_long(
     assert len(left(path)) == 1
     assert tell(path, "three") == secret
     assert left(path) == []
-    told = json.loads(path.read_text("utf-8"))["answers"]
-    assert [answer["texts"] for answer in told] == [["one"], ["three"]]
+    stored = json.loads(path.read_text("utf-8"))["answers"]
+    assert [answer["texts"] for answer in stored] == [["one"], ["three"]]
 
 
 def test_processes_that_begin_at_once_agree(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_not_taken_for_absent(path: Path, content: str, c
     assert path.read_text("utf-8") == content
 
 
-def test_what_cannot_be_kept_is_not_told(
+def test_what_cannot_be_kept_is_not_sent(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object) -> None:

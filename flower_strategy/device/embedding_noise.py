@@ -1,22 +1,22 @@
-r"""The noise on a device's task embedding: drawn once, whatever a server asks, and how often.
+r"""The noise on a device's task embedding: drawn once, whatever and however often a server asks.
 
 A device is asked for its embedding more than once: when devices are clustered again, when it was
 left out, after a restart, in another run. The server chooses the noise, the number of texts and
 their length, the model, and through seed and templates which of the device's texts come first.
-With fresh noise for each of these the mean of n answers would have its noise divided by the root
-of n. So the device keeps what it has answered (`flower_strategy.device.embedding_answers`), and
+With fresh noise each time, averaging n answers would divide the noise by the square root of n. The
+device therefore keeps its answers (`flower_strategy.device.embedding_answers`):
 
-- while it holds at least half of the texts of its last answer, it repeats that answer, whatever
-  the settings. It does so also where less noise is asked, or none.
-- where more noise is asked, noise is added to *the answer*, never drawn anew around the mean of
-  the texts: with e + n_1 told, e + n_1 + n_2 is told then and from then on. It is made of the
-  first answer and of chance, so all answers together tell no more of e than the first one.
-  (Scaling one direction, e + a z and e + b z, would give e away: two equations, two unknowns.)
-- for another base model it refuses: noise drawn anew around the same texts is a second answer.
-- when its texts have changed, the next answer is made of texts that no answer has used yet.
+- While it holds at least half of the texts of its last answer, it repeats that answer whatever the
+  settings, even if less noise or none is requested.
+- If more noise is requested, it adds noise to *the answer* and never draws it anew around the mean
+  of the texts: after e + n_1 it sends e + n_1 + n_2 from then on. That sum depends on the first
+  answer and on chance alone, so all answers together reveal no more of e than the first one.
+  (Scaling one direction, e + a z and e + b z, would reveal e: two equations, two unknowns.)
+- For another base model it refuses: fresh noise around the same texts would be a second answer.
+- When its texts have changed, it makes the next answer from texts that no answer has used yet.
 
-So each text takes part in one noisy answer at most. A text moves the mean of n unit vectors by 2/n
-at most, which makes the answer 2/(n sigma)-GDP with respect to it: Dong, Roth and Su, "Gaussian
+Each text thus takes part in at most one noisy answer. A text moves the mean of n unit vectors by at
+most 2/n, which makes the answer 2/(n sigma)-GDP with respect to it: Dong, Roth and Su, "Gaussian
 Differential Privacy" (arXiv 1905.02383), theorem 1.
 """
 
@@ -47,11 +47,11 @@ _NODE_KEYS = ("partition-id", "num-partitions")
 
 
 class EmbeddingRefusedError(FloeError, RuntimeError):
-    """The device does not tell its task embedding; the message is the reason."""
+    """The device does not send its task embedding; the message is the reason."""
 
 
 def least_noise(node_config: NodeConfig) -> float:
-    """Return the least noise that a device answers with, 0 where it sets none.
+    """Return the least noise that a device answers with; 0 if it sets none.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def least_noise(node_config: NodeConfig) -> float:
     Raises
     ------
     ConfigError
-        The value is no number from 0 to 100, or a key is that one misspelt.
+        The value is not a number from 0 to 100, or the key is misspelt.
     """
     if MIN_NOISE_KEY not in node_config:
         for key in node_config:
             plain = key.lower().replace("_", "-")
-            # Misspelt, the floor would silently not be there.
+            # A misspelt key would silently set no floor.
             if difflib.get_close_matches(plain, [MIN_NOISE_KEY], cutoff=0.8):
                 raise ConfigError(
                     f"--node-config has the unknown key {key!r}; did you mean {MIN_NOISE_KEY!r}?"
@@ -83,8 +83,8 @@ def least_noise(node_config: NodeConfig) -> float:
 def answers_file(node_config: NodeConfig, *, folder: Path | None = None) -> Path:
     """Return the file of a node's answers.
 
-    Nodes that share a folder are told apart by ``partition-id`` and ``num-partitions``. SuperNodes
-    without these share a file, in which their texts tell them apart.
+    Nodes that share a folder are distinguished by ``partition-id`` and ``num-partitions``.
+    SuperNodes without these share a file, in which their texts distinguish them.
     """
     known = [f"{key}={node_config[key]}" for key in _NODE_KEYS if key in node_config]
     name = hashlib.sha256(",".join(known).encode()).hexdigest()[:16] if known else "device"
@@ -99,16 +99,16 @@ def device_embedding(
     *,
     folder: Path | None = None,
 ) -> TaskEmbedding:
-    """Return the task embedding that a device tells; the texts stay here.
+    """Return the task embedding that a device sends; its texts stay on the device.
 
     Parameters
     ----------
     base : BaseModel
         The frozen model.
     data : LocalData
-        What the device holds.
+        The device's data.
     settings : EmbeddingSettings
-        What the server asks for.
+        The server's settings.
     node_config : Mapping
         ``flower-supernode --node-config``.
     folder : Path, optional
@@ -117,10 +117,10 @@ def device_embedding(
     Raises
     ------
     EmbeddingRefusedError
-        The server asks for less noise than the device allows, or for another model than that of
-        the answer that holds; or answers cannot be kept.
+        The server requests less noise than the device allows, or another model than that of the
+        current answer; or answers cannot be kept.
     ConfigError
-        The device's own setting is not accepted.
+        The device's own setting is invalid.
     """
     least = least_noise(node_config)
     if settings.noise < least:
@@ -149,14 +149,14 @@ def _answered(
     if answer is None:
         used = answers.used()
         new = [each for each in data.train if answers.hashed(each.origin) not in used]
-        if new or not answers.told:
+        if new or not answers.sent:
             return _fresh(answers, base, new[: settings.texts], settings)
         answer = answers.sharing(held)
     if answer.model != base.path:
-        # Neither path is the server's business.
+        # The server must not see the paths.
         logger.warning("The embedding's answer is by %s, asked is %s.", answer.model, base.path)
         raise EmbeddingRefusedError(
-            "This device has told a noisy embedding of its texts by another base model and tells "
+            "This device has sent a noisy embedding of its texts by another base model and sends "
             "no second one: the two would have less noise together. Its owner can remove its "
             f"folder {ANSWERS_FOLDER!r} to allow that."
         )
@@ -168,10 +168,10 @@ def _answered(
 def _fresh(
     answers: Answers, base: BaseModel, examples: Sequence[Example], settings: EmbeddingSettings
 ) -> TaskEmbedding:
-    """Return the embedding of texts that no answer has used, and keep it where it has noise."""
+    """Return the embedding of texts that no answer has used; keep it if it has noise."""
     mean = mean_embedding(base, [example.text for example in examples], settings)
     if settings.noise:
         mean = mean.blurred(settings.noise)
         texts = frozenset(answers.hashed(example.origin) for example in examples)
-        answers.told.append(Answer(texts, base.path, mean))
+        answers.sent.append(Answer(texts, base.path, mean))
     return mean.embedding()

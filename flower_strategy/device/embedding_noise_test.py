@@ -92,7 +92,7 @@ def test_no_setting_of_the_server_gives_a_second_draw(ask: Asker, tiny_base: Bas
             for data in (split, few):
                 np.testing.assert_array_equal(ask(how, data=data), first)
                 asked += 1
-        with pytest.raises(EmbeddingRefusedError, match="another base model and tells no second"):
+        with pytest.raises(EmbeddingRefusedError, match="another base model and sends no second"):
             ask(how, base=same_size)
     assert asked > 400
 
@@ -109,10 +109,10 @@ def test_two_levels_of_noise_do_not_give_the_embedding_away(ask: Asker) -> None:
         np.testing.assert_array_equal(ask(replace(HOW, noise=noise)), much)
 
 
-def test_noise_is_added_to_what_was_told(ask: Asker) -> None:
-    told = [ask(replace(HOW, noise=noise)) for noise in np.linspace(NOISE, 2 * NOISE, 60)]
+def test_noise_is_added_to_what_was_sent(ask: Asker) -> None:
+    sent = [ask(replace(HOW, noise=noise)) for noise in np.linspace(NOISE, 2 * NOISE, 60)]
     # All of them are made of the first one; drawn one by one, their mean comes to 0.98.
-    assert ask.cosine(told) < min(0.95, ask.cosine(told[:1]) + 0.3)
+    assert ask.cosine(sent) < min(0.95, ask.cosine(sent[:1]) + 0.3)
 
 
 def test_the_error_that_goes_along_is_made_of_the_noisy_mean_alone(
@@ -146,7 +146,7 @@ def test_the_server_s_seed_templates_and_cuts_do_not_change_a_real_node_s_answer
         config = RunConfig.from_dict({"seed": seed, "max-examples": most, **template})
         answers.add(ask(data=load_local_data(config, node, simulated=False), node=node).tobytes())
     assert len(answers) == 1
-    # A file that has changed by more than half of what was told is another matter.
+    # A file that has changed by more than half of what was sent is another matter.
     file.write_text("\n".join(json.dumps({"text": f"new {n}"}) for n in range(60)), "utf-8")
     config = RunConfig.from_dict({})
     assert (
@@ -210,7 +210,7 @@ def test_a_floor_that_is_not_understood_is_one_sentence(config: NodeConfig, sent
     assert sentence in str(caught.value)
 
 
-def test_what_is_below_the_floor_is_refused_and_nothing_is_told(ask: Asker) -> None:
+def test_what_is_below_the_floor_is_refused_and_nothing_is_sent(ask: Asker) -> None:
     node: NodeConfig = {"min-embedding-noise": 0.5}
     for noise in (0.0, NOISE, 0.499999):
         with pytest.raises(

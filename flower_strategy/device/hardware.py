@@ -1,4 +1,4 @@
-"""What a device is: its memory, its speed and its uplink, real or simulated."""
+"""A device's memory, speed and uplink, real or simulated."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Device:
     memory_bytes : int
         Memory that training may use.
     slowdown : float (default: 1.0)
-        Times slower than the machine that simulates it; 1 on a real device.
+        How many times slower it is than the machine that simulates it; 1 on a real device.
     bandwidth : float (default: inf)
-        Upload in bytes per second; infinite where it is not known.
+        Upload in bytes per second; infinite if unknown.
     simulated : bool (default: False)
-        Whether another machine stands for it.
+        Whether another machine simulates it.
     waits : bool (default: False)
-        Whether a simulated device is slow for real: it waits, and its seconds are wall time. Else
-        its seconds are those of a virtual clock.
+        Whether a simulated device really waits, so that its seconds are wall time. Otherwise its
+        seconds are those of a virtual clock.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Device:
         return num_bytes / self.bandwidth
 
 
-# Memory left to an app, slowdown against a laptop core, and uplink of a phone on a mobile
+# Memory available to an app, slowdown relative to a laptop core, and uplink: of a phone on a mobile
 # network, an embedded board on shared wireless, and a laptop on a home line.
 DEVICE_CLASSES = {
     device.name: device
@@ -96,14 +96,14 @@ def parse_device(text: str) -> Device:
 
 
 def simulated_device(classes: Sequence[str], partition_id: int, *, waits: bool = False) -> Device:
-    """Return the device of a simulated node: the classes are given out in turn."""
+    """Return the device of a simulated node; the classes are assigned in turn."""
     return replace(parse_device(classes[partition_id % len(classes)]), waits=waits)
 
 
 def this_device(
     node_config: Mapping[str, str | int | float | bool], *, memory_bytes: int | None = None
 ) -> Device:
-    """Return the machine that this runs on, as far as it can be measured.
+    """Return the device that this process runs on, as far as it can be measured.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def this_device(
         ``flower-supernode --node-config``: ``device`` names it, ``bandwidth-mbps`` is its upload
         in MB/s, ``memory-gib`` lowers the memory that training may use.
     memory_bytes : int, optional
-        Memory that training may use; what this process may still take if not given.
+        Memory that training may use; by default what is available to this process.
 
     Raises
     ------
@@ -139,17 +139,16 @@ def _positive(node_config: Mapping[str, str | int | float | bool], key: str) -> 
 class Stopwatch:
     """Seconds of work on a device.
 
-    On a real device that is wall time. Simulated devices share one machine, so theirs is the
-    processor time per thread, which other work on the machine does not lengthen, times the
-    device's slowdown: a virtual clock. A simulated device that waits has wall time, too, and
-    makes it as long as its slowdown says.
+    On a real device they are wall time. Simulated devices share one machine, so their clock is
+    virtual: processor time per thread, which other work on the machine does not lengthen, times
+    the device's slowdown. A simulated device that waits uses wall time, stretched to its slowdown.
 
     Parameters
     ----------
     device : Device
         The device.
     threads : int
-        Threads that the work runs on.
+        Number of threads that the work runs on.
     """
 
     def __init__(self, device: Device, *, threads: int) -> None:
@@ -159,15 +158,15 @@ class Stopwatch:
         self._start = self._read()
 
     def seconds(self) -> float:
-        """Return what the work since the watch was made takes on the device; never waits."""
+        """Return the seconds of the work so far on the device's clock, without waiting."""
         return self._elapsed() * self._device.slowdown
 
     def finish(self, *, upload_bytes: int) -> float:
-        """Return the seconds of the work since the watch was made and of an upload after it.
+        """Return the seconds of the work so far and of an upload after it.
 
-        A simulated device that waits sleeps here until they are over and returns the wall time
-        that has then passed, which is longer where the machine woke it late, or where the work
-        alone took longer than the device (a slowdown below 1) would have needed.
+        A simulated device that waits sleeps here until they have passed, and returns the elapsed
+        wall time. That is longer if the machine woke it late, or if the work alone took longer than
+        the device would have needed (a slowdown below 1).
         """
         expected = self.seconds() + self._device.upload_seconds(upload_bytes)
         if not self._device.waits:
@@ -181,18 +180,18 @@ class Stopwatch:
 
 
 def available_memory(*, root: Path = Path("/")) -> int:
-    """Return the bytes that this process may still take.
+    """Return the bytes of memory available to this process.
 
-    The machine's own, within the limits of the process's control group and of every group above
-    it: any of them can be the tightest. Both hierarchies count, version 2 (``memory.max`` and
-    ``memory.high``) and version 1 (``memory.limit_in_bytes``). File pages that a group could drop
-    at once (``inactive_file``) are not held against it, as ``MemAvailable`` does not hold them
-    against the machine.
+    The machine's available memory, within the limits of the process's control group and of every
+    group above it, any of which can be the tightest. Both hierarchies count: version 2
+    (``memory.max`` and ``memory.high``) and version 1 (``memory.limit_in_bytes``). File pages that
+    a group can drop immediately (``inactive_file``) count as available, as they do in
+    ``MemAvailable``.
 
     Parameters
     ----------
     root : Path (default: /)
-        Where ``proc`` and the mounted control groups are looked for.
+        Where to look for ``proc`` and the mounted control groups.
     """
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines(root / "proc/meminfo"):
@@ -211,7 +210,7 @@ def available_memory(*, root: Path = Path("/")) -> int:
 
 @dataclass(frozen=True)
 class _GroupFiles:
-    """Names within a control group's folder, and the line of ``memory.stat``."""
+    """File names in a control group's folder, and the key in ``memory.stat``."""
 
     limits: tuple[str, ...]
     used: str
@@ -231,11 +230,11 @@ class _Mount:
     point : PurePosixPath
         Where it is mounted, relative to the root.
     top : PurePosixPath
-        The group that is mounted there; in a container that is often not ``/``.
+        The group that is mounted there; in a container often not ``/``.
     group : PurePosixPath
         The process's group.
     files : _GroupFiles
-        How its files are called.
+        The names of its files.
     """
 
     point: PurePosixPath
@@ -288,7 +287,7 @@ def _droppable(path: Path, key: str) -> int:
 
 
 def _number(path: Path) -> int | None:
-    """Return a file's number; None where there is no file, or it says ``max``."""
+    """Return a file's number; None if there is no file, or it says ``max``."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdigit() else None
 

@@ -1,7 +1,7 @@
-"""What a base model's files must have, checked without loading its weights.
+"""Checks a base model's files without loading its weights.
 
-Every fault is one sentence, told before a run starts: transformers would raise in its own words on
-every device, or silently go on with random weights.
+Every fault is reported as one sentence before a run starts. Otherwise transformers would raise its
+own errors on every device, or silently continue with random weights.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from floe_plugins.models.resolver import TOKENIZER_FILES
 _PROBE = "The quick brown fox, 42."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
-# What transformers makes a tokenizer of. A class of its own may read other files, named in
+# The files that transformers makes a tokenizer from. A custom class may read other files, named in
 # tokenizer_config.json.
 _TOKENIZERS = (*TOKENIZER_FILES, "tokenizer_config.json", "spiece.model")
 
 
 class BaseModelError(FloeError, ValueError):
-    """The base model is none that Floe can adapt; the message says what it lacks."""
+    """Floe cannot adapt the base model; the message says what it lacks."""
 
 
 def read_config(name: str, path: str) -> Any:
@@ -36,7 +36,7 @@ def read_config(name: str, path: str) -> Any:
     Parameters
     ----------
     name : str
-        What the user calls the model.
+        The user's name for the model.
     path : str
         Its folder or hub id.
 
@@ -45,11 +45,11 @@ def read_config(name: str, path: str) -> Any:
     ModelError
         There is none, or it cannot be read.
     BaseModelError
-        It is no causal language model's.
+        It does not belong to a causal language model.
     """
     try:
         config = AutoConfig.from_pretrained(path)
-    # OSError, ValueError, KeyError, what the hub's client and a configuration's own checks raise.
+    # OSError, ValueError, KeyError, and what the hub's client and a configuration's checks raise.
     except Exception as error:
         raise ModelError(_unreadable("configuration", name, path, error)) from error
     kind = config.model_type
@@ -75,7 +75,7 @@ def read_config(name: str, path: str) -> Any:
 
 
 def empty_model(name: str, config: Any) -> Any:
-    """Return the model of a configuration, on torch's ``meta`` device: shapes without weights.
+    """Return a configuration's model on torch's ``meta`` device: shapes without weights.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def empty_model(name: str, config: Any) -> Any:
     try:
         with torch.device("meta"):
             model = factory.from_config(config)
-    # A configuration's numbers may contradict each other; every model says so in its own way.
+    # A configuration's numbers may contradict each other; every model class raises its own error.
     except Exception as error:
         raise BaseModelError(
             f"Model {name!r} cannot be built from its configuration: {first_line(error)}"
@@ -102,7 +102,7 @@ def read_tokenizer(name: str, path: str) -> Any:
     Raises
     ------
     ModelError
-        There is none, or it makes no tokens of a text.
+        There is none, or it yields no tokens for a text.
     """
     folder = Path(path)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZERS):
@@ -113,7 +113,7 @@ def read_tokenizer(name: str, path: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         tokens = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    # OSError, ValueError, and `Exception` itself from the tokenizers' own library.
+    # OSError, ValueError, and a bare `Exception` from the tokenizers library.
     except Exception as error:
         raise ModelError(_unreadable("tokenizer", name, path, error)) from error
     if not tokens:
@@ -125,22 +125,22 @@ def read_tokenizer(name: str, path: str) -> Any:
 
 
 def check_tokenizer(name: str, tokenizer: Any, *, vocabulary: int) -> None:
-    """Check that a tokenizer's tokens are the model's.
+    """Check that a tokenizer belongs to the model.
 
     Parameters
     ----------
     name : str
-        What the user calls the model.
+        The user's name for the model.
     tokenizer : Any
         Its tokenizer.
     vocabulary : int
-        Rows of the model's table of embeddings.
+        Rows of the model's embedding table.
 
     Raises
     ------
     BaseModelError
-        A text, its end or its padding has a token that the model has no embedding for, or a text
-        has no end: an adapter could not learn when to stop.
+        A text, its end or its padding has a token without an embedding in the model; or the
+        tokenizer has no end-of-text token, without which an adapter cannot learn when to stop.
     """
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
@@ -173,7 +173,7 @@ def check_length(name: str, config: Any, *, max_length: int) -> None:
 
 
 def check_weights(name: str, path: str) -> None:
-    """Check that a folder has whole files of weights; a model on the hub is not looked at.
+    """Check that a folder's weight files are complete; models on the hub are not checked.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Local work on a device: encoding examples, training an adapter, measuring the loss."""
+"""A device's local work: encode examples, train an adapter, measure the loss."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class TrainingOutcome:
-    """What a device has after its local steps.
+    """The result of a device's local steps.
 
     Attributes
     ----------
     adapter : AdapterState
-        The trained adapter, same rank and scaling as the one it began with.
+        The trained adapter, with the rank and scaling of the initial one.
     loss : float
         Mean loss over the steps, nats per response token.
     """
@@ -36,11 +36,11 @@ class TrainingOutcome:
 
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
-    """Return an example's token ids and where its response begins.
+    """Return an example's token ids and the place where its response begins.
 
-    Prompt and response are tokenized apart, as the prompt will be when the model is asked. The
-    tokenizer's end-of-text token is learned after the response. Where both are too long, the
-    response keeps at least half of the tokens and the prompt loses its beginning.
+    Prompt and response are tokenized separately, as the prompt is at inference. The tokenizer's
+    end-of-text token follows the response. If both are too long, the response keeps at least half
+    of the tokens and the prompt loses its beginning.
     """
     prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"]
     response = tokenizer(example.response, add_special_tokens=False)["input_ids"]
@@ -60,9 +60,9 @@ class Batch:
     ids : torch.Tensor
         Token ids, shape (rows, tokens).
     mask : torch.Tensor
-        1 where there is a token, same shape.
+        1 at tokens, 0 at padding; same shape.
     targets : torch.Tensor
-        The next token of the response, -100 elsewhere; shape (rows, tokens - 1).
+        The next token within responses, -100 elsewhere; shape (rows, tokens - 1).
     """
 
     ids: torch.Tensor
@@ -89,8 +89,8 @@ def collate(examples: Sequence[Example], base: BaseModel, max_length: int) -> Ba
 def response_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
     """Return the summed negative log likelihood of the response tokens, and their number.
 
-    The vocabulary's logits are formed at these positions only: with 49,152 tokens they would cost
-    a quarter of the step.
+    Logits are computed at these positions only: at all positions, a vocabulary of 49,152 tokens
+    would cost a quarter of the step.
     """
     hidden = model.get_decoder()(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state[
         :, :-1
@@ -111,17 +111,17 @@ def train_adapter(
 ) -> TrainingOutcome:
     """Train an adapter for the settings' local steps; the base model stays frozen.
 
-    With ``settings.proximal`` = mu above 0, what is minimised is the loss plus
+    With ``settings.proximal`` = mu above 0, training minimises the loss plus
     ``mu / 2 * |theta - theta_received|^2`` over all factors: FedProx, Li et al., "Federated
-    Optimization in Heterogeneous Networks" (arXiv 1812.06127), equation 2. The loss that is
-    reported is without this term.
+    Optimization in Heterogeneous Networks" (arXiv 1812.06127), equation 2. The reported loss
+    excludes this term.
 
     Parameters
     ----------
     base : BaseModel
         The frozen model.
     adapter : AdapterState
-        Where training begins.
+        The adapter to start from.
     examples : Sequence[Example]
         The device's examples.
     settings : TrainingSettings
@@ -178,7 +178,7 @@ def held_out_loss(
     base : BaseModel
         The frozen model.
     adapter : AdapterState
-        What is measured.
+        The adapter to measure.
     examples : Sequence[Example]
         Held-out examples, of which the first ``settings.eval_examples`` are used.
     settings : TrainingSettings

@@ -1,8 +1,8 @@
-"""What training costs on this machine, kept on its disk.
+"""Measures what training costs on this machine, and keeps the result on disk.
 
-A measurement takes a few training steps; what it found holds for as long as the model, the
-settings and the machine stay the same. The embedding and the free memory are not kept: one
-depends on the texts, the other on the moment.
+A measurement takes a few training steps and stays valid as long as the model, the settings and the
+machine stay the same. The embedding and the free memory are not kept: they depend on the texts and
+on the moment.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from flower_strategy.settings import TrainingSettings
 _FLOAT_BYTES = 4
 
 COPIES_PER_FACTOR = 4
-"""What training holds of a factor: itself, its gradient, AdamW's two moments."""
+"""Copies that training holds of a factor: itself, its gradient, AdamW's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,11 @@ class TrainingCost:
 
 
 def training_memory(base: BaseModel) -> int:
-    """Return the bytes that training may take where the base model computes.
+    """Return the bytes available to training on the base model's device.
 
-    The model is loaded when this is asked, and its weights are part of what training takes
-    (`TrainingCost.fixed_bytes`): they count as free. So the answer does not depend on whether the
-    process had the model already.
+    The model is already loaded, and its weights are part of training's memory
+    (`TrainingCost.fixed_bytes`), so they count as free. The result does not depend on whether the
+    process had loaded the model before.
     """
     if base.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(base.device)
@@ -91,7 +91,7 @@ def measure_training(
     *,
     ranks: tuple[int, int],
 ) -> TrainingCost:
-    """Time one real training step at each of two ranks, after one to warm up.
+    """Time one real training step at each of two ranks, after a warm-up step.
 
     Parameters
     ----------
@@ -99,11 +99,11 @@ def measure_training(
         The frozen model.
     examples : Sequence[Example]
         The device's examples; their texts are joined into one batch of full length, so that the
-        budget holds for any of them.
+        budget covers every example.
     settings : TrainingSettings
         Batch size and length.
     device : Device
-        Whose clock is read.
+        The device whose clock is used.
     ranks : tuple[int, int]
         The two ranks.
     """
@@ -126,7 +126,7 @@ def measure_training(
 
 
 def upload_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the bytes of an adapter's factors per unit of its rank, for layers of these shapes."""
+    """Return the bytes of an adapter's factors per unit of rank, for layers of these shapes."""
     return _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
 
 
@@ -143,7 +143,7 @@ def _step(
     settings: TrainingSettings,
     device: Device,
 ) -> _Step:
-    """Run one step; count its seconds and the bytes that it keeps for its backward pass."""
+    """Run one step; return its seconds and the bytes that it keeps for the backward pass."""
     with adapted(base, adapter) as model, torch.enable_grad():
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
@@ -174,7 +174,7 @@ def _same(tensor: Any) -> Any:
 logger = logging.getLogger("flwr")
 
 FORMAT_VERSION = 1
-"""Raised whenever a file means something else, or a cost is measured in another way."""
+"""Increased whenever the meaning of a file, or the measurement, changes."""
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
@@ -188,8 +188,8 @@ class CostKey:
     model : str
         Resolved folder or hub id of the base model.
     model_stamp : str
-        Hash of its configuration, and of its weight files' names, sizes and times, or of its
-        commit on the hub.
+        Hash of its configuration, and of its weight files' names, sizes and modification times or
+        its commit on the hub.
     dtype : str
         Type of the base model's weights.
     batch_size, max_length : int
@@ -197,9 +197,9 @@ class CostKey:
     probe_ranks : tuple[int, int]
         The ranks that are timed.
     clock : str
-        ``processor`` where a virtual clock is read, else ``wall``.
+        ``processor`` for a virtual clock, else ``wall``.
     machine : str
-        The machine, see `machine_name`.
+        The machine; see `machine_name`.
     """
 
     model: str
@@ -233,15 +233,15 @@ class CostKey:
 
     @property
     def digest(self) -> str:
-        """Name of the key's file."""
+        """The name of the key's file."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
 
 
 def model_stamp(base: BaseModel) -> str:
     """Return a hash that changes when the model behind a name does.
 
-    Weights are told apart by name, size and time of change: hashing gigabytes would take longer
-    than the measurement.
+    Weight files are identified by name, size and modification time: hashing gigabytes would take
+    longer than the measurement.
     """
     facts: list[Any] = [base.model.config.to_json_string()]
     folder = Path(base.path)
@@ -284,21 +284,21 @@ def cached_cost(
 ) -> TrainingCost:
     """Return the cost under a key, measured once per machine.
 
-    Of several processes that ask at once, one measures and the others wait for it: they would
-    otherwise disturb each other's measurement. A file that cannot be read as a cost of this
-    version is measured anew and replaced. Where the folder cannot be written, every call measures.
+    If several processes ask at the same time, one measures and the others wait for it, because
+    parallel measurements would disturb each other. A file that holds no cost of this version is
+    replaced by a new measurement. If the folder cannot be written, every call measures.
 
     Parameters
     ----------
     key : CostKey
         What the cost depends on.
     measure : Callable[[], TrainingCost]
-        Measures.
+        Measures the cost.
     refresh : str (default: "")
-        Name of the query that wants a new measurement; empty takes any that is known. One that was
-        made for the same query is new enough: all nodes that one machine stands for share it,
-        whether they ask at once or one after the other. A name rather than a time, since the
-        server's clock is not this machine's.
+        Name of the query that requests a new measurement; empty accepts any known one. All nodes
+        that one machine simulates share the measurement made for a query, whether they ask at the
+        same time or one after another. A name instead of a time, because the server's clock differs
+        from this machine's.
     folder : Path, optional
         Where to keep costs; ``profiles`` in Floe's cache folder if not given.
     """
@@ -331,12 +331,12 @@ def _read(path: Path, key: CostKey, refresh: str) -> TrainingCost | None:
 
 
 def _parse(text: str, key: CostKey) -> tuple[TrainingCost, str]:
-    """Read a file's text; return the cost, and the query that it was measured for.
+    """Parse a file's text; return the cost, and the query that it was measured for.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        It is not a cost of this version under this key.
+        It holds no cost of this version for this key.
     """
     found = json.loads(text)
     if found["version"] != FORMAT_VERSION:

@@ -83,7 +83,7 @@ class RankPolicy(Protocol):
     ) -> dict[int, RankDecision]:
         """Return one decision per profile.
 
-        Called with all devices of the run, whenever one joins or a pace changes.
+        Called with all devices of the run, whenever one joins or a slowdown changes.
 
         Parameters
         ----------
@@ -108,11 +108,11 @@ def upload_seconds(profile: DeviceProfile, rank: int) -> float:
 
 
 def predicted_seconds(
-    profile: DeviceProfile, rank: int, *, local_steps: int, pace: float = 1.0
+    profile: DeviceProfile, rank: int, *, local_steps: int, slowdown: float = 1.0
 ) -> float:
-    """Seconds that a round takes the device at `rank`: training at its pace, then upload."""
+    """Seconds that a round takes the device at `rank`: slowed-down training, then upload."""
     training = training_seconds(profile, rank, local_steps=local_steps)
-    return pace * training + upload_seconds(profile, rank)
+    return slowdown * training + upload_seconds(profile, rank)
 
 
 def memory_needed(profile: DeviceProfile, rank: int) -> int:

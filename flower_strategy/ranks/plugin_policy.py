@@ -17,7 +17,7 @@ from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, 
 
 _HOOK = "floe_register_rank_policies"
 
-#: A policy is asked when a device joins or changes its pace: rarely, and a round waits for it.
+#: A policy is asked when a device joins or changes its slowdown: rarely, and a round waits for it.
 ASSIGN_TIMEOUT_S = 30.0
 
 
@@ -101,7 +101,7 @@ class IsolatedPolicy:
                 or self._smallest(
                     profile,
                     local_steps=local_steps,
-                    pace=pace.get(node, 1.0),
+                    slowdown=pace.get(node, 1.0),
                     reason=f"the policy {self.name} failed ({error.reason})",
                 )
                 for node, profile in profiles.items()
@@ -120,10 +120,10 @@ class IsolatedPolicy:
         return decision
 
     def _smallest(
-        self, profile: DeviceProfile, *, local_steps: int, pace: float, reason: str
+        self, profile: DeviceProfile, *, local_steps: int, slowdown: float, reason: str
     ) -> RankDecision:
         smallest = self.candidates[0]
-        seconds = predicted_seconds(profile, smallest, local_steps=local_steps, pace=pace)
+        seconds = predicted_seconds(profile, smallest, local_steps=local_steps, slowdown=slowdown)
         fits = memory_needed(profile, smallest) <= profile.memory_bytes
         return RankDecision(smallest if fits else None, seconds, reason)
 

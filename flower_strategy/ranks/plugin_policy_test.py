@@ -56,7 +56,7 @@ def floe_register_rank_policies():
 
 
 class Scripted:
-    """A policy that does as it is told."""
+    """A policy whose answer the test chooses."""
 
     name = "scripted"
     candidates: tuple[int, ...] = (4, 8)

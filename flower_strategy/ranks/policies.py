@@ -16,8 +16,8 @@ from flower_strategy.ranks.plugin_policy import plugin_policy
 class DeadlinePolicy:
     """The largest rank whose round fits the deadline and whose memory fits the device.
 
-    A round at rank r takes ``pace * steps * (a + b r) + bytes(r) / bandwidth`` seconds, with a and
-    b fitted to the device's two measured ranks and bytes(r) what it uploads.
+    A round at rank r takes ``slowdown * steps * (a + b r) + bytes(r) / bandwidth`` seconds, with
+    a and b fitted to the device's two measured ranks and bytes(r) what it uploads.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class DeadlinePolicy:
                 local_steps=local_steps,
                 deadline=math.inf if self.deadline is None else self.deadline,
                 smallest_always=self._automatic,
-                pace=pace.get(node, 1.0),
+                slowdown=pace.get(node, 1.0),
             )
             for node, profile in profiles.items()
         }
@@ -90,7 +90,7 @@ class MemoryPolicy:
         """Return one decision per profile; see `RankPolicy.assign`."""
         return {
             node: _largest(
-                profile, self.candidates, local_steps=local_steps, pace=pace.get(node, 1.0)
+                profile, self.candidates, local_steps=local_steps, slowdown=pace.get(node, 1.0)
             )
             for node, profile in profiles.items()
         }
@@ -129,7 +129,7 @@ class FixedPolicy:
                 profile,
                 rank or self.candidates[0],
                 local_steps=local_steps,
-                pace=pace.get(node, 1.0),
+                slowdown=pace.get(node, 1.0),
             )
             reason = (
                 f"fixed-ranks names no rank for class {profile.device!r}"
@@ -184,7 +184,7 @@ class UniformMinPolicy:
             else RankDecision(
                 common,
                 predicted_seconds(
-                    profiles[node], common, local_steps=local_steps, pace=pace.get(node, 1.0)
+                    profiles[node], common, local_steps=local_steps, slowdown=pace.get(node, 1.0)
                 ),
                 "it is the largest that all afford",
             )
@@ -246,13 +246,13 @@ def _largest(
     local_steps: int,
     deadline: float = math.inf,
     smallest_always: bool = True,
-    pace: float = 1.0,
+    slowdown: float = 1.0,
 ) -> RankDecision:
     # The slack is for rounding: the automatic deadline is itself such a sum.
     allowed = deadline * (1 + 1e-9)
     refusal = "it is the largest candidate"
     for rank in reversed(candidates):
-        seconds = predicted_seconds(profile, rank, local_steps=local_steps, pace=pace)
+        seconds = predicted_seconds(profile, rank, local_steps=local_steps, slowdown=slowdown)
         memory = memory_needed(profile, rank)
         if memory > profile.memory_bytes:
             refusal = (

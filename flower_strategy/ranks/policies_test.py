@@ -74,7 +74,7 @@ def test_the_default_classes_get_different_ranks_on_machines_of_any_speed(speed:
     assert [decisions[node].rank for node in range(3)] == [4, 16, 32]
 
 
-def test_a_slower_pace_lowers_the_rank_and_the_old_pace_gives_it_back() -> None:
+def test_a_slowdown_lowers_the_rank_and_its_end_gives_it_back() -> None:
     profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
     policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=12.0)
 

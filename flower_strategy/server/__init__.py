@@ -1,1 +1,1 @@
-"""The server's side of a round: what is sent, what comes back, what a run leaves."""
+"""The server's side of a run: rounds, replies, checkpoints and export."""

@@ -33,20 +33,18 @@ class NoDevicesError(FloeError, RuntimeError):
 
 
 def admit(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
-    """Query the profiles that are wanted; give those devices a rank and a cluster.
+    """Query the profiles that are due; give those devices a rank and a cluster.
 
-    Wanted are those of nodes that are new, of nodes that were left out a while ago, and of
-    all nodes when they are to be clustered again. The first devices are clustered together; a
-    later one joins the nearest centroid. A node whose profile is refused is asked again in
-    the next round.
+    Due are new nodes, nodes that were left out a while ago, and all nodes when they are clustered
+    again. The first devices are clustered together; a later one joins the nearest centroid. A node
+    whose profile is refused is asked again in the next round.
 
-    A run that has begun does not hurry through its rounds while all devices are away: it
-    waits for one that can train.
+    A run that has started waits while no device can train, instead of spending its rounds.
 
     Raises
     ------
     NoDevicesError
-        There is no device that can train, and in a run that has begun none came in time.
+        No device can train, and in a run that has started none became able to in time.
     """
     end = time.monotonic() + timeout
     if round.is_first:
@@ -82,7 +80,7 @@ def _note_left_out(steps: Steps, round: Round) -> None:
 
 
 def query_profiles(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
-    """Query the profiles that are wanted now, and take the good ones into the run."""
+    """Query the profiles that are due now, and take the good ones into the run."""
     online = sorted(grid.get_node_ids())
     new = steps.new_nodes(online)
     again = steps.nodes_to_measure_again(online)
@@ -100,15 +98,15 @@ def query_profiles(steps: Steps, round: Round, grid: Grid, timeout: float) -> No
     if joined := [node for node in steps.state.profiles if node in profiles]:
         log.log_devices(joined, steps.state, steps.rank_policy)
     if renamed and steps.nodes_to_measure_again(online):
-        # Under their old ids they could not be recognised as due.
+        # Due devices were not recognised under their old ids.
         steps.query_profiles(grid, timeout)
 
 
 def new_nodes(steps: Steps, round: Round, online: Sequence[int]) -> list[int]:
     """Return the nodes to ask for their first profile.
 
-    One that was silent is asked again in the next round only if nobody else can train: each
-    time, all others wait for it.
+    A silent node is asked again in the next round only if no other node can train, because all
+    others wait for it each time.
     """
     silent, now = round.silent_since, round.record.round
     every = max(1, steps.participation.readmit_every) if steps.able_among(online) else 1
@@ -120,7 +118,7 @@ def new_nodes(steps: Steps, round: Round, online: Sequence[int]) -> list[int]:
 
 
 def wait_for_nodes(steps: Steps, round: Round, grid: Grid, timeout: float) -> None:
-    """Wait until enough nodes are connected, or the time is up."""
+    """Wait until enough nodes are connected or the time is up."""
     end, needed = time.monotonic() + timeout, steps.participation.min_nodes
     while (count := len(list(grid.get_node_ids()))) < needed:
         if time.monotonic() > end:
@@ -133,7 +131,7 @@ def wait_for_nodes(steps: Steps, round: Round, grid: Grid, timeout: float) -> No
 def nodes_to_measure_again(steps: Steps, round: Round, online: Sequence[int]) -> list[int]:
     """Return the nodes that have been left out long enough to be measured again.
 
-    Where no other is connected, nothing is gained by waiting for more rounds.
+    If no other node is connected, they are measured again without waiting for more rounds.
     """
     since, now = steps.state.left_since, round.record.round
     every = steps.participation.readmit_every
@@ -143,7 +141,7 @@ def nodes_to_measure_again(steps: Steps, round: Round, online: Sequence[int]) ->
 
 
 def time_to_recluster(steps: Steps, round: Round) -> bool:
-    """Return whether all devices are to be clustered again in this round."""
+    """Return whether this round clusters all devices again."""
     every, now = steps.clustering.every, round.record.round
     due = every and steps.state.clusters and now > 1 and (now - 1) % every == 0
     return bool(due and round.reclustered_in < now)
@@ -152,7 +150,7 @@ def time_to_recluster(steps: Steps, round: Round) -> bool:
 def configure_profile(
     steps: Steps, nodes: Sequence[int], *, refresh: Sequence[int] = ()
 ) -> list[Message]:
-    """Return the profile query, one message per node; `refresh` measure themselves anew."""
+    """Return one profile query per node; those in `refresh` repeat their measurements."""
     candidates = steps.rank_policy.candidates
     ranks, anew = (candidates[0], candidates[-1]), set(refresh)
     cached = [node for node in nodes if node not in anew]
@@ -165,7 +163,7 @@ def configure_profile(
 def aggregate_profile(
     steps: Steps, round: Round, replies: Iterable[Message]
 ) -> dict[int, DeviceProfile]:
-    """Return the good profiles by node; embeddings of another model are refused."""
+    """Return the valid profiles by node; refuse embeddings of another model."""
     found: dict[int, DeviceProfile] = {}
     for message in replies:
         node = message.metadata.src_node_id
@@ -193,22 +191,22 @@ def take_profiles(
     measured: Sequence[int] = (),
     embeddings_anew: bool = False,
 ) -> bool:
-    """Take good profiles into the run: ranks for all, clusters for those that are new.
+    """Take valid profiles into the run: ranks for all devices, clusters for new ones.
 
-    What the run knew of a device that comes back under another node id goes on, save its
-    embedding where all devices embed their texts anew.
+    A device that comes back under another node id keeps its state, except for its embedding when
+    all devices embed their texts again.
 
     Parameters
     ----------
     profiles : dict[int, DeviceProfile]
-        Node -> its good profile.
+        Node -> its valid profile.
     online : Sequence[int]
-        The nodes that are connected: their devices are not away, so none of them comes back.
+        The connected nodes. A device that is still connected cannot come back under another id.
     measured : Sequence[int], optional
-        The nodes that were asked to measure themselves anew: those that were left out are not
-        any more, until their ranks are given.
+        The nodes that were asked to repeat their measurements. They no longer count as left out
+        until they are given a rank.
     embeddings_anew : bool (default: False)
-        Whether all devices were asked to embed their texts.
+        Whether all devices were asked to embed their texts again.
 
     Returns
     -------
@@ -242,8 +240,8 @@ def _known_by_identity(
 ) -> dict[int, int]:
     """Return new node id -> the id under which the run knew the device.
 
-    Ids of simulated nodes differ from run to run, so a resumed run knows them by what they
-    call themselves. Names that several devices give are no names.
+    Ids of simulated nodes differ from run to run, so a resumed run recognises devices by the
+    identity that they report. An identity that several devices report is ignored.
     """
     known, there = steps.state.profiles, set(online)
     new = {node: profile for node, profile in profiles.items() if node not in known}
@@ -260,7 +258,7 @@ def _known_by_identity(
 
 
 def assign_ranks(steps: Steps, round: Round) -> None:
-    """Let the policy give each device its rank, or leave it out; log what changed."""
+    """Let the policy give each device a rank or leave it out; log what changed."""
     state = steps.state
     before = state.decisions
     state.decisions = steps.rank_policy.assign(
@@ -276,10 +274,10 @@ def assign_ranks(steps: Steps, round: Round) -> None:
 
 
 def assign_clusters(steps: Steps, nodes: Sequence[int]) -> None:
-    """Cluster the first nodes; put later ones to the nearest centroid.
+    """Cluster the first nodes; assign later ones to the nearest centroid.
 
-    Where devices are clustered by their adapters, there are none at first: then all begin in
-    one cluster, which is split after the first round.
+    With ``cluster-by='adapter'`` there are no adapters to compare yet: all devices start in one
+    cluster, which is split after the first round.
     """
     together = replace(steps.clustering, threshold=1.0)
     by_adapter = steps.clustering.by == "adapter"
@@ -287,7 +285,7 @@ def assign_clusters(steps: Steps, nodes: Sequence[int]) -> None:
 
 
 def recluster(steps: Steps, round: Round) -> None:
-    """Cluster all devices anew, by what they are clustered by."""
+    """Cluster all devices again, by embedding or by adapter as configured."""
     by_adapter = steps.clustering.by == "adapter"
     features = steps.state.sketches if by_adapter else None
     before = {cluster.name: cluster.members for cluster in steps.state.clusters}
@@ -300,7 +298,7 @@ def recluster(steps: Steps, round: Round) -> None:
 
 
 def correct_slowdowns(steps: Steps, round: Round) -> None:
-    """Learn from what the round took, then give the ranks of the next one."""
+    """Update the slowdowns from the round's timings, then assign the next round's ranks."""
     if not steps.participation.rank_correction:
         return
     state, late = steps.state, round.record.late_in_training()
@@ -321,12 +319,12 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
 
 
 def note_noisier(steps: Steps, round: Round, profiles: Iterable[DeviceProfile]) -> None:
-    """Note devices whose embeddings have more noise than they were asked for."""
+    """Note devices whose embeddings carry more noise than requested."""
     asked = steps.envelope.embedding.noise
     more = [p.embedding_noise for p in profiles if p.embedding_noise > asked]
     if more:
         round.note(
-            f"{len(more)} devices keep to the noisier task embedding that they have told of "
+            f"{len(more)} devices keep to the noisier task embedding that they have sent for "
             f"the same texts before: noise up to {max(more):g}, asked were {asked:g}"
         )
 

@@ -1,13 +1,14 @@
-"""Checkpoints: after every round all that the next one depends on, whole or not there at all.
+"""Checkpoints: the state after every round, complete or absent.
 
 The output folder's ``checkpoints``::
 
     round-0003/state.json           profiles, decisions, slowdowns, clusters, history
     round-0003/arrays.safetensors   initial and cluster adapters, velocities, embeddings, sketches
 
-A checkpoint is written into a folder of another name and renamed when everything is on the disk,
-so a folder named ``round-...`` is complete, whenever the server dies. Random choices are drawn
-from (seed, round), so no generator's state need be kept.
+A checkpoint is written into a folder of another name, which is renamed once everything is on the
+disk, so a folder named ``round-...`` is complete whenever the server dies. Random choices are drawn
+from (seed, round), so no generator's state is saved. A resumed run continues after the last
+finished round and yields the same result.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Checkpoint:
     Attributes
     ----------
     round : int
-        The round that was finished.
+        The last finished round.
     state : RunState
         The run.
     deadline : float or None
-        Seconds that the rank policy had found for a round.
+        The rank policy's seconds per round.
     settings : dict[str, Any]
-        The settings that the run had, to compare with those that it goes on with.
+        The settings of the saved run, to compare with those of the resumed one.
     path : Path
         Where it was read from.
     """
@@ -77,7 +78,7 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write a checkpoint, then remove those that are older than the newest `keep`.
+    """Write a checkpoint, then remove all but the newest `keep`.
 
     Parameters
     ----------
@@ -86,11 +87,11 @@ def save_checkpoint(
     output : Path
         The run's output folder; made when absent.
     server_round : int
-        The round that is finished.
+        The last finished round.
     deadline : float or None
-        The rank policy's.
+        The rank policy's seconds per round.
     settings : Mapping[str, Any]
-        Settings of the run, values that JSON knows.
+        Settings of the run, as JSON values.
     keep : int
         Checkpoints to keep, at least 1.
 
@@ -119,7 +120,7 @@ def save_checkpoint(
         with files.new_folder(target, replace=True, durable=True) as part:
             save_file(arrays, part / ARRAYS_FILE)
             (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
-    # safetensors has an error of its own for what the disk refuses.
+    # safetensors wraps errors of the disk in an error of its own.
     except SafetensorError as error:
         raise OSError(str(error)) from error
     for old in _complete(folder)[:-keep]:
@@ -128,9 +129,9 @@ def save_checkpoint(
 
 
 def set_aside_checkpoints(output: Path) -> None:
-    """Rename an earlier run's checkpoints, so that a new run's are not mixed with them.
+    """Rename an earlier run's checkpoints, to keep them apart from a new run's.
 
-    They are kept under ``checkpoints.previous`` until the next run.
+    They stay in ``checkpoints.previous`` until the next run.
     """
     folder = output / CHECKPOINTS_FOLDER
     if not folder.exists():
@@ -141,12 +142,12 @@ def set_aside_checkpoints(output: Path) -> None:
 
 
 def refuse_foreign_checkpoints(output: Path, resumed: Checkpoint) -> None:
-    """Make sure that a resumed run does not mix its checkpoints with another run's.
+    """Refuse to mix a resumed run's checkpoints with those of another run.
 
     Raises
     ------
     ConfigError
-        The output folder holds checkpoints, and the run does not go on from one of them.
+        The output folder holds checkpoints, and the run does not resume from one of them.
     """
     folder = output / CHECKPOINTS_FOLDER
     if folder.exists() and resumed.path.parent.resolve() != folder.resolve():
@@ -157,10 +158,10 @@ def refuse_foreign_checkpoints(output: Path, resumed: Checkpoint) -> None:
 
 
 def set_aside_later_checkpoints(output: Path, resumed: Checkpoint) -> None:
-    """Rename the checkpoints of rounds that are now made again, so that none is taken for newer.
+    """Rename the checkpoints of rounds that are repeated, so that none is taken for newer.
 
-    They stay as ``round-NNNN.abandoned``. Where the run goes on in another folder than the one that
-    it is resumed from, that one stays as it is.
+    They stay as ``round-NNNN.abandoned``. A run that continues in another folder leaves the folder
+    that it is resumed from unchanged.
     """
     for path in _complete(output / CHECKPOINTS_FOLDER):
         if int(path.name[len(_PREFIX) :]) > resumed.round:
@@ -170,7 +171,7 @@ def set_aside_later_checkpoints(output: Path, resumed: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint, the newest where the path is that of a run.
+    """Read a checkpoint, or the newest one of a run.
 
     Parameters
     ----------
@@ -202,25 +203,25 @@ def resume(
     settings: Mapping[str, Any],
     by_adapter: bool,
 ) -> Checkpoint:
-    """Read the checkpoint that a run goes on from; set aside those of rounds made again.
+    """Read the checkpoint that a run resumes from; set aside those of repeated rounds.
 
     Parameters
     ----------
     path : Path
         A run's folder, or one checkpoint.
     output : Path or None
-        The output folder of the run that goes on.
+        The output folder of the resumed run.
     initial : AdapterState
-        The adapter that the run would begin with.
+        The adapter that a new run would start with.
     settings : Mapping[str, Any]
-        What it is set to.
+        The settings of the resumed run.
     by_adapter : bool
-        Whether devices are to be clustered by the adapters that they train first.
+        Whether devices are clustered by the adapters that they train first.
 
     Raises
     ------
     ConfigError
-        There is no such checkpoint, or it is not one of such a run.
+        There is no such checkpoint, or it does not fit the run.
     """
     checkpoint = load_checkpoint(path)
     if output is not None:
@@ -275,7 +276,7 @@ Arrays = dict[str, NDArray[np.float32]]
 def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
     """Return a state's values for JSON, and its arrays by name.
 
-    Node ids are written as text, since JSON's numbers do not hold 64 bits everywhere.
+    Node ids are written as text, because not every JSON reader has 64-bit numbers.
     """
     arrays: Arrays = {}
     _pack_adapter(arrays, "initial", state.initial)
@@ -315,12 +316,12 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
 
 
 def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> RunState:
-    """Return the state that `pack` took apart.
+    """Return the state that `pack` wrote.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        Something is missing or of the wrong kind.
+        A value is missing or has the wrong type.
     """
     try:
         return RunState(
@@ -362,7 +363,7 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
 
 
 def pack_round(record: RoundRecord) -> dict[str, Any]:
-    """Return a round's values for JSON; also what ``history.json`` holds."""
+    """Return a round's values for JSON, as ``history.json`` holds them."""
     return {
         "round": record.round,
         "seconds": record.seconds,
@@ -376,7 +377,7 @@ def pack_round(record: RoundRecord) -> dict[str, Any]:
 
 
 def unpack_round(values: Mapping[str, Any]) -> RoundRecord:
-    """Return the round that `pack_round` took apart."""
+    """Return the round that `pack_round` wrote."""
     return RoundRecord(
         round=values["round"],
         seconds=values["seconds"],
@@ -392,7 +393,7 @@ def unpack_round(values: Mapping[str, Any]) -> RoundRecord:
 
 def _profile(values: Mapping[str, Any], embedding: NDArray[np.float32]) -> DeviceProfile:
     pairs = {name: tuple(values[name]) for name in ("step_ranks", "step_seconds")}
-    # Checkpoints of Floe before smoothness-steps was removed have one more number.
+    # Checkpoints from before smoothness-steps was removed have one more number.
     known = {name: value for name, value in values.items() if name != "smoothness"}
     return DeviceProfile(**{**known, **pairs}, embedding=embedding)
 

@@ -150,7 +150,7 @@ def test_rounds_that_are_made_again_are_not_taken_for_newer(tmp_path: Path) -> N
     assert (tmp_path / CHECKPOINTS_FOLDER / "round-0003.abandoned" / STATE_FILE).is_file()
 
 
-def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="resume must name a run's output folder"):
         load_checkpoint(tmp_path / "nowhere")
     folder = save(a_state(), tmp_path)

@@ -1,4 +1,4 @@
-"""Sending messages and taking the replies one by one."""
+"""Sends messages and receives the replies one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 _POLL_SECONDS = 0.2
-# What Flower raises on content that does not decode; a lost connection goes through.
+# What Flower raises for content that cannot be decoded. A lost connection is not caught.
 _UNDECODABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 _NOT_ITS_OWN = "its reply came under another node's id."
 
@@ -23,11 +23,11 @@ class Patience:
     Attributes
     ----------
     timeout : float
-        Seconds after which no more replies are taken.
+        Seconds after which no more replies are accepted.
     quorum : float (default: 1.0)
-        Share of the devices whose replies are waited for, in (0, 1].
+        Share of the devices whose replies are awaited, in (0, 1].
     grace : float (default: 0.0)
-        Seconds that the others have left once the quorum is there.
+        Seconds left for the others once the quorum is reached.
     """
 
     timeout: float
@@ -35,7 +35,7 @@ class Patience:
     grace: float = 0.0
 
     def needed(self, asked: int) -> int:
-        """Return how many of the devices that were asked make the quorum."""
+        """Return how many of `asked` devices make the quorum."""
         return max(1, math.ceil(self.quorum * asked - 1e-9))
 
 
@@ -50,11 +50,11 @@ def exchange(
 ) -> Iterator[Message]:
     """Send messages and yield the replies as they arrive, until all are here or time is up.
 
-    Flower's ``send_and_receive`` returns all replies at once. Yielding lets the server fold a
-    reply in and forget it, so that its memory does not grow with the number of devices. A reply
-    that comes later than a stage waits cannot get into another round: `drop_late` takes it from
-    the SuperLink, which would keep it until the run ends. Errors do not count towards the quorum,
-    and a reply counts only for the node that its message was sent to.
+    Flower's ``send_and_receive`` returns all replies at once. Yielding them lets the server add
+    each reply to a sum and drop it, so that memory does not grow with the number of devices. A
+    late reply cannot enter another round: `drop_late` removes it from the SuperLink, which would
+    keep it until the run ends. Errors do not count towards the quorum, and a reply counts only for
+    the node that its message was sent to.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ def exchange(
     missing : Callable[[int, str], None]
         Called at the end with every node that did not reply, and the reason as one phrase.
     gone : Callable[[int, str], None]
-        Called with a node that cannot reply, or not so that it can be read, and the reason.
+        Called with a node that cannot reply or whose reply is unreadable, and the reason.
     late : set[str], optional
-        Gets the ids of the messages whose replies are not waited for any more.
+        Receives the ids of the messages whose replies are no longer awaited.
     """
     if not messages:
         return
@@ -82,7 +82,7 @@ def exchange(
     end, reason = started + patience.timeout, f"no reply within {patience.timeout:g} s."
     over = False
     while waiting and not over:
-        # What came while earlier replies were taken in is here in time: there is a last look.
+        # Replies that arrived while earlier ones were processed are in time: look once more.
         over = time.monotonic() >= end
         before = len(waiting)
         for reply in _pull(grid, sorted(waiting), waiting, gone):
@@ -91,12 +91,12 @@ def exchange(
                 continue
             sender = reply.metadata.src_node_id
             if sender != node:
-                # The SuperLink answers for a node that is gone, under its own id.
+                # For a node that is gone the SuperLink answers, under its own id.
                 gone(node, (reply.error.reason if reply.has_error() else "") or _NOT_ITS_OWN)
                 continue
             good += not reply.has_error()
             yield reply
-        # What has failed is no reason to cut off those who work.
+        # A failure must not cut off the nodes that are still working.
         able = good + len(waiting)
         quorum = patience.needed(able)
         if waiting and good >= quorum and before > len(waiting):
@@ -116,14 +116,14 @@ def exchange(
 
 
 def drop_late(grid: Grid, late: set[str]) -> None:
-    """Take replies that came too late from the SuperLink, which keeps them until they are pulled.
+    """Remove late replies from the SuperLink, which keeps them until they are pulled.
 
     Parameters
     ----------
     grid : Grid
         Flower's grid.
     late : set[str]
-        The ids of their messages, see `exchange`; those whose replies were there are taken out.
+        The ids of their messages, see `exchange`; those whose replies were found are removed.
     """
     for identifier in sorted(late):
         try:
@@ -135,7 +135,7 @@ def drop_late(grid: Grid, late: set[str]) -> None:
 
 def _push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:
     """Send messages; return message id -> node of those that were delivered."""
-    # A grid returns no id, or an empty one, for what it could not deliver.
+    # A grid returns no id, or an empty one, for a message that it could not deliver.
     delivered = set(filter(None, grid.push_messages(messages)))
     nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
     return {name: node for name, node in nodes.items() if name in delivered}
@@ -147,10 +147,10 @@ def _pull(
     waiting: dict[str, int],
     gone: Callable[[int, str], None],
 ) -> Iterator[Message]:
-    """Yield the replies that are there; one that cannot be decoded counts as its node's failure.
+    """Yield the available replies; one that cannot be decoded counts as its node's failure.
 
-    One at a time: the SuperLink deletes what it gives out, and a reply that does not decode would
-    take with it all that came in the same call.
+    Pulls one at a time: the SuperLink deletes what it returns, so an undecodable reply would lose
+    all others of the same call.
     """
     for identifier in identifiers:
         try:

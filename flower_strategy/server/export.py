@@ -1,4 +1,4 @@
-"""What a run leaves behind: one PEFT adapter per cluster, a manifest, and the history.
+"""Exports a run: one PEFT adapter per cluster, a manifest, and the history.
 
 The output folder::
 
@@ -66,6 +66,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save
+
 from floe_plugins import files, models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
@@ -97,11 +99,11 @@ def export_run(
     training : TrainingSettings
         The run's settings; names the base model.
     rank : int
-        Rank of every adapter, one that vLLM accepts.
+        Rank of every adapter; one that vLLM accepts.
     policy : RankPolicy
         Named in the manifest.
     embedding, clustering : EmbeddingSettings, ClusteringSettings
-        How devices were embedded and split, with the level of noise.
+        How devices were embedded, with which noise, and clustered.
 
     Returns
     -------
@@ -156,9 +158,9 @@ def export_run(
 
 
 def set_aside_result(folder: Path) -> None:
-    """Rename an earlier run's manifest and history, as its checkpoints are.
+    """Rename an earlier run's manifest and history.
 
-    They are kept as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
+    They stay as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
     """
     for name in (MANIFEST_FILE, HISTORY_FILE):
         path = folder / name
@@ -167,26 +169,25 @@ def set_aside_result(folder: Path) -> None:
 
 
 def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
-    """Write one adapter as PEFT does, alpha equal to the rank, so that vLLM serves it.
+    """Write one adapter in PEFT's format, with alpha equal to the rank, for vLLM to serve.
 
-    vLLM takes one rank and one scaling for all layers: every layer gets `rank` terms, with zeros
-    where it has fewer, and the scaling goes into the factors.
+    vLLM expects one rank and one scaling for all layers. Every layer therefore gets `rank` terms,
+    padded with zeros, and the scaling is multiplied into the factors.
 
     Parameters
     ----------
     adapter : AdapterState
-        The adapter, at most `rank` terms.
+        The adapter; at most `rank` terms.
     folder : Path
         The adapter's folder; made when absent.
     rank : int
         The rank.
     base_model : str
-        What PEFT's configuration names as base.
+        The base model that PEFT's configuration names.
     """
+    # PEFT writes the file, because its fields differ between releases. Imported late: it imports
+    # torch.
     from peft import LoraConfig
-    from safetensors.torch import save
-
-    from flower_strategy.device.base_model import to_peft
 
     folder.mkdir(parents=True, exist_ok=True)
     whole = adapter.with_scaling(1.0).resized(rank)
@@ -198,8 +199,9 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         base_model_name_or_path=base_model,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    weights = save(to_peft(whole), metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").write_bytes(weights)
+    weights = folder / "adapter_model.safetensors"
+    files.remove_parts(weights)
+    files.write_file(weights, save(whole.to_peft(), metadata={"format": "pt"}))
 
 
 def _device(state: RunState, node: int) -> dict[str, Any]:
@@ -234,10 +236,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _written(value: Any) -> str:
-    """Return a value as JSON, a list of objects with a line each.
+    """Return a value as JSON; a list of objects has one line per object.
 
-    Indented, it would be written by json's Python code: of 10,000 devices that takes ten times as
-    long as by its C code.
+    With ``indent``, json falls back to its Python encoder, which takes ten times as long as the C
+    encoder for 10,000 devices.
     """
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return "[\n" + ",\n".join(map(_written, value)) + "\n]"
@@ -248,7 +250,7 @@ def _written(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for numbers that JSON does not have: no number ends an export."""
+    """Return a value with null for numbers that JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a run says while it goes, in the style of Flower's own log."""
+"""Logs a run's progress, in the style of Flower's own log."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def log_summary(
     export_rank: int,
     output: Path | None,
 ) -> None:
-    """Log what a run is set to."""
+    """Log a run's settings."""
     tree = {
         "Training": [
             f"Model: {training.model} ({training.dtype})",
@@ -96,7 +96,7 @@ def log_summary(
 def log_resumed(
     server_round: int, path: Path, *, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Log what a run goes on from, and which settings are not those that it had."""
+    """Log the checkpoint that a run resumes from, and which settings have changed."""
     logger.info("Resumed after round %d, from %s", server_round, path)
     for name, value in now.items():
         if name in before and before[name] != value:
@@ -109,7 +109,7 @@ def log_resumed(
 
 
 def log_round(server_round: int, num_rounds: int) -> None:
-    """Log the head of a round."""
+    """Log the heading of a round."""
     logger.info("")
     if server_round == 0:
         logger.info("[DEVICES]")
@@ -118,7 +118,7 @@ def log_round(server_round: int, num_rounds: int) -> None:
 
 
 def log_devices(nodes: Iterable[int], state: RunState, policy: RankPolicy) -> None:
-    """Log rank and cluster of devices that joined."""
+    """Log rank and cluster of the devices that joined."""
     if policy.deadline:
         logger.info("A round may take a device %.1f s.", policy.deadline)
     lines = []
@@ -147,7 +147,7 @@ def log_training(record: RoundRecord) -> None:
 
 
 def log_reply(node: int, device: DeviceRound, name: str, *, done: int, total: int) -> None:
-    """Log one good training reply, behind a bar of the round's progress."""
+    """Log one valid training reply, after a bar of the round's progress."""
     logger.info(
         "\t├──> %s %s, %s rank %s (node %d): loss %.3f, predicted %.1f s, observed %.1f s, %s up",
         progress_bar(done, total),
@@ -197,9 +197,9 @@ def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def progress_bar(done: int, total: int) -> str:
-    """Return a bar of fixed width with the count behind it.
+    """Return a bar of fixed width, followed by the count.
 
-    A line per step, since a ServerApp's output is a log: carriage returns would end up in it.
+    Every step gets its own line: a ServerApp's output is a log, which would keep carriage returns.
     """
     filled = _BAR_WIDTH * done // max(total, 1)
     return f"[{'█' * filled}{'░' * (_BAR_WIDTH - filled)}] {done}/{total}"

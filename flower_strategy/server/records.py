@@ -1,4 +1,4 @@
-"""What happened in one round: the records that history, log and report are made of."""
+"""Records of one round, from which history, log and report are made."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class DeviceRound:
     cluster : str
         Its cluster.
     rank : int or None
-        Rank that it trained at; None where it only evaluated.
+        Rank that it trained at; None if it only evaluated.
     pace : float
-        How many times longer than profiled its training was expected to take.
+        Expected slowdown: how many times longer than profiled its training takes.
     predicted_seconds, observed_seconds : float or None
         Seconds of training and upload, as predicted and as reported.
     bytes_down, bytes_up : int
@@ -54,7 +54,7 @@ class ClusterRound:
     Attributes
     ----------
     asked, replies : int
-        Devices asked to train, and good replies.
+        Devices asked to train, and valid replies.
     moved : bool
         Whether the cluster's adapter changed.
     train_loss : float or None
@@ -89,7 +89,7 @@ class Refusal:
     reason : str
         One sentence.
     late : bool
-        Whether there was no reply in time.
+        Whether the reply did not arrive in time.
     """
 
     node: int
@@ -117,7 +117,7 @@ class RoundRecord:
     left_out : dict[int, str]
         Node -> why it has no rank.
     notes : list[str]
-        What else happened: devices that joined, ranks that moved, clusters made anew.
+        Other events: devices that joined, ranks that changed, new clusters.
     """
 
     round: int
@@ -130,7 +130,7 @@ class RoundRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of the slowest device's training and upload: the round on the devices' clock."""
+        """Training and upload seconds of the slowest device, on its own clock."""
         observed = [device.observed_seconds for device in self.devices.values()]
         return max((seconds for seconds in observed if seconds is not None), default=0.0)
 
@@ -139,7 +139,7 @@ class RoundRecord:
         return {r.node for r in self.refused if r.late and r.stage == "train"}
 
     def reasons(self) -> list[str]:
-        """Return every reason of refusals as one phrase, with the nodes that it is of."""
+        """Return one phrase per reason of refusal, with the nodes it applies to."""
         nodes: dict[str, list[int]] = {}
         for refusal in self.refused:
             nodes.setdefault(refusal.reason, []).append(refusal.node)
@@ -198,7 +198,7 @@ def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
 
 
 def _named(nodes: list[int]) -> str:
-    """Return nodes in words; a fault of all simulated ones is no reason to name thousands."""
+    """Return nodes as text; only the first few are named."""
     first = ", ".join(map(str, sorted(nodes)[:_MOST_NAMED]))
     more = len(nodes) - _MOST_NAMED
     return f"node{'s' * (len(nodes) > 1)} {first}{f' and {more} more' if more > 0 else ''}"

@@ -1,4 +1,4 @@
-"""Reading what devices send back; whatever is wrong with a reply, only that reply is lost."""
+"""Reads the devices' replies; an invalid reply costs only itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flower_strategy.settings import ReplyRules
 
 _LARGEST_LOSS = 1e6
 _MOST_SECONDS = 1e7
-# Weighted by as many examples as are accepted, their sums stay far from float32's end.
+# Weighted by the most examples accepted, sums of such factors stay far below float32's maximum.
 _LARGEST_FACTOR = 1e9
 
 
@@ -35,9 +35,9 @@ class Sent:
     adapter : AdapterState
         The adapter sent, at the device's rank and scaling.
     most_examples : int
-        Examples that its profile named: it counts for no more.
+        Examples that its profile named; its reply counts for no more.
     length : float
-        Norm of the update that the training asked for makes, see `asked_length`.
+        Expected norm of the update that was asked for, see `asked_length`.
     """
 
     cluster: str
@@ -48,14 +48,14 @@ class Sent:
 
 @dataclass(frozen=True, eq=False)
 class TrainReply:
-    """A good training reply.
+    """A valid training reply.
 
     Attributes
     ----------
     adapter : AdapterState
         The trained adapter.
     num_examples : int
-        Its weight, no more than its profile named.
+        Its weight, at most what its profile named.
     loss : float
         Mean training loss.
     seconds : float
@@ -70,7 +70,7 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """A good evaluation reply.
+    """A valid evaluation reply.
 
     Attributes
     ----------
@@ -90,18 +90,18 @@ def read_profile(message: Message) -> DeviceProfile:
     Raises
     ------
     ReplyError
-        The reply is an error or no profile.
+        The reply is an error, or holds no valid profile.
     """
     _no_error(message)
     try:
         return DeviceProfile.from_record(message.content)
-    # A node can send anything, and decoding it can raise anything; the run must outlive that.
+    # A node can send anything, and decoding can raise anything; the run must survive it.
     except Exception as error:
         raise ReplyError(str(error) or repr(error)) from error
 
 
 def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainReply:
-    """Return a training reply that fits what was asked.
+    """Return a training reply that fits what was sent.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainRe
     Raises
     ------
     ReplyError
-        The reply is an error, has other layers, shapes or scaling than what was sent, numbers
-        that are not finite, or a count of examples that is not whole, not positive or absurd.
+        The reply is an error; its layers, shapes or scaling differ from those sent; a number is
+        not finite; or its count of examples is not a positive whole number within bounds.
     """
     _no_error(message)
     try:
@@ -173,7 +173,7 @@ def read_evaluate_reply(
     rules : ReplyRules
         Bounds of what it may claim.
     most_tokens : int, optional
-        Tokens that its loss counts for at most; what is above is cut.
+        Most tokens that its loss is weighted with; a larger count is capped.
 
     Raises
     ------

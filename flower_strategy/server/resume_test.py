@@ -91,9 +91,9 @@ def test_a_killed_run_goes_on_to_what_the_unbroken_one_gives(
     assert members(resumed) == members(unbroken)
     assert trained(resumed) == trained(unbroken)
     assert all(node >= 7000 for node in resumed.state.profiles)
-    for name, bank in unbroken.state.cluster_adapters.items():
-        for layer in bank.layers:
-            ours, theirs = bank.delta(layer), resumed.state.cluster_adapters[name].delta(layer)
+    for name, adapter in unbroken.state.cluster_adapters.items():
+        for layer in adapter.layers:
+            ours, theirs = adapter.delta(layer), resumed.state.cluster_adapters[name].delta(layer)
             np.testing.assert_allclose(theirs, ours, atol=1e-6)
     history = load_history(tmp_path / "broken")
     assert [record["round"] for record in history["rounds"]] == [0, 1, 2, 3, 4]

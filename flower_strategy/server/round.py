@@ -1,4 +1,4 @@
-"""One round while it goes on, and the steps of a strategy that the stages of a round call."""
+"""The state of the current round, and the steps of a strategy that its stages call."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _LONGEST_REASON = 500
 
 @dataclass(kw_only=True, eq=False)
 class Round:
-    """What is known of a round while it goes on.
+    """The state of one round.
 
     Attributes
     ----------
     record : RoundRecord
         What has happened so far.
     is_first : bool (default: True)
-        Whether it is the first round of this process, also in a resumed run.
+        Whether this is the first round of this process; true in a resumed run as well.
     sent : dict[int, Sent]
-        Node -> what it was sent to train, until its reply is there.
+        Node -> what it was sent to train, until its reply arrives.
     silent_since : dict[int, int]
-        Node -> the round in which its profile was waited for in vain.
+        Node -> the round in which it did not answer the profile query.
     late_messages : set[str]
-        Messages of this and earlier rounds whose replies are not waited for any more.
+        Messages of this and earlier rounds whose replies are no longer awaited.
     reclustered_in : int (default: 0)
-        The last round in which all devices were clustered again.
+        The last round that clustered all devices again.
     """
 
     record: RoundRecord
@@ -60,7 +60,7 @@ class Round:
     reclustered_in: int = 0
 
     def following(self, number: int) -> Round:
-        """Return the next round, which knows who is silent and late."""
+        """Return the next round; it keeps the silent nodes and the late messages."""
         return Round(
             record=RoundRecord(round=number),
             is_first=False,
@@ -70,7 +70,7 @@ class Round:
         )
 
     def device(self, node: int, state: RunState) -> DeviceRound:
-        """Return a device's part of the record, which is made at the first call."""
+        """Return a device's part of the record, creating it on the first call."""
         if node not in self.record.devices:
             self.record.devices[node] = DeviceRound(cluster=state.cluster_of(node).name)
         return self.record.devices[node]
@@ -94,13 +94,12 @@ class Round:
         self.record.notes.append(event)
 
 
-# What the steps do is said in `FloeStrategy`.
+# `FloeStrategy` documents the steps.
 # ruff: noqa: D102
 class Steps(Protocol):
-    """The settings of a strategy and its steps that others of its steps call.
+    """The settings of a strategy, and its steps that other steps call.
 
-    The functions of this folder call them on the strategy, so that a step which a subclass
-    overrides is the one that runs.
+    The functions of this folder call the steps on the strategy, so that overridden steps run.
     """
 
     training: TrainingSettings
@@ -175,7 +174,7 @@ def receive(
     *,
     stage: str,
 ) -> Iterator[Message]:
-    """Send messages and yield the replies as they arrive; note who did not reply."""
+    """Send messages and yield the replies as they arrive; record the nodes that did not reply."""
     drop_late(grid, round.late_messages)
     return exchange(
         grid,
@@ -190,9 +189,8 @@ def receive(
 def patience(steps: Steps, grid: Grid, timeout: float, *, stage: str) -> Patience:
     """Return how long a stage waits.
 
-    Measuring takes a device longer than what it does in a round, so profiles have a grace of
-    a minute at least. Once there are devices to train, they do not wait longer than that for
-    the profiles of others.
+    Measuring takes longer than a round's work, so profiles get a grace of at least a minute. Once
+    some devices can train, they wait no longer than that for the profiles of others.
     """
     part = steps.participation
     if stage != "profile":

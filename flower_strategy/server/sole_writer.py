@@ -1,4 +1,4 @@
-"""One run at a time writes to an output folder."""
+"""Locks an output folder, so that one run at a time writes to it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 def sole_writer(output: Path | None) -> Iterator[None]:
     """Keep other runs of this machine out of an output folder, which is made when absent.
 
-    Two runs in one folder would rename and remove each other's checkpoints. The lock is the
-    process's: it ends with it, however it ends. That the folder can be written is found out here,
-    before hours of training and not after them.
+    Two runs in one folder would rename and remove each other's checkpoints. The lock ends with the
+    process, however it ends. A folder that cannot be written is reported here, before hours of
+    training.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def sole_writer(output: Path | None) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        Another run writes there, or nobody can.
+        Another run writes there, or the folder cannot be written.
     """
     if output is None:
         yield

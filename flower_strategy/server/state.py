@@ -1,4 +1,4 @@
-"""Everything that a run knows between rounds, in one place."""
+"""The state of a run between rounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import AdapterState, FloatArray
+from flower_strategy.adapters.adapter import AdapterState, Float32Array
 from flower_strategy.clusters import Cluster, cluster_devices, nearest
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
@@ -19,10 +19,10 @@ from flower_strategy.server.records import RoundRecord
 from flower_strategy.settings import ClusteringSettings
 
 BAND = 1.25
-"""Observations within this factor of the present slowdown change nothing."""
+"""Observations within this factor of the current slowdown change nothing."""
 
 AT_ONCE = 2.0
-"""A round that is this many times slower than the slowdown counts at once."""
+"""A round that is slower than the slowdown by this factor takes effect immediately."""
 
 _CONFIRMATIONS = 2
 _LIMIT = 1000.0
@@ -30,27 +30,27 @@ _LIMIT = 1000.0
 
 @dataclass(frozen=True)
 class Slowdown:
-    """The factor by which a device's training takes longer than its profile says.
+    """How many times longer than profiled a device's training takes.
 
-    A rank follows from the slowdown, and a rank that changes every round helps nobody. So it
-    has a dead band: it moves only when two rounds in a row lie outside of it on the same side, to
-    their geometric mean, and then the band moves along. A round that takes twice as long moves it
-    at once, since the next one would miss its deadline. Within a tenth of 1 the profile is taken
-    at its word, so a device that recovers gets its rank back.
+    Ranks follow from the slowdown, and a rank should not change every round. The slowdown therefore
+    has a dead band: it changes only after two consecutive rounds outside the band on the same side,
+    and becomes their geometric mean; the band moves with it. A round that takes twice as long
+    changes it immediately, because the next round would miss its deadline. A value within a tenth
+    of 1 becomes 1, so a device that recovers gets its rank back.
 
     Attributes
     ----------
     factor : float (default: 1.0)
-        The slowdown that ranks are chosen by.
+        The slowdown that ranks are chosen with.
     outside : tuple[float, ...] (default: ())
-        The ratios of the last rounds that lay outside the band, on one side of it.
+        The latest consecutive ratios outside the band, all on one side of it.
     """
 
     factor: float = 1.0
     outside: tuple[float, ...] = ()
 
     def observed(self, ratio: float) -> Slowdown:
-        """Return the slowdown after a round whose training took `ratio` times what was profiled."""
+        """Return the slowdown after a round whose training took `ratio` times the profiled time."""
         ratio = min(max(ratio, 1.0 / _LIMIT), _LIMIT)
         if ratio >= AT_ONCE * self.factor:
             return Slowdown(ratio)
@@ -64,39 +64,39 @@ class Slowdown:
         return Slowdown(1.0 if 1 / 1.1 < factor < 1.1 else factor)
 
     def late(self) -> Slowdown:
-        """Return the slowdown after a round whose reply came too late to be seen."""
+        """Return the slowdown after a round whose reply did not arrive in time."""
         return Slowdown(min(AT_ONCE * self.factor, _LIMIT))
 
 
 @dataclass(kw_only=True)
 class RunState:
-    """A run between two rounds; what is here is all that the next round depends on.
+    """A run between two rounds: everything that the next round depends on.
 
     Attributes
     ----------
     initial : AdapterState
-        The adapter that every cluster began with, at the server's rank.
+        The adapter that every cluster starts with, at the server's rank.
     profiles : dict[int, DeviceProfile]
-        Node -> what it told about itself.
+        Node -> its profile.
     left_since : dict[int, int]
-        Node without a rank -> round in which it was left out, or measured again in vain.
+        Node without a rank -> the round that left it out, or last measured it without success.
     decisions : dict[int, RankDecision]
         Node -> its rank.
     slowdowns : dict[int, Slowdown]
-        Node -> how much slower than profiled it is; nodes without one are as profiled.
-    sketches : dict[int, FloatArray]
-        Node -> sketch of the B matrices that it trained first, where devices are clustered by
-        them; else empty.
+        Node -> its slowdown; nodes without one are as fast as profiled.
+    sketches : dict[int, Float32Array]
+        Node -> sketch of the B matrices that it trained first; empty unless devices are clustered
+        by them.
     clusters : list[Cluster]
         Clusters by name.
     clusters_made : int
-        Number of cluster names ever given out.
+        Number of cluster names given out so far.
     cluster_adapters : dict[str, AdapterState]
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
     velocities : dict[str, AdapterState]
         Cluster -> the server momentum's velocity; empty without momentum.
     split_by_adapter : bool
-        Whether the devices were clustered by their adapters already.
+        Whether the devices have been clustered by their adapters.
     history : list[RoundRecord]
         Rounds so far.
     """
@@ -106,7 +106,7 @@ class RunState:
     left_since: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
     slowdowns: dict[int, Slowdown] = field(default_factory=dict)
-    sketches: dict[int, FloatArray] = field(default_factory=dict)
+    sketches: dict[int, Float32Array] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
     cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
@@ -117,13 +117,13 @@ class RunState:
     # --------------------------------------------------------------- clusters
 
     def place(self, nodes: Sequence[int], settings: ClusteringSettings) -> None:
-        """Cluster the first nodes; put later ones to the nearest centroid, which moves."""
+        """Cluster the first nodes; assign later ones to the nearest centroid, and update it."""
         if not self.clusters:
             self.recluster(settings)
             return
         if not nodes:
             return
-        # Sums go along: the mean over all members, for each of them anew, would be quadratic.
+        # Running sums: a mean over all members per new node would take quadratic time.
         members = [list(cluster.members) for cluster in self.clusters]
         sums = [
             np.sum([self.profiles[member].embedding for member in own], axis=0, dtype=np.float64)
@@ -142,19 +142,19 @@ class RunState:
         ]
 
     def recluster(
-        self, settings: ClusteringSettings, *, features: Mapping[int, FloatArray] | None = None
+        self, settings: ClusteringSettings, *, features: Mapping[int, Float32Array] | None = None
     ) -> list[str]:
-        """Cluster all devices anew; return one phrase per cluster that came or went.
+        """Cluster all devices again; return one phrase per cluster that was added or removed.
 
-        A cluster that continues keeps its name and its adapter. A new one begins with the
-        adapter of the cluster that most of its devices were in.
+        A cluster that continues keeps its name and its adapter. A new one starts with the adapter
+        of the cluster that most of its devices were in.
 
         Parameters
         ----------
         settings : ClusteringSettings
             How to split.
-        features : Mapping[int, FloatArray], optional
-            What to split by; the task embeddings by default. Devices that have none go to the
+        features : Mapping[int, Float32Array], optional
+            What to split by; task embeddings by default. Devices without features join the
             nearest centroid.
         """
         before = {node: cluster.name for cluster in self.clusters for node in cluster.members}
@@ -188,21 +188,21 @@ class RunState:
     def cluster_of(self, node: int) -> Cluster:
         """Return the cluster of a profiled node."""
         for cluster in self.clusters:
-            # Members ascend.
+            # Members are sorted.
             place = bisect_left(cluster.members, node)
             if place < len(cluster.members) and cluster.members[place] == node:
                 return cluster
         return nearest(self.profiles[node].embedding, self.clusters)
 
     def adapter(self, cluster: str, rank: int) -> AdapterState:
-        """Return a cluster's adapter at a rank, all its terms ready to learn."""
+        """Return a cluster's adapter at a rank, with every term able to learn."""
         return (
             self.cluster_adapters[cluster].resized(rank, fill=self.initial).balanced(self.initial)
         )
 
     @property
     def moved_unsketched(self) -> bool:
-        """Whether clusters have moved in a run that kept no sketch of what moved them."""
+        """Whether clusters have moved in a run that kept no sketches."""
         moved = any(o.moved for record in self.history for o in record.clusters.values())
         return moved and not self.sketches
 
@@ -211,12 +211,12 @@ class RunState:
     def slowdown_factors(self) -> dict[int, float]:
         """Return node -> how many times longer than profiled its training takes.
 
-        It is made anew at each call; for one node there is `slowdowns`.
+        Built anew at each call; use `slowdowns` for a single node.
         """
         return {node: slowdown.factor for node, slowdown in self.slowdowns.items()}
 
     def reasons(self) -> list[str]:
-        """Return why each device without a rank is left out, as one phrase each."""
+        """Return one phrase per device without a rank: why it is left out."""
         return [
             f"node {node}: {decision.reason}"
             for node, decision in self.decisions.items()
@@ -226,10 +226,10 @@ class RunState:
     def sample(
         self, nodes: Sequence[int], fraction: float, seed: Sequence[int], *, least: int = 1
     ) -> list[int]:
-        """Return a share of each cluster's nodes, at least some of each, in their order.
+        """Return a share of each cluster's nodes, at least `least` of each, in the given order.
 
-        What is drawn depends on the seed and on what the devices are, not on the ids that they
-        have in this run.
+        The draw depends on the seed and on the devices' identities, not on their node ids in this
+        run.
 
         Parameters
         ----------
@@ -240,7 +240,7 @@ class RunState:
         seed : Sequence[int]
             Such as (seed of the run, round).
         least : int (default: 1)
-            Fewest nodes of a cluster; all where it has no more.
+            Fewest nodes of a cluster; all of them if it has no more.
         """
         if fraction >= 1.0:
             return list(nodes)
@@ -257,7 +257,7 @@ class RunState:
         return self.profiles[node].identity, node
 
     def rename(self, names: Mapping[int, int]) -> None:
-        """Give devices the node ids that they have in this run; history keeps up with it."""
+        """Rename devices to their node ids in this run, in the history as well."""
 
         def new(node: int) -> int:
             return names.get(node, node)
@@ -295,7 +295,7 @@ class RunState:
 
 
 def initial_adapter_at(arrays: ArrayRecord, *, rank: int) -> AdapterState:
-    """Return the adapter that every cluster begins with, at the server's rank.
+    """Return the adapter that every cluster starts with, at the server's rank.
 
     Raises
     ------

@@ -79,7 +79,7 @@ def test_an_export_does_not_go_through_all_paces_for_each_device(
     state: RunState, settings: TrainingSettings, tmp_path: Path
 ) -> None:
     state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
-    state.slowdowns = paces = Counted({3: Slowdown(2.5)})
+    state.slowdowns = slowdowns = Counted({3: Slowdown(2.5)})
     export_run(
         state,
         tmp_path,
@@ -89,17 +89,17 @@ def test_an_export_does_not_go_through_all_paces_for_each_device(
         embedding=EmbeddingSettings(),
         clustering=SETTINGS,
     )
-    assert paces.passes <= 1
+    assert slowdowns.passes <= 1
     devices = load_manifest(tmp_path)["devices"]
     assert [device["pace"] for device in devices] == [1.0, 1.0, 1.0, 2.5, *[1.0] * 8]
     # One device a line.
     assert len((tmp_path / "manifest.json").read_text("utf-8").splitlines()) > 12
 
 
-def after(pace: Slowdown, *ratios: float) -> Slowdown:
+def after(slowdown: Slowdown, *ratios: float) -> Slowdown:
     for ratio in ratios:
-        pace = pace.observed(ratio)
-    return pace
+        slowdown = slowdown.observed(ratio)
+    return slowdown
 
 
 def test_a_device_that_is_twice_as_slow_counts_at_once() -> None:
@@ -121,22 +121,22 @@ def test_one_odd_round_among_usual_ones_changes_nothing() -> None:
     assert after(Slowdown(), 1.6, 1.0, 1.6, 0.7, 1.7, 0.6) == Slowdown(1.0, (0.6,))
 
 
-def test_noise_within_the_band_never_moves_the_pace() -> None:
+def test_noise_within_the_band_never_moves_the_slowdown() -> None:
     generator = np.random.default_rng(0)
-    pace = Slowdown(1.4)
+    slowdown = Slowdown(1.4)
     for ratio in generator.uniform(1.4 / BAND, 1.4 * BAND, 500):
-        pace = pace.observed(float(ratio))
-    assert pace.factor == 1.4
+        slowdown = slowdown.observed(float(ratio))
+    assert slowdown.factor == 1.4
 
 
-def test_a_late_reply_doubles_the_pace() -> None:
+def test_a_late_reply_doubles_the_slowdown() -> None:
     assert Slowdown(1.5).late().factor == 3.0
 
 
-def test_no_observation_makes_the_pace_endless_or_zero() -> None:
-    pace = Slowdown()
+def test_no_observation_makes_the_slowdown_endless_or_zero() -> None:
+    slowdown = Slowdown()
     for _ in range(2000):
-        pace = pace.late()
-    assert pace.factor == 1000.0
+        slowdown = slowdown.late()
+    assert slowdown.factor == 1000.0
     assert after(Slowdown(), 1e300).factor == 1000.0
     assert after(Slowdown(), 0.0, 0.0).factor == pytest.approx(0.001)

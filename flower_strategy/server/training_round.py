@@ -1,4 +1,4 @@
-"""The second stage of a round: every cluster's devices train, and its adapter moves."""
+"""The second stage of a round: devices train, and their clusters' adapters move."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from flower_strategy.adapters.adapter import AdapterError, FloatArray
+from flower_strategy.adapters.adapter import AdapterError, Float32Array
 from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
 from flower_strategy.clusters import sketch_adapter
 from flower_strategy.server import log
@@ -32,7 +32,7 @@ logger = logging.getLogger("flwr")
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """A good reply that has been folded into a mean, without its adapter."""
+    """A valid reply that has been added to a mean, without its adapter."""
 
     node: int
     cluster: str
@@ -42,14 +42,14 @@ class _Judged:
     loss: float
     num_examples: int
     bytes_up: int
-    sketch: FloatArray | None
+    sketch: Float32Array | None
 
 
 @dataclass(eq=False)
 class _Folded:
-    """What a round's replies are folded into.
+    """The means that a round's replies are added to.
 
-    ``odd`` takes those that are absurdly long: whether they count is known at the round's end.
+    ``odd`` holds absurdly long updates; whether they count is decided at the end of the round.
     """
 
     judge: LengthJudge
@@ -67,7 +67,7 @@ def configure_train(
     config: ConfigRecord,
     grid: Grid,
 ) -> list[Message]:
-    """Return one message per device that trains: its cluster's adapter at its rank."""
+    """Return one message per training device: its cluster's adapter at its rank."""
     state = steps.state
     chosen = state.sample(
         steps.able_nodes(grid),
@@ -84,7 +84,7 @@ def configure_train(
         (cluster, rank): state.adapter(cluster, rank).with_scaling(steps.training.scaling(rank))
         for cluster, rank in set(wanted.values())
     }
-    # A caller's own keys win in the messages, so they do here.
+    # The caller's keys take precedence in the messages, so they do here.
     record = steps.training.to_record()
     record.update(config)
     training = TrainingSettings.from_record(record)
@@ -115,10 +115,10 @@ def configure_train(
 
 
 def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> MetricRecord:
-    """Fold replies into their clusters' means as they arrive, then move the adapters.
+    """Add replies to their clusters' means as they arrive, then move the adapters.
 
-    Every reply is judged by itself and forgotten, so the result does not depend on the order
-    of replies (but for float32's rounding), nor memory on their number; see
+    Every reply is judged by itself and then dropped. The result does not depend on the order of
+    the replies (except for float32 rounding), and memory does not grow with their number; see
     `flower_strategy.server.update_norms`.
     """
     folded = _Folded(LengthJudge(steps.rules.norm_limit))
@@ -133,7 +133,7 @@ def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> M
             _fold(steps, round, folded, node, sent, reply, total)
         except (ReplyError, AdapterError) as error:
             round.refuse(node, "train", ReplyError(str(error)))
-    _settle_odd(steps, round, folded, total)
+    _judge_odd(steps, round, folded, total)
     _note_shortened(steps, round, folded.shortened)
     steps.move_adapters(folded.means)
     return round.record.conclude_training()
@@ -148,7 +148,7 @@ def _fold(
     reply: TrainReply,
     total: int,
 ) -> None:
-    """Fold one reply into its cluster's mean, or into that of the absurdly long ones."""
+    """Add one reply to its cluster's mean, or to that of the absurdly long updates."""
     norm = update_norm(sent.adapter, reply.adapter)
     verdict = folded.judge.judge(norm, sent.length)
     means = folded.odd_means if verdict.odd else folded.means
@@ -191,8 +191,8 @@ def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged, total:
     log.log_reply(judged.node, device, name, done=folded.count, total=total)
 
 
-def _settle_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
-    """Refuse the absurdly long updates, or let them count, shortened as they are."""
+def _judge_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
+    """Refuse the absurdly long updates, or count them, shortened."""
     if folded.judge.refuses_odd:
         for judged in folded.odd:
             round.refuse(judged.node, "train", ReplyError(_too_long(steps, judged)))
@@ -208,7 +208,7 @@ def _settle_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None
 
 
 def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> None:
-    """Say that updates were shortened, and by how much the longest was."""
+    """Log that updates were shortened, and by how much the longest one was."""
     if not shortened:
         return
     longest = max(shortened, key=lambda judged: judged.times)
@@ -226,7 +226,7 @@ def _too_long(steps: Steps, judged: _Judged) -> str:
 
 
 def new_mean(steps: Steps) -> AdapterMean:
-    """Return an empty mean; what replies of one cluster are folded into."""
+    """Return an empty mean for the replies of one cluster."""
     return AdapterMean(
         steps.state.initial.shapes,
         weighting=steps.aggregation.weighting,
@@ -235,10 +235,10 @@ def new_mean(steps: Steps) -> AdapterMean:
 
 
 def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> None:
-    """Move every cluster's adapter that has enough good replies; the others keep theirs."""
+    """Move the adapters of clusters with enough valid replies; the others stay as they are."""
     state, settings = steps.state, steps.aggregation
     moved = {}
-    # Those that are left out are never asked, so nobody can wait for their replies.
+    # Devices without a rank are never asked, so their replies are not required.
     members = {
         cluster.name: sum(state.decisions[node].rank is not None for node in cluster.members)
         for cluster in state.clusters
@@ -282,17 +282,17 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
         state.cluster_adapters[name], state.velocities[name] = step.adapter, step.velocity
 
 
-_MOST_HELD_OUT = 9  # per training example: held-out is 0.9 at most
-_SAMPLE = 1  # tells the draw of devices that evaluate from that of devices that train
+_MOST_HELD_OUT = 9  # per training example, since held-out is at most 0.9
+_SAMPLE = 1  # separates the draw of evaluating devices from that of training devices
 
 
 def configure_evaluate(
     steps: Steps, server_round: int, config: ConfigRecord, grid: Grid
 ) -> list[Message]:
-    """Return one message per device that evaluates: its cluster's adapter, as exported.
+    """Return one message per evaluating device: its cluster's adapter, as exported.
 
-    So what is measured is what is exported, also on devices that train at another rank or not at
-    all.
+    The measured adapter is thus the exported one, also on devices that train at another rank or
+    not at all.
     """
     state, online = steps.state, set(grid.get_node_ids())
     fraction = steps.participation.fraction_evaluate
@@ -316,7 +316,7 @@ def configure_evaluate(
 def aggregate_evaluate(
     steps: Steps, round: Round, replies: Iterable[Message]
 ) -> MetricRecord | None:
-    """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
+    """Return the held-out loss per cluster (``<cluster>/held-out-loss``) and over all devices."""
     for message in replies:
         node = message.metadata.src_node_id
         try:
@@ -332,10 +332,10 @@ def aggregate_evaluate(
 
 
 def most_tokens(steps: Steps, node: int) -> int:
-    """Return the tokens that a device's held-out loss counts for at most.
+    """Return the most tokens that a device's held-out loss is weighted with.
 
-    A device keeps out at most nine examples for each that it trains on (``held-out``), and an
-    example has at most ``max-length`` tokens.
+    A device holds out at most nine examples per training example (``held-out``), and an example
+    has at most ``max-length`` tokens.
     """
     examples = _MOST_HELD_OUT * steps.state.profiles[node].num_examples
     if steps.training.eval_examples:

@@ -148,10 +148,10 @@ class Fleet:
         )
         return Message(content=content, reply_to=message)
 
-    def bank(self, cluster: str = "cluster-0") -> np.ndarray[Any, Any]:
+    def adapter(self, cluster: str = "cluster-0") -> np.ndarray[Any, Any]:
         """Return all of a cluster's weight moves in one row."""
-        bank = self.strategy.state.cluster_adapters[cluster]
-        return np.concatenate([bank.delta(layer).ravel() for layer in SHAPES])
+        adapter = self.strategy.state.cluster_adapters[cluster]
+        return np.concatenate([adapter.delta(layer).ravel() for layer in SHAPES])
 
 
 def refused(record: RoundRecord) -> set[int]:
@@ -183,11 +183,11 @@ def test_nobody_honest_is_refused_because_others_idle_or_have_other_ranks(
         if 512 in ranks:
             # What SmolLM2 moved at these ranks.
             shares = {node: {4: 0.70, 512: 0.96}[rank] for node, rank in enumerate(ranks)}
-        before = fleet.bank()
+        before = fleet.adapter()
         record = fleet.round(shares)
         assert not refused(record)
         assert not record.notes
-        assert np.linalg.norm(fleet.bank() - before) > 0
+        assert np.linalg.norm(fleet.adapter() - before) > 0
 
 
 @pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
@@ -204,12 +204,12 @@ def test_the_outcome_does_not_depend_on_the_order_of_replies(
     for order in orders:
         fleet = Fleet(ranks, weighting=weighting)
         record = fleet.round(shares | bad, order=list(order))
-        outcomes.append((refused(record), record.notes, fleet.bank()))
+        outcomes.append((refused(record), record.notes, fleet.adapter()))
     assert outcomes[0][0] == (set(bad) if len(bad) == 2 else set())
-    for gone, notes, bank in outcomes[1:]:
+    for gone, notes, adapter in outcomes[1:]:
         assert gone == outcomes[0][0]
         assert notes == outcomes[0][1]
-        assert np.linalg.norm(bank - outcomes[0][2]) <= 1e-5 * np.linalg.norm(bank)
+        assert np.linalg.norm(adapter - outcomes[0][2]) <= 1e-5 * np.linalg.norm(adapter)
 
 
 @pytest.mark.parametrize("rank", [1, 8, 512])
@@ -223,7 +223,9 @@ def test_a_minority_of_huge_updates_is_kept_out_from_the_first_round(
     assert refused(record) == {0, 3}
     assert "times what the local-steps and learning-rate asked for make" in record.refused[0].reason
     alone.round(good, order=[1, 2, 4])
-    np.testing.assert_allclose(fleet.bank(), alone.bank(), atol=1e-6 * np.abs(alone.bank()).max())
+    np.testing.assert_allclose(
+        fleet.adapter(), alone.adapter(), atol=1e-6 * np.abs(alone.adapter()).max()
+    )
     # Whoever behaves is back at once.
     assert not refused(fleet.round(usual(fleet.random, fleet.nodes)))
 
@@ -235,12 +237,12 @@ def test_among_fewer_than_five_nobody_is_refused_and_what_is_long_is_shortened(
     fleet, honest = Fleet([8] * count), Fleet([8] * count)
     shares = dict.fromkeys(range(count), 1.0)
     honest.round(shares, order=[0])
-    one = np.linalg.norm(honest.bank())
+    one = np.linalg.norm(honest.adapter())
     record = fleet.round(shares | {0: 1000.0})
     assert not refused(record)
     assert record.clusters["cluster-0"].replies == count
     assert "1 updates were shortened to norm-limit, that of node 0 most" in record.notes[0]
-    assert 5 * one / count < np.linalg.norm(fleet.bank()) < 12 * one / count
+    assert 5 * one / count < np.linalg.norm(fleet.adapter()) < 12 * one / count
 
 
 def test_idle_devices_do_not_make_up_the_five() -> None:
@@ -278,7 +280,7 @@ def test_a_patient_minority_moves_nobodys_scale(factor: float) -> None:
     honest = Fleet([4, 8, 16, 8, 4, 8, 16, 8, 4, 8])
     for _ in range(15):
         honest.round(usual(honest.random, honest.nodes))
-    # The bank's own length is in the scale; four of ten at the limit do not inflate it by much.
+    # The adapter's own length is in the scale; four of ten at the limit do not inflate it by much.
     assert max(sizes) < 2 * max(sent.length for sent in _sent(honest))
 
 
@@ -348,7 +350,7 @@ def test_a_device_counts_for_no_more_examples_than_its_profile_named() -> None:
     }
     claims[0] = 10
     honest.round(dict.fromkeys(range(3), 1.0), change=claim)
-    np.testing.assert_allclose(fleet.bank(), honest.bank(), atol=1e-7)
+    np.testing.assert_allclose(fleet.adapter(), honest.adapter(), atol=1e-7)
 
 
 @pytest.mark.parametrize(

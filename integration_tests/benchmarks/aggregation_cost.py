@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState, Float32Array, LoraFactors
 from flower_strategy.adapters.mean import AdapterMean, Aggregate
 from integration_tests.benchmarks import common
 
@@ -174,7 +174,7 @@ def factored(shape: tuple[int, int], replies: Iterable[tuple[LoraFactors, float]
 
 def dense(
     shape: tuple[int, int], replies: Sequence[tuple[LoraFactors, float]]
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Float32Array, Float32Array]:
     """Sum the products, decompose the mean, cut it."""
     total = np.zeros(shape, np.float32)
     for factors, weight in replies:

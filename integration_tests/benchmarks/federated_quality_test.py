@@ -10,7 +10,7 @@ import torch
 from matplotlib.container import ErrorbarContainer
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState, Float32Array, LoraFactors
 from flower_strategy.device.base_model import load_base_model
 from flower_strategy.device.hardware import DEVICE_CLASSES
 from flower_strategy.testing.models import tiny_model
@@ -57,7 +57,7 @@ def adapters(ranks: tuple[int, ...], *, scaling: float = 1.0) -> list[AdapterSta
     ]
 
 
-def dense_mean(given: list[AdapterState], weights: list[float], layer: str) -> FloatArray:
+def dense_mean(given: list[AdapterState], weights: list[float], layer: str) -> Float32Array:
     total = sum(weights)
     moves = [weight / total * one.delta(layer) for weight, one in zip(weights, given, strict=True)]
     return np.asarray(np.sum(moves, axis=0), dtype=np.float32)

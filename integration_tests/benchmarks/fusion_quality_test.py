@@ -25,8 +25,8 @@ from integration_tests.benchmarks.fusion_quality.replay import Replay, fused_log
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from integration_tests.benchmarks.fusion_quality.tree import TokenTree
 from vllm_logits_processor.alignment.maps import load_maps
-from vllm_logits_processor.conftest import byte_level_bpe, sentencepiece_bpe
 from vllm_logits_processor.fusion import fused_cells, weigh
+from vllm_logits_processor.testing.tokenizers import byte_level_bpe, sentencepiece_bpe
 
 TEXT = (
     "The cat sat on the mat, and the watchers   watched 121 crêpes.\n\ndef add(x):\n    return x\n"

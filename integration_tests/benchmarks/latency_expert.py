@@ -33,10 +33,10 @@ import torch
 
 from integration_tests.harness.processes import end, free_port, spawn, tail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.expert.conftest import completion
 from vllm_logits_processor.expert.local import InProcessExpert
 from vllm_logits_processor.expert.local_model import load_model
 from vllm_logits_processor.expert.protocol import Continuation
+from vllm_logits_processor.testing.fake_expert import completion
 
 NAME = "expert"
 

@@ -15,7 +15,7 @@ from integration_tests.benchmarks.privacy.__main__ import main
 from integration_tests.benchmarks.privacy.data import generated, load_prompts
 from integration_tests.benchmarks.privacy.leaving import StrayTextError, what_left
 from integration_tests.benchmarks.privacy.relay import Request, relay
-from vllm_logits_processor.expert.conftest import fake_expert
+from vllm_logits_processor.testing.fake_expert import fake_expert
 
 pytestmark = pytest.mark.timeout(600)
 

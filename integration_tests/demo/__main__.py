@@ -18,10 +18,10 @@ from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 from integration_tests.demo.answering import Answer, Device
 from integration_tests.demo.federation import DemoError, Federation, federate, readable
+from integration_tests.demo.page import COLUMNS, WIDE, cluster_rows, row, write_page
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
-from integration_tests.demo.table import COLUMNS, WIDE, cluster_rows, row
 from integration_tests.harness.processes import interrupt_on_signals
 
 
@@ -105,7 +105,6 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     progress.step("Figures and page.")
     # Imported here: matplotlib takes a while, and nothing before it needs it.
     from integration_tests.demo.figures import draw_all
-    from integration_tests.demo.page import write_page
 
     figures = draw_all(federation, answers, folder)
     write_page(folder / "index.html", clusters=clusters, answers=answers, figures=figures)
@@ -114,7 +113,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     _show(options, results, clusters, answers)
     progress.step(f"Done. Open {folder / 'index.html'}")
     if all(answer.host_text == answer.text for answer in answers if answer.host_text is not None):
-        raise DemoError("Every fused answer equals the host's own: the expert was not heard.")
+        raise DemoError("Every fused answer equals the host's own: the expert changed nothing.")
 
 
 def _clusters(federation: Federation) -> list[dict[str, Any]]:

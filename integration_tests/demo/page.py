@@ -1,4 +1,4 @@
-"""One self-contained HTML page with the closing table and the figures."""
+"""The closing tables, as cells for terminal and page, and the page: HTML with the figures in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from html import escape
 from pathlib import Path
 
 from integration_tests.demo.answering import Answer
-from integration_tests.demo.table import COLUMNS, cluster_rows, row
+
+COLUMNS = (
+    "prompt",
+    "verdict",
+    "answer",
+    "host alone",
+    "mean expert weight",
+    "tokens fused",
+    "deadline misses",
+    "bytes that left",
+)
+
+#: Columns that hold text and need the room.
+WIDE = frozenset({"prompt", "answer", "host alone"})
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; }
@@ -18,6 +31,37 @@ td { overflow-wrap: anywhere; white-space: pre-wrap; font-size: .9rem; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 """
+
+
+def row(answer: Answer) -> list[str]:
+    """Return the cells of one answer, in the order of `COLUMNS`."""
+    verdict = answer.verdict
+    if answer.labels:
+        verdict += f" ({', '.join(answer.labels)})"
+    asked = answer.host_text is not None
+    return [
+        answer.prompt.text.strip(),
+        verdict,
+        f"{answer.text.strip()}\n[{answer.adapter}]",
+        (answer.host_text or "").strip() if asked else "not asked",
+        f"{answer.mean_weight:.2f}" if asked else "-",
+        f"{answer.fused_share:.0%}" if asked else "-",
+        str(answer.deadline_misses) if asked else "-",
+        f"{answer.bytes_left:,}",
+    ]
+
+
+def cluster_rows(clusters: Sequence[Mapping[str, object]]) -> list[list[str]]:
+    """Return the cells of the clusters: name, devices, held-out loss before and after."""
+    return [
+        [
+            str(cluster["name"]),
+            ", ".join(str(device) for device in cluster["devices"]),  # type: ignore[attr-defined]
+            f"{cluster['loss_before']:.3f}",
+            f"{cluster['loss_after']:.3f}",
+        ]
+        for cluster in clusters
+    ]
 
 
 def write_page(

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from flower_strategy.testing.models import tiny_model
-from integration_tests.harness.documents import named_blocks, shell_blocks
 from integration_tests.harness.flower_runs import end_processes, flower_environment
+from integration_tests.harness.markdown import named_blocks, shell_blocks
 from integration_tests.harness.processes import end, free_port, spawn, tail
 
 README = Path(__file__).resolve().parents[2] / "README.md"

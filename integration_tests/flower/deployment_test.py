@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from flower_strategy import load_history, load_manifest
-from flower_strategy.data.embedded import make_examples
 from flower_strategy.testing.models import tiny_model
 from integration_tests.harness.deployment import (
     NODES,
     PAGE,
     Deployment,
     deployment,
+    online,
     replacements,
     wait_for,
+    write_data,
 )
-from integration_tests.harness.documents import named_blocks, shell_blocks
+from integration_tests.harness.markdown import named_blocks, shell_blocks
 
 __all__ = ["tiny_model"]
 
@@ -34,15 +34,6 @@ REFUSED = "No SuperNode found with the given public key|Failed to activate Super
 pytestmark = pytest.mark.timeout(900)
 
 
-def write_data(folder: Path, name: str, task: str, seed: int) -> None:
-    (folder / "data").mkdir(exist_ok=True)
-    rows = [
-        json.dumps({"prompt": example.prompt, "response": example.response})
-        for example in make_examples(task, count=24, seed=seed)
-    ]
-    (folder / "data" / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
-
-
 def make_key(here: Deployment, name: str) -> None:
     key = str(here.folder / "keys" / name)
     subprocess.run(
@@ -52,10 +43,6 @@ def make_key(here: Deployment, name: str) -> None:
 
 def registered(printed: str) -> list[int]:
     return [int(node) for node in re.findall(r"SuperNode (\d+) registered", printed)]
-
-
-def online(here: Deployment) -> int:
-    return here.run("list").count("online")
 
 
 def start_nodes(here: Deployment, names: Sequence[str] = NODES) -> None:

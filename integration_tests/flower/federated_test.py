@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from flower_strategy import load_history, load_manifest
 from flower_strategy.testing.models import tiny_model
-from integration_tests.harness.documents import titled_blocks
 from integration_tests.harness.flower_runs import run_flower_app
+from integration_tests.harness.markdown import titled_blocks
 
 __all__ = ["tiny_model"]
 

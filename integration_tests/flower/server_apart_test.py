@@ -9,8 +9,7 @@ import pytest
 
 from flower_strategy import load_manifest
 from flower_strategy.testing.models import tiny_model
-from integration_tests.flower.deployment_test import online, write_data
-from integration_tests.harness.deployment import ROOT, deployment, wait_for
+from integration_tests.harness.deployment import ROOT, deployment, online, wait_for, write_data
 from integration_tests.harness.markdown import blocks_of
 
 __all__ = ["tiny_model"]

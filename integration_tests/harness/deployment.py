@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ from typing import TypeVar
 
 import psutil
 
-from integration_tests.harness.documents import named_blocks, titled_blocks
+from flower_strategy.data.embedded import make_examples
 from integration_tests.harness.flower_runs import end_processes, flower_environment, stage_app
+from integration_tests.harness.markdown import named_blocks, titled_blocks
 from integration_tests.harness.processes import end_all, free_port, spawn, tail
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,6 +195,19 @@ def wait_for(
         assert alive is None or alive.poll() is None, f"it ended; {why()}"
         time.sleep(0.1)
     return found
+
+
+def write_data(folder: Path, name: str, task: str, seed: int) -> None:
+    (folder / "data").mkdir(exist_ok=True)
+    rows = [
+        json.dumps({"prompt": example.prompt, "response": example.response})
+        for example in make_examples(task, count=24, seed=seed)
+    ]
+    (folder / "data" / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
+
+
+def online(here: Deployment) -> int:
+    return here.run("list").count("online")
 
 
 def replacements() -> dict[str, str]:

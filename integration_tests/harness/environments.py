@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock
+from floe_plugins.files import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,7 +117,7 @@ def environment(
     stamp = folder / "made-from"
     FOLDER.mkdir(exist_ok=True)
     # Tests run side by side, and two may want the same one.
-    with FileLock(FOLDER / f"{name}.lock"):
+    with locked(FOLDER / f"{name}.lock", without_locks="fail"):
         if stamp.is_file() and stamp.read_text("utf-8") == key:
             return Environment(folder=folder, seconds=0.0)
         started = time.monotonic()

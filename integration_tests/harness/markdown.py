@@ -1,4 +1,4 @@
-"""Every fenced code block of a Markdown page, with what the page says about it."""
+"""The fenced code blocks of a Markdown page, with what the page says about them."""
 
 from __future__ import annotations
 
@@ -72,3 +72,18 @@ def blocks_of(page: Path) -> list[Block]:
             )
         )
     return found
+
+
+def named_blocks(page: Path) -> dict[str, str]:
+    """Return the code blocks under ``<!-- test: NAME -->`` comments, by name."""
+    return {block.value: block.code for block in blocks_of(page) if block.kind == "test"}
+
+
+def titled_blocks(page: Path) -> dict[str, str]:
+    """Return the code blocks with a title, the name of the file that they are, by title."""
+    return {block.title: block.code for block in blocks_of(page) if block.title}
+
+
+def shell_blocks(page: Path) -> int:
+    """Return how many blocks of the page are ``bash`` to be typed: those with a title are files."""
+    return sum(block.language == "bash" and not block.title for block in blocks_of(page))

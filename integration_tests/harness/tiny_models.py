@@ -19,8 +19,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vllm_logits_processor.conftest import byte_level_bpe, sentencepiece_bpe
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
+from vllm_logits_processor.testing.tokenizers import byte_level_bpe, sentencepiece_bpe
 
 #: Long enough for a busy machine: these tests are about what is said, not how fast.
 PATIENT = {"deadline_ms": 20_000, "first_deadline_ms": 60_000}

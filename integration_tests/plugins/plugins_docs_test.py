@@ -28,7 +28,7 @@ from flower_strategy.config import RunConfig
 from flower_strategy.ranks.plugin_policy import ASSIGN_TIMEOUT_S
 from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.testing.models import make_profile
-from integration_tests.harness.documents import named_blocks, titled_blocks
+from integration_tests.harness.markdown import named_blocks, titled_blocks
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import build_expert
 

@@ -22,7 +22,7 @@ from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.commands import doctor
 from vllm_logits_processor.commands.doctor_lines import Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.expert.conftest import FakeExpert
+from vllm_logits_processor.testing.fake_expert import FakeExpert
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "docs" / "plugin-template"

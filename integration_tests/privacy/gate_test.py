@@ -23,7 +23,7 @@ from integration_tests.harness.tiny_models import TinyModels
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.config import FloeConfig
-from vllm_logits_processor.expert.conftest import FakeExpert
+from vllm_logits_processor.testing.fake_expert import FakeExpert
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,20 +13,21 @@ import pytest
 import vllm
 from packaging.version import Version
 
-from integration_tests.conftest import Hosted, with_adapter
 from integration_tests.harness import interpreted_triton
-from integration_tests.harness.tiny_models import LONG_PROMPT, PROMPTS, TinyModels
-from integration_tests.harness.vllm_servers import ServerSpec, running
-from integration_tests.serving.rows_test import (
+from integration_tests.harness.hosted import (
     HOST,
+    Hosted,
     abort,
     finished,
     labelled,
     outcomes,
     streamed,
+    with_adapter,
 )
-from vllm_logits_processor.expert.conftest import FakeExpert
+from integration_tests.harness.tiny_models import LONG_PROMPT, PROMPTS, TinyModels
+from integration_tests.harness.vllm_servers import ServerSpec, running
 from vllm_logits_processor.runners.departures import IDLE_S
+from vllm_logits_processor.testing.fake_expert import FakeExpert
 
 #: Three slots for four prompts, and a cache of 192 tokens.
 NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from integration_tests.conftest import Hosted
+from integration_tests.harness.hosted import Hosted
 from integration_tests.harness.offline_ranks import FOLDER, SAID
 from integration_tests.harness.tiny_models import PROMPTS, TinyModels
 from integration_tests.harness.vllm_servers import ServerSpec
-from vllm_logits_processor.expert.conftest import FakeExpert
+from vllm_logits_processor.testing.fake_expert import FakeExpert
 
 
 def run_ranks(

@@ -23,7 +23,7 @@ import torch
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 
 #: exp of this is zero in float32, and 0 times it is no NaN: it stands for -inf.
 _FLOOR = -200.0
@@ -43,8 +43,8 @@ class RowSums:
         See :class:`vllm_logits_processor.alignment.align.Aligned`.
     """
 
-    mass: FloatArray
-    plogp: FloatArray
+    mass: Float64Array
+    plogp: Float64Array
     index: torch.Tensor | None = None
 
 
@@ -161,10 +161,10 @@ def row_sums_on_device(
 
 def _normalised(
     groups: StepGroups,
-    parts: FloatArray,
+    parts: Float64Array,
     *,
-    partition: FloatArray,
-    shifts: FloatArray,
+    partition: Float64Array,
+    shifts: Float64Array,
     index: torch.Tensor | None = None,
 ) -> RowSums:
     """Turn sums of y and x y into sums of p = y / partition and of p ln p.
@@ -199,9 +199,9 @@ class RowFactors:
 
     maps: AlignmentMaps
     experts: IntArray
-    groups: FloatArray
+    groups: Float64Array
     tokens: IntArray
-    factors: FloatArray
+    factors: Float64Array
 
     def of(self, token: int) -> float:
         """Return m of one host token."""
@@ -243,10 +243,10 @@ class Aligned:
     top: ExpertTopK
     groups: StepGroups
     index: torch.Tensor | None
-    factors: FloatArray
-    host_entropy: FloatArray
-    expert_entropy: FloatArray
-    disagreement: FloatArray
+    factors: Float64Array
+    host_entropy: Float64Array
+    expert_entropy: Float64Array
+    disagreement: Float64Array
     feasible: npt.NDArray[np.bool_]
 
     def row(self, row: int) -> RowFactors:
@@ -315,7 +315,7 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     )
 
 
-def _ratios(host: FloatArray, top: ExpertTopK) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+def _ratios(host: Float64Array, top: ExpertTopK) -> tuple[Float64Array, npt.NDArray[np.bool_]]:
     """Return the expert's mass over the host's, and the rows in which something is feasible.
 
     Mass on tokens that the host cannot produce goes to the others, in proportion.
@@ -345,7 +345,7 @@ def _ratios(host: FloatArray, top: ExpertTopK) -> tuple[FloatArray, npt.NDArray[
     return ratio, feasible
 
 
-def _xlogx(values: FloatArray) -> FloatArray:
+def _xlogx(values: Float64Array) -> Float64Array:
     """Return x ln x, 0 at 0."""
     # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
     logs = torch.from_numpy(np.maximum(values, np.finfo(np.float64).tiny)).log_()

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,12 +20,12 @@ from vllm_logits_processor.alignment.align import (
     row_sums,
     row_sums_on_device,
 )
-from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
-from vllm_logits_processor.alignment.groups import ExpertTopK, Rest, StepGroups, step_groups
+from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
+from vllm_logits_processor.arrays import Float64Array
 from vllm_logits_processor.fusion import weigh
+from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
 
-FloatArray = npt.NDArray[np.float64]
 ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}
 
 
@@ -50,32 +49,34 @@ def random_pairs(draw: st.DrawFn) -> tuple[AlignmentMaps, torch.Tensor, ExpertTo
     logprobs = np.log(np.maximum(np.take_along_axis(probabilities, ids, 1), 1e-300))
     short = random.random((rows, width)) < 0.1
     ids, logprobs = np.where(short, NOTHING, ids), np.where(short, -np.inf, logprobs)
-    rests = tuple(
-        Rest(row=row, place=width + at, tokens=random.permutation(hosts)[: random.integers(hosts)])
+    remainders = tuple(
+        Remainder(
+            row=row, place=width + at, tokens=random.permutation(hosts)[: random.integers(hosts)]
+        )
         for row in range(rows)
         for at in range(draw(st.integers(0, 2)))
     )
-    if rests:
+    if remainders:
         more = np.full((rows, 2), -np.inf)
-        for rest in rests:
+        for rest in remainders:
             more[rest.row, rest.place - width] = np.log(random.uniform(0.01, 0.3))
         ids = np.append(ids, np.full((rows, 2), NOTHING), axis=1)
         logprobs = np.append(logprobs + np.log(0.4), more, axis=1)
-    return maps, logits, ExpertTopK(token_ids=ids, logprobs=logprobs, rests=rests)
+    return maps, logits, ExpertTopK(token_ids=ids, logprobs=logprobs, remainders=remainders)
 
 
-def softmax(logits: torch.Tensor) -> FloatArray:
+def softmax(logits: torch.Tensor) -> Float64Array:
     return torch.softmax(logits.double(), dim=-1).numpy()
 
 
-def defined_q(host: FloatArray, maps: AlignmentMaps, top: ExpertTopK) -> FloatArray:
+def defined_q(host: Float64Array, maps: AlignmentMaps, top: ExpertTopK) -> Float64Array:
     """q of one row, transcribed from the definition; `host` where nothing is feasible."""
     ids, expert = top.token_ids[0].tolist(), np.exp(top.logprobs[0])
     groups = [
         (group_of(maps, token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
     ]
     known = set().union(*(members for members, _ in groups)) if groups else set()
-    groups += [(set(rest.tokens.tolist()), float(expert[rest.place])) for rest in top.rests]
+    groups += [(set(rest.tokens.tolist()), float(expert[rest.place])) for rest in top.remainders]
     tail = set(range(len(host))) - known
     groups.append((tail, max(0.0, 1.0 - sum(mass for _, mass in groups))))
     groups = [(members, mass) for members, mass in groups if sum(host[list(members)]) > 0]
@@ -89,12 +90,12 @@ def defined_q(host: FloatArray, maps: AlignmentMaps, top: ExpertTopK) -> FloatAr
     return host * factor
 
 
-def entropy(masses: FloatArray) -> float:
+def entropy(masses: Float64Array) -> float:
     positive = masses[masses > 0]
     return float(-(positive * np.log(positive)).sum())
 
 
-def q_of(aligned: Aligned, logits: torch.Tensor) -> FloatArray:
+def q_of(aligned: Aligned, logits: torch.Tensor) -> Float64Array:
     return softmax(logits) * factors_of(aligned, logits.shape[1])
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.integrations.mistral.tokenizer import MistralConverter
 
-from vllm_logits_processor.alignment.align import Aligned
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import FloatArray, IntArray
-from vllm_logits_processor.fusion import Weights, fused_cells
 
 SHIPPED = Path(str(files("mistral_common"))) / "data"
 
@@ -54,29 +48,6 @@ def sentencepiece_of_llama(file: Path) -> Tokenizer:
     special = [AddedToken(piece, special=True) for piece in ("<unk>", "<s>", "</s>")]
     tokenizer.add_special_tokens(special)
     return tokenizer
-
-
-def group_of(maps: AlignmentMaps, expert_token: int) -> set[int]:
-    """Return the host tokens that begin what `expert_token` means: its group by f, and g of it."""
-    begin, end = maps.offsets[expert_token], maps.offsets[expert_token + 1]
-    tokens = {int(token) for token in maps.members[begin:end]}
-    extra = int(maps.extra[expert_token])
-    return tokens if extra == NOTHING else tokens | {extra}
-
-
-def factors_of(aligned: Aligned, columns: int) -> FloatArray:
-    """Return the factor m of every token, shape (rows, columns)."""
-    groups = aligned.groups
-    tails = groups.without_singles(aligned.factors)[0][:, -1:]
-    factors = np.repeat(tails, columns, axis=1)
-    rows = np.repeat(np.arange(len(groups.sizes)), groups.sizes.sum(axis=1))
-    factors[rows, groups.tokens(aligned.maps)] = groups.spread(aligned.factors)
-    return factors
-
-
-def fuse(logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights) -> None:
-    """Turn the host's logits of some rows into fused ones, in place."""
-    fused_cells(logits, rows, aligned, weights).write(logits)
 
 
 @pytest.fixture(scope="session")

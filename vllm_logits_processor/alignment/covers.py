@@ -59,7 +59,7 @@ class Covered:
     ----------
     top : ExpertTopK
         One row, at the end of the text; a token stands for text that begins with its bytes.
-    rests : mapping of bytes to float
+    remainders : mapping of bytes to float
         The bytes after the text of tokens that began in it, and their probability. No token stands
         for them: the text may go on with these bytes in any way.
     unexpanded : float
@@ -68,7 +68,7 @@ class Covered:
     """
 
     top: ExpertTopK
-    rests: Mapping[bytes, float] = field(default_factory=dict)
+    remainders: Mapping[bytes, float] = field(default_factory=dict)
     unexpanded: float = 0.0
 
 
@@ -214,14 +214,14 @@ def covered(
     weights = _weights(nodes, rows)
     tail = prefix.tail(boundary)
     masses: dict[bytes, float] = {}
-    unheard: list[_Node] = []
+    unanswered: list[_Node] = []
     error = 0.0
     for node in nodes[:-1]:
         weight = weights[node.offset]
         if not node.extends:
             continue
         if node.offset not in rows:
-            unheard.append(node)
+            unanswered.append(node)
             continue
         row = rows[node.offset]
         tokens, over = _over_the_end(prefix, nodes, node, row)
@@ -234,7 +234,7 @@ def covered(
         error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
     weight = weights[nodes[-1].offset]
     total = weight.value + sum(masses.values())
-    for node in unheard:
+    for node in unanswered:
         most = weights[node.offset].most
         # Trying tokens costs time: not where it would change little.
         begin, stop = prefix.vocabulary.longer(tail[node.offset :])
@@ -249,7 +249,7 @@ def covered(
         logprobs = end.logprobs + np.log(weight.value / total)
     return Covered(
         top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
-        rests={rest: mass / total for rest, mass in masses.items()},
+        remainders={rest: mass / total for rest, mass in masses.items()},
         unexpanded=min(1.0, (error + weight.error) / total),
     )
 

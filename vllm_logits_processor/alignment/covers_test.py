@@ -15,14 +15,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from vllm_logits_processor.alignment import covers
 from vllm_logits_processor.alignment.align import align
-from vllm_logits_processor.alignment.conftest import factors_of
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.remainders import with_rests
+from vllm_logits_processor.alignment.remainders import with_remainders
 from vllm_logits_processor.alignment.spelling import BYTE_TO_CHAR
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.testing.alignment import factors_of
 
 ALPHABET = "ab é"
 LONGEST = 4
@@ -132,12 +132,12 @@ class Oracle:
         offsets = range(prefix.boundary(), prefix.length + 1)
         return prefix, {at: self.row(prefix.token_ids_to(at)[1:], k) for at in offsets}
 
-    def by_byte(self, word: Covered) -> dict[int, float]:
+    def by_byte(self, found: Covered) -> dict[int, float]:
         masses: dict[int, float] = defaultdict(float)
-        top = word.top
+        top = found.top
         for token, logprob in zip(top.token_ids[0].tolist(), top.logprobs[0], strict=True):
             masses[(self.vocabulary.token_bytes[token] or b"\xff")[0]] += float(np.exp(logprob))
-        for rest, mass in word.rests.items():
+        for rest, mass in found.remainders.items():
             masses[rest[0]] += mass
         return {byte if byte != 0xFF else -1: mass for byte, mass in masses.items()}
 
@@ -156,9 +156,9 @@ def test_covered_is_exact_where_all_is_known(kind: str, seed: int) -> None:
     exact = oracle.next_bytes(text)
     if not exact:
         return
-    word = covered(*oracle.receive(text, k=1000))
-    assert word.unexpanded == pytest.approx(0, abs=1e-9)
-    ours = oracle.by_byte(word)
+    found = covered(*oracle.receive(text, k=1000))
+    assert found.unexpanded == pytest.approx(0, abs=1e-9)
+    ours = oracle.by_byte(found)
     assert sum(ours.values()) == pytest.approx(1, abs=1e-9)
     for byte in exact.keys() | ours.keys():
         assert ours.get(byte, 0.0) == pytest.approx(exact.get(byte, 0.0), abs=1e-9)
@@ -177,13 +177,13 @@ def test_what_is_not_known_stays_within_the_bound(kind: str, seed: int, k: int, 
     # The engine's way: what is wanted is asked for once, then the step goes on.
     for offset in wanted_offsets(prefix, received, most=most):
         received[offset] = everything[offset]
-    word = covered(prefix, received)
-    known = oracle.by_byte(word)
+    found = covered(prefix, received)
+    known = oracle.by_byte(found)
     tail = max(0.0, 1 - sum(known.values()))
     for byte in exact.keys() | known.keys():
         least, most_ = known.get(byte, 0.0), known.get(byte, 0.0) + tail
-        assert least - word.unexpanded - 1e-9 <= exact.get(byte, 0.0)
-        assert exact.get(byte, 0.0) <= most_ + word.unexpanded + 1e-9
+        assert least - found.unexpanded - 1e-9 <= exact.get(byte, 0.0)
+        assert exact.get(byte, 0.0) <= most_ + found.unexpanded + 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,9 +217,9 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
     exact = oracle.next_bytes(text)
     if not exact:
         return
-    word = covered(*oracle.receive(text, k=1000))
+    found = covered(*oracle.receive(text, k=1000))
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, len(host)))).float()
-    top = with_rests(word, host)
+    top = with_remainders(found, host)
     aligned = align(logits, np.arange(1), top, build_maps(host, oracle.vocabulary))
     factors = torch.from_numpy(factors_of(aligned, len(host))[0])
     fused = torch.softmax(logits[0].double(), dim=-1) * factors
@@ -228,7 +228,7 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
         data = host.token_bytes[token]
         ours[data[0] if data else -1] += mass
     for byte in exact.keys() | ours.keys():
-        # The least likely rests are left to the tail.
+        # The least likely remainders are left to the tail.
         assert ours.get(byte, 0.0) == pytest.approx(exact.get(byte, 0.0), abs=5e-3)
 
 
@@ -262,11 +262,11 @@ def test_a_text_that_stops_inside_a_word_goes_on_with_it(smollm2: ByteVocabulary
         offset = prefix.boundary() + len(smollm2.decode(wat[:at]))
         ids, masses = [water, wat[at]], [0.8, 0.01]
         received[offset] = ExpertTopK(token_ids=np.array([ids]), logprobs=np.log([masses]))
-    word = covered(prefix, received)
-    assert list(word.rests) == [b"er"]
-    assert word.rests[b"er"] > 0.9
-    assert np.exp(word.top.logprobs).sum() + word.rests[b"er"] <= 1 + 1e-9
+    found = covered(prefix, received)
+    assert list(found.remainders) == [b"er"]
+    assert found.remainders[b"er"] > 0.9
+    assert np.exp(found.top.logprobs).sum() + found.remainders[b"er"] <= 1 + 1e-9
     # Where the host would have written it in one token, it is not what the text goes on with.
     refused = covered(prefix, received, admits=lambda rest: rest != b"er")
-    assert not refused.rests
+    assert not refused.remainders
     assert refused.top.logprobs == pytest.approx(surprised.logprobs)

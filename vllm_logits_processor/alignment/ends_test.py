@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary, TokenizerError
-from vllm_logits_processor.conftest import byte_level_bpe
+from vllm_logits_processor.testing.tokenizers import byte_level_bpe
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def test_a_folder_without_a_tokenizer_is_named_with_its_path(tmp_path: Path) -> 
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_folder_that_is_not_there_is_not_told_as_a_hub_that_cannot_be_reached(
+def test_a_missing_folder_is_not_reported_as_a_hub_that_cannot_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

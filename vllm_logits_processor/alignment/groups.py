@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.arrays import FloatArray, IntArray
+from vllm_logits_processor.arrays import Float64Array, IntArray
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rest:
+class Remainder:
     """A group without an expert token: the rest of a token that began in the text so far.
 
     Attributes
@@ -41,20 +41,22 @@ class ExpertTopK:
         Expert tokens, no token twice in one row; `NOTHING` fills short rows.
     logprobs : float64 array, shape (rows, K)
         Natural logarithms of their probabilities; -inf in the fill.
-    rests : tuple of Rest
+    remainders : tuple of Remainder
         The groups at places without a token. They do not make the tail of their rows smaller: the
         expert's unlisted tokens may be any of theirs.
     """
 
     token_ids: IntArray
-    logprobs: FloatArray
-    rests: tuple[Rest, ...] = ()
+    logprobs: Float64Array
+    remainders: tuple[Remainder, ...] = ()
 
     def row(self, at: int) -> ExpertTopK:
-        """Return row number `at` of several, with its rests."""
-        rests = tuple(replace(rest, row=0) for rest in self.rests if rest.row == at)
+        """Return row number `at` of several, with its remainders."""
+        remainders = tuple(replace(rest, row=0) for rest in self.remainders if rest.row == at)
         part = slice(at, at + 1)
-        return ExpertTopK(token_ids=self.token_ids[part], logprobs=self.logprobs[part], rests=rests)
+        return ExpertTopK(
+            token_ids=self.token_ids[part], logprobs=self.logprobs[part], remainders=remainders
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,29 +96,29 @@ class StepGroups:
     single_group: IntArray
     single_at: IntArray
 
-    def linked_sums(self, singles: FloatArray) -> FloatArray:
+    def linked_sums(self, singles: Float64Array) -> Float64Array:
         """Sum `singles`, shape (singles,), over each group by g; returns a table."""
         sums = np.bincount(self.link_group, singles[self.link_single], minlength=self.sizes.size)
         return sums.reshape(self.sizes.shape).astype(np.float64)
 
-    def owned_sums(self, singles: FloatArray) -> FloatArray:
+    def owned_sums(self, singles: Float64Array) -> Float64Array:
         """Sum `singles`, shape (singles,), over the group that each is in by f; a table."""
         owned = self.single_group != NOTHING
         sums = np.bincount(self.single_group[owned], singles[owned], minlength=self.sizes.size)
         return sums.reshape(self.sizes.shape).astype(np.float64)
 
-    def single_sums(self, table: FloatArray) -> FloatArray:
+    def single_sums(self, table: Float64Array) -> Float64Array:
         """Sum a table over all groups of each single; returns shape (singles,)."""
         groups = table.reshape(-1)
         by_g = np.bincount(self.link_single, groups[self.link_group], minlength=len(self.single_at))
         by_f = np.where(self.single_group != NOTHING, groups[self.single_group], 0.0)
         return np.asarray(by_g + by_f)
 
-    def with_singles(self, table: FloatArray, singles: FloatArray) -> FloatArray:
+    def with_singles(self, table: Float64Array, singles: Float64Array) -> Float64Array:
         """Return a table's rows followed by the singles, shape (parts,)."""
         return np.concatenate([table.reshape(-1), singles])
 
-    def without_singles(self, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def without_singles(self, parts: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
@@ -138,7 +140,7 @@ class StepGroups:
             [np.repeat(np.arange(len(self.sizes)), self.sizes.shape[1]), self.single_row]
         )
 
-    def row_sums(self, parts: FloatArray) -> FloatArray:
+    def row_sums(self, parts: Float64Array) -> Float64Array:
         """Sum `parts`, shape (parts,), over each row; returns shape (rows,)."""
         table, singles = self.without_singles(parts)
         of_singles = np.bincount(self.single_row, singles, minlength=len(table))
@@ -176,20 +178,22 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     extras = maps.extra[experts]
     link_row, link_place = np.nonzero(known & (extras != NOTHING))
     link_token, by_g = extras[link_row, link_place], len(link_row)
-    if top.rests:
-        lengths = [len(rest.tokens) for rest in top.rests]
-        link_row = np.append(link_row, np.repeat([rest.row for rest in top.rests], lengths))
-        link_place = np.append(link_place, np.repeat([rest.place for rest in top.rests], lengths))
-        link_token = np.concatenate([link_token, *(rest.tokens for rest in top.rests)])
+    if top.remainders:
+        lengths = [len(rest.tokens) for rest in top.remainders]
+        link_row = np.append(link_row, np.repeat([rest.row for rest in top.remainders], lengths))
+        link_place = np.append(
+            link_place, np.repeat([rest.place for rest in top.remainders], lengths)
+        )
+        link_token = np.concatenate([link_token, *(rest.tokens for rest in top.remainders)])
     stride = len(maps.first_expert)
     keys, link_single = np.unique(link_row * stride + link_token, return_inverse=True)
     single_row, single_token = keys // stride, keys % stride
     single_group = _groups_by_f(maps, top.token_ids, single_row, single_token)
 
     new = single_group == NOTHING
-    if top.rests:
-        of_rests = np.bincount(link_single[:by_g], minlength=len(keys)) == 0
-        in_tail = new & of_rests
+    if top.remainders:
+        of_remainders = np.bincount(link_single[:by_g], minlength=len(keys)) == 0
+        in_tail = new & of_remainders
         single_group[in_tail] = single_row[in_tail] * (width + 1) + width
     begins = np.zeros((count, width + 1), dtype=np.int64)
     begins[:, :width] = maps.offsets[experts]

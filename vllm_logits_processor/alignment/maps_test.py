@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from floe_plugins.errors import FloeError
 from floe_plugins.routers import ConstantRouter
 from vllm_logits_processor.alignment.align import Aligned, align
-from vllm_logits_processor.alignment.conftest import factors_of, fuse, group_of
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import (
     NOTHING,
@@ -29,9 +28,10 @@ from vllm_logits_processor.alignment.maps import (
     maps_key,
 )
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
 from vllm_logits_processor.expert.protocol import checked_top_k
 from vllm_logits_processor.fusion import weigh
+from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
+from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS, trained_vocabulary
 
 MEAN = ConstantRouter(name="mean", value=0.0)
 PAIRS = [
@@ -258,12 +258,12 @@ def test_a_model_without_an_end_leaves_the_others_alone() -> None:
     assert maps.first_expert[sorted(host.end_ids)].tolist() == [NOTHING]
 
 
-def test_progress_is_told_and_reaches_the_end() -> None:
+def test_progress_is_reported_and_reaches_the_end() -> None:
     host, expert = with_ends("byte-level", "<|end|>"), with_ends("sentencepiece", "</s>")
-    told: list[tuple[int, int]] = []
-    build_maps(host, expert, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (len(host) + len(expert),) * 2
-    assert told == sorted(told)
+    reported: list[tuple[int, int]] = []
+    build_maps(host, expert, progress=lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (len(host) + len(expert),) * 2
+    assert reported == sorted(reported)
 
 
 @pytest.fixture(scope="module")

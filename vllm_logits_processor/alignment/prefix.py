@@ -61,8 +61,8 @@ class ExpertPrefix:
 
     def __init__(self, vocabulary: ByteVocabulary, front: Sequence[int] | None = None) -> None:
         self.vocabulary = vocabulary
-        self._settled: list[int] = list(vocabulary.bos_ids if front is None else front)
-        self._settled_bytes = 0
+        self._front: list[int] = list(vocabulary.bos_ids if front is None else front)
+        self._front_bytes = 0
         self._tail = bytearray()
         self._encoded: _Tail | None = None
         self._boundary: _Boundary | None = None
@@ -73,7 +73,7 @@ class ExpertPrefix:
     @property
     def length(self) -> int:
         """Bytes of text so far."""
-        return self._settled_bytes + len(self._tail)
+        return self._front_bytes + len(self._tail)
 
     def extend(self, data: bytes) -> None:
         """Append `data` to the text."""
@@ -86,8 +86,8 @@ class ExpertPrefix:
 
     def branch(self, data: bytes) -> ExpertPrefix:
         """Return an independent copy with `data` appended."""
-        copy = ExpertPrefix(self.vocabulary, self._settled)
-        copy._settled_bytes = self._settled_bytes
+        copy = ExpertPrefix(self.vocabulary, self._front)
+        copy._front_bytes = self._front_bytes
         copy._tail = bytearray(self._tail)
         copy._encoded, copy._boundary = self._encoded, self._boundary
         copy._kept, copy._kept_bytes = self._kept, self._kept_bytes
@@ -102,7 +102,7 @@ class ExpertPrefix:
         :meth:`ByteVocabulary.encode_words`.
         """
         ids = self._encode().ids
-        return self._settled + ids
+        return self._front + ids
 
     def boundary(self) -> int:
         """Return the byte offset before which the tokens are final, however the text goes on.
@@ -111,9 +111,9 @@ class ExpertPrefix:
         splits off, at most 64 bytes from the end. If there is no such word, it is the beginning of
         a pre-token or of a token there, which is final in all but rare cases.
         """
-        # Placing it may settle more of the text: it must come first.
+        # Placing it may fix more of the text: it must come first.
         begin = self._place_boundary().byte
-        return self._settled_bytes + begin
+        return self._front_bytes + begin
 
     def token_ids_to(self, offset: int) -> list[int]:
         """Return the front and the expert's tokens of the first `offset` bytes.
@@ -130,7 +130,7 @@ class ExpertPrefix:
         behind, _ = self.vocabulary.encode_words(
             bytes(self._tail[begin:end]), begins_text=not self.boundary(), word_follows=True
         )
-        return self._settled + final + behind
+        return self._front + final + behind
 
     def tail(self, offset: int) -> bytes:
         """Return the text from byte `offset` on; see :meth:`token_ids_to` for the errors."""
@@ -139,7 +139,7 @@ class ExpertPrefix:
 
     def _inside(self, offset: int) -> int:
         least = self._place_boundary().byte
-        inside = offset - self._settled_bytes
+        inside = offset - self._front_bytes
         if not least <= inside <= len(self._tail):
             raise ValueError(
                 f"The offset is {offset}; accepted are {self.boundary()} to {self.length}."
@@ -149,7 +149,7 @@ class ExpertPrefix:
     def _encode(self) -> _Tail:
         if self._encoded is None:
             self._encoded = self._encoded_tail()
-            if len(self._tail) >= self._next_cut and self._settle(self._encoded):
+            if len(self._tail) >= self._next_cut and self._fix_front(self._encoded):
                 self._encoded = self._encoded_tail()
         return self._encoded
 
@@ -157,7 +157,7 @@ class ExpertPrefix:
         kept, begin = self._kept, self._kept_bytes
         data = bytes(self._tail[begin:])
         ids, words = self.vocabulary.encode_words(
-            data, begins_text=not self._settled_bytes + begin, word_follows=True
+            data, begins_text=not self._front_bytes + begin, word_follows=True
         )
         starts = self.vocabulary.token_starts(data, ids)
         if not begin:
@@ -169,20 +169,20 @@ class ExpertPrefix:
             kept.words + [word + each for each in words],
         )
 
-    def _settle(self, tail: _Tail) -> bool:
+    def _fix_front(self, tail: _Tail) -> bool:
         limit = len(self._tail) - _OPEN
         for at in range(len(tail.ids) - 1, 0, -1):
             begin = tail.starts[at]
             if begin > limit or not self._begins_word(begin):
                 continue
             front, rest = bytes(self._tail[:begin]), bytes(self._tail[begin:])
-            encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._settled_bytes)
+            encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._front_bytes)
             behind, _ = self.vocabulary.encode_words(rest, word_follows=True)
             if encoded == tail.ids[:at] and behind == tail.ids[at:]:
                 # Made first, then taken over: want of memory leaves the text as it was.
-                settled, tail_left = self._settled + encoded, bytearray(rest)
-                self._settled, self._tail = settled, tail_left
-                self._settled_bytes += begin
+                tokens, tail_left = self._front + encoded, bytearray(rest)
+                self._front, self._tail = tokens, tail_left
+                self._front_bytes += begin
                 self._kept, self._kept_bytes = _Tail([], [], []), 0
                 self._next_cut = _LONG
                 return True

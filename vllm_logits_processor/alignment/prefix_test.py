@@ -58,7 +58,7 @@ def test_a_stream_of_2000_tokens_tokenizes_only_its_tail_again(
     assert sum(given) <= 2000 * 1.2 * prefix_module._LONG
 
 
-def test_words_with_spaces_and_case_lost_settle_too(words: ByteVocabulary) -> None:
+def test_words_with_spaces_and_case_lost_become_final_too(words: ByteVocabulary) -> None:
     prefix = ExpertPrefix(words)
     for begin in range(0, len(TEXT), 11):
         prefix.extend(TEXT[begin : begin + 11].encode())
@@ -162,7 +162,9 @@ def test_an_offset_in_front_of_the_boundary_is_refused(smollm2: ByteVocabulary) 
         prefix.tail(12)
 
 
-def test_the_boundary_is_right_in_the_step_in_which_text_settles(smollm2: ByteVocabulary) -> None:
+def test_the_boundary_is_right_in_the_step_in_which_text_becomes_final(
+    smollm2: ByteVocabulary,
+) -> None:
     prefix = ExpertPrefix(smollm2)
     for _ in range(200):
         prefix.extend(b" watching the cat")

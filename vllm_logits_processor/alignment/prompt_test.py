@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from vllm_logits_processor.alignment.chat_template import ChatTemplate, ConversationError
 from vllm_logits_processor.alignment.prompt import Conversation, Opening
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.conftest import TRAINED
+from vllm_logits_processor.testing.tokenizers import TRAINED
 
 Messages = list[tuple[str, str]]
 

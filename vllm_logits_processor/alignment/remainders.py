@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from vllm_logits_processor.alignment.covers import Covered
-from vllm_logits_processor.alignment.groups import ExpertTopK, Rest
+from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray
@@ -86,18 +86,20 @@ def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) ->
 _LEAST = 1e-3
 
 
-def with_rests(word: Covered, host: ByteVocabulary) -> ExpertTopK:
-    """Return the expert's distribution, one row, with its rests as groups of host tokens."""
-    rests = {rest: mass for rest, mass in word.rests.items() if mass >= _LEAST}
-    if not rests:
-        return word.top
-    width = word.top.token_ids.shape[1]
+def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
+    """Return the expert's distribution, one row, with its remainders as groups of host tokens."""
+    remainders = {rest: mass for rest, mass in covered.remainders.items() if mass >= _LEAST}
+    if not remainders:
+        return covered.top
+    width = covered.top.token_ids.shape[1]
     return ExpertTopK(
-        token_ids=np.pad(word.top.token_ids, ((0, 0), (0, len(rests))), constant_values=NOTHING),
-        logprobs=np.append(word.top.logprobs, np.log(list(rests.values()))[None], axis=1),
-        rests=tuple(
-            Rest(row=0, place=width + at, tokens=_beginning_with(host, rest))
-            for at, rest in enumerate(rests)
+        token_ids=np.pad(
+            covered.top.token_ids, ((0, 0), (0, len(remainders))), constant_values=NOTHING
+        ),
+        logprobs=np.append(covered.top.logprobs, np.log(list(remainders.values()))[None], axis=1),
+        remainders=tuple(
+            Remainder(row=0, place=width + at, tokens=_beginning_with(host, rest))
+            for at, rest in enumerate(remainders)
         ),
     )
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 
 from vllm_logits_processor.alignment.spelling import valid_and_rest
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary, TokenizerError
-from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, trained_vocabulary
+from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS, trained_vocabulary
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

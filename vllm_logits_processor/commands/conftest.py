@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from floe_plugins.system import CACHE_VARIABLE
-from vllm_logits_processor.conftest import TRAINED
+from vllm_logits_processor.testing.tokenizers import TRAINED
 
 
 def checkpoint(folder: Path, tokenizer: Tokenizer, end: str) -> str:

@@ -29,7 +29,7 @@ from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
 from vllm_logits_processor.commands import doctor, doctor_environment
 from vllm_logits_processor.commands.doctor_lines import Line, Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.expert.conftest import completion
+from vllm_logits_processor.testing.fake_expert import completion
 
 #: Replaced in most tests, since importing vLLM takes a while.
 REAL_RUNNER = doctor_environment._runner

@@ -1,1 +1,1 @@
-"""The other model: how it is asked, what it answers, and when it is left alone for a while."""
+"""The expert: the other model, its servers, its requests and its replies."""

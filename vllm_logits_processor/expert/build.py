@@ -1,4 +1,4 @@
-"""Makes the expert that a configuration describes."""
+"""Builds the expert that a configuration describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_logits_processor.expert.plugin import plugin_expert
 from vllm_logits_processor.expert.pool import ExpertPool, OnBreaker
 from vllm_logits_processor.expert.protocol import Expert
 
-#: What stands for a URL where there is none; also the kind of such an expert.
+#: Stands for the URL of an expert in this process; also its kind.
 IN_PROCESS = "in-process"
 #: The kind of an expert behind a URL.
 COMPLETIONS = "completions"
@@ -39,21 +39,21 @@ def build_expert(
     Parameters
     ----------
     config : ExpertConfig
-        Its `kind` says who asks; without one, it is by whether there is a URL.
+        Its `kind` selects the expert; without one, the presence of a URL does.
     vocabulary : int
         Number of the expert's tokens.
     end_ids : int32 array
         The expert's end tokens, joined into one event.
     breaker_failures : int
-        Failed or late calls in a row after which a server is left alone.
+        Consecutive failed or late calls that open a server's breaker.
     breaker_cooldown_s : float
-        For how many seconds.
+        Seconds for which the breaker stays open.
     timeout_s : float
-        Seconds after which a call to a server is given up.
+        Seconds after which a call to a server is abandoned.
     on_breaker : callable, optional
         See `OnBreaker`.
     kinds : mapping of str to Registered, optional
-        The kinds of the plugins.
+        The kinds that plugins register.
     plugins : sequence of str, optional
         See `resolve`.
 
@@ -61,7 +61,7 @@ def build_expert(
     ------
     FloeError
         If a certificate cannot be read, the model cannot be loaded, the kind is unknown or does
-        not fit the URLs, or its plugin cannot make the expert.
+        not fit the URLs, or its plugin cannot build the expert.
     """
     kind = config.kind
     if kind is not None and kind not in (COMPLETIONS, IN_PROCESS):
@@ -77,7 +77,7 @@ def build_expert(
         wanted = "an expert.url" if kind == COMPLETIONS else "no expert.url"
         raise ConfigError(f"floe: expert.kind is {kind!r}; accepted with it is {wanted}.")
     loop = LoopThread() if config.urls else None
-    members: dict[str, Expert] = {
+    experts: dict[str, Expert] = {
         url: completions_expert(
             config,
             url,
@@ -88,12 +88,12 @@ def build_expert(
         )
         for url in config.urls
     }
-    if not members:
-        members[IN_PROCESS] = _in_process(
+    if not experts:
+        experts[IN_PROCESS] = _in_process(
             config, vocabulary=vocabulary, end_ids=end_ids, plugins=plugins
         )
     return ExpertPool(
-        members,
+        experts,
         failures=breaker_failures,
         cooldown_s=breaker_cooldown_s,
         hedge_ms=config.hedge_ms,
@@ -119,11 +119,11 @@ def completions_expert(
     ----------
     config : ExpertConfig
     url : str
-        That of the server.
+        The server's URL.
     vocabulary, end_ids
         As for `build_expert`.
     top_k : int, optional
-        Instead of the configuration's.
+        Overrides the configuration's.
     loop, timeout_s
         See `CompletionsExpert`.
     """

@@ -16,32 +16,31 @@ from vllm_logits_processor.expert.protocol import ExpertError, ExpertOpenError, 
 
 logger = logging.getLogger(__name__)
 
-#: Calls that nobody waits for any more and that are left on their way; the oldest are cancelled.
-_MOST_ADRIFT = 8
-#: First calls on their way, before no further one is started.
+#: Most unawaited calls kept in flight; the oldest are cancelled.
+_MOST_UNAWAITED = 8
+#: First calls in flight at which no further one is started.
 _MOST_FIRST = 8
-#: Calls that were left to themselves, before none is started ahead.
-_MOST_LEFT = 4
+#: Abandoned calls in flight at which none is started ahead.
+_MOST_ABANDONED = 4
 
 #: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
-#: that it has still to read; ``ahead``: where a text is expected to go.
+#: that it has yet to read; ``ahead``: the expected continuation of a text.
 Kind = Literal["now", "first", "ahead"]
 
 
 class OnSettled(Protocol):
-    """Is told of every call that was started, when its outcome is known."""
+    """Receives the outcome of every call."""
 
     def __call__(
         self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
     ) -> None:
-        """Take in one call.
+        """Receive one call.
 
         Parameters
         ----------
         outcome : str
-            ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends after all, which
-            brings its bytes, and no prompts. A call that was left to itself is told of when it
-            ends.
+            ``answered``, ``late`` or ``failed``; ``dropped`` when a late call ends, with its bytes
+            and no prompts. An abandoned call is reported when it ends.
         seconds : float
             From the start to the reply, or for ``late`` to the deadline.
         prompts : int
@@ -59,17 +58,17 @@ class ExpertCall:
     ----------
     future : Future of ExpertReply
     deadline : float
-        Seconds on the monotonic clock until which it is waited for.
+        Monotonic time, in seconds, until which it is awaited.
     expires : float
-        The same until which its reply is of use; later than `deadline` for a first call alone.
+        Monotonic time until which its reply is useful; after `deadline` only for first calls.
     prompts : int
-        How many prompts share the call.
+        Number of prompts in the call.
     probe : bool
-        Whether it is there to find out if a server is well again: nobody waits for it.
+        Whether it only tests if a server has recovered; it is not awaited.
     outcome : str or None
         ``answered``, ``late``, ``failed`` or ``open``, once settled.
-    told : bool
-        Whether `OnSettled` has been told of it.
+    reported : bool
+        Whether `OnSettled` has received it.
     """
 
     future: Future[ExpertReply]
@@ -78,7 +77,7 @@ class ExpertCall:
     prompts: int
     probe: bool = False
     outcome: str | None = None
-    told: bool = False
+    reported: bool = False
     _begun: float = field(default_factory=time.monotonic)
     _ended: float | None = None
 
@@ -91,14 +90,14 @@ class ExpertCall:
 
     @property
     def seconds(self) -> float:
-        """How long the call took, or has taken so far."""
+        """Seconds that the call took, or has taken so far."""
         return (self._ended or time.monotonic()) - self._begun
 
 
 class ExpertCalls:
     """Starts calls and waits for them until their deadlines.
 
-    Whether a failing expert is spared is decided in one place, the breakers of its pool.
+    Only the breakers of the pool decide whether a failing expert is skipped.
 
     Parameters
     ----------
@@ -110,16 +109,16 @@ class ExpertCalls:
     def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
         self._pool = pool
         self._on_settled = on_settled
-        self._adrift: list[ExpertCall] = []
+        self._unawaited: list[ExpertCall] = []
         self._first: list[Future[ExpertReply]] = []
-        self._left: list[Future[ExpertReply]] = []
+        self._abandoned: list[Future[ExpertReply]] = []
         self._lock = threading.Lock()
 
     @property
     def crowded(self) -> bool:
-        """Whether so many calls were left to themselves that none should be started ahead."""
-        self._left = [future for future in self._left if not future.done()]
-        return len(self._left) >= _MOST_LEFT
+        """Whether so many abandoned calls are in flight that none should be started ahead."""
+        self._abandoned = [future for future in self._abandoned if not future.done()]
+        return len(self._abandoned) >= _MOST_ABANDONED
 
     def start(
         self,
@@ -131,17 +130,17 @@ class ExpertCalls:
         steps: int = 1,
         kind: Kind = "now",
     ) -> ExpertCall | str:
-        """Start a call, or say why not: ``busy`` with first calls, or all breakers are ``open``.
+        """Start a call, or return why not: ``busy`` with first calls, or all breakers ``open``.
 
         Parameters
         ----------
         prompts, model, steps
             See :class:`vllm_logits_processor.expert.protocol.Expert`.
         deadline_s : float
-            Seconds from now for which it is waited for.
+            Seconds from now for which it is awaited.
         life_s : float
-            Seconds from now after which it is cancelled. Until then the reply to a first call is of
-            use; a late one of another kind brings no words, but has warmed the expert's cache.
+            Seconds from now after which it is cancelled. Until then the reply to a first call is
+            useful; a late reply of another kind is not, but the call has warmed the expert's cache.
         kind : str
             See `Kind`.
         """
@@ -156,8 +155,8 @@ class ExpertCalls:
             steps=steps,
             patience=Patience(quick_s=deadline_s, fails_s=fails_s, life_s=life_s),
         )
-        # The pool has judged them by now.
-        self._let_go_of_the_oldest()
+        # The pool has judged these calls by now.
+        self._cancel_oldest()
         if _is_open(future):
             return "open"
         if kind == "first":
@@ -175,8 +174,8 @@ class ExpertCalls:
     def settle(self, call: ExpertCall) -> str:
         """Wait for `call` until its deadline; return its outcome, the same each time.
 
-        A call that has passed its deadline and is still of use is ``reading`` until it is settled.
-        So is a probe, since nobody waits for it: it is ``open`` as long.
+        A call past its deadline whose reply is still useful is ``reading`` until it is settled. A
+        probe, which is not awaited, is ``open`` until then.
         """
         if call.outcome is None:
             outcome = self._wait(call)
@@ -184,17 +183,17 @@ class ExpertCalls:
                 return "open" if call.probe else "reading"
             call.outcome = outcome
             reply = call.future.result() if outcome == "answered" else None
-            first = self._tell_of(call, "failed" if outcome == "open" else outcome, reply)
+            first = self._report_once(call, "failed" if outcome == "open" else outcome, reply)
             if outcome == "late" and first:
-                # Left to run: it warms the expert's prefix cache, so that a later call is in time.
-                self._adrift.append(call)
+                # It continues: it warms the expert's prefix cache, so that later calls are in time.
+                self._unawaited.append(call)
                 call.future.add_done_callback(lambda future: self._drop(call, future))
         return call.outcome
 
     def renew(self, call: ExpertCall, *, deadline_s: float) -> None:
-        """Give a call that was started ahead the time that one started now would have.
+        """Extend a call that was started ahead to the deadline of one started now.
 
-        Streams share calls, and it may have been late for one that needed it sooner.
+        Streams share calls, and the call may already be late for a stream that needed it earlier.
         """
         call.deadline = max(call.deadline, time.monotonic() + deadline_s)
         call.expires = max(call.expires, call.deadline)
@@ -202,11 +201,11 @@ class ExpertCalls:
         if call.outcome == "late":
             call.outcome = None
 
-    def leave(self, call: ExpertCall) -> None:
-        """Leave a call to itself: nobody waits for it any more, and it is told of when it ends."""
-        if not call.future.done() and call.future not in self._left:
-            self._left.append(call.future)
-            self._adrift.append(call)
+    def abandon(self, call: ExpertCall) -> None:
+        """Abandon a call: it is no longer awaited, and is reported when it ends."""
+        if not call.future.done() and call.future not in self._abandoned:
+            self._abandoned.append(call.future)
+            self._unawaited.append(call)
         call.future.add_done_callback(lambda future: self._end_alone(call, future))
 
     def _wait(self, call: ExpertCall) -> str:
@@ -221,33 +220,35 @@ class ExpertCalls:
             return "failed"
         return "answered"
 
-    def _let_go_of_the_oldest(self) -> None:
-        """Cancel all but some of the calls that are of no use to anybody any more."""
+    def _cancel_oldest(self) -> None:
+        """Cancel the oldest of the calls whose replies are no longer useful."""
         now = time.monotonic()
-        self._adrift = [call for call in self._adrift if not call.future.done()]
-        # A call may still be waited for by another of its streams, or have been taken up again.
-        useless = [call for call in self._adrift if call.expires < now]
-        for call in useless[:-_MOST_ADRIFT]:
+        self._unawaited = [call for call in self._unawaited if not call.future.done()]
+        # Another of its streams may still await a call, or have renewed it.
+        useless = [call for call in self._unawaited if call.expires < now]
+        for call in useless[:-_MOST_UNAWAITED]:
             call.future.cancel()
 
     def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
-        """Count the bytes of a late call; its reply is of no use any more."""
+        """Count the bytes of a late call; its reply is no longer useful."""
         if not future.cancelled() and future.exception() is None:
-            self._tell(call, "dropped", 0, future.result())
+            self._report(call, "dropped", 0, future.result())
 
     def _end_alone(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
         failed = future.cancelled() or future.exception() is not None
-        self._tell_of(call, "failed" if failed else "answered", None if failed else future.result())
+        self._report_once(
+            call, "failed" if failed else "answered", None if failed else future.result()
+        )
 
-    def _tell_of(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
-        """Tell of a call once, whichever of its streams or threads comes first."""
+    def _report_once(self, call: ExpertCall, outcome: str, reply: ExpertReply | None) -> bool:
+        """Report a call once, for the first of its streams or threads."""
         with self._lock:
-            first, call.told = not call.told, True
+            first, call.reported = not call.reported, True
         if first:
-            self._tell(call, outcome, call.prompts, reply)
+            self._report(call, outcome, call.prompts, reply)
         return first
 
-    def _tell(
+    def _report(
         self, call: ExpertCall, outcome: str, prompts: int, reply: ExpertReply | None
     ) -> None:
         if self._on_settled is not None:
@@ -261,7 +262,7 @@ class ExpertCalls:
 
 
 def what_failed(error: BaseException) -> str:
-    """Return an expert's error as a sentence; that of a cancelled call has no words of its own."""
+    """Return an expert's error as a sentence; a cancelled call's error has no message."""
     return str(error) or "The call was cancelled."
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.expert.calls import ExpertCall, ExpertCalls
-from vllm_logits_processor.expert.conftest import completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
+from vllm_logits_processor.testing.fake_expert import completion, fake_expert
 
 REPLY = ExpertReply(
     continuations=(
@@ -85,7 +85,7 @@ def test_waiting_ends_at_the_deadline(calls: ExpertCalls) -> None:
     assert 0.05 < time.monotonic() - begun < 1.0
 
 
-def test_a_failing_expert_is_left_alone(calls: ExpertCalls, expert: Scripted) -> None:
+def test_a_failing_expert_is_skipped(calls: ExpertCalls, expert: Scripted) -> None:
     for _ in range(2):
         call = started(calls)
         expert.futures[-1].set_exception(ExpertError("down"))
@@ -111,24 +111,24 @@ def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
     for future in expert.futures[4:]:
         future.set_result(REPLY)
     started(calls)
-    assert not calls._adrift
+    assert not calls._unawaited
 
 
 def test_a_first_call_is_waited_for_no_longer_and_lives_on(expert: Scripted) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     pool = ExpertPool({"x": expert}, failures=1, cooldown_s=60)
-    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: told.append(outcome))
+    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: reported.append(outcome))
     call = calls.start([[1]], model="slm", deadline_s=0.02, life_s=60, kind="first")
     assert isinstance(call, ExpertCall)
     begun = time.monotonic()
     assert [calls.settle(call) for _ in range(3)] == ["reading"] * 3
     assert time.monotonic() - begun < 1.0
-    assert told == []
+    assert reported == []
     # It is no failure of the server, which has to read the prompt.
     started(calls, deadline_s=5)
     expert.futures[0].set_result(REPLY)
     assert calls.settle(call) == "answered"
-    assert told == ["answered"]
+    assert reported == ["answered"]
 
 
 def test_a_first_call_is_given_up_at_the_end_of_its_life(expert: Scripted) -> None:
@@ -173,50 +173,50 @@ def test_a_cancelled_call_has_failed(
 def test_a_call_that_was_late_for_one_stream_may_be_in_time_for_another(
     expert: Scripted,
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     pool = ExpertPool({"x": expert}, failures=100, cooldown_s=60)
-    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: told.append(outcome))
+    calls = ExpertCalls(pool, on_settled=lambda *, outcome, **_: reported.append(outcome))
     call = started(calls)
     assert calls.settle(call) == "late"
     calls.renew(call, deadline_s=5)
     expert.futures[0].set_result(REPLY)
     assert calls.settle(call) == "answered"
     # Once as a call, and once for the bytes that it brought after all.
-    assert told == ["late", "dropped"]
+    assert reported == ["late", "dropped"]
 
 
-def test_calls_that_are_left_are_told_of_when_they_end(expert: Scripted) -> None:
-    told: list[tuple[str, int]] = []
+def test_abandoned_calls_are_reported_when_they_end(expert: Scripted) -> None:
+    reported: list[tuple[str, int]] = []
     pool = ExpertPool({"x": expert}, failures=100, cooldown_s=60)
     calls = ExpertCalls(
-        pool, on_settled=lambda *, outcome, prompts, **_: told.append((outcome, prompts))
+        pool, on_settled=lambda *, outcome, prompts, **_: reported.append((outcome, prompts))
     )
     left = [started(calls) for _ in range(4)]
     for call in left:
-        calls.leave(call)
-        calls.leave(call)
-    assert told == []
+        calls.abandon(call)
+        calls.abandon(call)
+    assert reported == []
     assert calls.crowded
     expert.futures[0].set_result(REPLY)
     expert.futures[1].set_exception(ExpertError("down"))
     assert not calls.crowded
-    assert told == [("answered", 1), ("failed", 1)]
+    assert reported == [("answered", 1), ("failed", 1)]
     # Another stream of the same call still waits for it.
     assert calls.settle(left[2]) == "late"
     expert.futures[2].set_result(REPLY)
-    assert told[2:] == [("late", 1), ("dropped", 0)]
+    assert reported[2:] == [("late", 1), ("dropped", 0)]
 
 
-def test_every_call_is_told_once_and_the_bytes_of_a_late_one_when_it_ends(
+def test_every_call_is_reported_once_and_the_bytes_of_a_late_one_when_it_ends(
     expert: Scripted,
 ) -> None:
-    told: list[tuple[str, int, int, int]] = []
+    reported: list[tuple[str, int, int, int]] = []
 
     def note(
         *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
     ) -> None:
         assert 0 <= seconds < 5
-        told.append((outcome, prompts, sent_bytes, received_bytes))
+        reported.append((outcome, prompts, sent_bytes, received_bytes))
 
     calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60), on_settled=note)
     good, late, bad = (started(calls, deadline_s=0.01) for _ in range(3))
@@ -224,9 +224,9 @@ def test_every_call_is_told_once_and_the_bytes_of_a_late_one_when_it_ends(
     expert.futures[2].set_exception(ExpertError("down"))
     for call in (good, late, bad, good, late):
         calls.settle(call)
-    assert told == [("answered", 1, 1, 1), ("late", 1, 0, 0), ("failed", 1, 0, 0)]
+    assert reported == [("answered", 1, 1, 1), ("late", 1, 0, 0), ("failed", 1, 0, 0)]
     expert.futures[1].set_result(REPLY)
-    assert told[3:] == [("dropped", 0, 1, 1)]
+    assert reported[3:] == [("dropped", 0, 1, 1)]
 
 
 def test_a_late_reply_of_a_real_server_does_not_disturb_the_next_step() -> None:

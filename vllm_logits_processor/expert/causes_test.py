@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vllm_logits_processor.config import ExpertConfig
-from vllm_logits_processor.expert.conftest import Authority, completion, fake_expert
 from vllm_logits_processor.expert.fetcher import Fetcher
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.testing.fake_expert import Authority, completion, fake_expert
 
 
 def well(body: dict[str, Any]) -> bytes:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from floe_plugins.config import ApiKey
-from vllm_logits_processor.expert.conftest import Authority, FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.testing.fake_expert import Authority, FakeExpert, completion, fake_expert
 
 
 def well(body: dict[str, Any]) -> bytes:

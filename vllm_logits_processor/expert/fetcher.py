@@ -1,4 +1,4 @@
-"""Plain requests to the expert's servers beside the calls for tokens: what they are, and hold."""
+"""Plain HTTP requests to the expert's servers, for checks beside the calls for tokens."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _FAILURES = (*CONNECTION_ERRORS, OSError)
 
 
 class Fetcher:
-    """Fetches pages; the proxy settings of the environment are not for these servers.
+    """Sends GET and POST requests; ignores the proxy settings of the environment.
 
     Parameters
     ----------
     config : ExpertConfig, optional
-        Whose API key and certificates to use.
+        Provides the API key and the certificates.
 
     Raises
     ------
     ApiKeyError
         If the file with the key cannot be read.
     OSError
-        If the file with the certificates cannot be.
+        If the file with the certificates cannot be read.
     """
 
     def __init__(self, config: ExpertConfig | None = None) -> None:
@@ -42,7 +42,7 @@ class Fetcher:
         self._tls = ssl.create_default_context(cafile=ca_file)
 
     def get(self, url: str) -> tuple[int, str] | str:
-        """Return status and body, or the cause of what went wrong."""
+        """Return status and body, or the cause of a failure."""
         return self._request("GET", url, None)
 
     def post(self, url: str, values: Mapping[str, Any]) -> tuple[int, str] | str:

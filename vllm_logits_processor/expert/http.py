@@ -1,4 +1,4 @@
-"""An expert behind an OpenAI-compatible completions endpoint that returns top-K logprobs.
+"""An expert behind an OpenAI-compatible completions endpoint with top-K logprobs.
 
 Requests run on the event loop of one thread, `LoopThread`.
 """
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in a thread of its own, for callers that must not wait.
+    """An event loop in its own thread, for callers that must not block.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `coroutine` on the loop; cancelling the future cancels it there."""
+        """Run `coroutine` on the loop; cancelling the future cancels the coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class LoopThread:
         self.loop.call_soon_threadsafe(lambda: self.loop.call_later(seconds, call))
 
     def close(self) -> None:
-        """Cancel what still runs, then end the thread."""
+        """Cancel running coroutines, then end the thread."""
         if self.loop.is_closed():
             return
         self.submit(_cancel_the_rest()).result(timeout=5)
@@ -77,8 +77,8 @@ async def _cancel_the_rest() -> None:
 
 _TOKEN_ID = "token_id:"
 
-#: What reading raises where a reply is of another shape, is nested too deep for the parser, or has
-#: numbers that no float holds.
+#: What reading raises for a reply of another shape, nested too deeply for the parser, or with
+#: numbers beyond the range of a float.
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -102,17 +102,17 @@ def read_continuations(
     Parameters
     ----------
     data : bytes
-        Body of the reply, as it came.
+        Body of the reply.
     count : int
-        Prompts of the call.
+        Number of prompts in the call.
     steps, vocabulary, end_ids
         See `checked_continuations`.
 
     Raises
     ------
     ExpertError
-        If the reply is not a completion of each prompt with logprobs by token id, or for what
-        `checked_continuations` refuses.
+        If the reply is not a completion of each prompt with logprobs by token id, or
+        `checked_continuations` refuses it.
     """
     try:
         choices: list[dict[str, Any]] = json.loads(data)["choices"]
@@ -136,14 +136,14 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     Parameters
     ----------
     data : bytes
-        Body of the reply, as it came.
+        Body of the reply.
     prompt : sequence of int
         The tokens that were sent, at least two.
 
     Raises
     ------
     ExpertError
-        If the reply has not one logprob, at most zero, for each of these tokens.
+        If the reply does not have one logprob, at most zero, for each of these tokens.
     """
     try:
         (choice,) = json.loads(data)["choices"]
@@ -162,12 +162,12 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
 
 
 def read_token_ids(tokens: Iterable[str]) -> list[int]:
-    """Read tokens that are spelled ``token_id:N``, all at once: this is the client's inner loop.
+    """Read tokens spelled ``token_id:N``, all at once: this is the client's inner loop.
 
     Raises
     ------
     ExpertError
-        If a token is spelled in another way.
+        If a token is spelled differently.
     """
     words = list(tokens)
     before, *ids = "".join(words).split(_TOKEN_ID)
@@ -187,20 +187,20 @@ def _not_a_completion(error: Exception) -> ExpertError:
 
 logger = logging.getLogger(__name__)
 
-#: A reply may have this many bytes per logprob asked for, and as many more per prompt; a larger
-#: one is not read to its end.
+#: Most bytes of a reply per requested logprob, and in addition per prompt; a larger reply is not
+#: read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
-#: Seconds for the scores of a prompt, which nobody waits for.
+#: Seconds for the scores of a prompt, which are not awaited.
 _SCORE_TIMEOUT_S = 30.0
 
-#: Asks a server that runs Floe itself for its model's own word: without it two servers that are
-#: each other's experts, or one that is its own, would ask without end. Others do not read it.
+#: Asks a server that runs Floe itself for its model's own distribution. Without it, two servers
+#: that are each other's experts, or one that is its own, would ask without end. Others ignore it.
 _UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
-#: What a server answers that refuses a field it does not know.
+#: Statuses of servers that refuse unknown fields.
 _REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
-#: What usually is behind a status. Never the server's own words: they may quote the text.
+#: The usual cause of a status. The server's own message is never shown: it may quote the text.
 _HINTS = {
     400: "it may allow fewer logprobs than expert.top_k (vLLM: --max-logprobs), have a shorter "
     "context, or have been given a tokenizer that is not the model's",
@@ -217,13 +217,13 @@ _HINTS = {
 class CompletionsExpert:
     """Asks for the next tokens of many prompts in one request, without blocking the caller.
 
-    All calls run on the event loop of one thread, over connections that stay open. Nothing is
-    locked while a call is on its way.
+    All calls run on the event loop of one thread, over persistent connections. No lock is held
+    while a call is in flight.
 
     Parameters
     ----------
     url : str
-        Base URL that ends before ``/completions``, such as ``http://127.0.0.1:8001/v1``.
+        Base URL without ``/completions``, such as ``http://127.0.0.1:8001/v1``.
     top_k : int
         Logprobs per token; the server must allow as many (vLLM: ``--max-logprobs``).
     vocabulary : int
@@ -235,10 +235,10 @@ class CompletionsExpert:
     ca_file : Path, optional
         Certificates (PEM) to verify the server with, instead of the system's.
     timeout_s : float
-        Seconds after which a call is given up for good. The deadline of a token is the caller's and
-        shorter: a reply that misses it is dropped when it comes.
+        Seconds after which a call is abandoned. The caller's deadline for a token is shorter; a
+        reply that misses it is dropped on arrival.
     loop : LoopThread, optional
-        Shared with other servers and closed by whoever made it; without it, one of its own.
+        Shared with other servers, and closed by its creator; by default the expert's own.
     """
 
     def __init__(
@@ -258,13 +258,13 @@ class CompletionsExpert:
         self._vocabulary = vocabulary
         self._end_ids = end_ids
         self._key = api_key or ApiKey()
-        #: Whether the server takes requests with the mark; None until it has taken one.
+        #: Whether the server accepts requests with the mark; None until it has accepted one.
         self._takes_mark: bool | None = None
         self._timeout_s = timeout_s
         self._hinted: set[int] = set()
         self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
-        # One layer below httpx, which takes as long again for each call; and the proxy settings of
-        # the environment are not for a server that the configuration names.
+        # One layer below httpx, which doubles the time of each call. The proxy settings of the
+        # environment do not apply to a server that the configuration names.
         self._client = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(cafile=ca_file), max_connections=None
         )
@@ -286,7 +286,7 @@ class CompletionsExpert:
         return self._loop.submit(self._score(prompt, model))
 
     def close(self) -> None:
-        """End the connections, and the thread if it is this expert's own."""
+        """Close the connections, and the thread if it is this expert's own."""
         if self._closed:
             return
         self._closed = True
@@ -328,9 +328,10 @@ class CompletionsExpert:
     async def _post(
         self, values: Mapping[str, Any], *, limit: int, timeout_s: float
     ) -> tuple[int, bytes]:
-        """Send a request; return the size of its body, and the reply's, of at most `limit` bytes.
+        """Send a request; return the size of its body, and the reply of at most `limit` bytes.
 
-        A server that has never taken the mark and refuses a request is asked once more without it.
+        If a server that has never accepted the mark refuses a request, it is sent once more without
+        the mark.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -348,7 +349,7 @@ class CompletionsExpert:
                         )
                         status, received, body = again, without, plain
         except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            # Never the message itself: it may quote what was sent.
+            # The message is not shown: it may quote what was sent.
             cause = cause_of(error, url=self._url)
             raise ExpertError(f"The expert did not answer: {cause}.") from None
         if status != HTTPStatus.OK:
@@ -359,7 +360,7 @@ class CompletionsExpert:
         return len(body), received
 
     async def _send(self, body: bytes, *, limit: int) -> tuple[int, bytes]:
-        """Return status and body; the body of a good reply alone is read."""
+        """Return status and body; only the body of a successful reply is read."""
         headers = [
             (b"Host", self._authority),
             (b"Content-Type", b"application/json"),
@@ -381,11 +382,11 @@ class CompletionsExpert:
         try:
             return self._key.headers()
         except ApiKeyError as error:
-            # A call that fails, as any other: the file may be there again for the next one.
+            # Fails like any other call: the file may exist again for the next one.
             raise ExpertError(str(error)) from None
 
     def _status(self, status: int) -> str:
-        """Say what the status is and, the first time, what may be behind it."""
+        """Return the status as a sentence, the first time with its likely cause."""
         message = f"The expert answered HTTP {status}."
         if status in _HINTS and status not in self._hinted:
             self._hinted.add(status)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from floe_plugins.config import ApiKey
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 HALF = math.log(0.5)
 
@@ -145,7 +145,7 @@ def test_a_score_of_another_shape_is_refused(
         expert.score([6, 7], model="slm").result(timeout=5)
 
 
-def test_a_server_that_runs_floe_is_asked_for_its_models_own_word(
+def test_a_server_that_runs_floe_is_asked_for_its_models_own_distribution(
     server: FakeExpert, expert: CompletionsExpert
 ) -> None:
     expert.start([[1]], model="slm").result(timeout=5)

@@ -1,4 +1,4 @@
-"""The expert in this process: a device with one model more and no second server."""
+"""An expert in this process: a second model without a second server."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from vllm_logits_processor.expert.protocol import (
     checked,
 )
 
-#: Bytes of the cache. SmolLM2 in bfloat16 needs 23 kB for each token.
+#: Bytes of the cache. SmolLM2 in bfloat16 needs 23 kB per token.
 _CACHE_BYTES = 512 * 2**20
-#: A cache of fewer tokens would not hold the texts of one step.
+#: A smaller cache might not hold the texts of one step.
 _FEWEST_TOKENS = 8192
 
 
 class InProcessExpert:
-    """Answers with a transformers model on a thread of its own.
+    """Answers with a transformers model on its own thread.
 
-    What was computed of a text is kept, and is used again by every text that begins alike. Texts of
-    any lengths share a forward pass. Number and binding of the process's threads stay as they are.
+    Computed prefixes are cached and shared by all texts that begin alike. Texts of any lengths
+    share a forward pass. Number and binding of the process's threads are unchanged.
 
     Parameters
     ----------
     model : PreTrainedModel
         See `load_model`.
     name : str
-        The one model name that requests may give.
+        The only model name that requests may use.
     top_k : int
         Logprobs per token.
     vocabulary : int
-        Number of the tokenizer's tokens; columns of the logits beyond it are never named.
+        Number of the tokenizer's tokens; further columns of the logits are ignored.
     end_ids : int32 array
         The model's end tokens, joined into one event.
     capacity : int, optional
-        Tokens of all texts together that the cache holds; those not used for longest make room.
-        Without it, as many as fit into 512 MiB, and at least 8,192.
+        Tokens that the cache holds, over all texts; the least recently used are evicted. By
+        default as many as fit into 512 MiB, and at least 8,192.
 
     Raises
     ------
     ConfigError
-        If the model has layers that cannot be cached this way.
+        If the model has layers that this cache does not support.
     """
 
     def __init__(
@@ -77,38 +77,38 @@ class InProcessExpert:
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a text, those to come among them; None where it is not known."""
+        """The most tokens of a text, including those to come; None if unknown."""
         return self._model.context
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
     ) -> Future[ExpertReply]:
-        """Begin to compute, behind what was asked before, and return; see `Expert.start`.
+        """Queue a computation and return; see `Expert.start`.
 
-        Long texts are read in parts, with the calls that wait between them: texts that have been
-        read go on while a newcomer's is.
+        Long texts are read in parts, and waiting calls run between the parts: texts that have been
+        read continue while a new one is being read.
         """
         future: Future[ExpertReply] = Future()
         self._submit(future, prompts, model, steps, most_reads(prompts))
         return future
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
-        """Begin to score a text, behind what was asked before; see `Expert.score`."""
+        """Queue the scoring of a text and return; see `Expert.score`."""
         return self._thread.submit(self._score, prompt, model)
 
     def close(self) -> None:
-        """End the thread; what has not begun is cancelled."""
+        """End the thread; calls that have not started are cancelled."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, future: Future[ExpertReply], *call: Any) -> None:
         try:
-            task = self._thread.submit(self._go_on, future, *call)
+            task = self._thread.submit(self._continue, future, *call)
         except RuntimeError:  # closed
             future.cancel()
             return
-        task.add_done_callback(partial(_hand_on, future))
+        task.add_done_callback(partial(_pass_on, future))
 
-    def _go_on(
+    def _continue(
         self,
         future: Future[ExpertReply],
         prompts: Sequence[Sequence[int]],
@@ -116,11 +116,11 @@ class InProcessExpert:
         steps: int,
         reads: int,
     ) -> None:
-        """Read a part and wait again, or answer."""
+        """Read a part and queue the call again, or answer it."""
         if future.cancelled():
             return
         self._check(model)
-        # A cache that is too small for all texts of the moment would have them read for ever.
+        # A cache too small for all current texts would otherwise read them for ever.
         if reads and self._model.read_on(prompts):
             self._submit(future, prompts, model, steps, reads - 1)
             return
@@ -187,8 +187,8 @@ class InProcessExpert:
         return top, ids[:, 0].tolist()
 
 
-def _hand_on(future: Future[ExpertReply], task: Future[None]) -> None:
-    """End a call whose task was cancelled or has failed."""
+def _pass_on(future: Future[ExpertReply], task: Future[None]) -> None:
+    """End a call whose task was cancelled or failed."""
     error = None if task.cancelled() else task.exception()
     if task.cancelled():
         future.cancel()

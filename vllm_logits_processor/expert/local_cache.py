@@ -1,6 +1,6 @@
 """A key-value cache for transformers whose rows are gathered from places of a `PrefixTree`.
 
-Texts share their prefixes: the tree knows which tokens of which texts are in the cache, and where.
+Texts share their prefixes: the tree records which tokens of which texts are cached, and where.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-#: A place that no text owns: reads and writes that count for nothing go there.
+#: A place that no text owns: padding is read from and written to it.
 NOWHERE = 0
-#: The least share of the places that making room frees at once.
+#: Least share of the places that one eviction frees.
 _FREED_SHARE = 16
 
 
 class PrefixTree:
-    """Places of tokens in a cache, as a tree: a place stands for a token after all before it.
+    """The places of tokens in a cache, as a tree: a place stands for a token and all before it.
 
-    The keys and values of a token follow from the token and everything in front of it. So texts
-    that begin alike share the places of what they have in common, a text that grows needs places
-    for its new tokens only, and one that departs from another (a draft, a cover, another sample)
-    copies nothing.
+    The keys and values of a token depend on the token and its whole prefix. Texts that begin alike
+    therefore share places, a growing text needs places for its new tokens only, and a text that
+    diverges from another (a draft, a cover, another sample) copies nothing.
 
     Parameters
     ----------
     capacity : int
-        Number of places, `NOWHERE` among them.
+        Number of places, including `NOWHERE`.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -40,21 +39,21 @@ class PrefixTree:
         self._parent = np.zeros(capacity, dtype=np.int64)
         self._token = np.zeros(capacity, dtype=np.int64)
         self._depth = np.zeros(capacity, dtype=np.int64)
-        #: When a place was last of use; -1 while it is free.
+        #: When a place was last used; -1 while it is free.
         self._used = np.full(capacity, -1, dtype=np.int64)
         self._now = 0
 
     @property
     def free(self) -> int:
-        """How many places are not in use."""
+        """Number of free places."""
         return len(self._free)
 
     def begin_call(self) -> None:
-        """Begin another call: what it uses from here on stays until it has ended."""
+        """Begin a call: places that it uses are not evicted until it ends."""
         self._now += 1
 
     def follow(self, places: list[int], text: Sequence[int]) -> None:
-        """Append to `places`, those of a beginning of `text`, what else of it is in the cache."""
+        """Extend `places`, those of a prefix of `text`, by what else of it is cached."""
         begin = len(places)
         place = places[-1] if places else NOWHERE
         for token in text[begin:]:
@@ -66,9 +65,9 @@ class PrefixTree:
         self._used[places[begin:]] = self._now
 
     def extend(self, places: list[int], tokens: Sequence[int]) -> None:
-        """Find places for `tokens` behind the text at `places`, and append them to it.
+        """Find places for `tokens` after the text at `places`, and append them to `places`.
 
-        The text with the first of `tokens` must not be in the cache yet: see `follow`.
+        The text with the first of `tokens` must not be cached yet; see `follow`.
 
         Raises
         ------
@@ -92,11 +91,11 @@ class PrefixTree:
         self._free = list(range(len(self._used) - 1, NOWHERE, -1))
 
     def _make_room(self, places: int) -> None:
-        """Free the places that have been of no use for longest, ends of texts first."""
+        """Free the least recently used places, ends of texts first."""
         old = np.flatnonzero((self._used >= 0) & (self._used < self._now))
         if len(old) < places:
             raise MemoryError(f"{places} more tokens than the cache has places for")
-        # A token is used whenever one behind it is: in this order none loses what is before it.
+        # A token is used whenever one after it is, so this order never frees a prefix too early.
         order = old[np.lexsort((-self._depth[old], self._used[old]))]
         for place in order[: max(places, len(self._used) // _FREED_SHARE)].tolist():
             del self._child[int(self._parent[place]), int(self._token[place])]
@@ -104,7 +103,7 @@ class PrefixTree:
             self._free.append(place)
 
 
-#: Name under which `attend` is known to transformers.
+#: Name under which transformers knows `attend`.
 ATTENTION = "floe_gathered"
 
 
@@ -117,7 +116,7 @@ class Wiring:
     write : int64 tensor, shape (rows * queries,)
         Places of the new tokens, row by row.
     read : int64 tensor, shape (rows, length)
-        Places that the queries of each row see, by position; `NOWHERE` fills short rows.
+        Places that the queries of each row see, by position; `NOWHERE` pads short rows.
     """
 
     write: torch.Tensor
@@ -127,8 +126,8 @@ class Wiring:
 class GatheredLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer, by place.
 
-    Everything new is written before anything is read: a row may see what another one of the same
-    forward pass brings.
+    All new states are written before any is read, so a row may see states of other rows of the
+    same forward pass.
 
     Parameters
     ----------
@@ -144,13 +143,13 @@ class GatheredLayer(CacheLayerMixin):  # type: ignore[misc]
         self.wiring: Wiring | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate the places; memory is taken as they are first written."""
+        """Allocate the places; memory is committed when they are first written."""
         shape = [
             (self._capacity, each.shape[1], each.shape[3]) for each in (key_states, value_states)
         ]
         self.keys = torch.empty(shape[0], dtype=key_states.dtype)
         self.values = torch.empty(shape[1], dtype=value_states.dtype)
-        # Filled-up rows read here, and hide it: it must be finite.
+        # Padded rows read this place and mask it, so it must be finite.
         self.keys[0].zero_()
         self.values[0].zero_()
         self.is_initialized = True
@@ -158,7 +157,7 @@ class GatheredLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new states, shape (rows, heads, queries, width); return all of each row."""
+        """Write the new states, shape (rows, heads, queries, width); return those of each row."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.wiring is not None
@@ -168,11 +167,11 @@ class GatheredLayer(CacheLayerMixin):  # type: ignore[misc]
         )
 
     def get_seq_length(self) -> int:
-        """Return 0: positions are given to the model, never counted by the cache."""
+        """Return 0: the model is given positions; the cache does not count them."""
         return 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return length and offset for a mask; ours is given to the model."""
+        """Return length and offset for a mask; the model is given its mask."""
         return query_length, 0
 
     def get_max_length(self) -> int:
@@ -189,7 +188,7 @@ def _exchange(stored: torch.Tensor, states: torch.Tensor, wiring: Wiring) -> tor
 
 
 class GatheredCache(Cache):  # type: ignore[misc]
-    """The layers of one model, wired alike in each forward pass."""
+    """The layers of one model, with the same wiring in each forward pass."""
 
     def __init__(self, *, layers: int, capacity: int) -> None:
         self._gathered = [GatheredLayer(capacity) for _ in range(layers)]
@@ -211,9 +210,9 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend with grouped queries without repeating keys and values for each query head.
+    """Attend with grouped queries, without repeating keys and values for each query head.
 
-    The query heads of one key head become queries of that head: the same sums, and a third (or an
+    The query heads of a key head become queries of that head: the same sums, with a third (or an
     eighth) of the memory traffic.
 
     Parameters

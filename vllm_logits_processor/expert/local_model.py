@@ -1,4 +1,4 @@
-"""A transformers model in this process, with a cache that follows many texts at once."""
+"""A transformers model in this process, with a cache for many texts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vllm_logits_processor.expert.local_cache import (
 )
 from vllm_logits_processor.expert.protocol import ExpertError
 
-#: Up to so many new tokens of a text join the batch; more go ahead in a pass of their own.
+#: Most new tokens of a text that join the batch; more are computed first, in their own pass.
 _BATCHED = 16
-#: Tokens of one text in one forward pass.
+#: Most tokens of one text in one forward pass.
 _CHUNK = 256
-#: The same where other calls may come between two passes.
+#: The same where other calls may run between two passes.
 _READ_CHUNK = 128
-#: The same where the logits of all of them are wanted, which are large.
+#: The same where the logits of all of them are needed, which are large.
 _SCORED_CHUNK = 64
 
 _KINDS = {"full_attention", "sliding_attention"}
@@ -34,14 +34,14 @@ _KINDS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class Row:
-    """A text as tokens, and the places of as many of them as have been found or made."""
+    """A text as tokens, and the places of those that are cached."""
 
     tokens: list[int]
     places: list[int]
 
 
 class LocalModel:
-    """Computes next-token logits of texts, of each only what has not been computed before.
+    """Computes next-token logits of texts, reusing what has been computed before.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LocalModel:
     Raises
     ------
     ConfigError
-        If the model has layers that are not attention over all tokens or over a window.
+        If the model has layers other than attention over all tokens or over a window.
     """
 
     def __init__(self, model: PreTrainedModel, *, capacity: int) -> None:
@@ -77,11 +77,11 @@ class LocalModel:
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a text, where the model's configuration tells."""
+        """The most tokens of a text, if the model's configuration says."""
         return self._context
 
     def begin_call(self, texts: Sequence[Sequence[int]]) -> list[Row]:
-        """Find out what of `texts` is in the cache.
+        """Look up which tokens of `texts` are cached.
 
         Raises
         ------
@@ -98,9 +98,9 @@ class LocalModel:
         return [Row(list(text), []) for text in texts]
 
     def read_on(self, texts: Sequence[Sequence[int]]) -> bool:
-        """Compute one chunk more of what is new in `texts`, and long; tell whether there was any.
+        """Compute one more chunk of a long uncached text; return whether there was one.
 
-        A call of its own: others may come before the next one.
+        It counts as a call of its own: others may run before the next one.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class LocalModel:
             raise self._failed(error) from error
 
     def score(self, row: Row) -> float:
-        """Compute the sum of ln p of a row's tokens, from the second on, nats; and cache the row.
+        """Return the sum of ln p of a row's tokens, from the second on, in nats; cache the row.
 
         Raises
         ------
@@ -160,20 +160,20 @@ class LocalModel:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> ExpertError:
-        # What was meant to be in the cache may not be.
+        # The cache may lack what the tree says it holds.
         self._tree.forget_all()
         return ExpertError(f"The expert's model failed ({type(error).__name__}).")
 
     def _place(self, row: Row, end: int) -> int:
-        """Give the row's first `end` tokens places; return how many had theirs before."""
-        # A row before it may have brought what this one still missed.
+        """Give the row's first `end` tokens places; return how many had one before."""
+        # An earlier row may have cached what this one lacks.
         self._tree.follow(row.places, row.tokens)
         known = min(len(row.places), end)
         self._tree.extend(row.places, row.tokens[known:end])
         return known
 
     def _take_in(self, row: Row) -> None:
-        """Compute a long new part of a text, all but its last token."""
+        """Compute a long new part of a text, except its last token."""
         self._tree.follow(row.places, row.tokens)
         if len(row.tokens) - len(row.places) <= _BATCHED:
             return
@@ -183,7 +183,7 @@ class LocalModel:
             self._chunk(row, at, min(at + _CHUNK, last), every=False)
 
     def _chunk(self, row: Row, begin: int, end: int, *, every: bool) -> torch.Tensor:
-        """Run tokens `begin` to `end` of one row; return the logits of the last, or of every."""
+        """Run tokens `begin` to `end` of one row; return the logits of the last, or of all."""
         return self._run(
             tokens=np.array([row.tokens[begin:end]]),
             positions=np.arange(begin, end)[None],
@@ -193,11 +193,11 @@ class LocalModel:
         )
 
     def _batch(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Run all tokens that are left, each as a row of its own: nothing is padded but reads."""
+        """Run the remaining tokens, each as its own row: only reads are padded."""
         flat: list[tuple[Row, int]] = []
         last = []
         for row in rows:
-            # The last token runs even where it is known: its logits are asked for.
+            # The last token runs even if it is cached: its logits are needed.
             begin = min(self._place(row, len(row.tokens)), len(row.tokens) - 1)
             flat += [(row, at) for at in range(begin, len(row.tokens))]
             last.append(len(flat) - 1)
@@ -223,7 +223,7 @@ class LocalModel:
         read: np.ndarray[Any, Any],
         keep: int,
     ) -> torch.Tensor:
-        """Run the model once; `tokens` and `positions` have the shape (rows, queries).
+        """Run the model once; `tokens` and `positions` have shape (rows, queries).
 
         Returns
         -------
@@ -236,7 +236,7 @@ class LocalModel:
             out = self._model(
                 input_ids=torch.from_numpy(tokens),
                 position_ids=at,
-                # Models with one kind of layer take the mask itself.
+                # Models with a single kind of layer take the mask directly.
                 attention_mask=(
                     dict(zip(self._kinds, masks, strict=True)) if len(masks) > 1 else masks[0]
                 ),
@@ -248,7 +248,7 @@ class LocalModel:
             return logits
 
     def _mask(self, positions: torch.Tensor, length: int, kind: str) -> torch.Tensor:
-        """Return what is added to the scores: 0 where a query sees a place, else -inf."""
+        """Return the additive mask: 0 where a query sees a place, else -inf."""
         places = torch.arange(length)
         here = positions[:, None, :, None]
         seen = places <= here
@@ -259,7 +259,7 @@ class LocalModel:
 
 
 def most_reads(texts: Sequence[Sequence[int]]) -> int:
-    """Return how often `LocalModel.read_on` can be of use to some texts, with room in the cache."""
+    """Return the most chunks that `LocalModel.read_on` computes for some texts."""
     return sum(1 + len(text) // _READ_CHUNK for text in texts)
 
 
@@ -280,7 +280,7 @@ def load_model(path: str, *, dtype: str) -> PreTrainedModel:
     path : str
         A folder or hub id.
     dtype : {"auto", "bfloat16", "float32"}
-        ``auto`` is what the checkpoint says.
+        ``auto`` takes the checkpoint's.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """The distributions received for one stream, at the places of its text and ahead of it.
 
-`LookAhead` decides how many of the expert's own next tokens a call asks for: as many as the text
+`LookAhead` chooses how many of the expert's own next tokens a call requests: as many as the text
 tends to follow.
 """
 
@@ -19,28 +19,28 @@ from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.protocol import Continuation
 
-#: Weight of the past when another token followed the expert or departed from it.
+#: Weight of the past when a token follows the expert or departs from it.
 _DECAY = 0.9
-#: A token is asked for ahead while the chance that the text gets there is at least this.
+#: Least chance that the text reaches a token for which the token is requested ahead.
 _WORTH = 0.25
 
 
 @dataclass
 class LookAhead:
-    """Adapts k, the number of steps of a call, to how far the text has followed lately.
+    """Adapts k, the steps of a call, to how far the text has followed the expert recently.
 
     Parameters
     ----------
     most : int
-        Upper limit of k; with 1 nothing is ever asked ahead.
+        Upper limit of k; 1 turns look-ahead off.
     """
 
     most: int
-    #: Running share of the expert's own tokens that the text took.
+    #: Running share of the expert's own tokens that the text followed.
     followed: float = 0.7
 
     def observe(self, *, followed: bool) -> None:
-        """Note whether the text took another of the expert's own tokens, or departed from them."""
+        """Note whether the text followed the expert's next token or departed from it."""
         self.followed = _DECAY * self.followed + (1 - _DECAY) * followed
 
     @property
@@ -53,22 +53,22 @@ class LookAhead:
 
     @property
     def worth_asking_ahead(self) -> bool:
-        """True where the next call is worth starting before the text has got to its place."""
+        """True if the next call is worth starting before the text reaches its place."""
         return self.most > 1 and self.followed >= 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A place in the text to be, where the expert was asked or may be asked.
+    """A place in the present or expected text for which the expert can be asked.
 
     Attributes
     ----------
     offset : int
-        Bytes of text in front of it.
+        Bytes of text before it.
     token_ids : list of int
         The expert's tokens up to it.
     to_come : bytes
-        What the text still has to add to get there; empty for a place in the text so far.
+        What the text must still add to reach it; empty within the text so far.
     """
 
     offset: int
@@ -78,7 +78,7 @@ class Place:
 
 @dataclass
 class _Ahead:
-    """A place ahead of the text, and the distribution there; None at the end of a reply."""
+    """A place ahead of the text and its distribution; None at the end of a reply."""
 
     place: Place
     top: ExpertTopK | None
@@ -86,18 +86,18 @@ class _Ahead:
 
 @dataclass
 class ReceivedDistributions:
-    """The expert's distributions that may still be of use to one stream.
+    """The expert's distributions that one stream may still use.
 
-    Those at places of the text so far are in `rows`. Those ahead of it come from look-ahead: they
-    hold if the text goes on as the expert did, byte for byte and token for token, and are dropped
-    as soon as it does not.
+    `rows` holds those at places of the text so far. Those ahead of it come from look-ahead: they
+    are valid if the text continues as the expert did, byte for byte and token for token, and are
+    dropped as soon as it does not.
 
     Parameters
     ----------
     vocabulary : ByteVocabulary
         The expert's.
     lookahead : LookAhead
-        Told how far the text follows.
+        Observes how far the text follows the expert.
     """
 
     vocabulary: ByteVocabulary
@@ -108,16 +108,16 @@ class ReceivedDistributions:
 
     @property
     def end(self) -> Place | None:
-        """The end of the expert's own continuation, if the text may still get there."""
+        """The end of the expert's own continuation, if the text may still reach it."""
         return self._ahead[-1].place if self._ahead else None
 
     @property
     def places_ahead(self) -> int:
-        """Number of places ahead of the text whose distribution is known."""
+        """Number of places ahead of the text with a known distribution."""
         return sum(each.top is not None for each in self._ahead)
 
     def receive(self, place: Place, continuation: Continuation) -> None:
-        """Take in what the expert said at a place of the text and, with look-ahead, behind it."""
+        """Store the distribution at a place of the text and, with look-ahead, those after it."""
         self.rows[place.offset] = continuation.top.row(0)
         if self.lookahead.most > 1:
             self._ahead = []
@@ -126,17 +126,17 @@ class ReceivedDistributions:
     def receive_late(
         self, place: Place, continuation: Continuation, *, since: bytes, prefix: ExpertPrefix
     ) -> None:
-        """Take in what the expert said at a place that the text has left behind.
+        """Store the distribution at a place that the text has passed.
 
-        It is of use for covers of the last word, and with look-ahead where the text has gone on as
-        the expert did.
+        It serves covers of the last word and, with look-ahead, later places if the text continued
+        as the expert did.
 
         Parameters
         ----------
         place : Place
         continuation : Continuation
         since : bytes
-            What the text has behind the place.
+            The text after the place.
         prefix : ExpertPrefix
             The whole text.
         """
@@ -144,11 +144,11 @@ class ReceivedDistributions:
         self.receive(place, continuation)
         if since:
             self.follow(since, prefix)
-        # What was said of a place once its text was read stands.
+        # A distribution that is already known for the place is kept.
         self.rows.update(rows)
 
     def receive_ahead(self, place: Place, continuation: Continuation) -> None:
-        """Take in what the expert said at what was `end`; nothing if the text has departed."""
+        """Store the distribution at a former `end`, unless the text has departed from it."""
         end = self.end
         if end is None or not self.leads_to(place):
             return
@@ -156,17 +156,17 @@ class ReceivedDistributions:
         self._continue(end, continuation)
 
     def leads_to(self, place: Place) -> bool:
-        """Tell whether a place that was `end` still is: the text has not departed from it."""
+        """Tell whether a former `end` still is one: the text has not departed from it."""
         end = self.end
         return end is not None and (end.offset, end.token_ids) == (place.offset, place.token_ids)
 
     def _continue(self, place: Place, continuation: Continuation) -> None:
-        """Note the places behind `place` to which the expert's own tokens lead."""
+        """Store the places after `place` that the expert's own tokens lead to."""
         spelled = b""
         for step, token in enumerate(continuation.tokens.tolist(), start=1):
             piece = self.vocabulary.token_bytes[token]
             if not piece:
-                # The expert ends here; what follows an end is no text.
+                # The expert ended its text here.
                 return
             spelled += piece
             known = step < len(continuation.top.token_ids)
@@ -182,7 +182,7 @@ class ReceivedDistributions:
             )
 
     def follow(self, data: bytes, prefix: ExpertPrefix) -> None:
-        """Take in that the text has grown by `data`; `prefix` has it already."""
+        """Follow the text, which has grown by `data`; `prefix` includes it already."""
         for each in self._drafted:
             if data.startswith(each.place.to_come):
                 self._reach(each, prefix)
@@ -203,7 +203,7 @@ class ReceivedDistributions:
     def _reach(self, ahead: _Ahead, prefix: ExpertPrefix) -> None:
         """Keep a distribution whose place the text has reached."""
         place = ahead.place
-        # Only the canonical tokens of the text count: others would not be asked about either.
+        # Valid only for the canonical tokens of the text, the only ones that are ever sent.
         if (
             ahead.top is not None
             and place.offset >= prefix.boundary()
@@ -212,11 +212,11 @@ class ReceivedDistributions:
             self.rows[place.offset] = ahead.top
 
     def forget(self, before: int) -> None:
-        """Drop what was said at places before byte `before`."""
+        """Drop the distributions at places before byte `before`."""
         self.rows = {offset: row for offset, row in self.rows.items() if offset >= before}
 
     def forked(self) -> ReceivedDistributions:
-        """Return a copy for a text that may go another way (draft tokens)."""
+        """Return a copy for a text that may diverge (draft tokens)."""
         return ReceivedDistributions(
             vocabulary=self.vocabulary,
             lookahead=LookAhead(most=1),
@@ -224,7 +224,7 @@ class ReceivedDistributions:
         )
 
     def adopt(self, fork: ReceivedDistributions, prefix: ExpertPrefix, *, drafted: bytes) -> None:
-        """Keep what a fork has received, should the text go its way with its next tokens.
+        """Keep what a fork has received, in case the text continues as the fork did.
 
         Parameters
         ----------
@@ -232,7 +232,7 @@ class ReceivedDistributions:
         prefix : ExpertPrefix
             The fork's text.
         drafted : bytes
-            What the fork's text has beyond this one.
+            The fork's text beyond this one.
         """
         here = prefix.length - len(drafted)
         for offset, row in fork.rows.items():
@@ -248,7 +248,7 @@ class ReceivedDistributions:
 
 
 def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
-    """Join several distributions into one `ExpertTopK`, filled up to the widest."""
+    """Join several distributions into one `ExpertTopK`, padded to the widest."""
     width = max(row.token_ids.shape[1] for row in rows)
 
     def joined(arrays: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
@@ -263,7 +263,7 @@ def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
     return ExpertTopK(
         token_ids=joined([row.token_ids for row in rows], NOTHING),
         logprobs=joined([row.logprobs for row in rows], -np.inf),
-        rests=tuple(
-            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.rests
+        remainders=tuple(
+            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.remainders
         ),
     )

@@ -1,4 +1,4 @@
-"""What is kept of the expert's words, and what of them still holds when the text has grown."""
+"""What is kept of the expert's distributions, and what still holds when the text has grown."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.conftest import trained_vocabulary
 from vllm_logits_processor.expert.lookahead import LookAhead, Place, ReceivedDistributions, stacked
 from vllm_logits_processor.expert.protocol import Continuation
+from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 
 EXPERT = trained_vocabulary("byte-level")
 ENDING = b" sat on the mat"

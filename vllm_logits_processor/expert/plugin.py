@@ -1,4 +1,4 @@
-"""Experts of plugins, chosen by name and called so that none can stop or end a decoding step."""
+"""Experts of plugins, isolated so that none can block or end a decoding step."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _HOOK = "floe_register_experts"
 
 
 class PluginExpert:
-    """A plugin's expert: what it raises is an `ExpertError`, and what it answers is checked.
+    """A plugin's expert: its errors become `ExpertError`, and its answers are checked.
 
-    The plugin is called in a thread of its own, so that one that blocks is late, as any expert may
-    be: the deadline and the breaker deal with it.
+    The plugin is called in its own thread. One that blocks is merely late, like any expert, and is
+    handled by the deadline and the breaker.
 
     Parameters
     ----------
@@ -75,16 +75,16 @@ class PluginExpert:
         return self._begin(lambda: self._expert.score(prompt, model=model), _checked_score)
 
     def close(self) -> None:
-        """Close the plugin's expert; what it raises then is counted and dropped."""
+        """Close the plugin's expert; errors are counted and dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         with suppress(PluginCallError):
             self._caller.call(self._expert.close)
 
     def _begin(self, start: Callable[[], Future[Any]], check: Callable[[Any], T]) -> Future[T]:
-        """Start in the plugin's thread; hand on what its future brings, checked."""
+        """Start a call in the plugin's thread; pass on its checked result."""
         ours: Future[T] = Future()
 
-        def settle(theirs: Future[Any]) -> None:
+        def pass_on(theirs: Future[Any]) -> None:
             if theirs.cancelled():
                 ours.cancel()
                 return
@@ -104,7 +104,7 @@ class PluginExpert:
                 _set(ours, error=self._as_expert_error(error))
                 return
             ours.add_done_callback(lambda done: theirs.cancel() if done.cancelled() else None)
-            theirs.add_done_callback(settle)
+            theirs.add_done_callback(pass_on)
 
         try:
             self._thread.submit(begin)
@@ -158,7 +158,7 @@ def plugin_expert(
     kind : str
         The name of the kind.
     config : ExpertConfig
-        Handed on to the plugin.
+        Passed on to the plugin.
     kinds : mapping of str to Registered
         The kinds of the plugins.
     vocabulary, end_ids
@@ -169,7 +169,7 @@ def plugin_expert(
     ConfigError
         No plugin registers the kind.
     FloeError
-        The plugin cannot make an expert of this configuration.
+        The plugin cannot build an expert from this configuration.
     """
     found = kinds.get(kind)
     if found is None:
@@ -211,7 +211,7 @@ def _checked_score(value: object) -> float:
 
 
 def _set(future: Future[T], *, answer: Any = None, error: Exception | None = None) -> None:
-    """Settle a future; its caller may have cancelled it in this very moment."""
+    """Set a future's result; its caller may be cancelling it at the same time."""
     with suppress(InvalidStateError):
         if error is not None:
             future.set_exception(error)

@@ -1,6 +1,6 @@
-"""The expert's servers: the quickest healthy one is asked, a second one where it is slow.
+"""The expert's servers: calls go to the quickest healthy one, and to a second one if it is slow.
 
-A server that keeps failing is left alone for a while by its circuit breaker.
+A circuit breaker skips a server that keeps failing.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from vllm_logits_processor.expert.protocol import (
 
 @dataclass
 class CircuitBreaker:
-    """Closed while calls succeed; open after a row of failures; then one probe per cooldown.
+    """Closed while calls succeed; open after consecutive failures; then one probe per cooldown.
 
-    A probe that has not ended after a cooldown does not keep the next one back: what it waits for
-    may have gone with the fault, and the server be well again. One that says nothing, such as a
-    reply that took long because there was much to read, is followed by another at once.
+    A probe that has not ended after a cooldown does not delay the next one: it may hang although
+    the server has recovered. An inconclusive probe, such as a reply that was slow because there was
+    much to read, is followed by another immediately.
 
     Parameters
     ----------
     threshold : int
-        Failures in a row (late replies among them) that open the breaker.
+        Consecutive failures, including late replies, that open the breaker.
     cooldown_s : float
-        Seconds for which an open breaker lets no call through, before it lets one probe.
+        Seconds for which an open breaker refuses all calls before it admits a probe.
 
     Attributes
     ----------
     period : int
-        Grows when the breaker opens or closes: the end of a call that began in an earlier period
-        says nothing of the present one.
+        Increases when the breaker opens or closes: the outcome of a call from an earlier period
+        does not affect the current one.
     """
 
     threshold: int
@@ -54,7 +54,7 @@ class CircuitBreaker:
     _probing: bool = field(default=False, init=False)
 
     def allows(self, now: float) -> bool:
-        """Tell whether a call may start at `now` (seconds, monotonic), as a probe or freely."""
+        """Tell whether a call, or a probe, may start at `now` (seconds, monotonic)."""
         if self._since is None:
             return True
         if now - self._since < self.cooldown_s:
@@ -63,15 +63,15 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """Note a good reply in time: the breaker closes."""
+        """Note a valid reply in time: the breaker closes."""
         self.period += self._since is not None
         self._failures, self._since, self._probing = 0, None, False
 
     def failed(self, now: float) -> None:
-        """Note a failed or late call at `now`; the last of a row opens.
+        """Note a failed or late call at `now`; enough of them in a row open the breaker.
 
-        After a failed probe the next one may begin a cooldown after it began, not after it ended:
-        a probe that hangs must not add to the time for which a healed server is left alone.
+        After a failed probe the next one may start a cooldown after the probe began, not after it
+        ended: a hanging probe must not prolong the time for which a recovered server is skipped.
         """
         self._failures += 1
         if self._since is None and self._failures >= self.threshold:
@@ -79,8 +79,8 @@ class CircuitBreaker:
             self.period += 1
         self._probing = False
 
-    def told_nothing(self) -> None:
-        """Note a call that has ended without a word on the server's health."""
+    def inconclusive(self) -> None:
+        """Note a call whose outcome says nothing about the server's health."""
         if self._probing:
             self._since = -math.inf
 
@@ -96,22 +96,22 @@ T = TypeVar("T")
 
 #: Weight of the latest call in a server's running latency.
 _LATEST = 0.2
-#: Seconds in which the latency of a server that is not asked halves in memory: a server that was
-#: slow once is tried again.
+#: Half-life, in seconds, of the remembered latency of an unused server: one that was slow once is
+#: tried again.
 _HALF_LIFE_S = 30.0
 
 
 class OnBreaker(Protocol):
-    """Is told the state of a server's breaker, at the start and when it changes."""
+    """Receives the state of a server's breaker, initially and on every change."""
 
     def __call__(self, *, url: str, state: str) -> None:
-        """Take in ``closed``, ``open`` or ``half-open``; must not call the pool."""
+        """Receive ``closed``, ``open`` or ``half-open``; must not call the pool."""
         ...
 
 
 @dataclass
-class _Member:
-    """One server, its breaker, and how long it takes."""
+class _Server:
+    """One server, its breaker and its latency."""
 
     url: str
     expert: Expert
@@ -121,7 +121,7 @@ class _Member:
     reported: str = ""
 
     def expected_s(self, now: float) -> float:
-        """Return the running latency, less the longer ago it was measured."""
+        """Return the running latency, which decays with the time since it was measured."""
         return float(self.latency_s * 0.5 ** ((now - self.asked_at) / _HALF_LIFE_S))
 
     def took(self, seconds: float) -> None:
@@ -131,17 +131,17 @@ class _Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a call may take, each in seconds from its start at a server.
+    """Time limits of a call, in seconds from its start at a server.
 
     Attributes
     ----------
     quick_s : float
-        A reply within it shows that the server is well. One that comes later, and is no failure,
-        says nothing: there may have been much to read.
+        A reply within this time shows that the server is healthy. A later one that is no failure is
+        inconclusive: there may have been much to read.
     fails_s : float
-        Without a reply within it the server has failed, though the call goes on.
+        Without a reply within this time the server has failed; the call continues.
     life_s : float
-        Then the call is cancelled.
+        After this time the call is cancelled.
     """
 
     quick_s: float = math.inf
@@ -153,79 +153,79 @@ class Patience:
 class _Attempt(Generic[T]):
     """One call at one server."""
 
-    member: _Member
+    server: _Server
     begun: float
     probe: bool
-    #: That of the breaker when it began.
+    #: The breaker's period when it began.
     period: int
     patience: Patience
     future: Future[T] | None = None
     over: bool = False
-    #: Whether the server has been told of it, for better or worse.
+    #: Whether its result has been counted for or against the server.
     judged: bool = False
-    #: Whether it was cancelled because its server is left alone: another one may be asked.
+    #: Whether it was cancelled because its server's breaker opened: another server may be asked.
     dropped: bool = False
 
 
 @dataclass(eq=False)
 class _Call(Generic[T]):
-    """A call, at one server or more, until the first good reply."""
+    """A call at one or more servers, until the first valid reply."""
 
     ask: Callable[[Expert], Future[T]]
-    #: False for a call whose length says nothing of the next one's: it is no evidence of health.
+    #: False for a call whose duration says nothing about the next one's: no evidence of health.
     counts: bool
     patience: Patience = Patience()
-    #: Whether a client has named the model: then its absence is no failure of a server.
+    #: Whether a client named the model: then its absence is no failure of a server.
     named: bool = False
     future: Future[T] = field(default_factory=Future)
     attempts: list[_Attempt[T]] = field(default_factory=list)
-    settled: bool = False
+    done: bool = False
 
     @property
     def probing(self) -> bool:
-        """Whether nobody but servers that are being probed has been asked."""
+        """Whether only servers that are being probed have been asked."""
         return bool(self.attempts) and all(each.probe for each in self.attempts)
 
     @property
     def waits(self) -> bool:
-        """Whether a reply may still come that is worth waiting for."""
+        """Whether a useful reply may still arrive."""
         return any(not each.over and (not each.probe or self.probing) for each in self.attempts)
 
 
 class ExpertPool:
-    """An expert that is served at several places, or at one.
+    """An expert on one or more servers.
 
-    The call goes to the server with the least expected latency among those whose breakers let it
-    through. If it fails there, or is not answered after `hedge_ms`, it goes to the next one too;
-    the first good reply wins, and the others are cancelled. The first call to a server whose
-    breaker has cooled down is a probe: another server is asked beside it, so that no token
-    depends on it. When a breaker opens, the calls that are on their way to its server are
-    cancelled, and go on at another one if there is one.
+    A call goes to the server with the least expected latency among those whose breakers admit it.
+    If it fails there, or is not answered within `hedge_ms`, it goes to the next one as well; the
+    first valid reply wins, and the others are cancelled. The first call to a server whose breaker
+    has cooled down is a probe: another server is asked as well, so that no token depends on it.
+    When a breaker opens, calls in flight to its server are cancelled and retried at another one if
+    possible.
 
-    All that is known of time is looked at when the next call starts.
+    Time limits are checked when the next call starts.
 
     Parameters
     ----------
-    members : mapping of str to Expert
-        The servers by their URLs, the preferred one first. They are closed with the pool.
+    experts : mapping of str to Expert
+        The servers by URL, the preferred one first. They are closed with the pool.
     failures : int
-        Failed or late calls in a row that open the breaker of a server.
+        Consecutive failed or late calls that open a server's breaker.
     cooldown_s : float
-        Seconds for which an open breaker lets nothing through.
+        Seconds for which an open breaker refuses calls.
     hedge_ms : float, optional
-        Without it, a second server is asked only where the first has failed.
+        Without it, a second server is asked only if the first fails.
     loop : LoopThread, optional
-        Keeps the time for `hedge_ms`, which needs one; closed with the pool.
+        Timer for `hedge_ms`, which requires it; closed with the pool.
     on_breaker : callable, optional
         Called as ``on_breaker(url=..., state=...)`` from any thread.
     model : str, optional
-        The expert's own model. That a server does not have another one, which a client has named,
-        says nothing of the server's health: one client's mistake must not end fusion for all.
+        The expert's own model. A server that lacks another model, which a client named, does not
+        count as unhealthy: one client's mistake must not end fusion for all.
     """
 
     def __init__(
         self,
-        members: Mapping[str, Expert],
+        experts: Mapping[str, Expert],
         *,
         failures: int,
         cooldown_s: float,
@@ -234,28 +234,28 @@ class ExpertPool:
         on_breaker: OnBreaker | None = None,
         model: str | None = None,
     ) -> None:
-        if not members or (hedge_ms is not None and loop is None):
+        if not experts or (hedge_ms is not None and loop is None):
             raise ValueError("A pool needs a server, and for hedging a loop that keeps the time.")
-        self._members = [
-            _Member(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
-            for url, expert in members.items()
+        self._servers = [
+            _Server(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
+            for url, expert in experts.items()
         ]
-        self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(members) > 1 else None
+        self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(experts) > 1 else None
         self._loop = loop
         self._on_breaker = on_breaker
         self._model = model
         self._calls: dict[Future[Any], _Call[Any]] = {}
-        self._flying: list[tuple[_Call[Any], _Attempt[Any]]] = []
-        # Guards the state of calls and breakers; never held while a server is waited for.
+        self._in_flight: list[tuple[_Call[Any], _Attempt[Any]]] = []
+        # Guards the state of calls and breakers; never held while waiting for a server.
         self._lock = threading.Lock()
         with self._lock:
-            for member in self._members:
-                self._report(member)
+            for server in self._servers:
+                self._report(server)
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a text, where members know it of themselves."""
-        known = [getattr(member.expert, "context", None) for member in self._members]
+        """The most tokens of a text, if the experts report it."""
+        known = [getattr(server.expert, "context", None) for server in self._servers]
         return min((each for each in known if isinstance(each, int)), default=None)
 
     def start(
@@ -268,14 +268,14 @@ class ExpertPool:
     ) -> Future[ExpertReply]:
         """Begin a call; see `Expert.start`.
 
-        The future holds `ExpertOpenError` at once if no server may be asked.
+        The future holds `ExpertOpenError` immediately if no server may be asked.
 
         Parameters
         ----------
         prompts, model, steps
             See `Expert.start`.
         patience : Patience, optional
-            Without it, a call may take any time.
+            By default a call may take any time.
         """
         named = self._model is not None and model != self._model
         return self._begin(
@@ -288,7 +288,7 @@ class ExpertPool:
         )
 
     def probing(self, future: Future[ExpertReply]) -> bool:
-        """Tell whether a call of `start` is on its way to servers alone that are being probed."""
+        """Tell whether a call of `start` has gone only to servers that are being probed."""
         with self._lock:
             call = self._calls.get(future)
             return call is not None and call.probing
@@ -296,12 +296,12 @@ class ExpertPool:
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
         """Begin to score a text; see `Expert.score`.
 
-        Its time and outcome say nothing of the health of a server.
+        Its duration and outcome do not count for a server's health.
         """
         return self._begin(_Call(lambda expert: expert.score(prompt, model=model), counts=False))
 
     def renew(self, future: Future[ExpertReply], *, seconds: float) -> None:
-        """Let a call of `start` fail where it has not been answered `seconds` from now."""
+        """Let a call of `start` fail if it is not answered within `seconds` from now."""
         now = time.monotonic()
         with self._lock:
             call = self._calls.get(future)
@@ -311,16 +311,16 @@ class ExpertPool:
 
     def close(self) -> None:
         """Close the servers' connections; calls in flight are cancelled."""
-        for member in self._members:
-            member.expert.close()
+        for server in self._servers:
+            server.expert.close()
         if self._loop is not None:
             self._loop.close()
 
     def _begin(self, call: _Call[T]) -> Future[T]:
-        self._look_at_the_time()
+        self._check_time_limits()
         attempt = self._send(call)
         if attempt is None:
-            call.future.set_exception(_left_alone())
+            call.future.set_exception(_all_open())
             return call.future
         call.future.add_done_callback(lambda _: self._end(call))
         while attempt is not None and call.probing:
@@ -331,53 +331,53 @@ class ExpertPool:
         return call.future
 
     def _hedge(self, call: _Call[Any]) -> None:
-        if not call.settled and len(call.attempts) == 1:
+        if not call.done and len(call.attempts) == 1:
             self._send(call)
 
     def _send(self, call: _Call[T]) -> _Attempt[T] | None:
-        """Ask the best server that has not been asked yet; None if there is none."""
+        """Ask the best server that has not been asked yet; return None if there is none."""
         now = time.monotonic()
         with self._lock:
-            attempt = None if call.settled else self._choose(call, now)
+            attempt = None if call.done else self._choose(call, now)
             if attempt is None:
                 return None
             older = self._probes_before(attempt) if attempt.probe else []
             call.attempts.append(attempt)
             self._calls[call.future] = call
-            self._flying.append((call, attempt))
+            self._in_flight.append((call, attempt))
         _cancel(older)
-        attempt.future = call.ask(attempt.member.expert)
-        attempt.future.add_done_callback(partial(self._over, call, attempt))
+        attempt.future = call.ask(attempt.server.expert)
+        attempt.future.add_done_callback(partial(self._ended, call, attempt))
         return attempt
 
     def _choose(self, call: _Call[T], now: float) -> _Attempt[T] | None:
-        asked = [attempt.member for attempt in call.attempts]
-        free = [member for member in self._members if member not in asked]
-        for member in sorted(free, key=lambda member: member.expected_s(now)):
-            breaker = member.breaker
+        asked = [attempt.server for attempt in call.attempts]
+        free = [server for server in self._servers if server not in asked]
+        for server in sorted(free, key=lambda server: server.expected_s(now)):
+            breaker = server.breaker
             if not call.counts and breaker.state != "closed":
                 continue
             if breaker.allows(now):
-                self._report(member)
-                member.asked_at = now
+                self._report(server)
+                server.asked_at = now
                 probe = breaker.state == "half-open"
-                return _Attempt(member, now, probe, breaker.period, call.patience)
+                return _Attempt(server, now, probe, breaker.period, call.patience)
         return None
 
     def _probes_before(self, attempt: _Attempt[Any]) -> list[_Attempt[Any]]:
-        """Return the probes of a server that are too old to be left on their way."""
-        probes = [each for _, each in self._flying if each.probe]
-        older = [each for each in probes if each.member is attempt.member][:-1]
+        """Return the probes of a server that are too old to continue."""
+        probes = [each for _, each in self._in_flight if each.probe]
+        older = [each for each in probes if each.server is attempt.server][:-1]
         for each in older:
             each.judged = True
         return older
 
-    def _look_at_the_time(self) -> None:
-        """Judge the calls that have taken too long, and cancel those whose time is over."""
+    def _check_time_limits(self) -> None:
+        """Count calls past `fails_s` as failures, and cancel those past `life_s`."""
         now = time.monotonic()
         with self._lock:
             ended = []
-            for call, attempt in list(self._flying):
+            for call, attempt in list(self._in_flight):
                 taken = now - attempt.begun
                 if call.counts and taken > attempt.patience.fails_s:
                     ended += self._judge(attempt, now, failed=True)
@@ -385,29 +385,29 @@ class ExpertPool:
                     ended.append(attempt)
         _cancel(ended)
 
-    def _over(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
-        """Take in how an attempt has ended: reply, error or cancellation."""
+    def _ended(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
+        """Process the end of an attempt: reply, error or cancellation."""
         error = None if future.cancelled() else future.exception()
         now = time.monotonic()
         with self._lock:
             attempt.over = True
-            self._flying.remove((call, attempt))
+            self._in_flight.remove((call, attempt))
             dropped: list[_Attempt[Any]] = []
             if call.counts and not (call.named and isinstance(error, NoSuchModelError)):
                 failed = error is not None or now - attempt.begun > attempt.patience.fails_s
                 dropped = self._judge(attempt, now, failed=failed, cancelled=future.cancelled())
-            wins = not call.settled and error is None and not future.cancelled()
-            call.settled = call.settled or wins
-            waiting = call.settled or call.waits
+            wins = not call.done and error is None and not future.cancelled()
+            call.done = call.done or wins
+            waiting = call.done or call.waits
         _cancel(dropped)
         if wins:
-            # False where it has been cancelled meanwhile.
+            # False if it has been cancelled meanwhile.
             if call.future.set_running_or_notify_cancel():
                 call.future.set_result(future.result())
         elif not waiting:
-            self._go_on(call, attempt, error, cancelled=future.cancelled())
+            self._continue(call, attempt, error, cancelled=future.cancelled())
 
-    def _go_on(
+    def _continue(
         self,
         call: _Call[T],
         attempt: _Attempt[T],
@@ -415,75 +415,75 @@ class ExpertPool:
         *,
         cancelled: bool,
     ) -> None:
-        """Ask the next server, or end the call; a server that is probed is asked in vain."""
+        """Ask the next server, or end the call; replies of probed servers are not awaited."""
         if not cancelled or attempt.dropped:
             following = self._send(call)
             while following is not None and following.probe:
                 following = self._send(call)
             if following is not None:
                 return
-        self._fail(call, _left_alone() if attempt.dropped else error)
+        self._fail(call, _all_open() if attempt.dropped else error)
 
     def _judge(
         self, attempt: _Attempt[Any], now: float, *, failed: bool, cancelled: bool = False
     ) -> list[_Attempt[Any]]:
-        """Tell the server's breaker of an attempt, once; return what is to be cancelled for it."""
+        """Report an attempt to the server's breaker, once; return the attempts to cancel."""
         if attempt.judged:
             return []
         attempt.judged = True
-        member, taken = attempt.member, now - attempt.begun
+        server, taken = attempt.server, now - attempt.begun
         quick, overdue = taken <= attempt.patience.quick_s, taken > attempt.patience.fails_s
-        # One that was overtaken took longer than this, which is good enough to prefer the other.
+        # An overtaken attempt took longer than this, which suffices to prefer the other server.
         if not attempt.dropped and (overdue or (quick and not failed)):
-            member.took(taken)
-        if attempt.period != member.breaker.period:
+            server.took(taken)
+        if attempt.period != server.breaker.period:
             return []
         if failed:
-            member.breaker.failed(now)
+            server.breaker.failed(now)
         elif quick and not cancelled:
-            member.breaker.succeeded()
+            server.breaker.succeeded()
         elif attempt.probe:
-            member.breaker.told_nothing()
-        self._report(member)
-        if attempt.period == member.breaker.period or member.breaker.state == "closed":
+            server.breaker.inconclusive()
+        self._report(server)
+        if attempt.period == server.breaker.period or server.breaker.state == "closed":
             return []
-        left = [each for _, each in self._flying if each.member is member]
+        left = [each for _, each in self._in_flight if each.server is server]
         for each in left:
             each.dropped = True
         return left
 
     def _fail(self, call: _Call[T], error: BaseException | None) -> None:
         with self._lock:
-            if call.settled:
+            if call.done:
                 return
-            call.settled = True
+            call.done = True
         if error is None:
             call.future.cancel()
         elif call.future.set_running_or_notify_cancel():
             call.future.set_exception(error)
 
     def _end(self, call: _Call[T]) -> None:
-        """Cancel what is still on its way for a call that has its reply, or is not wanted."""
+        """Cancel the remaining attempts of a call that has its reply or was cancelled."""
         with self._lock:
-            call.settled = True
+            call.done = True
             self._calls.pop(call.future, None)
             losers = [each for each in call.attempts if not each.over and not each.probe]
         _cancel(losers)
 
-    def _report(self, member: _Member) -> None:
-        state = member.breaker.state
-        if state != member.reported:
-            member.reported = state
+    def _report(self, server: _Server) -> None:
+        state = server.breaker.state
+        if state != server.reported:
+            server.reported = state
             if self._on_breaker is not None:
-                self._on_breaker(url=member.url, state=state)
+                self._on_breaker(url=server.url, state=state)
 
 
 def _cancel(attempts: Sequence[_Attempt[Any]]) -> None:
-    """Cancel attempts; not under the lock, since their ends are taken in at once."""
+    """Cancel attempts; not under the lock, because their callbacks run immediately."""
     for attempt in attempts:
         if attempt.future is not None:
             attempt.future.cancel()
 
 
-def _left_alone() -> ExpertOpenError:
+def _all_open() -> ExpertOpenError:
     return ExpertOpenError("The expert has failed repeatedly and is left alone for a while.")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllm_logits_processor.expert.conftest import FakeExpert, completion, fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
 from vllm_logits_processor.expert.pool import CircuitBreaker, ExpertPool, Patience
 from vllm_logits_processor.expert.protocol import (
@@ -20,6 +19,7 @@ from vllm_logits_processor.expert.protocol import (
     ExpertReply,
     NoSuchModelError,
 )
+from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 
 def saying(token: int) -> Callable[[dict[str, Any]], bytes]:
@@ -83,7 +83,7 @@ def test_the_quicker_server_is_asked() -> None:
         assert both.states == [("first", "closed"), ("second", "closed")]
 
 
-def test_a_failing_server_costs_no_call_and_is_left_alone() -> None:
+def test_a_failing_server_costs_no_call_and_is_skipped() -> None:
     with servers() as both:
         both.first.status = 500
         assert [both.ask() for _ in range(6)] == [2] * 6
@@ -142,7 +142,7 @@ def test_a_late_call_counts_against_its_server_though_it_is_answered_later() -> 
         assert both.ask() == 2
 
 
-def test_a_call_goes_on_at_another_server_when_its_own_is_left_alone() -> None:
+def test_a_call_continues_at_another_server_when_its_own_is_skipped() -> None:
     with servers(failures=1) as both:
         both.first.delay_s = 3.0
         reading = both.pool.start([[1]], model="slm", patience=Patience(fails_s=60))
@@ -240,7 +240,7 @@ def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
     breaker = CircuitBreaker(threshold=1, cooldown_s=10)
     breaker.failed(0)
     assert breaker.allows(10)
-    breaker.told_nothing()
+    breaker.inconclusive()
     assert breaker.state == "half-open"
     assert breaker.allows(11)
     breaker.failed(12)

@@ -1,4 +1,4 @@
-"""What every expert can do, wherever it runs, and its reply, checked before it is used."""
+"""The interface of every expert, and the checks of its replies."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.arrays import IntArray, TokenArray
 
-#: Probabilities may sum to this much more than one before a reply is refused as nonsense.
+#: Most by which the sum of a row's probabilities may exceed one.
 _SUM_SLACK = 1e-2
 
-#: The same of a logprob above zero: sums of rounded numbers end there at times.
+#: The same for a logprob above zero, which sums of rounded numbers can reach.
 MOST_LOGPROB = 1e-3
 
-#: Token ids of one distribution, and as many logprobs.
+#: Token ids of one distribution, and their logprobs.
 TopRow = tuple[Sequence[int], Sequence[float]]
 
 
 class ExpertError(FloeError):
-    """A reply that is missing or cannot be used; the stream keeps the host's logits."""
+    """A reply is missing or unusable; the stream keeps the host's logits."""
 
 
 class NoSuchModelError(ExpertError):
-    """The expert does not have the model that was asked for."""
+    """The expert does not have the requested model."""
 
 
 class ExpertOpenError(ExpertError):
-    """The breakers of all servers are open: nothing was asked."""
+    """The breakers of all servers are open: no server was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Continuation:
     Attributes
     ----------
     tokens : int64 array, shape (steps,)
-        The expert's own greedy tokens after the prompt. Fewer than were asked for where the expert
-        ended; never none.
+        The expert's own greedy tokens after the prompt, at least one; fewer than requested if the
+        expert ended its text.
     top : ExpertTopK
         One row per step: row i is the distribution after the prompt and ``tokens[:i]``.
     """
@@ -62,7 +62,7 @@ class ExpertReply:
     continuations : tuple of Continuation
         One per prompt of the call, in their order.
     sent_bytes, received_bytes : int
-        Sizes of the bodies of request and reply; 0 where nothing left the process.
+        Sizes of the bodies of request and reply; 0 if nothing left the process.
     """
 
     continuations: tuple[Continuation, ...]
@@ -78,8 +78,8 @@ def check_tokens(
     Raises
     ------
     ExpertError
-        If they are none, more than were asked for, or not one per distribution; or if one is out
-        of range.
+        If there are none, more than requested, or not one per distribution; or if one is out of
+        range.
     """
     if not 1 <= len(own) <= steps or distributions != len(own):
         raise ExpertError(
@@ -98,7 +98,7 @@ def checked_continuations(
     vocabulary: int,
     end_ids: TokenArray,
 ) -> tuple[Continuation, ...]:
-    """Check what an expert said of each prompt and bring it into arrays.
+    """Check an expert's continuations of each prompt and convert them to arrays.
 
     Parameters
     ----------
@@ -107,15 +107,15 @@ def checked_continuations(
     rows : sequence of sequences of rows
         Per prompt and step, the row; see `checked_top_k`.
     steps : int
-        How many were asked for.
+        Number of requested steps.
     vocabulary, end_ids
         As for `checked_top_k`.
 
     Raises
     ------
     ExpertError
-        If a continuation is empty, longer than was asked for, or not of one row per token; if a
-        token is out of range; or for what `checked_top_k` refuses.
+        If a continuation is empty, longer than requested, or not of one row per token; if a token
+        is out of range; or if `checked_top_k` refuses a row.
     """
     for own, top in zip(tokens, rows, strict=True):
         check_tokens(own, distributions=len(top), steps=steps, vocabulary=vocabulary)
@@ -142,22 +142,22 @@ def checked_top_k(
     vocabulary: int,
     end_ids: TokenArray,
 ) -> ExpertTopK:
-    """Check the token ids and logprobs of each row and bring them into arrays.
+    """Check the token ids and logprobs of each row and convert them to arrays.
 
     Parameters
     ----------
     rows : sequence of rows
-        Each distinct token ids and, as many, the natural logarithms of their probabilities.
+        Each has distinct token ids and the natural logarithms of their probabilities.
     vocabulary : int
         Number of the expert's tokens; ids are below it.
     end_ids : int32 array
-        End tokens of the expert, one event: their mass is put on the first of them.
+        End tokens of the expert; their mass is joined on the first of them.
 
     Raises
     ------
     ExpertError
-        If a row is empty, an id is out of range or stands twice, a logprob is NaN or above zero, or
-        a row's probabilities sum to more than one.
+        If a row is empty, an id is out of range or repeated, a logprob is NaN or above zero, or a
+        row's probabilities sum to more than one.
     """
     width = max((len(tokens) for tokens, _ in rows), default=0)
     ids = np.full((len(rows), width), NOTHING, dtype=np.int64)
@@ -165,7 +165,7 @@ def checked_top_k(
     for place, (tokens, said) in enumerate(rows):
         if not tokens:
             raise ExpertError(f"The expert's reply has no logprobs in row {place}.")
-        # Before they are in an array: there they could overflow, or pass for the fill.
+        # Checked before conversion: in an array they could overflow, or look like padding.
         if min(tokens) < 0 or max(tokens) >= vocabulary:
             raise _outside(vocabulary)
         ids[place, : len(tokens)] = tokens
@@ -176,19 +176,19 @@ def checked_top_k(
 
 
 def checked(top: ExpertTopK, *, vocabulary: int, end_ids: TokenArray) -> ExpertTopK:
-    """Check distributions that are arrays already, and join their end tokens.
+    """Check distributions that are already arrays, and join their end tokens.
 
     Parameters
     ----------
     top : ExpertTopK
-        Of any type of integers and of floats; those of `ExpertTopK` are returned.
+        With any integer and float types; returned with those of `ExpertTopK`.
     vocabulary, end_ids
-        As for `checked_top_k`, and so are the errors, save that rows may be empty.
+        As for `checked_top_k`, as are the errors, except that rows may be empty.
 
     Raises
     ------
     ExpertError
-        Also if the arrays are not of integers and of floats, or not of one shape (rows, K).
+        Also if the arrays are not integers and floats of one shape (rows, K).
     """
     top = _as_declared(top)
     known = top.token_ids != NOTHING
@@ -206,7 +206,7 @@ def checked(top: ExpertTopK, *, vocabulary: int, end_ids: TokenArray) -> ExpertT
 
 
 def _as_declared(top: ExpertTopK) -> ExpertTopK:
-    """Return the distributions in the types that the passes over the rows are compiled for."""
+    """Return the distributions in the types that the compiled passes expect."""
     ids, logprobs = np.asarray(top.token_ids), np.asarray(top.logprobs)
     if ids.ndim != 2 or ids.shape != logprobs.shape:
         raise ExpertError(
@@ -229,7 +229,7 @@ def _outside(vocabulary: int) -> ExpertError:
 
 def _join_ends(top: ExpertTopK, end_ids: TokenArray) -> ExpertTopK:
     """Put the mass of all end tokens of a row on ``end_ids[0]``."""
-    # Few ends and few tokens: comparing all is quicker than np.isin.
+    # With few end tokens and few ids, comparing all is faster than np.isin.
     is_end = (top.token_ids[:, :, None] == end_ids).any(axis=2)
     rows = np.flatnonzero(is_end.any(axis=1))
     if not len(rows):
@@ -245,7 +245,7 @@ def _join_ends(top: ExpertTopK, end_ids: TokenArray) -> ExpertTopK:
 
 
 class Expert(Protocol):
-    """A model that can be asked for the next tokens of many texts at once."""
+    """A model that predicts the next tokens of many texts in one call."""
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
@@ -255,11 +255,11 @@ class Expert(Protocol):
         Parameters
         ----------
         prompts : sequence of int sequences
-            Texts as expert tokens, none of them empty.
+            Texts as expert tokens, none empty.
         model : str
-            Which of the expert's models answers (a LoRA adapter has a name of its own).
+            Which of the expert's models answers; a LoRA adapter has its own name.
         steps : int
-            How many of its own next tokens the expert is to give, with the distribution at each.
+            How many of its own next tokens the expert returns, with the distribution at each.
         """
         ...
 

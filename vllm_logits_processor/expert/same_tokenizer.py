@@ -1,8 +1,8 @@
-"""Whether a server tokenizes as the configuration says: another's token ids are fused unnoticed.
+"""Checks that a server uses the configured tokenizer; a wrong one would be fused unnoticed.
 
-Ids of a wrong tokenizer are mostly in range, so that no reply looks wrong: their texts are what the
-server never meant. So the server is asked to tokenize a few fixed texts. vLLM and llama.cpp do at
-``/tokenize``; a proxy that passes on the API alone may still echo a prompt as token ids.
+Token ids of a wrong tokenizer are mostly in range, so no reply looks wrong although the ids stand
+for other texts. The server is therefore asked to tokenize a few fixed texts. vLLM and llama.cpp do
+so at ``/tokenize``; a proxy that only passes on the API may still echo a prompt as token ids.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vllm_logits_processor.observe import server_of
 
 logger = logging.getLogger(__name__)
 
-#: Words, code, and characters that vocabularies split differently. No runs of space, which some
+#: Words, code, and characters that vocabularies split differently. No runs of spaces, which some
 #: tokenizers change.
 PROBES = (
     "Naïve café owners paid 12.50 € for 3 crêpes.",
     "def add(first, second): return first + second",
     "你好世界 — здравствуй, мир 🙂",
 )
-#: Ids of either side that a sentence shows.
+#: Most ids of either side that a message shows.
 _SHOWN = 8
 
 
@@ -44,19 +44,19 @@ def tokenizer_fault(
     ----------
     fetcher : Fetcher
     url : str
-        The server's, ending before ``/completions``.
+        The server's base URL, without ``/completions``.
     model : str
-        The model's name there.
+        The model's name on the server.
     vocabulary : ByteVocabulary
         The configured tokenizer.
     echo : bool
-        Whether a server without ``/tokenize`` may be asked to complete, and echo, the texts.
+        Whether a server without ``/tokenize`` may be asked to complete and echo the texts.
 
     Returns
     -------
     str or None
-        What differs, as a clause about the server; an empty string where nothing does; None where
-        the server does not say.
+        The difference, as a clause about the server; an empty string without one; None if the
+        server does not tell.
     """
     texts = list(PROBES)
     ends = vocabulary.ends
@@ -82,12 +82,12 @@ def tokenizer_fault(
 
 
 def warn_of_other_tokenizers(config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
-    """Compare with each of the expert's servers that answers now, and warn; without blocking.
+    """Compare with each reachable server of the expert and warn, without blocking.
 
     Parameters
     ----------
     config : ExpertConfig
-        One with URLs; without, nothing is asked.
+        Without URLs, nothing is compared.
     vocabulary : ByteVocabulary
         The configured tokenizer.
     """
@@ -100,7 +100,7 @@ def warn_of_other_tokenizers(config: ExpertConfig, vocabulary: ByteVocabulary) -
 def _warn(config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
     try:
         fetcher = Fetcher(config)
-    # A file that cannot be read now may be there for the first call, which says so if it is not.
+    # An unreadable file may exist by the first call, which reports it if it does not.
     except (FloeError, OSError):
         return
     for url in config.urls:
@@ -130,7 +130,7 @@ def _tokenized(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] |
 
 
 def _echoed(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] | None:
-    """Have a prompt echoed as token ids, in front of the one token that must be generated."""
+    """Let the server echo a prompt as token ids, before the one token that must be generated."""
     values = {
         "model": model,
         "prompt": text,
@@ -145,13 +145,13 @@ def _echoed(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] | No
     try:
         tokens = reply["choices"][0]["logprobs"]["tokens"]
         return read_token_ids(tokens[: int(reply["usage"]["prompt_tokens"])])
-    # A server that ignores one of these fields answers in another shape.
+    # A server that ignores one of these fields replies in another shape.
     except (ExpertError, LookupError, TypeError, ValueError):
         return None
 
 
 def _read(reply: tuple[int, str] | str) -> Mapping[str, Any]:
-    """Return the object in a reply with status 200; an empty one for anything else."""
+    """Return the object in a reply with status 200, else an empty one."""
     if isinstance(reply, str) or reply[0] != HTTPStatus.OK:
         return {}
     try:

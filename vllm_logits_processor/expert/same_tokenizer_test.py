@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
-from vllm_logits_processor.conftest import TRAINED, TRAINED_WORDS, vocabulary_of
 from vllm_logits_processor.expert.fetcher import Fetcher
 from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault, warn_of_other_tokenizers
+from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS, vocabulary_of
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""vLLM's two runners: which rows of a step belong to which request, and what they hold."""
+"""vLLM's two runners: which rows of a step belong to which request, and their tokens."""

@@ -1,4 +1,4 @@
-"""What Floe relies on of vLLM, checked once at start: its interfaces move between releases."""
+"""Checks at start the parts of vLLM that Floe relies on, which change between releases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CONTEXT = (
 
 @cache
 def warn_of_untested_version() -> None:
-    """Name a release of vLLM that nobody has tried, once per process."""
+    """Warn of an untested release of vLLM, once per process."""
     version = Version(vllm.__version__)
     if f"{version.major}.{version.minor}" not in VLLM_TESTED:
         logger.warning(
@@ -49,15 +49,15 @@ def warn_of_untested_version() -> None:
 
 
 def warn_if_off(config: VllmConfig, *, processor: type) -> None:
-    """Say why fusion is off where the processor was named: who names it wants it.
+    """Log why fusion is off, if the user named the processor.
 
-    A processor that came by itself, as an entry point of some package, says nothing: it is then in
-    every vLLM server of its environment.
+    A processor loaded through an entry point logs nothing: it is in every vLLM server of its
+    environment.
 
     Parameters
     ----------
     config : VllmConfig
-        One without a usable section ``floe``.
+        A configuration without a usable section ``floe``.
     processor : type
         The processor's class.
     """
@@ -74,7 +74,7 @@ def _is_name_of(name: object, processor: type) -> bool:
 
 
 def say_of_logprobs(config: VllmConfig) -> None:
-    """Say so where the logprobs that clients get are those of the host alone."""
+    """Log if clients receive logprobs of the host alone."""
     mode = getattr(config.model_config, "logprobs_mode", None)
     if isinstance(mode, str) and mode.startswith("raw"):
         logger.info(
@@ -113,7 +113,7 @@ def check_slots() -> None:
 
 
 def check_parallelism(config: VllmConfig) -> None:
-    """Refuse ways of spreading the sampler over ranks that Floe does not follow.
+    """Refuse ways of distributing the sampler over ranks that Floe does not support.
 
     Raises
     ------

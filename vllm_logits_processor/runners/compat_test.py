@@ -71,7 +71,7 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
         ({"expert": {"model": "m"}}, "has 'expert' at its top level"),
     ],
 )
-def test_who_names_the_processor_is_told_that_it_is_off(
+def test_a_processor_that_is_named_and_off_says_so(
     named: Any, additional: Any, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     started(named=named, additional=additional)

@@ -1,9 +1,9 @@
 """Requests that leave vLLM's batch: which are finished, and which may come back.
 
-vLLM tells a processor that a request has left the batch, or not even that, but never why. A request
-that is preempted, or that has to sit out some steps, comes back and goes on with its stream.
+vLLM does not tell a processor why a request left the batch, and V2 not even that it left. A request
+that is preempted, or sits out some steps, comes back and continues with its stream.
 
-V2 says nothing when the last requests are aborted: `IdleWatch` looks while vLLM does not call.
+V2 makes no call when the last requests are aborted: `IdleWatch` checks while vLLM makes none.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
 
-#: Steps after which a stream that is away counts as finished, and most streams that are kept.
+#: Steps after which an absent stream counts as finished, and most absent streams kept.
 KEPT_STEPS = 256
 KEPT_STREAMS = 256
-#: How often a stream that fails to open is tried, a step each time.
+#: Most attempts to open a stream, one per step.
 MOST_TRIES = 3
 
 
@@ -34,14 +34,14 @@ MOST_TRIES = 3
 class EndRule:
     """When vLLM ends an answer by its tokens, as its scheduler's `check_stop` does.
 
-    Stop strings and aborts are not seen from here; requests that end so end as absent ones.
+    Stop strings and aborts are not visible here; requests that end by them count as absent.
 
     Attributes
     ----------
     stop_ids : frozenset of int
         End-of-sequence and stop tokens of the request.
     most_tokens : int
-        Tokens of the longest answer.
+        Most tokens of an answer.
     """
 
     stop_ids: frozenset[int]
@@ -63,23 +63,23 @@ class EndRule:
 
 
 class Departures:
-    """Streams that left the batch and may come back, for some steps and up to some number.
+    """Streams that left the batch and may come back, limited in steps and number.
 
-    A request that comes back later than that gets a stream anew: its log line is in two parts.
+    A request that comes back later gets a new stream, and two log lines.
 
     Parameters
     ----------
     engine : FusionEngine
-        Told of every stream that has ended, once.
-    fallback : FailOpen, optional
-        A fault in ending one stream is that stream's alone.
+        Receives every ended stream, once.
+    fail_open : FailOpen, optional
+        Confines a fault in ending a stream to that stream.
     """
 
-    def __init__(self, engine: FusionEngine, *, fallback: FailOpen | None = None) -> None:
+    def __init__(self, engine: FusionEngine, *, fail_open: FailOpen | None = None) -> None:
         self._engine = engine
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._step = 0
-        #: In the order of leaving, with the step at which it was.
+        #: In the order of leaving, with the step of leaving.
         self._away: list[tuple[int, Stream]] = []
 
     def leave(self, stream: Stream) -> None:
@@ -87,7 +87,7 @@ class Departures:
         self._away.append((self._step, stream))
 
     def take(self, fits: Callable[[Stream], bool]) -> Stream | None:
-        """Give back the first kept stream that fits."""
+        """Remove and return the first kept stream that fits."""
         for place, (_, stream) in enumerate(self._away):
             if fits(stream):
                 del self._away[place]
@@ -95,7 +95,7 @@ class Departures:
         return None
 
     def step(self) -> None:
-        """Count a step; streams that have been away for too long, or are too many, end."""
+        """Count a step; end streams that have been absent for too long or exceed the number."""
         self._step += 1
         while self._away and (
             len(self._away) > KEPT_STREAMS or self._away[0][0] + KEPT_STEPS < self._step
@@ -103,31 +103,31 @@ class Departures:
             self._end(self._away.pop(0)[1])
 
     def end_all(self) -> None:
-        """End all: nobody is left who could have taken their place."""
+        """End all kept streams."""
         away, self._away = self._away, []
         for _, stream in away:
             self._end(stream)
 
-    def settle(self) -> None:
-        """Have all told of as ended; one that comes back all the same goes on."""
+    def report_all(self) -> None:
+        """Report all as ended; one that comes back anyway continues."""
         for _, stream in self._away:
-            self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
+            self._fail_open.aside(partial(self._engine.report_stream, stream), stage="end")
 
     def _end(self, stream: Stream) -> None:
-        self._fallback.aside(partial(self._engine.end_stream, stream), stage="end")
+        self._fail_open.aside(partial(self._engine.end_stream, stream), stage="end")
 
 
-#: Seconds without a step after which the streams are told of as ended.
+#: Seconds without a step after which streams are reported as ended.
 IDLE_S = 5.0
 
 
 class IdleWatch:
-    """Calls a method now and then from a thread of its own, as long as its owner lives.
+    """Calls a method periodically from its own thread, as long as the method's owner lives.
 
     Parameters
     ----------
     method : bound method
-        Held weakly. It must see to it that no step runs beside it.
+        Held weakly. It must make sure that no step runs at the same time.
     every_s : float
     """
 
@@ -139,7 +139,7 @@ class IdleWatch:
         self.thread.start()
 
     def stop(self) -> None:
-        """End the thread, soon."""
+        """Let the thread end soon."""
         self._stopped.set()
 
     def _watch(self) -> None:

@@ -10,15 +10,15 @@ import threading
 import pytest
 from vllm import SamplingParams
 
-from vllm_logits_processor.engine_test import Scripted, engine, stream_of
 from vllm_logits_processor.runners.departures import (
     KEPT_STEPS,
     KEPT_STREAMS,
     Departures,
     EndRule,
 )
-from vllm_logits_processor.runners.slots_test import Runner
 from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.testing.engines import Scripted, engine, stream_of
+from vllm_logits_processor.testing.runners import Runner
 
 
 def rule(**options: object) -> EndRule:
@@ -89,55 +89,50 @@ def test_no_more_than_some_are_kept(departures: Departures, ended: list[Stream])
     assert len(ended) == len(away)
 
 
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
+def idle_report(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event for when the idle thread has reported the streams."""
+    reported = threading.Event()
+    report_all = runner.batch._departures.report_all
+
+    def reporting() -> None:
+        report_all()
+        reported.set()
+
+    monkeypatch.setattr(runner.batch._departures, "report_all", reporting)
+    return reported
 
 
-def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Return an event for when the idle thread has told of the streams."""
-    told = threading.Event()
-    settle = runner.batch._departures.settle
-
-    def telling() -> None:
-        settle()
-        told.set()
-
-    monkeypatch.setattr(runner.batch._departures, "settle", telling)
-    return told
-
-
-def test_those_who_are_aborted_while_nobody_else_is_there_are_told_of(
+def test_those_who_are_aborted_while_nobody_else_is_there_are_reported(
     expert: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner(engine(expert), idle_s=0.02)
-    told = settled(runner, monkeypatch)
+    reported = idle_report(runner, monkeypatch)
     expert.mode = "silent"
     runner.add(0, b"The")
     runner.step(0)
     stream = runner.batch.streams[0]
-    # vLLM's last word is a step without requests; it says nothing of who has gone.
+    # The last that vLLM says is a step without requests; it says nothing of who has gone.
     runner.sample(0, 5)
     runner.processor.apply_staged_writes()
     assert stream.pending is not None
-    assert told.wait(10)
+    assert reported.wait(10)
     assert runner.ended == [stream]
     assert stream.pending is None
     assert stream.summary.tokens == {}
 
 
-def test_one_who_was_paused_goes_on_and_is_told_of_in_two_parts(
+def test_one_who_was_paused_goes_on_and_is_reported_in_two_parts(
     expert: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = engine(expert)
     end = parts.end_stream
     runner = Runner(parts, idle_s=0.02)
     parts.end_stream = end  # type: ignore[method-assign]
-    told = settled(runner, monkeypatch)
+    reported = idle_report(runner, monkeypatch)
     runner.add(0, b"The")
     with caplog.at_level(logging.INFO, logger="vllm_logits_processor.observe"):
         runner.step(0)
-        assert told.wait(10)
+        assert reported.wait(10)
         assert runner.step(0).all()
         runner.add(0, b"12", floe="host")
         runner.step(0)

@@ -1,4 +1,4 @@
-"""vLLM's V1 runner: one row per request, and every change of the batch is announced."""
+"""vLLM's V1 runner: one row per request, and a notice of every change of the batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllm_logits_processor.stream import Stream
 
 @dataclass(eq=False)
 class _Row:
-    """A request in its row; `stream` is None until it has been opened."""
+    """A request in its row; `stream` is None until it is opened."""
 
     params: SamplingParams
     prompt_ids: list[int] | None
@@ -38,20 +38,20 @@ class RowBatch:
     engine : FusionEngine
     max_model_len : int
         Most tokens of a prompt and its answer together.
-    fallback : FailOpen, optional
-        Runs what may fail. Following the batch may not: a lost step leaves the rows right.
+    fail_open : FailOpen, optional
+        Runs what may fail. Following the batch may not: after a lost step the rows are correct.
     """
 
     def __init__(
-        self, engine: FusionEngine, *, max_model_len: int, fallback: FailOpen | None = None
+        self, engine: FusionEngine, *, max_model_len: int, fail_open: FailOpen | None = None
     ) -> None:
         self._engine = engine
         self._max_model_len = max_model_len
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._rows: dict[int, _Row] = {}
         #: Requests whose streams are not open yet, by row.
         self._new: dict[int, _Row] = {}
-        self._departures = Departures(engine, fallback=self._fallback)
+        self._departures = Departures(engine, fail_open=self._fail_open)
 
     @property
     def streams(self) -> dict[int, Stream]:
@@ -59,26 +59,26 @@ class RowBatch:
         return {row: each.stream for row, each in self._rows.items() if each.stream}
 
     def begin(self, update: BatchUpdate | None) -> None:
-        """Follow the batch, then start the expert's call: the forward pass comes next."""
+        """Follow the batch, then start the expert's call, before the forward pass."""
         if update is not None:
             self._follow(update)
-        self._fallback.run(self._start, otherwise=None, stage="begin", undo=self.abandon)
+        self._fail_open.run(self._start, otherwise=None, stage="begin", undo=self.abandon)
 
     def decide(self, logits: torch.Tensor) -> FusedCells:
-        """Join the expert's call; logits of shape (requests, vocabulary), float32."""
+        """Join the expert's call; logits have shape (requests, vocabulary), float32."""
         streams = self.streams
         if not streams:
             return FusedCells.none()
         cells = self._engine.decide(logits, streams)
-        self._fallback.worked()
+        self._fail_open.worked()
         return cells
 
     def abandon(self) -> None:
-        """Let go of what a lost step had begun."""
+        """Abandon what a lost step had started."""
         self._engine.abandon_step(list(self.streams.values()))
 
     def close(self) -> None:
-        """End all streams: nothing is fused any more."""
+        """End all streams when fusion has ended."""
         for each in self._rows.values():
             self._leave(each)
         self._rows, self._new = {}, {}
@@ -87,19 +87,19 @@ class RowBatch:
     def _start(self) -> None:
         self._departures.step()
         for row, each in list(self._new.items()):
-            if self._fallback.aside(partial(self._open, row, each), stage="open"):
+            if self._fail_open.aside(partial(self._open, row, each), stage="open"):
                 del self._new[row]
                 continue
             each.tries += 1
             if each.tries >= MOST_TRIES:
-                # Its own text may be what fails: it is the host's, and its neighbours go on.
+                # The failure may be due to its text: leave it to the host; its neighbours go on.
                 del self._new[row], self._rows[row]
         self._engine.begin_step(list(self.streams.values()))
 
     def _follow(self, update: BatchUpdate) -> None:
         """Apply removals, additions and moves, in this order, as vLLM prescribes.
 
-        First the rows alone; what is to be done about them comes when they are right.
+        Updates all rows first; opens and ends streams once the rows are correct.
         """
         gone: list[_Row | None] = []
         rows = self._rows
@@ -117,7 +117,7 @@ class RowBatch:
             if direction == MoveDirectionality.SWAP:
                 rows[first] = replaced
             else:
-                # vLLM does not announce a removal that it fills with another row at once.
+                # vLLM gives no notice of a removal if another row fills the gap immediately.
                 gone.append(replaced)
         self._new = {row: each for row, each in rows.items() if each.stream is None}
         for each in gone:
@@ -127,18 +127,18 @@ class RowBatch:
             self._departures.end_all()
 
     def _leave(self, each: _Row) -> None:
-        """End a stream that is finished by its tokens; keep one that may come back."""
+        """End a stream whose tokens finish it; keep one that may come back."""
         stream, rule = each.stream, each.rule
         if stream is None or rule is None:
             return
         ends = rule.ends(len(stream.output_ids), stream.output_ids[-1:])
         then: Callable[[Stream], None] = self._engine.end_stream if ends else self._departures.leave
-        self._fallback.aside(partial(then, stream), stage="end")
+        self._fail_open.aside(partial(then, stream), stage="end")
 
     def _open(self, row: int, each: _Row) -> None:
-        """Give a request its stream, the one that it had if it comes back with the very same list.
+        """Give a request its stream: its former one if it comes back with the same list object.
 
-        One that is the host's alone has no place here.
+        Requests for the host alone are removed.
         """
         stream = self._departures.take(lambda kept: kept.output_ids is each.output_ids)
         if stream is None:

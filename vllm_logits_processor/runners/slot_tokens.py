@@ -1,4 +1,4 @@
-"""Reads the tokens of V2's request slots, before the forward pass and without waiting for it."""
+"""Reads the tokens of V2's request slots before the forward pass, without waiting for it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
 
 
 class TokenReader(Protocol):
-    """Reads new tokens in two steps; what comes between them need not wait.
+    """Reads new tokens in two steps; work between them does not wait.
 
     Attributes
     ----------
     waits : bool
-        True where `finish` may have to wait for the last step's tokens: call it late.
+        Whether `finish` may wait for the last step's tokens and should be called late.
     """
 
     waits: bool
 
     def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
-        """Begin to read.
+        """Start reading.
 
         Parameters
         ----------
         wanted : mapping of slot to (int, int)
-            How many tokens of the slot are known already, and how many more there are at most.
+            How many tokens of the slot are known, and how many more there are at most.
         """
 
     def finish(self) -> dict[int, list[int]]:
-        """Return the tokens of each slot from the first unknown one on."""
+        """Return the tokens of each slot, from the first unknown one on."""
 
     def leftover(self, slot: int, known: int) -> list[int]:
-        """Return unknown tokens of a slot that is given to another request in this very step.
+        """Return the unknown tokens of a slot that is given to another request in this step.
 
-        Empty where they cannot be read without waiting.
+        Empty if they cannot be read without waiting.
         """
 
 
@@ -45,7 +45,7 @@ def token_reader(states: LogitsProcRequestState) -> TokenReader:
 
 
 class HostReader:
-    """Reads where vLLM computes on the CPU: all tokens are there when the step begins."""
+    """Reads on a CPU, where all tokens are available when the step begins."""
 
     waits = False
 
@@ -55,27 +55,27 @@ class HostReader:
         self._wanted: Mapping[int, tuple[int, int]] = {}
 
     def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
-        """Note what is wanted."""
+        """Note what to read."""
         self._wanted = wanted
 
     def finish(self) -> dict[int, list[int]]:
-        """Read it."""
+        """Read the tokens."""
         return {
             slot: self._tokens[slot, known : int(self._lengths[slot])].tolist()
             for slot, (known, _) in self._wanted.items()
         }
 
     def leftover(self, slot: int, known: int) -> list[int]:
-        """Read them: vLLM overwrites them only after it has told the processors."""
+        """Read them: vLLM overwrites them only after it has notified the processors."""
         tokens: list[int] = self._tokens[slot, known : int(self._lengths[slot])].tolist()
         return tokens
 
 
 class DeviceReader:
-    """Reads from an accelerator, on a stream of its own.
+    """Reads from an accelerator, on its own stream.
 
-    When a step begins, the sampling of the last one may still be queued. The copies wait for that
-    on the device, and `finish` waits for the copies: never for the present step's forward pass.
+    When a step begins, the last step's sampling may still be queued. The copies wait for it on the
+    device, and `finish` waits for the copies, never for the current step's forward pass.
     """
 
     waits = True
@@ -91,7 +91,7 @@ class DeviceReader:
 
     def begin(self, wanted: Mapping[int, tuple[int, int]]) -> None:
         """Queue the copies."""
-        # Nothing is wanted until all copies are queued: a fault between leaves nothing to finish.
+        # Set only once all copies are queued: a fault before leaves nothing to finish.
         self._wanted, self._copies = {}, {}
         if not wanted:
             return

@@ -1,4 +1,4 @@
-"""vLLM's V2 runner: requests live in slots, rows are not requests, and nobody says who leaves."""
+"""vLLM's V2 runner: requests live in slots, rows are not requests, and no notice of departures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-#: What vLLM writes into a slot where the prompt is given as an embedding.
+#: What vLLM writes into a slot for prompt positions given as embeddings.
 _EMBEDDED = 0
 
 
@@ -42,7 +42,7 @@ class _Slot:
     prompt_length: int
     rule: EndRule
     stream: Stream | None = None
-    #: Steps in the batch whose tokens have not been read, and how many of them a read begun covers.
+    #: Steps in the batch whose tokens are unread, and how many of them a started read covers.
     unread: int = 0
     reading: int = 0
     tries: int = 0
@@ -55,15 +55,15 @@ class _Slot:
 class SlotBatch:
     """The streams of V2's batch by request slot.
 
-    A request is taken for finished when its tokens say so, or when it has been out of the batch for
-    `KEPT_STEPS`. One whose slot is taken by another may have been preempted: it then comes back in
-    any slot with the tokens it had, and goes on with its stream. Only requests of the batch cost a
-    step anything; those that are not in it wait in the order in which they left.
+    A request counts as finished when its tokens end it, or when it has been out of the batch for
+    `KEPT_STEPS`. One whose slot is reused may have been preempted: it comes back in any slot with
+    its tokens, and continues with its stream. Requests that are not in the batch cost a step
+    nothing; they are kept in the order in which they left.
 
-    When all requests are aborted vLLM goes quiet, without a word on them. Streams are then told of
-    as ended by a thread of this class's own, `idle_s` after the last step. It holds the lock that
-    every step holds. A request that goes on after all, as one that was paused, is fused on, and its
-    figures are told of in two parts.
+    When all requests are aborted, vLLM makes no further calls. A thread of this class then reports
+    the streams as ended, `idle_s` after the last step, under the lock that every step holds. A
+    request that continues after that, such as a paused one, is fused again and reported in two
+    parts.
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ class SlotBatch:
     max_model_len : int
         Most tokens of a prompt and its answer together.
     drafts : bool
-        True under speculative decoding, where a request has one row per draft token and one more.
+        Whether decoding is speculative: a request then has one row more than draft tokens.
     embeddings : bool
-        True where prompts may be given as embeddings.
+        Whether prompts may be given as embeddings.
     most_new : int
         Most tokens that one step adds to a request.
-    fallback : FailOpen, optional
-        Runs what may fail. Following the batch may not: a lost step leaves the slots right.
+    fail_open : FailOpen, optional
+        Runs what may fail. Following the batch may not: after a lost step the slots are correct.
     idle_s : float
     """
 
@@ -94,7 +94,7 @@ class SlotBatch:
         drafts: bool,
         embeddings: bool,
         most_new: int = 1,
-        fallback: FailOpen | None = None,
+        fail_open: FailOpen | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self._engine = engine
@@ -104,14 +104,14 @@ class SlotBatch:
         self._drafts = drafts
         self._embeddings = embeddings
         self._most_new = most_new
-        self._fallback = fallback or FailOpen()
+        self._fail_open = fail_open or FailOpen()
         self._slots: dict[int, _Slot] = {}
-        self._departures = Departures(engine, fallback=self._fallback)
-        #: Requests that were in the last step's batch or have come since, and those that this step
-        #: began with.
+        self._departures = Departures(engine, fail_open=self._fail_open)
+        #: Requests that were in the last step's batch or were added since, and those that this step
+        #: started with.
         self._present: dict[int, _Slot] = {}
         self._here: dict[int, _Slot] = {}
-        #: Slots that are not in the batch, with the step at which they were missed, oldest first.
+        #: Slots that are not in the batch, with the step since which they are absent, oldest first.
         self._absent: dict[int, int] = {}
         self._step = 0
         self._counted: set[int] = set()
@@ -120,7 +120,7 @@ class SlotBatch:
         self._lock = threading.Lock()
         self._idle_s = idle_s
         self._active_at: float | None = None
-        self._watch = IdleWatch(self.settle_if_idle, every_s=idle_s / 2)
+        self._watch = IdleWatch(self.report_if_idle, every_s=idle_s / 2)
 
     @property
     def streams(self) -> dict[int, Stream]:
@@ -128,32 +128,32 @@ class SlotBatch:
         return {slot: each.stream for slot, each in self._slots.items() if each.stream}
 
     def add(self, slot: int, params: SamplingParams, options: RequestOptions) -> None:
-        """Take in a request; its tokens are not in the slot yet."""
+        """Add a request; its tokens are not in the slot yet."""
         prompt_length = int(self._states.prompt_len.np[slot])
         rule = EndRule.of(params, prompt_length=prompt_length, max_model_len=self._max_model_len)
         self._replace(slot, _Slot(params, options, prompt_length, rule))
 
     def vacate(self, slot: int) -> None:
-        """Let go of the request that was in the slot before."""
+        """Remove the request that was in the slot before."""
         self._replace(slot, None)
 
     def begin(self) -> None:
-        """Begin a step, before the forward pass: read new tokens, and start the expert's call.
+        """Begin a step, before the forward pass: read new tokens and start the expert's call.
 
-        Where reading has to wait for the last step's sampling, the call starts in `decide`, which
-        runs while the device computes the forward pass.
+        If reading must wait for the last step's sampling, the call starts in `decide`, which runs
+        while the device computes the forward pass.
         """
         with self._lock:
             self._follow()
-            self._fallback.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
+            self._fail_open.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
 
     def decide(self, logits: torch.Tensor, ctx: LogitsContext) -> FusedCells:
-        """Join the expert's call; logits of shape (rows, vocabulary), float32.
+        """Join the expert's call; logits have shape (rows, vocabulary), float32.
 
-        Called again for each part of a batch that vLLM verifies in parts.
+        Called once for each part of a batch that vLLM verifies in parts.
         """
         with self._lock:
-            cells = self._fallback.run(
+            cells = self._fail_open.run(
                 partial(self._decide, logits, ctx),
                 otherwise=FusedCells.none(),
                 stage="decide",
@@ -163,20 +163,20 @@ class SlotBatch:
             return cells
 
     def abandon(self) -> None:
-        """Let go of what a lost step had begun."""
+        """Abandon what a lost step had started."""
         with self._lock:
             self._abandon()
 
     def close(self) -> None:
-        """End all streams: nothing is fused any more."""
+        """End all streams when fusion has ended."""
         self._watch.stop()
         with self._lock:
             for slot in list(self._slots):
                 self._end(slot)
             self._departures.end_all()
 
-    def settle_if_idle(self) -> None:
-        """Have all streams told of as ended, if no step has come for `idle_s`."""
+    def report_if_idle(self) -> None:
+        """Report all streams as ended if there was no step for `idle_s`."""
         if not self._lock.acquire(blocking=False):
             return  # a step is under way
         try:
@@ -185,13 +185,13 @@ class SlotBatch:
                 return
             self._active_at = None
             for stream in self.streams.values():
-                self._fallback.aside(partial(self._engine.settle_stream, stream), stage="end")
-            self._departures.settle()
+                self._fail_open.aside(partial(self._engine.report_stream, stream), stage="end")
+            self._departures.report_all()
         finally:
             self._lock.release()
 
     def _replace(self, slot: int, new: _Slot | None) -> None:
-        """Give a slot to a request, or to none; then see to the one that had it."""
+        """Give a slot to a request, or free it; then handle the request that left it."""
         with self._lock:
             before, present = self._slots.pop(slot, None), slot in self._present
             self._absent.pop(slot, None)
@@ -201,10 +201,10 @@ class SlotBatch:
                 self._active_at = time.monotonic()
             if before is not None and before.stream is not None:
                 leave = partial(self._leave, slot, before, before.stream, present=present)
-                self._fallback.aside(leave, stage="end")
+                self._fail_open.aside(leave, stage="end")
 
     def _leave(self, slot: int, before: _Slot, stream: Stream, *, present: bool) -> None:
-        # A slot may be given away in the step after the last token, which nobody has read yet.
+        # A slot may be reused in the step after its last token, which has not been read yet.
         output_ids, last = stream.output_ids, self._reader.leftover(slot, before.known)
         output_ids.extend(last)
         unread = not last and present
@@ -214,7 +214,7 @@ class SlotBatch:
             self._departures.leave(stream)
 
     def _follow(self) -> None:
-        """Note who has left the batch; those that have been away for too long end."""
+        """Note which requests left the batch; end those that have been absent for too long."""
         self._step += 1
         self._active_at = time.monotonic()
         for slot, each in self._here.items():
@@ -229,7 +229,7 @@ class SlotBatch:
         self._counted.clear()
 
     def _note(self, ctx: LogitsContext) -> None:
-        """Note who is in the batch: a token of each will have been sampled."""
+        """Note which requests are in the batch: a token of each will be sampled."""
         for slot in ctx.idx_mapping_np.tolist():
             each = self._slots.get(slot)
             if each is None:
@@ -242,7 +242,7 @@ class SlotBatch:
 
     def _read(self) -> None:
         if self._reading:
-            # The last step sampled none of these requests: its tokens were not called for.
+            # The last step sampled none of these requests.
             self._take_in()
         self._departures.step()
         here = {slot: each for slot, each in self._here.items() if self._slots.get(slot) is each}
@@ -264,7 +264,7 @@ class SlotBatch:
         if not rows:
             return FusedCells.none()
         cells = self._engine.decide(logits, rows, drafts)
-        self._fallback.worked()
+        self._fail_open.worked()
         return cells
 
     def _abandon(self) -> None:
@@ -282,17 +282,17 @@ class SlotBatch:
         self._engine.begin_step(here)
 
     def _take_in(self) -> None:
-        """Give the streams their new tokens; a stream that is finished by them ends."""
+        """Give the streams their new tokens; end those that are finished by them."""
         self._reading = False
         for slot, tokens in self._reader.finish().items():
             each = self._slots.get(slot)
             if each is None or each is not self._read_for[slot]:
                 continue  # the tokens are of a request that was there before
-            if self._fallback.aside(partial(self._taken, slot, each, tokens), stage="open"):
+            if self._fail_open.aside(partial(self._taken, slot, each, tokens), stage="open"):
                 continue
             each.tries += 1
             if each.tries >= MOST_TRIES:
-                # Its own text may be what fails: it is the host's, and its neighbours go on.
+                # The failure may be due to its text: leave it to the host; its neighbours go on.
                 self._end(slot)
 
     def _taken(self, slot: int, each: _Slot, tokens: list[int]) -> None:
@@ -305,7 +305,7 @@ class SlotBatch:
             self._end(slot)
 
     def _opened(self, slot: _Slot, tokens: list[int]) -> tuple[Stream, list[int]]:
-        """Return the stream of a request that comes or comes back, and the tokens it lacks."""
+        """Return the stream of a new or returning request, and the tokens it lacks."""
         prompt_ids, output_ids = tokens[: slot.prompt_length], tokens[slot.prompt_length :]
         stream = self._returning(slot, prompt_ids, output_ids) if output_ids else None
         if stream is not None:
@@ -318,7 +318,7 @@ class SlotBatch:
     def _returning(
         self, slot: _Slot, prompt_ids: list[int], output_ids: list[int]
     ) -> Stream | None:
-        """Find the stream that a preempted request had: the same text and options, and no row."""
+        """Find the stream of a preempted request: the same text and options, and no row."""
 
         def fits(stream: Stream) -> bool:
             known = stream.output_ids
@@ -340,21 +340,21 @@ class SlotBatch:
         self._absent.pop(slot, None)
         self._present.pop(slot, None)
         if each.stream is not None:
-            self._fallback.aside(partial(self._engine.end_stream, each.stream), stage="end")
+            self._fail_open.aside(partial(self._engine.end_stream, each.stream), stage="end")
 
     def _rows(
         self, count: int, ctx: LogitsContext
     ) -> tuple[dict[int, Stream], dict[int, list[int]]]:
         """Return the streams of the rows, and the draft tokens fed before them.
 
-        A prompt that is fed in chunks has a row at the end of each; only the last one is sampled.
+        A prompt that is fed in chunks has a row at the end of each chunk; only the last is sampled.
         """
         streams = {}
         for slot, seen in zip(
             ctx.idx_mapping_np.tolist(), ctx.seq_lens_upper_bound_np.tolist(), strict=True
         ):
             each = self._slots.get(slot)
-            # One whose tokens could not be read is behind: the expert would speak of another place.
+            # A stream whose tokens could not be read is behind: the distribution would not fit.
             if each is None or each.stream is None or each.unread > (slot in self._counted):
                 continue
             if seen >= self._states.prefill_len.np[slot]:
@@ -362,14 +362,14 @@ class SlotBatch:
         if not self._drafts:
             of_row = enumerate(ctx.idx_mapping_np.tolist()[:count])
             return {row: streams[slot] for row, slot in of_row if slot in streams}, {}
-        # Drafts are known to the device alone: this waits for the forward pass.
+        # Only the device knows the drafts: this waits for the forward pass.
         slots = ctx.expanded_idx_mapping[:count].tolist()
         offsets = ctx.expanded_local_pos[:count].tolist()
         fed = ctx.input_ids[:count].tolist()
         rows, drafts = {}, {}
         for row, (slot, offset) in enumerate(zip(slots, offsets, strict=True)):
             before = fed[row - offset + 1 : row + 1]
-            # A negative token stands for a draft that is not there and will not be taken.
+            # A negative token marks a missing draft, which is never accepted.
             if slot in streams and min(before, default=0) >= 0:
                 rows[row] = streams[slot]
                 if before:

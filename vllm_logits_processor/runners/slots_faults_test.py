@@ -8,18 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vllm_logits_processor.engine_test import EXPERT, HOST, Scripted, engine
-from vllm_logits_processor.runners.slots_test import Runner, prompts_of
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
-
-
-@pytest.fixture
-def runner(expert: Scripted) -> Runner:
-    return Runner(engine(expert))
+from vllm_logits_processor.testing.engines import EXPERT, HOST, Scripted, engine
+from vllm_logits_processor.testing.runners import Runner, prompts_of
 
 
 @pytest.mark.parametrize("where", ["begin", "finish"])
@@ -80,7 +70,7 @@ def test_forks_of_a_lost_step_let_go_of_their_calls(
 ) -> None:
     runner = Runner(engine(expert), drafts=True)
     left: list[Any] = []
-    monkeypatch.setattr(runner.batch._engine._asking, "leave", left.append)
+    monkeypatch.setattr(runner.batch._engine._requests, "abandon", left.append)
 
     def fault(*arguments: object, **options: object) -> None:
         raise MemoryError

@@ -1,15 +1,15 @@
-"""Requests that vLLM makes up when it starts, to compile kernels and to measure memory.
+"""Detects requests that vLLM makes up at start, to compile kernels and to measure memory.
 
-They come through the same interface as everybody's, up to ``max_num_seqs`` of them, and nobody says
-that they are gone. No expert is to be asked about them, and nothing counted.
+They arrive through the same interface as user requests, up to ``max_num_seqs`` of them, and are
+never reported as gone. They must reach no expert and no metric.
 
-Two signs tell them, and neither is one that a user's request can have:
+Two signs identify them, neither of which a user's request can have:
 
-- they are added while a worker warms up or measures itself: the call comes from one of vLLM's
-  methods for that, in which no scheduler's request is ever added. This holds for all of them, also
-  for those that look like anybody's (``temperature=0, max_tokens=2``);
-- they have the very parameters of ``SamplingParams.for_sampler_warmup()``. Token ids of bad words
-  are among these, and not the words: a request that is admitted has both or neither.
+- They are added while a worker warms up or profiles memory: the call comes from one of vLLM's
+  methods for that, in which no scheduled request is added. This holds for all of them, including
+  those with ordinary parameters (``temperature=0, max_tokens=2``).
+- They have the exact parameters of ``SamplingParams.for_sampler_warmup()``, with token ids of bad
+  words but not the words; an admitted request has both or neither.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vllm.sampling_params import SamplingParams as _Params
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
-#: What vLLM's workers do before they serve, and the module of the made-up requests.
+#: Methods of vLLM's workers that run before serving, and the module that makes requests up.
 _METHODS = frozenset({"determine_available_memory", "compile_or_warm_up_model", "profile_run"})
 _MODULE = "vllm.v1.worker.gpu.warmup"
 
 
 def made_up(params: SamplingParams) -> bool:
-    """Tell whether a request that is being added is one of vLLM's own making."""
+    """Tell whether the request that is being added is made up by vLLM."""
     return params == _sampler_warm_up() or _while_warming_up(sys._getframe(1))
 
 

@@ -11,9 +11,9 @@ from vllm import SamplingParams
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from vllm_logits_processor.engine_test import HOST, Scripted, engine
-from vllm_logits_processor.runners.slots_test import SLOTS, Runner
 from vllm_logits_processor.runners.warm_up import made_up
+from vllm_logits_processor.testing.engines import HOST, Scripted
+from vllm_logits_processor.testing.runners import SLOTS, Runner
 
 
 def from_a_worker(method: str, module: str) -> Any:
@@ -23,16 +23,6 @@ def from_a_worker(method: str, module: str) -> Any:
     made = namespace[method]
     assert isinstance(made, FunctionType)
     return made
-
-
-@pytest.fixture
-def expert() -> Scripted:
-    return Scripted()
-
-
-@pytest.fixture
-def runner(expert: Scripted) -> Runner:
-    return Runner(engine(expert))
 
 
 def warm_up(runner: Runner, params: SamplingParams) -> None:
@@ -74,7 +64,7 @@ def test_those_of_the_sampler_are_dropped(runner: Runner, expert: Scripted) -> N
         ("determine_available_memory", "vllm.v1.worker.cpu_worker"),
     ],
 )
-def test_those_that_look_like_anybodys_are_told_by_who_adds_them(
+def test_those_that_look_like_anybodys_are_known_by_who_adds_them(
     runner: Runner, expert: Scripted, params: SamplingParams, method: str, module: str
 ) -> None:
     from_a_worker(method, module)(lambda: warm_up(runner, params))

@@ -82,7 +82,7 @@ class PhoneDetector:
         matches = [match for match in matches_at(_STARTS, _PLAIN, text) if _long_enough(match)]
         looked_up = 0
         for match in matches_at(_STARTS, _NUMBER, text):
-            if _announced(match):
+            if _has_keyword(match):
                 matches.append(match)
             elif is_grouped(match[0]):
                 looked_up += 1
@@ -96,7 +96,7 @@ def _long_enough(match: re.Match[str]) -> bool:
     return digits >= (_TRUNK_DIGITS if match["trunk"] else _LEAST_PLAIN_DIGITS)
 
 
-def _announced(match: re.Match[str]) -> bool:
+def _has_keyword(match: re.Match[str]) -> bool:
     start = match.start()
     return bool(
         _CUE.search(match.string, max(0, start - _CUE_CHARS), start)

@@ -191,7 +191,7 @@ _SSN_CUE = re.compile(r"\b(?:ssn|social\s+security|itin|tax(?:payer)?\s+id)", re
 _SSN_CUE_CHARS = 60
 
 
-def _written_or_announced(match: re.Match[str]) -> bool:
+def _has_separator_or_keyword(match: re.Match[str]) -> bool:
     if match["separator"]:
         return True
     start = match.start()
@@ -207,5 +207,5 @@ US_SSN = PatternDetector(
         r"(?<![\w-])(?!000|666)\d{3}(?P<separator>[ .-]?)"
         r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
     ),
-    confirms=_written_or_announced,
+    confirms=_has_separator_or_keyword,
 )

@@ -141,7 +141,7 @@ class KeywordDetector:
     labels: Sequence[str] = (*dict.fromkeys(label for _, label, _ in _CUES), "DATE_TIME", "AGE")
 
     def detect(self, text: str) -> Sequence[Span]:
-        """Return the announced values of a text."""
+        """Return the values of a text that follow a keyword."""
         if _DIGIT.search(text) is None:
             return []
         spans = []

@@ -130,8 +130,8 @@ def _is_random(value: str) -> bool:
 
 def _is_password(match: re.Match[str]) -> bool:
     # Without quotes a word of letters may be any word of the sentence.
-    announced = bool(match["quote"] or match["sign"])
-    return announced or not match["value"].rstrip(".!?").isalpha()
+    assigned = bool(match["quote"] or match["sign"])
+    return assigned or not match["value"].rstrip(".!?").isalpha()
 
 
 def _blocks(text: str) -> list[Span]:

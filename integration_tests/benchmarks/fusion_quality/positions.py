@@ -17,7 +17,7 @@ from vllm_logits_processor.alignment.covers import covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.remainders import HostTail, with_rests
+from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.lookahead import stacked
 
@@ -196,7 +196,7 @@ class _Asking:
             if not self._unanswered:
                 tail = HostTail(self._host, targets[: len(words)])
                 word = covered(prefix, received, admits=tail.admits)
-                words.append((with_rests(word, self._host), received[prefix.length]))
+                words.append((with_remainders(word, self._host), received[prefix.length]))
         return words
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from integration_tests.benchmarks import common, fusion_cost
-from vllm_logits_processor.expert.conftest import fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
 from vllm_logits_processor.expert.protocol import ExpertReply
+from vllm_logits_processor.testing.fake_expert import fake_expert
 
 EXPERT_VOCABULARY = 49_152
 HOST_VOCABULARY = 151_936

@@ -111,6 +111,7 @@ SETTINGS = GateSettings(detectors=["email", "card", "us-ssn"], timeout_s=30)
 
 
 def user(content: object, **more: Any) -> dict[str, Any]:
+    """Return the body of a chat request with one message of the user."""
     return {"model": "m", "messages": [{"role": "user", "content": content}], **more}
 
 
