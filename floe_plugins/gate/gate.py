@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
-from floe_plugins.config import is_integer, is_number
+from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span, log_coverage
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds; whoever waits for longer than that has not decided, but given up.
 MOST_TIMEOUT_S = 60
+TIMEOUT_S = 1.0
+MAX_CHARS = 200_000
 
 
 class Gate:
@@ -82,8 +84,8 @@ class Gate:
         policy: Policy | str = Policy.STRICT,
         actions: Mapping[str, Action | str] | None = None,
         plugins: Iterable[str] = (),
-        timeout_s: float = 1.0,
-        max_chars: int = 200_000,
+        timeout_s: float = TIMEOUT_S,
+        max_chars: int = MAX_CHARS,
     ) -> None:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
         if not is_number(timeout_s):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from floe_plugins.config import is_number
+from floe_plugins.checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
 _SHORT = 4
