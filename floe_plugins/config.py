@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import json
 import os
@@ -102,7 +103,8 @@ class Settings(BaseModel):
         return type(self)(**{**dict(self), **values})
 
     @classmethod
-    def names(cls) -> dict[str, str]:
+    @functools.cache
+    def names(cls) -> Mapping[str, str]:
         """Return key -> attribute: first what the class adds, then what it inherits."""
         fields = cls.model_fields
         own = [name for name in inspect.get_annotations(cls) if name in fields]

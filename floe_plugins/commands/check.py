@@ -7,7 +7,8 @@ from pathlib import Path
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.gate import Action, Decision, Gate, Policy, Verdict
-from floe_plugins.gate.settings import VARIABLE, GateSettings
+from floe_plugins.gate.gate import VARIABLE
+from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP
 
 _NOT_CLEAR = 1
 
@@ -26,14 +27,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--policy",
         choices=[str(policy) for policy in Policy],
-        help=f"{GateSettings.help('policy')} (default: {GateSettings().policy})",
+        help=f"{POLICY_HELP} (default: {Policy.STRICT})",
     )
     parser.add_argument(
         "--action",
         metavar=f"LABEL={'|'.join(Action)}",
         action="append",
         default=[],
-        help=f"{GateSettings.help('actions')}; may be repeated",
+        help=f"{ACTIONS_HELP}; may be repeated",
     )
     parser.add_argument(
         "--detector",
@@ -62,6 +63,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> Gate:
+    # Its models take longer to import than most commands to run, and the parser is made for each.
+    from floe_plugins.gate.settings import GateSettings
+
     given = (
         GateSettings.from_file(arguments.config)
         if arguments.config

@@ -27,6 +27,9 @@ MOST_TIMEOUT_S = 60
 TIMEOUT_S = 1.0
 MAX_CHARS = 200_000
 
+VARIABLE = "FLOE_GATE_CONFIG"
+"""Environment variable: the path of a gate's configuration."""
+
 
 class Gate:
     """The detectors and the policy that texts are decided by; it does not change once made.

@@ -12,11 +12,8 @@ from pydantic import Field, SkipValidation
 
 from floe_plugins.config import Names, ServerAccess, Settings, Url, Wording, Words
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.gate import MAX_CHARS, MOST_TIMEOUT_S, TIMEOUT_S, Gate
-from floe_plugins.gate.verdict import Action, Policy
-
-VARIABLE = "FLOE_GATE_CONFIG"
-"""Environment variable: the path of the configuration."""
+from floe_plugins.gate.gate import MAX_CHARS, MOST_TIMEOUT_S, TIMEOUT_S, VARIABLE, Gate
+from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP, Action, Policy
 
 _ModelName = Annotated[
     str, Field(min_length=1), Words(accepted="a model's name", unset="the request's")
@@ -75,20 +72,11 @@ class GateSettings(Settings):
     )
 
     # The gate itself checks these two, with the labels of its detectors.
-    policy: SkipValidation[Policy] = Field(
-        default=Policy.STRICT,
-        description="`strict`: any finding is local. `redact`: findings are replaced by "
-        "placeholders such as `<EMAIL>`, and what is left is scanned again. `labels`: as `actions` "
-        "says",
-    )
+    policy: SkipValidation[Policy] = Field(default=Policy.STRICT, description=POLICY_HELP)
     actions: Annotated[
         SkipValidation[Mapping[str, Action] | None],
         Words(accepted="a table from label to `clear`, `redact` or `local`"),
-    ] = Field(
-        default=None,
-        description="for `labels`: what to do with a label; `*` for all others, which are `local` "
-        "without it. The most restrictive action among the findings wins",
-    )
+    ] = Field(default=None, description=ACTIONS_HELP)
     detectors: Annotated[Names, Words(unset="all that need not be named")] | None = Field(
         default=None, description="names of detectors, see `floe-llm plugins`"
     )
