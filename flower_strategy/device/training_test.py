@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,7 +157,7 @@ def test_a_large_proximal_term_holds_the_adapter_and_is_not_in_the_reported_loss
     start = fresh(tiny_base)
     longer = settings.changed(local_steps=25)
     free = train_adapter(tiny_base, start, EXAMPLES, longer)
-    held = train_adapter(tiny_base, start, EXAMPLES, replace(longer, proximal=1e4))
+    held = train_adapter(tiny_base, start, EXAMPLES, longer.changed(proximal=1e4))
     assert moved(start, held.adapter) < 0.05 * moved(start, free.adapter)
     # The term itself is some 60 at the end.
     first, _ = held_out_loss(tiny_base, start, EXAMPLES, settings)
@@ -174,7 +173,7 @@ def test_the_proximal_term_pulls_towards_the_adapter_that_came(
     for steps, same in ((1, True), (2, False)):
         short = settings.changed(local_steps=steps)
         free = train_adapter(tiny_base, start, EXAMPLES, short)
-        held = train_adapter(tiny_base, start, EXAMPLES, replace(short, proximal=10.0))
+        held = train_adapter(tiny_base, start, EXAMPLES, short.changed(proximal=10.0))
         assert np.array_equal(free.adapter.delta(layer), held.adapter.delta(layer)) is same
 
 
