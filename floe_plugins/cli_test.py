@@ -32,7 +32,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["model"], ["model", "list"], ["model", "export"], ["check"], ["plugins"]]
+    "arguments",
+    [[], ["model"], ["model", "list"], ["model", "export"], ["check"], ["plugins"], ["schema"]],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -115,6 +116,25 @@ def test_model_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     code, _, err = run(capsys, "model", "export", str(tmp_path / "model"), target)
     assert code == 2
     assert err == f"floe-llm: The folder {target} has content; name an empty or a new one.\n"
+
+
+def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "schema", "gate")
+    assert code == 0
+    assert json.loads(out)["properties"]["policy"]["enum"] == ["strict", "redact", "labels"]
+    assert run(capsys, "schema", "gate", "--json") == (0, out, "")
+
+
+@pytest.mark.parametrize("name", ["gate", "run", "serving"])
+def test_schemas_need_no_framework(name: str) -> None:
+    heavy = ("torch", "transformers", "vllm", "flwr", "peft", "numpy")
+    code = (
+        f"import sys; from floe_plugins.cli import main; main(['schema', {name!r}]); "
+        f"print([each for each in {heavy} if each in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert done.stderr.strip() == "[]"
 
 
 def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "vllm", "flwr", "peft", "sklearn", "numpy")
+HEAVY = ("torch", "transformers", "vllm", "flwr", "peft", "sklearn", "numpy", "pydantic")
 
 
 @pytest.mark.parametrize(

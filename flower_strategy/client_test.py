@@ -1,5 +1,4 @@
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(
     assert slow.step_seconds == pytest.approx([10 * seconds for seconds in fast.step_seconds])
     assert len(list(profiles.glob("*.json"))) == 1
     # A virtual clock counts processor time, a device that waits and a real one wall time.
-    profiled(replace(settings, clock="real"), devices=["fast:1:1:1"])
+    profiled(settings.changed(clock="real"), devices=["fast:1:1:1"])
     profiled(settings, {"device": "board"})
     assert len(list(profiles.glob("*.json"))) == 2
 
@@ -128,7 +127,7 @@ def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSet
     first = profiled(settings, {})
     assert profiled(settings, {}).step_seconds == first.step_seconds
     assert profiled(settings, {}, refresh="one").step_seconds != first.step_seconds
-    wider = replace(settings, batch_size=2 * settings.batch_size)
+    wider = settings.changed(batch_size=2 * settings.batch_size)
     assert profiled(wider, {}).fixed_bytes > first.fixed_bytes
 
 
@@ -166,7 +165,7 @@ def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_
 def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(
     settings: TrainingSettings,
 ) -> None:
-    real = replace(settings, clock="real", local_steps=1)
+    real = settings.changed(clock="real", local_steps=1)
     trained(real, "warm:1:1:1")
     began = time.perf_counter()
     reported = trained(real, "slow:1:4:0.02")
@@ -174,7 +173,7 @@ def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(
     upload = initial_adapter(adapted_shapes(settings.model), rank=2, seed=0).num_bytes / 0.02e6
     assert upload > 0.3
     assert upload < reported <= wall
-    virtual = replace(settings, local_steps=1)
+    virtual = settings.changed(local_steps=1)
     began = time.perf_counter()
     assert trained(virtual, "far:1:1:0.0001") > 100 * upload
     assert time.perf_counter() - began < 10

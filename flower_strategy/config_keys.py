@@ -1,113 +1,25 @@
-"""Kinds of configuration keys: what each means, what it accepts, how it is parsed."""
+"""The keys of the run configuration by subject: type, default, range and help of each.
+
+A class of keys is the base of the settings that a program gives a strategy, and all of them
+together are `flower_strategy.config.RunConfig`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from floe_plugins.config import is_integer, is_number
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-ConfigValue = str | int | float | bool
+from floe_plugins.config import Settings, Wording, Words
+from flower_strategy.device.hardware import parse_device
 
-EXPORT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+ExportRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+EXPORT_RANKS: tuple[int, ...] = get_args(ExportRank)
 """The ranks that vLLM accepts as ``--max-lora-rank``."""
+Weighting = Literal["exact", "rank-partitioned"]
 
-
-@dataclass(frozen=True)
-class Key:
-    """What a key means and accepts.
-
-    Attributes
-    ----------
-    help : str
-        One sentence for the user.
-    accepts : str
-        The accepted values in words, as the error message ends.
-    parse : Callable[[ConfigValue], Any]
-        Converts a value, or raises ValueError.
-    """
-
-    help: str
-    accepts: str
-    parse: Callable[[ConfigValue], Any]
-
-
-def keyed(default: Any, spec: Key) -> Any:
-    """Return a dataclass field with a default and what the key means."""
-    return field(default=default, metadata={"key": spec})
-
-
-def integer(meaning: str, *, low: int, high: int) -> Key:
-    """Return a key that takes whole numbers of a range."""
-
-    def parse(value: ConfigValue) -> int:
-        if not is_integer(value, least=low, most=high):
-            raise ValueError
-        return value
-
-    return Key(meaning, f"a whole number from {low} to {high}", parse)
-
-
-def number(meaning: str, *, low: float, high: float, above: bool = False) -> Key:
-    """Return a key that takes numbers of a range; with `above` its lower end is left out."""
-
-    def parse(value: ConfigValue) -> float:
-        if not is_number(value):
-            raise ValueError
-        if not low <= value <= high or (above and value == low):
-            raise ValueError
-        return float(value)
-
-    lower = f"above {low:g}" if above else f"from {low:g}"
-    return Key(meaning, f"a number {lower} to {high:g}", parse)
-
-
-def flag(meaning: str) -> Key:
-    """Return a key that takes true or false."""
-
-    def parse(value: ConfigValue) -> bool:
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    return Key(meaning, "true or false", parse)
-
-
-def text(meaning: str, *, empty: bool = False) -> Key:
-    """Return a key that takes a text."""
-
-    def parse(value: ConfigValue) -> str:
-        if not isinstance(value, str) or not (value.strip() or empty):
-            raise ValueError
-        return value
-
-    return Key(meaning, "a text" if empty else "a text that is not empty", parse)
-
-
-def choice(meaning: str, *options: str) -> Key:
-    """Return a key that takes one of some words."""
-
-    def parse(value: ConfigValue) -> str:
-        if value not in options:
-            raise ValueError
-        return str(value)
-
-    return Key(meaning, "one of " + ", ".join(options), parse)
-
-
-def name(meaning: str, *built_in: str) -> Key:
-    """Return a key that takes one of some words, or a name that a plugin registers.
-
-    Who looks the name up refuses one that nobody registers.
-    """
-
-    def parse(value: ConfigValue) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError
-        return value
-
-    return Key(meaning, f"one of {', '.join(built_in)}, or a plugin's", parse)
+_TASKS = ("code", "arithmetic", "records")
 
 
 def split_list(value: str) -> tuple[str, ...]:
@@ -115,37 +27,373 @@ def split_list(value: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in value.split(",") if item.strip())
 
 
-def names(meaning: str, accepts: str) -> Key:
-    """Return a key that takes a list separated by commas."""
+def _listed(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    return split_list(value) if isinstance(value, str) else value
 
-    def parse(value: ConfigValue) -> tuple[str, ...]:
-        if not isinstance(value, str) or not split_list(value):
+
+def _ranks(value: object) -> object:
+    if isinstance(value, str) or type(value) is int:
+        items = split_list(str(value))
+        value = tuple(int(item) for item in items if item.isdecimal())
+        if len(value) < len(items):
             raise ValueError
-        return split_list(value)
-
-    return Key(meaning, accepts, parse)
+    return tuple(sorted(set(value))) if isinstance(value, tuple | list) else value
 
 
-def ranks(meaning: str) -> Key:
-    """Return a key that takes a list of LoRA ranks."""
-
-    def parse(value: ConfigValue) -> tuple[int, ...]:
-        if isinstance(value, (bool, float)):
-            raise ValueError
-        ranks = tuple(sorted({int(item) for item in split_list(str(value))}))
-        if not ranks or ranks[0] < 1 or ranks[-1] > max(EXPORT_RANKS):
-            raise ValueError
-        return ranks
-
-    return Key(meaning, f"whole numbers from 1 to {max(EXPORT_RANKS)}, separated by commas", parse)
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):  # which equals 1
+        raise ValueError
+    return value
 
 
-def export_rank(meaning: str) -> Key:
-    """Return a key that takes a rank that vLLM accepts."""
+def _each(check: Callable[[str], object]) -> AfterValidator:
+    def checked(values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            check(value)
+        return values
 
-    def parse(value: ConfigValue) -> int:
-        if isinstance(value, bool) or value not in EXPORT_RANKS:
-            raise ValueError
-        return int(value)
+    return AfterValidator(checked)
 
-    return Key(meaning, "one of " + ", ".join(map(str, EXPORT_RANKS)), parse)
+
+def _is_task(name: str) -> None:
+    if name not in _TASKS:
+        raise ValueError
+
+
+_Text = Annotated[str, Field(pattern=r"\S"), Words(accepted="a text that is not empty")]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Part = Annotated[float, Field(gt=0, le=1)]
+_Split = BeforeValidator(_listed, json_schema_input_type=Annotated[str, Field(pattern=r"[^\s,]")])
+_Names = Annotated[tuple[str, ...], Field(min_length=1)]
+_Tasks = Annotated[
+    _Names,
+    _Split,
+    _each(_is_task),
+    Words(accepted=f"names among {', '.join(_TASKS)}, separated by commas"),
+]
+_Devices = Annotated[
+    _Names,
+    _Split,
+    _each(parse_device),
+    Words(
+        accepted="names among phone, jetson, laptop, or NAME:GIB:SLOWDOWN:MBPS (memory, times "
+        "slower than this machine, upload in MB/s), separated by commas"
+    ),
+]
+_Rank = Annotated[int, Field(ge=1, le=max(EXPORT_RANKS))]
+_WrittenRanks = _Rank | Annotated[str, Field(pattern=r"^[\s\d,]*\d[\s\d,]*$")]
+_Ranks = Annotated[
+    tuple[_Rank, ...],
+    Field(min_length=1),
+    BeforeValidator(_ranks, json_schema_input_type=_WrittenRanks),
+    Words(accepted=f"whole numbers from 1 to {max(EXPORT_RANKS)}, separated by commas"),
+]
+_Policy = Annotated[
+    _Text, Words(accepted="one of deadline, memory, fixed, uniform-min, or a plugin's")
+]
+
+
+Model = Annotated[
+    _Text,
+    Field(description="The frozen base model: a folder, a hub id, or an embedded model's name."),
+]
+EvalExamples = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=1_000_000,
+        description="Most held-out examples used per evaluation; 0 uses all.",
+    ),
+]
+
+
+class Keys(Settings):
+    """Keys that a program gives as attributes, with ``_`` for ``-``."""
+
+    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
+    wording: ClassVar[Wording] = Wording(
+        wrong="{name}={value} is not accepted: it must be {accepted}.",
+        unknown="Unknown setting {key!r}; {hint}",
+        missing="The setting {key!r} is missing.",
+        integer="a whole number",
+        up_to=" to",
+        one_of="one of ",
+    )
+
+    @classmethod
+    def from_config(cls, config: Keys) -> Self:
+        """Take the settings out of a run configuration."""
+        return cls(**{name: getattr(config, name) for name in cls.model_fields})
+
+    @classmethod
+    def written(cls, value: Any) -> Any:
+        """Return a value as Flower writes it: a list is one text."""
+        return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+class TrainingKeys(Keys):
+    """What a device is asked to train."""
+
+    model: Model = "embedded:smollm2-135m-instruct"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the base model's weights on the devices; on CPUs without bfloat16 "
+        "instructions float32 is some 20 times faster.",
+    )
+    local_steps: int = Field(
+        default=3, ge=1, le=1_000_000, description="Optimizer steps per device and round."
+    )
+    batch_size: int = Field(default=4, ge=1, le=4096, description="Examples per step.")
+    learning_rate: _Part = Field(default=2e-3, description="AdamW's learning rate on the devices.")
+    max_length: int = Field(
+        default=64,
+        ge=8,
+        le=131_072,
+        description="Most tokens of an example, no more than the model has positions; longer "
+        "prompts lose their beginning.",
+    )
+    alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=4096,
+        description="LoRA's alpha; 0 means alpha = rank on every device.",
+    )
+    rslora: bool = Field(
+        default=False, description="Scale by alpha / sqrt(rank) rather than alpha / rank."
+    )
+    eval_examples: EvalExamples = 8
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="Seed of data, initial adapter and batches."
+    )
+    proximal: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description="FedProx's mu: local training is pulled back towards the adapter that came, "
+        "by mu/2 times the squared distance of the factors; 0 does not pull.",
+    )
+    clock: Literal["virtual", "real"] = Field(
+        default="virtual",
+        description="How a simulated device is slow: 'virtual' multiplies the processor seconds "
+        "that it reports, 'real' makes it wait.",
+    )
+
+
+class DataKeys(Keys):
+    """What devices train on, and what they are."""
+
+    data: _Text = Field(
+        default="embedded",
+        description="Training text of simulated devices: 'embedded' (tasks made at run time), "
+        "JSONL files or folders separated by commas (relative paths as those of output), or a "
+        "hub data set's id (OWNER/NAME, or OWNER/NAME:CONFIGURATION). Every file is one task.",
+    )
+    prompt_template: str = Field(
+        default="",
+        description="Template of the prompt over a row's fields, such as '{question}\\nAnswer:'; "
+        "empty recognises common fields.",
+    )
+    response_template: str = Field(
+        default="",
+        description="Template of the response over a row's fields; given with prompt-template.",
+    )
+    tasks: _Tasks = Field(default=_TASKS, description="The embedded tasks that are dealt out.")
+    mix: _Share = Field(
+        default=0.1,
+        description="Share of a node's examples that is drawn from all tasks alike: 0 gives each "
+        "node one task, 1 gives all nodes the same mixture.",
+    )
+    max_examples: int = Field(
+        default=128,
+        ge=0,
+        le=10_000_000,
+        description="Most examples that a node holds, at least 2; 0 keeps all.",
+    )
+    held_out: float = Field(
+        default=0.2,
+        ge=0.01,
+        le=0.9,
+        description="Share of a node's examples kept out of training, to measure the loss on.",
+    )
+    devices: _Devices = Field(
+        default=("phone", "jetson", "laptop"),
+        description="Classes of the simulated devices, given to the nodes in turn. A real "
+        "SuperNode is measured, and its --node-config says what cannot be.",
+    )
+    embedding_texts: int = Field(
+        default=8,
+        ge=1,
+        le=100_000,
+        description="Local texts that the task embedding averages over.",
+    )
+    embedding_noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Standard deviation of the Gaussian noise that the device adds to every "
+        "number of its averaged embedding, a mean of vectors of length 1; a device answers with "
+        "more where it has done so before.",
+    )
+
+
+class ParticipationKeys(Keys):
+    """Which devices take part in a round, and how long they are waited for."""
+
+    min_nodes: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Nodes to wait for before the run begins, round-timeout seconds at most.",
+    )
+    fraction_train: _Part = Field(
+        default=1.0,
+        description="Share of each cluster's devices that trains in a round, at least one.",
+    )
+    fraction_evaluate: _Share = Field(
+        default=1.0,
+        description="Share of each cluster's devices that evaluates in a round, at least one; 0 "
+        "does not evaluate.",
+    )
+    quorum: _Part = Field(
+        default=1.0,
+        description="Share of a round's devices whose replies are waited for; then the others "
+        "have quorum-grace seconds left.",
+    )
+    quorum_grace: float = Field(
+        default=5.0,
+        ge=0,
+        le=10_000_000,
+        description="Seconds for late replies once the quorum is there.",
+    )
+    rank_correction: bool = Field(
+        default=True, description="Correct each device's predicted seconds by what its rounds took."
+    )
+    readmit_every: int = Field(
+        default=3,
+        ge=0,
+        le=100_000,
+        description="Rounds after which a device that was left out is measured again; 0 never "
+        "asks again.",
+    )
+
+
+class AggregationKeys(Keys):
+    """How a cluster's adapters become one."""
+
+    weighting: Weighting = Field(
+        default="exact",
+        description="How adapters of different ranks are averaged: 'exact' is the mean of the "
+        "updates; 'rank-partitioned' averages each rank term over the devices that have it.",
+    )
+    global_share: _Share = Field(
+        default=0.0, description="Share of the mean over all clusters in each cluster's."
+    )
+    momentum: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.999,
+        description="Server momentum on the clusters' updates; 0 has none.",
+    )
+
+
+class ReplyKeys(Keys):
+    """What a reply must satisfy."""
+
+    min_replies: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Good replies that a cluster needs to move; with fewer it keeps its adapter. "
+        "A smaller cluster needs all its members.",
+    )
+    norm_limit: float = Field(
+        default=10.0,
+        ge=0,
+        le=1_000_000_000,
+        description="An update counts for at most this many times the length that local-steps at "
+        "learning-rate make; of five or more, one ten times longer still is refused. 0 takes "
+        "every length.",
+    )
+
+
+class ServerKeys(Keys):
+    """Rounds, ranks, clusters, what is written."""
+
+    rounds: int = Field(default=3, ge=1, le=100_000, description="Rounds of training.")
+    ranks: _Ranks = Field(
+        default=(4, 8, 16, 32), description="The LoRA ranks that a device can be given."
+    )
+    export_rank: Annotated[ExportRank, BeforeValidator(_no_flag)] = Field(
+        default=16, description="Rank of the exported adapters, one that vLLM accepts."
+    )
+    round_deadline: float = Field(
+        default=0.0,
+        ge=0,
+        le=10_000_000,
+        description="Seconds that a device may take for a round, training and upload, by which "
+        "its rank is chosen; 0 takes what the slowest device needs at the smallest rank.",
+    )
+    round_timeout: float = Field(
+        default=3600.0,
+        gt=0,
+        le=10_000_000,
+        description="Seconds that the server waits for a round's replies.",
+    )
+    silhouette: _Share = Field(
+        default=0.5,
+        description="Silhouette from which devices are split into clusters; 1 never splits.",
+    )
+    separation: float = Field(
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="Standard errors of a device's embedding that two clusters must be apart; 0 "
+        "asks for no distance.",
+    )
+    output: _Text = Field(
+        default="floe-runs/latest",
+        description="Folder for adapters, manifest and history. A relative path counts from "
+        "where the SuperLink was started: in a simulation, where the first flwr run was typed.",
+    )
+    rank_policy: _Policy = Field(
+        default="deadline",
+        description="How a device gets its rank: 'deadline' takes the largest that fits the "
+        "round's deadline and the memory, 'memory' the largest that fits the memory, 'fixed' "
+        "what fixed-ranks says, 'uniform-min' gives all what the weakest affords.",
+    )
+    fixed_ranks: str = Field(
+        default="",
+        description="Ranks of the policy 'fixed': one number for all, or CLASS:RANK for each "
+        "device class, separated by commas.",
+    )
+    cluster_by: Literal["embedding", "adapter"] = Field(
+        default="embedding",
+        description="What devices are clustered by: 'embedding' of their texts, or the B "
+        "matrices of the 'adapter' that they train in the first round (as FedLEASE).",
+    )
+    recluster_every: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Rounds after which devices embed their texts anew and are clustered again; "
+        "0 never.",
+    )
+    min_cluster_size: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Fewest devices of a cluster; smaller ones join the nearest.",
+    )
+    keep_checkpoints: int = Field(
+        default=2,
+        ge=0,
+        le=100_000,
+        description="Checkpoints kept in the output folder; 0 writes none, and the run cannot be "
+        "resumed.",
+    )
+    resume: str = Field(
+        default="",
+        description="Folder of a run, or of one checkpoint, to continue from; empty begins anew.",
+    )

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.config import KEYS, RunConfig
+from flower_strategy.config import RunConfig
 
 
 def test_the_defaults_are_accepted_and_are_those_of_pyproject() -> None:
@@ -79,8 +79,8 @@ def test_one_template_alone_is_refused() -> None:
 def test_the_reference_page_is_what_the_keys_say() -> None:
     page = Path(__file__).parents[1] / "docs" / "reference" / "run-configuration.md"
     text = page.read_text("utf-8")
-    assert text == RunConfig.markdown()
-    for name, key in KEYS.items():
-        assert f"| `{name}` |" in text
-        assert len(key.help) > 15
-        assert f"{key.help} | {key.accepts} |" in text
+    assert RunConfig.table("default", "meaning", "accepts") in text
+    for key, name in RunConfig.names().items():
+        assert f"| `{key}` |" in text
+        assert len(RunConfig.help(name)) > 15
+        assert f"{RunConfig.help(name)} | {RunConfig.accepted(name, quote='`')} |" in text

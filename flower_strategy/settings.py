@@ -4,92 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from flwr.app import ConfigRecord
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import lora_scaling
 from flower_strategy.config import RunConfig, check_values
-
-Weighting = Literal["exact", "rank-partitioned"]
+from flower_strategy.config_keys import (
+    AggregationKeys,
+    EvalExamples,
+    Keys,
+    Model,
+    ParticipationKeys,
+    ReplyKeys,
+    TrainingKeys,
+)
 
 _KEY_PREFIX = "embedding-"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(TrainingKeys):
     """What the server asks of a device; it travels in every message.
 
-    Attributes
-    ----------
-    model : str
-        Name of the base model.
-    dtype : str (default: "float32")
-        Type of the base model's weights.
-    local_steps : int (default: 3)
-        Optimizer steps per round.
-    batch_size : int (default: 4)
-        Examples per step.
-    learning_rate : float (default: 2e-3)
-        AdamW's learning rate.
-    max_length : int (default: 64)
-        Most tokens of an example.
-    alpha : float (default: 0.0)
-        LoRA's alpha; 0 means alpha = rank.
-    rslora : bool (default: False)
-        Whether alpha is divided by the root of the rank.
-    eval_examples : int (default: 0)
-        Most held-out examples per evaluation; 0 uses all.
-    seed : int (default: 0)
-        Seed of the run.
-    proximal : float (default: 0.0)
-        FedProx's mu, see `train_adapter`; 0 leaves the term out.
-    clock : str (default: "virtual")
-        How a simulated device is slow: on a ``"virtual"`` clock, or by waiting (``"real"``).
+    The keys are those of the run configuration, with ``_`` for ``-``.
     """
 
-    model: str
-    dtype: str = "float32"
-    local_steps: int = 3
-    batch_size: int = 4
-    learning_rate: float = 2e-3
-    max_length: int = 64
-    alpha: float = 0.0
-    rslora: bool = False
-    eval_examples: int = 0
-    seed: int = 0
-    proximal: float = 0.0
-    clock: str = "virtual"
-
-    def __post_init__(self) -> None:
-        check_values(vars(self))
+    model: Model
+    eval_examples: EvalExamples = 0
 
     def scaling(self, rank: int) -> float:
         """Return the factor in front of ``b @ a`` at a rank."""
         return lora_scaling(alpha=self.alpha, rank=rank, rslora=self.rslora)
 
-    @staticmethod
-    def from_config(config: RunConfig) -> TrainingSettings:
-        """Take the settings out of a run configuration."""
-        return TrainingSettings(
-            **{name: getattr(config, name) for name in TrainingSettings.__dataclass_fields__}
-        )
-
     def to_record(self) -> ConfigRecord:
         """Write the settings into a message's configuration."""
-        return ConfigRecord({key.replace("_", "-"): value for key, value in vars(self).items()})
+        return ConfigRecord(self.model_dump(by_alias=True))
 
-    @staticmethod
-    def from_record(record: ConfigRecord) -> TrainingSettings:
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Self:
         """Read the settings; other keys of the record are left alone."""
-        known = TrainingSettings.__dataclass_fields__
-        values: dict[str, Any] = {
-            name: record[name.replace("_", "-")]
-            for name in known
-            if name.replace("_", "-") in record
-        }
-        return TrainingSettings(**values)
+        values: dict[str, Any] = {key: record[key] for key in cls.names() if key in record}
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,76 +161,18 @@ class ClusteringSettings:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Participation:
+class Participation(ParticipationKeys):
     """Which devices take part in a round, and how long they are waited for.
 
-    Attributes
-    ----------
-    min_nodes : int (default: 1)
-        Nodes to wait for before the run begins, as long as for the replies of a stage.
-    fraction_train : float (default: 1.0)
-        Share of each cluster's devices that trains in a round, in (0, 1].
-    fraction_evaluate : float (default: 1.0)
-        Share of each cluster's devices that evaluates, in [0, 1].
-    quorum : float (default: 1.0)
-        Share of a stage's devices whose replies are waited for, in (0, 1].
-    quorum_grace : float (default: 5.0)
-        Seconds for the others once the quorum is there.
-    rank_correction : bool (default: True)
-        Whether observed seconds correct the predicted ones.
-    readmit_every : int (default: 3)
-        Rounds after which a device without a rank is measured again; 0 never.
+    The keys are those of the run configuration, with ``_`` for ``-``.
     """
 
-    min_nodes: int = 1
-    fraction_train: float = 1.0
-    fraction_evaluate: float = 1.0
-    quorum: float = 1.0
-    quorum_grace: float = 5.0
-    rank_correction: bool = True
-    readmit_every: int = 3
 
-    def __post_init__(self) -> None:
-        check_values(vars(self))
+class AggregationSettings(AggregationKeys):
+    """How a cluster's adapters become one: see `flower_strategy.adapters.mean`.
 
-    @staticmethod
-    def from_config(config: RunConfig) -> Participation:
-        """Take the settings out of a run configuration."""
-        return Participation(
-            **{name: getattr(config, name) for name in Participation.__dataclass_fields__}
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AggregationSettings:
-    """How a cluster's adapters become one.
-
-    Attributes
-    ----------
-    weighting : str (default: "exact")
-        ``exact`` or ``rank-partitioned``, see `flower_strategy.adapters.mean`.
-    global_share : float (default: 0.0)
-        Share of the mean over all clusters in each cluster's, in [0, 1].
-    momentum : float (default: 0.0)
-        Server momentum, in [0, 1).
+    The keys are those of the run configuration, with ``_`` for ``-``.
     """
-
-    weighting: Weighting = "exact"
-    global_share: float = 0.0
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_values(vars(self))
-
-    @staticmethod
-    def from_config(config: RunConfig) -> AggregationSettings:
-        """Take the settings out of a run configuration."""
-        return AggregationSettings(
-            weighting=config.weighting,
-            global_share=config.global_share,
-            momentum=config.momentum,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,32 +202,20 @@ class CheckpointSettings:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplyRules:
+class ReplyRules(ReplyKeys):
     """What a reply must satisfy.
 
-    Attributes
-    ----------
-    min_replies : int (default: 1)
-        Good replies that a cluster needs to move; a smaller cluster needs all its members.
-    max_examples : int (default: 10_000_000)
-        Most examples that a device may claim; see `Sent` for what they count for.
-    norm_limit : float (default: 10.0)
-        How many times the length that the training asked for makes an update counts for at most;
-        0 takes every length. See `flower_strategy.server.update_norms`.
+    The keys are those of the run configuration, with ``_`` for ``-``, and one of its own: more
+    examples than `max_examples` no device may claim. See `Sent` for what they count for, and
+    `flower_strategy.server.update_norms` for the limit of norms.
     """
 
-    min_replies: int = 1
     max_examples: int = 10_000_000
-    norm_limit: float = 10.0
 
-    def __post_init__(self) -> None:
-        check_values({"min_replies": self.min_replies, "norm_limit": self.norm_limit})
-
-    @staticmethod
-    def from_config(config: RunConfig) -> ReplyRules:
+    @classmethod
+    def from_config(cls, config: Keys) -> Self:
         """Take the rules out of a run configuration."""
-        return ReplyRules(min_replies=config.min_replies, norm_limit=config.norm_limit)
+        return cls(**{name: getattr(config, name) for name in ReplyKeys.model_fields})
 
 
 def _key(name: str) -> str:

@@ -4,10 +4,13 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import FloeStrategy
+from flower_strategy.config import RunConfig
 from flower_strategy.ranks.policies import FixedPolicy
 from flower_strategy.settings import (
     AggregationSettings,
     CheckpointSettings,
+    ClusteringSettings,
+    EmbeddingSettings,
     Participation,
     ReplyRules,
     TrainingSettings,
@@ -41,3 +44,8 @@ def test_a_rank_that_vllm_does_not_take_is_refused_before_the_run() -> None:
             rank_policy=FixedPolicy(ranks={"": 4}),
             export_rank=12,
         )
+
+
+@pytest.mark.parametrize("kind", [CheckpointSettings, ClusteringSettings, EmbeddingSettings])
+def test_settings_of_other_names_have_the_defaults_of_the_keys(kind: Any) -> None:
+    assert kind() == kind.from_config(RunConfig())

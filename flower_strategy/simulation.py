@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid
 
-from floe_plugins.config import is_integer
+from floe_plugins.checks import is_integer
 from floe_plugins.errors import ConfigError
 
 NodeConfig = Mapping[str, str | int | float | bool]

@@ -159,12 +159,12 @@ class FloeStrategy(Strategy):
         parts = {
             "embedding": asdict(self.envelope.embedding),
             "clustering": asdict(self.clustering),
-            "participation": asdict(self.participation),
-            "aggregation": asdict(self.aggregation),
-            "replies": asdict(self.rules),
+            "participation": self.participation.model_dump(),
+            "aggregation": self.aggregation.model_dump(),
+            "replies": self.rules.model_dump(),
         }
         return {
-            **asdict(self.training),
+            **self.training.model_dump(),
             **{f"{part}.{name}": found[name] for part, found in parts.items() for name in found},
             "rank_policy": self.rank_policy.name,
             "ranks": list(self.rank_policy.candidates),

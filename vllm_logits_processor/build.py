@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 
 import numpy as np
 
@@ -128,7 +127,7 @@ def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
     """Use the expert's own limit on the length of a text, unless one is configured."""
     if config.expert.context is not None or expert.context is None:
         return config
-    return replace(config, expert=replace(config.expert, context=expert.context))
+    return config.changed(expert=config.expert.changed(context=expert.context))
 
 
 def _scorer(

@@ -7,221 +7,185 @@ two starts of the same server (URL, key, deadlines) therefore belong into the JS
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from floe_plugins import config as shared
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
 from floe_plugins.config import (
-    ApiKey,
-    check_credentials,
-    is_integer,
-    is_number,
-    is_set_variable,
+    Names,
+    ServerAccess,
+    Settings,
+    Url,
+    Variable,
+    Wording,
+    Words,
     is_url,
 )
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.gate import MOST_TIMEOUT_S
+from floe_plugins.gate.gate import MOST_TIMEOUT_S, TIMEOUT_S
 from vllm_logits_processor.config_file import SECTION, read_config_file
 
+__all__ = [
+    "MODES",
+    "Ask",
+    "Dtype",
+    "ExpertConfig",
+    "FloeConfig",
+    "Mode",
+    "RequestOptions",
+    "why_off",
+]
 
-def accept(key: str, value: object, accepted: str, *, good: bool) -> None:
-    """Raise `ConfigError` about a key of the processor's configuration unless `good`."""
-    shared.accept(f"floe: {key}", value, accepted, good=good)
-
-
-def check_places(outer: type, section: type, values: Mapping[str, Any], *, inner: str) -> None:
-    """Name keys that stand in the configuration and belong in its section, and the reverse.
-
-    Parameters
-    ----------
-    outer, section : type
-        The dataclasses of the configuration and of the section inside it.
-    values : mapping of str to object
-        The configuration as it was read.
-    inner : str
-        The name of the section.
-
-    Raises
-    ------
-    ConfigError
-        About the misplaced keys; about a section whose name is misspelt.
-    """
-    outside = {field.name for field in dataclasses.fields(outer)} | {"config_file"}
-    inside = {field.name for field in dataclasses.fields(section)}
-    found = [key for key in values if key in inside - outside]
-    if found:
-        raise ConfigError(
-            f"floe: {_listed(found)} in the section {inner!r}, not beside it: "
-            f"write {{{json.dumps(inner)}: {{{json.dumps(found[0])}: ...}}}}."
-        )
-    part = values.get(inner)
-    found = [key for key in part if key in outside - inside] if isinstance(part, Mapping) else []
-    if found:
-        raise ConfigError(
-            f"floe: {_listed(found)} beside the section {inner!r}, not in it: "
-            f"write {{{json.dumps(inner)}: {{...}}, {json.dumps(found[0])}: ...}}."
-        )
-    if inner not in values:
-        for key in values:
-            if key not in outside and difflib.get_close_matches(key.lower(), [inner], n=1):
-                raise ConfigError(f"floe: {key} is not a setting; did you mean {inner!r}?")
-
-
-def _listed(keys: list[str]) -> str:
-    return f"{', '.join(keys)} {'belongs' if len(keys) == 1 else 'belong'}"
-
-
-def known(kind: type, values: Mapping[str, Any], *, section: str) -> dict[str, Any]:
-    """Check the keys against the fields of a configuration class; lists become tuples.
-
-    Parameters
-    ----------
-    kind : type
-        A dataclass.
-    values : mapping of str to object
-        Keys and values as they were read.
-    section : str
-        Stands in front of a key in sentences, such as ``expert.``.
-
-    Returns
-    -------
-    dict of str to object
-        What `kind` is to be made with.
-
-    Raises
-    ------
-    ConfigError
-        If a key is no field, a field without a default is missing, or a list holds anything but
-        strings.
-    """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"accepted are {', '.join(fields)}."
-            raise ConfigError(f"floe: {section}{key} is not a setting; {hint}")
-    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    for key in sorted(required - values.keys()):
-        raise ConfigError(f"floe: {section}{key} is missing.")
-    checked = {}
-    for key, value in values.items():
-        takes_list = "tuple" in str(fields[key].type)
-        takes_string = str(fields[key].type).startswith("str")
-        takes_nothing = "None" in str(fields[key].type) and value is None
-        if takes_list and not (takes_string and isinstance(value, str)) and not takes_nothing:
-            good = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-            accepted = "a string or a list of strings" if takes_string else "a list of names"
-            accept(section + key, value, accepted, good=good)
-            value = tuple(value)
-        checked[key] = value
-    return checked
-
-
+Ask = Literal["always", "unsure"]
 Dtype = Literal["auto", "bfloat16", "float32"]
+Mode = Literal["auto", "host", "fused"]
+MODES: tuple[str, ...] = get_args(Mode)
 
+#: A day, milliseconds: no thread can be told to wait for any time (`threading.TIMEOUT_MAX`).
+_MOST_WAIT_MS = 86_400_000
 _MOST_CONTEXT = 100_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpertConfig:
-    """The other model: section ``expert`` of the configuration.
+def _wording(section: str) -> Wording:
+    return Wording(
+        wrong=f"floe: {section}{{key}} is {{value}}; accepted is {{accepted}}.",
+        unknown=f"floe: {section}{{key}} is not a setting; {{hint}}",
+        missing=f"floe: {section}{{key}} is missing.",
+    )
 
-    Attributes
-    ----------
-    model : str
-        Name of the model at its server; a request may name another (``floe_expert_model``). Without
-        a `url`, the model itself: a folder, a hub id or ``embedded:...``.
-    url : str or tuple of str, optional
-        Base URL of an OpenAI-compatible server, ending before ``/completions``; several for servers
-        of the same model. Without one, the model runs in the process of the host.
-    tokenizer : str, optional
-        Where its tokenizer is: a folder, a hub id or ``embedded:...``; `model` if not given, which
-        only a model without a `url` may leave out.
-    trusted : bool
-        True where the expert's owner may see private text (the user's own SLM). Otherwise only text
-        that the privacy gate clears is sent. Default False. A model in the host's process is asked
-        without the gate, since nothing leaves.
-    top_k : int
-        Logprobs per token, 1 to 1,000. The server must allow it (vLLM: ``--max-logprobs``).
-    context : int, optional
-        Tokens that the model takes at most, those to come among them (vLLM: ``--max-model-len``). A
-        text that has grown longer is the host's alone from then on. Without it such a text is asked
-        about all the same, and a server refuses the whole step's request for it.
-    api_key_env, api_key_file : str, optional
-        Environment variable, or file, that holds the API key; one of them. The file is read again
-        when it changes.
-    ca_file : str, optional
-        Certificates (PEM) to verify an https server with, instead of the system's.
-    lookahead : int
-        Most of the expert's own next tokens that one call asks for, 1 to 64. Default 1. Worth it
-        where the expert is far away: see ``docs/how-to/serve.md``.
-    hedge_ms : float, optional
-        With several URLs: milliseconds without a reply after which a second server is asked too.
-    dtype : {"auto", "bfloat16", "float32"}
-        Of a model in the host's process; ``auto`` is what its checkpoint says.
-    kind : str, optional
-        Who asks it: ``completions`` (a server), ``in-process``, or a kind that a plugin registers
-        with ``floe_register_experts``. By whether there is a `url` if not given.
-    """
 
-    model: str
-    url: str | tuple[str, ...] | None = None
-    tokenizer: str | None = None
-    trusted: bool = False
-    top_k: int = 20
-    context: int | None = None
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    ca_file: str | None = None
-    lookahead: int = 1
-    hedge_ms: float | None = None
-    dtype: Dtype = "auto"
-    kind: str | None = None
+def _urls(value: object) -> object:
+    """Check one URL, or several; a list becomes a tuple."""
+    if value is None:
+        return None
+    urls = [value] if isinstance(value, str) else value
+    if not isinstance(urls, list | tuple) or not all(isinstance(url, str) for url in urls):
+        raise ValueError("a string or a list of strings")
+    if not urls or not all(map(is_url, urls)):
+        raise ValueError
+    plain = [url.rstrip("/") for url in urls]
+    twice = [url for url in urls if plain.count(url.rstrip("/")) > 1]
+    if twice:
+        raise ConfigError(
+            f"floe: expert.url names {twice[0]!r} more than once; accepted are servers of "
+            "their own, each once."
+        )
+    return value if isinstance(value, str) else tuple(urls)
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        good = self.url is None or (bool(self.urls) and all(map(is_url, self.urls)))
-        accept("expert.url", self.url, "an http:// or https:// URL, or a list of them", good=good)
-        twice = [url for url in self.urls if self._plain_urls.count(url.rstrip("/")) > 1]
-        if twice:
-            raise ConfigError(
-                f"floe: expert.url names {twice[0]!r} more than once; accepted are servers of "
-                "their own, each once."
-            )
+
+def _has_folder(path: str) -> str:
+    if not Path(path).parent.is_dir():
+        raise ValueError
+    return path
+
+
+_Urls = Annotated[
+    str | tuple[str, ...] | None,
+    BeforeValidator(_urls),
+    Words(accepted="an http:// or https:// URL, or a list of them"),
+]
+_Reference = Annotated[
+    str,
+    Field(min_length=1),
+    Words(accepted="a folder, a hub id or embedded:NAME", unset="the model"),
+]
+_Positive = Annotated[float, Field(gt=0)]
+_Wait = Annotated[float, Field(gt=0, le=_MOST_WAIT_MS)]
+_Hedge = Annotated[_Positive, Words(accepted="a number above 0, with two URLs")]
+_Kind = Annotated[str, Field(min_length=1), Words(accepted="the name of a kind of expert")]
+_File = Annotated[str, Words(accepted="the path of a JSON file")]
+_TraceFile = Annotated[
+    str, AfterValidator(_has_folder), Words(accepted="a path in an existing folder")
+]
+
+
+class ExpertConfig(ServerAccess):
+    """The other model: section ``expert`` of the configuration."""
+
+    wording: ClassVar[Wording] = _wording("expert.")
+
+    model: Annotated[str, Field(min_length=1), Words(accepted="a name")] = Field(
+        description="its name at its server; a request may name another (`floe_expert_model`). "
+        "Without a `url` the model itself: a folder, a hub id or `embedded:...`"
+    )
+    url: _Urls = Field(
+        default=None,
+        description="base URL of an OpenAI-compatible server, up to `/v1`; a list for several "
+        "servers of one model; without it the model runs in this process",
+    )
+    tokenizer: _Reference | None = Field(
+        default=None,
+        description="where its tokenizer is: a folder, a hub id or `embedded:...`; with a `url` it "
+        "must be named. It is compared with the server's own at the start and by `floe-llm doctor`",
+    )
+    trusted: bool = Field(
+        default=False,
+        description="true where its owner may see private text. Otherwise only text that the gate "
+        "clears is sent. A model in this process is asked without the gate, since nothing leaves",
+    )
+    top_k: int = Field(
+        default=20,
+        ge=1,
+        le=1000,
+        description="logprobs per token; the server must allow as many (vLLM: `--max-logprobs`)",
+    )
+    context: Annotated[int, Field(ge=2, le=_MOST_CONTEXT)] | None = Field(
+        default=None,
+        description="tokens that it takes at most, those to come among them (vLLM: "
+        "`--max-model-len`), more than `lookahead`; a longer text is the host's alone from then "
+        "on. Without it a server refuses the whole step's request for such a text",
+    )
+    lookahead: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="most of its own next tokens that one call asks for; worth it where it is "
+        "[far away](../how-to/serve.md#a-far-expert)",
+    )
+    hedge_ms: _Hedge | None = Field(
+        default=None,
+        description="with several URLs: milliseconds without a reply after which a second server "
+        "is asked too",
+    )
+    dtype: Dtype = Field(default="auto", description="of a model in this process")
+    kind: _Kind | None = Field(
+        default=None,
+        description="who asks it: `completions` (a server), `in-process`, or a kind that "
+        "[a plugin registers](hooks.md#floe_register_experts); by whether there is a `url` if not "
+        "given",
+    )
+
+    @field_validator("hedge_ms")
+    @classmethod
+    def _has_two_urls(cls, value: float | None, info: ValidationInfo) -> float | None:
+        urls = info.data.get("url")
+        if value is not None and not (isinstance(urls, tuple) and len(urls) > 1):
+            raise ValueError
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         if self.url is not None and self.tokenizer is None:
             raise ConfigError(
                 "floe: expert.tokenizer is missing, and a server does not hand out its tokenizer; "
                 f"write where that of {self.model!r} is: a folder, a hub id or embedded:NAME."
             )
-        for key in ("model", "tokenizer"):
-            value = getattr(self, key)
-            optional = key == "tokenizer" and value is None
-            named = isinstance(value, str) and bool(value)
-            accepted = "a name" if key == "model" else "a folder, a hub id or embedded:NAME"
-            accept(f"expert.{key}", value, accepted, good=named or optional)
-        accept("expert.trusted", self.trusted, "true or false", good=type(self.trusted) is bool)
-        for key, most in (("top_k", 1000), ("lookahead", 64)):
-            value = getattr(self, key)
-            good = is_integer(value, least=1, most=most)
-            accept(f"expert.{key}", value, f"an integer from 1 to {most}", good=good)
-        if self.context is not None:
-            least = self.lookahead + 1
-            good = is_integer(self.context, least=least, most=_MOST_CONTEXT)
-            said = f"an integer from {least} to {_MOST_CONTEXT:,}"
-            accept("expert.context", self.context, said, good=good)
-        if self.hedge_ms is not None:
-            good = is_number(self.hedge_ms) and self.hedge_ms > 0 and len(self.urls) > 1
-            accept("expert.hedge_ms", self.hedge_ms, "a number above 0, with two URLs", good=good)
-        good = self.dtype in get_args(Dtype)
-        accept("expert.dtype", self.dtype, ", ".join(get_args(Dtype)), good=good)
-        good = self.kind is None or (isinstance(self.kind, str) and bool(self.kind))
-        accept("expert.kind", self.kind, "the name of a kind of expert", good=good)
-        check_credentials(vars(self), section="floe: expert.")
+        if self.context is not None and self.context <= self.lookahead:
+            range_ = f"an integer from {self.lookahead + 1} to {_MOST_CONTEXT:,}"
+            raise self.wrong("context", self.context, range_)
+        return self
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -229,10 +193,6 @@ class ExpertConfig:
         if self.url is None:
             return ()
         return (self.url,) if isinstance(self.url, str) else self.url
-
-    @property
-    def _plain_urls(self) -> list[str]:
-        return [url.rstrip("/") for url in self.urls]
 
     @property
     def sees_everything(self) -> bool:
@@ -247,128 +207,97 @@ class ExpertConfig:
         """Where the tokenizer is."""
         return self.tokenizer or self.model
 
-    def api_key(self) -> ApiKey:
-        """Return the API key: the environment's, the file's, or none."""
-        return ApiKey.named(variable=self.api_key_env, file=self.api_key_file)
 
+class FloeConfig(Settings):
+    """All that the processor is told at start."""
 
-__all__ = ["Ask", "ExpertConfig", "FloeConfig", "why_off"]
+    wording: ClassVar[Wording] = _wording("")
 
-Ask = Literal["always", "unsure"]
-
-#: A day, milliseconds: no thread can be told to wait for any time (`threading.TIMEOUT_MAX`).
-_MOST_WAIT_MS = 86_400_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloeConfig:
-    """All that the processor is told at start.
-
-    Attributes
-    ----------
-    expert : ExpertConfig
-        The other model.
-    router : str
-        Name of the router; default ``evidence``.
-    default_mode : {"fused", "host"}
-        What a request that says ``auto``, or nothing, gets. Default ``fused``.
-    deadline_ms : float
-        Milliseconds from the start of a call for which a token waits for it. Default 250.
-    first_deadline_ms : float
-        Milliseconds that the expert may take to read a prompt. Nobody waits that long: past
-        `deadline_ms` the answer's first tokens are the host's until the reply is there. A call
-        that takes longer has failed, and is cancelled. Default 5,000.
-    answer_budget_ms : float, optional
-        Milliseconds that one answer may wait for the expert, all its tokens together; after that
-        the host finishes it alone. Without it, only the deadline per token counts.
-    ask : {"always", "unsure"}
-        ``always``: at every token, while the host computes. ``unsure``: only where the entropy of
-        the host's distribution is above `unsure_nats`, for experts that cost money; the call then
-        starts after the host's forward pass, so such a token takes both models' time.
-    unsure_nats : float
-        Default 1.0.
-    covers : int
-        Most further prompts per position for text that ends inside one of the expert's tokens, in
-        the same request. 0: the text is asked about as it stands. Default 3. What they are worth is
-        measured in ``docs/results/fusion_quality.md``.
-    breaker_failures : int
-        Failed or late calls in a row after which the expert is left alone. Default 5.
-    breaker_cooldown_s : float
-        Seconds for which it is left alone. Default 5.
-    plugins : tuple of str
-        Dotted paths of plugin modules to load beside the installed ones.
-    detectors : tuple of str, optional
-        Names of the detectors that the gate asks; if not given, all that are registered, save those
-        that must be named.
-    gate_timeout_s : float
-        Seconds that the gate may take for one text, up to 60; one that takes longer stays here. The
-        step waits for it. Default 1.
-    trace_file : str, optional
-        A JSON Lines file to append one line per step and stream to: figures, never text.
-    metrics_port : int, optional
-        Port on 127.0.0.1 that answers with metrics in Prometheus' text format.
-    host_url : str, optional
-        Base URL of this very server. With it, the prompt is scored once by both models, and the
-        router begins with that evidence instead of none. Costs each model one more pass over it.
-    host_api_key_env : str, optional
-        Environment variable with the API key of this server, if it asks for one.
-    """
-
-    expert: ExpertConfig
-    router: str = "evidence"
-    default_mode: Mode = "fused"
-    deadline_ms: float = 250.0
-    first_deadline_ms: float = 5000.0
-    answer_budget_ms: float | None = None
-    ask: Ask = "always"
-    unsure_nats: float = 1.0
-    covers: int = 3
-    breaker_failures: int = 5
-    breaker_cooldown_s: float = 5.0
-    plugins: tuple[str, ...] = ()
-    detectors: tuple[str, ...] | None = None
-    gate_timeout_s: float = 1.0
-    trace_file: str | None = None
-    metrics_port: int | None = None
-    host_url: str | None = None
-    host_api_key_env: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        accept("router", self.router, "a router's name", good=isinstance(self.router, str))
-        modes = tuple(mode for mode in MODES if mode != "auto")
-        accept(
-            "default_mode", self.default_mode, " or ".join(modes), good=self.default_mode in modes
-        )
-        accept("ask", self.ask, " or ".join(get_args(Ask)), good=self.ask in get_args(Ask))
-        for key in ("deadline_ms", "first_deadline_ms"):
-            value = getattr(self, key)
-            good = is_number(value) and 0 < value <= _MOST_WAIT_MS
-            accept(key, value, f"a number above 0, up to {_MOST_WAIT_MS:,}", good=good)
-        optional = ("answer_budget_ms",) if self.answer_budget_ms is not None else ()
-        for key in ("breaker_cooldown_s", "unsure_nats", *optional):
-            value = getattr(self, key)
-            accept(key, value, "a number above 0", good=is_number(value) and value > 0)
-        good = is_number(self.gate_timeout_s) and 0 < self.gate_timeout_s <= MOST_TIMEOUT_S
-        accepted = f"a number above 0, up to {MOST_TIMEOUT_S}"
-        accept("gate_timeout_s", self.gate_timeout_s, accepted, good=good)
-        ranges = {"breaker_failures": (1, 1_000_000), "covers": (0, 16)}
-        if self.metrics_port is not None:
-            ranges["metrics_port"] = (1, 65_535)
-        for key, (least, most) in ranges.items():
-            value = getattr(self, key)
-            good = is_integer(value, least=least, most=most)
-            accept(key, value, f"an integer from {least} to {most}", good=good)
-        if self.host_url is not None:
-            good = is_url(self.host_url)
-            accept("host_url", self.host_url, "an http:// or https:// URL", good=good)
-        if self.host_api_key_env is not None:
-            good = is_set_variable(self.host_api_key_env)
-            accepted = "the name of an environment variable that is set"
-            accept("host_api_key_env", self.host_api_key_env, accepted, good=good)
-        if self.trace_file is not None:
-            parent = isinstance(self.trace_file, str) and Path(self.trace_file).parent.is_dir()
-            accept("trace_file", self.trace_file, "a path in an existing folder", good=parent)
+    config_file: _File | None = Field(
+        default=None, description="a JSON file with further keys of this table"
+    )
+    expert: Annotated[ExpertConfig, Words(accepted="a JSON object")] = Field(
+        description="the other model: the keys of the table below"
+    )
+    router: Annotated[str, Words(accepted="a router's name")] = Field(
+        default="evidence",
+        description="who gives the two models their weights: `evidence`, `entropy`, `perplexity`, "
+        "`mean`, `host`, `expert`, or a plugin's",
+    )
+    default_mode: Literal["host", "fused"] = Field(
+        default="fused", description="what a request gets that says `auto` or nothing"
+    )
+    deadline_ms: _Wait = Field(
+        default=250.0,
+        description="milliseconds from the start of a call for which a token waits for it",
+    )
+    first_deadline_ms: _Wait = Field(
+        default=5000.0,
+        description="milliseconds that the expert may take to read a prompt. Nobody waits that "
+        "long: past `deadline_ms` the first tokens are the host's until the reply is there. A call "
+        "that takes longer has failed, and is cancelled",
+    )
+    answer_budget_ms: _Positive | None = Field(
+        default=None,
+        description="milliseconds that one answer may wait for the expert, all its tokens "
+        "together; the host finishes it alone",
+    )
+    ask: Ask = Field(
+        default="always",
+        description="`always`: at every token, while the host computes. `unsure`: only where the "
+        "host is, for experts that cost money; the call then starts after its forward pass",
+    )
+    unsure_nats: _Positive = Field(
+        default=1.0,
+        description="entropy of the host's distribution from which it counts as unsure",
+    )
+    covers: int = Field(
+        default=3,
+        ge=0,
+        le=16,
+        description="most further prompts per position where the text ends inside one of the "
+        "expert's tokens; 0 asks for the text as it stands",
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1_000_000,
+        description="failed or late calls in a row after which a server is left alone",
+    )
+    breaker_cooldown_s: _Positive = Field(
+        default=5.0,
+        description="seconds for which it is; then one call probes it, for which nobody waits",
+    )
+    plugins: Names = Field(
+        default=(), description="dotted paths of plugin modules to load beside the installed ones"
+    )
+    detectors: Annotated[Names, Words(unset="all")] | None = Field(
+        default=None,
+        description="names of the detectors that the privacy gate asks; all but those "
+        "[that must be named](detectors.md#asked-only-where-they-are-named) if not given",
+    )
+    gate_timeout_s: float = Field(
+        default=TIMEOUT_S,
+        gt=0,
+        le=MOST_TIMEOUT_S,
+        description="seconds that the gate may take for one text; one that takes longer stays "
+        "here. The step waits for it",
+    )
+    trace_file: _TraceFile | None = Field(
+        default=None, description="a JSON Lines file for [figures per token](#trace-file)"
+    )
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None, description="port on 127.0.0.1 for [metrics](#metrics)"
+    )
+    host_url: Url | None = Field(
+        default=None,
+        description="base URL of this server itself; with it both models score each prompt once, "
+        "and the router begins with that evidence",
+    )
+    host_api_key_env: Variable | None = Field(
+        default=None,
+        description="environment variable with this server's API key, if it asks for one",
+    )
 
     def fuses(self, mode: Mode) -> bool:
         """Tell whether a request of this mode is fused."""
@@ -390,20 +319,63 @@ class FloeConfig:
         if not isinstance(additional, Mapping) or additional.get(SECTION) is None:
             return None
         values = additional[SECTION]
-        accept("the configuration", values, "a JSON object", good=isinstance(values, Mapping))
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"floe: the configuration is {values!r}; accepted is a JSON object.")
         values = dict(values)
         if "config_file" in values:
-            file = read_config_file(values.pop("config_file"), named_by="floe: config_file")
+            file = read_config_file(values["config_file"], named_by="floe: config_file")
             if "config_file" in file:
                 raise ConfigError("floe: config_file names a file that names another; keep one.")
             values = _merged(values, file)
-        check_places(cls, ExpertConfig, values, inner="expert")
+        _check_places(values)
         if "expert" not in values:
             raise ConfigError("floe: the section 'expert' (model, url, tokenizer) is missing.")
-        expert = values.pop("expert")
-        accept("expert", expert, "a JSON object", good=isinstance(expert, Mapping))
-        values["expert"] = ExpertConfig(**known(ExpertConfig, expert, section="expert."))
-        return cls(**known(cls, values, section=""))
+        if isinstance(values["expert"], Mapping):
+            values["expert"] = ExpertConfig(**values["expert"])
+        return cls(**values)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of a file: the section, bare or with its name."""
+        section = super().json_schema()
+        definitions = section.pop("$defs")
+        dialect = section.pop("$schema")
+        section["properties"]["$schema"] = {"type": "string"}
+        return {
+            "$schema": dialect,
+            "type": "object",
+            "if": {"required": [SECTION]},
+            "then": {"properties": {SECTION: {"$ref": "#/$defs/FloeConfig"}}},
+            "else": {"$ref": "#/$defs/FloeConfig"},
+            "$defs": {**definitions, "FloeConfig": section},
+        }
+
+
+def _check_places(values: Mapping[str, Any]) -> None:
+    """Name keys that stand beside the section ``expert`` and belong in it, and the reverse."""
+    outside, inside = FloeConfig.model_fields.keys(), ExpertConfig.model_fields.keys()
+    found = [key for key in values if key in inside - outside]
+    if found:
+        raise ConfigError(
+            f"floe: {_listed(found)} in the section 'expert', not beside it: "
+            f'write {{"expert": {{{json.dumps(found[0])}: ...}}}}.'
+        )
+    section = values.get("expert")
+    keys = section if isinstance(section, Mapping) else {}
+    found = [key for key in keys if key in outside - inside]
+    if found:
+        raise ConfigError(
+            f"floe: {_listed(found)} beside the section 'expert', not in it: "
+            f'write {{"expert": {{...}}, {json.dumps(found[0])}: ...}}.'
+        )
+    if "expert" not in values:
+        for key in values:
+            if key not in outside and difflib.get_close_matches(key.lower(), ["expert"], n=1):
+                raise ConfigError(f"floe: {key} is not a setting; did you mean 'expert'?")
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{', '.join(keys)} {'belongs' if len(keys) == 1 else 'belong'}"
 
 
 def why_off(additional: object) -> str:
@@ -420,7 +392,7 @@ def why_off(additional: object) -> str:
     if SECTION in additional:
         return f"the section floe of --additional-config is null; {wanted}."
     names = [key for key in additional if isinstance(key, str)]
-    settings = {field.name for field in fields(FloeConfig)} | {"config_file"}
+    settings = FloeConfig.model_fields.keys()
     outside = [key for key in names if key in settings]
     if outside:
         return (
@@ -445,29 +417,37 @@ def _merged(inline: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-Mode = Literal["auto", "host", "fused"]
-MODES: tuple[str, ...] = get_args(Mode)
-_PREFIX = "floe"
+_Short = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RequestOptions:
+class RequestOptions(Settings):
     """Options of one request, from ``vllm_xargs`` (OpenAI API) or ``extra_args`` (offline).
 
-    Attributes
-    ----------
-    mode : {"auto", "host", "fused"}
-        Key ``floe``. ``host``: the expert is never asked. ``fused``: it is asked at every token, as
-        far as the gate allows. ``auto``, the default: as the server is configured.
-    expert_model : str or None
-        Key ``floe_expert_model``: the expert's model for this request, such as a user's adapter.
-    label : str or None
-        Key ``floe_label``: copied into the trace, so that a client finds its request there.
+    The attribute `mode` is the key ``floe``; the others have their names after ``floe_``.
     """
 
-    mode: Mode = "auto"
-    expert_model: str | None = None
-    label: str | None = None
+    model_config = ConfigDict(
+        alias_generator=lambda name: SECTION if name == "mode" else f"{SECTION}_{name}"
+    )
+    wording: ClassVar[Wording] = Wording(
+        wrong="vllm_xargs: {key} is {value}; accepted is {accepted}.",
+        unknown="vllm_xargs: {key} is not known; {listed}",
+        missing="vllm_xargs: {key} is missing.",
+    )
+
+    mode: Mode = Field(
+        default="auto",
+        description="`host`: the expert is never asked. `fused`: at every token, as far as the "
+        "gate allows. `auto`: as `default_mode` says",
+    )
+    expert_model: _Short | None = Field(
+        default=None,
+        description="the expert's model for this request, such as an adapter that its server has "
+        "loaded",
+    )
+    label: _Short | None = Field(
+        default=None, description="copied into the trace file; appears nowhere else"
+    )
 
     @classmethod
     def from_extra_args(cls, extra: Mapping[str, Any] | None) -> Self:
@@ -479,22 +459,9 @@ class RequestOptions:
             A `ValueError`, which vLLM answers with HTTP 400: an unknown key that begins with
             ``floe``, or a value that is not accepted.
         """
-        known = {"floe": "mode", "floe_expert_model": "expert_model", "floe_label": "label"}
-        values: dict[str, Any] = {}
-        for key, value in (extra or {}).items():
-            if not key.startswith(_PREFIX):
-                continue
-            if key not in known:
-                raise ConfigError(
-                    f"vllm_xargs: {key} is not known; accepted are {', '.join(known)}."
-                )
-            good = (
-                value in MODES
-                if key == "floe"
-                else isinstance(value, str) and 0 < len(value) <= 256
-            )
-            if not good:
-                accepted = ", ".join(MODES) if key == "floe" else "1 to 256 characters"
-                raise ConfigError(f"vllm_xargs: {key} is {value!r}; accepted is {accepted}.")
-            values[known[key]] = value
+        values = {key: value for key, value in (extra or {}).items() if key.startswith(SECTION)}
+        cls.refuse_unknown(values)
+        for key, value in values.items():
+            if value is None:
+                raise cls.wrong(cls.names()[key], value)
         return cls(**values)

@@ -60,6 +60,7 @@ def read_config_file(path: object, *, named_by: str, alone: bool = True) -> dict
         raise ConfigError(f"{what}, which cannot be read as JSON ({error}).") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{what}, which holds {_short(values)}; accepted is a JSON object.")
+    values.pop("$schema", None)  # for editors
     return _section(values, what, alone=alone)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,28 +34,24 @@ def names(text: str) -> list[str]:
     return [name for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
 
 
-def shown(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING:
-        return "required"
-    words = {("detectors", None): "all", ("tokenizer", None): "the model"}
-    if field.default is None:
-        return words.get((field.name, None), "none")
-    return f"`{json.dumps(field.default)}`"
-
-
 def test_the_configuration_is_all_there_with_its_defaults() -> None:
     told = {row[0].strip("`"): row[1] for row in rows(section("Configuration"))}
-    fields = [field for field in dataclasses.fields(FloeConfig) if field.name != "expert"]
-    fields += dataclasses.fields(ExpertConfig)
-    assert told == {"config_file": "none"} | {field.name: shown(field) for field in fields}
+    words = {
+        "detectors": "all",
+        "tokenizer": "the model",
+        "model": "required",
+        "expert": "required",
+    }
+    keys = {**FloeConfig.model_fields, **ExpertConfig.model_fields}
+    assert told == {
+        name: words.get(name)
+        or ("none" if key.default is None else f"`{json.dumps(FloeConfig.written(key.default))}`")
+        for name, key in keys.items()
+    }
 
 
 def test_the_request_keys_are_all_there() -> None:
-    keys = [
-        "floe" if field.name == "mode" else f"floe_{field.name}"
-        for field in dataclasses.fields(RequestOptions)
-    ]
-    assert names(section("Requests")) == keys
+    assert names(section("Requests")) == list(RequestOptions.names())
     assert re.findall(r"`(\w+)`", rows(section("Requests"))[0][1]) == list(MODES)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.gate import Action, Decision, Gate, Policy, Verdict
-from floe_plugins.gate.settings import VARIABLE, GateSettings
-from floe_plugins.gate.verdict import OTHERS
+from floe_plugins.gate.gate import VARIABLE
+from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP
 
 _NOT_CLEAR = 1
 
@@ -27,16 +27,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--policy",
         choices=[str(policy) for policy in Policy],
-        help="strict: any finding keeps the text local; redact: findings are replaced; labels: as "
-        "--action says (default: strict)",
+        help=f"{POLICY_HELP} (default: {Policy.STRICT})",
     )
     parser.add_argument(
         "--action",
         metavar=f"LABEL={'|'.join(Action)}",
         action="append",
         default=[],
-        help="with --policy labels: what to do with a label; may be repeated; "
-        f"{OTHERS} for all others",
+        help=f"{ACTIONS_HELP}; may be repeated",
     )
     parser.add_argument(
         "--detector",
@@ -65,16 +63,20 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> Gate:
+    # Its models take longer to import than most commands to run, and the parser is made for each.
+    from floe_plugins.gate.settings import GateSettings
+
     given = (
         GateSettings.from_file(arguments.config)
         if arguments.config
         else GateSettings.from_environment()
     )
-    return given.changed(
-        policy=arguments.policy,
-        actions=dict(map(_action, arguments.action)) or None,
-        detectors=arguments.detector,
-    ).gate()
+    options = {
+        "policy": arguments.policy,
+        "actions": dict(map(_action, arguments.action)),
+        "detectors": arguments.detector,
+    }
+    return given.changed(**{name: value for name, value in options.items() if value}).gate()
 
 
 def _action(argument: str) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from floe_plugins.cli import main
-from floe_plugins.gate.settings import GateSettings
-from floe_plugins.middleware.cloud import CloudSettings
+from floe_plugins.gate.settings import CloudSettings, GateSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "gate.md").read_text(encoding="utf-8")
 
@@ -35,7 +34,7 @@ def test_the_files_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "llm.key").write_text("key")
     section = {**with_cloud["cloud"], "api_key_file": str(tmp_path / "llm.key")}
     cloud = CloudSettings.from_mapping(section)
-    for key, value in re.findall(r"^\| `(\w+_s)` \| ([\d.]+) \|", PAGE, re.MULTILINE):
+    for key, value in re.findall(r"^\| `(\w+_s)` \| `([\d.]+)` \|", PAGE, re.MULTILINE):
         owner = cloud if hasattr(cloud, key) else GateSettings()
         assert getattr(owner, key) == float(value), key
 

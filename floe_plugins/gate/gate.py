@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
-from floe_plugins.config import is_integer, is_number
+from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span, log_coverage
@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 #: The largest accepted `timeout_s`, seconds.
 MOST_TIMEOUT_S = 60
+TIMEOUT_S = 1.0
+MAX_CHARS = 200_000
+
+VARIABLE = "FLOE_GATE_CONFIG"
+"""Environment variable: the path of a gate's configuration."""
 
 
 class Gate:
@@ -80,8 +85,8 @@ class Gate:
         policy: Policy | str = Policy.STRICT,
         actions: Mapping[str, Action | str] | None = None,
         plugins: Iterable[str] = (),
-        timeout_s: float = 1.0,
-        max_chars: int = 200_000,
+        timeout_s: float = TIMEOUT_S,
+        max_chars: int = MAX_CHARS,
     ) -> None:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
         if not is_number(timeout_s):

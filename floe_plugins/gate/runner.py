@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from floe_plugins.config import is_integer
+from floe_plugins.checks import is_integer
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.detector import PROSE, Detector, Span
 from floe_plugins.gate.verdict import Failure

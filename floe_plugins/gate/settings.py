@@ -4,50 +4,98 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from floe_plugins.config import refuse_unknown
+from pydantic import Field, SkipValidation
+
+from floe_plugins.config import Names, ServerAccess, Settings, Url, Wording, Words
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.gate import Gate
-from floe_plugins.gate.verdict import Policy
+from floe_plugins.gate.gate import MAX_CHARS, MOST_TIMEOUT_S, TIMEOUT_S, VARIABLE, Gate
+from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP, Action, Policy
 
-VARIABLE = "FLOE_GATE_CONFIG"
-"""Environment variable: the path of the configuration."""
+_ModelName = Annotated[
+    str, Field(min_length=1), Words(accepted="a model's name", unset="the request's")
+]
+_Seconds = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateSettings:
-    """What a gate is made with; see `Gate` for the meaning of each.
+class CloudSettings(ServerAccess):
+    """Where clear texts may go: section ``cloud`` of the gate's configuration."""
 
-    Attributes
-    ----------
-    policy : str
-        ``strict``, ``redact`` or ``labels``.
-    actions : mapping of str to str, optional
-        For ``labels``.
-    detectors : sequence of str, optional
-        Names of detectors.
-    plugins : sequence of str
-        Dotted paths of plugins.
-    timeout_s : float
-        Seconds.
-    max_chars : int
-        Characters.
-    cloud : mapping, optional
-        Where clear texts may go, as it stands in the file; see
-        `floe_plugins.middleware.cloud.CloudSettings`.
-    """
+    wording: ClassVar[Wording] = Wording(
+        wrong="The gate's cloud.{key} is {value}; accepted is {accepted}.",
+        unknown="The gate's section cloud has the key {key!r}; {listed}",
+        missing="The gate's section cloud has no {key}; accepted is an object with it.",
+    )
 
-    policy: str = str(Policy.STRICT)
-    actions: Mapping[str, str] | None = None
-    detectors: Sequence[str] | None = None
-    plugins: Sequence[str] = ()
-    timeout_s: float = 1.0
-    max_chars: int = 200_000
-    cloud: Mapping[str, Any] | None = None
+    url: Url = Field(
+        description="base URL of an OpenAI-compatible server, ending before `/chat/completions`"
+    )
+    model: _ModelName | None = Field(default=None, description="the model's name there")
+    connect_timeout_s: _Seconds = Field(
+        default=2.0, description="seconds until the connection stands"
+    )
+    first_byte_timeout_s: _Seconds = Field(
+        default=10.0, description="seconds until a stream begins"
+    )
+    read_timeout_s: _Seconds = Field(
+        default=60.0,
+        description="seconds for an answer that comes whole, and between the pieces of a stream",
+    )
+    cooldown_s: _Seconds = Field(
+        default=5.0, description="seconds for which a cloud that failed is left alone"
+    )
+
+    @classmethod
+    def from_mapping(cls, values: object) -> Self:
+        """Read the section.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value is not accepted.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError("The gate's section cloud has no url; accepted is an object with it.")
+        return cls(**values)
+
+
+class GateSettings(Settings):
+    """What a gate is made with."""
+
+    wording: ClassVar[Wording] = Wording(
+        wrong="The gate's {key} is set to {value}; accepted is {accepted}.",
+        unknown="The gate's configuration has the key {key!r}; {listed}",
+        missing="The gate's configuration has no {key}.",
+    )
+
+    # The gate itself checks these two, with the labels of its detectors.
+    policy: SkipValidation[Policy] = Field(default=Policy.STRICT, description=POLICY_HELP)
+    actions: Annotated[
+        SkipValidation[Mapping[str, Action] | None],
+        Words(accepted="a table from label to `clear`, `redact` or `local`"),
+    ] = Field(default=None, description=ACTIONS_HELP)
+    detectors: Annotated[Names, Words(unset="all that need not be named")] | None = Field(
+        default=None, description="names of detectors, see `floe-llm plugins`"
+    )
+    plugins: Names = Field(default=(), description="dotted paths of plugins that are not installed")
+    timeout_s: float = Field(
+        default=TIMEOUT_S,
+        gt=0,
+        le=MOST_TIMEOUT_S,
+        description="seconds that a decision waits for its detectors; after that it is local",
+    )
+    max_chars: int = Field(
+        default=MAX_CHARS,
+        ge=1,
+        description="a longer text is local without being scanned; no text is ever cut",
+    )
+    cloud: Annotated[Mapping[str, Any] | None, Words(accepted="an object with `url`")] = Field(
+        default=None,
+        description="for the middleware, [below](#pass-clear-requests-on-to-a-cloud)",
+    )
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -63,13 +111,13 @@ class GateSettings:
 
     @classmethod
     def from_file(cls, path: str) -> Self:
-        """Read a file.
+        """Read a file; a key ``$schema`` in it is for editors.
 
         Raises
         ------
         ConfigError
-            If it cannot be read, is no JSON object, or has an unknown key. What else is wrong shows
-            when the gate is made.
+            If it cannot be read, is no JSON object, has an unknown key or a value that is not
+            accepted. A policy, table or name that will not do shows when the gate is made.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -77,6 +125,8 @@ class GateSettings:
             raise ConfigError(
                 f"The gate's configuration {path} cannot be read as JSON ({error})."
             ) from None
+        if isinstance(values, dict):
+            values.pop("$schema", None)
         return cls.from_mapping(values, source=path)
 
     @classmethod
@@ -96,21 +146,20 @@ class GateSettings:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"The gate's configuration {source} is no JSON object.")
-        known = [field.name for field in fields(cls)]
-        refuse_unknown(values, known, where=f"The gate's configuration {source}")
-        for key in ("detectors", "plugins"):
-            value = values.get(key)
-            if value is not None and (
-                not isinstance(value, list) or not all(isinstance(each, str) for each in value)
-            ):
-                raise ConfigError(
-                    f"The gate's {key} in {source} are {value!r}; accepted is a list of names."
-                )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
 
-    def changed(self, **values: Any) -> Self:
-        """Return the settings with those of the values that are not None."""
-        return replace(self, **{key: value for key, value in values.items() if value is not None})
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of the file."""
+        schema = super().json_schema()
+        section = CloudSettings.json_schema()
+        del section["$schema"]
+        schema["properties"]["cloud"] = {**section, "type": ["object", "null"], "default": None}
+        schema["properties"]["$schema"] = {"type": "string"}
+        return schema
 
     def gate(self) -> Gate:
         """Make the gate.
@@ -120,11 +169,4 @@ class GateSettings:
         ConfigError, PluginError
             If a value is wrong, or a detector or plugin does not load.
         """
-        return Gate(
-            detectors=self.detectors,
-            policy=self.policy,
-            actions=self.actions,
-            plugins=self.plugins,
-            timeout_s=self.timeout_s,
-            max_chars=self.max_chars,
-        )
+        return Gate(**{name: getattr(self, name) for name in self.names() if name != "cloud"})

@@ -8,7 +8,8 @@ import pytest
 from floe_plugins.cli import main
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Policy
-from floe_plugins.gate.settings import VARIABLE, GateSettings
+from floe_plugins.gate.gate import VARIABLE
+from floe_plugins.gate.settings import GateSettings
 
 
 def written(folder: Path, values: object) -> str:

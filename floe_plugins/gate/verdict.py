@@ -125,6 +125,16 @@ class Action(StrEnum):
     """Nothing of the text leaves."""
 
 
+POLICY_HELP = (
+    "`strict`: any finding is local. `redact`: findings are replaced by placeholders such as "
+    "`<EMAIL>`, and what is left is scanned again. `labels`: as `actions` says"
+)
+ACTIONS_HELP = (
+    "for `labels`: what to do with a label; `*` for all others, which are `local` without it. The "
+    "most restrictive action among the findings wins"
+)
+
+
 @dataclass(frozen=True)
 class Rules:
     """A policy with its table of actions.

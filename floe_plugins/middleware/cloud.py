@@ -8,96 +8,23 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from floe_plugins.config import (
-    ApiKey,
-    ApiKeyError,
-    accept,
-    check_credentials,
-    is_number,
-    is_url,
-    refuse_unknown,
-)
+from floe_plugins.config import ApiKeyError
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
-from floe_plugins.errors import ConfigError
+from floe_plugins.gate.settings import CloudSettings
 
 if TYPE_CHECKING:
     import httpcore
 
 logger = logging.getLogger(__name__)
 
-_SECTION = "The gate's cloud."
 _EVENTS = b"text/event-stream"
 _OK = 200
 _OVERLOADED = (408, 429)
 _LARGEST_REPLY = 64 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class CloudSettings:
-    """The cloud that clear texts may go to: section ``cloud`` of the gate's configuration.
-
-    Attributes
-    ----------
-    url : str
-        Base URL of an OpenAI-compatible server, ending before ``/chat/completions``.
-    model : str, optional
-        The model's name at the cloud; by default the one that the request names.
-    api_key_env, api_key_file : str, optional
-        Environment variable, or file, with the API key. The client's own key is never sent.
-    ca_file : str, optional
-        Certificates (PEM) to verify the server with, instead of the system's.
-    connect_timeout_s : float
-        Seconds until a connection is made. Default 2.
-    first_byte_timeout_s : float
-        Seconds until a streamed answer begins; the device answers after that. Default 10.
-    read_timeout_s : float
-        Seconds between two pieces of a streamed answer, and for a whole one. Default 60.
-    cooldown_s : float
-        Seconds for which a cloud that failed is left alone. Default 5.
-    """
-
-    url: str
-    model: str | None = None
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    ca_file: str | None = None
-    connect_timeout_s: float = 2.0
-    first_byte_timeout_s: float = 10.0
-    read_timeout_s: float = 60.0
-    cooldown_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        _accept("url", self.url, "an http:// or https:// URL", good=is_url(self.url))
-        if self.model is not None:
-            good = isinstance(self.model, str) and bool(self.model)
-            _accept("model", self.model, "a model's name", good=good)
-        check_credentials(vars(self), section=_SECTION)
-        for key in ("connect_timeout_s", "first_byte_timeout_s", "read_timeout_s", "cooldown_s"):
-            value = getattr(self, key)
-            _accept(key, value, "a number above 0", good=is_number(value) and value > 0)
-
-    @classmethod
-    def from_mapping(cls, values: object) -> Self:
-        """Read the section.
-
-        Raises
-        ------
-        ConfigError
-            A key is unknown or a value is not accepted.
-        """
-        if not isinstance(values, Mapping) or "url" not in values:
-            raise ConfigError("The gate's section cloud has no url; accepted is an object with it.")
-        known = [field.name for field in fields(cls)]
-        refuse_unknown(values, known, where="The gate's section cloud")
-        return cls(**values)
-
-    def api_key(self) -> ApiKey:
-        """Return the API key from the environment or the file, or None."""
-        return ApiKey.named(variable=self.api_key_env, file=self.api_key_file)
 
 
 @dataclass
@@ -274,7 +201,3 @@ async def _rest(first: bytes, pieces: Any, response: httpcore.Response) -> Async
             yield piece
     finally:
         await response.aclose()
-
-
-def _accept(key: str, value: object, accepted: str, *, good: bool) -> None:
-    accept(f"{_SECTION}{key}", value, accepted, good=good)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from floe_plugins.gate import Decision, Gate
-from floe_plugins.gate.settings import GateSettings
+from floe_plugins.gate.settings import CloudSettings, GateSettings
 from floe_plugins.middleware.asgi import (
     App,
     DisconnectedError,
@@ -25,7 +25,7 @@ from floe_plugins.middleware.asgi import (
     with_headers,
     with_length,
 )
-from floe_plugins.middleware.cloud import Cloud, CloudReply, CloudSettings
+from floe_plugins.middleware.cloud import Cloud, CloudReply
 from floe_plugins.middleware.request_texts import leaving
 from floe_plugins.middleware.routes import (
     BODILESS,

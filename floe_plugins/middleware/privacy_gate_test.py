@@ -8,7 +8,7 @@ import pytest
 
 import floe_plugins.middleware
 from floe_plugins.errors import FloeError
-from floe_plugins.gate.settings import VARIABLE
+from floe_plugins.gate.gate import VARIABLE
 from floe_plugins.middleware.privacy_gate import PrivacyGate, configured
 from floe_plugins.testing.asgi import CHAT, MAIL, PRIVATE, SETTINGS, Server, ask, user
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, LayerShapes, LoraFactors
 from flower_strategy.adapters.factored_sum import DEFAULT_STACK_LIMIT, FactoredSum, Leading
-from flower_strategy.settings import Weighting
+from flower_strategy.config_keys import Weighting
 
 
 @dataclass

@@ -28,7 +28,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from floe_plugins.config import is_number
+from floe_plugins.checks import is_number
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.system import state_dir
 from flower_strategy.data.examples import Example, LocalData

@@ -198,7 +198,7 @@ def test_the_key_follows_the_weights_the_settings_and_the_clock(
     assert CostKey.of(tiny_base, settings, simulated, probe_ranks=(4, 8)) != key
     assert CostKey.of(tiny_base, settings, waiting, probe_ranks=(4, 8)) == key
     # What a step does not depend on does not measure anew.
-    faster = replace(settings, learning_rate=0.5, local_steps=9, seed=3)
+    faster = settings.changed(learning_rate=0.5, local_steps=9, seed=3)
     assert CostKey.of(tiny_base, faster, here, probe_ranks=(4, 8)) == key
 
     weights = next(Path(tiny_base.path).glob("*.safetensors"))

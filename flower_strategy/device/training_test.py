@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,9 +155,9 @@ def test_a_large_proximal_term_holds_the_adapter_and_is_not_in_the_reported_loss
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
     start = fresh(tiny_base)
-    longer = replace(settings, local_steps=25)
+    longer = settings.changed(local_steps=25)
     free = train_adapter(tiny_base, start, EXAMPLES, longer)
-    held = train_adapter(tiny_base, start, EXAMPLES, replace(longer, proximal=1e4))
+    held = train_adapter(tiny_base, start, EXAMPLES, longer.changed(proximal=1e4))
     assert moved(start, held.adapter) < 0.05 * moved(start, free.adapter)
     # The term itself is some 60 at the end.
     first, _ = held_out_loss(tiny_base, start, EXAMPLES, settings)
@@ -172,9 +171,9 @@ def test_the_proximal_term_pulls_towards_the_adapter_that_came(
     start = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, settings).adapter
     layer = next(iter(start.layers))
     for steps, same in ((1, True), (2, False)):
-        short = replace(settings, local_steps=steps)
+        short = settings.changed(local_steps=steps)
         free = train_adapter(tiny_base, start, EXAMPLES, short)
-        held = train_adapter(tiny_base, start, EXAMPLES, replace(short, proximal=10.0))
+        held = train_adapter(tiny_base, start, EXAMPLES, short.changed(proximal=10.0))
         assert np.array_equal(free.adapter.delta(layer), held.adapter.delta(layer)) is same
 
 

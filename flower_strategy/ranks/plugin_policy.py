@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from floe_plugins.config import is_number
+from floe_plugins.checks import is_number
 from floe_plugins.errors import ConfigError, FloeError, PluginError
 from floe_plugins.hooks import RESERVED
 from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError

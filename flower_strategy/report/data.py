@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator
 
-from floe_plugins.config import is_number
+from floe_plugins.checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
 MOST_DEVICES = 120

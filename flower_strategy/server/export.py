@@ -143,7 +143,7 @@ def export_run(
         "rank_policy": policy.name,
         "candidate_ranks": list(policy.candidates),
         "deadline_seconds": policy.deadline,
-        "training": asdict(training),
+        "training": training.model_dump(),
         "embedding": asdict(embedding),
         "clustering": asdict(clustering),
         "clusters": clusters,

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def test_the_norm_is_that_of_the_dense_change() -> None:
 def test_real_training_is_as_long_as_asked_at_every_rank_and_scaling(
     tiny_base: BaseModel, settings: TrainingSettings, scaling: dict[str, Any], rate: float
 ) -> None:
-    settings = replace(settings, learning_rate=rate, **scaling)
+    settings = settings.changed(learning_rate=rate, **scaling)
     examples = [Example(f"{n} + {n} = ", f"{2 * n}, as was asked for.") for n in range(8)]
     whole = initial_adapter(layer_shapes(tiny_base.model), rank=512, seed=0)
     times, bare = {}, {}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Gate
-from floe_plugins.gate.settings import VARIABLE
+from floe_plugins.gate.gate import VARIABLE
 from integration_tests.harness.tiny_models import TinyModels
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.build import build_engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ def expert(answer: Any) -> PluginExpert:
 
 def built(thing: Any, kind: str = "parrot") -> ExpertPool:
     return build_expert(
-        replace(CONFIG, kind=kind),
+        CONFIG.changed(kind=kind),
         vocabulary=10,
         end_ids=NO_ENDS,
         breaker_failures=2,

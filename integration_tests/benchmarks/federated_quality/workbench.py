@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
@@ -62,7 +61,7 @@ class Workbench:
         """
         settings = self.world.settings
         if steps is not None:
-            settings = replace(settings, local_steps=steps)
+            settings = settings.changed(local_steps=steps)
         key = ""
         if self._remember and server_round == 1 and frozen is None:
             key = f"{node} {settings.local_steps} {fingerprint(adapter)}"

@@ -67,7 +67,9 @@ class Comparison:
         self._expert = expert
         self._top_k = top_k
         self._routers = routers
-        self._covers = 0 if host.vocabulary.equals(expert.vocabulary) else FloeConfig.covers
+        self._covers = (
+            0 if host.vocabulary.equals(expert.vocabulary) else FloeConfig.defaults()["covers"]
+        )
         self._maps = load_maps(host.vocabulary, expert.vocabulary)
         self._peers = peers(host.vocabulary, expert.vocabulary, self._maps)
 

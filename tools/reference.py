@@ -1,0 +1,81 @@
+"""Writes what the documentation and ``pyproject.toml`` say of the keys of all configurations.
+
+``python -m tools.reference`` puts tables of keys between marks of pages in ``docs``, and the
+defaults of the run configuration into ``[tool.flwr.app.config]``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from floe_plugins.gate.settings import CloudSettings, GateSettings
+from flower_strategy.config import RunConfig
+from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+_ALL = ("default", "meaning", "accepts")
+TABLES = {
+    "run": RunConfig.table(*_ALL),
+    "serving": FloeConfig.table(*_ALL),
+    "expert": ExpertConfig.table(*_ALL),
+    "request": RequestOptions.table("accepts", "meaning"),
+    "gate": GateSettings.table(*_ALL),
+    "cloud": CloudSettings.table(*_ALL),
+}
+"""Name of a mark -> what stands after it."""
+PAGES = {
+    "docs/reference/run-configuration.md": ("run",),
+    "docs/reference/serving.md": ("serving", "expert", "request"),
+    "docs/how-to/gate.md": ("gate", "cloud"),
+}
+"""Page -> its marks, ``<!-- keys: NAME -->`` and ``<!-- end -->``."""
+
+
+def page(text: str, marks: tuple[str, ...]) -> str:
+    """Return a page with its tables of today.
+
+    Raises
+    ------
+    ValueError
+        A mark is not there.
+    """
+    for mark in marks:
+        before, start, rest = text.partition(f"<!-- keys: {mark} -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not end:
+            raise ValueError(f"there is no block {mark!r}")
+        text = f"{before}{start}\n{TABLES[mark]}\n{end}{after}"
+    return text
+
+
+def pyproject(text: str) -> str:
+    """Return the project's file with the defaults of today.
+
+    Raises
+    ------
+    ValueError
+        The table is not there.
+    """
+    head = "[tool.flwr.app.config]\n"
+    before, found, after = text.partition(head)
+    if not found:
+        raise ValueError(f"there is no {head.strip()}")
+    # Texts, numbers and flags are in TOML what they are in JSON.
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in RunConfig.defaults().items()]
+    _, next_table, rest = after.partition("\n[")
+    return before + head + "".join(lines) + next_table + rest
+
+
+def written() -> dict[Path, str]:
+    """Return the files and what is to stand in them."""
+    texts = {
+        ROOT / name: page((ROOT / name).read_text("utf-8"), marks) for name, marks in PAGES.items()
+    }
+    project = ROOT / "pyproject.toml"
+    return {**texts, project: pyproject(project.read_text("utf-8"))}
+
+
+if __name__ == "__main__":
+    for file, text in written().items():
+        file.write_text(text, "utf-8")
