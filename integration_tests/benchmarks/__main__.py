@@ -13,9 +13,9 @@ from typing import Any
 
 from floe_plugins.commands.output import print_json
 from floe_plugins.errors import FloeError
-from integration_tests.benchmarks import common, figures
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import Data, find_data
-from integration_tests.benchmarks.pages import write_index, write_page
+from integration_tests.benchmarks.pages import draw, write_index, write_page
 from integration_tests.benchmarks.running import ROOT, Runner
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 from integration_tests.harness.tiny_models import make_models
@@ -26,7 +26,7 @@ NOT_RUN = "it was not run."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite; return 0 if all benchmarks gave a result, 1 else."""
-    parser = common.parser("Run every benchmark and write the pages of results.")
+    parser = cli.parser("Run every benchmark and write the pages of results.")
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--quick", action="store_true", help="on little, into the folder 'quick' of the results")
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out = measure(chosen, folder, quick=options.quick, data=data)
         index(folder, quick=options.quick, left_out=left_out)
     except FloeError as error:
-        return common.failed(error)
+        return cli.failed(error)
     finished = [each.name for each in chosen if each.name not in left_out]
     report = {"folder": str(folder), "finished": finished, "left_out": left_out}
     if options.json:
@@ -101,18 +101,18 @@ def _measure(
 
     def timed(benchmark: Benchmark) -> dict[str, Any]:
         begun = time.monotonic()
-        common.note(f"{benchmark.name} begins")
+        cli.note(f"{benchmark.name} begins")
         try:
             return runner.run(benchmark)
         finally:
-            common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
+            cli.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
 
     # What is timed has the machine for itself. Quick runs show that all runs, and most of their
     # time is one process after the other being started.
     with ThreadPoolExecutor(2 if quick else 1) as pool:
         runs = {pool.submit(timed, benchmark): benchmark for benchmark in chosen}
         try:
-            for done in common.progress(as_completed(runs), "benchmarks", total=len(runs)):
+            for done in cli.progress(as_completed(runs), "benchmarks", total=len(runs)):
                 try:
                     write(runs[done], done.result(), folder)
                 except FloeError as error:
@@ -125,7 +125,7 @@ def _measure(
 def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:
     """Write figures and pages anew from the results of a folder; return those that it lacks."""
     left_out = {}
-    for benchmark in common.progress(chosen, "pages"):
+    for benchmark in cli.progress(chosen, "pages"):
         file = folder / f"{benchmark.name}.json"
         if file.is_file():
             write(benchmark, json.loads(file.read_text("utf-8")), folder)
@@ -138,7 +138,7 @@ def write(benchmark: Benchmark, values: dict[str, Any], folder: Path) -> None:
     """Write a result: JSON, figure and page."""
     name = benchmark.name
     (folder / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    figures.draw(name, values, folder / f"{name}.png")
+    draw(name, values, folder / f"{name}.png")
     write_page(benchmark, values, frame=RESULTS / f"{name}.md", page=folder / f"{name}.md")
 
 
@@ -155,4 +155,4 @@ def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.plotting import save
 from integration_tests.benchmarks.suite import Benchmark
 
 BEGIN, END = "<!-- result: begin -->", "<!-- result: end -->"
+
+
+def draw(name: str, values: Mapping[str, Any], file: Path) -> None:
+    """Draw the figure of what a benchmark printed with ``--json`` as PNG."""
+    save(import_module(f"integration_tests.benchmarks.{name}.figure").draw(values), file)
 
 
 def write_page(benchmark: Benchmark, values: Mapping[str, Any], *, frame: Path, page: Path) -> None:
@@ -52,7 +59,7 @@ def result(benchmark: Benchmark, values: Mapping[str, Any]) -> str:
     lines += ["", *(f"- {_escaped(remark)}" for remark in values["remarks"])]
     # A list that begins right below a table would be taken for a row of it.
     lines += ["", f"Command: `{run['command']}`, {run['seconds']:.0f} seconds.  "]
-    lines += [f"{_seeds(values)}  ", common.machine_line(values["machine"])]
+    lines += [f"{_seeds(values)}  ", cli.machine_line(values["machine"])]
     lines += [f"All figures: [{benchmark.name}.json]({benchmark.name}.json).", ""]
     return "\n".join(lines)
 

@@ -12,10 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks import figures
 from integration_tests.benchmarks.__main__ import NOT_RUN, RESULTS, index, measure, rewrite
 from integration_tests.benchmarks.data import find_data
-from integration_tests.benchmarks.pages import BEGIN, END, markdown_table, result, write_page
+from integration_tests.benchmarks.pages import BEGIN, END, draw, markdown_table, result, write_page
 from integration_tests.benchmarks.running import ROOT, FailedError, Runner
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 
@@ -28,15 +27,13 @@ SMALL = Benchmark(
 
 
 def test_no_benchmark_is_left_out() -> None:
-    modules = [path for path in FOLDER.glob("*.py") if not path.stem.endswith("_test")]
-    measuring = {path.stem for path in modules if "common.show(" in path.read_text()}
     packages = {path.parent.name for path in FOLDER.glob("*/__main__.py")}
-    assert {each.name for each in SUITE} == measuring | packages
+    assert {each.name for each in SUITE} == packages
 
 
 @pytest.mark.parametrize("benchmark", SUITE, ids=lambda each: each.name)
 def test_a_benchmark_has_a_figure_and_a_page_with_both_markers(benchmark: Benchmark) -> None:
-    assert (FOLDER / "figures" / f"{benchmark.name}.py").is_file()
+    assert (FOLDER / benchmark.name / "figure.py").is_file()
     page = (RESULTS / f"{benchmark.name}.md").read_text("utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     assert f"python -m integration_tests.benchmarks.{benchmark.name}" in page
@@ -53,7 +50,7 @@ def test_what_is_published_is_what_the_json_says(benchmark: Benchmark, tmp_path:
     assert values["run"]["seconds"] > 1
     assert values["machine"]["cores"] >= 1
     assert result(benchmark, values) in (RESULTS / f"{benchmark.name}.md").read_text("utf-8")
-    figures.draw(benchmark.name, values, tmp_path / "again.png")
+    draw(benchmark.name, values, tmp_path / "again.png")
     again, published = imread(tmp_path / "again.png"), imread(RESULTS / f"{benchmark.name}.png")
     assert again.shape == published.shape
     # Not one colour alone, and the same picture but for how another release draws letters.

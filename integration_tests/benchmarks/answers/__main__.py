@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError, FloeError
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.answers import summary
-from integration_tests.benchmarks.answers.asking import Item, Servers
-from integration_tests.benchmarks.answers.measuring import figures
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.answers import result as summary
+from integration_tests.benchmarks.answers.measure import figures
+from integration_tests.benchmarks.answers.servers import Item, Servers
 from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
 from integration_tests.benchmarks.answers.training import described, federate, federation_in
 from integration_tests.benchmarks.data import task_files
@@ -35,7 +35,7 @@ _DESCRIPTION = (
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = common.parser(_DESCRIPTION)
+    parser = cli.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--in-task", help="tasks that the SLM is trained for, separated by commas")
@@ -47,34 +47,32 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--slm", default="embedded:smollm2-135m-instruct", help="the SLM (%(default)s)")
     add("--llm", default=CLOUD_MODEL, help="the LLM (%(default)s)")
-    add("--items", type=common.at_least_one, default=12, help="asked per task (%(default)s)")
-    add(
-        "--fit", type=common.at_least_one, default=4, help="for the cascade, per task (%(default)s)"
-    )
-    add("--timed", type=common.at_least_one, default=1, help="asked alone, per task (%(default)s)")
+    add("--items", type=cli.at_least_one, default=12, help="asked per task (%(default)s)")
+    add("--fit", type=cli.at_least_one, default=4, help="for the cascade, per task (%(default)s)")
+    add("--timed", type=cli.at_least_one, default=1, help="asked alone, per task (%(default)s)")
     add(
         "--trained",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=192,
         help="for training, per task (%(default)s)",
     )
     add("--shots", type=int, default=2, help="solved examples before each prompt (%(default)s)")
     add(
         "--prompt-characters",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=300,
         help="longer ones are cut in front",
     )
-    add("--max-tokens", type=common.at_least_one, default=72, help="of an answer (%(default)s)")
-    add("--rounds", type=common.at_least_one, default=2, help="federated rounds (%(default)s)")
-    add("--local-steps", type=common.at_least_one, default=4, help="of a round (%(default)s)")
+    add("--max-tokens", type=cli.at_least_one, default=72, help="of an answer (%(default)s)")
+    add("--rounds", type=cli.at_least_one, default=2, help="federated rounds (%(default)s)")
+    add("--local-steps", type=cli.at_least_one, default=4, help="of a round (%(default)s)")
     add(
         "--max-length",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=96,
         help="tokens of a trained text (%(default)s)",
     )
-    add("--export-rank", type=common.at_least_one, default=8, help="of the adapters (%(default)s)")
+    add("--export-rank", type=cli.at_least_one, default=8, help="of the adapters (%(default)s)")
     add("--seed", type=int, default=0, help="of the run, the items and the bootstrap")
     add("--run", type=Path, metavar="FOLDER", help="the --output of an earlier call: no training")
     add("--output", type=Path, metavar="FOLDER", help="keep the working files here")
@@ -95,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             values = _measured(options, folder)
         except (FloeError, DemoError) as error:
-            return common.failed(error)
-    common.show(
+            return cli.failed(error)
+    cli.show(
         options,
         values,
         header=summary.HEADER,
@@ -129,7 +127,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     trained_s = time.monotonic() - begun
     items = _items(tasks, federation, fitted=False)
     fitted = _items(tasks, federation, fitted=True)
-    common.note("the device's server and the cloud's")
+    cli.note("the device's server and the cloud's")
     with pair_of_servers(
         federation,
         folder,
@@ -218,4 +216,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

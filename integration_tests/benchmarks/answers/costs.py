@@ -9,8 +9,9 @@ from functools import partial
 from statistics import fmean
 from typing import Any, TypeVar
 
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.answers.asking import (
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.answers.metering import Meter
+from integration_tests.benchmarks.answers.servers import (
     FLOE,
     LLM,
     SLM,
@@ -19,7 +20,6 @@ from integration_tests.benchmarks.answers.asking import (
     Reply,
     Servers,
 )
-from integration_tests.benchmarks.answers.metering import Meter
 from integration_tests.benchmarks.answers.systems import CASCADE, ROUTER, escalates, routed
 
 _IDLE_SECONDS = 4.0
@@ -92,7 +92,7 @@ def measured_costs(
         Of the cascade, nats.
     """
     found: dict[str, list[Cost]] = {system: [] for system in (*WRITERS, ROUTER, CASCADE)}
-    for item in common.progress(items, "one at a time"):
+    for item in cli.progress(items, "one at a time"):
         own: dict[str, Cost] = {}
         replies: dict[str, Reply] = {}
         for writer in WRITERS:

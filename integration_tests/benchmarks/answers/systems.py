@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from integration_tests.benchmarks.answers.asking import LLM, SLM, WRITERS, Item, Reply
 from integration_tests.benchmarks.answers.marking import token_f1
+from integration_tests.benchmarks.answers.servers import LLM, SLM, WRITERS, Item, Reply
 
 ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
 

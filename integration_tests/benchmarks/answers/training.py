@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
 from integration_tests.demo import federation as demo
 from integration_tests.demo.federation import DEVICES, RUN, Federation
@@ -53,7 +53,7 @@ def federate(
     """
     write_training(tasks, folder / _DATA)
     check_disjoint(tasks, folder / _DATA)
-    common.note(f"federated run: {DEVICES} devices")
+    cli.note(f"federated run: {DEVICES} devices")
     wanted = {**config, "data": str(folder / _DATA)}
     return demo.federate(folder, config=wanted, on_line=_note)
 
@@ -75,4 +75,4 @@ def described(federation: Federation) -> list[dict[str, Any]]:
 
 def _note(line: str) -> None:
     if "[ROUND " in line:
-        common.note(f"federated run: round {line.rsplit('[ROUND ', 1)[1].rstrip(']')}")
+        cli.note(f"federated run: round {line.rsplit('[ROUND ', 1)[1].rstrip(']')}")

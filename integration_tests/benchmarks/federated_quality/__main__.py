@@ -9,10 +9,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from floe_plugins.errors import ConfigError, FloeError
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.federated_quality import summary
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.federated_quality import result as summary
+from integration_tests.benchmarks.federated_quality.measure import Journal, plan, run_tasks
 from integration_tests.benchmarks.federated_quality.protocol import Protocol, default_data
-from integration_tests.benchmarks.federated_quality.runner import Journal, plan, run_tasks
 
 METHODS = ("floe", "fedavg", "hetlora", "flexlora", "flora", "local", "untrained")
 #: FLoRA's first round does not end within the budget: it trains nothing, which is no comparison.
@@ -27,7 +27,7 @@ _DESCRIPTION = (
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     defaults = Protocol()
-    parser = common.parser(_DESCRIPTION)
+    parser = cli.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--seeds", type=_numbers(int), default=(0, 1), help="seeds (0,1)")
@@ -53,7 +53,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default=defaults.model, help=f"frozen base model ({defaults.model})")
     add(
         "--clients",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=defaults.clients,
         help="devices (%(default)s)",
     )
@@ -67,11 +67,11 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--budget", type=float, default=defaults.budget, help="virtual seconds (%(default)g)")
     add(
         "--local-steps",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=defaults.local_steps,
         help="steps per device and round (%(default)s)",
     )
-    add("--batch-size", type=common.at_least_one, default=defaults.batch_size, help="(%(default)s)")
+    add("--batch-size", type=cli.at_least_one, default=defaults.batch_size, help="(%(default)s)")
     add("--learning-rate", type=float, default=defaults.learning_rate, help="(%(default)s)")
     add(
         "--max-length",
@@ -81,7 +81,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--eval-examples",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=defaults.eval_examples,
         help="held-out examples per device (%(default)s)",
     )
@@ -105,7 +105,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--jobs",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=2,
         help="worker processes of one thread each (%(default)s)",
     )
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except FloeError as error:
-        return common.failed(error)
+        return cli.failed(error)
     return 0
 
 
@@ -146,7 +146,7 @@ def _run(options: argparse.Namespace) -> None:
     journal = Journal(options.resume, described)
     tasks = plan(options.levels, options.seeds, options.methods, done=journal.records)
     total = sum(len(task.methods) for task in tasks)
-    with common.progress(
+    with cli.progress(
         run_tasks(protocol, tasks, jobs=options.jobs), "federated_quality", total=total
     ) as bar:
         for record in bar:
@@ -165,7 +165,7 @@ def _run(options: argparse.Namespace) -> None:
         (record["level"], record["seed"], record["method"]): record for record in journal.records
     }
     levels = summary.summarise([by_key[key] for key in wanted])
-    common.show(
+    cli.show(
         options,
         {"levels": levels, "seeds": list(options.seeds), "protocol": described},
         header=summary.HEADER,
@@ -215,4 +215,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

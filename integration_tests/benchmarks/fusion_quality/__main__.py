@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import FloeError
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.fusion_quality import summary
-from integration_tests.benchmarks.fusion_quality.comparison import Comparison
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.fusion_quality import result as summary
 from integration_tests.benchmarks.fusion_quality.documents import default_texts, read_text
+from integration_tests.benchmarks.fusion_quality.measure import Comparison
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 
@@ -25,7 +25,7 @@ _DESCRIPTION = (
 
 def options_from(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, Any]:
     """Read the command line."""
-    parser = common.parser(_DESCRIPTION)
+    parser = cli.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--host", default=GEMMA, help="the host: embedded:NAME, a folder or a hub id (%(default)s)")
@@ -39,11 +39,11 @@ def options_from(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentPars
         "answer; any other file one document; embedded:TASK an embedded task (GSM8K and PubMedQA "
         "of ../shared/data where they are there, and embedded:code)",
     )
-    add("--limit-bytes", type=common.at_least_one, help="read at most this much of each file")
+    add("--limit-bytes", type=cli.at_least_one, help="read at most this much of each file")
     add("--seed", type=int, default=0, help="of the embedded tasks (%(default)s)")
     add(
         "--top-k",
-        type=common.at_least_one,
+        type=cli.at_least_one,
         default=100,
         help="tokens that the expert tells of each distribution (%(default)s)",
     )
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
         found = [_compare(*pair, texts, top_k=options.top_k) for pair in pairs]
     except FloeError as error:
-        return common.failed(error)
+        return cli.failed(error)
     values = {**found[0], "top_k": options.top_k, "seed": options.seed}
     if options.reversed:
         values["reversed"] = found[1]
-    common.show(
+    cli.show(
         options,
         values,
         header=["bits per byte", *summary.columns(found)],
@@ -91,11 +91,11 @@ def _compare(
 ) -> dict[str, Any]:
     comparison = Comparison(host, expert, top_k=top_k)
     found = {
-        name: comparison.on(common.progress(documents, Path(name).name))
+        name: comparison.on(cli.progress(documents, Path(name).name))
         for name, documents in texts.items()
     }
     return {"host": host.name, "expert": expert.name, "texts": found}
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

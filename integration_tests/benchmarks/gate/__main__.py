@@ -11,7 +11,7 @@ from typing import Any
 from floe_plugins.errors import FloeError
 from floe_plugins.gate import Decision, Gate
 from flower_strategy.data.embedded import make_examples
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import labelled_file
 from integration_tests.benchmarks.gate.data import Prompt, read_prompts
 from integration_tests.benchmarks.gate.measure import CHARS, Finder, measure, seconds_per_mb
@@ -32,7 +32,7 @@ _DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = common.parser(_DESCRIPTION)
+    parser = cli.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add(
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, start in ({} if options.no_peers else peers(options.spacy)).items():
             result["peers"][name] = measure(start(), prompts, name=name)
     except FloeError as error:
-        return common.failed(error)
+        return cli.failed(error)
     _show(options, result)
     return 0
 
@@ -92,7 +92,7 @@ def _show(options: Any, result: dict[str, Any]) -> None:
         [f"recall {label}", *(column["recall"][label] for column in columns.values())]
         for label in result["recall"]
     ]
-    common.show(
+    cli.show(
         options,
         result,
         header=["", *columns],
@@ -119,4 +119,4 @@ def _cell(value: float | None) -> float | str:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from integration_tests.benchmarks.common import progress
+from integration_tests.benchmarks.cli import progress
 from integration_tests.benchmarks.gate.data import Prompt
 
 Finder = Callable[[str], Sequence[tuple[int, int]] | None]

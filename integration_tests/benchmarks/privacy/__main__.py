@@ -11,11 +11,11 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.models import GEMMA, SMOLLM2
 from integration_tests.benchmarks.privacy.data import Prompts, default_data, load_prompts
 from integration_tests.benchmarks.privacy.leaving import Decode, spans_in, what_left
-from integration_tests.benchmarks.privacy.systems import SYSTEMS, Run, device_and_cloud
+from integration_tests.benchmarks.privacy.measure import SYSTEMS, Run, device_and_cloud
 from integration_tests.harness.tiny_models import make_models
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -35,7 +35,7 @@ _HEADER = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parser = common.parser("Bytes and private spans that leave the device, by who answers.")
+    parser = cli.parser("Bytes and private spans that leave the device, by who answers.")
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add(
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             values = _measure(options, prompts, Path(folder))
     except FloeError as error:
-        return common.failed(error)
-    common.show(
+        return cli.failed(error)
+    cli.show(
         options,
         values,
         header=_HEADER,
@@ -170,4 +170,4 @@ def _remarks(values: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

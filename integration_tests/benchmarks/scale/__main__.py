@@ -11,8 +11,10 @@ import torch
 
 from floe_plugins.errors import FloeError
 from flower_strategy.device.base_model import adapted_shapes
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.scale import federated, replies, serving, summary
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.scale import measure as federated
+from integration_tests.benchmarks.scale import replies, serving
+from integration_tests.benchmarks.scale import result as summary
 
 DEFAULT_MODEL = "embedded:smollm2-135m-instruct"
 DEVICES = (1_000, 2_000, 10_000)
@@ -26,7 +28,7 @@ _DESCRIPTION = (
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = common.parser(_DESCRIPTION)
+    parser = cli.parser(_DESCRIPTION)
     parser.prog = parser.prog.removesuffix(".__main__")
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="base model; its shapes alone count (%(default)s)")
@@ -71,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = measure(options)
     except FloeError as error:
-        return common.failed(error)
-    common.show(
+        return cli.failed(error)
+    cli.show(
         options,
         values,
         header=summary.HEADER,
@@ -94,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             devices=devices,
             seed=options.seed,
         )
-        for devices in common.progress(sorted(options.devices), "runs")
+        for devices in cli.progress(sorted(options.devices), "runs")
     ]
     return {
         "model": options.model,
@@ -116,4 +118,4 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    sys.exit(cli.command(main))

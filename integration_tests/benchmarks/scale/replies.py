@@ -15,7 +15,7 @@ from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
 from flower_strategy.server.replies import Sent, read_train_reply
 from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
 from flower_strategy.settings import ReplyRules
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.scale.fleet import trained_adapters
 
 _WARM_UP = 32  # rank of the replies by which every sum becomes as large as it gets
@@ -53,7 +53,7 @@ def measure(shapes: LayerShapes, ranks: Sequence[int], *, terms: int, seed: int)
         mean.add(first, weight=1.0)
     held = process.memory_info().rss - before
     found = []
-    for rank in common.progress(ranks, "replies"):
+    for rank in cli.progress(ranks, "replies"):
         sent = initial_adapter(shapes, rank=rank, seed=seed)
         expected = Sent(
             "cluster-0",

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from integration_tests.benchmarks import common, fusion_cost
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.fusion_cost import measure as fusion_cost
 from vllm_logits_processor.expert.conftest import fake_expert
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
 from vllm_logits_processor.expert.protocol import ExpertReply
@@ -46,11 +47,11 @@ def measure(
             "k": k,
             **_call(count, k, pair, text=text, calls=calls),
         }
-        for count, k in common.progress(every, "expert calls")
+        for count, k in cli.progress(every, "expert calls")
     ]
     fusion = [
         fusion_cost.measure(pair, rows=_FUSED_ROWS, vocabulary=HOST_VOCABULARY, k=k, times=repeats)
-        for k in common.progress(top_k, "fusion")
+        for k in cli.progress(top_k, "fusion")
     ]
     return {
         "calls": found,

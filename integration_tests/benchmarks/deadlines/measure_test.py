@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from integration_tests.benchmarks.deadlines import measure as deadlines
+from integration_tests.benchmarks.pages import draw
+from integration_tests.harness.tiny_models import TinyModels
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
+    tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--tokens", "16", "--repeats", "1", "--sigma", "0"]
+    far = ["--latencies", "30", "--deadlines", "10", "60"]
+    assert deadlines.main(["--host", tiny.host, *few, *far, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    short, long = values["cells"]
+    # Five late ones in a row, then the breaker is open.
+    assert (short["fused"], short["late"]) == (0, 5 / 16)
+    assert short["open"] == pytest.approx(11 / 16)
+    assert long["fused"] == 1
+    assert long["token_p50_ms"] >= long["latency_ms"] > short["deadline_ms"]
+    assert short["slowest_token_ms"] < long["token_p50_ms"] < long["deadline_ms"]
+    assert values["host_alone"]["token_p50_ms"] < short["slowest_token_ms"]
+    assert short["answer_ms"] > 4 * short["deadline_ms"]
+    for cell in values["cells"]:
+        assert cell["over_promise_ms"] == pytest.approx(
+            cell["slowest_token_ms"] - values["host_alone"]["token_p50_ms"] - cell["deadline_ms"]
+        )
+        assert cell["over_promise_ms"] < cell["over_longer_ms"] < cell["slowest_token_ms"]
+    assert len(values["table"]["rows"]) == 3
+    assert "2 of 2 cells" in values["remarks"][0] or "above" in values["remarks"][0]
+    draw("deadlines", values, tmp_path / "deadlines.png")
+    assert (tmp_path / "deadlines.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--tokens", "2"], "at least 8"),
+        (["--deadlines", "0"], "above 0"),
+        (["--sigma", "-1"], "not negative"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        deadlines.main(wrong)
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert deadlines.main(["--host", "nosuch:model"]) == 2
+    assert "nosuch" in capsys.readouterr().err

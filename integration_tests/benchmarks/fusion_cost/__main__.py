@@ -1,0 +1,7 @@
+import sys
+
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.fusion_cost.measure import main
+
+if __name__ == "__main__":
+    sys.exit(cli.command(main))
