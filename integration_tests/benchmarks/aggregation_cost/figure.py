@@ -1,17 +1,9 @@
 """Seconds of the factored and of the dense way, and of one copy of the factors."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import grouped_bars, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     figure, (axes,) = new_figure()
     cases = values["cases"]
     series = {"dense": "dense_s", "Floe, factored": "factored_s", "one copy (floor)": "floor_s"}

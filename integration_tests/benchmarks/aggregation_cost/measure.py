@@ -1,158 +1,80 @@
-"""Seconds, error and memory of Floe's aggregation against summing and decomposing dense matrices.
-
-Devices have ranks drawn from 4 to 32 and independent random factors: nothing that aggregation could
-exploit is shared. Both sides get float32 factors, may use the same threads, and return the best
-rank-32 approximation of the weighted mean.
+"""Measures Floe's aggregation and the dense one on the same replies.
 
 The dense reference adds every product to an (m, n) matrix with BLAS and decomposes it with LAPACK
 (``numpy.linalg.svd``), once per case; Floe's time is the median of several runs, the first dropped.
-The relative error is that of the product ``b @ a`` against the reference's truncated product, in
-the Frobenius norm. The peak is what Floe's aggregation holds while replies are made one at a time
-and dropped, one reply included.
 """
-
-from __future__ import annotations
 
 import re
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, FloatArray, LoraFactors
 from flower_strategy.adapters.mean import AdapterMean, Aggregate
 from integration_tests.benchmarks import cli
 
-SIZES = ("576x1536", "2048x2048", "4096x4096")
-CLIENTS = (8, 32, 128, 1000)
 RANKS = (4, 32)
 RANK = 32
 
 _LAYER = "layer"
-_Result = TypeVar("_Result")
+_Found = TypeVar("_Found")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One size and number of devices.
-
-    Attributes
-    ----------
-    m, n : int
-        Shape of the layer's weight.
-    clients : int
-        Number of devices.
-    stacked_rank : int
-        Sum of their ranks.
-    factored_s : float
-        Seconds of folding in all replies and cutting the mean, with Floe.
-    dense_s : float
-        Seconds of the dense sum, its decomposition and the cut.
-    speedup : float
-        ``dense_s / factored_s``.
-    relative_error : float
-        Of Floe's product against the dense one.
-    peak_mb : float
-        Most megabytes (1e6 bytes) that Floe's aggregation held at once.
-    floor_s : float
-        Seconds of copying the factors once: less than this no aggregation can take.
-    over_floor : float
-        ``factored_s / floor_s``.
-    discarded_energy : float
-        Share of the energy beyond the cut.
-    """
-
-    m: int
-    n: int
-    clients: int
-    stacked_rank: int
-    factored_s: float
-    dense_s: float
-    speedup: float
-    relative_error: float
-    peak_mb: float
-    floor_s: float
-    over_floor: float
-    discarded_energy: float
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return the exit code."""
-    parser = cli.parser("Cost of exact factored aggregation against dense sum-then-SVD.")
-    add = parser.add_argument
-    add("--clients", type=int, nargs="+", default=CLIENTS, help=f"numbers of devices ({CLIENTS})")
-    add("--size", nargs="+", default=SIZES, help=f"sizes MxN ({', '.join(SIZES)})")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of Floe per case")
-    options = parser.parse_args(arguments)
-    try:
-        sizes = [_shape(size) for size in options.size]
-    except ValueError as error:
-        parser.error(f"--size is MxN such as 2048x2048, not {error}")
-    if min(*options.clients, options.repeats) < 1:
-        parser.error("--clients and --repeats are at least 1")
-    chosen = [(shape, count) for shape in sizes for count in options.clients]
+def measure(options: cli.Namespace) -> dict[str, Any]:
+    """Measure every size with every number of devices."""
+    shapes = [_shape(size) for size in options.size]
+    chosen = [(shape, count) for shape in shapes for count in options.clients]
     cases = [
-        measure(shape, count, repeats=options.repeats)
+        _case(shape, count, repeats=options.repeats)
         for shape, count in cli.progress(chosen, "cases")
     ]
-    cli.show(
-        options,
-        {"rank": RANK, "client_ranks": list(RANKS), "cases": [asdict(case) for case in cases]},
-        header=[field.name for field in fields(Case)],
-        rows=[list(asdict(case).values()) for case in cases],
-        remarks=[
-            _conclusion(cases),
-            f"Ranks of the devices drawn from {RANKS[0]} to {RANKS[1]}, result cut to {RANK}; "
-            f"factored_s is the median of {options.repeats} runs, dense_s one run.",
-        ],
-    )
-    return 0
+    return {"rank": RANK, "client_ranks": list(RANKS), "cases": cases}
 
 
-def _conclusion(cases: Sequence[Case]) -> str:
-    speedups = [case.speedup for case in cases]
-    floors = [case.over_floor for case in cases]
-    return (
-        f"Factored, {min(speedups):.2g} to {max(speedups):.2g} times as fast as the dense way and "
-        f"{min(floors):.2g} to {max(floors):.2g} times the time of one copy of the factors; both "
-        f"agree to {max(case.relative_error for case in cases):.1e}."
-    )
+def _shape(size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    if found is None:
+        raise ConfigError(f"--size is MxN such as 2048x2048, not {size!r}.")
+    return int(found[1]), int(found[2])
 
 
-def measure(shape: tuple[int, int], clients: int, *, repeats: int) -> Case:
-    """Measure one case."""
-    replies = list(make_replies(shape, clients))
+def _case(shape: tuple[int, int], clients: int, *, repeats: int) -> dict[str, Any]:
+    replies = list(_replies(shape, clients))
     floor_s, _ = _timed(lambda: [(f.b.copy(), f.a.copy()) for f, _ in replies])
-    factored(shape, replies)
-    runs = [_timed(lambda: factored(shape, replies)) for _ in range(repeats)]
+    _factored(shape, replies)
+    runs = [_timed(lambda: _factored(shape, replies)) for _ in range(repeats)]
     factored_s = statistics.median(seconds for seconds, _ in runs)
-    result = runs[-1][1]
-    dense_s, (b, a) = _timed(lambda: dense(shape, replies))
+    aggregate = runs[-1][1]
+    dense_s, (b, a) = _timed(lambda: _dense(shape, replies))
     reference = b @ a
-    error = np.linalg.norm(result.adapter.delta(_LAYER) - reference) / np.linalg.norm(reference)
-    stacked_rank = sum(factors.rank for factors, _ in replies)
-    return Case(
-        m=shape[0],
-        n=shape[1],
-        clients=clients,
-        stacked_rank=stacked_rank,
-        factored_s=factored_s,
-        dense_s=dense_s,
-        speedup=dense_s / factored_s,
-        relative_error=float(error),
-        peak_mb=_peak_bytes(shape, clients) / 1e6,
-        floor_s=floor_s,
-        over_floor=factored_s / floor_s,
-        discarded_energy=result.discarded_energy,
-    )
+    error = np.linalg.norm(aggregate.adapter.delta(_LAYER) - reference) / np.linalg.norm(reference)
+    tracemalloc.start()
+    _factored(shape, _replies(shape, clients))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {
+        "m": shape[0],
+        "n": shape[1],
+        "clients": clients,
+        "stacked_rank": sum(factors.rank for factors, _ in replies),  # of all devices
+        "factored_s": factored_s,  # folding in all replies and cutting the mean, with Floe
+        "dense_s": dense_s,  # the dense sum, its decomposition and the cut
+        "speedup": dense_s / factored_s,
+        "relative_error": float(error),  # of Floe's product against the dense one, Frobenius
+        # Most that Floe held at once, replies made one by one, one included; 1e6 bytes.
+        "peak_mb": peak_bytes / 1e6,
+        "floor_s": floor_s,  # copying the factors once: less than this no aggregation can take
+        "over_floor": factored_s / floor_s,
+        "discarded_energy": aggregate.discarded_energy,  # share beyond the cut
+    }
 
 
-def make_replies(shape: tuple[int, int], clients: int) -> Iterator[tuple[LoraFactors, float]]:
+def _replies(shape: tuple[int, int], clients: int) -> Iterator[tuple[LoraFactors, float]]:
     """Yield each device's factors and number of examples."""
     generator = np.random.default_rng((clients, *shape))
     for _ in range(clients):
@@ -164,18 +86,16 @@ def make_replies(shape: tuple[int, int], clients: int) -> Iterator[tuple[LoraFac
         yield factors, float(generator.integers(10, 1000))
 
 
-def factored(shape: tuple[int, int], replies: Iterable[tuple[LoraFactors, float]]) -> Aggregate:
-    """Aggregate as Floe does."""
+def _factored(shape: tuple[int, int], replies: Iterable[tuple[LoraFactors, float]]) -> Aggregate:
     mean = AdapterMean({_LAYER: shape})
     for factors, weight in replies:
         mean.add(AdapterState({_LAYER: factors}), weight=weight)
     return mean.result(RANK)
 
 
-def dense(
+def _dense(
     shape: tuple[int, int], replies: Sequence[tuple[LoraFactors, float]]
 ) -> tuple[FloatArray, FloatArray]:
-    """Sum the products, decompose the mean, cut it."""
     total = np.zeros(shape, np.float32)
     for factors, weight in replies:
         total += (np.float32(weight) * factors.b) @ factors.a
@@ -185,27 +105,7 @@ def dense(
     return left[:, :RANK] * root, root[:, None] * right[:RANK]
 
 
-def _peak_bytes(shape: tuple[int, int], clients: int) -> int:
-    tracemalloc.start()
-    try:
-        factored(shape, make_replies(shape, clients))
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
+def _timed(work: Callable[[], _Found]) -> tuple[float, _Found]:
     started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
-def _shape(size: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
-    if found is None:
-        raise ValueError(repr(size))
-    return int(found[1]), int(found[2])
-
-
-if __name__ == "__main__":
-    sys.exit(cli.command(main))
+    found = work()
+    return time.perf_counter() - started, found

@@ -1,22 +1,13 @@
 """Exact match per task and system, with 95 % intervals, and token F1 below."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import COLOURS, grouped_bars, new_figure
+from integration_tests.benchmarks import plotting
 
 #: Taller than others: two rows, and a legend of all systems above them.
 _SIZE = (7.0, 6.0)
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``answers --json`` printed."""
-    figure, (matches, shared) = new_figure(rows=2, size=_SIZE)
+def draw(values: plotting.Values) -> plotting.Figure:
+    figure, (matches, shared) = plotting.new_figure(rows=2, size=_SIZE)
     cells = values["cells"]
     systems = list(dict.fromkeys(cell["system"] for cell in cells))
     names = [task["name"] for task in values["tasks"]]
@@ -24,7 +15,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
     found = {(cell["system"], cell["task"]): cell for cell in cells}
     for axes, key in ((matches, "exact_match"), (shared, "f1")):
         series = {system: [100 * found[system, name][key] for name in names] for system in systems}
-        grouped_bars(axes, groups, series, legend=False)
+        plotting.grouped_bars(axes, groups, series, legend=False)
         axes.set_ylim(0, 104)
     _intervals(matches, [[found[system, name] for name in names] for system in systems])
     matches.set_ylabel("exact match, %")
@@ -35,13 +26,15 @@ def draw(values: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _intervals(axes: Axes, systems: list[list[Mapping[str, Any]]]) -> None:
+def _intervals(axes: plotting.Axes, systems: list[list[plotting.Values]]) -> None:
     """Draw each bar's interval; the bars are those that `grouped_bars` drew."""
     for container, own in zip(list(axes.containers), systems, strict=True):
         for bar, cell in zip(container, own, strict=True):
             middle = bar.get_x() + bar.get_width() / 2
-            axes.vlines(middle, 100 * cell["low"], 100 * cell["high"], color=COLOURS[6], lw=1)
+            axes.vlines(
+                middle, 100 * cell["low"], 100 * cell["high"], color=plotting.COLOURS[6], lw=1
+            )
 
 
-def _group(task: Mapping[str, Any]) -> str:
+def _group(task: plotting.Values) -> str:
     return "in-task" if task["in_task"] else "out-of-task"

@@ -1,86 +1,175 @@
-"""From running servers to figures: who is asked what, in which order."""
-
-from __future__ import annotations
+"""From tasks to figures: the federated run, the two servers, who is asked what in which order."""
 
 import math
+import os
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from integration_tests.benchmarks.answers import result as summary
-from integration_tests.benchmarks.answers.costs import averaged, idle_share, measured_costs
-from integration_tests.benchmarks.answers.metering import Meter
-from integration_tests.benchmarks.answers.servers import (
-    FLOE,
-    LLM,
-    SLM,
-    SLM_BASE,
-    Fusion,
-    Item,
-    Reply,
-    Servers,
-)
-from integration_tests.benchmarks.answers.systems import (
-    ROUTER,
-    escalates,
-    fitted_threshold,
-    marks_of,
-    routed,
-)
-from integration_tests.benchmarks.answers.tasks import Task
+from floe_plugins.errors import ConfigError
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.answers import servers, systems
+from integration_tests.benchmarks.answers.costs import Meter, averaged, idle_share, measured_costs
+from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
+from integration_tests.demo.federation import Federation
+from integration_tests.demo.progress import Progress
+from integration_tests.demo.prompts import Prompt
+from integration_tests.demo.serving import lines_by_label, pair_of_servers
+from integration_tests.harness.vllm_servers import FORGETS
+
+
+def measure(options: cli.Namespace) -> dict[str, Any]:
+    """Train, serve and ask; the working files go to ``--output``, if that is given."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(options.output or place).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return _measured(options, folder)
+
+
+def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
+    begun = time.monotonic()
+    sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
+    tasks = _tasks(options, sizes)
+    if options.run is None:
+        alike = ("rounds", "local_steps", "max_length", "export_rank", "seed")
+        config = {key.replace("_", "-"): getattr(options, key) for key in alike}
+        config |= {"model": options.slm, "eval-examples": 4, "mix": 0.0}
+        federation = servers.federate(folder, tasks, config=config)
+    else:
+        federation = servers.federation_in(options.run.resolve(), tasks)
+    trained_s = time.monotonic() - begun
+    items, fitted = (_items(tasks, federation, purpose) for purpose in ("asked", "fitted"))
+    cli.note("the device's server and the cloud's")
+    with pair_of_servers(
+        federation,
+        folder,
+        llm=options.llm,
+        # Eight streams at a time on two cores: a late call would measure the machine's speed, and
+        # this benchmark is about what the two models say together.
+        deadline_ms=10_000,
+        first_deadline_ms=60_000,
+        variables=FORGETS,
+        waiting=Progress().waiting,
+    ) as pair:
+        found = figures(
+            servers.Servers(**vars(pair)), items, fitted, timed=options.timed, seed=options.seed
+        )
+    return {
+        "seed": options.seed,
+        "models": {"slm": federation.manifest["model"], "llm": options.llm},
+        "sizes": vars(sizes),
+        "federation": {
+            "reused": options.run is not None,
+            "rank": federation.manifest["rank"],
+            "rounds": max(entry["round"] for entry in federation.history["rounds"]),
+            "seconds": round(trained_s, 1),
+            "clusters": servers.described(federation),
+        },
+        **found,
+        "seconds_in_all": round(time.monotonic() - begun, 1),
+    }
+
+
+def _tasks(options: cli.Namespace, sizes: Sizes) -> list[Task]:
+    inside, outside = default_tasks(options.data)
+    if options.in_task is not None:
+        inside = options.in_task
+        outside = tuple(name for name in outside if name not in inside)
+    outside = outside if options.out_of_task is None else options.out_of_task
+    if not inside:
+        raise ConfigError("--in-task names no task; the SLM is trained for at least one.")
+    if twice := [name for name, count in Counter((*inside, *outside)).items() if count > 1]:
+        raise ConfigError(
+            f"The task {twice[0]!r} stands twice in --in-task and --out-of-task; once is accepted."
+        )
+    names = {**dict.fromkeys(inside, True), **dict.fromkeys(outside, False)}
+    return make_tasks(names, data=options.data, sizes=sizes, seed=options.seed)
+
+
+def _items(tasks: Sequence[Task], federation: Federation, purpose: str) -> list[servers.Item]:
+    examples = {
+        f"{task.name}-{purpose}-{row}": (task, example)
+        for task in tasks
+        for row, example in enumerate(getattr(task, purpose))
+    }
+    # The adapter is chosen by the question itself, whatever stands in front of it.
+    adapters = federation.adapters_for(
+        tuple(Prompt(key, example.prompt) for key, (_, example) in examples.items())
+    )
+    return [
+        servers.Item(
+            key=key,
+            task=task,
+            question=example.prompt,
+            prompt=task.prompt(example),
+            reference=example.response,
+            adapter=adapters[key],
+        )
+        for key, (task, example) in examples.items()
+    ]
 
 
 def figures(
-    servers: Servers, items: Sequence[Item], fitted: Sequence[Item], *, timed: int, seed: int
+    both: servers.Servers,
+    items: Sequence[servers.Item],
+    fitted: Sequence[servers.Item],
+    *,
+    timed: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Ask both servers everything; return the figures as JSON values.
 
-    Parameters
-    ----------
-    servers : Servers
-    items : Sequence[Item]
-        What the systems are compared on.
-    fitted : Sequence[Item]
-        What the threshold of the cascade is fitted on.
-    timed : int
-        Items per task that are asked once more, one at a time.
-    seed : int
-        Of the bootstrap.
+    The threshold of the cascade is fitted on `fitted`; `timed` items per task are asked once more,
+    one at a time.
     """
-    meter = Meter({each.name: each.process.pid for each in (servers.own, servers.cloud)})
-    idle = idle_share(meter, [servers.own.name, servers.cloud.name])
+    meter = Meter({each.name: each.process.pid for each in (both.own, both.cloud)})
+    idle = idle_share(meter, [both.own.name, both.cloud.name])
     every = [*items, *fitted]
     # The two servers compute on cores of their own, so the LLM answers beside the SLM.
     with ThreadPoolExecutor(1) as beside:
-        llm = beside.submit(servers.answers, LLM, every)
-        replies = {SLM: servers.answers(SLM, every), SLM_BASE: servers.answers(SLM_BASE, items)}
-        replies[LLM] = llm.result()
-    replies[FLOE] = servers.answers(FLOE, items)
-    bits = servers.all_prompt_bits(items)
-    threshold = fitted_threshold(fitted, replies)
+        llm = beside.submit(both.answers, servers.LLM, every)
+        replies = {
+            servers.SLM: both.answers(servers.SLM, every),
+            servers.SLM_BASE: both.answers(servers.SLM_BASE, items),
+        }
+        replies[servers.LLM] = llm.result()
+    replies[servers.FLOE] = both.answers(servers.FLOE, items)
+    bits = both.all_prompt_bits(items)
+    threshold = systems.fitted_threshold(fitted, replies)
     tasks = list({item.task.name: item.task for item in items}.values())
-    alone = [
-        item
-        for task in tasks
-        for item in [each for each in items if each.task.name == task.name][:timed]
-    ]
-    costs = measured_costs(servers, alone, meter=meter, threshold=threshold)
-    marks = marks_of(items, replies, bits=bits, threshold=threshold)
-    cells = summary.cells(tasks, items, marks)
-    fusions = servers.fusions()
+    by_task = [[item for item in items if item.task.name == task.name] for task in tasks]
+    alone = [item for own in by_task for item in own[:timed]]
+    costs = measured_costs(both, alone, meter=meter, threshold=threshold)
+    marks = systems.marks_of(items, replies, bits=bits, threshold=threshold)
+    found = systems.cells(tasks, items, marks)
+    lines = lines_by_label(both.trace)
+    rows = [row for item in items for row in lines[item.key]]
     return {
-        "tasks": [_told(task, items, replies[SLM], bits, threshold) for task in tasks],
+        "tasks": [_told(own, replies[servers.SLM], bits, threshold) for own in by_task],
         "fitted_items": len(fitted),
         "timed_items": len(alone),
         "cascade_threshold": threshold if math.isfinite(threshold) else None,
-        "cells": cells,
-        "totals": summary.totals(items, marks),
-        "means": summary.means(cells),
-        "paired": [summary.paired(items, marks, other, seed=seed) for other in (ROUTER, LLM, SLM)],
+        "cells": found,
+        "totals": systems.totals(items, marks),
+        "means": systems.means(found),
+        "paired": [
+            systems.paired(items, marks, other, seed=seed)
+            for other in (systems.ROUTER, servers.LLM, servers.SLM)
+        ],
         "costs": {system: averaged(each) for system, each in costs.items()},
         "idle_cpu": idle,
-        "fusion": _fusion([fusions[item.key] for item in items]),
+        "fusion": {
+            "tokens": len(rows),
+            "fused_share": sum(row["outcome"] == "fused" for row in rows) / len(rows),
+            "late": sum(row["outcome"] == "late" for row in rows),
+            "expert_weight": sum(row["expert_weight"] for row in rows) / len(rows),
+        },
         "answers": [
             {
                 "task": item.task.name,
@@ -95,13 +184,14 @@ def figures(
 
 
 def _told(
-    task: Task,
-    items: Sequence[Item],
-    replies: Mapping[str, Reply],
+    own: Sequence[servers.Item],
+    replies: Mapping[str, servers.Reply],
     bits: Mapping[str, Mapping[str, float]],
     threshold: float,
 ) -> dict[str, Any]:
-    own = [item for item in items if item.task.name == task.name]
+    task = own[0].task
+    to_llm = sum(systems.routed(bits[item.key]) == servers.LLM for item in own)
+    asked_twice = sum(systems.escalates(replies[item.key], threshold) for item in own)
     return {
         "name": task.name,
         "in_task": task.in_task,
@@ -111,17 +201,6 @@ def _told(
         "items": len(own),
         "max_tokens": task.max_tokens,
         "adapters": dict(Counter(item.adapter for item in own)),
-        "router_llm_share": sum(routed(bits[item.key]) == LLM for item in own) / len(own),
-        "cascade_llm_share": sum(escalates(replies[item.key], threshold) for item in own)
-        / len(own),
-    }
-
-
-def _fusion(fusions: Sequence[Fusion]) -> dict[str, Any]:
-    tokens = sum(each.tokens for each in fusions)
-    return {
-        "tokens": tokens,
-        "fused_share": sum(each.fused for each in fusions) / tokens,
-        "late": sum(each.late for each in fusions),
-        "expert_weight": sum(each.expert_weight * each.tokens for each in fusions) / tokens,
+        "router_llm_share": to_llm / len(own),
+        "cascade_llm_share": asked_twice / len(own),
     }

@@ -1,146 +1,43 @@
-"""From marks and costs to the values, the table and the remarks."""
+"""The table, and what the figures say."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM
+from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER
+from integration_tests.benchmarks.cli import Namespace, Result, Values
 
-from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, Item
-from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER, SYSTEMS, Mark
-from integration_tests.benchmarks.answers.tasks import Task
-
-Marks = Mapping[str, Mapping[str, Mark]]
-"""System -> item's key -> mark."""
-
-_RESAMPLES = 2_000
-
-HEADER = (
-    "system",
-    "task",
-    "n",
-    "exact match",
-    "95 % interval",
-    "token F1",
-    "ms per answer",
-    "CPU-s per answer",
-    "bytes that left",
+_HEADER = (
+    *("system", "task", "n", "exact match", "95 % interval", "token F1"),
+    *("ms per answer", "CPU-s per answer", "bytes that left"),
 )
 
 
-def cells(tasks: Sequence[Task], items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
-    """Return the figures of every system on every task."""
-    found = []
-    for task in tasks:
-        keys = [item.key for item in items if item.task.name == task.name]
-        for system in SYSTEMS:
-            own = [marks[system][key] for key in keys]
-            found.append(
-                {"system": system, "task": task.name, "in_task": task.in_task, **_figures(own)}
-            )
-    return found
-
-
-def totals(items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
-    """Return the figures of every system over all items."""
-    return [
-        {"system": system, **_figures([marks[system][item.key] for item in items])}
-        for system in SYSTEMS
-    ]
-
-
-def _figures(own: Sequence[Mark]) -> dict[str, Any]:
-    right = sum(each.right for each in own)
-    # Wilson's interval: it stays within 0 and 1, and has a width where all are wrong.
-    interval = binomtest(right, len(own)).proportion_ci(method="wilson")
-    return {
-        "n": len(own),
-        "right": right,
-        "exact_match": right / len(own),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "f1": fmean(each.f1 for each in own),
-    }
-
-
-def means(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return group -> system -> mean over tasks; a group is ``in-task`` or ``out-of-task``."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for group, in_task in (("in-task", True), ("out-of-task", False)):
-        own = [figure for figure in figures if figure["in_task"] is in_task]
-        if own:
-            found[group] = {
-                system: {
-                    key: fmean(each[key] for each in own if each["system"] == system)
-                    for key in ("exact_match", "f1")
-                }
-                for system in SYSTEMS
-            }
-    return found
-
-
-def paired(items: Sequence[Item], marks: Marks, other: str, *, seed: int) -> dict[str, Any]:
-    """Compare Floe with another system, item by item.
-
-    Returns
-    -------
-    dict
-        ``floe_only`` and ``other_only``, items that one alone had right; ``p_value`` of the sign
-        test on these, two-sided; ``f1_difference``, Floe's mean less the other's, and its 95 %
-        interval ``f1_low`` to ``f1_high`` by a bootstrap over items.
-    """
-    pairs = [(marks[FLOE][item.key], marks[other][item.key]) for item in items]
-    floe_only = sum(mine.right and not theirs.right for mine, theirs in pairs)
-    other_only = sum(theirs.right and not mine.right for mine, theirs in pairs)
-    apart = floe_only + other_only
-    differences = np.array([mine.f1 - theirs.f1 for mine, theirs in pairs])
-    rows = np.random.default_rng(seed).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
-    low, high = np.quantile(differences[rows].mean(axis=1), (0.025, 0.975))
-    return {
-        "other": other,
-        "items": len(pairs),
-        "floe_only": floe_only,
-        "other_only": other_only,
-        "p_value": float(binomtest(floe_only, apart).pvalue) if apart else 1.0,
-        "f1_difference": float(differences.mean()),
-        "f1_low": float(low),
-        "f1_high": float(high),
-    }
-
-
-def rows(values: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the rows of the table, in the order of `HEADER`.
+def result(values: Values, _: Namespace) -> Result:
+    """Return a row per system and task, and one per system over all tasks, with its costs.
 
     What an answer costs is known over all tasks only: of each, few items are asked alone.
     """
-    found = [
-        _row(figure, f"{figure['task']} ({_group(figure)})", None) for figure in values["cells"]
-    ]
+    return Result(header=_HEADER, rows=_rows(values), remarks=_remarks(values))
+
+
+def _rows(values: Values) -> list[list[Any]]:
+    groups = {True: "in", False: "out"}
     costs = values["costs"]
-    return found + [_row(each, "all", costs.get(each["system"])) for each in values["totals"]]
-
-
-def _row(figure: Mapping[str, Any], task: str, cost: Mapping[str, Any] | None) -> list[Any]:
     return [
-        figure["system"],
-        task,
-        figure["n"],
-        figure["exact_match"],
-        f"{figure['low']:.2f} to {figure['high']:.2f}",
-        figure["f1"],
-        *(
-            [f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
-            if cost
-            else ["-", "-", "-"]
-        ),
+        *(_row(one, f"{one['task']} ({groups[one['in_task']]})", None) for one in values["cells"]),
+        *(_row(one, "all", costs.get(one["system"])) for one in values["totals"]),
     ]
 
 
-def remarks(values: Mapping[str, Any]) -> list[str]:
-    """Return what the figures say, in sentences."""
+def _row(figure: Values, task: str, cost: Values | None) -> list[Any]:
+    interval = f"{figure['low']:.2f} to {figure['high']:.2f}"
+    own = [figure["system"], task, figure["n"], figure["exact_match"], interval, figure["f1"]]
+    if cost is None:
+        return [*own, "-", "-", "-"]
+    return [*own, f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
+
+
+def _remarks(values: Values) -> list[str]:
     figures = {(one["task"], one["system"]): one for one in values["cells"]}
     names = [task["name"] for task in values["tasks"]]
     found = []
@@ -152,19 +49,11 @@ def remarks(values: Mapping[str, Any]) -> list[str]:
         told = "; ".join(f"{place} on {', '.join(tasks)}" for place, tasks in places.items())
         found.append(f"By {word}, Floe against SLM and LLM: {told}.")
     for group, systems in values["means"].items():
-        told = ", ".join(
-            f"{system} {mean['exact_match']:.2f} ({mean['f1']:.2f})"
-            for system, mean in systems.items()
-        )
+        both = ((name, each["exact_match"], each["f1"]) for name, each in systems.items())
+        told = ", ".join(f"{name} {exact:.2f} ({f1:.2f})" for name, exact, f1 in both)
         found.append(f"Mean exact match (token F1) {group}: {told}.")
-    found += [_compared(each) for each in values["paired"]]
-    found += _of_choosers(values)
-    found += _of_costs(values)
-    return found
-
-
-def _group(figure: Mapping[str, Any]) -> str:
-    return "in" if figure["in_task"] else "out"
+    compared = map(_compared, values["paired"])
+    return [*found, *compared, *_of_choosers(values), *_of_costs(values)]
 
 
 def _place(floe: float, slm: float, llm: float) -> str:
@@ -175,7 +64,7 @@ def _place(floe: float, slm: float, llm: float) -> str:
     return "level with the better" if floe == max(slm, llm) else "between"
 
 
-def _compared(pair: Mapping[str, Any]) -> str:
+def _compared(pair: Values) -> str:
     return (
         f"Against {pair['other']}, over {pair['items']} items: Floe alone right on "
         f"{pair['floe_only']}, {pair['other']} alone on {pair['other_only']} (sign test, "
@@ -184,7 +73,7 @@ def _compared(pair: Mapping[str, Any]) -> str:
     )
 
 
-def _of_choosers(values: Mapping[str, Any]) -> list[str]:
+def _of_choosers(values: Values) -> list[str]:
     shares = ", ".join(
         f"{task['name']} {task['router_llm_share']:.0%}/{task['cascade_llm_share']:.0%}"
         for task in values["tasks"]
@@ -201,7 +90,7 @@ def _of_choosers(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _of_costs(values: Mapping[str, Any]) -> list[str]:
+def _of_costs(values: Values) -> list[str]:
     floe, llm = (values["costs"][system] for system in (FLOE, LLM))
     idle = ", ".join(f"{name} {share:.2f}" for name, share in values["idle_cpu"].items())
     energy = (

@@ -1,88 +1,55 @@
-"""The two servers asked: answers of each system that writes itself, and scores of prompts."""
-
-from __future__ import annotations
+"""The federated run whose adapters are served, and the two servers, asked as the systems ask."""
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
+from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.answers.tasks import Task
-from integration_tests.demo.serving import Pair, lines_by_label
+from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
+from integration_tests.demo import federation as demo
+from integration_tests.demo.federation import Federation
+from integration_tests.demo.serving import Pair
 from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
+_DATA = "data"
 #: The systems that write answers; the others choose between these.
 LLM, SLM_BASE, SLM, FLOE = WRITERS = ("llm", "slm-base", "slm", "floe")
 
 #: Requests on their way to one server: as many as it takes into a step.
 _CONCURRENT = 8
 
-_Given = TypeVar("_Given")
-_Found = TypeVar("_Found")
+_vocabulary = cache(ByteVocabulary.from_pretrained)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question.
+    """One question."""
 
-    Attributes
-    ----------
-    key : str
-        Names it in the trace of the fusion; no other item has it.
-    task : Task
-    question : str
-        The prompt without what stands in front of it, the same for all items of the task.
-    prompt, reference : str
-    adapter : str
-        The cluster adapter whose task is closest to the prompt.
-    """
-
-    key: str
+    key: str  # names it in the trace of the fusion; no other item has it
     task: Task
-    question: str
+    question: str  # the prompt without what stands in front of it, the same for the whole task
     prompt: str
     reference: str
-    adapter: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fusion:
-    """What the trace says of one fused answer: tokens by outcome, and the expert's replies."""
-
-    tokens: int = 0
-    fused: int = 0
-    late: int = 0
-    expert_weight: float = 0.0
-    reply_bytes: int = 0
+    adapter: str  # the cluster adapter whose task is closest to the prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer.
-
-    Attributes
-    ----------
-    text : str
-    tokens : int
-    logprob : float
-        Mean log-probability of its tokens, nats; -inf for an answer without any.
-    request_bytes : int
-        Body of the request.
-    seconds : float
-        From the request to the whole answer.
-    """
+    """One answer."""
 
     text: str
     tokens: int
-    logprob: float
-    request_bytes: int
-    seconds: float
+    logprob: float  # mean of its tokens, nats; -inf for an answer without any
+    request_bytes: int  # body of the request
+    seconds: float  # from the request to the whole answer
 
 
 @dataclass(frozen=True)
@@ -95,20 +62,11 @@ class Servers(Pair):
         return both.get(system, (self.own,))
 
     def forget_prompts(self) -> None:
-        """Empty both prefix caches."""
         for server in (self.own, self.cloud):
             server.forget_prompts()
 
     def answer(self, system: str, item: Item, *, label: str | None = None) -> Reply:
-        """Let one of the writers answer.
-
-        Parameters
-        ----------
-        system : str
-        item : Item
-        label : str, optional
-            What the trace calls a fused answer; the item's key if not given.
-        """
+        """Let a writer answer; the trace calls a fused answer by the label, or the item's key."""
         body: dict[str, Any] = {
             "prompt": item.prompt,
             "max_tokens": item.task.max_tokens,
@@ -122,11 +80,8 @@ class Servers(Pair):
         elif system == LLM:
             body["vllm_xargs"] = {"floe": "host"}
         elif system == FLOE:
-            body["vllm_xargs"] = {
-                "floe": "fused",
-                "floe_expert_model": item.adapter,
-                "floe_label": label or item.key,
-            }
+            fused = {"floe": "fused", "floe_label": label or item.key}
+            body["vllm_xargs"] = fused | {"floe_expert_model": item.adapter}
         begun = time.perf_counter()
         (choice,) = server.choices(**body)
         seconds = time.perf_counter() - begun
@@ -141,19 +96,26 @@ class Servers(Pair):
 
     def answers(self, system: str, items: Sequence[Item]) -> dict[str, Reply]:
         """Let a writer answer all items, several at a time; key -> answer."""
-        found = _at_once(lambda item: self.answer(system, item), items, system)
-        return {item.key: reply for item, reply in zip(items, found, strict=True)}
+        pool = ThreadPoolExecutor(_CONCURRENT)
+        try:
+            found = pool.map(partial(self.answer, system), items)
+            replies = list(cli.progress(found, system, total=len(items)))
+        finally:
+            # After an interruption nobody waits for what has not begun.
+            pool.shutdown(cancel_futures=True)
+        return {item.key: reply for item, reply in zip(items, replies, strict=True)}
 
     def prompt_bits(self, item: Item) -> dict[str, float]:
         """Return bits per byte that the LLM and the SLM with its adapter need for the question."""
         data = item.question.encode()
         asked = (
-            (LLM, self.cloud, self._vocabularies[0], {"vllm_xargs": {"floe": "host"}}),
-            (SLM, self.own, self._vocabularies[1], {"model": item.adapter}),
+            (self.cloud, self.cloud_model, {"vllm_xargs": {"floe": "host"}}),
+            (self.own, self.own_model, {"model": item.adapter}),
         )
 
-        def score(each: tuple[str, Server, ByteVocabulary, dict[str, Any]]) -> float:
-            _, server, vocabulary, options = each
+        def score(each: tuple[Server, str, dict[str, Any]]) -> float:
+            server, folder, options = each
+            vocabulary = _vocabulary(folder)
             # An end token stands in front where there is no BOS, so that all bytes are scored.
             front = list(vocabulary.bos_ids) or [min(vocabulary.end_ids)]
             ids: Any = [*front, *vocabulary.encode(data)]
@@ -163,7 +125,7 @@ class Servers(Pair):
             return float(nats) / math.log(2) / len(data)
 
         with ThreadPoolExecutor(len(asked)) as pool:
-            return dict(zip((each[0] for each in asked), pool.map(score, asked), strict=True))
+            return dict(zip((LLM, SLM), pool.map(score, asked), strict=True))
 
     def all_prompt_bits(self, items: Sequence[Item]) -> dict[str, dict[str, float]]:
         """Return `prompt_bits` of all items by key.
@@ -173,34 +135,43 @@ class Servers(Pair):
         """
         return {item.key: self.prompt_bits(item) for item in cli.progress(items, "prompts")}
 
-    def fusions(self) -> dict[str, Fusion]:
-        """Return what the trace says by label."""
-        return {
-            label: Fusion(
-                tokens=len(rows),
-                fused=sum(row["outcome"] == "fused" for row in rows),
-                late=sum(row["outcome"] == "late" for row in rows),
-                expert_weight=sum(row["expert_weight"] for row in rows) / len(rows),
-                reply_bytes=sum(row["received_bytes"] for row in rows),
-            )
-            for label, rows in lines_by_label(self.trace).items()
-        }
 
-    @cached_property
-    def _vocabularies(self) -> tuple[ByteVocabulary, ByteVocabulary]:
-        cloud, own = (
-            ByteVocabulary.from_pretrained(folder) for folder in (self.cloud_model, self.own_model)
+def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:
+    """Read the run that an earlier call left in its ``--output``, if it fits the tasks."""
+    check_disjoint(tasks, folder / _DATA)
+    run = folder / demo.RUN
+    if not (run / "manifest.json").is_file():
+        raise ConfigError(
+            f"There is no finished run in {str(run)!r}; give --run the --output folder of an "
+            "earlier call."
         )
-        return cloud, own
+    return Federation.read(run)
 
 
-def _at_once(
-    work: Callable[[_Given], _Found], given: Iterable[_Given], description: str
-) -> list[_Found]:
-    items = list(given)
-    pool = ThreadPoolExecutor(_CONCURRENT)
-    try:
-        return list(cli.progress(pool.map(work, items), description, total=len(items)))
-    finally:
-        # After an interruption nobody waits for what has not begun.
-        pool.shutdown(cancel_futures=True)
+def federate(folder: Path, tasks: Sequence[Task], *, config: Mapping[str, Any]) -> Federation:
+    """Train the SLM for the in-task tasks on six simulated devices; all files go to `folder`."""
+    write_training(tasks, folder / _DATA)
+    check_disjoint(tasks, folder / _DATA)
+    cli.note(f"federated run: {demo.DEVICES} devices")
+    wanted = {**config, "data": str(folder / _DATA)}
+    return demo.federate(folder, config=wanted, on_line=_note)
+
+
+def described(federation: Federation) -> list[dict[str, Any]]:
+    """Return the clusters as JSON values: devices' tasks and ranks, held-out loss."""
+    devices = {device["node"]: device for device in federation.manifest["devices"]}
+    return [
+        {
+            "name": cluster["name"],
+            "tasks": sorted({devices[node]["label"] for node in cluster["members"]}),
+            "ranks": [devices[node]["rank"] for node in cluster["members"]],
+            "loss_before": cluster["loss_before"],
+            "loss_after": cluster["loss_after"],
+        }
+        for cluster in federation.manifest["clusters"]
+    ]
+
+
+def _note(line: str) -> None:
+    if "[ROUND " in line:
+        cli.note(f"federated run: round {line.rsplit('[ROUND ', 1)[1].rstrip(']')}")

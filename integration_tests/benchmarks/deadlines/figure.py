@@ -1,28 +1,20 @@
 """Milliseconds per token over the deadline, and the share of tokens that both models decided."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import new_figure, reference, series_style
+from integration_tests.benchmarks import plotting
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``deadlines --json`` printed."""
-    figure, (times, shares) = new_figure(2)
+def draw(values: plotting.Values) -> plotting.Figure:
+    figure, (times, shares) = plotting.new_figure(2)
     cells, alone = values["cells"], values["host_alone"]
     for at, latency in enumerate(dict.fromkeys(cell["latency_steps"] for cell in cells)):
         row = [cell for cell in cells if cell["latency_steps"] == latency]
-        style = series_style(at)
+        style = plotting.series_style(at)
         xs = [cell["deadline_ms"] for cell in row]
         name = f"{latency:g} steps away"
         times.plot(xs, [cell["token_p50_ms"] for cell in row], label=name, **style)
         times.plot(xs, [cell["token_p99_ms"] for cell in row], linestyle=":", **style)
         shares.plot(xs, [100 * cell["fused"] for cell in row], label=name, **style)
-    reference(times, alone["token_p50_ms"], "host alone")
+    plotting.reference(times, alone["token_p50_ms"], "host alone")
     times.set_ylim(bottom=0)
     times.set_ylabel("ms per token (line: median, dots: p99)")
     shares.set_ylim(0, 103)

@@ -1,24 +1,20 @@
-from __future__ import annotations
-
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from integration_tests.benchmarks.deadlines import measure as deadlines
+from integration_tests.benchmarks.deadlines.__main__ import main
 from integration_tests.benchmarks.pages import draw
 from integration_tests.harness.tiny_models import TinyModels
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
-    tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: TinyModels, tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:
     few = ["--tokens", "16", "--repeats", "1", "--sigma", "0"]
     far = ["--latencies", "30", "--deadlines", "10", "60"]
-    assert deadlines.main(["--host", tiny.host, *few, *far, "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
+    values = values_of(main, "--host", tiny.host, *few, *far)
     short, long = values["cells"]
     # Five late ones in a row, then the breaker is open.
     assert (short["fused"], short["late"]) == (0, 5 / 16)
@@ -37,24 +33,3 @@ def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
     assert "2 of 2 cells" in values["remarks"][0] or "above" in values["remarks"][0]
     draw("deadlines", values, tmp_path / "deadlines.png")
     assert (tmp_path / "deadlines.png").read_bytes()[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (["--tokens", "2"], "at least 8"),
-        (["--deadlines", "0"], "above 0"),
-        (["--sigma", "-1"], "not negative"),
-    ],
-)
-def test_what_is_out_of_range_is_refused(
-    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        deadlines.main(wrong)
-    assert said in capsys.readouterr().err
-
-
-def test_a_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert deadlines.main(["--host", "nosuch:model"]) == 2
-    assert "nosuch" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""What the benchmarks of decoding share."""
+"""What the benchmarks of decoding share: servers, and an expert of a chosen latency."""

@@ -1,16 +1,13 @@
 """An expert in a process of its own that answers when it is told to: how far away it is is exact.
 
-By default its answers are canned: the same valid top K whatever it is asked, since a real model's
-latency cannot be chosen. With ``--model`` a real model computes them, and the answer leaves at the
-latency or when it is computed, whichever is later: a model that is far away.
+By default its answers are canned, the same valid top K whatever it is asked, since a real model's
+latency cannot be chosen. With ``--model`` a real one computes them, and an answer leaves at the
+latency or when it is computed, whichever is later.
 
 Plain HTTP on one event loop, so that little of the machine is taken from the host: completions at
 ``/v1/completions``; ``/latency`` takes ``{"ms": number or null, "sigma": number, "seed": number}``,
-null for an expert that never answers. With a sigma above 0 latencies scatter as networks' do, with
-a long tail: log-normal around the median ``ms``, the same ones for the same seed.
+null for one that never answers. With a sigma latencies are log-normal around the median ``ms``.
 """
-
-from __future__ import annotations
 
 import argparse
 import asyncio
@@ -55,14 +52,7 @@ class LatencyExpert:
     def set_latency(self, seconds: float | None, *, sigma: float = 0.0, seed: int = 0) -> None:
         """Set the seconds from a question to its answer; None for none at all.
 
-        Parameters
-        ----------
-        seconds : float, optional
-            The median, where latencies scatter.
-        sigma : float
-            Standard deviation of the latency's logarithm; 0 for the same latency each time.
-        seed : int
-            Of the scatter, which begins anew.
+        With a `sigma` they are the median of latencies that scatter, anew by the seed.
         """
         root = self.url.removesuffix("/v1")
         body = {"ms": None if seconds is None else seconds * 1000, "sigma": sigma, "seed": seed}
@@ -73,19 +63,12 @@ class LatencyExpert:
 def latency_expert(
     *, logs: Path, core: int, top_k: int = 20, model: str | None = None
 ) -> Iterator[LatencyExpert]:
-    """Start the process on one core, wait until it listens, and end it on the way out.
-
-    Raises
-    ------
-    RuntimeError
-        If it ends or does not listen in time.
-    """
+    """Start the process on one core, wait until it listens, and end it on the way out."""
     port, log = free_port(), logs / "expert.log"
     command = [sys.executable, "-m", "integration_tests.benchmarks.decode.canned_expert"]
     command += ["--port", str(port), "--core", str(core), "--top-k", str(top_k)]
-    process = spawn(
-        command + (["--model", model] if model else []), log=log, env={"OMP_NUM_THREADS": "1"}
-    )
+    command += ["--model", model] if model else []
+    process = spawn(command, log=log, env={"OMP_NUM_THREADS": "1"})
     expert = LatencyExpert(f"http://127.0.0.1:{port}/v1", process)
     try:
         give_up = time.monotonic() + _START_TIMEOUT_S
@@ -106,16 +89,13 @@ class _Answers:
     """What is answered, and when."""
 
     def __init__(self, *, top_k: int, model: str | None) -> None:
-        self._median_s: float | None = 0.0
-        self._sigma = 0.0
-        self._random = Random(0)
+        self.set_latency({"ms": 0.0, "sigma": 0.0, "seed": 0})
         self._top_k = top_k
         self._expert = None if model is None else _real(model, top_k=top_k)
         self._canned = lru_cache(maxsize=64)(self._canned_for)
 
     def set_latency(self, told: dict[str, Any]) -> None:
-        """Take the latency from the body of a call of ``/latency``."""
-        self._median_s = None if told["ms"] is None else told["ms"] / 1000
+        self._median_s: float | None = None if told["ms"] is None else told["ms"] / 1000
         self._sigma, self._random = told["sigma"], Random(told["seed"])
 
     async def answer(self, body: dict[str, Any]) -> bytes | None:
@@ -197,10 +177,7 @@ async def _serve(answers: _Answers, port: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until the process is ended."""
-    parser = argparse.ArgumentParser(
-        prog="python -m integration_tests.benchmarks.decode.canned_expert"
-    )
+    parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--core", type=int, required=True, help="the CPU core to stay on")
     parser.add_argument("--top-k", type=int, default=20)

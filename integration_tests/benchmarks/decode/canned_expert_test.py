@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as NoAnswer
@@ -14,9 +12,9 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.http import CompletionsExpert
 
 
-@pytest.fixture
-def canned(tmp_path: Path) -> Iterator[LatencyExpert]:
-    with latency_expert(logs=tmp_path, core=0, top_k=5) as expert:
+@pytest.fixture(scope="module")
+def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyExpert]:
+    with latency_expert(logs=tmp_path_factory.mktemp("canned"), core=0, top_k=5) as expert:
         yield expert
 
 

@@ -1,6 +1,4 @@
-"""What the benchmarks of decoding share: hosts on one core, and tokens per second."""
-
-from __future__ import annotations
+"""Hosts on one core, their ``floe`` section, and tokens per second."""
 
 import statistics
 import time
@@ -10,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.decode import deadlines_processor, timed_processor
-from integration_tests.benchmarks.models import GEMMA as GEMMA
-from integration_tests.benchmarks.models import SMOLLM2 as SMOLLM2
+from integration_tests.benchmarks.data import SMOLLM2
+from integration_tests.benchmarks.decode import timed_processor
 from integration_tests.harness.processes import tail
 from integration_tests.harness.vllm_servers import Server, ServerSpec
 
-#: Hosts compute on the one core, experts on the other; one host works at a time.
 HOST_CORE, EXPERT_CORE = 0, 1
 
 #: Long enough never to be missed where a benchmark is not about deadlines.
 PATIENT = {"deadline_ms": 20_000.0, "first_deadline_ms": 60_000.0}
+#: What a request says that Floe is to leave alone.
+HOST_ALONE: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
 
 PROMPTS = (
     "Question: A baker sells 14 loaves in the morning and twice as many in the afternoon, at 3 "
@@ -31,40 +29,51 @@ PROMPTS = (
 )
 
 
+def add_options(options: cli.Options, *, tokens: int, repeats: int) -> None:
+    """Add the host and the size of its answers."""
+    options.add("--host", SMOLLM2, "host's model")
+    options.add("--tokens", tokens, "per answer", least=8)
+    options.add("--repeats", repeats, "answers per figure", least=1)
+
+
 def floe_section(url: str, *, tokenizer: str, lookahead: int = 1, **values: Any) -> dict[str, Any]:
     """Return a ``floe`` section that asks the expert at `url`."""
     expert = {"url": url, "model": "expert", "tokenizer": tokenizer, "trusted": True}
     return {"expert": {**expert, "lookahead": lookahead}, **PATIENT, **values}
 
 
-def host(model: str, name: str, *, floe: Mapping[str, Any] | None = None) -> ServerSpec:
+def host(
+    model: str,
+    name: str,
+    *,
+    floe: Mapping[str, Any] | None = None,
+    core: int = HOST_CORE,
+    streams: int = 2,
+    variables: Mapping[str, str] | None = None,
+) -> ServerSpec:
     """Return a host; without a section, vLLM as it is."""
     return ServerSpec(
         model=model,
         name=name,
-        core=HOST_CORE,
+        core=core,
         floe=dict(floe) if floe is not None else None,
-        arguments=["--max-model-len", "512", "--max-num-seqs", "2"],
-        variables={"VLLM_USE_V2_MODEL_RUNNER": "0"},
+        arguments=["--max-model-len", "512", "--max-num-seqs", str(streams)],
+        variables={"VLLM_USE_V2_MODEL_RUNNER": "0", **(variables or {})},
     )
 
 
-def timed_host(
-    model: str, name: str, *, floe: Mapping[str, Any], times: Path, deadline: Path
+def dialled_host(
+    model: str, *, floe: Mapping[str, Any], deadline: Path, times: Path | None = None
 ) -> ServerSpec:
-    """Return a host whose processor notes its steps' times and reads its deadline from a file."""
-    spec = host(model, name, floe=floe)
+    """Return a host that reads its deadline from a file, and writes its steps' times to one."""
+    variables = {timed_processor.DIAL: str(deadline)}
+    processor = timed_processor.DIALLED
+    if times is not None:
+        variables[timed_processor.TIMES] = str(times)
+        processor = timed_processor.TIMED
+    spec = host(model, "floe", floe=floe, variables=variables)
     # The later option counts.
-    arguments = [*spec.arguments, "--logits-processors", timed_processor.CLASS]
-    return replace(
-        spec,
-        arguments=arguments,
-        variables={
-            **spec.variables,
-            timed_processor.FILE: str(times),
-            deadlines_processor.FILE: str(deadline),
-        },
-    )
+    return replace(spec, arguments=[*spec.arguments, "--logits-processors", processor])
 
 
 def tokens_per_second(server: Server, prompt: str, *, tokens: int, **options: Any) -> float:
@@ -86,11 +95,7 @@ def tokens_per_second(server: Server, prompt: str, *, tokens: int, **options: An
 
 
 def rates(
-    servers: Sequence[Server],
-    *,
-    tokens: int,
-    repeats: int,
-    prompts: Sequence[str] = PROMPTS[1:2],
+    servers: Sequence[Server], *, tokens: int, repeats: int, prompts: Sequence[str] = PROMPTS[1:2]
 ) -> list[float]:
     """Return the median tokens per second of each server; they take turns."""
     found: list[list[float]] = [[] for _ in servers]

@@ -1,17 +1,9 @@
 """Tokens per second over plain vLLM, and over the slower of the two."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import lines, new_figure, reference
+from integration_tests.benchmarks.plotting import Figure, Values, lines, new_figure, reference
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     figure, (axes,) = new_figure()
     cases = values["cases"]
     lines(

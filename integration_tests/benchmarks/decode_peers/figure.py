@@ -1,17 +1,9 @@
 """Tokens per second of the host alone, of sequential calls, and of Floe."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import grouped_bars, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     figure, (axes,) = new_figure()
     names = {
         "host alone": "host_tokens_per_s",

@@ -1,19 +1,11 @@
 """Held-out loss over the level, one line per method, with the spread over seeds."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import COLOURS, MARKERS, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, new_figure, series_style
 
 _SHIFT = 0.01
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``federated_quality --json`` printed."""
+def draw(values: Values) -> Figure:
     figure, (axes,) = new_figure()
     levels = sorted(values["levels"], key=float)
     names = list(dict.fromkeys(name for level in levels for name in values["levels"][level]))
@@ -27,8 +19,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
             [each["loss_mean"] for each in found],
             yerr=[each["loss_std"] for each in found],
             label=name,
-            color=COLOURS[at % len(COLOURS)],
-            marker=MARKERS[at % len(MARKERS)],
+            **series_style(at),
             linewidth=2.5 if name == "floe" else 1.2,
             capsize=3,
         )

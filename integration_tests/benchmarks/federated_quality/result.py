@@ -1,68 +1,37 @@
 """Mean and spread over seeds: the table, and what it says."""
 
-from __future__ import annotations
-
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from integration_tests.benchmarks.federated_quality.measure import Record
+from integration_tests.benchmarks.cli import Namespace, Result, Values
+from integration_tests.benchmarks.federated_quality.measure import Levels
 
-Levels = dict[str, dict[str, dict[str, Any]]]
-"""Level -> method -> figures."""
-
+_HEADER = ("level", "method", "held-out loss", "less floe's", "rounds", "steps", "MB up", "MB down")
 _REFERENCE = "floe"
 
 
-def summarise(records: Sequence[Record]) -> Levels:
-    """Return the figures by level and method, in the records' order of methods.
-
-    Of every method: ``loss_mean`` and ``loss_std`` (sample standard deviation over seeds, 0 for
-    one seed) of the mean held-out loss over devices, nats per response token; ``losses`` by seed;
-    ``gap_mean``, ``gap_std``: the same of the loss less Floe's with the same seed, where Floe was
-    run; means of ``rounds``, ``steps``, ``virtual_seconds``, ``megabytes_up``, ``megabytes_down``.
-    Floe's ``clusters`` is their number by seed.
-    """
-    levels: Levels = {}
-    for record in records:
-        level = levels.setdefault(f"{record['level']:g}", {})
-        level.setdefault(record["method"], {"records": []})["records"].append(record)
-    return {
-        level: {
-            method: _figures(found["records"], methods.get(_REFERENCE, {"records": []})["records"])
-            for method, found in methods.items()
-        }
-        for level, methods in levels.items()
-    }
+def result(values: Values, _: Namespace) -> Result:
+    """Return one row per level and method, lowest loss first."""
+    levels = values["levels"]
+    return Result(header=_HEADER, rows=rows(levels), remarks=[*conclusions(levels), _terms(values)])
 
 
-def _figures(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, Any]:
-    losses = {record["seed"]: record["loss"] for record in records}
-    base = {record["seed"]: record["loss"] for record in reference}
-    gaps = [loss - base[seed] for seed, loss in losses.items() if seed in base]
-    figures: dict[str, Any] = {
-        "loss_mean": statistics.fmean(losses.values()),
-        "loss_std": _spread(list(losses.values())),
-        "losses": {str(seed): loss for seed, loss in sorted(losses.items())},
-    }
-    if gaps:
-        figures |= {"gap_mean": statistics.fmean(gaps), "gap_std": _spread(gaps)}
-    for key in ("rounds", "steps", "virtual_seconds", "megabytes_up", "megabytes_down"):
-        figures[key] = statistics.fmean(record[key] for record in records)
-    if "clusters" in records[0]:
-        figures["clusters"] = {str(record["seed"]): len(record["clusters"]) for record in records}
-    return figures
-
-
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-HEADER = ("level", "method", "held-out loss", "less floe's", "rounds", "steps", "MB up", "MB down")
+def _terms(values: Values) -> str:
+    terms = values["protocol"]
+    named = " and ".join(terms["data"]) if isinstance(terms["data"], dict) else terms["data"]
+    base, slope = terms["step_seconds"]
+    return (
+        f"Mean held-out loss over {terms['clients']} devices ({', '.join(terms['devices'])} in "
+        f"turn), nats per response token; mean and standard deviation over {len(values['seeds'])} "
+        f"seeds. {terms['model']}, {named}, {terms['budget']:g} virtual seconds, "
+        f"{terms['local_steps']} steps of {terms['batch_size']} x {terms['max_length']} tokens a "
+        f"round, learning rate {terms['learning_rate']:g}, ranks "
+        f"{', '.join(map(str, terms['ranks']))}; a step takes {base:.3g} + {slope:.2g} x rank "
+        f"virtual seconds at slowdown 1, downlinks are {terms['downlink']:g} times faster than "
+        "uplinks."
+    )
 
 
 def rows(levels: Levels) -> list[list[str]]:
-    """Return the table, one row per level and method, lowest loss first."""
     found = []
     for level, methods in levels.items():
         for method, figures in sorted(methods.items(), key=lambda item: item[1]["loss_mean"]):
@@ -71,17 +40,10 @@ def rows(levels: Levels) -> list[list[str]]:
                 gap = f"{figures['gap_mean']:+.3f} ± {figures['gap_std']:.3f}"
             if method == _REFERENCE:
                 method += f" ({_clusters(figures['clusters'])})"
-            found.append(
-                [
-                    level,
-                    method,
-                    f"{figures['loss_mean']:.3f} ± {figures['loss_std']:.3f}",
-                    gap,
-                    *(f"{figures[key]:g}" for key in ("rounds", "steps")),
-                    f"{figures['megabytes_up']:.0f}",
-                    f"{figures['megabytes_down']:.0f}",
-                ]
-            )
+            loss = f"{figures['loss_mean']:.3f} ± {figures['loss_std']:.3f}"
+            counts = (f"{figures[key]:g}" for key in ("rounds", "steps"))
+            sizes = (f"{figures[key]:.0f}" for key in ("megabytes_up", "megabytes_down"))
+            found.append([level, method, loss, gap, *counts, *sizes])
     return found
 
 

@@ -1,17 +1,16 @@
-from __future__ import annotations
-
-import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from integration_tests.benchmarks.fusion_cost import measure as fusion_cost
+from integration_tests.benchmarks.fusion_cost.__main__ import main
+from integration_tests.benchmarks.fusion_cost.measure import synthetic
 
 
-def test_cases_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--synthetic", "--rows", "1", "3", "--vocabulary", "4000", "--k", "20"]
-    assert fusion_cost.main([*options, "--repeats", "3", "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
+def test_cases_are_measured(values_of: Callable[..., Any]) -> None:
+    few = ["--rows", "1", "3", "--vocabulary", "4000", "--k", "20", "--repeats", "3"]
+    values = values_of(main, "--synthetic", *few)
     assert {"aim", "run", "table", "remarks", "machine"} <= set(values)
     assert values["maps"] == "synthetic"
     assert [(case["rows"], case["vocabulary"], case["k"]) for case in values["cases"]] == [
@@ -26,15 +25,9 @@ def test_cases_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_synthetic_maps_have_the_shape_of_real_ones() -> None:
-    pair = fusion_cost.synthetic(20_000, k=100, rows=4)
+    pair = synthetic(20_000, k=100, rows=4)
     sizes = np.diff(pair.maps.offsets)
     assert 0.05 < sizes.max() / 20_000 < 0.2
     assert np.median(sizes) <= 2
     assert pair.top.token_ids.shape == (4, 100)
     assert (np.exp(pair.top.logprobs).sum(axis=1) < 1 + 1e-9).all()
-
-
-def test_what_is_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        fusion_cost.main(["--rows", "0"])
-    assert "at least 1" in capsys.readouterr().err

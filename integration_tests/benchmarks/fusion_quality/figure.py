@@ -1,18 +1,11 @@
 """Bits per byte of each text: the models alone, fused, the best peer, and hindsight."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import grouped_bars, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     pairs = [values, *([values["reversed"]] if "reversed" in values else [])]
     figure, panels = new_figure(rows=len(pairs), size=(7.0, 3.4 * len(pairs)))
     for axes, pair in zip(panels, pairs, strict=True):

@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from integration_tests.benchmarks.fusion_quality.documents import (
-    TextError,
-    read_documents,
-    read_text,
-)
-from integration_tests.benchmarks.fusion_quality.measure import Comparison, gap_closed
+from integration_tests.benchmarks.fusion_quality import measure
+from integration_tests.benchmarks.fusion_quality.__main__ import main
 from integration_tests.benchmarks.fusion_quality.positions import score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, fused_logprobs
-from integration_tests.benchmarks.fusion_quality.scoring import Scorer
-from integration_tests.benchmarks.fusion_quality.tree import TokenTree
+from integration_tests.benchmarks.fusion_quality.scoring import Scorer, TokenTree
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.conftest import byte_level_bpe, sentencepiece_bpe
 from vllm_logits_processor.fusion import fused_cells, weigh
@@ -68,22 +60,13 @@ def pair(folders: tuple[str, str]) -> tuple[Scorer, Scorer]:
 
 
 def test_command_prints_one_json_object_with_the_keys(
-    folders: tuple[str, str], tmp_path: Path
+    folders: tuple[str, str], tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:
     plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
     plain.write_text(TEXT)
     lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in (TEXT, TEXT[::-1])))
-    command = [sys.executable, "-m", "integration_tests.benchmarks.fusion_quality"]
     models = ["--host", folders[0], "--expert", folders[1], "--top-k", "20", "--limit-bytes", "120"]
-    result = subprocess.run(
-        [*command, *models, "--reversed", "--text", str(plain), str(lines), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    values: dict[str, Any] = json.loads(result.stdout)
+    values = values_of(main, *models, "--reversed", "--text", str(plain), str(lines))
     assert list(values["texts"]) == [str(plain), str(lines)]
     assert values["texts"][str(plain)]["bytes"] == len(TEXT.encode())
     assert values["reversed"]["host"] == values["expert"] == folders[1]
@@ -104,7 +87,7 @@ def test_equal_models_fuse_into_themselves(pair: tuple[Scorer, Scorer]) -> None:
     host = pair[0]
     # Without runs of spaces: a text so far that ends in one has other tokens than the whole text.
     text = b"The cat sat on the mat, and the watchers watched."
-    figures = Comparison(host, host, top_k=len(host.vocabulary)).on([text])
+    figures = measure.Comparison(host, host, top_k=len(host.vocabulary)).on([text])
     for bits in (*figures["fused"].values(), figures["expert"], figures["hindsight"]):
         assert bits == pytest.approx(figures["host"], abs=1e-4)
 
@@ -160,34 +143,34 @@ def test_no_router_sees_the_token_that_it_weighs(pair: tuple[Scorer, Scorer], ro
 
 
 def test_gap_closed() -> None:
-    assert gap_closed(0.9, host=1.2, expert=1.0, hindsight=0.8) == pytest.approx(0.5)
-    assert gap_closed(1.1, host=1.2, expert=1.0, hindsight=0.8) == pytest.approx(-0.5)
-    assert gap_closed(1.0, host=1.0, expert=1.0, hindsight=1.0) is None
+    assert measure.gap_closed(0.9, host=1.2, expert=1.0, hindsight=0.8) == pytest.approx(0.5)
+    assert measure.gap_closed(1.1, host=1.2, expert=1.0, hindsight=0.8) == pytest.approx(-0.5)
+    assert measure.gap_closed(1.0, host=1.0, expert=1.0, hindsight=1.0) is None
 
 
 def test_embedded_tasks_are_texts_by_seed() -> None:
     first, again, other = (
-        read_text("embedded:arithmetic", seed=seed, limit_bytes=300) for seed in (0, 0, 1)
+        measure.read_text("embedded:arithmetic", seed=seed, limit_bytes=300) for seed in (0, 0, 1)
     )
     assert sum(map(len, first)) == 300
     assert first == again != other
     with pytest.raises(ConfigError, match="'poems'"):
-        read_text("embedded:poems", seed=0)
+        measure.read_text("embedded:poems", seed=0)
 
 
 def test_documents(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "ab\\u2028é"}\n\n{"text": "cd"}\n', encoding="utf-8")
-    assert read_documents(path) == ["ab\u2028é".encode(), b"cd"]
-    assert read_documents(path, limit_bytes=6) == ["ab\u2028".encode()]
+    assert measure.read_documents(path) == ["ab\u2028é".encode(), b"cd"]
+    assert measure.read_documents(path, limit_bytes=6) == ["ab\u2028".encode()]
     path.write_text('{"text": 3}\n')
-    with pytest.raises(TextError, match="no string: 3"):
-        read_documents(path)
+    with pytest.raises(measure.TextError, match="no string: 3"):
+        measure.read_documents(path)
     path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    assert read_documents(path) == [b"Question: 1 + 1?\nAnswer: 2"]
-    assert read_text(str(path), seed=0, limit_bytes=8) == [b"Question"]
+    assert measure.read_documents(path) == [b"Question: 1 + 1?\nAnswer: 2"]
+    assert measure.read_text(str(path), seed=0, limit_bytes=8) == [b"Question"]
     path.write_text("nonsense\n")
-    with pytest.raises(TextError, match="Line 1"):
-        read_documents(path)
-    with pytest.raises(TextError, match="cannot be read"):
-        read_documents(tmp_path / "absent.txt")
+    with pytest.raises(measure.TextError, match="Line 1"):
+        measure.read_documents(path)
+    with pytest.raises(measure.TextError, match="cannot be read"):
+        measure.read_documents(tmp_path / "absent.txt")

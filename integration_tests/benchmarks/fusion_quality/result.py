@@ -1,29 +1,38 @@
-"""The table of a comparison, and what it comes to in sentences."""
-
-from __future__ import annotations
+"""The table, and what each direction comes to."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from integration_tests.benchmarks.cli import Namespace, Result, Values
 
 _DEFAULT_ROUTER = "evidence"
 #: Share of the gap that the default router was to close, on average of the texts.
 AIM = 0.25
 
 
-def columns(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+def result(values: Values, _: Namespace) -> Result:
+    """Return one column per text and direction."""
+    pairs = [values, *([values["reversed"]] if "reversed" in values else [])]
+    return Result(
+        header=["bits per byte", *_columns(pairs)],
+        rows=_rows(pairs),
+        remarks=[
+            *(remark for pair in pairs for remark in _remarks(pair)),
+            f"Top {values['top_k']} of the expert. In the lazy rows the router is evidence and the "
+            "share of tokens asked stands in brackets.",
+        ],
+    )
+
+
+def _columns(pairs: Sequence[Values]) -> list[str]:
     """Return the texts' names; with two directions, each with its host."""
-    hosts = [f"{_short(pair['host'])}: " if len(pairs) > 1 else "" for pair in pairs]
-    return [
-        f"{host}{Path(name).name}"
-        for host, pair in zip(hosts, pairs, strict=True)
-        for name in pair["texts"]
-    ]
+    named = [(f"{_short(pair['host'])}: " if len(pairs) > 1 else "", pair) for pair in pairs]
+    return [f"{host}{Path(name).name}" for host, pair in named for name in pair["texts"]]
 
 
-def rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Return the table: one column per text and direction."""
+def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
     texts = [each for pair in pairs for each in pair["texts"].values()]
     first = texts[0]
     return [
@@ -39,10 +48,7 @@ def rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         *(
             [
                 f"asked above {step['unsure_nats']:g} nats",
-                *(
-                    f"{each['lazy'][at]['fused']:.4g} ({_percent(each['lazy'][at]['asked_share'])})"
-                    for each in texts
-                ),
+                *(_asked(each["lazy"][at]) for each in texts),
             ]
             for at, step in enumerate(first["lazy"])
         ),
@@ -51,7 +57,7 @@ def rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     ]
 
 
-def remarks(pair: Mapping[str, Any]) -> list[str]:
+def _remarks(pair: Values) -> list[str]:
     """Say what one direction comes to, with the default router."""
     texts = list(pair["texts"].values())
     fused = [each["fused"][_DEFAULT_ROUTER] for each in texts]
@@ -70,6 +76,10 @@ def remarks(pair: Mapping[str, Any]) -> list[str]:
     mean = statistics.fmean(known)
     missed = f", missed by {100 * (AIM - mean):.1f} points" if mean < AIM else ", met"
     return [f"{said}; gap closed on average {_percent(mean)} (aim: {_percent(AIM)}{missed})."]
+
+
+def _asked(step: Values) -> str:
+    return f"{step['fused']:.4g} ({_percent(step['asked_share'])})"
 
 
 def _short(name: str) -> str:

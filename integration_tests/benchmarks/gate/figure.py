@@ -1,17 +1,9 @@
 """Recall, false alarms and time of the gate and of other tools."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import grouped_bars, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     figure, (shares, times) = new_figure(2, size=(8.0, 4.0))
     tools = {"gate": values, **values["peers"]}
     names = [name.replace("-", "\n") for name in tools]

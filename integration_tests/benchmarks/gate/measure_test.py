@@ -1,15 +1,12 @@
-from __future__ import annotations
-
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from integration_tests.benchmarks.gate.__main__ import generated_prompts
+from integration_tests.benchmarks.gate.__main__ import main
 from integration_tests.benchmarks.gate.data import DataError, Prompt, read_prompts
-from integration_tests.benchmarks.gate.measure import measure, seconds_per_mb
+from integration_tests.benchmarks.gate.measure import figures_of, generated_prompts, seconds_per_mb
 
 PROMPTS = [
     Prompt("write to joe@example.org", ((9, 24, "EMAIL_ADDRESS"),)),
@@ -30,7 +27,7 @@ def find(text: str) -> list[tuple[int, int]] | None:
 
 
 def test_shares_and_times() -> None:
-    result = measure(find, PROMPTS)
+    result = figures_of(find, PROMPTS)
     assert result["prompt_recall"] == pytest.approx(2 / 3)
     assert result["false_alarm_rate"] == 0.5
     assert result["recall"] == {"EMAIL_ADDRESS": 1.0, "OTHER": 0.0, "PERSON": 0.5}
@@ -41,9 +38,9 @@ def test_shares_and_times() -> None:
 
 
 def test_a_share_of_nothing_is_none() -> None:
-    result = measure(find, PROMPTS[:1])
+    result = figures_of(find, PROMPTS[:1])
     assert result["false_alarm_rate"] is None
-    assert measure(find, PROMPTS[3:])["prompt_recall"] is None
+    assert figures_of(find, PROMPTS[3:])["prompt_recall"] is None
 
 
 def test_data_of_other_makers_is_read(tmp_path: Path) -> None:
@@ -91,25 +88,18 @@ def test_prompts_are_made_where_there_are_none() -> None:
             assert label.isupper()
 
 
-def test_it_prints_one_json_object(tmp_path: Path) -> None:
+def test_it_prints_one_json_object(
+    tmp_path: Path, values_of: Callable[..., Any], error_of: Callable[..., str]
+) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(
         '{"text": "write to joe@example.org", "spans": [{"type": "EMAIL", "start": 9, "end": 24}]}'
         '\n{"text": "how do I sort a list?", "spans": []}\n',
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "integration_tests.benchmarks.gate", "--data", str(path)]
-    done = subprocess.run(
-        [*command, "--json", "--no-peers"], capture_output=True, text=True, check=True
-    )
-    result = json.loads(done.stdout)
+    result = values_of(main, "--data", str(path), "--no-peers")
     assert {"recall", "f2", "p50_ms", "p99_ms", "seconds_per_mb", "machine"} <= set(result)
     assert (result["prompt_recall"], result["false_alarm_rate"], result["peers"]) == (1.0, 0.0, {})
-
     assert result["data"] == "data.jsonl"
     assert result["remarks"][0].startswith("Recall of private prompts 1.000 at 0.0 % false alarms")
-    failed = subprocess.run(
-        [*command[:-1], str(tmp_path / "none")], capture_output=True, text=True, check=False
-    )
-    assert failed.returncode == 2
-    assert "cannot be read" in failed.stderr
+    assert "cannot be read" in error_of(main, "--data", str(tmp_path / "none"))

@@ -1,17 +1,9 @@
 """Private spans and bytes that left, one bar per way to answer."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import COLOURS, HATCHES, new_figure
+from integration_tests.benchmarks.plotting import COLOURS, HATCHES, Figure, Values, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``privacy --json`` printed."""
+def draw(values: Values) -> Figure:
     figure, (spans, sent) = new_figure(2)
     names = list(values["systems"])
     panels = (

@@ -1,23 +1,32 @@
-"""The five ways to answer, over the same two servers."""
+"""The five ways to answer, over the same two servers, and what left of the prompts in each."""
 
-from __future__ import annotations
-
+import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from floe_plugins.errors import FloeError
 from floe_plugins.gate import Decision, Gate
+from floe_plugins.models import resolve
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.decode.servers import EXPERT_CORE, HOST_CORE, PATIENT, starting
+from integration_tests.benchmarks.decode import servers
 from integration_tests.benchmarks.gate.data import Prompt
+from integration_tests.benchmarks.privacy.data import Prompts, load_prompts
 from integration_tests.benchmarks.privacy.relay import Relay, Request, relay
 from integration_tests.harness.processes import free_port
-from integration_tests.harness.vllm_servers import FORGETS, Server, ServerSpec, running
+from integration_tests.harness.tiny_models import make_models
+from integration_tests.harness.vllm_servers import FORGETS, Server, running
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+Decode = Callable[[Sequence[int]], bytes]
 
 SYSTEMS = ("llm-only", "router", "router+gate", "floe", "slm-only")
 
@@ -27,41 +36,84 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Run:
-    """One system's answers.
+    """One system's answers."""
 
-    Attributes
-    ----------
-    requests : list of Request
-        What the relay saw.
-    answers : list of str
-        In the order of the prompts.
-    seconds : float
-        For all of them, `_AT_ONCE` at a time.
-    """
+    requests: list[Request]  # what the relay saw
+    answers: list[str]  # in the order of the prompts
+    seconds: float  # for all of them, `_AT_ONCE` at a time
 
-    requests: list[Request]
-    answers: list[str]
-    seconds: float
+
+def measure(options: cli.Namespace) -> dict[str, Any]:
+    """Answer all prompts with each system; return what the relay saw of it."""
+    sizes = {key: getattr(options, key) for key in ("private", "public", "seed")}
+    prompts = load_prompts(options.data, **sizes)
+    with tempfile.TemporaryDirectory() as place:
+        folder, logs = Path(place), Path(place) / "logs"
+        if options.tiny:
+            slm = llm = make_models(folder).host
+        else:
+            slm, llm = resolve(options.slm), resolve(options.llm)
+        port = free_port()
+        with relay(f"http://127.0.0.1:{port}/v1") as wire:
+            expert = {"url": wire.url, "model": "llm", "tokenizer": llm, "trusted": False}
+            floe: dict[str, Any] = {"expert": expert, **servers.PATIENT}
+            how: dict[str, Any] = {"streams": _AT_ONCE, "variables": FORGETS}
+            own = servers.host(slm, "slm", floe=floe, **how)
+            far = replace(servers.host(llm, "llm", core=servers.EXPERT_CORE, **how), port=port)
+            with running(own, far, logs=logs, waiting=servers.starting) as (device, cloud):
+                reached = replace(cloud, url=wire.url)
+                systems = Systems(device, reached, wire, tokens=options.tokens)
+                runs = {name: systems.run(name, prompts.all) for name in SYSTEMS}
+        decode = ByteVocabulary.from_pretrained(llm).decode
+    classes = Counter(label for prompt in prompts.private for _, _, label in prompt.spans)
+    return {
+        **{key: getattr(options, key) for key in ("seed", "tokens", "slm", "llm")},
+        **({"slm": "tiny", "llm": "tiny"} if options.tiny else {}),
+        "sources": list(prompts.sources),
+        "private_prompts": len(prompts.private),
+        "public_prompts": len(prompts.public),
+        "spans": classes.total(),
+        "spans_by_class": dict(sorted(classes.items())),
+        "systems": _systems(runs, prompts, decode),
+    }
+
+
+def _systems(
+    runs: Mapping[str, Run], prompts: Prompts, decode: Decode
+) -> dict[str, dict[str, Any]]:
+    texts, found = prompts.all, {}
+    everything = what_left(runs["llm-only"].requests, texts, decode=decode).spans.total()
+    for name, run in runs.items():
+        left = what_left(run.requests, texts, decode=decode)
+        helped = len(left.prompts)
+        public = sum(1 for at in left.prompts if not texts[at].spans)
+        repeated = map(spans_in, run.answers, texts)
+        found[name] = {
+            "requests": left.requests,
+            "bytes": left.sent_bytes,
+            "helped_prompts": helped,
+            "bytes_per_helped_answer": left.sent_bytes / helped if helped else None,
+            "spans_left": left.spans.total(),
+            "spans_left_by_class": dict(sorted(left.spans.items())),
+            "retention": 1 - left.spans.total() / everything,
+            "leaking_share": len(left.leaking) / len(prompts.private),
+            "public_helped_share": public / len(prompts.public),
+            "spans_repeated": sum(each.total() for each in repeated),
+            "seconds_per_answer": run.seconds / len(texts),
+        }
+    return found
 
 
 class Systems:
-    """Device and cloud.
-
-    Parameters
-    ----------
-    slm : Server
-        On the device, with Floe.
-    llm : Server
-        The cloud's, as the device reaches it: through `wire`.
-    wire : Relay
-    tokens : int
-        Most tokens of an answer.
-    """
+    """The device, with Floe, and the cloud, which the device reaches through `wire`."""
 
     def __init__(self, slm: Server, llm: Server, wire: Relay, *, tokens: int) -> None:
-        self._slm, self._llm, self._wire = slm, llm, wire
-        self._tokens = tokens
-        self._gate = Gate()
+        self._slm, self._llm, self._wire, self._gate = slm, llm, wire, Gate()
+        self._ways: dict[str, Callable[[str], list[str]]] = {
+            "llm-only": partial(llm.complete, max_tokens=tokens),
+            "floe": partial(slm.complete, max_tokens=tokens, vllm_xargs={"floe": "fused"}),
+            "slm-only": partial(slm.complete, max_tokens=tokens, **servers.HOST_ALONE),
+        }
         self._likelihoods: dict[str, float] = {}
         self._scoring_s = 0.0
 
@@ -74,25 +126,19 @@ class Systems:
         # Resetting is none of the system's requests.
         self._wire.taken()
         begun = time.perf_counter()
-        ways = self._ways(name, prompts)
+        ways = [self._ways[way] for way in self._chosen(name, prompts)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            answers = list(
-                cli.progress(
-                    pool.map(lambda way, each: way(each.text), ways, prompts),
-                    name,
-                    total=len(prompts),
-                )
-            )
+            found = pool.map(lambda way, each: way(each.text)[0], ways, prompts)
+            answers = list(cli.progress(found, name, total=len(prompts)))
         seconds = time.perf_counter() - begun
         # Both routers need the scores, which are the same.
         seconds += self._scoring_s if name.startswith("router") else 0.0
         return Run(self._wire.taken(), answers, seconds)
 
-    def _ways(self, name: str, prompts: Sequence[Prompt]) -> list[Callable[[str], str]]:
-        """Return who answers each prompt."""
+    def _chosen(self, name: str, prompts: Sequence[Prompt]) -> list[str]:
+        """Return which of the ways answers each prompt."""
         if not name.startswith("router"):
-            ways = {"llm-only": self._by_llm, "floe": self._by_floe, "slm-only": self._by_slm}
-            return [ways[name]] * len(prompts)
+            return [name] * len(prompts)
         likely = [self._likelihoods[prompt.text] for prompt in prompts]
         middle = statistics.median(likely)
         goes = [each < middle for each in likely]
@@ -101,7 +147,7 @@ class Systems:
                 each and self._gate.decide(prompt.text).decision is Decision.CLEAR
                 for each, prompt in zip(goes, prompts, strict=True)
             ]
-        return [self._by_llm if each else self._by_slm for each in goes]
+        return ["llm-only" if each else "slm-only" for each in goes]
 
     def _score(self, prompts: Sequence[Prompt]) -> None:
         begun = time.perf_counter()
@@ -113,51 +159,78 @@ class Systems:
     def _likelihood(self, prompt: Prompt) -> float:
         """Return the mean log-probability that the SLM gives to the prompt's tokens, nats."""
         (choice,) = self._slm.choices(
-            prompt.text, max_tokens=1, prompt_logprobs=0, vllm_xargs={"floe": "host"}
+            prompt.text, max_tokens=1, prompt_logprobs=0, **servers.HOST_ALONE
         )
         # The first token has nothing before it.
         said = [next(iter(each.values()))["logprob"] for each in choice["prompt_logprobs"] if each]
         return statistics.fmean(said) if said else 0.0
 
-    def _by_llm(self, text: str) -> str:
-        return self._llm.complete(text, max_tokens=self._tokens)[0]
 
-    def _by_slm(self, text: str) -> str:
-        return self._slm.complete(text, max_tokens=self._tokens, vllm_xargs={"floe": "host"})[0]
-
-    def _by_floe(self, text: str) -> str:
-        return self._slm.complete(text, max_tokens=self._tokens, vllm_xargs={"floe": "fused"})[0]
+class StrayTextError(FloeError):
+    """A text left that is of none of the prompts: nothing could be said of what was in it."""
 
 
-@contextmanager
-def device_and_cloud(slm: str, llm: str, *, logs: Path, tokens: int) -> Iterator[Systems]:
-    """Run both servers with the relay between them.
+@dataclass(frozen=True)
+class Left:
+    """What left of some prompts."""
 
-    Parameters
-    ----------
-    slm, llm : str
-        Folders of checkpoints.
-    logs : Path
-    tokens : int
-        Most tokens of an answer.
+    requests: int
+    sent_bytes: int  # heads included
+    prompts: frozenset[int]  # indices of the prompts of which any text left
+    spans: Counter[str]  # labelled ones whose text stands in what left of their prompt, by class
+    leaking: frozenset[int]  # indices of the prompts with such spans
+
+
+def what_left(requests: Sequence[Request], prompts: Sequence[Prompt], *, decode: Decode) -> Left:
+    """Read the requests, calls of ``/v1/completions``, as the cloud's owner could.
+
+    `decode` gives the bytes of the LLM's token ids. A text that begins like none of the prompts is
+    a `StrayTextError`.
     """
-    port = free_port()
-    with relay(f"http://127.0.0.1:{port}/v1") as wire:
-        expert = {"url": wire.url, "model": "llm", "tokenizer": llm, "trusted": False}
-        specs = (
-            _server(slm, "slm", core=HOST_CORE, floe={"expert": expert, **PATIENT}),
-            replace(_server(llm, "llm", core=EXPERT_CORE), port=port),
-        )
-        with running(*specs, logs=logs, waiting=starting) as (device, cloud):
-            yield Systems(device, replace(cloud, url=wire.url), wire, tokens=tokens)
+    texts: dict[int, set[str]] = defaultdict(set)
+    for request in requests:
+        for text in texts_of(request, decode=decode):
+            texts[_owner(text, prompts)].add(text)
+    spans, leaking = Counter[str](), set()
+    for at, seen in texts.items():
+        found = spans_in("\0".join(seen), prompts[at])
+        spans += found
+        if found:
+            leaking.add(at)
+    size = sum(request.size for request in requests)
+    return Left(len(requests), size, frozenset(texts), spans, frozenset(leaking))
 
 
-def _server(model: str, name: str, *, core: int, floe: dict[str, Any] | None = None) -> ServerSpec:
-    return ServerSpec(
-        model=model,
-        name=name,
-        core=core,
-        floe=floe,
-        arguments=["--max-model-len", "512", "--max-num-seqs", str(_AT_ONCE)],
-        variables={"VLLM_USE_V2_MODEL_RUNNER": "0", **FORGETS},
+def spans_in(text: str, prompt: Prompt) -> Counter[str]:
+    """Count the prompt's spans whose text stands in `text`, by class."""
+    return Counter(
+        label for start, end, label in prompt.spans if prompt.text[start:end].strip() in text
     )
+
+
+def texts_of(request: Request, *, decode: Decode) -> list[str]:
+    """Return the prompts of a request as texts."""
+    if not request.body:
+        return []
+    prompt = json.loads(request.body)["prompt"]
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        prompt = [prompt]
+    return [
+        each if isinstance(each, str) else decode(each).decode("utf-8", "replace")
+        for each in prompt
+    ]
+
+
+def _owner(text: str, prompts: Sequence[Prompt]) -> int:
+    """Return whose text it is: that of the prompt with the longest common beginning.
+
+    Floe asks about text without its last word too, so the end of a prompt may be missing.
+    """
+    pairs = (zip(text.lstrip(), each.text.lstrip(), strict=False) for each in prompts)
+    shared = [sum(1 for _ in takewhile(lambda each: each[0] == each[1], one)) for one in pairs]
+    best = max(range(len(prompts)), key=shared.__getitem__)
+    if 2 * shared[best] < min(len(text.lstrip()), len(prompts[best].text)):
+        raise StrayTextError(
+            f"A text of {len(text)} characters left that begins like none of the prompts."
+        )
+    return best

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,11 +11,9 @@ from integration_tests.benchmarks.gate.data import Prompt
 from integration_tests.benchmarks.pages import draw
 from integration_tests.benchmarks.privacy.__main__ import main
 from integration_tests.benchmarks.privacy.data import generated, load_prompts
-from integration_tests.benchmarks.privacy.leaving import StrayTextError, what_left
+from integration_tests.benchmarks.privacy.measure import StrayTextError, what_left
 from integration_tests.benchmarks.privacy.relay import Request, relay
 from vllm_logits_processor.expert.conftest import fake_expert
-
-pytestmark = pytest.mark.timeout(600)
 
 ANN = Prompt("Ann Bee writes to Joe", ((0, 7, "PERSON"), (18, 21, "PERSON")))
 BOB = Prompt("Call 555 1234 at once", ((5, 13, "PHONE"),))
@@ -127,9 +123,3 @@ def test_private_spans_stay_and_public_prompts_are_helped(
             assert prompt.text[start:end] not in printed.out + printed.err
     draw("privacy", values, tmp_path / "privacy.png")
     assert (tmp_path / "privacy.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_what_is_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--public", "0"])
-    assert "at least 1" in capsys.readouterr().err

@@ -1,17 +1,9 @@
 """Seconds of a round over the rank, measured and predicted; the ranks that deadlines give."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import COLOURS, MARKERS, new_figure
+from integration_tests.benchmarks.plotting import COLOURS, MARKERS, Figure, Values, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``rank_latency --json`` printed."""
+def draw(values: Values) -> Figure:
     figure, (rounds, ranks) = new_figure(columns=2)
     deadlines = [each["deadline_s"] for each in values["deadlines"]]
     for at, (name, device) in enumerate(values["classes"].items()):

@@ -1,17 +1,13 @@
-from __future__ import annotations
-
-import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from flower_strategy.device.hardware import DEVICE_CLASSES
 from flower_strategy.device.training_cost import TrainingCost
-from flower_strategy.testing.models import tiny_model
-from integration_tests.benchmarks.rank_latency import measure as rank_latency
+from integration_tests.benchmarks.rank_latency.__main__ import main
 from integration_tests.benchmarks.rank_latency.figure import draw
-from integration_tests.benchmarks.rank_latency.rounds import Measured, compare
-
-__all__ = ["tiny_model"]
+from integration_tests.benchmarks.rank_latency.measure import Measured, compare
 
 
 def cost(low: float, high: float) -> TrainingCost:
@@ -25,11 +21,10 @@ def cost(low: float, high: float) -> TrainingCost:
 
 
 def test_a_round_is_measured_and_predicted_for_every_class_and_rank(
-    tiny_model: str, capsys: pytest.CaptureFixture[str]
+    tiny_model: str, values_of: Callable[..., Any]
 ) -> None:
-    options = ["--model", tiny_model, "--ranks", "8", "2", "4", "--repeats", "2", "--json"]
-    assert rank_latency.main([*options, "--local-steps", "2", "--max-length", "32"]) == 0
-    values = json.loads(capsys.readouterr().out)
+    options = ["--model", tiny_model, "--ranks", "8", "2", "4", "--repeats", "2"]
+    values = values_of(main, *options, "--local-steps", "2", "--max-length", "32")
     assert sorted(values["classes"]) == sorted(DEVICE_CLASSES)
     sizes = [values["upload_bytes"][rank] for rank in ("2", "4", "8")]
     # The arrays' heads, of 128 bytes or so each, are all that does not grow with the rank.
@@ -61,8 +56,9 @@ def test_a_line_that_bends_is_told_by_the_ranks_between() -> None:
         upload_bytes={4: 4_000_000, 8: 8_000_000, 16: 16_000_000},
         costs=(cost(1.0, 2.5), cost(1.2, 2.5), cost(0.8, 2.5)),
         examples=10,
+        local_steps=2,
     )
-    found = compare(measured, {"laptop": DEVICE_CLASSES["laptop"]}, local_steps=2)
+    found = compare(measured, {"laptop": DEVICE_CLASSES["laptop"]})
     low, middle, high = found["classes"]["laptop"]["rounds"]
     assert low["error_percent"] == pytest.approx(0)
     assert high["error_percent"] == pytest.approx(0)
@@ -78,8 +74,9 @@ def test_deadlines_give_the_slow_a_smaller_rank_and_equal_ranks_wait_for_them() 
         upload_bytes={4: 4_000_000, 16: 16_000_000},
         costs=(cost(1.0, 1.0),),
         examples=10,
+        local_steps=2,
     )
-    found = compare(measured, DEVICE_CLASSES, local_steps=2)
+    found = compare(measured, DEVICE_CLASSES)
     assert found["deadlines"][0]["ranks"] == {"phone": None, "jetson": None, "laptop": None}
     assert found["deadlines"][-1]["ranks"] == {"phone": 16, "jetson": 16, "laptop": 16}
     # The phone needs 6 + 16 s at rank 4, by which the jetson (5.5 + 12.8 s) is done at rank 16.
@@ -87,11 +84,3 @@ def test_deadlines_give_the_slow_a_smaller_rank_and_equal_ranks_wait_for_them() 
     assert same["ranks"] == {"phone": 4, "jetson": 16, "laptop": 16}
     assert (same["slowest"], same["round_s"]) == ("phone", pytest.approx(22.0))
     assert same["ratio"] == pytest.approx((6 + 64) / 22)
-
-
-def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        rank_latency.main(["--ranks", "8"])
-    assert "two ranks or more" in capsys.readouterr().err
-    assert rank_latency.main(["--devices", "watch"]) == 2
-    assert "no device class" in capsys.readouterr().err

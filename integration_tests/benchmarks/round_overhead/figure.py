@@ -1,17 +1,9 @@
 """Seconds of a round and of the server's own part, Floe beside FedAvg."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import grouped_bars, new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure."""
+def draw(values: Values) -> Figure:
     figure, (whole, own) = new_figure(2)
     for axes, title, keys in (
         (whole, "a whole round", ("round_s", "fedavg_round_s")),

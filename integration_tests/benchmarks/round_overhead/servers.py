@@ -4,24 +4,23 @@ What is measured is the same for both: a round lasts from the end of the evaluat
 end of its own, and the server's own seconds are those not spent inside the exchange with the nodes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord
+from flwr.app import Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from flower_strategy.config import RunConfig
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
+#: Environment variable with the path of the file that a run's figures are written to.
 RESULT_VARIABLE = "FLOE_ROUND_OVERHEAD_RESULT"
-"""Environment variable with the path of the file that a run's figures are written to."""
 
 floe = ServerApp()
 fedavg = ServerApp()
@@ -32,7 +31,7 @@ class RoundClock:
 
     def __init__(self) -> None:
         self.rounds: list[dict[str, float]] = []
-        self._waited = 0.0
+        self.waited = 0.0
         self._ended: float | None = None
 
     def waits(self, messages: Iterable[Message]) -> Iterator[Message]:
@@ -41,70 +40,53 @@ class RoundClock:
         while True:
             started = time.perf_counter()
             message = next(source, None)
-            self._waited += time.perf_counter() - started
+            self.waited += time.perf_counter() - started
             if message is None:
                 return
             yield message
-
-    def waited(self, seconds: float) -> None:
-        """Count seconds as waiting."""
-        self._waited += seconds
 
     def end_round(self) -> None:
         """Note a round; the first call only starts the clock."""
         now = time.perf_counter()
         if self._ended is not None:
             seconds = now - self._ended
-            self.rounds.append({"seconds": seconds, "server_s": seconds - self._waited})
-        self._ended, self._waited = now, 0.0
+            self.rounds.append({"seconds": seconds, "server_s": seconds - self.waited})
+        self._ended, self.waited = now, 0.0
 
     def write(self) -> None:
-        """Write the rounds to the file that the environment names."""
         Path(os.environ[RESULT_VARIABLE]).write_text(json.dumps(self.rounds), "utf-8")
 
 
-class TimedFloe(FloeStrategy):
+class Timed:
+    """A strategy with a clock; a round ends with its evaluation."""
+
+    clock: RoundClock
+
+    def aggregate_evaluate(self, *arguments: Any, **options: Any) -> MetricRecord | None:
+        found: Any = super()
+        metrics: MetricRecord | None = found.aggregate_evaluate(*arguments, **options)
+        self.clock.end_round()
+        return metrics
+
+
+class TimedFloe(Timed, FloeStrategy):
     """Floe with a clock."""
 
-    clock: RoundClock
-
     def receive(self, *arguments: Any, **options: Any) -> Iterator[Message]:
-        """Receive, noting how long that takes."""
         return self.clock.waits(super().receive(*arguments, **options))
 
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Aggregate; the round ends here."""
-        metrics = super().aggregate_evaluate(server_round, replies)
-        self.clock.end_round()
-        return metrics
 
-
-class TimedFedAvg(FedAvg):
+class TimedFedAvg(Timed, FedAvg):
     """Flower's FedAvg with a clock."""
-
-    clock: RoundClock
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Aggregate; the round ends here."""
-        metrics = super().aggregate_evaluate(server_round, replies)
-        self.clock.end_round()
-        return metrics
 
 
 @floe.main()
 def run_floe(grid: Grid, context: Context) -> None:
-    """Run Floe as the run configuration says."""
     config = RunConfig.from_dict(context.run_config)
     strategy = TimedFloe.from_config(config)
     assert isinstance(strategy, TimedFloe)
     strategy.clock = RoundClock()
-    strategy.start(
-        grid=grid, initial_arrays=make_initial_arrays(strategy), num_rounds=config.rounds
-    )
+    strategy.start(grid, make_initial_arrays(strategy), num_rounds=config.rounds)
     strategy.clock.write()
 
 
@@ -119,24 +101,20 @@ def run_fedavg(grid: Grid, context: Context) -> None:
     def timed(messages: Iterable[Message], **options: Any) -> Iterable[Message]:
         started = time.perf_counter()
         replies = send_and_receive(messages, **options)
-        clock.waited(time.perf_counter() - started)
+        clock.waited += time.perf_counter() - started
         return replies
 
     grid.send_and_receive = timed  # type: ignore[method-assign]
     strategy = TimedFedAvg(min_available_nodes=2)
     strategy.clock = clock
+    how = floes.training.to_record()
+    how["scaling"] = floes.training.scaling(floes.server_rank)
+    how["devices"] = list(floes.envelope.devices)
     strategy.start(
-        grid=grid,
-        initial_arrays=make_initial_arrays(floes),
+        grid,
+        make_initial_arrays(floes),
         num_rounds=config.rounds,
-        train_config=_client_config(floes),
-        evaluate_config=_client_config(floes),
+        train_config=how,
+        evaluate_config=deepcopy(how),
     )
     clock.write()
-
-
-def _client_config(strategy: FloeStrategy) -> ConfigRecord:
-    settings = strategy.training.to_record()
-    settings["scaling"] = strategy.training.scaling(strategy.server_rank)
-    settings["devices"] = list(strategy.envelope.devices)
-    return settings

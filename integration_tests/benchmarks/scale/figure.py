@@ -1,29 +1,23 @@
 """Server seconds and memory over the devices; bandwidth of expert calls over the streams."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from integration_tests.benchmarks.plotting import COLOURS, MARKERS, lines, new_figure
+from integration_tests.benchmarks import plotting
 
 #: Taller than others: three small plots, two above one another.
 _SIZE = (7.0, 6.0)
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``scale --json`` printed."""
-    figure, (seconds, memory, replies, streams) = new_figure(columns=2, rows=2, size=_SIZE)
+def draw(values: plotting.Values) -> plotting.Figure:
+    figure, (seconds, memory, replies, streams) = plotting.new_figure(columns=2, rows=2, size=_SIZE)
     runs = values["runs"]
     devices = [run["devices"] for run in runs]
     stages = ("replies", "clustering", "sending", "evaluation", "export")
-    lines(seconds, devices, {name: [run["seconds"][name] for run in runs] for name in stages})
+    plotting.lines(
+        seconds, devices, {name: [run["seconds"][name] for run in runs] for name in stages}
+    )
     seconds.set_yscale("log")
     seconds.legend(fontsize=9, framealpha=0.5)
     seconds.set_ylabel("processor seconds, logarithmic")
-    lines(
+    plotting.lines(
         memory,
         devices,
         {
@@ -41,8 +35,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
         replies.plot(
             [tenth["replies"] for tenth in run["tenths"]],
             [tenth["resident_mib"] for tenth in run["tenths"]],
-            color=COLOURS[at % len(COLOURS)],
-            marker=MARKERS[at % len(MARKERS)],
+            **plotting.series_style(at),
             markersize=4,
             label=f"{run['devices']} devices",
         )
@@ -57,8 +50,7 @@ def draw(values: Mapping[str, Any]) -> Figure:
         streams.plot(
             [call["streams"] for call in own],
             [8e-6 * steps * (call["bytes_up"] + call["bytes_down"]) for call in own],
-            color=COLOURS[at % len(COLOURS)],
-            marker=MARKERS[at % len(MARKERS)],
+            **plotting.series_style(at),
             label=f"K = {k}",
         )
     streams.set_xscale("log")

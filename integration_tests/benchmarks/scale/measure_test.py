@@ -1,21 +1,17 @@
-from __future__ import annotations
-
 import json
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
 
-from flower_strategy.testing.models import tiny_model
-from integration_tests.benchmarks.scale import __main__ as command
-from integration_tests.benchmarks.scale import measure as federated
-from integration_tests.benchmarks.scale import result as summary
+from integration_tests.benchmarks.scale.__main__ import main
 from integration_tests.benchmarks.scale.figure import draw
 from integration_tests.benchmarks.scale.fleet import TASKS, FleetGrid, trained_adapters
-from integration_tests.benchmarks.scale.serving import reply_body
+from integration_tests.benchmarks.scale.measure import count_blocks, first_blocks, reply_body
+from integration_tests.benchmarks.scale.result import round_seconds
 from vllm_logits_processor.expert.http import read_continuations
-
-__all__ = ["tiny_model"]
 
 #: Stages of a round, in the order in which they happen.
 STAGES = (
@@ -37,13 +33,10 @@ SHAPES = {
 }
 
 
-def test_both_halves_are_measured_and_drawn(
-    tiny_model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--model", tiny_model, "--devices", "200", "400", "--terms", "64", "--json"]
+def test_both_halves_are_measured_and_drawn(tiny_model: str, values_of: Callable[..., Any]) -> None:
+    options = ["--model", tiny_model, "--devices", "200", "400", "--terms", "64"]
     options += ["--streams", "1", "20", "--k", "5", "20", "--text", "30", "--calls", "2"]
-    assert command.main([*options, "--repeats", "2"]) == 0
-    values = json.loads(capsys.readouterr().out)
+    values = values_of(main, *options, "--repeats", "2")
     assert (values["blocks"], values["all_blocks"]) == (1, 2)
     for run, devices in zip(values["runs"], (200, 400), strict=True):
         assert run["replies"] == run["devices"] == devices == sum(run["ranks"].values())
@@ -85,13 +78,13 @@ def test_a_round_is_reckoned_from_its_replies_and_what_does_not_depend_on_the_mo
         "ranks": {"4": 10, "8": 20},
         "seconds": {"sending": 1.0, "clustering": 50.0, "replies": 9.0, "checkpoint": 0.5},
     }
-    assert summary.round_seconds(values, run) == pytest.approx(1 + 6 + 6 + 1.5)
+    assert round_seconds(values, run) == pytest.approx(1 + 6 + 6 + 1.5)
 
 
 def test_the_first_blocks_are_those_of_the_model() -> None:
-    assert list(federated.first_blocks(SHAPES, 1)) == list(SHAPES)[:2]
-    assert federated.first_blocks(SHAPES, 9) == SHAPES
-    assert federated.count_blocks(SHAPES) == 2
+    assert list(first_blocks(SHAPES, 1)) == list(SHAPES)[:2]
+    assert first_blocks(SHAPES, 9) == SHAPES
+    assert count_blocks(SHAPES) == 2
 
 
 def test_devices_have_tasks_and_all_classes_have_each() -> None:
@@ -123,10 +116,3 @@ def test_the_reply_is_what_vllm_answers_and_what_the_expert_reads() -> None:
     assert first.tokens.tolist() == [5]
     assert second.top.token_ids.tolist() == [[2, 9]]
     np.testing.assert_allclose(np.exp(second.top.logprobs), [[0.5, 0.1]], rtol=1e-6)
-
-
-def test_numbers_that_measure_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for options in (["--devices", "20"], ["--streams", "0"], ["--forward-ms", "0"]):
-        with pytest.raises(SystemExit):
-            command.main(options)
-    assert "above 0" in capsys.readouterr().err

@@ -1,32 +1,26 @@
-"""Rows of the table, and what the figures say, as sentences."""
+"""The table, and what the figures say."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any
 
-HEADER = ("what", "number", "seconds", "ms each", "peak MiB", "MB up", "MB down")
+from integration_tests.benchmarks.cli import Namespace, Result, Values
 
-Values = Mapping[str, Any]
+_HEADER = ("what", "number", "seconds", "ms each", "peak MiB", "MB up", "MB down")
 
 
-def rows(values: Values) -> list[list[Any]]:
+def result(values: Values, _: Namespace) -> Result:
     """Return one row per run, per rank of a reply, and per expert call."""
+    remarks = [*_federated(values), *_serving(values)]
+    return Result(header=_HEADER, rows=_rows(values), remarks=remarks)
+
+
+def _rows(values: Values) -> list[list[Any]]:
     found: list[list[Any]] = []
     for run in values["runs"]:
         number = run["devices"]
         total = sum(run["seconds"].values())
-        found.append(
-            [
-                f"run, {values['blocks']} of {values['all_blocks']} blocks",
-                number,
-                total,
-                1000 * total / number,
-                f"{max(run['peak_mib'].values()):.0f}",
-                run["bytes_up"] / 1e6,
-                run["bytes_up"] / 1e6,
-            ]
-        )
+        what = f"run, {values['blocks']} of {values['all_blocks']} blocks"
+        peak, size = f"{max(run['peak_mib'].values()):.0f}", run["bytes_up"] / 1e6
+        found.append([what, number, total, 1000 * total / number, peak, size, size])
         for stage in ("clustering", "replies", "export"):
             seconds = run["seconds"][stage]
             peak = run["peak_mib"].get(stage)
@@ -37,17 +31,9 @@ def rows(values: Values) -> list[list[Any]]:
         cells = [reply["seconds"], 1000 * reply["seconds"], "", size, size]
         found.append([f"reply of rank {reply['rank']}, all blocks", 1, *cells])
     for call in values["calls"]:
-        found.append(
-            [
-                f"expert call, K = {call['k']}",
-                call["streams"],
-                call["seconds"],
-                1000 * call["seconds"] / call["streams"],
-                "",
-                call["bytes_up"] / 1e6,
-                call["bytes_down"] / 1e6,
-            ]
-        )
+        cells = [call["seconds"], 1000 * call["seconds"] / call["streams"], ""]
+        sizes = [call["bytes_up"] / 1e6, call["bytes_down"] / 1e6]
+        found.append([f"expert call, K = {call['k']}", call["streams"], *cells, *sizes])
     for fusion in values["fusion"]:
         cells = [fusion["row_ms"] * fusion["rows"] / 1000, fusion["row_ms"], "", "", ""]
         found.append([f"fusion, K = {fusion['k']}", fusion["rows"], *cells])
@@ -69,11 +55,6 @@ def round_seconds(values: Values, run: Values) -> float:
         if stage in ("sending", "next ranks", "checkpoint")
     )
     return float(replies + run["clusters"] * whole["result_s"] + rest)
-
-
-def remarks(values: Values) -> list[str]:
-    """Return the remarks under the table."""
-    return [*_federated(values), *_serving(values)]
 
 
 def _federated(values: Values) -> list[str]:

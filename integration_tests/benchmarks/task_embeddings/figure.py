@@ -1,20 +1,13 @@
 """Cosines of the nodes' embeddings, ordered by cluster: without noise, and with the most."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-from matplotlib.figure import Figure
 
-from integration_tests.benchmarks.plotting import new_figure
+from integration_tests.benchmarks.plotting import Figure, Values, new_figure
 
 _SIZE = (7.0, 4.4)
 
 
-def draw(values: Mapping[str, Any]) -> Figure:
-    """Return the figure of what ``task_embeddings --json`` printed."""
+def draw(values: Values) -> Figure:
     levels = sorted(values["levels"], key=lambda level: float(level["noise"]))
     shown = [levels[0]] if len(levels) == 1 else [levels[0], levels[-1]]
     nodes = values["nodes"]

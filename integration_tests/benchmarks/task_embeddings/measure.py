@@ -1,20 +1,13 @@
-"""Cosines of task embeddings, and the clusters in them: with what the devices add for privacy, too.
-
-Nodes hold texts of several tasks, some of them a mixture; each is embedded by the real client code
-(`flower_strategy.device.embedding`) with the real base model. Then `flower_strategy.clusters`
-splits them, and the split is held against the tasks that are known here.
-
-Figure 5 of "Floe: Federated Specialization for Real-Time LLM-SLM Inference" (arXiv 2602.14302).
-"""
+"""Embeds the texts of nodes, and clusters what comes of it."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import ast
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,38 +15,31 @@ import torch
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from floe_plugins.errors import FloeError
+from floe_plugins.errors import ConfigError
 from flower_strategy.clusters import cluster_devices
-from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.data.embedded import TASKS, make_examples
+from flower_strategy.data.jsonl import find_files, read_examples
+from flower_strategy.device.base_model import load_base_model
 from flower_strategy.device.embedding import TaskEmbedding, task_embedding
 from flower_strategy.settings import ClusteringSettings, EmbeddingSettings
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.task_embeddings.texts import read_tasks
+from integration_tests.benchmarks.data import task_files
 
-DEFAULT_MODEL = "embedded:smollm2-135m-instruct"
-NOISES = (0.0, 0.002, 0.005, 0.01, 0.05)
-_MOST = 6
+_MOST = 6  # clusters that a silhouette is told for
+_SHORTEST = 200  # characters of a function that is worth a text
 
 
 class Remembering:
-    """A model that computes a text's hidden states once: every level of noise needs the same.
-
-    Parameters
-    ----------
-    model : Any
-        The causal language model.
-    """
+    """A model that computes a text's hidden states once: every level of noise needs the same."""
 
     def __init__(self, model: Any) -> None:
         self._decoder = model.get_decoder()
         self._known: dict[tuple[int, ...], Any] = {}
 
     def get_decoder(self) -> Remembering:
-        """Return what is called with the tokens."""
         return self
 
     def __call__(self, *, input_ids: torch.Tensor) -> Any:
-        """Return the decoder's output for one row of tokens."""
         key = tuple(input_ids[0].tolist())
         if key not in self._known:
             self._known[key] = self._decoder(input_ids=input_ids)
@@ -70,69 +56,62 @@ class Node:
 
     @property
     def name(self) -> str:
-        """How the figure calls it."""
         return f"{self.task} {1 - self.mixed:.0%}" if self.mixed else self.task
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return the exit status."""
-    options = _options(arguments)
-    torch.set_num_threads(1)
-    try:
-        values = measure(options)
-    except FloeError as error:
-        return cli.failed(error)
-    levels = values["levels"]
-    numbers = list(levels[0]["silhouettes"])
-    cli.show(
-        options,
-        values,
-        header=[
-            *("noise", "cosine within", "across", "error", "clusters", "Rand index"),
-            *(f"silhouette at {number}" for number in numbers),
-        ],
-        rows=[
-            [
-                f"{level['noise']:g}",
-                f"{level['within']['least']:.2f} to {level['within']['most']:.2f}",
-                f"{level['across']['least']:.2f} to {level['across']['most']:.2f}",
-                level["error"],
-                level["clusters"],
-                level["adjusted_rand"],
-                *(level["silhouettes"][number] for number in numbers),
-            ]
-            for level in levels
-        ],
-        remarks=remarks(values),
-    )
-    return 0
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: cli.Namespace) -> dict[str, Any]:
     """Embed all nodes at every level of noise and return the figures."""
+    torch.set_num_threads(1)
     tasks = read_tasks(options.data, count=options.nodes * options.texts, seed=options.seed)
-    nodes = deal(
-        tasks,
-        nodes=options.nodes,
-        texts=options.texts,
-        mixed=options.mixed,
-        share=options.share,
-        seed=options.seed,
-    )
+    keys = ("nodes", "texts", "mixed", "share", "seed")
+    nodes = deal(tasks, **{key: getattr(options, key) for key in keys})
     loaded = load_base_model(options.model)
     base = replace(loaded, model=Remembering(loaded.model))
     work = [(noise, at) for noise in options.noise for at in range(len(nodes))]
     embedded: dict[float, list[TaskEmbedding]] = {noise: [] for noise in options.noise}
     for noise, at in cli.progress(work, "task_embeddings"):
-        embedded[noise].append(_embed(base, nodes[at], noise, at, options))
+        how = EmbeddingSettings(texts=options.texts, max_length=options.max_length, noise=noise)
+        # On a device the seed is secret; here it makes the figures come out again.
+        seed = 1000 * options.seed + at
+        embedded[noise].append(task_embedding(base, nodes[at].texts, how, seed=seed))
     return {
-        "model": options.model,
-        "seed": options.seed,
-        "texts": options.texts,
+        **{key: getattr(options, key) for key in ("model", "seed", "texts")},
         "tasks": list(tasks),
         "nodes": [{"name": node.name, "task": node.task, "mixed": node.mixed} for node in nodes],
         "levels": [{"noise": noise, **judge(nodes, embedded[noise])} for noise in options.noise],
     }
+
+
+def read_tasks(data: str | None, *, count: int, seed: int) -> dict[str, list[str]]:
+    """Return task -> `count` texts, drawn by the seed.
+
+    Files, or GSM8K and PubMedQA where they are, are tasks, and so is the code of Python's standard
+    library. Where there is no file at all, the embedded tasks are taken.
+    """
+    files = {file.stem.removesuffix("_train"): file for file in task_files()}
+    if data is not None:
+        files = find_files(data)
+    elif not files:
+        made = {task: make_examples(task, count=count, seed=seed) for task in TASKS}
+        return {task: [each.text for each in examples] for task, examples in made.items()}
+    tasks = {name: [each.text for each in read_examples(file)] for name, file in files.items()}
+    tasks["stdlib code"] = list(_functions())
+    drawn = {}
+    for name, texts in tasks.items():
+        if len(texts) < count:
+            raise ConfigError(f"Task {name!r} has {len(texts)} texts; {count} are needed.")
+        order = np.random.default_rng(seed).permutation(len(texts))[:count]
+        drawn[name] = [texts[int(row)] for row in order]
+    return drawn
+
+
+def _functions() -> Iterator[str]:
+    """Yield functions of the standard library's modules, in the order of the files."""
+    for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        source = file.read_text("utf-8")
+        functions = (one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef))
+        texts = (ast.get_source_segment(source, one) or "" for one in functions)
+        yield from (text for text in texts if len(text) >= _SHORTEST)
 
 
 def deal(
@@ -146,18 +125,8 @@ def deal(
 ) -> list[Node]:
     """Return nodes whose main tasks come in turn; no text is on two of them.
 
-    Parameters
-    ----------
-    tasks : Mapping[str, Sequence[str]]
-        Task -> texts, ``nodes * texts`` of each at least.
-    nodes, texts : int
-        Their number, and the texts of each.
-    mixed : int
-        How many of them, the last ones, hold other tasks' texts too.
-    share : float
-        Share of these texts.
-    seed : int
-        Of the order of a node's texts.
+    The last ones, `mixed` of them, hold other tasks' texts too, by the given share. There are
+    ``nodes * texts`` texts of each task at least.
     """
     names = list(tasks)
     left = {name: list(found) for name, found in tasks.items()}
@@ -170,39 +139,13 @@ def deal(
         drawn = [main] * (texts - foreign)
         drawn += [others[(at + index) % len(others)] for index in range(foreign)]
         found = [left[name].pop() for name in drawn]
-        order = random.permutation(texts)
-        made.append(
-            Node(
-                task=main,
-                mixed=foreign / texts,
-                texts=tuple(found[int(index)] for index in order),
-            )
-        )
+        ordered = tuple(found[int(index)] for index in random.permutation(texts))
+        made.append(Node(task=main, mixed=foreign / texts, texts=ordered))
     return made
 
 
-def _embed(
-    base: BaseModel, node: Node, noise: float, at: int, options: argparse.Namespace
-) -> TaskEmbedding:
-    how = EmbeddingSettings(
-        texts=options.texts,
-        max_length=options.max_length,
-        noise=noise,
-    )
-    # On a device the seed is secret; here it makes the figures come out again.
-    return task_embedding(base, node.texts, how, seed=1000 * options.seed + at)
-
-
 def judge(nodes: Sequence[Node], embedded: Sequence[TaskEmbedding]) -> dict[str, Any]:
-    """Return cosines, silhouettes and the clusters that a run would make.
-
-    Parameters
-    ----------
-    nodes : Sequence[Node]
-        The nodes.
-    embedded : Sequence[TaskEmbedding]
-        Their embeddings.
-    """
+    """Return cosines, silhouettes and the clusters that a run would make of the embeddings."""
     vectors = np.stack([each.vector for each in embedded]).astype(np.float64)
     cosines = vectors @ vectors.T
     pairs: dict[bool, list[float]] = {True: [], False: []}
@@ -233,91 +176,12 @@ def _silhouettes(cosines: np.ndarray[Any, Any]) -> dict[str, float]:
     np.fill_diagonal(distances, 0.0)
     scores = {}
     for number in range(2, min(_MOST, len(cosines) - 1) + 1):
-        labels = AgglomerativeClustering(
-            n_clusters=number, metric="precomputed", linkage="average"
-        ).fit_predict(distances)
+        clusters = AgglomerativeClustering(number, metric="precomputed", linkage="average")
+        labels = clusters.fit_predict(distances)
         scores[str(number)] = float(silhouette_score(distances, labels, metric="precomputed"))
     return scores
 
 
 def _range(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "least": min(values, default=float("nan")),
-        "mean": float(np.mean(values)) if values else float("nan"),
-        "most": max(values, default=float("nan")),
-    }
-
-
-def remarks(values: Mapping[str, Any]) -> list[str]:
-    """Return what the figures say, as sentences."""
-    nodes, tasks = values["nodes"], values["tasks"]
-    counts = Counter(node["task"] for node in nodes)
-    mixed = [node for node in nodes if node["mixed"]]
-    found = [
-        f"{len(nodes)} nodes of {values['texts']} texts: "
-        + ", ".join(f"{task} {counts[task]}" for task in tasks)
-        + f"; {len(mixed)} of them mixed"
-        + (f" ({1 - mixed[0]['mixed']:.0%} of the main task)." if mixed else ".")
-    ]
-    for level in values["levels"]:
-        number, score = max(level["silhouettes"].items(), key=lambda item: item[1])
-        wrong = _wrong(level["labels"], [node["task"] for node in nodes])
-        apart = level["within"]["least"] > level["across"]["most"]
-        found.append(
-            f"Noise {level['noise']:g}: the silhouette is highest at {number} clusters "
-            f"({score:.2f}), there are {len(tasks)} tasks; a run with its defaults makes "
-            f"{level['clusters']}, adjusted Rand index {level['adjusted_rand']:.2f}, "
-            f"{wrong} of {len(nodes)} nodes with a cluster of another task. Two nodes of one task "
-            + (
-                "are always closer than two of different tasks."
-                if apart
-                else "are not always closer than two of different tasks."
-            )
-        )
-    return found
-
-
-def _wrong(labels: Sequence[int], tasks: Sequence[str]) -> int:
-    """Return the nodes that are not of the task that most of their cluster's nodes have."""
-    right = 0
-    for label in set(labels):
-        members = [task for task, own in zip(tasks, labels, strict=True) if own == label]
-        right += Counter(members).most_common(1)[0][1]
-    return len(tasks) - right
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser(
-        "Cosines between the task embeddings of nodes, and how well clusters match the tasks, with "
-        "and without noise on the device."
-    )
-    add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, help="base model (%(default)s)")
-    add(
-        "--data",
-        help="JSONL files separated by commas, every file one task beside the standard library's "
-        "code (GSM8K and PubMedQA where they are found, else the embedded tasks alone)",
-    )
-    add("--nodes", type=int, default=15, help="(%(default)s)")
-    add("--texts", type=int, default=8, help="texts of a node (%(default)s)")
-    add("--mixed", type=int, default=3, help="nodes with texts of other tasks (%(default)s)")
-    add("--share", type=float, default=0.2, help="share of these texts (%(default)s)")
-    add("--max-length", type=int, default=64, help="tokens of a text (%(default)s)")
-    add(
-        "--noise",
-        type=float,
-        nargs="+",
-        default=NOISES,
-        help="standard deviations of the noise (" + " ".join(map(str, NOISES)) + ")",
-    )
-    add("--seed", type=int, default=0, help="of texts and noise (%(default)s)")
-    options = parser.parse_args(arguments)
-    if options.nodes < 4 or options.texts < 2 or not 0 <= options.mixed <= options.nodes:
-        parser.error("--nodes is at least 4, --texts at least 2, --mixed from 0 to --nodes")
-    if min(options.noise) < 0 or not 0 < options.share < 1:
-        parser.error("--noise is at least 0, --share between 0 and 1")
-    return options
-
-
-if __name__ == "__main__":
-    sys.exit(cli.command(main))
+    some = values or [float("nan")]
+    return {"least": min(some), "mean": float(np.mean(some)), "most": max(some)}

@@ -1,22 +1,20 @@
-from __future__ import annotations
-
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flower_strategy.device.embedding import TaskEmbedding
-from flower_strategy.testing.models import tiny_model
-from integration_tests.benchmarks.task_embeddings import measure as task_embeddings
+from integration_tests.benchmarks.task_embeddings.__main__ import main
 from integration_tests.benchmarks.task_embeddings.figure import draw
-from integration_tests.benchmarks.task_embeddings.texts import read_tasks
-
-__all__ = ["tiny_model"]
+from integration_tests.benchmarks.task_embeddings.measure import Node, deal, judge, read_tasks
+from integration_tests.benchmarks.task_embeddings.result import remarks
 
 
 def test_nodes_are_embedded_clustered_and_drawn(
-    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: str, tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:
     files = []
     for letters in ("abc", "xyz"):
@@ -24,10 +22,9 @@ def test_nodes_are_embedded_clustered_and_drawn(
         files.append(tmp_path / f"{letters}.jsonl")
         rows = ["".join(random.choice(list(letters), 40)) for _ in range(50)]
         files[-1].write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
-    options = ["--model", tiny_model, "--data", ",".join(map(str, files)), "--json"]
+    options = ["--model", tiny_model, "--data", ",".join(map(str, files))]
     options += ["--nodes", "9", "--texts", "5", "--mixed", "3", "--noise", "0", "3"]
-    assert task_embeddings.main(options) == 0
-    values = json.loads(capsys.readouterr().out)
+    values = values_of(main, *options)
     assert [node["mixed"] for node in values["nodes"]] == [0] * 6 + [0.2] * 3
     quiet, loud = values["levels"]
     assert (quiet["noise"], loud["noise"]) == (0, 3)
@@ -52,7 +49,7 @@ def test_nodes_are_embedded_clustered_and_drawn(
 
 def test_no_text_is_on_two_nodes_and_mixed_ones_have_their_share() -> None:
     tasks = {name: [f"{name}{at}" for at in range(40)] for name in ("one", "two", "three")}
-    nodes = task_embeddings.deal(tasks, nodes=6, texts=5, mixed=2, share=0.4, seed=0)
+    nodes = deal(tasks, nodes=6, texts=5, mixed=2, share=0.4, seed=0)
     dealt = [text for node in nodes for text in node.texts]
     assert len(set(dealt)) == len(dealt) == 30
     assert [node.task for node in nodes] == ["one", "two", "three"] * 2
@@ -66,11 +63,9 @@ def test_what_is_wrong_in_a_split_is_counted() -> None:
         turn = np.deg2rad(degrees)
         return TaskEmbedding(np.array([np.cos(turn), np.sin(turn)], np.float32), 0.01)
 
-    nodes = [
-        task_embeddings.Node(task=task, mixed=0.0, texts=()) for task in ("a", "a", "a", "b", "b")
-    ]
+    nodes = [Node(task=task, mixed=0.0, texts=()) for task in ("a", "a", "a", "b", "b")]
     # The third node lies with the other task's.
-    found = task_embeddings.judge(nodes, [embedding(turn) for turn in (0, 1, 89, 90, 91)])
+    found = judge(nodes, [embedding(turn) for turn in (0, 1, 89, 90, 91)])
     assert found["labels"][0] == found["labels"][1] != found["labels"][2] == found["labels"][4]
     assert max(found["silhouettes"], key=found["silhouettes"].__getitem__) == "2"
     assert 0 < found["adjusted_rand"] < 1
@@ -82,22 +77,21 @@ def test_what_is_wrong_in_a_split_is_counted() -> None:
         "texts": 1,
         "levels": [{"noise": 0, **found}],
     }
-    (_, said) = task_embeddings.remarks(values)
+    (_, said) = remarks(values)
     assert "1 of 5 nodes with a cluster of another task" in said
     assert "are not always closer" in said
 
 
 def test_texts_come_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integration_tests.benchmarks.task_embeddings.texts.task_files", lambda: [])
+    monkeypatch.setattr(
+        "integration_tests.benchmarks.task_embeddings.measure.task_files", lambda: []
+    )
     tasks = read_tasks(None, count=3, seed=1)
     assert sorted(tasks) == ["arithmetic", "code", "records"]
     assert all(len(set(texts)) == 3 for texts in tasks.values())
 
 
-def test_a_file_with_too_few_texts_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_with_too_few_texts_is_named(tmp_path: Path, error_of: Callable[..., str]) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text('{"text": "x"}\n' * 9, "utf-8")
-    assert task_embeddings.main(["--data", str(file)]) == 2
-    assert "Task 'one' has 9 texts; 120 are needed." in capsys.readouterr().err
+    assert "Task 'one' has 9 texts; 120 are needed." in error_of(main, "--data", str(file))
