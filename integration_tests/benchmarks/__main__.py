@@ -1,10 +1,12 @@
 """Every benchmark, and the pages of results: ``make bench``, ``make bench-quick``."""
 
-from __future__ import annotations
-
+import contextlib
 import json
+import os
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,43 +15,33 @@ from typing import Any
 
 from floe_plugins.commands.output import print_json
 from floe_plugins.errors import FloeError
-from integration_tests.benchmarks import common, figures
+from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import Data, find_data
-from integration_tests.benchmarks.pages import write_index, write_page
-from integration_tests.benchmarks.running import ROOT, Runner
+from integration_tests.benchmarks.pages import draw, write_index, write_page
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 from integration_tests.harness.tiny_models import make_models
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 NOT_RUN = "it was not run."
+#: Seconds; longer than a benchmark needs to end its servers.
+_PATIENCE_S = 30.0
+
+OPTIONS = cli.Options(__package__)
+OPTIONS.add("--quick", help="on little, into the results' folder 'quick'", action="store_true")
+NAMES = ", ".join(each.name for each in SUITE)
+OPTIONS.add("--only", help=f"of {NAMES}; the others keep their results", nargs="+", metavar="NAME")
+OPTIONS.add("--data", help="folder of JSONL files to read (each one's own default)", type=Path)
+OPTIONS.add("--pages", help="run nothing: pages and figures of what there is", action="store_true")
+OPTIONS.add("--output", help="folder to write (docs/results, or docs/results/quick)", type=Path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite; return 0 if all benchmarks gave a result, 1 else."""
-    parser = common.parser("Run every benchmark and write the pages of results.")
-    parser.prog = parser.prog.removesuffix(".__main__")
-    add = parser.add_argument
-    add("--quick", action="store_true", help="on little, into the folder 'quick' of the results")
-    add(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"of {', '.join(each.name for each in SUITE)}; the others keep their results",
-    )
-    add(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="JSONL files of questions and answers, and of texts with private spans, to read "
-        "(each benchmark's own default)",
-    )
-    add("--pages", action="store_true", help="run nothing: pages and figures of what there is")
-    add("--output", type=Path, help="folder to write (docs/results, or docs/results/quick)")
-    options = parser.parse_args(arguments)
+    options = OPTIONS.read(arguments)
     folder: Path = options.output or (RESULTS / "quick" if options.quick else RESULTS)
     try:
-        chosen = named(options.only)
+        chosen = named(options.only or [])
         folder.mkdir(parents=True, exist_ok=True)
         data = None if options.data is None else find_data(options.data)
         if options.pages:
@@ -58,11 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out = measure(chosen, folder, quick=options.quick, data=data)
         index(folder, quick=options.quick, left_out=left_out)
     except FloeError as error:
-        return common.failed(error)
+        return cli.failed(error)
     finished = [each.name for each in chosen if each.name not in left_out]
-    report = {"folder": str(folder), "finished": finished, "left_out": left_out}
     if options.json:
-        print_json(report)
+        print_json({"folder": str(folder), "finished": finished, "left_out": left_out})
     else:
         print(f"Written to {folder}: {', '.join(finished) or 'nothing'}.")
         for name, reason in left_out.items():
@@ -73,86 +64,128 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     chosen: Sequence[Benchmark], folder: Path, *, quick: bool, data: Data | None = None
 ) -> dict[str, str]:
-    """Run benchmarks, quick ones two at a time, and write what each gave as soon as it is there.
+    """Run benchmarks and write what each gave as soon as it is there.
 
-    Returns
-    -------
-    dict
-        Those without a result, and why; the others are run all the same.
+    Returns those without a result, and why; the others are run all the same.
     """
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as models:
         # Quick runs are about whether servers run, and not about what their models say.
         tiny = make_models(Path(models)).host if quick else ""
-        _measure(chosen, folder, left_out, quick=quick, tiny=tiny, data=data)
+        runner = Runner(quick=quick, tiny=tiny, data=data)
+        # What is timed has the machine for itself. Quick runs show that all runs, and most of
+        # their time is one process after the other being started.
+        with ThreadPoolExecutor(2 if quick else 1) as pool:
+            runs = {pool.submit(runner.run, benchmark): benchmark for benchmark in chosen}
+            try:
+                for done in cli.progress(as_completed(runs), "benchmarks", total=len(runs)):
+                    try:
+                        write(runs[done], done.result(), folder)
+                    except FloeError as error:
+                        left_out[runs[done].name] = str(error)
+            except BaseException:
+                runner.stop()
+                raise
     return left_out
 
 
-def _measure(
-    chosen: Sequence[Benchmark],
-    folder: Path,
-    left_out: dict[str, str],
-    *,
-    quick: bool,
-    tiny: str,
-    data: Data | None,
-) -> None:
-    runner = Runner(quick=quick, tiny=tiny, data=data)
+class FailedError(FloeError):
+    """A benchmark ended without a result; says how."""
 
-    def timed(benchmark: Benchmark) -> dict[str, Any]:
-        begun = time.monotonic()
-        common.note(f"{benchmark.name} begins")
-        try:
-            return runner.run(benchmark)
-        finally:
-            common.note(f"{benchmark.name}: {time.monotonic() - begun:.0f} s")
 
-    # What is timed has the machine for itself. Quick runs show that all runs, and most of their
-    # time is one process after the other being started.
-    with ThreadPoolExecutor(2 if quick else 1) as pool:
-        runs = {pool.submit(timed, benchmark): benchmark for benchmark in chosen}
+class Runner:
+    """Runs benchmarks as a reader would, each in a process, from any thread, until stopped."""
+
+    def __init__(self, *, quick: bool, tiny: str = "", data: Data | None = None) -> None:
+        self._quick, self._tiny, self._data = quick, tiny, data
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Run a benchmark and return its JSON; its progress goes to standard error.
+
+        Raises `FailedError` for another status than 0, and for what is not one JSON object.
+        """
+        name, begun = benchmark.name, time.monotonic()
+        cli.note(f"{name} begins")
+        process = self._begin(benchmark)
+        out, _ = process.communicate()
+        cli.note(f"{name}: {time.monotonic() - begun:.0f} s")
+        with self._lock:
+            self._running.discard(process)
+        if process.returncode != 0:
+            raise FailedError(f"{name} ended with status {process.returncode}.")
         try:
-            for done in common.progress(as_completed(runs), "benchmarks", total=len(runs)):
-                try:
-                    write(runs[done], done.result(), folder)
-                except FloeError as error:
-                    left_out[runs[done].name] = str(error)
-        except BaseException:
-            runner.stop()
-            raise
+            values = json.loads(out)
+        except json.JSONDecodeError as error:
+            raise FailedError(f"{name} printed no JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise FailedError(f"{name} printed no JSON object: {type(values).__name__}.")
+        return values
+
+    def stop(self) -> None:
+        """End what is running, and begin nothing more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_PATIENCE_S)
+                    break
+                # Libraries swallow what interrupts them while they are imported.
+                process.terminate()
+
+    def _begin(self, benchmark: Benchmark) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", f"integration_tests.benchmarks.{benchmark.name}"]
+        options = benchmark.arguments(quick=self._quick, tiny=self._tiny, data=self._data)
+        with self._lock:
+            if self._stopped:
+                raise FailedError(f"{benchmark.name} was not begun.")
+            process = subprocess.Popen(
+                [*command, *options, "--json"],
+                # One thread per process, as the servers have it: two cores are soon full.
+                env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                # Ctrl-C comes to this process alone, and `stop` to that one: a second signal would
+                # interrupt the ending of its servers.
+                start_new_session=True,
+            )
+            self._running.add(process)
+        return process
 
 
 def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:
     """Write figures and pages anew from the results of a folder; return those that it lacks."""
-    left_out = {}
-    for benchmark in common.progress(chosen, "pages"):
-        file = folder / f"{benchmark.name}.json"
-        if file.is_file():
-            write(benchmark, json.loads(file.read_text("utf-8")), folder)
-        else:
-            left_out[benchmark.name] = NOT_RUN
-    return left_out
+    for benchmark, values in cli.progress(_results(chosen, folder), "pages"):
+        write(benchmark, values, folder)
+    return {each.name: NOT_RUN for each in chosen if not (folder / f"{each.name}.json").is_file()}
+
+
+def _results(chosen: Sequence[Benchmark], folder: Path) -> list[tuple[Benchmark, dict[str, Any]]]:
+    files = ((each, folder / f"{each.name}.json") for each in chosen)
+    return [(each, json.loads(file.read_text("utf-8"))) for each, file in files if file.is_file()]
 
 
 def write(benchmark: Benchmark, values: dict[str, Any], folder: Path) -> None:
-    """Write a result: JSON, figure and page."""
     name = benchmark.name
     (folder / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    figures.draw(name, values, folder / f"{name}.png")
+    draw(name, values, folder / f"{name}.png")
     write_page(benchmark, values, frame=RESULTS / f"{name}.md", page=folder / f"{name}.md")
 
 
 def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
     """Write the page that leads to all results of a folder, of this run and of earlier ones."""
-    results, missing = [], dict(left_out)
-    for benchmark in SUITE:
-        file = folder / f"{benchmark.name}.json"
-        if file.is_file():
-            results.append((benchmark, json.loads(file.read_text("utf-8"))))
-        else:
-            missing.setdefault(benchmark.name, NOT_RUN)
-    write_index(folder / "index.md", results, quick=quick, left_out=missing)
+    results = _results(SUITE, folder)
+    there = {benchmark.name for benchmark, _ in results}
+    missing = {each.name: NOT_RUN for each in SUITE if each.name not in there}
+    write_index(folder / "index.md", results, quick=quick, left_out=missing | left_out)
 
 
 if __name__ == "__main__":
-    sys.exit(common.command(main))
+    cli.run(main)

@@ -1,6 +1,4 @@
-"""The texts that benchmarks take when nobody names others, where they lie beside the project."""
-
-from __future__ import annotations
+"""The models and texts that benchmarks take when nobody names others."""
 
 import json
 import os
@@ -10,6 +8,11 @@ from typing import Any
 
 from floe_plugins.errors import ConfigError
 
+#: The two models that benchmarks compare, from installed packages.
+SMOLLM2 = "embedded:smollm2-135m-instruct"
+GEMMA = "embedded:gemma-3-270m"
+
+# Data sets lie beside the project, where they are there.
 _FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 _TASKS = ("gsm8k_train.jsonl", "pubmedqa_train.jsonl")
 _LABELLED = "pii_dev.jsonl"
@@ -17,48 +20,25 @@ _LABELLED = "pii_dev.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """JSONL files by what they are for.
+    """JSONL files by what they are for."""
 
-    Attributes
-    ----------
-    tasks : tuple of Path
-        Questions and answers, or prompts and responses; every file is one task.
-    labelled : tuple of Path
-        Texts with their private spans.
-    """
-
-    tasks: tuple[Path, ...]
-    labelled: tuple[Path, ...]
+    tasks: tuple[Path, ...]  # questions and answers, or prompts and responses; one task each
+    labelled: tuple[Path, ...]  # texts with their private spans
 
 
 def find_data(folder: Path) -> Data:
-    """Sort a folder's JSONL files by the keys of their first lines.
-
-    Raises
-    ------
-    ConfigError
-        There is no such folder, it has no JSONL file, or one does not begin with a JSON object.
-    """
+    """Sort a folder's JSONL files by the keys of their first lines."""
     if not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is no folder; one with JSONL files is accepted.")
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise ConfigError(f"{str(folder)!r} has no JSONL file.")
-    labelled = {file for file in files if "spans" in first_row(file)}
-    return Data(
-        tasks=tuple(file for file in files if file not in labelled),
-        labelled=tuple(sorted(labelled)),
-    )
+    labelled = tuple(file for file in files if "spans" in first_row(file))
+    return Data(tasks=tuple(file for file in files if file not in labelled), labelled=labelled)
 
 
 def first_row(file: Path) -> dict[str, Any]:
-    """Return a JSONL file's first row, by whose keys its kind is told.
-
-    Raises
-    ------
-    ConfigError
-        It is no JSON object.
-    """
+    """Return a JSONL file's first row, by whose keys its kind is told."""
     with file.open(encoding="utf-8") as lines:
         text = next((line for line in lines if line.strip()), "")
     try:
@@ -74,6 +54,11 @@ def task_files() -> list[Path]:
     """Return GSM8K and PubMedQA, relative to the present folder; nothing if one is missing."""
     files = [_FOLDER / name for name in _TASKS]
     return [_relative(file) for file in files] if all(map(Path.is_file, files)) else []
+
+
+def tasks_or_embedded() -> str:
+    """Return `task_files` separated by commas, or ``embedded`` where they are missing."""
+    return ",".join(map(str, task_files())) or "embedded"
 
 
 def labelled_file() -> Path | None:

@@ -1,37 +1,27 @@
-"""The pages of results: what a benchmark's JSON says, as Markdown, between a page's markers."""
-
-from __future__ import annotations
+"""The pages of results: what a benchmark's JSON says, as Markdown and a figure."""
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks import common
+from integration_tests.benchmarks.cli import Values, machine_line
+from integration_tests.benchmarks.plotting import save
 from integration_tests.benchmarks.suite import Benchmark
 
 BEGIN, END = "<!-- result: begin -->", "<!-- result: end -->"
+_NUMBER = re.compile(r"[-+±\d.,e %]*")
 
 
-def write_page(benchmark: Benchmark, values: Mapping[str, Any], *, frame: Path, page: Path) -> None:
-    """Write a benchmark's page: the frame's prose, with the result between its markers.
+def draw(name: str, values: Values, file: Path) -> None:
+    """Draw the figure of what a benchmark printed with ``--json`` as PNG."""
+    save(import_module(f"integration_tests.benchmarks.{name}.figure").draw(values), file)
 
-    Parameters
-    ----------
-    benchmark : Benchmark
-    values : Mapping
-        What it printed with ``--json``.
-    frame : Path
-        A page with both markers; it may be `page` itself.
-    page : Path
-        The file to write.
 
-    Raises
-    ------
-    ConfigError
-        The frame is not there, or has not one marker of each kind.
-    """
+def write_page(benchmark: Benchmark, values: Values, *, frame: Path, page: Path) -> None:
+    """Write a benchmark's page: the prose of `frame`, with the result between its two markers."""
     try:
         text = frame.read_text("utf-8")
     except FileNotFoundError as error:
@@ -40,43 +30,29 @@ def write_page(benchmark: Benchmark, values: Mapping[str, Any], *, frame: Path, 
         raise ConfigError(f"{frame.name} needs {BEGIN!r} and {END!r} once each.")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    made = result(benchmark, values)
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{after}", "utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{result(benchmark, values)}\n{END}{after}", "utf-8")
 
 
-def result(benchmark: Benchmark, values: Mapping[str, Any]) -> str:
+def result(benchmark: Benchmark, values: Values) -> str:
     """Return figure, table, remarks and circumstances as Markdown."""
-    run = values["run"]
-    lines = [f"![{benchmark.title}]({benchmark.name}.png)", ""]
+    name, run = benchmark.name, values["run"]
+    lines = [f"![{benchmark.title}]({name}.png)", ""]
     lines += markdown_table(values["table"]["header"], values["table"]["rows"])
-    lines += ["", *(f"- {_escaped(remark)}" for remark in values["remarks"])]
     # A list that begins right below a table would be taken for a row of it.
-    lines += ["", f"Command: `{run['command']}`, {run['seconds']:.0f} seconds.  "]
-    lines += [f"{_seeds(values)}  ", common.machine_line(values["machine"])]
-    lines += [f"All figures: [{benchmark.name}.json]({benchmark.name}.json).", ""]
-    return "\n".join(lines)
+    lines += ["", *(f"- {_escaped(remark)}" for remark in values["remarks"]), ""]
+    lines += [f"Command: `{run['command']}`, {run['seconds']:.0f} seconds.  "]
+    lines += [f"{_seeds(values)}  ", machine_line(values["machine"])]
+    return "\n".join([*lines, f"All figures: [{name}.json]({name}.json).", ""])
 
 
 def write_index(
     page: Path,
-    results: Sequence[tuple[Benchmark, Mapping[str, Any]]],
+    results: Sequence[tuple[Benchmark, Values]],
     *,
     quick: bool,
     left_out: Mapping[str, str],
 ) -> None:
-    """Write the page that leads to all others.
-
-    Parameters
-    ----------
-    page : Path
-        The file to write.
-    results : sequence of (Benchmark, Mapping)
-        What was run, and what each printed.
-    quick : bool
-        Whether they were run on little.
-    left_out : Mapping[str, str]
-        Benchmarks that have no result, and why.
-    """
+    """Write the page that leads to all others; `left_out` says why some have no result."""
     kind = "on little, to see that they run (`make bench-quick`)" if quick else "by `make bench`"
     rows = [
         [
@@ -105,20 +81,17 @@ def write_index(
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the lines of a Markdown table; numbers are to the right."""
-    right = [
-        bool(rows) and all(_is_number(str(row[at])) for row in rows) for at in range(len(header))
+    columns = range(len(header))
+    numeric = [
+        bool(rows) and all(_NUMBER.fullmatch(str(row[at])) for row in rows) for at in columns
     ]
     cells = [[_escaped(str(cell)) for cell in row] for row in (header, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    rule = " | ".join("---:" if flag else "---" for flag in right)
+    rule = " | ".join("---:" if right else "---" for right in numeric)
     return [lines[0], f"| {rule} |", *lines[1:]]
 
 
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[-+±\d.,e %]*", cell) is not None
-
-
-def _seeds(values: Mapping[str, Any]) -> str:
+def _seeds(values: Values) -> str:
     if "seeds" in values:
         return f"Seeds: {', '.join(map(str, values['seeds']))}."
     return f"Seed: {values['seed']}." if "seed" in values else "Seeds: fixed by the code."

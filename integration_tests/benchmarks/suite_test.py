@@ -1,9 +1,11 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +14,35 @@ import pytest
 from matplotlib.image import imread
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks import figures
-from integration_tests.benchmarks.__main__ import NOT_RUN, RESULTS, index, measure, rewrite
+from integration_tests.benchmarks.__main__ import (
+    NOT_RUN,
+    RESULTS,
+    ROOT,
+    FailedError,
+    Runner,
+    index,
+    measure,
+    rewrite,
+)
+from integration_tests.benchmarks.cli import cells
 from integration_tests.benchmarks.data import find_data
-from integration_tests.benchmarks.pages import BEGIN, END, markdown_table, result, write_page
-from integration_tests.benchmarks.running import ROOT, FailedError, Runner
+from integration_tests.benchmarks.pages import BEGIN, END, draw, markdown_table, result, write_page
 from integration_tests.benchmarks.suite import SUITE, Benchmark, named
 
 FOLDER = ROOT / "integration_tests" / "benchmarks"
 SMALL = Benchmark(
-    name="aggregation_cost",
-    title="A small one",
-    quick="--size 96x160 --clients 3 --repeats 1",
+    name="aggregation_cost", title="A small one", quick="--size 96x160 --clients 3 --repeats 1"
 )
 
 
 def test_no_benchmark_is_left_out() -> None:
-    modules = [path for path in FOLDER.glob("*.py") if not path.stem.endswith("_test")]
-    measuring = {path.stem for path in modules if "common.show(" in path.read_text()}
     packages = {path.parent.name for path in FOLDER.glob("*/__main__.py")}
-    assert {each.name for each in SUITE} == measuring | packages
+    assert {each.name for each in SUITE} == packages
 
 
 @pytest.mark.parametrize("benchmark", SUITE, ids=lambda each: each.name)
 def test_a_benchmark_has_a_figure_and_a_page_with_both_markers(benchmark: Benchmark) -> None:
-    assert (FOLDER / "figures" / f"{benchmark.name}.py").is_file()
+    assert (FOLDER / benchmark.name / "figure.py").is_file()
     page = (RESULTS / f"{benchmark.name}.md").read_text("utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     assert f"python -m integration_tests.benchmarks.{benchmark.name}" in page
@@ -53,12 +59,22 @@ def test_what_is_published_is_what_the_json_says(benchmark: Benchmark, tmp_path:
     assert values["run"]["seconds"] > 1
     assert values["machine"]["cores"] >= 1
     assert result(benchmark, values) in (RESULTS / f"{benchmark.name}.md").read_text("utf-8")
-    figures.draw(benchmark.name, values, tmp_path / "again.png")
+    draw(benchmark.name, values, tmp_path / "again.png")
     again, published = imread(tmp_path / "again.png"), imread(RESULTS / f"{benchmark.name}.png")
     assert again.shape == published.shape
     # Not one colour alone, and the same picture but for how another release draws letters.
     assert again.std() > 0.05
     assert abs(again - published).mean() < 0.02
+
+
+@pytest.mark.parametrize("benchmark", SUITE, ids=lambda each: each.name)
+def test_table_and_remarks_follow_from_the_values(benchmark: Benchmark) -> None:
+    values = json.loads((RESULTS / f"{benchmark.name}.json").read_text("utf-8"))
+    command = import_module(f"integration_tests.benchmarks.{benchmark.name}.__main__")
+    options = command.OPTIONS.read(shlex.split(values["run"]["command"])[3:])
+    found = command.result(values, options)
+    table = {"header": list(found.header), "rows": cells(found.rows)}
+    assert (table, list(found.remarks)) == (values["table"], values["remarks"])
 
 
 def test_the_index_says_what_the_pages_say(tmp_path: Path) -> None:
@@ -68,34 +84,42 @@ def test_the_index_says_what_the_pages_say(tmp_path: Path) -> None:
     assert (tmp_path / "index.md").read_text() == (RESULTS / "index.md").read_text()
 
 
-def test_the_suite_writes_json_figure_page_and_index(tmp_path: Path) -> None:
-    assert measure([SMALL], tmp_path, quick=True) == {}
-    index(tmp_path, quick=True, left_out={})
-    values = json.loads((tmp_path / "aggregation_cost.json").read_text())
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Return the folder of a run of a benchmark that is there and of one that is not."""
+    folder = tmp_path_factory.mktemp("measured")
+    return folder, measure([Benchmark("nothing", "Not there"), SMALL], folder, quick=True)
+
+
+def test_the_suite_writes_json_figure_page_and_index(measured: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = measured
+    index(folder, quick=True, left_out={})
+    values = json.loads((folder / "aggregation_cost.json").read_text())
     assert values["cases"][0]["clients"] == 3
-    assert imread(tmp_path / "aggregation_cost.png").std() > 0.05
-    page = (tmp_path / "aggregation_cost.md").read_text()
+    assert imread(folder / "aggregation_cost.png").std() > 0.05
+    page = (folder / "aggregation_cost.md").read_text()
     assert "![A small one](aggregation_cost.png)" in page
     assert f"{values['cases'][0]['speedup']:.4g}" in page
-    listed = (tmp_path / "index.md").read_text()
-    (tmp_path / "aggregation_cost.png").unlink()
-    (tmp_path / "aggregation_cost.md").unlink()
-    assert rewrite([SMALL], tmp_path) == {}
-    assert (tmp_path / "aggregation_cost.md").read_text() == page
-    assert imread(tmp_path / "aggregation_cost.png").std() > 0.05
-    assert rewrite([Benchmark(name="gate", title="Not there")], tmp_path) == {"gate": NOT_RUN}
+    listed = (folder / "index.md").read_text()
+    (folder / "aggregation_cost.png").unlink()
+    (folder / "aggregation_cost.md").unlink()
+    assert rewrite([SMALL], folder) == {}
+    assert (folder / "aggregation_cost.md").read_text() == page
+    assert imread(folder / "aggregation_cost.png").std() > 0.05
+    assert rewrite([Benchmark("gate", "Not there")], folder) == {"gate": NOT_RUN}
     assert values["remarks"][0] in listed
     assert "gate: it was not run." in listed
 
 
-def test_a_benchmark_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
-    broken = Benchmark(name="aggregation_cost", title="Broken", quick="--size large")
+def test_a_benchmark_that_fails_is_named_and_the_others_run(
+    measured: tuple[Path, dict[str, str]],
+) -> None:
+    broken = Benchmark("aggregation_cost", "Broken", quick="--size large")
     with pytest.raises(FailedError, match="aggregation_cost ended with status 2"):
         Runner(quick=True).run(broken)
-    nameless = Benchmark(name="nothing", title="Not there")
-    left_out = measure([nameless, SMALL], tmp_path, quick=True)
+    folder, left_out = measured
     assert left_out == {"nothing": "nothing ended with status 1."}
-    assert (tmp_path / "aggregation_cost.md").is_file()
+    assert (folder / "aggregation_cost.md").is_file()
 
 
 def test_an_interrupted_suite_ends_what_it_has_started(tmp_path: Path) -> None:

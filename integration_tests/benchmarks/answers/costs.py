@@ -2,67 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from integration_tests.benchmarks import common
-from integration_tests.benchmarks.answers.asking import (
-    FLOE,
-    LLM,
-    SLM,
-    WRITERS,
-    Item,
-    Reply,
-    Servers,
-)
-from integration_tests.benchmarks.answers.metering import Meter
+import psutil
+
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, WRITERS, Item, Servers
 from integration_tests.benchmarks.answers.systems import CASCADE, ROUTER, escalates, routed
+from integration_tests.demo.serving import lines_by_label
 
 _IDLE_SECONDS = 4.0
+_ADDED = ("seconds", "cpu", "bytes_left")
+
+#: Intel's and AMD's counters of whole packages; their parts, such as ``intel-rapl:0:0``, are not
+#: counted twice.
+_POWERCAP = Path("/sys/class/powercap")
+_PACKAGES = "intel-rapl:[0-9]"
 
 _Found = TypeVar("_Found")
 
 
+class Reading(NamedTuple):
+    """A meter's state."""
+
+    cpu: Mapping[str, float]  # server -> seconds that its processes have computed
+    microjoules: Mapping[str, int]  # package -> energy counter; empty where it cannot be read
+
+
+class Meter:
+    """Reads the processor seconds of process trees, by their roots' ids, and packages' energy."""
+
+    def __init__(self, processes: Mapping[str, int], *, powercap: Path = _POWERCAP) -> None:
+        self._roots = {name: psutil.Process(pid) for name, pid in processes.items()}
+        self._packages: dict[str, Path] = {}
+        for package in sorted(powercap.glob(_PACKAGES)):
+            # Most kernels show the counter to root alone.
+            with contextlib.suppress(OSError, ValueError):
+                int((package / "energy_uj").read_text())
+                self._packages[package.name] = package
+
+    def read(self) -> Reading:
+        return Reading(
+            {name: _cpu_seconds(root) for name, root in self._roots.items()},
+            {name: int((at / "energy_uj").read_text()) for name, at in self._packages.items()},
+        )
+
+    def cpu_between(self, before: Reading, after: Reading, names: Sequence[str]) -> float:
+        return sum(after.cpu[name] - before.cpu[name] for name in names)
+
+    def joules_between(self, before: Reading, after: Reading) -> float | None:
+        """Return the joules of all packages between two readings; None where not told."""
+        if not self._packages:
+            return None
+        total = 0
+        for name, package in self._packages.items():
+            spent = after.microjoules[name] - before.microjoules[name]
+            # The counter begins again at its largest value.
+            most = int((package / "max_energy_range_uj").read_text()) if spent < 0 else 0
+            total += spent + most
+        return total / 1e6
+
+
+def _cpu_seconds(root: psutil.Process) -> float:
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one answer took.
+    """What one answer took."""
 
-    Attributes
-    ----------
-    seconds : float
-        Until the whole answer was there.
-    cpu : float
-        Processor seconds of all processes of the servers involved.
-    joules : float or None
-        Of all processor packages; None where they cannot be read.
-    tokens : int
-        Of the answer.
-    bytes_left : int
-        Bytes that left the device: the request, and what its server told the cloud's.
-    """
-
-    seconds: float
-    cpu: float
-    joules: float | None
-    tokens: int
-    bytes_left: int
+    seconds: float  # until the whole answer was there
+    cpu: float  # processor seconds of all processes of the servers involved
+    joules: float | None = None  # of all processor packages; None where they cannot be read
+    tokens: int = 0  # of the answer
+    #: Bytes that left the device: the request, and what its server told the cloud's.
+    bytes_left: int = 0
 
     def after(self, first: Cost) -> Cost:
         """Return the cost of `first` and then this; the answer is this one's."""
         joules = None
         if self.joules is not None and first.joules is not None:
             joules = self.joules + first.joules
-        return Cost(
-            seconds=self.seconds + first.seconds,
-            cpu=self.cpu + first.cpu,
-            joules=joules,
-            tokens=self.tokens,
-            bytes_left=self.bytes_left + first.bytes_left,
-        )
+        sums = {key: getattr(self, key) + getattr(first, key) for key in _ADDED}
+        return Cost(joules=joules, tokens=self.tokens, **sums)
 
 
 def idle_share(meter: Meter, names: Sequence[str]) -> dict[str, float]:
@@ -81,23 +115,14 @@ def measured_costs(
     The router is charged for scoring the question with both models, side by side, and for the
     answer of the one that it takes; the cascade for the SLM's answer, and for the LLM's where it
     asks it. No server knows any of a prompt from before.
-
-    Parameters
-    ----------
-    servers : Servers
-    items : Sequence[Item]
-    meter : Meter
-        Of both servers, by name.
-    threshold : float
-        Of the cascade, nats.
     """
     found: dict[str, list[Cost]] = {system: [] for system in (*WRITERS, ROUTER, CASCADE)}
-    for item in common.progress(items, "one at a time"):
+    for item in cli.progress(items, "one at a time"):
         own: dict[str, Cost] = {}
-        replies: dict[str, Reply] = {}
+        replies: dict[str, Any] = {}
         for writer in WRITERS:
             names = [server.name for server in servers.of(writer)]
-            ask = partial(servers.answer, writer, item, label=_label(item))
+            ask = partial(servers.answer, writer, item, label=f"cost {item.key}")
             servers.forget_prompts()
             replies[writer], spent = _metered(meter, names, ask)
             # The request leaves the device where the cloud's server gets it.
@@ -113,11 +138,11 @@ def measured_costs(
         found[ROUTER].append(own[taken].after(scoring))
         asked_twice = escalates(replies[SLM], threshold)
         found[CASCADE].append(own[LLM].after(own[SLM]) if asked_twice else own[SLM])
-    fusions = servers.fusions()
-    found[FLOE] = [
-        replace(cost, bytes_left=cost.bytes_left + fusions[_label(item)].reply_bytes)
-        for item, cost in zip(items, found[FLOE], strict=True)
-    ]
+    lines = lines_by_label(servers.trace)
+    for at, item in enumerate(items):
+        cost, replies_of = found[FLOE][at], lines[f"cost {item.key}"]
+        received = sum(line["received_bytes"] for line in replies_of)
+        found[FLOE][at] = replace(cost, bytes_left=cost.bytes_left + received)
     return found
 
 
@@ -140,15 +165,5 @@ def _metered(meter: Meter, names: Sequence[str], work: Callable[[], _Found]) -> 
     before, begun = meter.read(), time.perf_counter()
     found = work()
     seconds, after = time.perf_counter() - begun, meter.read()
-    cost = Cost(
-        seconds=seconds,
-        cpu=meter.cpu_between(before, after, names),
-        joules=meter.joules_between(before, after),
-        tokens=0,
-        bytes_left=0,
-    )
-    return found, cost
-
-
-def _label(item: Item) -> str:
-    return f"cost {item.key}"
+    cpu, joules = meter.cpu_between(before, after, names), meter.joules_between(before, after)
+    return found, Cost(seconds=seconds, cpu=cpu, joules=joules)

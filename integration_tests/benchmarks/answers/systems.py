@@ -1,20 +1,24 @@
-"""What each system answers: the writers themselves, and those that choose between two of them."""
-
-from __future__ import annotations
+"""What each system answers, writers and those that choose between them, and how that compares."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
-from integration_tests.benchmarks.answers.asking import LLM, SLM, WRITERS, Item, Reply
-from integration_tests.benchmarks.answers.marking import token_f1
+import numpy as np
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
+from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, WRITERS, Item, Reply
+from integration_tests.benchmarks.answers.tasks import Task, token_f1
+
+_RESAMPLES = 2_000
 ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
 
 #: In the order of the table; `HINDSIGHT` is no system that anybody could run.
 SYSTEMS = (*WRITERS[:3], ROUTER, CASCADE, HINDSIGHT, WRITERS[3])
 
-Replies = Mapping[str, Mapping[str, Reply]]
-"""Writer -> item's key -> answer."""
+Marks = Mapping[str, Mapping[str, "Mark"]]  # system -> item's key -> mark
+Replies = Mapping[str, Mapping[str, Reply]]  # writer -> item's key -> answer
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,8 @@ class Mark:
 
 
 def mark(item: Item, reply: Reply) -> Mark:
-    """Mark an answer."""
-    return Mark(
-        item.task.marking.right(reply.text, item.reference), token_f1(reply.text, item.reference)
-    )
+    texts = (reply.text, item.reference)
+    return Mark(item.task.marking.right(*texts), token_f1(*texts))
 
 
 def routed(bits: Mapping[str, float]) -> str:
@@ -54,12 +56,7 @@ def fitted_threshold(items: Sequence[Item], replies: Replies) -> float:
     tokens, and one threshold serves all tasks. Of thresholds that are as often right, the one
     with the higher mean F1 is taken, then the one that asks the LLM less often.
 
-    Parameters
-    ----------
-    items : Sequence[Item]
-        Items with references that are not among those that the systems are compared on.
-    replies : Replies
-        Answers of the SLM and of the LLM to them.
+    None of the items is among those that the systems are compared on.
     """
     scores = sorted({replies[SLM][item.key].logprob for item in items})
     candidates = [-float("inf"), *scores, float("inf")]
@@ -77,19 +74,8 @@ def marks_of(
     *,
     bits: Mapping[str, Mapping[str, float]],
     threshold: float,
-) -> dict[str, dict[str, Mark]]:
-    """Return system -> item's key -> mark.
-
-    Parameters
-    ----------
-    items : Sequence[Item]
-    replies : Replies
-        Of all writers.
-    bits : Mapping[str, Mapping[str, float]]
-        Item's key -> bits per byte of its prompt, see `routed`.
-    threshold : float
-        Of the cascade, nats.
-    """
+) -> Marks:
+    """Return system -> item's key -> mark; for `bits` of the prompts see `routed`."""
     found: dict[str, dict[str, Mark]] = {system: {} for system in SYSTEMS}
     for item in items:
         for writer in WRITERS:
@@ -104,3 +90,77 @@ def marks_of(
 def _cascaded(item: Item, replies: Replies, threshold: float) -> Reply:
     first = replies[SLM][item.key]
     return replies[LLM][item.key] if escalates(first, threshold) else first
+
+
+def cells(tasks: Sequence[Task], items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
+    """Return the figures of every system on every task."""
+    found = []
+    for task in tasks:
+        own = [item for item in items if item.task.name == task.name]
+        told = {"task": task.name, "in_task": task.in_task}
+        found += [each | told for each in totals(own, marks)]
+    return found
+
+
+def totals(items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
+    """Return the figures of every system over all items."""
+    return [
+        {"system": system, **_figures([marks[system][item.key] for item in items])}
+        for system in SYSTEMS
+    ]
+
+
+def _figures(own: Sequence[Mark]) -> dict[str, Any]:
+    right = sum(each.right for each in own)
+    # Wilson's interval: it stays within 0 and 1, and has a width where all are wrong.
+    interval = binomtest(right, len(own)).proportion_ci(method="wilson")
+    return {
+        "n": len(own),
+        "right": right,
+        "exact_match": right / len(own),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "f1": fmean(each.f1 for each in own),
+    }
+
+
+def means(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return group -> system -> mean over tasks; a group is ``in-task`` or ``out-of-task``."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for group, in_task in (("in-task", True), ("out-of-task", False)):
+        own = [figure for figure in figures if figure["in_task"] is in_task]
+        if own:
+            found[group] = {
+                system: {
+                    key: fmean(each[key] for each in own if each["system"] == system)
+                    for key in ("exact_match", "f1")
+                }
+                for system in SYSTEMS
+            }
+    return found
+
+
+def paired(items: Sequence[Item], marks: Marks, other: str, *, seed: int) -> dict[str, Any]:
+    """Compare Floe with another system, item by item.
+
+    ``floe_only`` and ``other_only`` are items that one alone had right, ``p_value`` that of the
+    sign test on these, two-sided; ``f1_difference`` is Floe's mean less the other's, with its 95 %
+    interval by a bootstrap over items.
+    """
+    pairs = [(marks[FLOE][item.key], marks[other][item.key]) for item in items]
+    floe_only = sum(mine.right and not theirs.right for mine, theirs in pairs)
+    other_only = sum(theirs.right and not mine.right for mine, theirs in pairs)
+    apart = floe_only + other_only
+    differences = np.array([mine.f1 - theirs.f1 for mine, theirs in pairs])
+    rows = np.random.default_rng(seed).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+    low, high = np.quantile(differences[rows].mean(axis=1), (0.025, 0.975))
+    return {
+        "other": other,
+        "items": len(pairs),
+        "floe_only": floe_only,
+        "other_only": other_only,
+        "p_value": float(binomtest(floe_only, apart).pvalue) if apart else 1.0,
+        "f1_difference": float(differences.mean()),
+        "f1_low": float(low),
+        "f1_high": float(high),
+    }

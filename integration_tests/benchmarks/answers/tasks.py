@@ -1,11 +1,10 @@
-"""The tasks, each in three parts without a common prompt: trained, fitted on, asked."""
-
-from __future__ import annotations
+"""The tasks, each in three parts without a common prompt, and when an answer to one is right."""
 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,87 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.examples import Example
 from flower_strategy.data.jsonl import find_files, read_examples
-from integration_tests.benchmarks.answers.marking import LINE, Marking, marking_for
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_STATED = re.compile(r"(?:####|[Tt]he answer is)\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")
+_PIECES = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Marking:
+    """How the answers of a kind of task are read."""
+
+    kind: str  # its name in the results
+    rule: str  # what counts as right, in words
+    #: Text of an answer -> what is compared with the reference's; None where there is nothing of
+    #: the kind in it, which is never right.
+    final: Callable[[str], Hashable]
+
+    def right(self, answer: str, reference: str) -> bool:
+        found = self.final(answer)
+        return found is not None and found == self.final(reference)
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Return the F1 of the words and signs that two texts share, as SQuAD has it; 0 to 1.
+
+    Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016; here
+    signs count too, since code and records are made of them.
+    """
+    first, second = (Counter(_PIECES.findall(text.lower())) for text in (answer, reference))
+    shared = (first & second).total()
+    return 2 * shared / (first.total() + second.total()) if shared else 0.0
+
+
+def _record(text: str) -> str | None:
+    start = text.find("{")
+    if start < 0:
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text, start)
+    except json.JSONDecodeError:
+        return None
+    return json.dumps(value, sort_keys=True)
+
+
+def _number(text: str) -> float | None:
+    stated = _STATED.search(text)
+    found = [stated.group(1)] if stated else _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+RECORD = Marking("record", "the first JSON value equals the reference's", _record)
+NUMBER = Marking(
+    "number", "the number after 'The answer is' or '####', else the last one, is right", _number
+)
+CHOICE = Marking(
+    "choice",
+    "the first word is the reference's",
+    lambda text: next(iter(re.findall(r"[a-z]+", text.lower())), None),
+)
+LINE = Marking(
+    "line",
+    "the next line equals the reference's but for blanks at its ends",
+    lambda text: text.strip("\n").split("\n")[0].strip() or None,
+)
+WHOLE = Marking(
+    "whole",
+    "the text equals the reference but for blanks",
+    lambda text: " ".join(text.split()) or None,
+)
+
+
+def marking_for(examples: Sequence[Example]) -> Marking:
+    """Return how a file's answers are read, by what its references look like."""
+    references = [example.response.strip() for example in examples]
+    if all(_STATED.search(reference) for reference in references):
+        return NUMBER
+    if all(_record(reference) is not None for reference in references):
+        return RECORD
+    if all(re.fullmatch(r"(yes|no|maybe)\b.*", text, re.DOTALL) for text in references):
+        return CHOICE
+    return WHOLE
+
 
 #: GSM8K's notes to a calculator, which no reader of an answer would see.
 _CALCULATOR = re.compile(r"<<[^>]*>>")
@@ -27,59 +106,28 @@ _OTHER_SEED = 7_919
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of each task is used for what.
+    """How much of each task is used for what."""
 
-    Attributes
-    ----------
-    trained, fitted, asked : int
-        Most examples that devices train on; examples that the cascade's threshold is fitted on;
-        items that the systems are compared on.
-    shots : int
-        Solved examples in front of every prompt; they are of those that devices may train on.
-    prompt_characters : int
-        Longer prompts lose their beginning, for every system alike.
-    max_tokens : int
-        Most tokens of an answer, whatever the task.
-    """
-
-    trained: int
-    fitted: int
-    asked: int
-    shots: int
-    prompt_characters: int
-    max_tokens: int
-
-    @property
-    def described(self) -> dict[str, int]:
-        """The sizes as JSON values."""
-        return dict(vars(self))
+    trained: int  # most examples that devices train on
+    fitted: int  # examples that the cascade's threshold is fitted on
+    asked: int  # items that the systems are compared on
+    shots: int  # solved examples in front of every prompt, of those that devices may train on
+    prompt_characters: int  # longer prompts lose their beginning, for every system alike
+    max_tokens: int  # of an answer, whatever the task
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
-    """One task.
-
-    Attributes
-    ----------
-    name : str
-    in_task : bool
-        Whether the SLM is fine-tuned for it.
-    marking : Marking
-    trained, fitted, asked : tuple[Example, ...]
-        See `Sizes`; of a task that is not trained, the first part gives the shots alone.
-    shots : int
-    max_tokens : int
-        Most tokens of an answer; enough for the longest reference of `trained`.
-    """
+    """One task; of one that is not trained, `trained` gives the shots alone."""
 
     name: str
-    in_task: bool
+    in_task: bool  # whether the SLM is fine-tuned for it
     marking: Marking
     trained: tuple[Example, ...]
     fitted: tuple[Example, ...]
     asked: tuple[Example, ...]
     shots: int
-    max_tokens: int
+    max_tokens: int  # of an answer; enough for the longest reference of `trained`
 
     def prompt(self, example: Example) -> str:
         """Return what every system is asked: the shots, then the example's prompt."""
@@ -95,32 +143,14 @@ class Task:
 
 def default_tasks(data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the tasks that are trained, and of those that are not."""
-    files = find_files(data) if data != "embedded" else {}
-    names = [_name(stem) for stem in files]
+    names = list(_files(data))
     inside = ("arithmetic", "records", *(name for name in names if name == "pubmedqa"))
     return inside, ("code", *(name for name in names if name not in inside))
 
 
-def make_tasks(
-    names: Mapping[str, bool], *, data: str, sizes: Sizes, seed: int
-) -> tuple[Task, ...]:
-    """Make the tasks.
-
-    Parameters
-    ----------
-    names : Mapping[str, bool]
-        Task -> whether it is trained.
-    data : str
-        ``embedded``, or JSONL files and folders separated by commas.
-    sizes : Sizes
-    seed : int
-
-    Raises
-    ------
-    ConfigError
-        There is no such task, or it has too few examples.
-    """
-    files = {_name(stem): path for stem, path in find_files(data).items()} if _given(data) else {}
+def make_tasks(names: Mapping[str, bool], *, data: str, sizes: Sizes, seed: int) -> list[Task]:
+    """Make the tasks; `names` says of each whether it is trained."""
+    files = _files(data)
     known = [*TASKS, *files]
     made = []
     for name, in_task in names.items():
@@ -133,25 +163,15 @@ def make_tasks(
             parts = _split(files[name], name, sizes=sizes, seed=seed)
         else:
             parts = _generate(name, sizes=sizes, seed=seed)
-        marking = LINE if name == "code" and name not in files else marking_for(parts[0])
-        longest = max(len(example.response.encode()) for example in parts[0])
-        made.append(
-            Task(
-                name=name,
-                in_task=in_task,
-                marking=marking,
-                trained=parts[0],
-                fitted=parts[1],
-                asked=parts[2],
-                shots=sizes.shots,
-                max_tokens=min(sizes.max_tokens, math.ceil(0.8 * longest) + 4),
-            )
-        )
-    return tuple(made)
+        trained, fitted, asked = map(tuple, parts)
+        marking = LINE if name == "code" and name not in files else marking_for(trained)
+        longest = max(len(example.response.encode()) for example in trained)
+        most = min(sizes.max_tokens, math.ceil(0.8 * longest) + 4)
+        made.append(Task(name, in_task, marking, trained, fitted, asked, sizes.shots, most))
+    return made
 
 
 def line_of(example: Example) -> str:
-    """Return an example as a line of JSONL."""
     return json.dumps({"prompt": example.prompt, "response": example.response}) + "\n"
 
 
@@ -165,19 +185,7 @@ def write_training(tasks: Iterable[Task], folder: Path) -> None:
 
 
 def check_disjoint(tasks: Iterable[Task], folder: Path) -> None:
-    """Refuse items that a device could have trained on.
-
-    Parameters
-    ----------
-    tasks : Iterable[Task]
-    folder : Path
-        The training files of the run.
-
-    Raises
-    ------
-    ConfigError
-        There are no training files; they are of other tasks; or they hold a prompt that is asked.
-    """
+    """Refuse items that a device could have trained on, by the training files in `folder`."""
     tasks = list(tasks)
     if not any(folder.glob("*.jsonl")):
         raise ConfigError(
@@ -209,15 +217,12 @@ def _is_among(example: Example, others: Iterable[Example]) -> bool:
     )
 
 
-def _given(data: str) -> bool:
-    return data != "embedded"
+def _files(data: str) -> dict[str, Path]:
+    files = find_files(data) if data != "embedded" else {}
+    return {stem.removesuffix("_train"): path for stem, path in files.items()}
 
 
-def _name(stem: str) -> str:
-    return stem.removesuffix("_train")
-
-
-def _generate(name: str, *, sizes: Sizes, seed: int) -> tuple[tuple[Example, ...], ...]:
+def _generate(name: str, *, sizes: Sizes, seed: int) -> list[list[Example]]:
     next_line = name == "code"
     trained = _ready(make_examples(name, count=sizes.trained, seed=seed), sizes, next_line)
     wanted = sizes.fitted + sizes.asked
@@ -226,10 +231,10 @@ def _generate(name: str, *, sizes: Sizes, seed: int) -> tuple[tuple[Example, ...
     for example in _ready(others, sizes, next_line):
         if len(fresh) < wanted and not _is_among(example, [*trained, *fresh]):
             fresh.append(example)
-    return tuple(trained), *_cut(fresh, name, sizes)
+    return [trained, *_cut(fresh, name, sizes)]
 
 
-def _split(path: Path, name: str, *, sizes: Sizes, seed: int) -> tuple[tuple[Example, ...], ...]:
+def _split(path: Path, name: str, *, sizes: Sizes, seed: int) -> list[list[Example]]:
     examples = _ready(read_examples(path), sizes)
     order = np.random.default_rng(seed).permutation(len(examples))
     shuffled = [examples[int(row)] for row in order]
@@ -239,17 +244,17 @@ def _split(path: Path, name: str, *, sizes: Sizes, seed: int) -> tuple[tuple[Exa
             f"{path} holds {len(examples)} different prompts; {sizes.fitted + sizes.asked} are "
             "asked or fitted on and at least 2 must be left to train on."
         )
-    return tuple(rest), *_cut(shuffled, name, sizes)
+    return [rest, *_cut(shuffled, name, sizes)]
 
 
-def _cut(examples: Sequence[Example], name: str, sizes: Sizes) -> list[tuple[Example, ...]]:
+def _cut(examples: list[Example], name: str, sizes: Sizes) -> list[list[Example]]:
     wanted = sizes.fitted + sizes.asked
     if len(examples) < wanted:
         raise ConfigError(
             f"The task {name!r} has {len(examples)} examples that are not trained on; "
             f"{wanted} are needed."
         )
-    return [tuple(examples[: sizes.fitted]), tuple(examples[sizes.fitted : wanted])]
+    return [examples[: sizes.fitted], examples[sizes.fitted : wanted]]
 
 
 def _ready(examples: Sequence[Example], sizes: Sizes, next_line: bool = False) -> list[Example]:

@@ -1,7 +1,5 @@
 """The positions of one document: the host's rows there, and the expert's word on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from integration_tests.benchmarks.fusion_quality.scoring import Scorer, chunks
-from integration_tests.benchmarks.fusion_quality.tree import TokenTree
+from integration_tests.benchmarks.fusion_quality.scoring import Scorer, TokenTree, chunks
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.covers import covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
@@ -23,62 +20,34 @@ from vllm_logits_processor.expert.lookahead import stacked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Words = tuple[ExpertTopK, ExpertTopK]  # with boundary handling, and without
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A few consecutive positions of a document.
+    """A few consecutive positions of a document; arrays have one row a position."""
 
-    Attributes
-    ----------
-    targets : int64 array, shape (rows,)
-        The host tokens that the text has there.
-    pieces : list of bytes, length rows
-        What they add to the text.
-    logits : torch.Tensor, shape (rows, vocabulary), float32
-        The host's; valid until the next chunk is asked for.
-    aligned : Aligned
-        The expert's word, boundary handling included.
-    plain : ExpertTopK
-        The expert's top K after its tokenization of the text so far as it stands: what a peer
-        without boundary handling hears.
-    inside : bool array, shape (rows,)
-        Where the text so far ends inside an expert token of the text.
-    log_partition : float64 array, shape (rows,)
-        Logarithm of the sum of exp of the host's logits.
-    host_logprobs : float64 array, shape (rows,)
-        What the host gives the targets, nats.
-    target_factors : float64 array, shape (rows,)
-        The factors m of the targets.
-    """
-
-    targets: IntArray
-    pieces: list[bytes]
-    logits: torch.Tensor
-    aligned: Aligned
+    targets: IntArray  # the host tokens that the text has there
+    pieces: list[bytes]  # what they add to the text
+    logits: torch.Tensor  # the host's, (rows, vocabulary), float32; valid until the next chunk
+    aligned: Aligned  # the expert's word, boundary handling included
+    #: The expert's top K after its tokenization of the text so far as it stands: what a peer
+    #: without boundary handling hears.
     plain: ExpertTopK
-    inside: npt.NDArray[np.bool_]
-    log_partition: FloatArray
-    host_logprobs: FloatArray
-    target_factors: FloatArray
+    inside: npt.NDArray[np.bool_]  # where the text so far ends inside an expert token of the text
+    log_partition: FloatArray  # logarithm of the sum of exp of the host's logits
+    host_logprobs: FloatArray  # what the host gives the targets, nats
+    target_factors: FloatArray  # the factors m of the targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """One document under both models, before they are brought together.
-
-    Attributes
-    ----------
-    host_targets : list of int
-        The host's tokens of the document.
-    expert_logprobs : float64 array
-        Of the expert's own tokens of the document, nats.
-    """
+    """One document under both models, before they are brought together."""
 
     host: Scorer
     host_hidden: torch.Tensor
-    host_targets: list[int]
-    expert_logprobs: FloatArray
+    host_targets: list[int]  # the host's tokens of the document
+    expert_logprobs: FloatArray  # of the expert's own tokens of the document, nats
     words: ExpertTopK
     plain: ExpertTopK
     inside: npt.NDArray[np.bool_]
@@ -109,17 +78,10 @@ class Scored:
 
 
 def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: int) -> Scored:
-    """Run both models over a document.
+    """Run both models over a document of UTF-8.
 
-    Parameters
-    ----------
-    document : bytes
-        UTF-8.
-    host, expert : Scorer
-    top_k : int
-        What the expert tells of each distribution.
-    covers : int
-        Places behind the boundary at most about which the expert is asked, per position.
+    The expert tells `top_k` of each distribution, and is asked about `covers` places behind the
+    boundary at most, per position.
     """
     targets = host.vocabulary.encode(document)
     own = expert.vocabulary.encode(document)
@@ -144,10 +106,7 @@ class _Asking:
     def __init__(
         self, host: ByteVocabulary, expert: Scorer, own: list[int], *, top_k: int, covers: int
     ) -> None:
-        self._host = host
-        self._expert = expert
-        self._top_k = top_k
-        self._covers = covers
+        self._host, self._expert, self._top_k, self._covers = host, expert, top_k, covers
         self._tree = TokenTree(expert.front + own)
         self._reading = expert.read(self._tree)
         self._answers: dict[int, ExpertTopK] = {}
@@ -157,13 +116,12 @@ class _Asking:
     def hidden(self) -> torch.Tensor:
         return self._reading.hidden
 
-    def about(self, pieces: list[bytes], targets: list[int]) -> list[tuple[ExpertTopK, ExpertTopK]]:
+    def about(self, pieces: list[bytes], targets: list[int]) -> list[Words]:
         """Return the word after each piece of the text, with boundary handling and without.
 
-        Each of `targets`, the host's tokens, comes after the piece at its place.
-
-        What is asked may depend on what was answered before. So the text is gone through again
-        until no question is left that has not been answered.
+        Each of `targets`, the host's tokens, comes after the piece at its place. What is asked may
+        depend on what was answered before. So the text is gone through again until no question is
+        left that has not been answered.
         """
         while True:
             words = self._go_through(pieces, targets)
@@ -176,12 +134,10 @@ class _Asking:
             for place, node in enumerate(nodes):
                 self._answers[node] = answers.row(place)
 
-    def _go_through(
-        self, pieces: list[bytes], targets: list[int]
-    ) -> list[tuple[ExpertTopK, ExpertTopK]]:
+    def _go_through(self, pieces: list[bytes], targets: list[int]) -> list[Words]:
         prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
         received: dict[int, ExpertTopK] = {}
-        words: list[tuple[ExpertTopK, ExpertTopK]] = []
+        words: list[Words] = []
         for piece in pieces:
             prefix.extend(piece)
             # As in the engine, what was received at places still behind the boundary is kept.

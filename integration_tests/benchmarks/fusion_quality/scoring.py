@@ -1,4 +1,4 @@
-"""A causal model over a tree of tokens: its distributions at the nodes, a few rows at a time."""
+"""A causal model over a tree of token sequences that share their beginnings, in one pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from floe_plugins.errors import ModelError
 from floe_plugins.models import resolve
-from integration_tests.benchmarks.fusion_quality.tree import TokenTree
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -19,25 +19,78 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 ROWS = 64
 
 
+class TokenTree:
+    """A trunk, the tokens of a whole document, and branches that leave it.
+
+    A node stands for the sequence that ends in it: the model's output there is the distribution
+    after that sequence. The trunk has at least one token.
+    """
+
+    def __init__(self, trunk: Sequence[int]) -> None:
+        self._trunk = list(trunk)
+        self.tokens: list[int] = list(trunk)
+        self.parents: list[int] = list(range(-1, len(trunk) - 1))
+        self._children: dict[tuple[int, int], int] = {}
+
+    def node_of(self, sequence: Sequence[int]) -> int:
+        """Return the node of a sequence of at least one token, made if it is not there yet."""
+        common = self._shared_with_trunk(sequence)
+        if common == 0:
+            raise ValueError(
+                f"The sequence begins with token {sequence[:1]}, the trunk with {self._trunk[0]}."
+            )
+        node = common - 1
+        for token in sequence[common:]:
+            child = self._children.get((node, token))
+            if child is None:
+                child = self._children[node, token] = len(self.tokens)
+                self.tokens.append(token)
+                self.parents.append(node)
+            node = child
+        return node
+
+    def depths(self) -> npt.NDArray[np.int64]:
+        """Return the place of each node in its own sequence, from 0; shape (nodes,)."""
+        depths = np.arange(len(self.tokens))
+        for node in range(len(self._trunk), len(self.tokens)):
+            depths[node] = depths[self.parents[node]] + 1
+        return depths
+
+    def sight(self, *, first: int = 0, window: int | None = None) -> npt.NDArray[np.bool_]:
+        """Return which node sees which, its ancestors and itself; shape (nodes - first, nodes).
+
+        With a window only ancestors less than so many tokens back (sliding-window attention).
+        """
+        nodes, trunk = len(self.tokens), len(self._trunk)
+        seen = np.zeros((nodes - first, nodes), dtype=bool)
+        for node in range(first, nodes):
+            row = seen[node - first]
+            row[node] = True
+            above = self.parents[node]
+            while above >= trunk:
+                row[above] = True
+                above = self.parents[above]
+            # Of the trunk a node sees all up to where its branch leaves it.
+            row[: above + 1] = True
+        if window is not None:
+            depths = self.depths()
+            seen &= depths[first:, None] - depths[None, :] < window
+        return seen
+
+    def _shared_with_trunk(self, sequence: Sequence[int]) -> int:
+        shorter = min(len(sequence), len(self._trunk))
+        differs = np.not_equal(sequence[:shorter], self._trunk[:shorter])
+        return int(differs.argmax()) if differs.any() else shorter
+
+
 class Scorer:
-    """A model and its vocabulary.
+    """A model and its vocabulary; logits are float32.
 
-    Parameters
-    ----------
-    name : str
-        What `floe_plugins.models.resolve` takes.
-    dtype : torch.dtype
-        Of the weights; logits are float32.
-
-    Raises
-    ------
-    ModelError
-        If the model's logits are not those of its output embeddings on its last hidden states.
+    A model whose logits are not those of its output embeddings on its last hidden states is a
+    `ModelError`.
     """
 
     def __init__(self, name: str, *, dtype: torch.dtype = torch.float32) -> None:
-        from transformers import AutoModelForCausalLM
-
         folder = resolve(name)
         self.name = name
         self.vocabulary = ByteVocabulary.from_pretrained(folder, name=name)
@@ -91,7 +144,10 @@ class Scorer:
 
     def _masks(self, tree: TokenTree, first: int) -> Any:
         kinds = set(getattr(self._config, "layer_types", None) or ["full_attention"])
-        windows = {"full_attention": None, "sliding_attention": self._window()}
+        windows = {
+            "full_attention": None,
+            "sliding_attention": getattr(self._config, "sliding_window", None),
+        }
         if unknown := kinds - set(windows):
             raise ModelError(
                 f"{self.name!r} has layers of kind {', '.join(sorted(unknown))}; accepted are "
@@ -102,10 +158,6 @@ class Scorer:
             for kind in sorted(kinds)
         }
         return masks if "sliding_attention" in kinds else masks["full_attention"]
-
-    def _window(self) -> int | None:
-        window: int | None = getattr(self._config, "sliding_window", None)
-        return window
 
     def _check_head(self) -> None:
         tokens = self.front + self.vocabulary.encode(b"A text.")
@@ -120,33 +172,22 @@ class Scorer:
 
 
 class Reading:
-    """A model's last hidden states at the nodes of a tree, kept up to date as the tree grows.
-
-    Attributes
-    ----------
-    hidden : torch.Tensor, shape (nodes read, width)
-    """
+    """A model's last hidden states at the nodes of a tree, kept up to date as the tree grows."""
 
     def __init__(
         self, model: Any, tree: TokenTree, *, masks: Callable[[TokenTree, int], Any]
     ) -> None:
-        from transformers import DynamicCache
-
-        self._model = model
-        self._tree = tree
-        self._masks = masks
+        self._model, self._tree, self._masks = model, tree, masks
         # Without a configuration every layer keeps all: branches may leave the trunk far back.
         self._cache = DynamicCache()
         self.hidden = torch.empty(0, 0)
 
     @property
     def depth(self) -> int:
-        """Tokens of the longest sequence."""
         return int(self._tree.depths().max()) + 1
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Read the nodes that are not read yet."""
         first = len(self.hidden)
         if first == len(self._tree.tokens):
             return

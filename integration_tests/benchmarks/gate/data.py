@@ -1,7 +1,5 @@
 """Reads prompts with their private spans."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,38 +21,17 @@ class DataError(FloeError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt.
-
-    Attributes
-    ----------
-    text : str
-        The prompt.
-    spans : tuple of tuple of int, int and str
-        Begin, end and class of each private stretch, in characters.
-    """
+    """A prompt, and its private spans: begin, end and class of each, in characters."""
 
     text: str
     spans: tuple[tuple[int, int, str], ...]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a JSONL file with one prompt per line.
+    """Read a JSONL file with one prompt per line; at least one.
 
-    Parameters
-    ----------
-    path : Path
-        Each line is an object with ``text`` and ``spans``, a list of objects with ``type``,
-        ``start`` and ``end``. Some other names of these keys are known too.
-
-    Returns
-    -------
-    list of Prompt
-        At least one.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or a line does not hold a prompt; says which.
+    Each line is an object with ``text`` and ``spans``, a list of objects with ``type``, ``start``
+    and ``end``. Some other names of these keys are known too.
     """
     try:
         # Not splitlines(): JSON strings may hold U+2028 as it is.

@@ -1,39 +1,76 @@
-"""Measures one way of finding private data."""
+"""Measures the gate, and other tools that find private data where they are installed."""
 
-from __future__ import annotations
-
+import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from random import Random
 from typing import Any
 
 import numpy as np
 
-from integration_tests.benchmarks.common import progress
-from integration_tests.benchmarks.gate.data import Prompt
+from floe_plugins.gate import Decision, Gate
+from floe_plugins.gate.detector import Detector
+from floe_plugins.gate.detectors.third_party import DetectSecretsDetector, PresidioDetector
+from flower_strategy.data.embedded import make_examples
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.gate.data import Prompt, read_prompts
+from integration_tests.benchmarks.privacy.data import generated
 
+#: Gives the private spans of a text, or None where it is private without any.
 Finder = Callable[[str], Sequence[tuple[int, int]] | None]
-"""Gives the private spans of a text, or None where it is private without any."""
 
 CHARS = 500
-_PIECES = 400
-_WARM = 40
+_PIECES, _WARM = 400, 40
+_GENERATED = 600  # prompts of either kind where there is no file
 
 
-def measure(find: Finder, prompts: Sequence[Prompt], *, name: str = "gate") -> dict[str, Any]:
-    """Return what a finder finds and how long it takes.
+def measure(options: cli.Namespace) -> dict[str, Any]:
+    """Measure the gate with its default detectors, and the other tools."""
+    prompts = read_prompts(options.data) if options.data else generated_prompts(options.seed)
+    gate = _gate()
+    tools = {} if options.no_peers else peers(options.spacy)
+    return {
+        **figures_of(gate, prompts),
+        "seconds_per_mb": seconds_per_mb(gate, prompts),
+        "data": options.data.name if options.data else "generated",
+        "prompts": len(prompts),
+        "seed": options.seed,
+        "peers": {name: figures_of(start(), prompts, name=name) for name, start in tools.items()},
+    }
 
-    Returns
-    -------
-    dict
-        ``prompt_recall`` (share of the prompts with spans that are held back),
-        ``false_alarm_rate`` (of those without), ``recall`` (class -> share of its spans that a
-        found span overlaps), ``f2`` (of prompts), ``p50_ms`` and ``p99_ms`` per 500 characters.
-        A share of nothing is None.
+
+def generated_prompts(seed: int) -> list[Prompt]:
+    """Make private prompts and, of functions of Python's library, as many clean ones."""
+    # The other embedded tasks speak of people with names.
+    code = make_examples("code", count=_GENERATED, seed=seed)
+    return generated(_GENERATED, Random(seed)) + [Prompt(each.prompt, ()) for each in code]
+
+
+def _gate() -> Finder:
+    """Return the gate with its default detectors, without limits that a slow machine may hit."""
+    gate = Gate(timeout_s=60.0, max_chars=1_100_000)
+
+    def find(text: str) -> list[tuple[int, int]] | None:
+        verdict = gate.decide(text)
+        if verdict.decision is Decision.CLEAR:
+            return []
+        return [(span.start, span.end) for span in verdict.spans] or None
+
+    return find
+
+
+def figures_of(find: Finder, prompts: Sequence[Prompt], *, name: str = "gate") -> dict[str, Any]:
+    """Return what a finder finds and how long it takes, in milliseconds per 500 characters.
+
+    ``prompt_recall`` is the share of the prompts with spans that are held back,
+    ``false_alarm_rate`` that of those without; ``recall`` has for every class the share of its
+    spans that a found span overlaps; ``f2`` is of prompts. A share of nothing is None.
     """
     held, total, found = Counter[bool](), Counter[bool](), Counter[str]()
     classes = Counter[str]()
-    for prompt in progress(prompts, name):
+    for prompt in cli.progress(prompts, name):
         spans = find(prompt.text)
         private = bool(prompt.spans)
         total[private] += 1
@@ -42,11 +79,13 @@ def measure(find: Finder, prompts: Sequence[Prompt], *, name: str = "gate") -> d
             classes[label] += 1
             found[label] += spans is None or any(a < end and b > start for a, b in spans)
     times = _times(find, prompts)
+    # Recall counts four times as much as precision: 5 TP / (5 TP + 4 FN + FP).
+    weighed = 5 * held[True] + 4 * (total[True] - held[True]) + held[False]
     return {
         "prompt_recall": _share(held[True], total[True]),
         "false_alarm_rate": _share(held[False], total[False]),
         "recall": {label: found[label] / classes[label] for label in sorted(classes)},
-        "f2": _f2(held[True], total[True], held[False]),
+        "f2": _share(5 * held[True], weighed) if total[True] else None,
         "p50_ms": float(np.percentile(times, 50)),
         "p99_ms": float(np.percentile(times, 99)),
     }
@@ -76,12 +115,33 @@ def _times(find: Finder, prompts: Sequence[Prompt]) -> list[float]:
     return times[_WARM:]
 
 
-def _share(part: int, whole: int) -> float | None:
+def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _f2(found: int, private: int, alarms: int) -> float | None:
-    if not private:
-        return None
-    # Recall counts four times as much as precision: 5 TP / (5 TP + 4 FN + FP).
-    return 5 * found / (5 * found + 4 * (private - found) + alarms)
+def peers(spacy_model: str | None) -> dict[str, Callable[[], Finder]]:
+    """Return how to start each other tool that is installed; Presidio with spaCy, given a model."""
+    found: dict[str, Callable[[], Finder]] = {}
+    if find_spec("presidio_analyzer"):
+        found["presidio-patterns"] = lambda: finder_of(PresidioDetector())
+        if spacy_model is not None and find_spec("spacy"):
+            found["presidio-spacy"] = lambda: _presidio_spacy(spacy_model)
+    if find_spec("detect_secrets"):
+        found["detect-secrets"] = lambda: finder_of(DetectSecretsDetector())
+    return found
+
+
+def finder_of(detector: Detector) -> Finder:
+    return lambda text: [(span.start, span.end) for span in detector.detect(text)]
+
+
+def _presidio_spacy(model: str) -> Finder:
+    """Start Presidio as its documentation has it, with a spaCy model and its own thresholds."""
+    presidio = importlib.import_module("presidio_analyzer")
+    engines = importlib.import_module("presidio_analyzer.nlp_engine")
+
+    models = [{"lang_code": "en", "model_name": model}]
+    configuration = {"nlp_engine_name": "spacy", "models": models}
+    nlp = engines.NlpEngineProvider(nlp_configuration=configuration).create_engine()
+    engine = presidio.AnalyzerEngine(nlp_engine=nlp, supported_languages=["en"])
+    return lambda text: [(found.start, found.end) for found in engine.analyze(text, language="en")]

@@ -1,8 +1,7 @@
 """What leaves the device, by who answers: bytes and private spans, against the LLM alone.
 
-The SLM hosts on the device with Floe's processor, the LLM is a server in the cloud that is not
-trusted, and between them stands a relay that keeps every request as it came. Five ways to answer
-the same prompts, some private with labelled spans, some public:
+The SLM hosts on the device, the LLM in a cloud that is not trusted, and a relay between them keeps
+every request. Five ways to answer the same prompts, private ones with labelled spans and public:
 
 - ``llm-only``: every prompt goes to the cloud;
 - ``router``: the half that the SLM finds least likely does, the SLM answers the others;

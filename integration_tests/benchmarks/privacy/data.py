@@ -1,11 +1,8 @@
 """Private prompts with labelled spans, and public ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -49,30 +46,17 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is asked.
+    """What is asked."""
 
-    Attributes
-    ----------
-    private : list of Prompt
-        With at least one span each.
-    public : list of Prompt
-        Without spans.
-    sources : tuple of str
-        File names, or what was made at run time.
-    """
-
-    private: list[Prompt]
+    private: list[Prompt]  # with at least one span each
     public: list[Prompt]
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # file names, or what was made at run time
 
     @property
     def all(self) -> list[Prompt]:
         """Both kinds, evenly mixed, as a server would meet them."""
-        places = [
-            ((at + 0.5) / len(kind), prompt)
-            for kind in (self.private, self.public)
-            for at, prompt in enumerate(kind)
-        ]
+        kinds = (self.private, self.public)
+        places = [((at + 0.5) / len(kind), one) for kind in kinds for at, one in enumerate(kind)]
         return [prompt for _, prompt in sorted(places, key=lambda each: each[0])]
 
 
@@ -83,32 +67,20 @@ def default_data() -> str:
 
 
 def load_prompts(data: str, *, private: int, public: int, seed: int) -> Prompts:
-    """Draw prompts, no text twice.
+    """Draw prompts, no text twice; the public ones evenly from all files of tasks.
 
-    Parameters
-    ----------
-    data : str
-        JSONL files separated by commas: of texts with spans, of public tasks, or both. A kind that
-        no file is of is made at run time.
-    private, public : int
-        How many of each; the public ones evenly from all files of tasks.
-    seed : int
-
-    Raises
-    ------
-    FloeError
-        If a file cannot be read, or there are fewer prompts than that.
+    `data` are JSONL files separated by commas: of texts with spans, of public tasks, or both. A
+    kind that no file is of is made at run time.
     """
     files = find_files(data) if data else {}
-    labelled = {name: path for name, path in files.items() if _has_spans(path)}
-    tasks = {
-        name: [Prompt(each.prompt, ()) for each in read_examples(path, template=_template(path))]
+    keys = {name: first_row(path).keys() for name, path in files.items()}
+    labelled = {name: path for name, path in files.items() if "spans" in keys[name]}
+    examples = {
+        name: read_examples(path, template=_QUESTION if _QUESTION.fields <= keys[name] else None)
         for name, path in files.items()
         if name not in labelled
-    } or {
-        task: [Prompt(each.prompt, ()) for each in make_examples(task, count=4 * public, seed=seed)]
-        for task in ("arithmetic", "code")
-    }
+    } or {task: make_examples(task, count=4 * public, seed=seed) for task in ("arithmetic", "code")}
+    tasks = {name: [Prompt(each.prompt, ()) for each in all_] for name, all_ in examples.items()}
     random = Random(seed)
     texts = [prompt for path in labelled.values() for prompt in read_prompts(path) if prompt.spans]
     ends = [public * at // len(tasks) for at in range(len(tasks) + 1)]
@@ -124,13 +96,7 @@ def load_prompts(data: str, *, private: int, public: int, seed: int) -> Prompts:
 
 
 def generated(count: int, random: Random) -> list[Prompt]:
-    """Make private prompts with Faker.
-
-    Raises
-    ------
-    ConfigError
-        If Faker is not installed.
-    """
+    """Make private prompts with Faker."""
     if find_spec("faker") is None:
         raise ConfigError(
             "There are no prompts with labelled spans: give --data a JSONL file with text and "
@@ -156,18 +122,9 @@ def _filled(form: str, maker: Any) -> Prompt:
     return Prompt(text, tuple(spans))
 
 
-def _has_spans(path: Path) -> bool:
-    return "spans" in first_row(path)
-
-
-def _template(path: Path) -> Template | None:
-    return _QUESTION if _QUESTION.fields <= first_row(path).keys() else None
-
-
 def _drawn(prompts: Sequence[Prompt], count: int, random: Random, *, kind: str) -> list[Prompt]:
-    different = list(
-        {each.text: each for each in prompts if 0 < len(each.text.encode()) <= MOST_BYTES}.values()
-    )
+    fitting = (each for each in prompts if 0 < len(each.text.encode()) <= MOST_BYTES)
+    different = list({each.text: each for each in fitting}.values())
     if len(different) < count:
         raise ConfigError(
             f"Asked for are {count} {kind} prompts of up to {MOST_BYTES} bytes from a source "

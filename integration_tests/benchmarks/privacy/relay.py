@@ -1,7 +1,5 @@
 """A relay between the device and the cloud that keeps every request as it came."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading
@@ -13,36 +11,20 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """What one request was, byte for byte.
+    """What one request was, byte for byte."""
 
-    Attributes
-    ----------
-    head : bytes
-        Request line and headers, with the empty line behind them.
-    body : bytes
-    """
-
-    head: bytes
+    head: bytes  # request line and headers, with the empty line behind them
     body: bytes
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
         return len(self.head) + len(self.body)
 
 
 class Relay:
     """Passes HTTP/1.1 on in both directions.
 
-    Parameters
-    ----------
-    upstream : str
-        ``http://HOST:PORT/...`` of the server behind it; it need not run yet.
-
-    Attributes
-    ----------
-    url : str
-        What stands for `upstream`; empty before `relay` has started it.
+    Its `url` stands for that of the server behind it, `upstream`, which need not run yet.
     """
 
     def __init__(self, upstream: str) -> None:

@@ -1,0 +1,109 @@
+"""The table, and what the figures say."""
+
+from typing import Any
+
+from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM
+from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER
+from integration_tests.benchmarks.cli import Namespace, Result, Values
+
+_HEADER = (
+    *("system", "task", "n", "exact match", "95 % interval", "token F1"),
+    *("ms per answer", "CPU-s per answer", "bytes that left"),
+)
+
+
+def result(values: Values, _: Namespace) -> Result:
+    """Return a row per system and task, and one per system over all tasks, with its costs.
+
+    What an answer costs is known over all tasks only: of each, few items are asked alone.
+    """
+    return Result(header=_HEADER, rows=_rows(values), remarks=_remarks(values))
+
+
+def _rows(values: Values) -> list[list[Any]]:
+    groups = {True: "in", False: "out"}
+    costs = values["costs"]
+    return [
+        *(_row(one, f"{one['task']} ({groups[one['in_task']]})", None) for one in values["cells"]),
+        *(_row(one, "all", costs.get(one["system"])) for one in values["totals"]),
+    ]
+
+
+def _row(figure: Values, task: str, cost: Values | None) -> list[Any]:
+    interval = f"{figure['low']:.2f} to {figure['high']:.2f}"
+    own = [figure["system"], task, figure["n"], figure["exact_match"], interval, figure["f1"]]
+    if cost is None:
+        return [*own, "-", "-", "-"]
+    return [*own, f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
+
+
+def _remarks(values: Values) -> list[str]:
+    figures = {(one["task"], one["system"]): one for one in values["cells"]}
+    names = [task["name"] for task in values["tasks"]]
+    found = []
+    for key, word in (("exact_match", "exact match"), ("f1", "token F1")):
+        places: dict[str, list[str]] = {}
+        for name in names:
+            floe, slm, llm = (figures[name, system][key] for system in (FLOE, SLM, LLM))
+            places.setdefault(_place(floe, slm, llm), []).append(name)
+        told = "; ".join(f"{place} on {', '.join(tasks)}" for place, tasks in places.items())
+        found.append(f"By {word}, Floe against SLM and LLM: {told}.")
+    for group, systems in values["means"].items():
+        both = ((name, each["exact_match"], each["f1"]) for name, each in systems.items())
+        told = ", ".join(f"{name} {exact:.2f} ({f1:.2f})" for name, exact, f1 in both)
+        found.append(f"Mean exact match (token F1) {group}: {told}.")
+    compared = map(_compared, values["paired"])
+    return [*found, *compared, *_of_choosers(values), *_of_costs(values)]
+
+
+def _place(floe: float, slm: float, llm: float) -> str:
+    if floe > max(slm, llm):
+        return "above both"
+    if floe < min(slm, llm):
+        return "below both"
+    return "level with the better" if floe == max(slm, llm) else "between"
+
+
+def _compared(pair: Values) -> str:
+    return (
+        f"Against {pair['other']}, over {pair['items']} items: Floe alone right on "
+        f"{pair['floe_only']}, {pair['other']} alone on {pair['other_only']} (sign test, "
+        f"p = {pair['p_value']:.2g}); token F1 {pair['f1_difference']:+.3f}, 95 % interval "
+        f"{pair['f1_low']:+.3f} to {pair['f1_high']:+.3f}."
+    )
+
+
+def _of_choosers(values: Values) -> list[str]:
+    shares = ", ".join(
+        f"{task['name']} {task['router_llm_share']:.0%}/{task['cascade_llm_share']:.0%}"
+        for task in values["tasks"]
+    )
+    threshold = values["cascade_threshold"]
+    told = "none" if threshold is None else f"{threshold:.3f} nats per token"
+    fusion = values["fusion"]
+    return [
+        f"Share of prompts that {ROUTER}/cascade gave to the LLM: {shares}; the cascade's "
+        f"threshold, fitted on {values['fitted_items']} other items: {told}.",
+        f"{HINDSIGHT} takes the better of SLM and LLM per prompt, which no router can know.",
+        f"Fused tokens: {fusion['fused_share']:.1%}; late calls: {fusion['late']} of "
+        f"{fusion['tokens']}; mean weight of the SLM: {fusion['expert_weight']:.2f}.",
+    ]
+
+
+def _of_costs(values: Values) -> list[str]:
+    floe, llm = (values["costs"][system] for system in (FLOE, LLM))
+    idle = ", ".join(f"{name} {share:.2f}" for name, share in values["idle_cpu"].items())
+    energy = (
+        "Joules per answer (all packages, idle power included): "
+        + ", ".join(f"{name} {cost['joules']:.1f}" for name, cost in values["costs"].items())
+        if floe["joules"] is not None
+        else "RAPL cannot be read here, so energy is told in processor seconds alone"
+    )
+    return [
+        f"One request at a time, {values['timed_items']} items: an answer of Floe takes "
+        f"{floe['latency_ms'] / llm['latency_ms']:.1f} times the LLM's seconds and "
+        f"{floe['cpu_seconds'] / llm['cpu_seconds']:.1f} times its processor seconds; "
+        f"{floe['bytes_left'] / llm['bytes_left']:.0f} times the bytes leave the device.",
+        f"Processor seconds per second that the idle servers take: {idle}.",
+        energy + ".",
+    ]

@@ -1,0 +1,1 @@
+"""What the benchmarks of decoding share: servers, and an expert of a chosen latency."""

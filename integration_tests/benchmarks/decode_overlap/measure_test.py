@@ -1,0 +1,29 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration_tests.benchmarks.decode.timed_processor import outside_share
+from integration_tests.benchmarks.decode_overlap.__main__ import main
+from integration_tests.harness.tiny_models import TinyModels
+
+
+def test_an_expert_that_takes_five_steps_is_waited_for(
+    tiny: TinyModels, values_of: Callable[..., Any]
+) -> None:
+    few = ["--tokens", "16", "--repeats", "1", "--parts", "overlap", "--latencies", "5"]
+    values = values_of(main, "--host", tiny.host, *few)
+    (case,) = values["cases"]
+    assert case["latency_over_step"] == 5
+    assert 0 < case["throughput_ratio"] < 0.8
+    assert case["of_slower"] > case["throughput_ratio"]
+    assert case["step_ms"] > 0
+    assert 0 < values["outside_share"] < 1
+
+
+def test_the_share_outside_is_that_of_medians(tmp_path: Path) -> None:
+    times = tmp_path / "times"
+    # An idle time between two requests does not count.
+    times.write_text("0.1 0.3\n50.0 0.3\n0.1 0.4\n0.1 0.3\n")
+    assert outside_share(times) == pytest.approx(0.25)

@@ -1,0 +1,226 @@
+"""Runs levels x seeds x methods in worker processes; every result is kept as it comes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import queue
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from floe_plugins.errors import ConfigError
+from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.federated_quality import world
+from integration_tests.benchmarks.federated_quality.methods import METHODS
+
+#: One method at one level and seed: ``level``, ``seed``, ``method``, ``loss`` and what it took.
+Record = dict[str, Any]
+Levels = dict[str, dict[str, dict[str, Any]]]  # level -> method -> figures
+
+_REFERENCE = "floe"
+_POLL_SECONDS = 1.0
+_ALONE = ("local",)  # shares no training with other methods, and is as long as all of them
+
+
+def measure(options: cli.Namespace) -> dict[str, Any]:
+    """Run what is left to do, and return mean and spread over the seeds."""
+    protocol = world.Protocol(
+        **{item.name: getattr(options, item.name) for item in fields(world.Protocol)}
+    )
+    for level in options.levels:
+        protocol.run_config(level, options.seeds[0])
+    if options.measure_steps:
+        seconds = world.measured_step_seconds(protocol, seed=options.seeds[0])
+        protocol = replace(protocol, step_seconds=seconds)
+    journal = Journal(options.resume, protocol.described())
+    tasks = plan(options.levels, options.seeds, options.methods, done=journal.records)
+    total = sum(len(task.methods) for task in tasks)
+    records = run_tasks(protocol, tasks, jobs=options.jobs)
+    with cli.progress(records, "federated_quality", total=total) as bar:
+        for record in bar:
+            journal.add(record)
+            bar.set_postfix_str(
+                f"{record['method']} level {record['level']:g} seed {record['seed']}: "
+                f"{record['loss']:.3f}"
+            )
+    found = {(each["level"], each["seed"], each["method"]): each for each in journal.records}
+    chosen = product(options.levels, options.methods, options.seeds)
+    wanted = [found[level, seed, method] for level, method, seed in chosen]
+    terms = protocol.described()
+    return {"levels": summarise(wanted), "seeds": list(options.seeds), "protocol": terms}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Methods of one level and seed that one process runs, so that they share first rounds."""
+
+    level: float
+    seed: int
+    methods: tuple[str, ...]
+
+
+def plan(
+    levels: Sequence[float], seeds: Sequence[int], methods: Sequence[str], *, done: Sequence[Record]
+) -> list[Task]:
+    """Return what is left to do, in pieces of about the same length."""
+    finished = {(record["level"], record["seed"], record["method"]) for record in done}
+    tasks = []
+    for seed, level in product(seeds, levels):
+        left = [name for name in methods if (level, seed, name) not in finished]
+        alone = tuple(name for name in left if name in _ALONE)
+        together = tuple(name for name in left if name not in _ALONE)
+        tasks += [Task(level, seed, names) for names in (alone, together) if names]
+    return tasks
+
+
+def run_task(
+    protocol: world.Protocol, task: Task, emit: Callable[[Record], None], *, remember: bool = True
+) -> None:
+    """Run a task's methods one after another; `emit` gets each record as soon as it is there."""
+    # Every round is logged otherwise; warnings (a refused reply) still show.
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    bench = world.Workbench(
+        world.World(protocol, level=task.level, seed=task.seed), remember=remember
+    )
+    for name in task.methods:
+        started, trained = time.monotonic(), bench.trainings
+        outcome = METHODS[name](bench)
+        clock, served = outcome.clock, outcome.served
+        losses = [bench.held_out(node, served[node]) for node in sorted(served)]
+        emit(
+            {
+                "level": task.level,
+                "seed": task.seed,
+                "method": name,
+                "loss": math.fsum(losses) / len(losses),
+                "device_losses": losses,
+                "rounds": clock.rounds,
+                "virtual_seconds": clock.seconds,
+                "steps": outcome.steps,
+                "megabytes_down": clock.bytes_down / 1e6,
+                "megabytes_up": clock.bytes_up / 1e6,
+                **outcome.details,
+                "trainings": bench.trainings - trained,
+                "wall_seconds": time.monotonic() - started,
+            }
+        )
+
+
+def run_tasks(protocol: world.Protocol, tasks: Sequence[Task], *, jobs: int) -> Iterator[Record]:
+    """Run tasks in `jobs` processes of one thread each and yield records as they come."""
+    context = multiprocessing.get_context("spawn")
+    records: multiprocessing.Queue[Record] = context.Queue()
+    with ProcessPoolExecutor(
+        max_workers=jobs, mp_context=context, initializer=_prepare, initargs=(records,)
+    ) as pool:
+        futures = [pool.submit(_work, protocol, task) for task in tasks]
+        missing = sum(len(task.methods) for task in tasks)
+        while missing:
+            try:
+                yield records.get(timeout=_POLL_SECONDS)
+                missing -= 1
+            except queue.Empty:
+                for future in futures:
+                    if future.done() and (error := future.exception()) is not None:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise error from None
+
+
+_records: multiprocessing.Queue[Record]
+
+
+def _prepare(records: multiprocessing.Queue[Record]) -> None:
+    global _records
+    _records = records
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
+
+
+def _work(protocol: world.Protocol, task: Task) -> None:
+    run_task(protocol, task, _records.put)
+
+
+class Journal:
+    """The JSONL file that an interrupted benchmark goes on from; without a path nothing is kept.
+
+    Its first line holds the protocol, every other a record.
+    """
+
+    def __init__(self, path: Path | None, protocol: dict[str, Any]) -> None:
+        self._path = path
+        self.records: list[Record] = []
+        if path is None:
+            return
+        if path.exists() and (lines := path.read_text("utf-8").splitlines()):
+            kept = json.loads(lines[0])["protocol"]
+            if kept != protocol:
+                odd = sorted(key for key in protocol if kept.get(key) != protocol[key])
+                raise ConfigError(
+                    f"--resume {path} was written with another {', '.join(odd)}; give another file."
+                )
+            # A line that was cut off while it was written is measured anew.
+            self.records = [json.loads(line) for line in lines[1:] if line.endswith("}")]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write([{"protocol": protocol}, *self.records], mode="w")
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        self._write([record], mode="a")
+
+    def _write(self, rows: Sequence[Record], *, mode: str) -> None:
+        if self._path is not None:
+            with self._path.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def summarise(records: Sequence[Record]) -> Levels:
+    """Return the figures by level and method, in the records' order of methods.
+
+    ``loss_std`` is the sample standard deviation over seeds, 0 for one seed, of the mean held-out
+    loss over devices, nats per response token. ``gap_mean`` and ``gap_std`` are of the loss less
+    Floe's with the same seed, where Floe was run. Floe's ``clusters`` is their number by seed.
+    """
+    levels: Levels = {}
+    for record in records:
+        level = levels.setdefault(f"{record['level']:g}", {})
+        level.setdefault(record["method"], {"records": []})["records"].append(record)
+    return {
+        level: {
+            method: _figures(found["records"], methods.get(_REFERENCE, {"records": []})["records"])
+            for method, found in methods.items()
+        }
+        for level, methods in levels.items()
+    }
+
+
+def _figures(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, Any]:
+    losses = {record["seed"]: record["loss"] for record in records}
+    base = {record["seed"]: record["loss"] for record in reference}
+    gaps = [loss - base[seed] for seed, loss in losses.items() if seed in base]
+    figures: dict[str, Any] = {
+        "loss_mean": statistics.fmean(losses.values()),
+        "loss_std": _spread(list(losses.values())),
+        "losses": {str(seed): loss for seed, loss in sorted(losses.items())},
+    }
+    if gaps:
+        figures |= {"gap_mean": statistics.fmean(gaps), "gap_std": _spread(gaps)}
+    for key in ("rounds", "steps", "virtual_seconds", "megabytes_up", "megabytes_down"):
+        figures[key] = statistics.fmean(record[key] for record in records)
+    if "clusters" in records[0]:
+        figures["clusters"] = {str(record["seed"]): len(record["clusters"]) for record in records}
+    return figures
+
+
+def _spread(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

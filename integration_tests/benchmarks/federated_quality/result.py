@@ -1,0 +1,90 @@
+"""Mean and spread over seeds: the table, and what it says."""
+
+from collections.abc import Mapping, Sequence
+
+from integration_tests.benchmarks.cli import Namespace, Result, Values
+from integration_tests.benchmarks.federated_quality.measure import Levels
+
+_HEADER = ("level", "method", "held-out loss", "less floe's", "rounds", "steps", "MB up", "MB down")
+_REFERENCE = "floe"
+
+
+def result(values: Values, _: Namespace) -> Result:
+    """Return one row per level and method, lowest loss first."""
+    levels = values["levels"]
+    return Result(header=_HEADER, rows=rows(levels), remarks=[*conclusions(levels), _terms(values)])
+
+
+def _terms(values: Values) -> str:
+    terms = values["protocol"]
+    named = " and ".join(terms["data"]) if isinstance(terms["data"], dict) else terms["data"]
+    base, slope = terms["step_seconds"]
+    return (
+        f"Mean held-out loss over {terms['clients']} devices ({', '.join(terms['devices'])} in "
+        f"turn), nats per response token; mean and standard deviation over {len(values['seeds'])} "
+        f"seeds. {terms['model']}, {named}, {terms['budget']:g} virtual seconds, "
+        f"{terms['local_steps']} steps of {terms['batch_size']} x {terms['max_length']} tokens a "
+        f"round, learning rate {terms['learning_rate']:g}, ranks "
+        f"{', '.join(map(str, terms['ranks']))}; a step takes {base:.3g} + {slope:.2g} x rank "
+        f"virtual seconds at slowdown 1, downlinks are {terms['downlink']:g} times faster than "
+        "uplinks."
+    )
+
+
+def rows(levels: Levels) -> list[list[str]]:
+    found = []
+    for level, methods in levels.items():
+        for method, figures in sorted(methods.items(), key=lambda item: item[1]["loss_mean"]):
+            gap = ""
+            if "gap_mean" in figures and method != _REFERENCE:
+                gap = f"{figures['gap_mean']:+.3f} ± {figures['gap_std']:.3f}"
+            if method == _REFERENCE:
+                method += f" ({_clusters(figures['clusters'])})"
+            loss = f"{figures['loss_mean']:.3f} ± {figures['loss_std']:.3f}"
+            counts = (f"{figures[key]:g}" for key in ("rounds", "steps"))
+            sizes = (f"{figures[key]:.0f}" for key in ("megabytes_up", "megabytes_down"))
+            found.append([level, method, loss, gap, *counts, *sizes])
+    return found
+
+
+def _clusters(by_seed: Mapping[str, int]) -> str:
+    numbers = sorted(set(by_seed.values()))
+    plural = "" if numbers == [1] else "s"
+    return f"{' or '.join(map(str, numbers))} cluster{plural}"
+
+
+def conclusions(levels: Levels) -> list[str]:
+    """Return what the losses say, a sentence for each level.
+
+    A method is above or below Floe where its mean difference, of runs with equal seeds, exceeds its
+    standard deviation over the seeds; with one seed nothing is said of that.
+    """
+    found = []
+    for level, methods in levels.items():
+        reference = methods.get(_REFERENCE)
+        if reference is None:
+            continue
+        order = sorted(methods, key=lambda name: float(methods[name]["loss_mean"]))
+        place = order.index(_REFERENCE) + 1
+        said = (
+            f"Level {level}: Floe makes {_clusters(reference['clusters'])} and is number {place} "
+            f"of {len(methods)} by held-out loss"
+        )
+        others = {name: methods[name] for name in order if name != _REFERENCE}
+        if len(reference["losses"]) > 1:
+            better = [n for n, one in others.items() if one["gap_mean"] > one["gap_std"]]
+            worse = [n for n, one in others.items() if -one["gap_mean"] > one["gap_std"]]
+            alike = [n for n in others if n not in (*better, *worse)]
+            said += (
+                f"; its loss is lower than that of {_listed(better)}, higher than that of "
+                f"{_listed(worse)}, and within one standard deviation of {_listed(alike)}"
+            )
+        if untrained := methods.get("untrained"):
+            gained = untrained["loss_mean"] - reference["loss_mean"]
+            said += f"; it is {gained:.3f} nats below the untrained model"
+        found.append(f"{said}.")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

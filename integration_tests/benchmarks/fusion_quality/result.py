@@ -1,0 +1,90 @@
+"""The table, and what each direction comes to."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from integration_tests.benchmarks.cli import Namespace, Result, Values
+
+_DEFAULT_ROUTER = "evidence"
+#: Share of the gap that the default router was to close, on average of the texts.
+AIM = 0.25
+
+
+def result(values: Values, _: Namespace) -> Result:
+    """Return one column per text and direction."""
+    pairs = [values, *([values["reversed"]] if "reversed" in values else [])]
+    return Result(
+        header=["bits per byte", *_columns(pairs)],
+        rows=_rows(pairs),
+        remarks=[
+            *(remark for pair in pairs for remark in _remarks(pair)),
+            f"Top {values['top_k']} of the expert. In the lazy rows the router is evidence and the "
+            "share of tokens asked stands in brackets.",
+        ],
+    )
+
+
+def _columns(pairs: Sequence[Values]) -> list[str]:
+    """Return the texts' names; with two directions, each with its host."""
+    named = [(f"{_short(pair['host'])}: " if len(pairs) > 1 else "", pair) for pair in pairs]
+    return [f"{host}{Path(name).name}" for host, pair in named for name in pair["texts"]]
+
+
+def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
+    texts = [each for pair in pairs for each in pair["texts"].values()]
+    first = texts[0]
+    return [
+        ["host", *(each["host"] for each in texts)],
+        ["expert", *(each["expert"] for each in texts)],
+        *([f"fused: {name}", *(each["fused"][name] for each in texts)] for name in first["fused"]),
+        *([f"peer: {name}", *(each["peers"][name] for each in texts)] for name in first["peers"]),
+        ["better per token in hindsight", *(each["hindsight"] for each in texts)],
+        *(
+            [f"gap closed: {name}", *(_percent(each["gap_closed"][name]) for each in texts)]
+            for name in first["fused"]
+        ),
+        *(
+            [
+                f"asked above {step['unsure_nats']:g} nats",
+                *(_asked(each["lazy"][at]) for each in texts),
+            ]
+            for at, step in enumerate(first["lazy"])
+        ),
+        ["inside an expert token", *(_percent(each["boundary_share"]) for each in texts)],
+        ["bytes", *(each["bytes"] for each in texts)],
+    ]
+
+
+def _remarks(pair: Values) -> list[str]:
+    """Say what one direction comes to, with the default router."""
+    texts = list(pair["texts"].values())
+    fused = [each["fused"][_DEFAULT_ROUTER] for each in texts]
+    below = sum(
+        bits < min(each["host"], each["expert"]) for bits, each in zip(fused, texts, strict=True)
+    )
+    peers = sum(bits < min(each["peers"].values()) for bits, each in zip(fused, texts, strict=True))
+    said = (
+        f"{_short(pair['host'])} hosts: fused with router {_DEFAULT_ROUTER!r}, below both models "
+        f"on {below} of {len(texts)} texts, below every peer on {peers}"
+    )
+    closed = [each["gap_closed"][_DEFAULT_ROUTER] for each in texts]
+    known = [share for share in closed if share is not None]
+    if not known:
+        return [f"{said}."]
+    mean = statistics.fmean(known)
+    missed = f", missed by {100 * (AIM - mean):.1f} points" if mean < AIM else ", met"
+    return [f"{said}; gap closed on average {_percent(mean)} (aim: {_percent(AIM)}{missed})."]
+
+
+def _asked(step: Values) -> str:
+    return f"{step['fused']:.4g} ({_percent(step['asked_share'])})"
+
+
+def _short(name: str) -> str:
+    return Path(name).name.removeprefix("embedded:")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

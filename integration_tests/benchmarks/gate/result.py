@@ -1,0 +1,35 @@
+"""The table, and the gate held against its targets."""
+
+from typing import Any
+
+from integration_tests.benchmarks.cli import Namespace, Result, Values
+from integration_tests.benchmarks.gate.measure import CHARS
+
+#: The targets for prompts.
+LEAST_RECALL, MOST_ALARMS = 0.95, 0.05
+
+
+def result(values: Values, _: Namespace) -> Result:
+    """Return one column for the gate and one per other tool."""
+    columns = {"gate": values, **values["peers"]}
+    single = ("prompt_recall", "false_alarm_rate", "f2", "p50_ms", "p99_ms")
+    rows: list[list[Any]] = [
+        [name, *("-" if tool[name] is None else tool[name] for tool in columns.values())]
+        for name in single
+    ]
+    rows.append(["seconds_per_mb", values["seconds_per_mb"], *("" for _ in values["peers"])])
+    rows += [
+        [f"recall {label}", *(tool["recall"][label] for tool in columns.values())]
+        for label in values["recall"]
+    ]
+    remarks = [f"Times are per {CHARS} characters."]
+    recall, alarms = values["prompt_recall"], values["false_alarm_rate"]
+    if recall is not None and alarms is not None:
+        met = recall >= LEAST_RECALL and alarms <= MOST_ALARMS
+        said = (
+            f"Recall of private prompts {recall:.3f} at {100 * alarms:.1f} % false alarms (target: "
+            f"{LEAST_RECALL} at most {100 * MOST_ALARMS:g} %, {'met' if met else 'missed'}); "
+            f"{values['p50_ms']:.2f} ms in the middle, {values['p99_ms']:.2f} ms for 99 of 100."
+        )
+        remarks.insert(0, said)
+    return Result(header=["", *columns], rows=rows, remarks=remarks)
