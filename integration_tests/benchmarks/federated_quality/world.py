@@ -252,7 +252,7 @@ class Workbench:
         """
         settings = self.world.settings
         if steps is not None:
-            settings = replace(settings, local_steps=steps)
+            settings = settings.changed(local_steps=steps)
         key = ""
         if self._remember and server_round == 1 and frozen is None:
             key = f"{node} {settings.local_steps} {fingerprint(adapter)}"

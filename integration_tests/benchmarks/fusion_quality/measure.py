@@ -80,7 +80,7 @@ class Comparison:
     """A pair of models, ready to be compared on texts."""
 
     def __init__(self, host: Scorer, expert: Scorer, *, top_k: int) -> None:
-        covers = 0 if host.vocabulary.equals(expert.vocabulary) else FloeConfig.covers
+        covers = 0 if host.vocabulary.equals(expert.vocabulary) else FloeConfig.defaults()["covers"]
         self._score = partial(score, host=host, expert=expert, top_k=top_k, covers=covers)
         self._maps = load_maps(host.vocabulary, expert.vocabulary)
         self._peers = peers(host.vocabulary, expert.vocabulary, self._maps)
