@@ -280,7 +280,7 @@ def _kind(key: FieldInfo) -> tuple[Any, list[Any]]:
 
 
 def _range(notes: Sequence[Any], up_to: str) -> str:
-    def shown(value: float) -> str:
+    def shown(value: Any) -> str:
         return f"{value:,.0f}" if value >= 100_000 else f"{value:g}"
 
     least = next((f" from {shown(note.ge)}" for note in notes if isinstance(note, Ge)), "")

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 
 from flower_strategy.report.data import LEFT_OUT, NOT_ASKED, REFUSED, TRAINED
 
 Rows = list[dict[str, Any]]
-Drawing = tuple[Rows, alt.Chart | alt.LayerChart]
+Drawing = tuple[Rows, alt.Chart | alt.LayerChart | alt.FacetChart]
 
 _ROWS = alt.NamedData(name="rows")
 _COLOURS = [f"var(--c{index})" for index in range(6)]
@@ -241,7 +241,7 @@ def _chart(rows: Rows, tip: str) -> alt.Chart:
     """Return a chart of a mark per entry of the rows' lists; the tooltip is a format of fields."""
     chart = alt.Chart(_ROWS)
     if lists := [key for row in rows[:1] for key, one in row.items() if isinstance(one, list)]:
-        chart = chart.transform_flatten(lists)
+        chart = chart.transform_flatten([*lists])
     if "{other}" in tip:
         titles = alt.LookupData(_ROWS, "row", ["title"])
         chart = chart.transform_lookup("column", titles, as_=["other"])
@@ -255,7 +255,8 @@ def _chart(rows: Rows, tip: str) -> alt.Chart:
 def _marks(base: alt.Chart, names: Sequence[str]) -> alt.Chart:
     """Return markers; an unseen rim lets the pointer find them."""
     points = base.mark_point(filled=True, size=60, stroke="transparent", strokeWidth=12, opacity=1)
-    return points.encode(shape=alt.Shape("name:N", title=None).scale(domain=names))
+    shape = alt.Shape("name:N", title=None).scale(domain=names)
+    return cast(alt.Chart, points.encode(shape=shape))
 
 
 def _colour(field: str, names: Sequence[str]) -> alt.Color:
@@ -266,5 +267,6 @@ def _colour(field: str, names: Sequence[str]) -> alt.Color:
 
 def _shaded(title: str, low: float, high: float, numbers: str) -> alt.Color:
     """Return shades from the lowest value to the highest."""
-    scale = {"type": "quantize", "domain": (low, high if high > low else low + 1), "range": _SHADES}
-    return alt.Color("value:Q", title=title).legend(format=numbers).scale(**scale)
+    domain = (low, high if high > low else low + 1)
+    colour = alt.Color("value:Q", title=title).scale(type="quantize", domain=domain, range=_SHADES)
+    return cast(alt.Color, colour.legend(format=numbers))
