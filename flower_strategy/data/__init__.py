@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from floe_plugins.errors import ConfigError, first_line
 from floe_plugins.extras import install_command
 from flower_strategy.config import RunConfig
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.data.jsonl import (
-    FILE_SUFFIXES,
-    OTHER_SUFFIXES,
-    Template,
-    custom_template,
-    find_files,
-    read_examples,
-    to_examples,
-)
-from flower_strategy.data.partition import check_shares, hold_out, partition
+from flower_strategy.data.files import find_files, is_file_name, read_rows
+from flower_strategy.data.forms import Template, custom_template, to_examples
+from flower_strategy.data.partition import check_shares, chosen, hold_out, partition
 from flower_strategy.simulation import NodeConfig, partition_of
 
 __all__ = ["Example", "LocalData", "check_shared_data", "load_local_data"]
@@ -63,12 +54,8 @@ def load_local_data(config: RunConfig, node_config: NodeConfig, *, simulated: bo
                 "holds, or data for its share of common ones."
             )
         files = find_files(str(node_config["data-path"]), key="--node-config data-path")
-        template = _template(config)
-        examples = [
-            example for path in files.values() for example in read_examples(path, template=template)
-        ]
-        drawn = hold_out(_drawn(examples, config), fraction=config.held_out)
-        return replace(drawn, source=tuple(examples))
+        examples = FileExamples(tuple(files.values()), _template(config))
+        return replace(_drawn(examples, config), source=examples)
     if simulated:
         source = Source(config.data, key="Run configuration data")
     elif "data" in node_config:
@@ -141,7 +128,7 @@ class Source:
                 template=_template(config),
                 key=self.key,
             )
-            drawn = hold_out(_drawn(examples, config), fraction=config.held_out, label=self.data)
+            drawn = _drawn(examples, config, label=self.data)
             return replace(drawn, source=tuple(examples)) if keep_all else drawn
         tasks = self._tasks(config)
         examples, label = partition(
@@ -183,7 +170,7 @@ class Source:
     def _on_hub(self) -> bool:
         return (
             _HUB_ID.fullmatch(self.data) is not None
-            and Path(self.data).suffix.lower() not in FILE_SUFFIXES | OTHER_SUFFIXES
+            and not is_file_name(self.data)
             and not Path(self.data).exists()
         )
 
@@ -198,18 +185,53 @@ class Source:
         return {name: read_examples(path, template=template) for name, path in files.items()}
 
 
+@dataclass(frozen=True)
+class FileExamples:
+    """The examples of files, read anew at every look.
+
+    Attributes
+    ----------
+    paths : tuple[Path, ...]
+        The files.
+    template : Template, optional
+        How a row becomes an example; without one the fields are recognised.
+    """
+
+    paths: tuple[Path, ...]
+    template: Template | None = None
+
+    def __iter__(self) -> Iterator[Example]:
+        for path in self.paths:
+            yield from to_examples(read_rows(path), source=str(path), template=self.template)
+
+
+def read_examples(path: Path, *, template: Template | None = None) -> list[Example]:
+    """Read one file of data; see `flower_strategy.data.files.read_rows`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    template : Template, optional
+        How a row becomes an example; without one the fields are recognised.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, its fields are not recognised, or a row lacks one or holds
+        something else than text in it; the message gives file and line.
+    """
+    return list(FileExamples((path,), template))
+
+
 def _template(config: RunConfig) -> Template | None:
     return custom_template(config.prompt_template, config.response_template)
 
 
-def _drawn(examples: Sequence[Example], config: RunConfig) -> list[Example]:
-    """Shuffle examples and keep as many as the configuration wants.
-
-    Files are often sorted, and several are read one after the other: the first rows would be of
-    another kind than the rest.
-    """
-    order = np.random.default_rng(config.seed).permutation(len(examples))
-    return [examples[int(row)] for row in order[: config.max_examples or None]]
+def _drawn(examples: Iterable[Example], config: RunConfig, *, label: str = "") -> LocalData:
+    """Return as many examples as the configuration wants, some of them held out."""
+    drawn = chosen(examples, most=config.max_examples, seed=config.seed)
+    return hold_out(drawn, fraction=config.held_out, label=label)
 
 
 def load_hub_examples(
@@ -267,4 +289,4 @@ def load_hub_examples(
         ) from error
     if not rows:
         raise ConfigError(f"Hub data set {name!r} gives node {partition_id} no examples.")
-    return to_examples(rows, source=name, template=template)
+    return list(to_examples(rows, source=name, template=template))

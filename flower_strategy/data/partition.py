@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,27 +175,71 @@ def _check_share(cuts: Sequence[_Cut], node: int, *, max_examples: int) -> None:
     )
 
 
+def chosen(examples: Iterable[Example], *, most: int, seed: int) -> list[Example]:
+    """Return examples in an order drawn by what they say, no more than a node wants.
+
+    Files are often sorted, and several are read one after the other: the first rows would be of
+    another kind than the rest. An example's place in the order depends on `seed` and on itself, so
+    it keeps it where rows are added. Only what is returned is kept in memory.
+
+    Parameters
+    ----------
+    examples : Iterable[Example]
+        The node's examples.
+    most : int
+        Most that are returned; 0 returns all.
+    seed : int
+        Seed of the order.
+    """
+
+    def place(example: Example) -> tuple[bytes, bytes]:
+        return _drawn(example, "order", seed), example.content
+
+    return heapq.nsmallest(most, examples, key=place) if most else sorted(examples, key=place)
+
+
 def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -> LocalData:
     """Split a node's examples; both parts get at least one.
+
+    A hash of what an example says decides for it, so that it stays where it is as examples are
+    added, and equal ones are on one side.
 
     Parameters
     ----------
     examples : Sequence[Example]
-        The node's examples; the first are held out.
+        The node's examples.
     fraction : float
-        Share that is held out, in (0, 1).
+        Share that is held out, in (0, 1); of few examples about as many.
     label : str (default: "")
         Name of the node's main task, for reports of simulated runs.
 
     Raises
     ------
     ConfigError
-        There are fewer than two examples.
+        There are fewer than two different examples.
     """
-    if len(examples) < 2:
+    drawn = {example.content: _drawn(example, "held out") for example in examples}
+    if len(drawn) < 2:
+        count = "no examples" if not examples else "one example"
+        often = f", {len(examples)} times" if len(examples) > 1 else ""
         raise ConfigError(
-            f"The node has {len(examples)} {'example' if len(examples) == 1 else 'examples'}; at "
-            "least 2 are needed, one to train on and one to hold out."
+            f"The node has {count}{often}; at least 2 that differ are needed, one to train on and "
+            "one to hold out."
         )
-    count = min(len(examples) - 1, max(1, round(fraction * len(examples))))
-    return LocalData(tuple(examples[count:]), tuple(examples[:count]), label)
+    limit = int(fraction * 2**64).to_bytes(9, "big")[1:]
+    held = {content for content, number in drawn.items() if number < limit}
+    if not held:
+        held = {min(drawn, key=drawn.__getitem__)}
+    elif len(held) == len(drawn):
+        held.remove(max(drawn, key=drawn.__getitem__))
+    return LocalData(
+        tuple(example for example in examples if example.content not in held),
+        tuple(example for example in examples if example.content in held),
+        label,
+    )
+
+
+def _drawn(example: Example, purpose: str, seed: int = 0) -> bytes:
+    """Return 8 bytes drawn by an example's content."""
+    said = f"{purpose} {seed} ".encode() + example.content
+    return hashlib.sha256(said).digest()[:8]

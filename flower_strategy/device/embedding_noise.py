@@ -144,10 +144,12 @@ def device_embedding(
 def _answered(
     answers: Answers, base: BaseModel, data: LocalData, settings: EmbeddingSettings
 ) -> TaskEmbedding:
-    held = {answers.hashed(example.origin) for example in data.everything}
+    # Files may hold more than fits in memory: texts that no answer has used are not kept.
+    used = answers.used()
+    hashes = (answers.hashed(example.origin) for example in data.everything)
+    held = {hashed for hashed in hashes if hashed in used}
     answer = answers.holding(held)
     if answer is None:
-        used = answers.used()
         new = [each for each in data.train if answers.hashed(each.origin) not in used]
         if new or not answers.sent:
             return _fresh(answers, base, new[: settings.texts], settings)

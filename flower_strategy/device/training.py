@@ -89,14 +89,22 @@ def collate(examples: Sequence[Example], base: BaseModel, max_length: int) -> Ba
 def response_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, int]:
     """Return the summed negative log likelihood of the response tokens, and their number.
 
-    Logits are computed at these positions only: at all positions, a vocabulary of 49,152 tokens
+    The logits are those of the model's own forward pass, with what it does to them: scales them,
+    caps them. They are formed at these positions only: with 49,152 tokens in the vocabulary, all
     would cost a quarter of the step.
     """
-    hidden = model.get_decoder()(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state[
-        :, :-1
-    ]
     wanted = batch.targets != _IGNORED
-    logits = model.get_output_embeddings()(hidden[wanted])
+
+    def keep_wanted(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        (hidden,) = inputs
+        return (hidden[:, :-1][wanted].unsqueeze(0),)
+
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(keep_wanted)
+    try:
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[0]
+    finally:
+        hook.remove()
     loss = functional.cross_entropy(logits.float(), batch.targets[wanted], reduction="sum")
     return loss, int(wanted.sum())
 

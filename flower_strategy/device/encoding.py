@@ -1,0 +1,228 @@
+"""Texts as token ids, the same for training, for the task embedding and for a server's prompt.
+
+A server reads a prompt of ``/v1/completions`` as the tokenizer does, special tokens included, and
+one of ``/v1/chat/completions`` as the chat template renders it, without any. What stands before a
+response here has the same ids, so that an adapter is trained on what it is served.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+from floe_plugins.errors import ConfigError, first_line
+from flower_strategy.data.examples import Example
+
+Form = Literal["chat", "plain"]
+
+_CHARACTERS_PER_TOKEN = 16
+"""A text is cut to so many characters per token that is kept, before it is tokenized."""
+
+_CACHED = 65_536
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example's token ids.
+
+    Attributes
+    ----------
+    ids : tuple[int, ...]
+        The ids.
+    learned : tuple[bool, ...]
+        Whether each is learned, as long as `ids`.
+    """
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    learned: bool
+
+
+class Encoder:
+    """Encodes examples in the form in which their model is served; keeps what it has encoded.
+
+    Parameters
+    ----------
+    tokenizer : Any
+        The base model's tokenizer, of transformers.
+    template : str (default: "auto")
+        ``auto`` renders by the tokenizer's chat template where it has one; ``none`` takes prompt
+        and response as plain text.
+    max_length : int
+        Most tokens of an example.
+    """
+
+    def __init__(self, tokenizer: Any, *, template: str = "auto", max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        chat = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self.form: Form = "chat" if chat else "plain"
+        self.encode = lru_cache(maxsize=_CACHED)(self._encode)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of what a user asks, as the server reads them."""
+        if self.form == "plain":
+            return self._kept(self._ids(text, special=True), ())[0]
+        text = self._rendered([{"role": "user", "content": text}], prompt=True)
+        return self._kept(self._ids(text), ())[0]
+
+    def _encode(self, example: Example) -> Encoded:
+        """Return an example's ids, `max_length` at most, and which of them are learned.
+
+        Where it is too long, the last response keeps at least half of the tokens, and what comes
+        before loses its beginning, save for the special tokens in front.
+
+        Raises
+        ------
+        ConfigError
+            The example is a conversation, and the model has no chat template or `template` is
+            ``none``; or the template refuses it.
+        """
+        messages = example.messages if self.form == "chat" or not example.has_text else []
+        if not messages:
+            return self._plain(example)
+        if self.form == "plain":
+            raise ConfigError(
+                "The data are conversations, which a chat template renders, and the base model's "
+                "tokenizer has none or template='none' is set: take an instruct model, or give the "
+                "data's fields with prompt-template and response-template."
+            )
+        return self._conversation(messages, json.loads(example.tools) if example.tools else None)
+
+    def _plain(self, example: Example) -> Encoded:
+        before = self._ids(example.prompt, special=True)
+        text = example.response[: _CHARACTERS_PER_TOKEN * self._max_length]
+        after = self._continuing(example.prompt, text)
+        if self._tokenizer.eos_token_id is not None:
+            after = [*after, self._tokenizer.eos_token_id]
+        front, kept = self._kept(before, after)
+        return Encoded((*front, *kept), (False,) * len(front) + (True,) * len(kept))
+
+    def _conversation(self, messages: list[dict[str, Any]], tools: Any) -> Encoded:
+        *earlier, last = self._pieces(messages, tools)
+        ids: list[int] = []
+        learned: list[bool] = []
+        text = ""
+        for piece in earlier:
+            new = self._continuing(text, piece.text) if text else self._ids(piece.text)
+            text += piece.text
+            ids += new
+            learned += [piece.learned] * len(new)
+        after = self._continuing(text, last.text[: _CHARACTERS_PER_TOKEN * self._max_length])
+        if not self._ends_a_turn(after) and self._tokenizer.eos_token_id is not None:
+            after = [*after, self._tokenizer.eos_token_id]
+        front, kept = self._kept(ids, after)
+        # All but the special tokens in front are the last ones.
+        special = self._special(front)
+        marks = [False] * special + learned[len(learned) - len(front) + special :]
+        return Encoded((*front, *kept), (*marks, *(True for _ in kept)))
+
+    def _pieces(self, messages: list[dict[str, Any]], tools: Any) -> list[_Piece]:
+        """Cut the rendered conversation where the assistant begins and ends to speak."""
+        whole = self._rendered(messages, tools=tools)
+        spans: list[tuple[int, int]] = []
+        for place, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._rendered(messages[:place], tools=tools, prompt=True) if place else ""
+            until = self._rendered(messages[: place + 1], tools=tools)
+            if whole.startswith(before) and whole.startswith(until.rstrip()):
+                spans.append((len(before), len(until)))
+        if not spans or spans[-1][1] < len(whole.rstrip()):
+            # The template shows earlier turns otherwise than the last one, which alone is learned.
+            before = self._rendered(messages[:-1], tools=tools, prompt=True)
+            content = str(messages[-1].get("content") or "")
+            tail = whole[whole.rfind(content) :] if content else whole[len(before) :]
+            return [_Piece(before, False), _Piece(self._end_of(tail), True)]
+        pieces: list[_Piece] = []
+        done = 0
+        for start, end in spans:
+            spoken = self._end_of(whole[start:end])
+            pieces += [_Piece(whole[done:start], False), _Piece(spoken, True)]
+            done = start + len(spoken)
+        return [piece for piece in pieces if piece.text]
+
+    def _end_of(self, spoken: str) -> str:
+        """Leave off the white space that a template puts behind the end of a turn."""
+        bare = spoken.rstrip()
+        ended = any(bare.endswith(token) for token in self._tokenizer.all_special_tokens)
+        return bare if ended else spoken
+
+    def _ends_a_turn(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and ids[-1] in self._tokenizer.all_special_ids
+
+    def _rendered(
+        self, messages: list[dict[str, Any]], *, tools: Any = None, prompt: bool = False
+    ) -> str:
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tools=tools, add_generation_prompt=prompt, tokenize=False
+                )
+            )
+        # Templates raise jinja2's errors, and Python's for what they read and do not find.
+        except Exception as error:
+            raise ConfigError(
+                f"The base model's chat template refuses a conversation: {first_line(error)}; "
+                "its roles are " + ", ".join(str(message["role"]) for message in messages[:6]) + "."
+            ) from error
+
+    def _ids(self, text: str, *, special: bool = False) -> list[int]:
+        """Tokenize a text, of a long one the end: no more than that is kept."""
+        limit = _CHARACTERS_PER_TOKEN * self._max_length
+        bos = self._tokenizer.bos_token
+        if special:
+            front = self._front
+        else:
+            front = [self._tokenizer.bos_token_id] if bos and text.startswith(bos) else []
+        while len(text) > limit:
+            ids = self._tokenizer(text[-limit:], add_special_tokens=False)["input_ids"]
+            # A few tokens at the cut are not those of the whole text.
+            if len(ids) >= self._max_length + 8:
+                return [*front, *ids[8:]]
+            limit *= 2
+        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    @cached_property
+    def _front(self) -> list[int]:
+        return list(self._tokenizer("")["input_ids"])
+
+    def _continuing(self, before: str, text: str) -> list[int]:
+        """Return the ids of a text that goes on after another one."""
+        # What comes before decides whether a word begins; it reaches no further than this.
+        context = before[-64:]
+        head = self._tokenizer(context, add_special_tokens=False)["input_ids"]
+        both = self._tokenizer(context + text, add_special_tokens=False)["input_ids"]
+        if both[: len(head)] == head:
+            return list(both[len(head) :])
+        # The text's first characters join the last token before it: the server has cut there.
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _kept(self, before: list[int], after: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Cut both parts to `max_length` ids together."""
+        room = self._max_length
+        kept = list(after[: max(room // 2, room - len(before))])
+        special = self._special(before)
+        front = before[:special][: max(0, room - len(kept))]
+        rest = before[special:]
+        left = room - len(kept) - len(front)
+        return [*front, *rest[max(0, len(rest) - left) :]], kept
+
+    def _special(self, ids: Sequence[int]) -> int:
+        """Return how many special tokens stand in front."""
+        special = set(self._tokenizer.all_special_ids)
+        return next((place for place, each in enumerate(ids) if each not in special), len(ids))
+
+
+@lru_cache(maxsize=2)
+def encoder_of(tokenizer: Any, *, template: str, max_length: int) -> Encoder:
+    """Return the process's encoder for a tokenizer and these settings."""
+    return Encoder(tokenizer, template=template, max_length=max_length)
