@@ -86,7 +86,8 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
     settings = manifest.get("embedding") or {}
     base = load_base_model(manifest["model"], training.get("dtype", "float32"))
     length = settings.get("max_length") or training.get("max_length", 64)
-    vector = embed_texts(base, [text], max_length=int(length))[0]
+    template = training.get("template", "none")
+    vector = embed_texts(base, [text], max_length=int(length), template=template)[0]
     cosines = _cosines(manifest, vector)
     name = _closest(cosines)
     return AdapterChoice(name, Path(folder) / adapters[name], cosines)

@@ -163,6 +163,11 @@ class TrainingKeys(Keys):
     rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(rank) rather than alpha / rank."
     )
+    template: Literal["auto", "none"] = Field(
+        default="auto",
+        description="How examples become texts: `auto` renders them by the chat template of a "
+        "model that has one, as a server does; `none` takes prompt and response as plain text.",
+    )
     eval_examples: EvalExamples = 8
     seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Seed of data, initial adapter and batches."

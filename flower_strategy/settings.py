@@ -61,11 +61,14 @@ class EmbeddingSettings:
     noise : float (default: 0.0)
         Standard deviation of the Gaussian noise on every number of the average of the texts'
         vectors, which have length 1.
+    template : str (default: "auto")
+        As in `TrainingSettings`.
     """
 
     texts: int = 8
     max_length: int = 64
     noise: float = 0.0
+    template: str = "auto"
 
     def __post_init__(self) -> None:
         check_values(
@@ -73,6 +76,7 @@ class EmbeddingSettings:
                 "embedding_texts": self.texts,
                 "max_length": self.max_length,
                 "embedding_noise": self.noise,
+                "template": self.template,
             }
         )
 
@@ -83,6 +87,7 @@ class EmbeddingSettings:
             texts=config.embedding_texts,
             max_length=config.max_length,
             noise=config.embedding_noise,
+            template=config.template,
         )
 
     def to_record(self) -> ConfigRecord:

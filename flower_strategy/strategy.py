@@ -124,7 +124,8 @@ class FloeStrategy(Strategy):
         self.training = training
         self.envelope = Envelope(
             training=training,
-            embedding=embedding or EmbeddingSettings(max_length=training.max_length),
+            embedding=embedding
+            or EmbeddingSettings(max_length=training.max_length, template=training.template),
             devices=tuple(devices),
         )
         self.rank_policy = rank_policy

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import Float32Array
+from flower_strategy.data.examples import Example
+from flower_strategy.device.encoding import encoder_of
 from flower_strategy.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
@@ -87,17 +89,27 @@ class MeanEmbedding:
         return TaskEmbedding(_unit(self.mean), error, self.noise)
 
 
-def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) -> Float32Array:
+def embed_texts(
+    base: BaseModel,
+    texts: Sequence[str | Example],
+    *,
+    max_length: int = 64,
+    template: str = "auto",
+) -> Float32Array:
     """Return one vector per text: the mean of the frozen model's last hidden states.
+
+    The token ids are those that a server reads, see `flower_strategy.device.encoding`.
 
     Parameters
     ----------
     base : BaseModel
         The frozen model.
-    texts : Sequence[str]
-        The texts.
+    texts : Sequence[str | Example]
+        What users ask, or examples, which are answers, too.
     max_length : int (default: 64)
         Most tokens of each text.
+    template : str (default: "auto")
+        As in the run configuration.
 
     Returns
     -------
@@ -108,9 +120,13 @@ def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) 
 
     vectors = []
     decoder = base.model.get_decoder()
+    encoder = encoder_of(base.tokenizer, template=template, max_length=max_length)
     for text in texts:
-        ids = base.tokenizer(text, add_special_tokens=False)["input_ids"][:max_length]
-        if not ids:
+        if isinstance(text, Example):
+            ids = list(encoder.encode(text).ids)
+        elif text.strip():
+            ids = encoder.prompt(text)
+        else:
             continue
         with torch.no_grad():
             hidden = decoder(input_ids=torch.tensor([ids], device=base.device)).last_hidden_state
@@ -121,7 +137,7 @@ def embed_texts(base: BaseModel, texts: Sequence[str], *, max_length: int = 64) 
 
 
 def mean_embedding(
-    base: BaseModel, texts: Sequence[str], settings: EmbeddingSettings
+    base: BaseModel, texts: Sequence[str | Example], settings: EmbeddingSettings
 ) -> MeanEmbedding:
     """Return the mean of the texts' vectors, without noise.
 
@@ -129,18 +145,20 @@ def mean_embedding(
     ----------
     base : BaseModel
         The frozen model.
-    texts : Sequence[str]
+    texts : Sequence[str | Example]
         Local texts; the first `settings.texts` are used.
     settings : EmbeddingSettings
         How many texts, and how much of each.
     """
-    vectors = embed_texts(base, texts[: settings.texts], max_length=settings.max_length)
+    vectors = embed_texts(
+        base, texts[: settings.texts], max_length=settings.max_length, template=settings.template
+    )
     return MeanEmbedding(vectors.mean(axis=0, dtype=np.float64), len(vectors))
 
 
 def task_embedding(
     base: BaseModel,
-    texts: Sequence[str],
+    texts: Sequence[str | Example],
     settings: EmbeddingSettings,
     *,
     seed: int | None = None,
@@ -154,7 +172,7 @@ def task_embedding(
     ----------
     base : BaseModel
         The frozen model.
-    texts : Sequence[str]
+    texts : Sequence[str | Example]
         Local texts; the first `settings.texts` are used.
     settings : EmbeddingSettings
         How many texts, how much of each, and the noise.

@@ -130,8 +130,7 @@ def device_embedding(
         )
     path = answers_file(node_config, folder=folder)
     if not settings.noise and not path.exists():
-        texts = [example.text for example in data.train]
-        return mean_embedding(base, texts, settings).embedding()
+        return mean_embedding(base, data.train, settings).embedding()
     try:
         with kept_answers(path) as answers:
             return _answered(answers, base, data, settings)
@@ -170,8 +169,8 @@ def _answered(
 def _fresh(
     answers: Answers, base: BaseModel, examples: Sequence[Example], settings: EmbeddingSettings
 ) -> TaskEmbedding:
-    """Return the embedding of texts that no answer has used; keep it if it has noise."""
-    mean = mean_embedding(base, [example.text for example in examples], settings)
+    """Return the embedding of texts that no answer has used, and keep it if it has noise."""
+    mean = mean_embedding(base, examples, settings)
     if settings.noise:
         mean = mean.blurred(settings.noise)
         texts = frozenset(answers.hashed(example.origin) for example in examples)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted, from_peft
+from flower_strategy.device.encoding import encoder_of
 from flower_strategy.settings import TrainingSettings
 
 _IGNORED = -100
@@ -35,22 +36,6 @@ class TrainingOutcome:
     loss: float
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
-    """Return an example's token ids and the place where its response begins.
-
-    Prompt and response are tokenized separately, as the prompt is at inference. The tokenizer's
-    end-of-text token follows the response. If both are too long, the response keeps at least half
-    of the tokens and the prompt loses its beginning.
-    """
-    prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"]
-    response = tokenizer(example.response, add_special_tokens=False)["input_ids"]
-    if tokenizer.eos_token_id is not None:
-        response = [*response, tokenizer.eos_token_id]
-    response = response[: max(max_length // 2, max_length - len(prompt))]
-    prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
-    return prompt + response, len(prompt)
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Encoded examples, padded on the right.
@@ -70,19 +55,20 @@ class Batch:
     targets: torch.Tensor
 
 
-def collate(examples: Sequence[Example], base: BaseModel, max_length: int) -> Batch:
+def collate(examples: Sequence[Example], base: BaseModel, settings: TrainingSettings) -> Batch:
     """Encode examples into one batch on the base model's device."""
-    encoded = [encode(example, base.tokenizer, max_length) for example in examples]
-    width = max(2, *(len(ids) for ids, _ in encoded))
-    padding = base.tokenizer.pad_token_id or 0
-    ids = torch.full((len(encoded), width), padding)
+    encoder = encoder_of(base.tokenizer, template=settings.template, max_length=settings.max_length)
+    encoded = [encoder.encode(example) for example in examples]
+    width = max(2, *(len(each.ids) for each in encoded))
+    ids = torch.full((len(encoded), width), base.tokenizer.pad_token_id or 0)
     mask = torch.zeros_like(ids)
     targets = torch.full((len(encoded), width - 1), _IGNORED)
-    for row, (tokens, start) in enumerate(encoded):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
+    for row, each in enumerate(encoded):
+        tokens = torch.tensor(each.ids)
+        ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
-        first = max(start, 1)
-        targets[row, first - 1 : len(tokens) - 1] = torch.tensor(tokens[first:])
+        learned = torch.tensor(each.learned[1:])
+        targets[row, : len(tokens) - 1][learned] = tokens[1:][learned]
     return Batch(ids.to(base.device), mask.to(base.device), targets.to(base.device))
 
 
@@ -148,7 +134,7 @@ def train_adapter(
             while len(rows) < settings.batch_size:
                 rows += order.permutation(len(examples)).tolist()
             chosen, rows = rows[: settings.batch_size], rows[settings.batch_size :]
-            batch = collate([examples[row] for row in chosen], base, settings.max_length)
+            batch = collate([examples[row] for row in chosen], base, settings)
             total, tokens = response_loss(model.get_base_model(), batch)
             loss = total / max(tokens, 1)
             objective = loss
@@ -197,9 +183,7 @@ def held_out_loss(
     total, tokens = 0.0, 0
     with adapted(base, adapter) as model, torch.no_grad():
         for start in range(0, len(examples), settings.batch_size):
-            batch = collate(
-                examples[start : start + settings.batch_size], base, settings.max_length
-            )
+            batch = collate(examples[start : start + settings.batch_size], base, settings)
             loss, count = response_loss(model.get_base_model(), batch)
             total += float(loss)
             tokens += count

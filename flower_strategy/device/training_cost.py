@@ -158,7 +158,7 @@ def _step(
 
         watch = Stopwatch(device, threads=torch.get_num_threads())
         with torch.autograd.graph.saved_tensors_hooks(record, _same):
-            batch = collate(examples, base, settings.max_length)
+            batch = collate(examples, base, settings)
             loss, tokens = response_loss(model.get_base_model(), batch)
             (loss / max(tokens, 1)).backward()
         optimizer.step()

@@ -18,14 +18,9 @@ from flower_strategy.device.base_model import (
     to_peft,
 )
 from flower_strategy.device.embedding import embed_texts, task_embedding
+from flower_strategy.device.encoding import Encoder
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.training import (
-    collate,
-    encode,
-    held_out_loss,
-    response_loss,
-    train_adapter,
-)
+from flower_strategy.device.training import collate, held_out_loss, response_loss, train_adapter
 from flower_strategy.device.training_cost import measure_training
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
@@ -58,39 +53,20 @@ def test_settings_travel_in_a_record_beside_other_keys() -> None:
     assert isinstance(record, ConfigRecord)
 
 
-def test_the_response_begins_where_encode_says(tiny_base: BaseModel) -> None:
-    ids, start = encode(Example("ab", " c"), tiny_base.tokenizer, 48)
-    assert tiny_base.tokenizer.decode(ids[:start]) == "ab"
-    assert tiny_base.tokenizer.decode(ids[start:-1]) == " c"
-    assert ids[-1] == tiny_base.tokenizer.eos_token_id
-
-
-@pytest.mark.parametrize(
-    ("prompt", "response", "kept"),
-    [(100, 4, (5, 5)), (3, 100, (3, 7)), (100, 100, (5, 5)), (0, 100, (0, 10))],
-)
-def test_what_is_too_long_keeps_the_end_of_the_prompt_and_half_for_the_response(
-    tiny_base: BaseModel, prompt: int, response: int, kept: tuple[int, int]
-) -> None:
-    example = Example("x" * (prompt - 1) + "y" if prompt else "", "z" * response)
-    ids, start = encode(example, tiny_base.tokenizer, 10)
-    assert (start, len(ids) - start) == kept
-    if prompt:
-        assert tiny_base.tokenizer.decode(ids[start - 1 : start]) == "y"
-
-
 def test_the_loss_is_that_of_the_response_alone(tiny_base: BaseModel) -> None:
-    example = Example("some prompt", " reply")
-    batch = collate([example, Example("p", " r")], tiny_base, 48)
-    total, count = response_loss(tiny_base.model, batch)
+    examples = [Example("some prompt", " reply"), Example("p", " r")]
+    settings = TrainingSettings(model="tiny", max_length=48)
+    total, count = response_loss(tiny_base.model, collate(examples, tiny_base, settings))
     expected, tokens = 0.0, 0
-    for row in (example, Example("p", " r")):
-        ids, start = encode(row, tiny_base.tokenizer, 48)
-        logits = tiny_base.model(torch.tensor([ids])).logits[0].float()
+    encoder = Encoder(tiny_base.tokenizer, max_length=48)
+    for example in examples:
+        encoded = encoder.encode(example)
+        logits = tiny_base.model(torch.tensor([encoded.ids])).logits[0].float()
         logprobs = torch.log_softmax(logits, dim=-1)
-        for position in range(start, len(ids)):
-            expected -= float(logprobs[position - 1, ids[position]])
-            tokens += 1
+        for position, token in enumerate(encoded.ids):
+            if encoded.learned[position]:
+                expected -= float(logprobs[position - 1, token])
+                tokens += 1
     assert count == tokens
     assert float(total) == pytest.approx(expected, rel=1e-4)
 
