@@ -110,7 +110,7 @@ def settled(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_those_who_are_aborted_while_nobody_else_is_there_are_told_of(
     expert: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Runner(engine(expert), idle_s=0.02)
+    runner = Runner(engine(expert), idle_s=0.5)
     told = settled(runner, monkeypatch)
     expert.mode = "silent"
     runner.add(0, b"The")
