@@ -26,7 +26,7 @@ PATHS = (
     "flower_strategy.client_app:app",
     "flower_strategy.commands.adapter:add_to",
     "flower_strategy.commands.report:add_to",
-    "flower_strategy.data.jsonl:read_examples",
+    "flower_strategy.data:read_examples",
     "flower_strategy.server_app:app",
     "vllm_logits_processor:FloeLogitsProcessor",
     "vllm_logits_processor.commands.align:add_to",

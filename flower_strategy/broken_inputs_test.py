@@ -217,12 +217,27 @@ DATA: dict[str, tuple[str, str, str]] = {
     "a long number": ("data.jsonl", '{"prompt": ' + "1" * 5000 + "}", "line 1: no JSON"),
     "deep brackets": ("data.jsonl", "[" * 200_000, "line 1: no JSON"),
     "no JSON": ("data.jsonl", rows(changed={}) + "\nsay 41: 41", "line 41: no JSON"),
-    "a table": ("data.csv", "prompt,response\na,b", r"is a file of another kind \(\.csv\): JSONL"),
-    "an array": ("data.json", json.dumps(GOOD), "line 1: a JSON object is needed, got a list"),
+    "a spreadsheet": ("data.xlsx", "PK", r"is a file of another kind \(\.xlsx\): read are \.arrow"),
+    "a table of one row": (
+        "data.csv",
+        "prompt,response\na,b",
+        r"Node \d of 3 gets 0 examples .*: give more data or fewer nodes",
+    ),
+    "a list of numbers": ("data.json", "[1, 2]", "line 1: a JSON object is needed, got int"),
     "a written-out array": (
-        "data.json",
+        "data.jsonl",
         json.dumps(GOOD, indent=2),
-        "is one JSON text over several lines: JSONL is needed",
+        "it is one JSON text over several lines: give it the suffix .json",
+    ),
+    "messages without an answer": (
+        "data.jsonl",
+        json.dumps({"messages": [{"role": "user", "content": "a"}]}),
+        "line 1: the field messages has no turn of the assistant to learn",
+    ),
+    "a role": (
+        "data.jsonl",
+        json.dumps({"messages": [{"role": "narrator", "content": "a"}]}),
+        r"line 1: messages\[0\] has the role 'narrator'; accepted are assistant",
     ),
     "too few rows": (
         "data.jsonl",
@@ -262,7 +277,7 @@ def test_what_a_file_lacks_is_reported_before_anything_is_sent(
             {"data": "GOOD", "prompt-template": "{prompt:d}", "response-template": "{response}"},
             "line 1: the template does not fit the row",
         ),
-        ({"data": "EMPTY"}, "is a folder without .jsonl files: /"),
+        ({"data": "EMPTY"}, "is a folder without files of data: /"),
         ({"data": "absent/table.csv"}, "does not exist: tried /"),
     ],
 )

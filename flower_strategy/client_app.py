@@ -10,6 +10,7 @@ from functools import lru_cache
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from floe_plugins.config import refuse_unknown
 from floe_plugins.errors import FloeError
 from flower_strategy import client
 from flower_strategy.config import RunConfig
@@ -20,6 +21,20 @@ logger = logging.getLogger("flwr")
 
 _RAISED = 2
 """Flower's code for a ClientApp that raised (`ErrorCode.CLIENT_APP_RAISED_EXCEPTION`)."""
+
+NODE_KEYS = (
+    "data-path",
+    "data",
+    "partition-id",
+    "num-partitions",
+    "device",
+    "bandwidth-mbps",
+    "memory-gib",
+    "min-embedding-noise",
+    "name",
+    "simulated",
+)
+"""The keys of ``--node-config``."""
 
 Answer = Callable[[Message, Context], Message]
 
@@ -78,7 +93,16 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def local_data(context: Context) -> LocalData:
-    """Return this node's data; a process that stands for several nodes keeps theirs."""
+    """Return this node's data; a process that stands for several nodes keeps theirs.
+
+    Raises
+    ------
+    ConfigError
+        ``--node-config`` has an unknown key, or the data are not as `load_local_data` needs them.
+    """
+    refuse_unknown(
+        context.node_config, NODE_KEYS, said="--node-config has the unknown key {key!r}; {hint}"
+    )
     config = RunConfig.from_dict(context.run_config)
     node_config = tuple(sorted(context.node_config.items()))
     return _cached_data(config, node_config, simulated=is_simulated(context))

@@ -17,7 +17,7 @@ from flower_strategy.data.forms import Template, custom_template, to_examples
 from flower_strategy.data.partition import check_shares, chosen, hold_out, partition
 from flower_strategy.simulation import NodeConfig, partition_of
 
-__all__ = ["Example", "LocalData", "check_shared_data", "load_local_data"]
+__all__ = ["Example", "LocalData", "check_shared_data", "load_local_data", "read_examples"]
 
 _EMBEDDED_POOL = 512
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")

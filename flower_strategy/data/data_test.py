@@ -1,4 +1,5 @@
 import ast
+import difflib
 import json
 import re
 import sys
@@ -6,12 +7,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from flwr.app import Context, RecordDict
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.client_app import NODE_KEYS, local_data
 from flower_strategy.config import RunConfig
-from flower_strategy.data import Example, load_hub_examples, load_local_data
+from flower_strategy.data import Example, load_hub_examples, load_local_data, read_examples
 from flower_strategy.data.embedded import TASKS, make_examples
-from flower_strategy.data.jsonl import custom_template, find_files, read_examples
+from flower_strategy.data.files import find_files
+from flower_strategy.data.forms import custom_template
 from flower_strategy.data.partition import check_shares, hold_out, main_task, partition
 from flower_strategy.simulation import NodeConfig
 
@@ -77,7 +81,8 @@ def test_code_examples_are_whole_functions_of_the_standard_library() -> None:
 def test_common_fields_are_recognised(
     tmp_path: Path, row: dict[str, object], example: Example
 ) -> None:
-    assert read_examples(write_rows(tmp_path / "data.jsonl", [row])) == [example]
+    (found,) = read_examples(write_rows(tmp_path / "data.jsonl", [row]))
+    assert (found.prompt, found.response) == (example.prompt, example.response)
 
 
 def test_a_template_over_other_fields(tmp_path: Path) -> None:
@@ -120,10 +125,10 @@ def test_files_and_folders_become_tasks_by_name(tmp_path: Path) -> None:
     write_rows(folder / "two.jsonl", rows)
     write_rows(tmp_path / "three.jsonl", rows)
     assert list(find_files(f"{folder}, {tmp_path / 'three.jsonl'}")) == ["one", "two", "three"]
-    with pytest.raises(ConfigError, match="two files called 'one'"):
+    with pytest.raises(ConfigError, match=r"names the file .*one\.jsonl twice"):
         find_files(f"{folder},{folder / 'one.jsonl'}")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"without .jsonl files"):
+    with pytest.raises(ConfigError, match="without files of data"):
         find_files(str(tmp_path / "empty"))
 
 
@@ -182,7 +187,7 @@ def test_every_task_meets_several_device_classes(tasks: int, classes: int) -> No
 def test_too_little_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="Node 0 of 9 gets"):
         partition(pools(4), partition_id=0, num_partitions=9, mix=0, classes=1, seed=0)
-    with pytest.raises(ConfigError, match="at least 2 are needed"):
+    with pytest.raises(ConfigError, match="at least 2 that differ are needed"):
         hold_out([Example("a", " b")], fraction=0.5)
 
 
@@ -216,12 +221,37 @@ def test_what_suffices_is_known_before_anything_is_dealt_out(
 
 
 def test_both_parts_of_a_node_hold_something() -> None:
-    examples = [Example(str(index), " x") for index in range(10)]
-    for fraction, held in ((0.01, 1), (0.2, 2), (0.9, 9)):
-        data = hold_out(examples, fraction=fraction)
-        assert len(data.held_out) == held
-        assert len(data.train) == 10 - held
-        assert not set(data.train) & set(data.held_out)
+    for count in (2, 3, 10):
+        examples = [Example(str(index), " x") for index in range(count)]
+        for fraction in (0.01, 0.2, 0.9):
+            data = hold_out(examples, fraction=fraction)
+            assert data.held_out
+            assert data.train
+            assert sorted((*data.train, *data.held_out), key=str) == sorted(examples, key=str)
+
+
+def test_about_the_share_that_was_asked_for_is_held_out() -> None:
+    examples = [Example(str(index), " x") for index in range(2000)]
+    for fraction in (0.05, 0.2, 0.9):
+        held = len(hold_out(examples, fraction=fraction).held_out)
+        # Four standard deviations of as many fair draws.
+        assert abs(held - fraction * 2000) < 4 * (2000 * fraction * (1 - fraction)) ** 0.5
+
+
+def test_held_out_rows_stay_held_out_as_files_grow() -> None:
+    examples = [Example(str(index), " x") for index in range(200)]
+    before = hold_out(examples[:150], fraction=0.2)
+    after = hold_out(examples, fraction=0.2)
+    assert set(before.held_out) <= set(after.held_out)
+    assert set(before.train) <= set(after.train)
+
+
+def test_equal_rows_are_on_one_side() -> None:
+    examples = [Example(str(index % 20), " x") for index in range(200)]
+    data = hold_out(examples, fraction=0.2)
+    assert not set(data.train) & set(data.held_out)
+    with pytest.raises(ConfigError, match="one example, 5 times; at least 2 that differ"):
+        hold_out([Example("a", " b")] * 5, fraction=0.5)
 
 
 # ---------------------------------------------------------------- local data
@@ -243,7 +273,9 @@ def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
     ]
     path = write_rows(tmp_path / "mine.jsonl", rows)
     data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)}, simulated=False)
-    assert len(data.train) == 8
+    prompts = [example.prompt for example in (*data.train, *data.held_out)]
+    assert sorted(prompts) == sorted(row["prompt"] for row in rows)
+    assert data.held_out
     assert data.label == ""
 
 
@@ -256,7 +288,8 @@ def test_a_real_node_draws_from_all_its_files(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", rows)
     config = RunConfig(data="embedded", max_examples=100, held_out=0.2)
     data = load_local_data(config, {"data-path": str(tmp_path)}, simulated=False)
-    assert (len(data.train), len(data.held_out)) == (80, 20)
+    assert len(data.train) + len(data.held_out) == 100
+    assert 4 <= len(data.held_out) <= 36  # four standard deviations of as many fair draws
     for part in (data.train, data.held_out):
         prompts = [example.prompt for example in part]
         assert {prompt[0] for prompt in prompts} == {"a", "b"}
@@ -347,3 +380,40 @@ def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.Monkey
             f"Question: {said} 1\nAnswer:",
             f"Question: {said} 5\nAnswer:",
         ]
+
+
+# ------------------------------------------------------------------- nodes
+
+
+def test_two_files_of_one_name_are_fine_on_a_real_node(tmp_path: Path) -> None:
+    for folder in ("home", "work"):
+        (tmp_path / folder).mkdir()
+        rows: list[dict[str, object]] = [
+            {"prompt": f"{folder} {index}", "response": " x"} for index in range(20)
+        ]
+        write_rows(tmp_path / folder / "notes.jsonl", rows)
+    paths = f"{tmp_path / 'home' / 'notes.jsonl'},{tmp_path / 'work' / 'notes.jsonl'}"
+    data = load_local_data(RunConfig(), {"data-path": paths}, simulated=False)
+    prompts = {example.prompt.split()[0] for example in (*data.train, *data.held_out)}
+    assert prompts == {"home", "work"}
+
+
+def test_a_wrong_data_path_blames_the_node_s_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--node-config data-path='.*' does not exist: tried /"):
+        load_local_data(RunConfig(), {"data-path": str(tmp_path / "x.jsonl")}, simulated=False)
+
+
+@pytest.mark.parametrize("key", ["datapath", "data_path", "bandwith-mbps", "Name"])
+def test_an_unknown_key_of_a_node_is_refused_with_the_nearest(key: str) -> None:
+    context = Context(1, 1, {key: "x"}, RecordDict(), {})
+    nearest = difflib.get_close_matches(key, NODE_KEYS, n=1)[0]
+    said = f"--node-config has the unknown key {key!r}; did you mean {nearest!r}?"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        local_data(context)
+
+
+def test_the_page_lists_every_key_of_a_node() -> None:
+    page = Path("docs/how-to/deployment.md").read_text("utf-8")
+    rows = page.split("| key of `--node-config` | meaning |")[1].split("\n\n")[0].splitlines()[2:]
+    listed = [key for row in rows for key in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(NODE_KEYS)

@@ -8,10 +8,14 @@ response here has the same ids, so that an adapter is trained on what it is serv
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
+
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from floe_plugins.errors import ConfigError, first_line
 from flower_strategy.data.examples import Example
@@ -22,6 +26,8 @@ _CHARACTERS_PER_TOKEN = 16
 """A text is cut to so many characters per token that is kept, before it is tokenized."""
 
 _CACHED = 65_536
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
@@ -128,14 +134,12 @@ class Encoder:
     def _pieces(self, messages: list[dict[str, Any]], tools: Any) -> list[_Piece]:
         """Cut the rendered conversation where the assistant begins and ends to speak."""
         whole = self._rendered(messages, tools=tools)
-        spans: list[tuple[int, int]] = []
-        for place, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._rendered(messages[:place], tools=tools, prompt=True) if place else ""
-            until = self._rendered(messages[: place + 1], tools=tools)
-            if whole.startswith(before) and whole.startswith(until.rstrip()):
-                spans.append((len(before), len(until)))
+        spans = self._marked(messages, tools)
+        if spans:
+            # What the template writes behind its last mark is not learned, and so not needed.
+            whole = whole[: spans[-1][1]]
+        else:
+            spans = self._spans_by_prefix(messages, tools, whole)
         if not spans or spans[-1][1] < len(whole.rstrip()):
             # The template shows earlier turns otherwise than the last one, which alone is learned.
             before = self._rendered(messages[:-1], tools=tools, prompt=True)
@@ -150,6 +154,35 @@ class Encoder:
             done = start + len(spoken)
         return [piece for piece in pieces if piece.text]
 
+    def _marked(self, messages: list[dict[str, Any]], tools: Any) -> list[tuple[int, int]]:
+        """Return where the template's own generation marks stand; empty where it has none."""
+        template = self._tokenizer.get_chat_template(tools=tools)
+        if not _GENERATION.search(template):
+            return []
+        with self._refusals(messages):
+            _, spans = render_jinja_template(
+                [messages],
+                tools=tools,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **self._tokenizer.special_tokens_map,
+            )
+        return [(start, end) for start, end in spans[0] if start < end]
+
+    def _spans_by_prefix(
+        self, messages: list[dict[str, Any]], tools: Any, whole: str
+    ) -> list[tuple[int, int]]:
+        """Return where the assistant speaks: between a prompt's end and that of its turn."""
+        spans: list[tuple[int, int]] = []
+        for place, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._rendered(messages[:place], tools=tools, prompt=True) if place else ""
+            until = self._rendered(messages[: place + 1], tools=tools)
+            if whole.startswith(before) and whole.startswith(until.rstrip()):
+                spans.append((len(before), len(until)))
+        return spans
+
     def _end_of(self, spoken: str) -> str:
         """Leave off the white space that a template puts behind the end of a turn."""
         bare = spoken.rstrip()
@@ -162,12 +195,17 @@ class Encoder:
     def _rendered(
         self, messages: list[dict[str, Any]], *, tools: Any = None, prompt: bool = False
     ) -> str:
-        try:
+        with self._refusals(messages):
             return str(
                 self._tokenizer.apply_chat_template(
                     messages, tools=tools, add_generation_prompt=prompt, tokenize=False
                 )
             )
+
+    @contextmanager
+    def _refusals(self, messages: list[dict[str, Any]]) -> Iterator[None]:
+        try:
+            yield
         # Templates raise jinja2's errors, and Python's for what they read and do not find.
         except Exception as error:
             raise ConfigError(

@@ -19,13 +19,19 @@ TALK = [
     {"role": "assistant", "content": "Second."},
 ]
 MARKED = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' "
-    "%}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}{% else %}"
-    "{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+THOUGHTS_LEFT_OUT = MARKED.replace(
+    "{% generation %}{{ message.content }}",
+    "<think></think>{% generation %}{{ message.content }}",
+)
 FORGETS = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content.split('!')[-1] "
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content.split('!')[-1] "
     "if message.role == 'assistant' and not loop.last else message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -137,6 +143,14 @@ def test_every_turn_of_the_assistant_is_learned_and_no_other(template: str | Non
     assert tokenizer.decode(encoded.ids) == whole.rstrip()
     served = tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True)["input_ids"]
     assert list(encoded.ids[: len(served)]) == served
+
+
+def test_what_a_template_marks_is_learned_rather_than_the_whole_turn() -> None:
+    tokenizer = load(SMOLLM2)
+    tokenizer.chat_template = THOUGHTS_LEFT_OUT
+    encoded = Encoder(tokenizer, max_length=64).encode(Example(conversation=json.dumps(TALK)))
+    assert learned(encoded, tokenizer) == "First.<|im_end|>Second.<|im_end|>"
+    assert tokenizer.decode(encoded.ids).count("<think></think>") == 2
 
 
 def test_a_template_that_shows_earlier_turns_otherwise_has_the_last_one_learned() -> None:

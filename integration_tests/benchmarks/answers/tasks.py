@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.examples import Example
-from flower_strategy.data.jsonl import find_files, read_examples
+from flower_strategy.data.files import find_files
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _STATED = re.compile(r"(?:####|[Tt]he answer is)\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")

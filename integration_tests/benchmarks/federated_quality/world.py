@@ -13,7 +13,7 @@ import torch
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
-from flower_strategy.data.jsonl import find_files
+from flower_strategy.data.files import find_files
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.hardware import Device, simulated_device

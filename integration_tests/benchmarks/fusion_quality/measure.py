@@ -13,7 +13,7 @@ import numpy as np
 from floe_plugins.errors import ConfigError, FloeError
 from floe_plugins.routers import BUILT_IN_ROUTERS
 from flower_strategy.data.embedded import make_examples
-from flower_strategy.data.jsonl import to_examples
+from flower_strategy.data.forms import to_examples
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import task_files
 from integration_tests.benchmarks.fusion_quality.positions import Chunk, score

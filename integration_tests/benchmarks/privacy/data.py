@@ -7,8 +7,10 @@ from random import Random
 from typing import Any
 
 from floe_plugins.errors import ConfigError
+from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import make_examples
-from flower_strategy.data.jsonl import Template, find_files, read_examples
+from flower_strategy.data.files import find_files
+from flower_strategy.data.forms import Template
 from integration_tests.benchmarks.data import first_row, labelled_file, task_files
 from integration_tests.benchmarks.gate.data import Prompt, read_prompts
 

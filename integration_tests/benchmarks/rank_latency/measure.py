@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from flower_strategy.adapters.adapter import initial_adapter
+from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import make_examples
-from flower_strategy.data.jsonl import find_files, read_examples
+from flower_strategy.data.files import find_files
 from flower_strategy.device.base_model import layer_shapes, load_base_model
 from flower_strategy.device.hardware import Device, Stopwatch, parse_device
 from flower_strategy.device.training import train_adapter

@@ -17,8 +17,9 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.clusters import cluster_devices
+from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import TASKS, make_examples
-from flower_strategy.data.jsonl import find_files, read_examples
+from flower_strategy.data.files import find_files
 from flower_strategy.device.base_model import load_base_model
 from flower_strategy.device.embedding import TaskEmbedding, task_embedding
 from flower_strategy.settings import ClusteringSettings, EmbeddingSettings

@@ -1,0 +1,182 @@
+"""What devices train on has the token ids that a server gives a prompt.
+
+``vllm launch render`` is vLLM's server without its engine: it reads prompts as ``vllm serve`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from tokenizers import processors
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from floe_plugins.models import resolve
+from flower_strategy.data.examples import Example
+from flower_strategy.device.encoding import Encoder
+from integration_tests.harness.processes import end, free_port, spawn, tail
+from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS
+
+_START_TIMEOUT_S = 300.0
+
+_LLAMA = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
+    "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+_CHATML = (
+    "{% for message in messages %}<|user|>{{ message.role }}\n{{ message.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
+)
+
+#: The embedded models' tokenizers, and those of the families that base models have.
+TOKENIZERS = ("smollm2", "gemma3", "gpt-2", "llama-2", "llama-3", "xglm", "bert")
+
+TEXTS = (
+    "The cat sat on the mat",
+    "  def add(first, second):\n    return first\n",
+    "Naïve café owners paid 12,50 € for 3 crêpes. 你好",
+    "Ask <|user|> or </s>: special tokens in a text",
+    " ",
+    "line\n\nline\n",
+    "the mat was flat, and the cat was fat. " * 200,
+)
+
+TALK = (
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "First."},
+    {"role": "user", "content": "Two?\n"},
+    {"role": "assistant", "content": "Second, and the cat sat."},
+)
+
+
+def _trained(name: str) -> PreTrainedTokenizerFast:
+    family = {
+        "gpt-2": "byte-level",
+        "llama-2": "sentencepiece",
+        "llama-3": "byte-level",
+        "xglm": "unigram",
+        "bert": "wordpiece",
+    }[name]
+    backend = (TRAINED | TRAINED_WORDS)[family](420)
+    first = {"llama-2": "<s>", "llama-3": "<|user|>", "xglm": "</s>", "bert": "[CLS]"}.get(name)
+    last = {"bert": "[SEP]"}.get(name)
+    if first:
+        single = f"{first} $A" + (f" {last}" if last else "")
+        special = [(token, backend.token_to_id(token)) for token in (first, last) if token]
+        backend.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=special
+        )
+    end_of_text = next(
+        t for t in ("<|end|>", "</s>", "[SEP]") if backend.token_to_id(t) is not None
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=end_of_text, bos_token=first
+    )
+    tokenizer.chat_template = {"llama-2": _LLAMA, "llama-3": _CHATML, "gpt-2": None}.get(name)
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PreTrainedTokenizerBase, str]]:
+    """Serve a tokenizer; yield it and the server's URL."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param in ("smollm2", "gemma3"):
+        name = {"smollm2": "smollm2-135m-instruct", "gemma3": "gemma-3-270m"}[request.param]
+        model = resolve(f"embedded:{name}")
+    else:
+        model = str(folder / "model")
+        tokenizer = _trained(request.param)
+        tokenizer.save_pretrained(model)
+        torch.manual_seed(0)
+        LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=8192,
+            )
+        ).save_pretrained(model)
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "launch", "render", model]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "render.log"
+    process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        begun = time.monotonic()
+        while not _answers(url):
+            assert process.poll() is None, tail(log)
+            assert time.monotonic() - begun < _START_TIMEOUT_S, tail(log)
+            time.sleep(0.5)
+        yield AutoTokenizer.from_pretrained(model), url
+    finally:
+        end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _post(url: str, route: str, body: dict[str, Any]) -> Any:
+    reply = httpx.post(
+        f"{url}/v1/{route}/render", json={"model": "m", **body}, timeout=60, trust_env=False
+    )
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_a_prompt_has_the_ids_that_the_server_gives_it(
+    served: tuple[PreTrainedTokenizerBase, str],
+) -> None:
+    tokenizer, url = served
+    encoder = Encoder(tokenizer, template="none", max_length=8192)
+    for text in TEXTS:
+        ids = _post(url, "completions", {"prompt": text, "max_tokens": 1})[0]["token_ids"]
+        assert encoder.prompt(text) == ids, text
+        # What is trained on, and what the task is embedded by, begin with the same ids.
+        assert list(encoder.encode(Example(text, " fine")).ids[: len(ids)]) == ids, text
+
+
+def test_a_conversation_has_the_ids_that_the_server_gives_it(
+    served: tuple[PreTrainedTokenizerBase, str],
+) -> None:
+    tokenizer, url = served
+    if not tokenizer.chat_template:
+        pytest.skip("the tokenizer has no chat template")
+    encoder = Encoder(tokenizer, max_length=8192)
+    assert encoder.form == "chat"
+    for text in TEXTS:
+        messages = [{"role": "user", "content": text}]
+        ids = _post(url, "chat/completions", {"messages": messages})["token_ids"]
+        assert encoder.prompt(text) == ids, text
+        if text.strip():
+            found = encoder.encode(Example(text, " fine")).ids
+            stripped = [{"role": "user", "content": text.strip()}]
+            ids = _post(url, "chat/completions", {"messages": stripped})["token_ids"]
+            assert list(found[: len(ids)]) == ids, text
+    for turns in (1, 3):
+        ids = _post(url, "chat/completions", {"messages": TALK[:turns]})["token_ids"]
+        talk = encoder.encode(Example(conversation=json.dumps(TALK[: turns + 1])))
+        assert list(talk.ids[: len(ids)]) == ids, turns
+        assert not any(talk.learned[: len(ids)]) or turns > 1
