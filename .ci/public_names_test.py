@@ -30,7 +30,7 @@ PATHS = (
     "flower_strategy.server_app:app",
     "vllm_logits_processor:FloeLogitsProcessor",
     "vllm_logits_processor.commands.align:add_to",
-    "vllm_logits_processor.commands.doctor:add_to",
+    "vllm_logits_processor.commands.doctor:lines",
 )
 
 

@@ -10,8 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
 from flower_strategy.config import RunConfig
-from flower_strategy.data import check_shared_data
-from flower_strategy.device.base_model import check_base_model
+from flower_strategy.preflight import checks
 from flower_strategy.simulation import simulates
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
@@ -53,10 +52,10 @@ def check_simulation(config: RunConfig, grid: Grid) -> None:
     Raises
     ------
     FloeError
-        The base model or the data lacks something; one sentence.
+        Something is lacking; one sentence.
     """
-    check_base_model(config.model, max_length=config.max_length, weights=True)
-    check_shared_data(config, num_partitions=_registered_nodes(grid))
+    for check in checks(config, num_partitions=_registered_nodes(grid)):
+        logging.getLogger("flwr").info("%s: %s", check.subject, check.look())
 
 
 def _registered_nodes(grid: Grid) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,14 @@ from flower_strategy.data.forms import Template, custom_template, to_examples
 from flower_strategy.data.partition import check_shares, chosen, hold_out, partition
 from flower_strategy.simulation import NodeConfig, partition_of
 
-__all__ = ["Example", "LocalData", "check_shared_data", "load_local_data", "read_examples"]
+__all__ = [
+    "Example",
+    "LocalData",
+    "check_shared_data",
+    "first_examples",
+    "load_local_data",
+    "read_examples",
+]
 
 _EMBEDDED_POOL = 512
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
@@ -95,6 +103,24 @@ def check_shared_data(config: RunConfig, *, num_partitions: int) -> None:
     Source(config.data, key="Run configuration data").check(config, num_partitions=num_partitions)
 
 
+def first_examples(config: RunConfig, *, most: int) -> dict[str, list[Example]]:
+    """Return task -> its first examples, of the data that a simulation deals out.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run configuration.
+    most : int
+        Most examples of a task.
+
+    Raises
+    ------
+    ConfigError
+        The data does not exist or is not understood.
+    """
+    return Source(config.data, key="Run configuration data").first(config, most=most)
+
+
 @dataclass(frozen=True)
 class Source:
     """Data that is dealt out to nodes.
@@ -165,6 +191,25 @@ class Source:
             classes=len(config.devices),
             max_examples=config.max_examples,
         )
+
+    def first(self, config: RunConfig, *, most: int) -> dict[str, list[Example]]:
+        """Return task -> its first examples.
+
+        Raises
+        ------
+        ConfigError
+            The data does not exist or is not understood.
+        """
+        if self._on_hub:
+            own = self.share(config, partition_id=0, num_partitions=1)
+            return {self.data: [*own.train, *own.held_out][:most]}
+        if self.data == "embedded":
+            return {name: task[:most] for name, task in self._tasks(config).items()}
+        template = _template(config)
+        return {
+            name: list(itertools.islice(FileExamples((path,), template), most))
+            for name, path in find_files(self.data, key=self.key).items()
+        }
 
     @property
     def _on_hub(self) -> bool:

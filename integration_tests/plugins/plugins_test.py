@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from floe_plugins.commands import doctor as doctor_command
+from floe_plugins.commands.doctor_lines import Status
 from integration_tests.harness.processes import free_port, tail
 from integration_tests.harness.tiny_models import PROMPTS, TinyModels
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
-from vllm_logits_processor.commands import doctor
-from vllm_logits_processor.commands.doctor_lines import Status
 from vllm_logits_processor.commands.doctor_serving import serving_lines
 from vllm_logits_processor.testing.fake_expert import FakeExpert
 
@@ -223,7 +223,7 @@ def test_the_doctor_finds_a_real_server_well(
     file = tmp_path / "floe.json"
     file.write_text(json.dumps(configuration))
     parser = argparse.ArgumentParser()
-    doctor.add_to(parser.add_subparsers())
+    doctor_command.add_to(parser.add_subparsers())
     parsed = parser.parse_args(["doctor", "--config", str(file), "--host", tiny.host, "--json"])
     assert parsed.run(parsed) == 0
     lines = json.loads(capsys.readouterr().out)["lines"]

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
-from floe_plugins.commands.output import add_json_option, print_json
+from floe_plugins.commands.doctor_lines import Line, unknown
 from floe_plugins.extras import brings, install_command
-from vllm_logits_processor.commands.doctor_lines import Line, Status, unknown
 from vllm_logits_processor.config_file import read_config_file
 
-_RED = 1
-_COLOURS = {Status.GREEN: "\x1b[32m", Status.RED: "\x1b[31m", Status.UNKNOWN: "\x1b[33m"}
+SUMMARY = "look over versions, configuration, expert, gate and ports"
+EXTRAS = ("fusion", "embedded")
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "doctor",
-        help="look over versions, configuration, expert, gate and ports",
-        description="Look over what a server would start with, and ask the expert a few times. "
-        "Each line is green, red or unknown; a red one says what to do.",
-        epilog="Exit code: 0 if nothing is red, 1 if something is, 2 after an error.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `floe-llm doctor`."""
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -38,20 +27,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="the model that vLLM runs, as a folder, the id of a model on the hub, or "
         "embedded:NAME: also look over the pair of tokenizers",
     )
-    add_json_option(parser)
-    parser.set_defaults(run=_run, extras=("fusion", "embedded"))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def lines(arguments: argparse.Namespace) -> list[Line]:
+    """Return what `diagnose` finds of the files that the arguments name."""
     path = arguments.config
     values = None if path is None else read_config_file(path, named_by="--config", alone=False)
-    lines = diagnose(values, host=arguments.host)
-    counts = Counter(line.status for line in lines)
-    if arguments.json:
-        print_json({"lines": [asdict(line) for line in lines], "red": counts[Status.RED]})
-    else:
-        _print(lines, counts)
-    return _RED if counts[Status.RED] else 0
+    return diagnose(values, host=arguments.host)
 
 
 def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
@@ -82,16 +64,3 @@ def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
         advice = install_command("fusion")
         return [*environment_lines(), unknown("configuration", missing, advice)]
     return [*environment_lines(), *serving_lines(values, host=host)]
-
-
-def _print(lines: list[Line], counts: Counter[Status]) -> None:
-    coloured = sys.stdout.isatty()
-    width = max(len(line.check) for line in lines)
-    for line in lines:
-        mark = f"{line.status:7}"
-        if coloured:
-            mark = f"{_COLOURS[line.status]}{mark}\x1b[0m"
-        print(f"{mark}  {line.check:{width}}  {line.found}")
-        if line.advice:
-            print(f"{'':7}  {'':{width}}  -> {line.advice}")
-    print(", ".join(f"{counts[status]} {status}" for status in Status))

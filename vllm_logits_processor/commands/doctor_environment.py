@@ -12,9 +12,9 @@ from importlib import metadata
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from floe_plugins.commands.doctor_lines import Line, green, red, unknown
 from floe_plugins.extras import install_command, requirements
 from floe_plugins.gate.gate import VARIABLE
-from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
 #: Libraries that are built for one torch, and that break transformers beside another one.

@@ -12,10 +12,10 @@ from http import HTTPStatus
 
 import numpy as np
 
+from floe_plugins.commands.doctor_lines import Line, green, red, unknown
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import completions_expert

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from floe_plugins.commands.doctor_lines import Line, green, red, unknown
 from floe_plugins.connection_errors import CONNECTION_ERRORS
 from floe_plugins.errors import FloeError
-from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.observe import server_of
 

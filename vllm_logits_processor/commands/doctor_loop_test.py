@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+from floe_plugins.commands.doctor_lines import Status
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.commands.doctor_lines import Status
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, RequestOptions
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from floe_plugins.commands.doctor_lines import Line, green, red, unknown
 from floe_plugins.errors import ConfigError, FloeError, PluginError, first_line
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from vllm_logits_processor.commands.doctor_expert import expert_lines
-from vllm_logits_processor.commands.doctor_lines import Line, green, red, unknown
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import COMPLETIONS, IN_PROCESS
 from vllm_logits_processor.expert.fetcher import Fetcher

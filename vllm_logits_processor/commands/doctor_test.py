@@ -24,10 +24,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from floe_plugins.commands import doctor as doctor_command
+from floe_plugins.commands.doctor_lines import Line, Status
 from floe_plugins.errors import FloeError
 from floe_plugins.manager import PLUGINS_VARIABLE, forget_plugins
-from vllm_logits_processor.commands import doctor, doctor_environment
-from vllm_logits_processor.commands.doctor_lines import Line, Status
+from vllm_logits_processor.commands import doctor_environment
 from vllm_logits_processor.commands.doctor_serving import serving_lines
 from vllm_logits_processor.testing.fake_expert import completion
 
@@ -344,7 +345,7 @@ def test_ports_and_the_hosts_server(served: Served, pair: tuple[str, str]) -> No
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    doctor.add_to(parser.add_subparsers())
+    doctor_command.add_to(parser.add_subparsers())
     parsed = parser.parse_args(["doctor", *arguments])
     return int(parsed.run(parsed))
 

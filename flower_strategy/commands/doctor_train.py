@@ -1,0 +1,107 @@
+"""`floe-llm doctor train`: checks a run before it starts, without Flower."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from floe_plugins.commands.doctor_lines import Line, green, red, unknown
+from floe_plugins.errors import ConfigError, FloeError, first_line
+
+if TYPE_CHECKING:
+    from flower_strategy.config import RunConfig
+
+SUMMARY = "look over model, data, keys, memory and output of a run"
+EXTRAS = ("federated", "embedded", "hub")
+
+_ADVICE = "set what the sentence names, and ask again; no device is asked before this is green"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `floe-llm doctor train`."""
+    parser.add_argument(
+        "app",
+        nargs="?",
+        default=".",
+        metavar="APP",
+        help="the Flower App's folder, whose pyproject.toml has [tool.flwr.app.config]",
+    )
+    parser.add_argument(
+        "--run-config",
+        action="append",
+        metavar="KEYS",
+        help="what `flwr run --run-config` takes: \"model='...' rounds=5\", or a TOML file",
+    )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        metavar="N",
+        help="number of simulated nodes; by default one of each of the run's devices",
+    )
+
+
+def lines(arguments: argparse.Namespace) -> list[Line]:
+    """Look everything over; what is wrong is a red line, and what rests on it is unknown."""
+    # Imports torch and transformers, and the parser is made for every command.
+    from flower_strategy.config import RunConfig
+    from flower_strategy.preflight import checks
+
+    try:
+        config = RunConfig.from_dict(_run_config(Path(arguments.app), arguments.run_config))
+    except FloeError as error:
+        return [red("keys", str(error), _ADVICE)]
+    found = [green("keys", _changed(config))]
+    nodes = arguments.nodes or len(config.devices)
+    for check in checks(config, num_partitions=nodes):
+        try:
+            found.append(green(check.subject, check.look()))
+        except FloeError as error:
+            # Two checks that need the same thing would say its fault twice.
+            if any(line.found == str(error) for line in found):
+                found.append(unknown(check.subject, "not looked at, for the reason above"))
+            else:
+                found.append(red(check.subject, str(error), _ADVICE))
+    return found
+
+
+def _changed(config: RunConfig) -> str:
+    from flower_strategy.config import RunConfig
+
+    usual = dict(RunConfig())
+    names = {attribute: key for key, attribute in RunConfig.names().items()}
+    changed = [
+        f"{names[name]}={RunConfig.written(value)!r}"
+        for name, value in dict(config).items()
+        if value != usual[name]
+    ]
+    return ", ".join(changed) or "all as by default"
+
+
+def _run_config(app: Path, given: list[str] | None) -> Mapping[str, Any]:
+    """Return the app's keys with those of ``--run-config`` above them, as Flower does.
+
+    Raises
+    ------
+    ConfigError
+        One of them is no TOML.
+    """
+    from flwr.common.config import flatten_dict, parse_config_args
+
+    project = app / "pyproject.toml"
+    own: Mapping[str, Any] = {}
+    if project.is_file():
+        try:
+            content = tomllib.loads(project.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{project} cannot be read: {first_line(error)}.") from error
+        own = content.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    try:
+        return {**flatten_dict(dict(own)), **parse_config_args(given)}
+    # Flower raises its own errors for what is no TOML, click's among them.
+    except Exception as error:
+        raise ConfigError(
+            f"--run-config {' '.join(given or [])!r} cannot be read: {first_line(error)}."
+        ) from error

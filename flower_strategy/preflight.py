@@ -1,0 +1,173 @@
+"""What a run is checked for before it starts: keys, model, text, memory, output.
+
+The Flower App of a simulation makes these checks first, and ``floe-llm doctor train`` makes them
+without Flower.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from floe_plugins import models
+from floe_plugins.errors import ConfigError
+from flower_strategy.config import RunConfig
+from flower_strategy.data import Example, check_shared_data, first_examples
+from flower_strategy.device.base_model import check_base_model
+from flower_strategy.device.encoding import Encoder
+from flower_strategy.device.hardware import available_memory
+from flower_strategy.device.model_checks import empty_model, read_config, read_tokenizer
+from flower_strategy.server.sole_writer import sole_writer
+
+_SHOWN = 64
+"""Characters of a prompt's end and of a response that are shown."""
+
+_SAMPLED = 64
+"""Examples of a task that are encoded."""
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run needs.
+
+    Attributes
+    ----------
+    subject : str
+        What is looked at.
+    look : Callable[[], str]
+        Returns what it is like; raises `FloeError` with one sentence where it does not do.
+    """
+
+    subject: str
+    look: Callable[[], str]
+
+
+def checks(config: RunConfig, *, num_partitions: int) -> list[Check]:
+    """Return the checks of a simulation, in order, the cheapest first.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run configuration.
+    num_partitions : int
+        Number of simulated nodes.
+    """
+    found = _Preflight(config, num_partitions)
+    return [
+        Check("output", found.output),
+        Check("model", found.model),
+        Check("memory", found.memory),
+        Check("data", found.data),
+        Check("text", found.text),
+    ]
+
+
+@dataclass(frozen=True)
+class _Preflight:
+    config: RunConfig
+    num_partitions: int
+
+    @cached_property
+    def _path(self) -> str:
+        return models.resolve(self.config.model, progress=True)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, int]]:
+        return check_base_model(self.config.model, max_length=self.config.max_length, weights=True)
+
+    @cached_property
+    def _empty(self) -> Any:
+        name = self.config.model
+        return empty_model(name, read_config(name, self._path))
+
+    def model(self) -> str:
+        """Check the base model's files, and that something of it can be adapted."""
+        shapes = self._shapes
+        count = sum(weight.numel() for weight in self._empty.parameters())
+        adapted = sum(rows * columns for rows, columns in shapes.values())
+        kinds = sorted({layer.rpartition(".")[2] for layer in shapes})
+        return (
+            f"{self.config.model}: {type(self._empty).__name__} of {count / 1e6:,.0f} million "
+            f"weights; {len(shapes)} layers with {adapted / count:.0%} of them carry adapters: "
+            f"{', '.join(kinds)}"
+        )
+
+    def memory(self) -> str:
+        """Check that the weights fit into what is free."""
+        size = getattr(torch, self.config.dtype).itemsize
+        needed = size * sum(weight.numel() for weight in self._empty.parameters())
+        if torch.cuda.is_available():
+            where, (free, _) = "GPU", torch.cuda.mem_get_info()
+        else:
+            where, free = "machine", available_memory()
+        said = f"{needed / 1e9:.2f} GB of weights in {self.config.dtype}"
+        if needed > free:
+            raise ConfigError(
+                f"Model {self.config.model!r} has {said}, and {free / 1e9:.2f} GB are free on this "
+                f"{where}: choose a smaller model, or dtype='bfloat16'."
+            )
+        return f"{said}, {free / 1e9:.2f} GB free on this {where}; every device at a time holds one"
+
+    def data(self) -> str:
+        """Check that every node gets examples enough."""
+        check_shared_data(self.config, num_partitions=self.num_partitions)
+        return f"{self.config.data}: enough for {self.num_partitions} nodes"
+
+    def text(self) -> str:
+        """Check that a response is left to be learned of the first examples of every task."""
+        config = self.config
+        tokenizer = read_tokenizer(config.model, self._path)
+        encoder = Encoder(tokenizer, template=config.template, max_length=config.max_length)
+        tasks = first_examples(config, most=_SAMPLED)
+        said = [self._of_task(encoder, tokenizer, name, tasks[name]) for name in tasks]
+        return f"form {encoder.form!r}; " + "; ".join(said)
+
+    def _of_task(
+        self, encoder: Encoder, tokenizer: Any, name: str, examples: Sequence[Example]
+    ) -> str:
+        encoded = [encoder.encode(example) for example in examples]
+        if not any(any(each.learned) for each in encoded):
+            raise ConfigError(
+                f"No token of the first {len(encoded)} examples of {name!r} would be learned at "
+                f"max-length={self.config.max_length}: set a larger one."
+            )
+        full = sum(len(each.ids) == self.config.max_length for each in encoded)
+        first = encoded[0]
+        split = first.learned.index(True) if True in first.learned else len(first.ids)
+        prompt = tokenizer.decode(first.ids[:split])[-_SHOWN:]
+        response = tokenizer.decode(first.ids[split:])[:_SHOWN]
+        return (
+            f"{name}: ...{prompt!r} -> {response!r}...; {full} of {len(encoded)} reach "
+            f"max-length={self.config.max_length}"
+        )
+
+    def output(self) -> str:
+        """Check that the output folder can be written, and by no other run."""
+        output = Path(self.config.output).absolute()
+        if output.exists():
+            with sole_writer(output):
+                pass
+        parent = next(each for each in (output, *output.parents) if each.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"The output folder {output} cannot be written: {parent} is no folder that this "
+                "user may write to; choose another output."
+            )
+        free = shutil.disk_usage(parent).free
+        sides = sum(rows + columns for rows, columns in self._shapes.values())
+        needed = sides * self.config.export_rank * _FLOAT32
+        if needed > free:
+            raise ConfigError(
+                f"The output folder {output} has {free / 1e6:.0f} MB free, and one exported "
+                f"adapter needs {needed / 1e6:.0f} MB: choose another output."
+            )
+        return f"{output}: {needed / 1e6:.0f} MB an adapter, {free / 1e9:.1f} GB free"
