@@ -67,7 +67,7 @@ def test_keys_are_those_of_the_app_and_above_them_those_of_the_command_line(
         ({"model": "no/such/folder"}, "model", "no/such/folder"),
         ({"max-length": 4096}, "model", "max-length=4096 is more than the 256 positions"),
         ({"data": "absent.jsonl"}, "data", "'absent.jsonl' does not exist: tried /"),
-        ({"output": "/proc/run"}, "output", "cannot be written"),
+        ({"output": "pyproject.toml/run"}, "output", "cannot be written"),
     ],
 )
 def test_what_is_wrong_is_one_red_line(
@@ -92,6 +92,6 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 
 
 def test_what_is_no_toml_is_one_sentence(tmp_path: Path) -> None:
-    status, said = lines_of(tmp_path, "--run-config", "rounds=")["keys"]
+    status, said = lines_of(tmp_path, "--run-config", "rounds=five")["keys"]
     assert status == "red"
-    assert said.startswith("--run-config 'rounds=' cannot be read: ")
+    assert said.startswith("--run-config 'rounds=five' cannot be read: ")

@@ -68,6 +68,10 @@ class Template:
             A field is missing, holds neither text nor a number, does not fit the template, or the
             response is empty; the message is one phrase.
         """
+        if missing := sorted(self.fields - row.keys()):
+            raise ValueError(
+                f"no field {', '.join(missing)}; the row has {', '.join(row) or 'none'}"
+            )
         for name in sorted(self.fields):
             text_of(row, name)
         try:
