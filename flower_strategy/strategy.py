@@ -226,6 +226,8 @@ class FloeStrategy(Strategy):
         ConfigError
             The initial adapter has too small a rank, the checkpoint to resume from is not of such
             a run, or the output folder cannot be written, or is another run's.
+        ExportError
+            The result cannot be written; what the folder held before is unchanged.
         """
         logger.info("Starting %s strategy:", type(self).__name__)
         logger.info("\t├──> Number of rounds: %d", num_rounds)

@@ -70,8 +70,8 @@ class ResultFolders:
             (self._folder / _PROBE).unlink()
         except OSError as error:
             raise ConfigError(
-                f"The folder {self._folder} cannot hold symbolic links ({error.strerror}): choose "
-                "another output."
+                f"The folder {self._folder} cannot be written, or has no symbolic links "
+                f"({error.strerror}): choose another output."
             ) from error
         rounds = {name: round_of(name) for name in os.listdir(self._folder)}
         self._stale = {name for name, of in rounds.items() if of is not None and of > after}
