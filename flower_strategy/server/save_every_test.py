@@ -94,8 +94,7 @@ def test_an_export_that_fails_costs_the_run_nothing(
     start_run(run_config, LocalGrid(run_config, NODES), kind=OnceFull)
     assert exports(output) == ["current", "round-0001", "round-0003"]
     said = f"The result of round 2 cannot be written to {output}/exports/round-0002 (File too"
-    (note,) = load_history(output)["rounds"][2]["notes"]
-    assert note.startswith(said)
+    assert any(note.startswith(said) for note in load_history(output)["rounds"][2]["notes"])
     assert said in log.text
 
 
