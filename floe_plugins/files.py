@@ -12,7 +12,7 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ WithoutLocks = Literal["fail", "marker_file", "go_on"]
 
 _PART = ".part"
 _TOKEN_BYTES = 4
+_TOKEN = "?" * 2 * _TOKEN_BYTES
 # Such file systems keep the names of a folder in an order of their own.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 
@@ -67,7 +68,7 @@ def write_file(
         part.unlink(missing_ok=True)
         raise
     if durable:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -100,17 +101,57 @@ def new_folder(folder: Path, *, replace: bool = False, durable: bool = False) ->
         shutil.rmtree(part, ignore_errors=True)
         raise
     if durable:
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
+
+
+def replace_link(path: Path, target: str, *, durable: bool = False) -> None:
+    """Make a symbolic link so that a reader finds the old one or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        The link; absent, or a link or file that is replaced.
+    target : str
+        What it points to; a relative one counts from the link's folder.
+    durable : bool (default: False)
+        Wait until the disk has it.
+
+    Raises
+    ------
+    OSError
+        It cannot be made; what was there stays. If only the wait fails, the new one is there.
+    """
+    part = _part(path)
+    part.symlink_to(target)
+    try:
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_parts(path: Path) -> None:
     """Remove a file's or folder's parts that killed processes left; the caller holds its lock."""
-    token = "?" * 2 * _TOKEN_BYTES
-    for part in path.parent.glob(f".{glob.escape(path.name)}.{token}{_PART}"):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+    _remove(path.parent.glob(f".{glob.escape(path.name)}.{_TOKEN}{_PART}"))
+
+
+def remove_all_parts(folder: Path) -> None:
+    """Remove the parts in a folder, of whatever file; its caller alone writes to the folder."""
+    _remove(folder.glob(f".*.{_TOKEN}{_PART}"))
 
 
 @contextlib.contextmanager
@@ -182,6 +223,14 @@ def _acquire(lock: BaseFileLock, timeout: float, on_wait: Callable[[], None] | N
     lock.acquire(timeout=timeout)
 
 
+def _remove(parts: Iterable[Path]) -> None:
+    for part in parts:
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
 def _part(path: Path) -> Path:
     # Tokens of one length: no name of a part fits another file's pattern in `remove_parts`.
     return path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}{_PART}")
@@ -205,19 +254,8 @@ def _sync_tree(folder: Path) -> None:
     """Wait until the disk has all of a folder, before its new name is there."""
     for path in folder.rglob("*"):
         if path.is_dir():
-            _sync_folder(path)
+            sync_folder(path)
         elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from floe_plugins.files import WithoutLocks, locked, new_folder, remove_parts, write_file
+from floe_plugins.files import (
+    WithoutLocks,
+    locked,
+    new_folder,
+    remove_all_parts,
+    remove_parts,
+    replace_link,
+    write_file,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -129,6 +137,42 @@ def test_parts_of_killed_processes_are_removed_and_no_other_file(tmp_path: Path)
         (tmp_path / name).touch()
     remove_parts(tmp_path / "a[1]")
     assert names(tmp_path) == sorted(others)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_link_is_made_and_replaced(tmp_path: Path, durable: bool) -> None:
+    link = tmp_path / "link"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        replace_link(link, name, durable=durable)
+        assert (link / "file").read_text() == name
+    assert names(tmp_path) == ["a", "b", "link"]
+
+
+def test_a_link_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.mkdir()
+    (link / "file").touch()
+    with pytest.raises(OSError, match="link"):
+        replace_link(link, "elsewhere")
+    assert names(tmp_path) == ["link"]
+    assert names(link) == ["file"]
+
+
+def test_all_parts_of_a_folder_are_removed_and_not_what_links_point_to(tmp_path: Path) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for path in (folder / ".a.0123abcd.part", other):
+        path.mkdir(parents=True)
+        (path / "file").touch()
+    (folder / ".b.0123abcd.part").touch()
+    (folder / ".c.0123abcd.part").symlink_to(other)
+    kept = [".a.part", "a.0123abcd.part", "b"]
+    for name in kept:
+        (folder / name).touch()
+    remove_all_parts(folder)
+    assert names(folder) == sorted(kept)
+    assert names(other) == ["file"]
 
 
 def test_one_holds_a_lock_at_a_time(tmp_path: Path) -> None:

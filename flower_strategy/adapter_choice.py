@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.run_folder import RunFolderError, load_manifest
+from flower_strategy.run_folder import RunFolderError, load_manifest, result_folder
 
 if TYPE_CHECKING:
     from flower_strategy.adapters.adapter import Float32Array
+    from flower_strategy.profile import Form
+
+ROUTES: Mapping[Form, str] = {"chat": "/v1/chat/completions", "plain": "/v1/completions"}
+"""Form -> the route of an OpenAI-compatible server that asks in it."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,22 @@ class AdapterChoice:
     name : str
         The cluster.
     path : Path
-        Its adapter's folder.
+        Its adapter's folder, which a later result does not change.
+    form : Form
+        The form that the adapter was trained in.
     cosines : Mapping[str, float]
         Cluster -> cosine of its centroid and the text's embedding.
     """
 
     name: str
     path: Path
+    form: Form
     cosines: Mapping[str, float]
+
+    @property
+    def route(self) -> str:
+        """The route of an OpenAI-compatible server that asks the adapter in its form."""
+        return ROUTES[self.form]
 
 
 def choose_adapter(manifest: Mapping[str, Any], embedding: Float32Array) -> str:
@@ -74,10 +86,11 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
     floe_plugins.errors.ModelError
         The run's base model cannot be found.
     """
+    folder = result_folder(folder)
     manifest = load_manifest(folder)
     if not text.strip():
         raise ConfigError("There is no text to choose an adapter for: it is empty.")
-    adapters = {cluster["name"]: cluster["adapter"] for cluster in _clusters(manifest)}
+    clusters = {cluster["name"]: cluster for cluster in _clusters(manifest)}
 
     from flower_strategy.device.base_model import load_base_model
     from flower_strategy.device.embedding import embed_texts
@@ -90,7 +103,12 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
     vector = embed_texts(base, [text], max_length=int(length), template=template)[0]
     cosines = _cosines(manifest, vector)
     name = _closest(cosines)
-    return AdapterChoice(name, Path(folder) / adapters[name], cosines)
+    return AdapterChoice(name, folder / clusters[name]["adapter"], form_of(clusters[name]), cosines)
+
+
+def form_of(cluster: Mapping[str, Any]) -> Form:
+    """Return the form that a cluster of a manifest was trained in; without one it is plain."""
+    return "chat" if cluster.get("form") == "chat" else "plain"
 
 
 def _clusters(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

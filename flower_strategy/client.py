@@ -21,6 +21,7 @@ from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, load_base_model
 from flower_strategy.device.embedding_noise import device_embedding
+from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
 from flower_strategy.device.training import held_out_loss, train_adapter
 from flower_strategy.device.training_cost import (
@@ -31,7 +32,7 @@ from flower_strategy.device.training_cost import (
     training_memory,
 )
 from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
-from flower_strategy.profile import DeviceProfile
+from flower_strategy.profile import DeviceProfile, Form
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
 
@@ -94,6 +95,7 @@ def profile(
         device=device.name,
         label=data.label if device.simulated else "",
         identity=identity_of(context),
+        form=_form_of(base, data.train, settings),
         memory_bytes=device.memory_bytes,
         bandwidth=device.bandwidth,
         num_examples=len(data.train),
@@ -198,6 +200,15 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
 def _order_of(context: Context) -> int:
     """Return the node's part in the seed of its batches; ids of simulated nodes differ by run."""
     return partition_of(context.node_config)[0] if is_simulated(context) else context.node_id
+
+
+def _form_of(base: BaseModel, examples: tuple[Example, ...], settings: TrainingSettings) -> Form:
+    """Return the form that most examples are trained in; a document is plain text."""
+    form: Form = encoder_of(
+        base.tokenizer, template=settings.template, max_length=settings.max_length
+    ).form
+    turns = sum(bool(example.messages) for example in examples)
+    return form if 2 * turns >= len(examples) else "plain"
 
 
 def _received_adapter(message: Message) -> AdapterState:

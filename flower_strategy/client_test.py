@@ -36,6 +36,7 @@ def context_of(node_config: NodeConfig) -> Context:
 def profiled(
     settings: TrainingSettings,
     node_config: NodeConfig = SIMULATED,
+    data: LocalData = DATA,
     **config: str | int | bool | list[str],
 ) -> DeviceProfile:
     record = settings.to_record()
@@ -47,7 +48,7 @@ def profiled(
         message_type=f"{MessageType.QUERY}.profile",
         dst_node_id=77,
     )
-    reply = client.profile(message, context_of(node_config), data=DATA)
+    reply = client.profile(message, context_of(node_config), data=data)
     return DeviceProfile.from_record(reply.content)
 
 
@@ -177,3 +178,18 @@ def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(
     began = time.perf_counter()
     assert trained(virtual, "far:1:1:0.0001") > 100 * upload
     assert time.perf_counter() - began < 10
+
+
+def test_a_device_says_in_which_form_it_trains_most_examples(
+    settings: TrainingSettings, tiny_chat_model: str
+) -> None:
+    chat = settings.changed(model=tiny_chat_model)
+    documents = tuple(Example(response=f"a document on {word}") for word in ("ab", "cd", "ef"))
+    assert profiled(settings).form == "plain"
+    assert profiled(chat).form == "chat"
+    assert profiled(chat, template="none").form == "plain"
+    mixed = LocalData(train=(*EXAMPLES, *documents), held_out=())
+    assert profiled(chat, data=mixed).form == "chat"
+    assert (
+        profiled(chat, data=LocalData(train=(EXAMPLES[0], *documents), held_out=())).form == "plain"
+    )

@@ -398,6 +398,13 @@ class ServerKeys(Keys):
         description="Checkpoints kept in the output folder; 0 writes none, and the run cannot be "
         "resumed.",
     )
+    save_every: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Rounds after which the adapters so far are exported; 0 exports them at the "
+        "end alone.",
+    )
     resume: str = Field(
         default="",
         description="Folder of a run, or of one checkpoint, to continue from; empty begins anew.",

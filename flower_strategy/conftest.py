@@ -13,9 +13,9 @@ import pytest
 from flower_strategy.config import ConfigValue
 from flower_strategy.device.base_model import BaseModel, load_base_model
 from flower_strategy.settings import TrainingSettings
-from flower_strategy.testing.models import tiny_model
+from flower_strategy.testing.models import tiny_chat_model, tiny_model
 
-__all__ = ["tiny_model"]
+__all__ = ["tiny_chat_model", "tiny_model"]
 
 
 @pytest.fixture(scope="session", autouse=True)

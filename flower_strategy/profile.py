@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -11,9 +12,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import Float32Array
 
+Form = Literal["chat", "plain"]
+"""How a text is trained on and asked: rendered by the chat template, or as it is."""
+
 PROFILE_KEY = "profile"
 DEVICE_KEY = "device"
 EMBEDDING_KEY = "embedding"
+_FORMS: tuple[Form, ...] = get_args(Form)
 _LONGEST_NAME = 64
 _MOST_BYTES = 2**50
 _LARGEST_RANK = 4096
@@ -37,6 +42,8 @@ class DeviceProfile:
         What stays the same when the node gets another id: ``partition:3`` of a simulated node,
         ``name:...`` of a SuperNode whose --node-config has a ``name``, else empty. By it a resumed
         run knows its devices.
+    form : Form (default: "plain")
+        The form that the device trains most of its examples in.
     memory_bytes : int
         Memory that training may use.
     fixed_bytes : int
@@ -65,6 +72,7 @@ class DeviceProfile:
     device: str
     label: str = ""
     identity: str = ""
+    form: Form = "plain"
     memory_bytes: int
     fixed_bytes: int
     bytes_per_rank: int
@@ -96,7 +104,12 @@ class DeviceProfile:
                     }
                 ),
                 DEVICE_KEY: ConfigRecord(
-                    {"device": self.device, "label": self.label, "identity": self.identity}
+                    {
+                        "device": self.device,
+                        "label": self.label,
+                        "identity": self.identity,
+                        "form": self.form,
+                    }
                 ),
                 EMBEDDING_KEY: ArrayRecord({"embedding": Array(self.embedding)}),
             }
@@ -120,6 +133,7 @@ class DeviceProfile:
                 device=device_text(words["device"], most=_LONGEST_NAME),
                 label=device_text(words["label"], most=_LONGEST_NAME),
                 identity=device_text(words["identity"], most=_LONGEST_NAME),
+                form=_form(words["form"]),
                 memory_bytes=_whole(numbers, "memory-bytes"),
                 fixed_bytes=_whole(numbers, "fixed-bytes"),
                 bytes_per_rank=_whole(numbers, "bytes-per-rank"),
@@ -163,6 +177,13 @@ class DeviceProfile:
                 f"The embedding has shape {self.embedding.shape} and length {norm:.4g}; it must "
                 "be one vector of length 1."
             )
+
+
+def _form(value: object) -> Form:
+    for form in _FORMS:
+        if value == form:
+            return form
+    raise ProfileError(f"form is {value!r}; accepted is one of {', '.join(_FORMS)}.")
 
 
 def _real(numbers: MetricRecord, key: str) -> float:

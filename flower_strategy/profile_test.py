@@ -19,7 +19,7 @@ from flower_strategy.testing.models import make_profile
 
 
 def test_a_record_gives_back_the_profile() -> None:
-    profile = make_profile(bandwidth=float("inf"))
+    profile = make_profile(bandwidth=float("inf"), form="chat")
     back = DeviceProfile.from_record(profile.to_record())
     assert np.array_equal(back.embedding, profile.embedding)
     for name, value in vars(profile).items():
@@ -31,6 +31,7 @@ def test_a_record_gives_back_the_profile() -> None:
     ("changes", "complaint"),
     [
         ({"num_examples": 0}, "num-examples is 0"),
+        ({"form": "prose"}, "form is 'prose'; accepted is one of chat, plain"),
         ({"bandwidth": 0.0}, "bandwidth is 0"),
         ({"bytes_per_rank": 10**300}, "that is no real device"),
         ({"step_ranks": (-(10**9), 4)}, "ranks are 1 to 4096"),

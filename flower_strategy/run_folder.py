@@ -13,9 +13,31 @@ HISTORY_FILE = "history.json"
 FORMAT = 1
 """The version of both files that this code reads and writes."""
 
+_ROUND = "round-"
+
 
 class RunFolderError(FloeError, ValueError):
     """A folder does not hold a run that can be read; the message names the file."""
+
+
+def round_name(server_round: int) -> str:
+    """Return the name of a round's folder."""
+    return f"{_ROUND}{server_round:04d}"
+
+
+def round_of(name: str) -> int | None:
+    """Return the round that a folder's name begins with; None of other names."""
+    digits = name.removeprefix(_ROUND).partition("-")[0]
+    return int(digits) if name.startswith(_ROUND) and digits.isdecimal() else None
+
+
+def result_folder(folder: Path | str) -> Path:
+    """Return the folder of a run's current result, which a later result does not change.
+
+    Who reads several of its files there reads them of one result.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    return path.resolve().parent if path.is_file() else Path(folder)
 
 
 def load_manifest(folder: Path | str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class AggregationSettings(AggregationKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept of a run while it goes.
+    """What is written of a run while it goes.
 
     Attributes
     ----------
@@ -190,13 +190,20 @@ class CheckpointSettings:
         Checkpoints in the output folder; 0 writes none.
     resume : Path or None (default: None)
         A run's folder, or one checkpoint, to go on from.
+    save_every : int (default: 0)
+        Rounds after which the adapters are exported; 0 exports them at the end alone.
     """
 
     keep: int = 2
     resume: Path | None = None
+    save_every: int = 0
 
     def __post_init__(self) -> None:
-        check_values({"keep_checkpoints": self.keep})
+        check_values({"keep_checkpoints": self.keep, "save_every": self.save_every})
+
+    def exports_after(self, server_round: int) -> bool:
+        """Whether the adapters are exported after a round that is not the last one."""
+        return bool(self.save_every and server_round and server_round % self.save_every == 0)
 
     @staticmethod
     def from_config(config: RunConfig) -> CheckpointSettings:
@@ -204,6 +211,7 @@ class CheckpointSettings:
         return CheckpointSettings(
             keep=config.keep_checkpoints,
             resume=Path(config.resume) if config.resume else None,
+            save_every=config.save_every,
         )
 
 

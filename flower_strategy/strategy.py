@@ -37,14 +37,11 @@ from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.server import admission, log, round, training_round
 from flower_strategy.server.admission import NoDevicesError
-from flower_strategy.server.checkpoint import (
-    resume,
-    save_checkpoint,
-    set_aside_checkpoints,
-)
+from flower_strategy.server.checkpoint import resume, save_checkpoint, set_aside_checkpoints
 from flower_strategy.server.exchange import Patience
-from flower_strategy.server.export import export_run, set_aside_result
+from flower_strategy.server.export import export_run
 from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.result_folders import ExportError, ResultFolders
 from flower_strategy.server.round import Round
 from flower_strategy.server.sole_writer import sole_writer
 from flower_strategy.server.state import RunState, initial_adapter_at
@@ -101,6 +98,8 @@ class FloeStrategy(Strategy):
     ----------
     state : RunState
         The run so far; there once `start` was called.
+    results : ResultFolders
+        The results in the output folder; there once `start` was called with one.
     round : Round
         The round that goes on.
     """
@@ -227,6 +226,8 @@ class FloeStrategy(Strategy):
         ConfigError
             The initial adapter has too small a rank, the checkpoint to resume from is not of such
             a run, or the output folder cannot be written, or is another run's.
+        ExportError
+            The result cannot be written; what the folder held before is unchanged.
         """
         logger.info("Starting %s strategy:", type(self).__name__)
         logger.info("\t├──> Number of rounds: %d", num_rounds)
@@ -234,6 +235,8 @@ class FloeStrategy(Strategy):
         logger.info("")
         with sole_writer(self.output):
             self.state, finished = self._begin(initial_arrays)
+            if self.output is not None:
+                self.results = ResultFolders(self.output, after=finished)
             train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
             result = Result()
@@ -269,6 +272,8 @@ class FloeStrategy(Strategy):
                 log.log_losses(self.round.record, self.state)
                 self.prepare_next_round(server_round)
                 self.save(server_round)
+                if server_round < num_rounds and self.checkpoints.exports_after(server_round):
+                    self.export_so_far()
             self.export()
             result.arrays = self.state.to_arrays()
             return result
@@ -278,10 +283,7 @@ class FloeStrategy(Strategy):
         self.round.record.seconds = seconds
         self.round.record.notes.append(str(error))
         self.state.history.append(self.round.record)
-        if self.output is not None and self.round.record.round == 0:
-            # Nothing was made yet; what an earlier run has left in the folder is not lost.
-            set_aside_result(self.output)
-        self.export()
+        self.export_so_far()
 
     def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
         """Return the state to go on with, and the number of the last finished round."""
@@ -439,20 +441,7 @@ class FloeStrategy(Strategy):
 
     def prepare_next_round(self, server_round: int) -> None:
         """Correct the slowdowns, and split the clusters once there are adapters to split by."""
-        self.correct_slowdowns()
-        state = self.state
-        if self.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
-            able = sum(decision.rank is not None for decision in state.decisions.values())
-            if len(state.sketches) < able:
-                note = f"Split by the adapters of {len(state.sketches)} of {able} devices, once"
-                logger.warning("%s: the others' did not come in the first round.", note)
-                self.round.record.notes.append(note)
-            self.recluster()
-            state.split_by_adapter = True
-        for record in state.history[:-1]:
-            # A thousand numbers a round: the metrics have them, the history only its last.
-            for outcome in record.clusters.values():
-                outcome.discarded_by_layer = {}
+        admission.prepare_next_round(self, self.round)
 
     def save(self, server_round: int) -> None:
         """Write a checkpoint to the output folder, if there is one and checkpoints are kept."""
@@ -469,22 +458,32 @@ class FloeStrategy(Strategy):
             )
         except OSError as error:
             # The round is in memory; the run goes on, and the next round tries again.
-            logger.error("The checkpoint of round %d was not written: %s.", server_round, error)
+            logger.error("Round %d has no checkpoint in %s: %s.", server_round, self.output, error)
             self.round.record.notes.append(f"checkpoint not written: {error}")
+
+    def export_so_far(self) -> None:
+        """Export what the run has made until now; note where that cannot be written."""
+        try:
+            self.export()
+        except ExportError as error:
+            # The adapters are in memory, and a later round tries again.
+            logger.error("%s", error)
+            self.round.record.notes.append(str(error))
 
     def export(self) -> None:
         """Write adapters, manifest and history to the output folder, if there is one."""
         if self.output is None:
             return
-        manifest = export_run(
-            self.state,
-            self.output,
-            training=self.training,
-            rank=self.export_rank,
-            policy=self.rank_policy,
-            embedding=self.envelope.embedding,
-            clustering=self.clustering,
-        )
+        with self.results.new(self.state.history[-1].round) as folder:
+            manifest = export_run(
+                self.state,
+                folder,
+                training=self.training,
+                rank=self.export_rank,
+                policy=self.rank_policy,
+                embedding=self.envelope.embedding,
+                clustering=self.clustering,
+            )
         log.log_export(self.output, manifest)
 
 

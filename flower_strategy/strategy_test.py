@@ -319,7 +319,8 @@ def test_without_any_device_the_run_ends_with_every_reason(
     assert list(record["left_out"]) == ["100", "101"]
     assert [device["rank"] for device in load_manifest(output)["devices"]] == [None, None]
     # What an earlier run has left in the folder is still there.
-    assert "nowhere.jsonl" in (output / "history.json.previous").read_text("utf-8")
+    first = output / "exports" / "round-0000" / "history.json"
+    assert "nowhere.jsonl" in first.read_text("utf-8")
     with pytest.raises(NoDevicesError, match="none is connected"):
         run(run_config, nodes=0)
     assert last_round()["notes"][-1] == "No device can take part: none is connected."

@@ -16,7 +16,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "adapter",
         help="name the adapter of a federated run for a text",
         description="Name the cluster adapter of a federated run that serves a text best: the one "
-        "whose cluster's centroid is nearest to the text's embedding.",
+        "whose cluster's centroid is nearest to the text's embedding. Behind it stand its folder "
+        "and the route that asks it in the form that it was trained in.",
     )
     parser.add_argument("folder", metavar="RUN_DIR", help="the run's output folder")
     source = parser.add_mutually_exclusive_group()
@@ -33,9 +34,11 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
     choice = adapter_for_text(arguments.folder, text)
     if arguments.json:
-        print_json({"name": choice.name, "path": str(choice.path), "cosines": dict(choice.cosines)})
+        told = {"name": choice.name, "path": str(choice.path)}
+        told |= {"form": choice.form, "route": choice.route}
+        print_json({**told, "cosines": dict(choice.cosines)})
     else:
-        print(f"{choice.name}  {choice.path}")
+        print(f"{choice.name}  {choice.path}  {choice.route}")
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator
 
 from floe_plugins.checks import is_number
-from flower_strategy.run_folder import load_history, load_manifest
+from flower_strategy.run_folder import load_history, load_manifest, result_folder
 
 MOST_DEVICES = 120
 """Most devices that a heatmap shows; of more, evenly many of each cluster are picked."""
@@ -131,6 +131,7 @@ class ShownRun(BaseModel, frozen=True):
 
 def read_run(folder: Path | str) -> ShownRun:
     """Read a run's folder; where it holds none, `RunFolderError` says so."""
+    folder = result_folder(folder)
     manifest, history = load_manifest(folder), load_history(folder)
     rounds = []
     for index, entry in enumerate(history["rounds"]):

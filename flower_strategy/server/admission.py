@@ -318,6 +318,24 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
     steps.assign_ranks()
 
 
+def prepare_next_round(steps: Steps, round: Round) -> None:
+    """Correct the slowdowns; split the clusters once there are adapters to split by."""
+    steps.correct_slowdowns()
+    state = steps.state
+    if steps.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
+        able = sum(decision.rank is not None for decision in state.decisions.values())
+        if len(state.sketches) < able:
+            note = f"Split by the adapters of {len(state.sketches)} of {able} devices, once"
+            logger.warning("%s: the others' did not come in the first round.", note)
+            round.record.notes.append(note)
+        steps.recluster()
+        state.split_by_adapter = True
+    for record in state.history[:-1]:
+        # A thousand numbers a round: the metrics have them, the history only its last.
+        for outcome in record.clusters.values():
+            outcome.discarded_by_layer = {}
+
+
 def note_noisier(steps: Steps, round: Round, profiles: Iterable[DeviceProfile]) -> None:
     """Note devices whose embeddings carry more noise than requested."""
     asked = steps.envelope.embedding.noise

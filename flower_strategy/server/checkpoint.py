@@ -31,6 +31,7 @@ from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.clusters import Cluster
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.run_folder import round_name, round_of
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
 
@@ -39,7 +40,6 @@ STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"
 
 _FORMAT = 1
-_PREFIX = "round-"
 _PREVIOUS = ".previous"
 _ABANDONED = ".abandoned"
 
@@ -106,7 +106,7 @@ def save_checkpoint(
         It cannot be written; nothing of it is left behind.
     """
     folder = output / CHECKPOINTS_FOLDER
-    target = folder / f"{_PREFIX}{server_round:04d}"
+    target = folder / round_name(server_round)
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_parts(target)
     content, arrays = pack(state)
@@ -123,7 +123,7 @@ def save_checkpoint(
     # safetensors wraps errors of the disk in an error of its own.
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    for old in _complete(folder)[:-keep]:
+    for _, old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -163,8 +163,8 @@ def set_aside_later_checkpoints(output: Path, resumed: Checkpoint) -> None:
     They stay as ``round-NNNN.abandoned``. A run that continues in another folder leaves the folder
     that it is resumed from unchanged.
     """
-    for path in _complete(output / CHECKPOINTS_FOLDER):
-        if int(path.name[len(_PREFIX) :]) > resumed.round:
+    for number, path in _complete(output / CHECKPOINTS_FOLDER):
+        if number > resumed.round:
             aside = path.with_name(path.name + _ABANDONED)
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
@@ -188,10 +188,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         if (candidate / STATE_FILE).is_file():
             return _read(candidate)
         if complete := _complete(candidate):
-            return _read(complete[-1])
+            return _read(complete[-1][1])
     raise ConfigError(
         f"There is no checkpoint at {given}: resume must name a run's output folder, or one of "
-        f"the folders {CHECKPOINTS_FOLDER}/{_PREFIX}NNNN in it."
+        f"the folders {CHECKPOINTS_FOLDER}/round-NNNN in it."
     )
 
 
@@ -264,10 +264,10 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(content["round"], state, content["deadline"], content["settings"], folder)
 
 
-def _complete(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a folder, oldest first."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[len(_PREFIX) :]))
+def _complete(folder: Path) -> list[tuple[int, Path]]:
+    """Return the complete checkpoints of a folder with their rounds, oldest first."""
+    found = ((round_of(path.name), path) for path in folder.glob("*"))
+    return sorted((number, path) for number, path in found if number is not None)
 
 
 Arrays = dict[str, NDArray[np.float32]]

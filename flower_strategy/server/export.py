@@ -1,6 +1,6 @@
 """Exports a run: one PEFT adapter per cluster, a manifest, and the history.
 
-The output folder::
+A result's folder; `flower_strategy.server.result_folders` says where it is::
 
     manifest.json
     history.json
@@ -11,6 +11,7 @@ The output folder::
 ``manifest.json``::
 
     {"format": 1,
+     "round": 3,                                  # the last one
      "model": "embedded:smollm2-135m-instruct",   # as configured
      "base_model_path": "...",                    # where it was found
      "licence": "apache-2.0",                     # of the base model, null if not known
@@ -21,6 +22,7 @@ The output folder::
      "clustering": {"by": "embedding", ...},      # ClusteringSettings
      "clusters": [
         {"name": "cluster-0", "adapter": "cluster-0",      # folder, relative to the manifest
+         "form": "chat",                                   # or "plain", see `Form`
          "members": ["1234"],                              # node ids, as text: they have 64 bits
          "centroid": [0.01, ...],                          # unit length
          "discarded_energy": 0.02,                         # in [0, 1], of the last mean
@@ -32,7 +34,7 @@ The output folder::
          "reason": "rank 8 needs 90.1 s, the deadline is 71.2 s",
          "pace": 1.0,                                      # times slower than profiled
          "predicted_seconds": 71.2, "observed_seconds": 68.0,   # of the last round, or null
-         "examples": 102, "memory_bytes": 3221225472,
+         "form": "chat", "examples": 102, "memory_bytes": 3221225472,
          "bandwidth": 250000.0,                            # bytes per second, null if not known
          "embedding": [0.01, ...]}]}                       # for the heatmap: cosines of these
 
@@ -61,6 +63,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -68,9 +71,11 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from floe_plugins import files, models
+from floe_plugins import models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
+from flower_strategy.clusters import Cluster
+from flower_strategy.profile import Form
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
 from flower_strategy.server.checkpoint import pack_round
@@ -88,14 +93,14 @@ def export_run(
     embedding: EmbeddingSettings,
     clustering: ClusteringSettings,
 ) -> dict[str, Any]:
-    """Write a run's adapters, manifest and history.
+    """Write a run's adapters, manifest and history into a folder that nobody reads yet.
 
     Parameters
     ----------
     state : RunState
         The run.
     folder : Path
-        Where to write; made when absent.
+        Where to write; made when absent. Files in it are written over.
     training : TrainingSettings
         The run's settings; names the base model.
     rank : int
@@ -127,6 +132,7 @@ def export_run(
             {
                 "name": cluster.name,
                 "adapter": cluster.name,
+                "form": _form(state, cluster),
                 "members": [str(node) for node in cluster.members],
                 "centroid": cluster.centroid.tolist(),
                 "discarded_energy": 1.0 - kept,
@@ -136,6 +142,7 @@ def export_run(
         )
     manifest = {
         "format": FORMAT,
+        "round": state.history[-1].round if state.history else None,
         "model": training.model,
         "base_model_path": base_model,
         "licence": models.licence(base_model),
@@ -155,17 +162,6 @@ def export_run(
         {"format": FORMAT, "rounds": [pack_round(record) for record in state.history]},
     )
     return manifest
-
-
-def set_aside_result(folder: Path) -> None:
-    """Rename an earlier run's manifest and history.
-
-    They stay as ``manifest.json.previous`` and ``history.json.previous``; adapters stay.
-    """
-    for name in (MANIFEST_FILE, HISTORY_FILE):
-        path = folder / name
-        if path.exists():
-            path.replace(path.with_name(f"{name}.previous"))
 
 
 def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
@@ -199,9 +195,16 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         base_model_name_or_path=base_model,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    weights = folder / "adapter_model.safetensors"
-    files.remove_parts(weights)
-    files.write_file(weights, save(whole.to_peft(), metadata={"format": "pt"}))
+    weights = save(whole.to_peft(), metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+
+
+def _form(state: RunState, cluster: Cluster) -> Form:
+    """Return the form that most of a cluster's examples are trained in."""
+    counts: Counter[Form] = Counter()
+    for node in cluster.members:
+        counts[state.profiles[node].form] += state.profiles[node].num_examples
+    return counts.most_common(1)[0][0]
 
 
 def _device(state: RunState, node: int) -> dict[str, Any]:
@@ -222,6 +225,7 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
         "pace": state.slowdowns.get(node, Slowdown()).factor,
         "predicted_seconds": decision.predicted_seconds,
         "observed_seconds": observed[-1] if observed else None,
+        "form": profile.form,
         "examples": profile.num_examples,
         "memory_bytes": profile.memory_bytes,
         "bandwidth": profile.bandwidth if math.isfinite(profile.bandwidth) else None,
@@ -231,8 +235,7 @@ def _device(state: RunState, node: int) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     entries = (f"{json.dumps(key)}: {_written(value)}" for key, value in content.items())
-    files.remove_parts(path)
-    files.write_file(path, "{\n" + ",\n".join(entries) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
 
 
 def _written(value: Any) -> str:

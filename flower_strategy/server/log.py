@@ -81,6 +81,9 @@ def log_summary(
         ],
         "Output": [
             f"Folder: {output or 'not written'}",
+            "Exported: "
+            + (f"every {every} rounds and " if (every := checkpoints.save_every) else "")
+            + "at the end",
             f"Checkpoints kept: {checkpoints.keep}",
             f"Resumed from: {checkpoints.resume or 'begins anew'}",
         ],

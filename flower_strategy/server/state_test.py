@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import ItemsView
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,20 +76,40 @@ class Counted(dict[int, Slowdown]):
         return super().items()
 
 
-def test_an_export_does_not_go_through_all_paces_for_each_device(
-    state: RunState, settings: TrainingSettings, tmp_path: Path
-) -> None:
-    state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
-    state.slowdowns = slowdowns = Counted({3: Slowdown(2.5)})
-    export_run(
+def exported(state: RunState, folder: Path, settings: TrainingSettings) -> dict[str, Any]:
+    return export_run(
         state,
-        tmp_path,
+        folder,
         training=settings,
         rank=8,
         policy=DeadlinePolicy(candidates=(4, 8)),
         embedding=EmbeddingSettings(),
         clustering=SETTINGS,
     )
+
+
+def test_a_cluster_has_the_form_of_most_of_its_examples(
+    state: RunState, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
+    first, second, third = state.clusters
+    for node in (*first.members, *second.members[:1]):
+        state.profiles[node] = replace(state.profiles[node], form="chat")
+    for node in third.members[:1]:
+        state.profiles[node] = replace(state.profiles[node], form="chat", num_examples=1000)
+    manifest = exported(state, tmp_path, settings)
+    assert [cluster["form"] for cluster in manifest["clusters"]] == ["chat", "plain", "chat"]
+    assert [device["form"] for device in manifest["devices"]] == [
+        profile.form for profile in state.profiles.values()
+    ]
+
+
+def test_an_export_does_not_go_through_all_paces_for_each_device(
+    state: RunState, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    state.decisions = {node: RankDecision(4, 1.0, "why") for node in state.profiles}
+    state.slowdowns = slowdowns = Counted({3: Slowdown(2.5)})
+    exported(state, tmp_path, settings)
     assert slowdowns.passes <= 1
     devices = load_manifest(tmp_path)["devices"]
     assert [device["pace"] for device in devices] == [1.0, 1.0, 1.0, 2.5, *[1.0] * 8]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
-from integration_tests.demo.answering import Answer, Device
+from integration_tests.demo.answering import Answer, Device, check_forms
 from integration_tests.demo.federation import DemoError, Federation, federate, readable
 from integration_tests.demo.page import COLUMNS, WIDE, cluster_rows, row, write_page
 from integration_tests.demo.progress import Progress
@@ -79,8 +79,9 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     for name, devices, before, after in cluster_rows(clusters):
         progress.note(f"{name}: {devices}; held-out loss {before} before, {after} after")
 
-    progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
     adapters = federation.adapters_for(PROMPTS)
+    check_forms({federation.forms[name] for name in adapters.values()}, resolve(CLOUD_MODEL))
+    progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
     with pair_of_servers(
         federation,
         folder,
@@ -93,6 +94,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
             own=pair.own,
             cloud=pair.cloud,
             adapters=adapters,
+            forms=federation.forms,
             trace=pair.trace,
             max_tokens=options.max_tokens,
         )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.gate import Decision, Gate
+from flower_strategy.adapter_choice import ROUTES
+from flower_strategy.profile import Form
 from integration_tests.demo.federation import DemoError
 from integration_tests.demo.prompts import STOP, Prompt
 from integration_tests.demo.serving import lines_by_label
 from integration_tests.harness.vllm_servers import Server
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Device:
     own, cloud : Server
     adapters : dict of str to str
         Which cluster adapter answers each prompt.
+    forms : mapping of str to str
+        The form that each cluster adapter is asked in.
     trace : Path
         The trace that the cloud's processor writes.
     max_tokens : int
@@ -78,12 +84,20 @@ class Device:
     """
 
     def __init__(
-        self, *, own: Server, cloud: Server, adapters: dict[str, str], trace: Path, max_tokens: int
+        self,
+        *,
+        own: Server,
+        cloud: Server,
+        adapters: dict[str, str],
+        forms: Mapping[str, Form],
+        trace: Path,
+        max_tokens: int,
     ) -> None:
         # Numbers and addresses alone: names are in most prompts, and some are to leave.
         self._gate = Gate(detectors=["card", "email", "iban", "phone", "secret"])
         self._own, self._cloud = own, cloud
         self._adapters = adapters
+        self._forms = forms
         self._trace = trace
         self._max_tokens = max_tokens
 
@@ -94,19 +108,16 @@ class Device:
         first reply takes longer than the deadline.
         """
         for adapter in sorted(set(self._adapters.values())):
-            _send(self._own, {"model": adapter, "prompt": "Hi", "max_tokens": 1, "logprobs": 1})
+            body = question("Hi", self._forms[adapter], max_tokens=1)
+            _send(self._own, {**body, "model": adapter})
 
     def ask(self, prompt: Prompt) -> Answer:
         """Answer a prompt; one that the gate does not clear never leaves the device."""
         verdict = self._gate.decide(prompt.text)
         answer = Answer(prompt, str(verdict.decision), verdict.labels, self._adapters[prompt.name])
-        body = {
-            "prompt": prompt.text,
-            "max_tokens": self._max_tokens,
-            "temperature": 0.0,
-            "stop": list(STOP),
-            "logprobs": 1,
-        }
+        form = self._forms[answer.adapter]
+        body = question(prompt.text, form, max_tokens=self._max_tokens)
+        body |= {"temperature": 0.0, "stop": list(STOP)}
         if verdict.decision is not Decision.CLEAR:
             answer.text, answer.tokens = _send(self._own, {**body, "model": answer.adapter})
             return answer
@@ -131,9 +142,42 @@ class Device:
         answer.reply_bytes = sum(line["received_bytes"] for line in lines)
 
 
+def check_forms(forms: Collection[Form], cloud_model: str) -> None:
+    """Check that the cloud's model can ask adapters of these forms.
+
+    Raises
+    ------
+    DemoError
+        It has no chat template, and an adapter was trained with one: it would be asked in the form
+        of plain text, and answer worse than it can.
+    """
+    if "chat" in forms and ByteVocabulary.from_pretrained(cloud_model).template is None:
+        raise DemoError(
+            "The run's adapters were trained with the chat template, and the cloud's model has "
+            "none to ask them by: train with template='none'."
+        )
+
+
+def question(prompt: str, form: Form, *, max_tokens: int) -> dict[str, Any]:
+    """Return the body of a request in a form: one token's logprobs, which show the tokens."""
+    if form == "plain":
+        return {"prompt": prompt, "max_tokens": max_tokens, "logprobs": 1}
+    messages = [{"role": "user", "content": prompt}]
+    return {"messages": messages, "max_tokens": max_tokens, "logprobs": True}
+
+
+def answered(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return text and tokens of a reply's choice, in either form."""
+    if "text" in choice:
+        return str(choice["text"]), [str(token) for token in choice["logprobs"]["tokens"]]
+    tokens = [str(token["token"]) for token in choice["logprobs"]["content"]]
+    return str(choice["message"]["content"] or ""), tokens
+
+
 def _send(server: Server, body: dict[str, Any]) -> tuple[str, list[str]]:
-    reply = server.post("completions", body)
+    route = ROUTES["chat" if "messages" in body else "plain"]
+    reply = server.post(route.removeprefix("/v1/"), body)
     if reply.status_code != 200:
         raise DemoError(f"{server.name} answered HTTP {reply.status_code}: {reply.text[:300]}")
     (choice,) = reply.json()["choices"]
-    return str(choice["text"]), [str(token) for token in choice["logprobs"]["tokens"]]
+    return answered(choice)

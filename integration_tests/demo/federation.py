@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flower_strategy import adapter_for_text, load_history, load_manifest
+from flower_strategy.adapter_choice import form_of
+from flower_strategy.profile import Form
 from integration_tests.demo.prompts import Prompt
 from integration_tests.harness.flower_runs import run_flower_app
 
@@ -48,6 +50,11 @@ class Federation:
         clusters = self.manifest["clusters"]
         return {cluster["name"]: self.folder / cluster["adapter"] for cluster in clusters}
 
+    @property
+    def forms(self) -> dict[str, Form]:
+        """The form that each cluster's adapter was trained in."""
+        return {cluster["name"]: form_of(cluster) for cluster in self.manifest["clusters"]}
+
     def adapters_for(self, prompts: tuple[Prompt, ...]) -> dict[str, str]:
         """Name the cluster adapter whose task is closest to each prompt."""
         return {prompt.name: adapter_for_text(self.folder, prompt.text).name for prompt in prompts}
@@ -60,6 +67,9 @@ def federate(
     on_line: Callable[[str], None],
 ) -> Federation:
     """Run Flower's simulation of six devices in three classes and read what it left.
+
+    The adapters are trained on plain text unless the configuration says otherwise: the cloud's
+    model has no chat template, so both models read plain prompts.
 
     Parameters
     ----------
@@ -77,7 +87,11 @@ def federate(
     """
     output = folder / RUN
     result = run_flower_app(
-        APP, {**config, "output": str(output)}, DEVICES, folder / "flower", on_line
+        APP,
+        {"template": "none", **config, "output": str(output)},
+        DEVICES,
+        folder / "flower",
+        on_line,
     )
     if not result.ok:
         end = "\n".join(result.lines[-15:])

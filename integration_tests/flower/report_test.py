@@ -224,3 +224,5 @@ def test_the_command_names_the_adapter_that_the_embeddings_give(run_folder: Path
     assert chosen["name"] == max(chosen["cosines"], key=lambda name: chosen["cosines"][name])
     assert chosen["cosines"].keys() == {cluster["name"] for cluster in manifest["clusters"]}
     assert (Path(chosen["path"]) / "adapter_config.json").is_file()
+    # The tiny model has no chat template.
+    assert (chosen["form"], chosen["route"]) == ("plain", "/v1/completions")
