@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flower_strategy.device.base_model import adapted_shapes, load_base_model
     from flower_strategy.device.embedding import embed_texts
     from flower_strategy.device.hardware import Device
+    from flower_strategy.initial_arrays import make_initial_arrays
     from flower_strategy.profile import DeviceProfile
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         ReplyRules,
         TrainingSettings,
     )
-    from flower_strategy.strategy import FloeStrategy, make_initial_arrays
+    from flower_strategy.strategy import FloeStrategy
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
@@ -75,7 +76,7 @@ _HOMES = {
     "load_base_model": "device.base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
-    "make_initial_arrays": "strategy",
+    "make_initial_arrays": "initial_arrays",
     "truncate": "adapters.mean",
 }
 

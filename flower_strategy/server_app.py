@@ -12,8 +12,9 @@ from floe_plugins.errors import FloeError
 from flower_strategy.config import RunConfig
 from flower_strategy.data import check_shared_data
 from flower_strategy.device.base_model import check_base_model
+from flower_strategy.initial_arrays import make_initial_arrays
 from flower_strategy.simulation import simulates
-from flower_strategy.strategy import FloeStrategy, make_initial_arrays
+from flower_strategy.strategy import FloeStrategy
 
 app = ServerApp()
 
@@ -55,7 +56,12 @@ def check_simulation(config: RunConfig, grid: Grid) -> None:
     FloeError
         The base model or the data lacks something; one sentence.
     """
-    check_base_model(config.model, max_length=config.max_length, weights=True)
+    check_base_model(
+        config.model,
+        max_length=config.max_length,
+        target_modules=config.target_modules,
+        weights=True,
+    )
     check_shared_data(config, num_partitions=_registered_nodes(grid))
 
 

@@ -28,14 +28,14 @@ EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", 
 
 
 def fresh(base: BaseModel, rank: int = 4) -> AdapterState:
-    return initial_adapter(layer_shapes(base.model), rank=rank, seed=0)
+    return initial_adapter(layer_shapes(base), rank=rank, seed=0)
 
 
 def test_all_seven_projections_are_found_without_loading_weights(
     tiny_model: str, tiny_base: BaseModel
 ) -> None:
     shapes = adapted_shapes(tiny_model)
-    assert shapes == layer_shapes(tiny_base.model)
+    assert shapes == layer_shapes(tiny_base)
     assert len(shapes) == 14
     assert shapes["model.layers.0.self_attn.k_proj"] == (16, 32)
     assert shapes["model.layers.1.mlp.down_proj"] == (32, 48)
@@ -214,7 +214,7 @@ def test_measuring_counts_seconds_and_memory(
 ) -> None:
     device = Device(name="here", memory_bytes=1)
     cost = measure_training(tiny_base, EXAMPLES, settings, device, ranks=(2, 8))
-    numbers = sum(out + inner for out, inner in layer_shapes(tiny_base.model).values())
+    numbers = sum(out + inner for out, inner in layer_shapes(tiny_base).values())
     assert cost.step_ranks == (2, 8)
     assert all(0 < seconds < 30 for seconds in cost.step_seconds)
     assert cost.upload_per_rank == 4 * numbers
