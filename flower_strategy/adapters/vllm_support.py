@@ -85,6 +85,6 @@ def vllm_support(modules: AdaptedModules) -> VllmSupport:
         return VllmSupport(True, says)
     return VllmSupport(
         None,
-        f"Whether vLLM {RELEASE} serves adapters for {kind} is not known: start it with "
-        "--enable-lora on the base model before a long run.",
+        f"vLLM {RELEASE} has no class of its own for {kind}, and whether it serves adapters is not "
+        "known: start it with --enable-lora on the base model before a long run.",
     )
