@@ -140,14 +140,14 @@ def test_names_that_peft_takes_for_the_experts_are_refused() -> None:
 
 def test_the_key_takes_all_linear_or_names() -> None:
     assert RunConfig().target_modules == ALL
-    assert RunConfig(**{"target-modules": "ALL-linear"}).target_modules == ALL
-    named = RunConfig(**{"target-modules": "q_proj, v_proj"})
+    assert RunConfig.from_dict({"target-modules": "ALL-linear"}).target_modules == ALL
+    named = RunConfig.from_dict({"target-modules": "q_proj, v_proj"})
     assert named.target_modules == ("q_proj", "v_proj")
     settings = TrainingSettings.from_config(named)
     assert TrainingSettings.from_record(settings.to_record()) == settings
     for wrong in ("", "all-linear,q_proj", "q_proj;v_proj", ".*_proj"):
         with pytest.raises(ConfigError, match=r"target-modules=.*all-linear, or names of modules"):
-            RunConfig(**{"target-modules": wrong})
+            RunConfig.from_dict({"target-modules": wrong})
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
