@@ -1,7 +1,8 @@
 """Writes which modules of each architecture carry factors, on ``docs/reference/models.md``.
 
 ``python -m tools.models`` puts the table between the page's marks. Shares are those of the sizes
-that transformers gives an architecture by default; no weights are made.
+that transformers gives an architecture by default, for BLOOM of its smallest model; no weights are
+made.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _VLLM = {True: "yes", False: "no", None: "not known"}
 
 def row(architecture: Architecture) -> str:
     """Return an architecture's line of the table."""
-    whole = _empty(architecture.kind)
+    whole = _empty(architecture.kind, **architecture.size)
     modules = find_modules(whole, (ALL_LINEAR,), name=architecture.title)
     names = ", ".join(f"`{name}`" for name in modules.names)
     serves = _VLLM[vllm_support(modules).takes]

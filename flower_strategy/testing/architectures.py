@@ -40,12 +40,15 @@ class Architecture:
         Last parts of the names of its modules that carry factors.
     tiny : Mapping[str, Any]
         The configuration of a tiny model.
+    size : Mapping[str, Any]
+        That of a usual one, where transformers' defaults are tiny.
     """
 
     title: str
     kind: str
     names: str
-    tiny: Mapping[str, Any] = field(default_factory=dict)
+    tiny: Mapping[str, Any]
+    size: Mapping[str, Any] = field(default_factory=dict)
 
 
 _SEVEN = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
@@ -89,7 +92,11 @@ ARCHITECTURES = (
     ),
     Architecture("Falcon", "falcon", _FUSED, {**_TOKENS, **_HEADS}),
     Architecture(
-        "BLOOM", "bloom", _FUSED, {**_TOKENS, "hidden_size": 64, "n_layer": 2, "n_head": 2}
+        "BLOOM",
+        "bloom",
+        _FUSED,
+        {**_TOKENS, "hidden_size": 64, "n_layer": 2, "n_head": 2},
+        size={"hidden_size": 1024, "n_layer": 24, "n_head": 16},
     ),
     Architecture(
         "OPT",
