@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from flower_strategy.adapter_choice import AdapterChoice, adapter_for_text, choose_adapter
     from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
     from flower_strategy.adapters.mean import AdapterMean, Aggregate, truncate
+    from flower_strategy.adapters.modules import AdaptedModules
     from flower_strategy.config import RunConfig
     from flower_strategy.data.examples import Example, LocalData
     from flower_strategy.data.partition import hold_out
-    from flower_strategy.device.base_model import adapted_shapes, load_base_model
+    from flower_strategy.device.base_model import adapted_modules, adapted_shapes, load_base_model
     from flower_strategy.device.embedding import embed_texts
     from flower_strategy.device.hardware import Device
+    from flower_strategy.initial_arrays import make_initial_arrays
     from flower_strategy.profile import DeviceProfile
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
@@ -38,10 +40,11 @@ if TYPE_CHECKING:
         ReplyRules,
         TrainingSettings,
     )
-    from flower_strategy.strategy import FloeStrategy, make_initial_arrays
+    from flower_strategy.strategy import FloeStrategy
 
 # Name -> module. Loaded on first use, so that importing the package stays light.
 _HOMES = {
+    "AdaptedModules": "adapters.modules",
     "AdapterChoice": "adapter_choice",
     "AdapterMean": "adapters.mean",
     "AdapterState": "adapters.adapter",
@@ -66,6 +69,7 @@ _HOMES = {
     "RunConfig": "config",
     "TrainingSettings": "settings",
     "UniformMinPolicy": "ranks.policies",
+    "adapted_modules": "device.base_model",
     "adapted_shapes": "device.base_model",
     "adapter_for_text": "adapter_choice",
     "choose_adapter": "adapter_choice",
@@ -75,11 +79,12 @@ _HOMES = {
     "load_base_model": "device.base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
-    "make_initial_arrays": "strategy",
+    "make_initial_arrays": "initial_arrays",
     "truncate": "adapters.mean",
 }
 
 __all__ = [
+    "AdaptedModules",
     "AdapterChoice",
     "AdapterMean",
     "AdapterState",
@@ -104,6 +109,7 @@ __all__ = [
     "RunConfig",
     "TrainingSettings",
     "UniformMinPolicy",
+    "adapted_modules",
     "adapted_shapes",
     "adapter_for_text",
     "choose_adapter",

@@ -123,8 +123,8 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"is an encoder with a decoder \(t5\)",
     ),
     "no layers to adapt": (
-        saved("GPT2LMHeadModel", n_embd=32, n_layer=1, n_head=4),
-        "has no linear layer named q_proj",
+        saved("GPT2LMHeadModel", n_embd=32, n_layer=0, n_head=4),
+        "has no linear layer that PEFT could adapt",
     ),
     "numbers that contradict each other": (
         lambda at: changed_config(at, num_attention_heads=0),

@@ -6,6 +6,7 @@ together are `flower_strategy.config.RunConfig`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -19,7 +20,11 @@ EXPORT_RANKS: tuple[int, ...] = get_args(ExportRank)
 """The ranks that vLLM accepts as ``--max-lora-rank``."""
 Weighting = Literal["exact", "rank-partitioned"]
 
+ALL_LINEAR = "all-linear"
+"""PEFT's name for all linear layers but the output layer."""
+
 _TASKS = ("code", "arithmetic", "records")
+_MODULE_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def split_list(value: str) -> tuple[str, ...]:
@@ -62,6 +67,15 @@ def _is_task(name: str) -> None:
         raise ValueError
 
 
+def _targets(names: tuple[str, ...]) -> tuple[str, ...]:
+    # PEFT takes it in any case.
+    if len(names) == 1 and names[0].lower() == ALL_LINEAR:
+        return (ALL_LINEAR,)
+    if not all(_MODULE_NAME.fullmatch(name) for name in names):
+        raise ValueError
+    return names
+
+
 _Text = Annotated[str, Field(pattern=r"\S"), Words(accepted="a text that is not empty")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Part = Annotated[float, Field(gt=0, le=1)]
@@ -72,6 +86,12 @@ _Tasks = Annotated[
     _Split,
     _each(_is_task),
     Words(accepted=f"names among {', '.join(_TASKS)}, separated by commas"),
+]
+_TargetModules = Annotated[
+    _Names,
+    _Split,
+    AfterValidator(_targets),
+    Words(accepted=f"{ALL_LINEAR}, or names of modules, separated by commas"),
 ]
 _Devices = Annotated[
     _Names,
@@ -162,6 +182,11 @@ class TrainingKeys(Keys):
     )
     rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(rank) rather than alpha / rank."
+    )
+    target_modules: _TargetModules = Field(
+        default=(ALL_LINEAR,),
+        description="Modules of the base model that carry factors: all linear layers but the "
+        "output layer, or those whose names end so, such as q_proj,v_proj (PEFT's matching).",
     )
     template: Literal["auto", "none"] = Field(
         default="auto",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,13 @@ import torch
 
 from floe_plugins import models
 from floe_plugins.errors import ConfigError
+from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.config import RunConfig
 from flower_strategy.data import Example, check_shared_data, first_examples
 from flower_strategy.device.base_model import check_base_model
 from flower_strategy.device.encoding import Encoder
 from flower_strategy.device.hardware import available_memory
-from flower_strategy.device.model_checks import empty_model, read_config, read_tokenizer
+from flower_strategy.device.model_checks import read_tokenizer
 from flower_strategy.server.sole_writer import sole_writer
 
 _SHOWN = 64
@@ -81,30 +82,29 @@ class _Preflight:
         return models.resolve(self.config.model, progress=True)
 
     @cached_property
-    def _shapes(self) -> Mapping[str, tuple[int, int]]:
-        return check_base_model(self.config.model, max_length=self.config.max_length, weights=True)
-
-    @cached_property
-    def _empty(self) -> Any:
-        name = self.config.model
-        return empty_model(name, read_config(name, self._path))
+    def _modules(self) -> AdaptedModules:
+        return check_base_model(
+            self.config.model,
+            max_length=self.config.max_length,
+            target_modules=self.config.target_modules,
+            weights=True,
+        )
 
     def model(self) -> str:
         """Check the base model's files, and that something of it can be adapted."""
-        shapes = self._shapes
-        count = sum(weight.numel() for weight in self._empty.parameters())
-        adapted = sum(rows * columns for rows, columns in shapes.values())
-        kinds = sorted({layer.rpartition(".")[2] for layer in shapes})
-        return (
-            f"{self.config.model}: {type(self._empty).__name__} of {count / 1e6:,.0f} million "
-            f"weights; {len(shapes)} layers with {adapted / count:.0%} of them carry adapters: "
-            f"{', '.join(kinds)}"
+        modules = self._modules
+        said = (
+            f"{self.config.model}: {modules.architecture} of {modules.weights / 1e6:,.0f} million "
+            f"weights; {len(modules.shapes)} modules with {modules.share:.0%} of them carry "
+            f"factors: {', '.join(modules.names)}"
         )
+        for reason, groups in modules.left_out().items():
+            said += f"; not {', '.join(group.name for group in groups)}: {reason}"
+        return said
 
     def memory(self) -> str:
         """Check that the weights fit into what is free."""
-        size = getattr(torch, self.config.dtype).itemsize
-        needed = size * sum(weight.numel() for weight in self._empty.parameters())
+        needed = getattr(torch, self.config.dtype).itemsize * self._modules.weights
         if torch.cuda.is_available():
             where, (free, _) = "GPU", torch.cuda.mem_get_info()
         else:
@@ -163,8 +163,7 @@ class _Preflight:
                 "user may write to; choose another output."
             )
         free = shutil.disk_usage(parent).free
-        sides = sum(rows + columns for rows, columns in self._shapes.values())
-        needed = sides * self.config.export_rank * _FLOAT32
+        needed = self._modules.trained(self.config.export_rank) * _FLOAT32
         if needed > free:
             raise ConfigError(
                 f"The output folder {output} has {free / 1e6:.0f} MB free, and one exported "

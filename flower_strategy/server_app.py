@@ -10,9 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
 from flower_strategy.config import RunConfig
+from flower_strategy.initial_arrays import make_initial_arrays
 from flower_strategy.preflight import checks
 from flower_strategy.simulation import simulates
-from flower_strategy.strategy import FloeStrategy, make_initial_arrays
+from flower_strategy.strategy import FloeStrategy
 
 app = ServerApp()
 

@@ -39,7 +39,7 @@ class TrainingSettings(TrainingKeys):
 
     def to_record(self) -> ConfigRecord:
         """Write the settings into a message's configuration."""
-        return ConfigRecord(self.model_dump(by_alias=True))
+        return ConfigRecord(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:

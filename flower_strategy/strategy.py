@@ -27,10 +27,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.config import RunConfig, check_values
-from flower_strategy.device.base_model import check_base_model
 from flower_strategy.messages import Envelope
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
@@ -102,6 +101,8 @@ class FloeStrategy(Strategy):
         The results in the output folder; there once `start` was called with one.
     round : Round
         The round that goes on.
+    modules : AdaptedModules or None
+        Which modules of the base model carry factors; there once `make_initial_arrays` was called.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class FloeStrategy(Strategy):
         self.output = None if output is None else Path(output).expanduser().absolute()
         self.checkpoints = checkpoints or CheckpointSettings()
         self.round = Round(record=RoundRecord(round=0))
+        self.modules: AdaptedModules | None = None
 
     @classmethod
     def from_config(cls, config: RunConfig) -> FloeStrategy:
@@ -164,7 +166,7 @@ class FloeStrategy(Strategy):
             "replies": self.rules.model_dump(),
         }
         return {
-            **self.training.model_dump(),
+            **self.training.model_dump(mode="json"),
             **{f"{part}.{name}": found[name] for part, found in parts.items() for name in found},
             "rank_policy": self.rank_policy.name,
             "ranks": list(self.rank_policy.candidates),
@@ -175,6 +177,7 @@ class FloeStrategy(Strategy):
         """Log the strategy's settings."""
         log.log_summary(
             training=self.training,
+            modules=self.modules,
             embedding=self.envelope.embedding,
             clustering=self.clustering,
             participation=self.participation,
@@ -479,22 +482,10 @@ class FloeStrategy(Strategy):
                 self.state,
                 folder,
                 training=self.training,
+                modules=self.modules,
                 rank=self.export_rank,
                 policy=self.rank_policy,
                 embedding=self.envelope.embedding,
                 clustering=self.clustering,
             )
         log.log_export(self.output, manifest)
-
-
-def make_initial_arrays(strategy: FloeStrategy) -> ArrayRecord:
-    """Return the adapter that a strategy's run begins with, for `FloeStrategy.start`.
-
-    Raises
-    ------
-    FloeError
-        The base model is none that devices could train, see `check_base_model`.
-    """
-    training = strategy.training
-    shapes = check_base_model(training.model, max_length=training.max_length)
-    return initial_adapter(shapes, rank=strategy.server_rank, seed=training.seed).to_arrays()

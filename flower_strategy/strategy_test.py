@@ -398,3 +398,26 @@ def test_the_same_seed_gives_the_same_adapters(run_config: dict[str, ConfigValue
             np.testing.assert_allclose(
                 adapter.delta(layer), adapters[1][name].delta(layer), rtol=1e-4, atol=1e-6
             )
+
+
+def test_a_run_says_which_modules_carry_factors(
+    run_config: dict[str, ConfigValue], log: pytest.LogCaptureFixture
+) -> None:
+    named = {**run_config, "rounds": 1, "target-modules": "q_proj,down_proj"}
+    strategy, _, _ = run(named, nodes=2)
+    said = log.text
+    assert "With factors: q_proj, down_proj (4 modules, " in said
+    assert "embed_tokens: an embedding, no linear layer" in said
+    assert "vLLM 0.32 serves the adapters with --enable-lora (LlamaForCausalLM)." in said
+    assert strategy.output is not None
+    modules = load_manifest(strategy.output)["modules"]
+    assert modules["architecture"] == "LlamaForCausalLM"
+    assert [group["name"] for group in modules["with_factors"]] == [
+        "model.layers.*.self_attn.q_proj",
+        "model.layers.*.mlp.down_proj",
+    ]
+    assert {"model.layers.*.mlp.up_proj"} < {g["name"] for g in modules["without_factors"]}
+    assert modules["vllm"]["takes"] is True
+    adapter = json.loads((strategy.output / "cluster-0" / "adapter_config.json").read_text())
+    assert sorted(adapter["target_modules"]) == ["down_proj", "q_proj"]
+    assert adapter["fan_in_fan_out"] is False

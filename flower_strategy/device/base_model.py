@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from floe_plugins import models
 from floe_plugins.errors import ModelError, first_line
 from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.modules import AdaptedModules
+from flower_strategy.config_keys import ALL_LINEAR
 from flower_strategy.device.model_checks import (
     BaseModelError,
     check_length,
@@ -24,11 +27,13 @@ from flower_strategy.device.model_checks import (
     read_config,
     read_tokenizer,
 )
+from flower_strategy.device.target_modules import find_modules
 
 __all__ = [
     "BaseModel",
     "BaseModelError",
     "adapted",
+    "adapted_modules",
     "adapted_shapes",
     "check_base_model",
     "from_peft",
@@ -39,9 +44,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The projections that carry LoRA factors: all seven of a Llama-like block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,26 +129,46 @@ def _no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def adapted_shapes(name: str) -> dict[str, tuple[int, int]]:
-    """Return layer -> (out, in) of every adapted projection, without loading weights.
+def adapted_modules(name: str, target_modules: Sequence[str] = (ALL_LINEAR,)) -> AdaptedModules:
+    """Return which modules of a base model carry factors, without loading its weights.
+
+    Parameters
+    ----------
+    name : str
+        Folder, hub id, or embedded model.
+    target_modules : Sequence[str]
+        As in the run configuration.
 
     Raises
     ------
     floe_plugins.errors.ModelError
         The name cannot be resolved, or its configuration cannot be read.
+    floe_plugins.errors.ConfigError
+        It has no such module, or none that can carry factors.
     BaseModelError
-        It is not a causal language model, or has none of `TARGET_MODULES`.
+        It is not a causal language model, or has no linear layer.
     """
     path = models.resolve(name, progress=True)
-    return _shapes(name, empty_model(name, read_config(name, path)))
+    return find_modules(empty_model(name, read_config(name, path)), target_modules, name=name)
+
+
+def adapted_shapes(
+    name: str, target_modules: Sequence[str] = (ALL_LINEAR,)
+) -> dict[str, tuple[int, int]]:
+    """Return path -> (out, in) of every module that carries factors; see `adapted_modules`."""
+    return dict(adapted_modules(name, target_modules).shapes)
 
 
 def check_base_model(
-    name: str, *, max_length: int, weights: bool = False
-) -> dict[str, tuple[int, int]]:
+    name: str,
+    *,
+    max_length: int,
+    target_modules: Sequence[str] = (ALL_LINEAR,),
+    weights: bool = False,
+) -> AdaptedModules:
     """Check a base model before devices train it, without loading its weights.
 
-    Returns the same as `adapted_shapes`.
+    Returns the same as `adapted_modules`.
 
     Parameters
     ----------
@@ -154,6 +176,8 @@ def check_base_model(
         Folder, hub id, or embedded model.
     max_length : int
         Most tokens of an example.
+    target_modules : Sequence[str]
+        As in the run configuration.
     weights : bool (default: False)
         Whether its weight files must be on this machine as well, as for simulated devices.
 
@@ -162,40 +186,29 @@ def check_base_model(
     floe_plugins.errors.ModelError
         The name cannot be resolved, or its files are incomplete.
     floe_plugins.errors.ConfigError
-        An example could have more tokens than the model has positions.
+        An example could have more tokens than the model has positions, or the model has no such
+        modules.
     BaseModelError
-        It is not a causal language model, has none of `TARGET_MODULES`, or has another model's
-        tokenizer.
+        It is not a causal language model, has no linear layer, or has another model's tokenizer.
     """
     path = models.resolve(name, progress=True)
     config = read_config(name, path)
     model = empty_model(name, config)
-    shapes = _shapes(name, model)
-    check_length(name, config, max_length=max_length)
     vocabulary = model.get_input_embeddings().num_embeddings
+    modules = find_modules(model, target_modules, name=name)
+    check_length(name, config, max_length=max_length)
     check_tokenizer(name, read_tokenizer(name, path), vocabulary=vocabulary)
     if weights:
         check_weights(name, path)
-    return shapes
+    return modules
 
 
-def _shapes(name: str, model: Any) -> dict[str, tuple[int, int]]:
-    shapes = layer_shapes(model)
-    if not shapes:
-        raise BaseModelError(
-            f"Model {name!r} has no linear layer named {', '.join(TARGET_MODULES)}, so there is "
-            "nothing to adapt."
-        )
-    return shapes
-
-
-def layer_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """Return layer -> (out, in) of a model's adapted projections."""
-    return {
-        layer: (module.out_features, module.in_features)
-        for layer, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and layer.rpartition(".")[2] in TARGET_MODULES
-    }
+def layer_shapes(
+    base: BaseModel, target_modules: Sequence[str] = (ALL_LINEAR,)
+) -> dict[str, tuple[int, int]]:
+    """Return path -> (out, in) of the modules of a loaded model that carry factors."""
+    empty = empty_model(base.path, base.model.config)
+    return dict(find_modules(empty, target_modules, name=base.path).shapes)
 
 
 @contextmanager
@@ -203,14 +216,26 @@ def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
     """Put an adapter on the base model for the length of the block.
 
     PEFT's alpha is chosen so that ``alpha / rank`` is the adapter's scaling.
+
+    Raises
+    ------
+    BaseModelError
+        The adapter has factors for a module that the model does not have.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     rank = adapter.rank
+    modules = dict(base.model.named_modules())
+    if missing := [path for path in adapter.layers if path not in modules]:
+        raise BaseModelError(
+            f"The adapter has factors for {missing[0]}, which model {base.path!r} does not have: "
+            "it was made for another model, or with another release of transformers."
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=adapter.scaling * rank,  # type: ignore[arg-type]
         target_modules=list(adapter.layers),
+        fan_in_fan_out=all(isinstance(modules[path], Conv1D) for path in adapter.layers),
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )

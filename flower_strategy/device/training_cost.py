@@ -111,7 +111,7 @@ def measure_training(
     characters = 16 * settings.max_length
     text = (text * (characters // max(len(text), 1) + 1))[:characters]
     batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
-    shapes = layer_shapes(base.model)
+    shapes = layer_shapes(base, settings.target_modules)
     steps = [
         _step(base, initial_adapter(shapes, rank=rank, seed=0), batch, settings, device)
         for rank in (ranks[0], *ranks)
@@ -194,6 +194,8 @@ class CostKey:
         Type of the base model's weights.
     batch_size, max_length : int
         Size of a step's batch.
+    target_modules : tuple[str, ...]
+        The modules that carry factors, as in the run configuration.
     probe_ranks : tuple[int, int]
         The ranks that are timed.
     clock : str
@@ -207,6 +209,7 @@ class CostKey:
     dtype: str
     batch_size: int
     max_length: int
+    target_modules: tuple[str, ...]
     probe_ranks: tuple[int, int]
     clock: str
     machine: str
@@ -226,6 +229,7 @@ class CostKey:
             dtype=settings.dtype,
             batch_size=settings.batch_size,
             max_length=settings.max_length,
+            target_modules=settings.target_modules,
             probe_ranks=probe_ranks,
             clock="processor" if device.virtual else "wall",
             machine=machine_name(),

@@ -28,6 +28,7 @@ KEY = CostKey(
     dtype="float32",
     batch_size=4,
     max_length=64,
+    target_modules=("all-linear",),
     probe_ranks=(4, 32),
     clock="wall",
     machine="one",

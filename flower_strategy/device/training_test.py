@@ -10,7 +10,6 @@ from flower_strategy.config import RunConfig
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import (
     BaseModel,
-    BaseModelError,
     adapted,
     adapted_shapes,
     from_peft,
@@ -28,14 +27,14 @@ EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", 
 
 
 def fresh(base: BaseModel, rank: int = 4) -> AdapterState:
-    return initial_adapter(layer_shapes(base.model), rank=rank, seed=0)
+    return initial_adapter(layer_shapes(base), rank=rank, seed=0)
 
 
 def test_all_seven_projections_are_found_without_loading_weights(
     tiny_model: str, tiny_base: BaseModel
 ) -> None:
     shapes = adapted_shapes(tiny_model)
-    assert shapes == layer_shapes(tiny_base.model)
+    assert shapes == layer_shapes(tiny_base)
     assert len(shapes) == 14
     assert shapes["model.layers.0.self_attn.k_proj"] == (16, 32)
     assert shapes["model.layers.1.mlp.down_proj"] == (32, 48)
@@ -168,17 +167,6 @@ def test_eval_examples_limits_what_is_measured(
     assert tokens == len(EXAMPLES[0].response) + 1
 
 
-def test_a_model_without_such_layers_is_refused(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    from transformers import GPT2Config
-
-    folder = tmp_path_factory.mktemp("gpt2")
-    GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16).save_pretrained(str(folder))
-    with pytest.raises(BaseModelError, match="no linear layer named q_proj"):
-        adapted_shapes(str(folder))
-
-
 def test_embeddings_have_unit_length_and_depend_on_the_text(tiny_base: BaseModel) -> None:
     vectors = embed_texts(tiny_base, ["aaaa", "aaaa", "()()()"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
@@ -214,7 +202,7 @@ def test_measuring_counts_seconds_and_memory(
 ) -> None:
     device = Device(name="here", memory_bytes=1)
     cost = measure_training(tiny_base, EXAMPLES, settings, device, ranks=(2, 8))
-    numbers = sum(out + inner for out, inner in layer_shapes(tiny_base.model).values())
+    numbers = sum(out + inner for out, inner in layer_shapes(tiny_base).values())
     assert cost.step_ranks == (2, 8)
     assert all(0 < seconds < 30 for seconds in cost.step_seconds)
     assert cost.upload_per_rank == 4 * numbers

@@ -232,11 +232,18 @@ def resume(
             "clusters have moved: B matrices can be compared after the first round alone. "
             "Resume with cluster-by='embedding'."
         )
-    found, same = checkpoint.settings["model"], checkpoint.state.initial
-    if found != settings["model"] or same.shapes != initial.shapes:
+    found, same = checkpoint.settings, checkpoint.state.initial
+    if found["model"] != settings["model"]:
         raise ConfigError(
-            f"Checkpoint {checkpoint.path} is of the base model {found!r}; the run "
+            f"Checkpoint {checkpoint.path} is of the base model {found['model']!r}; the run "
             f"configuration has model={settings['model']!r}. Resume with the same model."
+        )
+    if same.shapes != initial.shapes:
+        raise ConfigError(
+            f"Checkpoint {checkpoint.path} has factors for {len(same.layers)} modules of the base "
+            f"model, with target-modules={_listed(found)}; the run now has "
+            f"{len(initial.layers)}, with target-modules={_listed(settings)}. Resume with the same "
+            "modules."
         )
     if same.rank != initial.rank:
         raise ConfigError(
@@ -246,6 +253,10 @@ def resume(
     if output is not None:
         set_aside_later_checkpoints(output, checkpoint)
     return checkpoint
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ",".join(settings.get("target_modules", ["not known"]))
 
 
 def _read(folder: Path) -> Checkpoint:

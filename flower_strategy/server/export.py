@@ -18,6 +18,11 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
      "rank": 16,                                  # of every adapter; alpha is the same
      "rank_policy": "deadline", "candidate_ranks": [4, 8, 16, 32], "deadline_seconds": 71.2,
      "training": {"local_steps": 4, ...},         # TrainingSettings
+     "modules": {"architecture": "LlamaForCausalLM", "weights": 134515008, "share": 0.789,
+                 "with_factors": [{"name": "model.layers.*.self_attn.q_proj", "count": 30,
+                                   "weights": 9953280}, ...],
+                 "without_factors": [{"name": "lm_head", ..., "reason": "..."}, ...],
+                 "vllm": {"release": "0.32", "takes": true, "says": "..."}},   # or null
      "embedding": {"texts": 8, "noise": 0.0, ...},   # EmbeddingSettings
      "clustering": {"by": "embedding", ...},      # ClusteringSettings
      "clusters": [
@@ -74,6 +79,8 @@ from safetensors.numpy import save
 from floe_plugins import models
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
+from flower_strategy.adapters.modules import AdaptedModules
+from flower_strategy.adapters.vllm_support import vllm_support
 from flower_strategy.clusters import Cluster
 from flower_strategy.profile import Form
 from flower_strategy.ranks.cost import RankPolicy
@@ -88,6 +95,7 @@ def export_run(
     folder: Path,
     *,
     training: TrainingSettings,
+    modules: AdaptedModules | None = None,
     rank: int,
     policy: RankPolicy,
     embedding: EmbeddingSettings,
@@ -103,6 +111,9 @@ def export_run(
         Where to write; made when absent. Files in it are written over.
     training : TrainingSettings
         The run's settings; names the base model.
+    modules : AdaptedModules, optional
+        Which modules of it carry factors; not known to a run that began with another adapter than
+        `make_initial_arrays` makes.
     rank : int
         Rank of every adapter; one that vLLM accepts.
     policy : RankPolicy
@@ -120,7 +131,13 @@ def export_run(
     clusters = []
     for cluster in state.clusters:
         served = truncate(state.cluster_adapters[cluster.name], rank)
-        save_adapter(served.adapter, folder / cluster.name, rank=rank, base_model=base_model)
+        save_adapter(
+            served.adapter,
+            folder / cluster.name,
+            rank=rank,
+            base_model=base_model,
+            modules=modules,
+        )
         kept = 1.0 - served.discarded_energy
         for record in reversed(state.history):
             outcome = record.clusters.get(cluster.name)
@@ -150,7 +167,8 @@ def export_run(
         "rank_policy": policy.name,
         "candidate_ranks": list(policy.candidates),
         "deadline_seconds": policy.deadline,
-        "training": training.model_dump(),
+        "training": training.model_dump(mode="json"),
+        "modules": modules and {**modules.to_json(), "vllm": vllm_support(modules).to_json()},
         "embedding": asdict(embedding),
         "clustering": asdict(clustering),
         "clusters": clusters,
@@ -164,7 +182,14 @@ def export_run(
     return manifest
 
 
-def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: str) -> None:
+def save_adapter(
+    adapter: AdapterState,
+    folder: Path,
+    *,
+    rank: int,
+    base_model: str,
+    modules: AdaptedModules | None = None,
+) -> None:
     """Write one adapter in PEFT's format, with alpha equal to the rank, for vLLM to serve.
 
     vLLM expects one rank and one scaling for all layers. Every layer therefore gets `rank` terms,
@@ -180,6 +205,9 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
         The rank.
     base_model : str
         The base model that PEFT's configuration names.
+    modules : AdaptedModules, optional
+        How PEFT finds the adapter's modules, and how they store their weights. By default it finds
+        them by the last parts of their names, and they store them as (out, in).
     """
     # PEFT writes the file, because its fields differ between releases. Imported late: it imports
     # torch.
@@ -187,10 +215,12 @@ def save_adapter(adapter: AdapterState, folder: Path, *, rank: int, base_model: 
 
     folder.mkdir(parents=True, exist_ok=True)
     whole = adapter.with_scaling(1.0).resized(rank)
+    ends = sorted({layer.rpartition(".")[2] for layer in whole.layers})
     LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=sorted({layer.rpartition(".")[2] for layer in whole.layers}),
+        target_modules=list(modules.targets) if modules else ends,
+        fan_in_fan_out=modules is not None and modules.transposed,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         inference_mode=True,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flower_strategy.adapters.modules import AdaptedModules
+from flower_strategy.adapters.vllm_support import vllm_support
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.records import DeviceRound, RoundRecord
 from flower_strategy.server.state import RunState
@@ -35,6 +37,7 @@ def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
 def log_summary(
     *,
     training: TrainingSettings,
+    modules: AdaptedModules | None,
     embedding: EmbeddingSettings,
     clustering: ClusteringSettings,
     participation: Participation,
@@ -53,6 +56,7 @@ def log_summary(
             f"{training.max_length} tokens",
             f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
         ],
+        "Modules": module_lines(modules),
         "Sampling": [
             f"Fraction: train ({participation.fraction_train:.2f}) | "
             f"evaluate ({participation.fraction_evaluate:.2f})",
@@ -94,6 +98,22 @@ def log_summary(
         for index, line in enumerate(lines, 1):
             stem = "\t\t" if last else "\t│\t"
             logger.info("%s%s %s", stem, "└──" if index == len(lines) else "├──", line)
+
+
+def module_lines(modules: AdaptedModules | None) -> list[str]:
+    """Return which modules of the base model carry factors, and what vLLM makes of that."""
+    if modules is None:
+        return ["With factors: those of the initial adapter, which the caller has made"]
+    lines = [
+        f"With factors: {', '.join(modules.names)} ({len(modules.shapes)} modules, "
+        f"{modules.share:.1%} of {modules.weights:,} weights)",
+        f"Trained: {modules.trained(1):,} numbers per rank; the base model stays as it is",
+    ]
+    for reason, groups in modules.left_out().items():
+        names = ", ".join(dict.fromkeys(group.name for group in groups))
+        share = sum(group.weights for group in groups) / modules.weights
+        lines.append(f"Without ({share:.1%}): {names}: {reason}")
+    return [*lines, vllm_support(modules).says]
 
 
 def log_resumed(

@@ -164,6 +164,9 @@ def test_a_checkpoint_of_another_run_is_refused(
     resume = {**run_config, "resume": str(tmp_path / "unbroken")}
     with pytest.raises(ConfigError, match=r"cluster adapters of rank 8; .* now ask for 16"):
         start({**resume, "export-rank": 16}, LocalGrid(resume, NODES))
+    modules = r"for 14 modules .*target-modules=all-linear; .* has 2, with target-modules=q_proj\."
+    with pytest.raises(ConfigError, match=modules):
+        start({**resume, "target-modules": "q_proj"}, LocalGrid(resume, NODES))
     other = {**run_config, "output": str(tmp_path / "other")}
     start(other, LocalGrid(other, NODES))
     with pytest.raises(ConfigError, match="choose another output"):

@@ -41,7 +41,7 @@ def test_real_training_is_as_long_as_asked_at_every_rank_and_scaling(
 ) -> None:
     settings = settings.changed(learning_rate=rate, **scaling)
     examples = [Example(f"{n} + {n} = ", f"{2 * n}, as was asked for.") for n in range(8)]
-    whole = initial_adapter(layer_shapes(tiny_base.model), rank=512, seed=0)
+    whole = initial_adapter(layer_shapes(tiny_base), rank=512, seed=0)
     times, bare = {}, {}
     for rank in (1, 8, 64, 512):
         sent = whole.resized(rank).with_scaling(settings.scaling(rank))

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte tokenizer, for tests in which real language is not the point."""
+"""A tiny random Llama over the 256 bytes, for tests in which real language is not the point."""
 
 from __future__ import annotations
 
@@ -16,22 +16,14 @@ from flower_strategy.profile import DeviceProfile
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the folder of a two-layer Llama of 32 dimensions over the 256 bytes."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny-llama")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<end>": 0, **{symbol: index for index, symbol in enumerate(alphabet, 1)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
-    ).save_pretrained(str(folder))
+    tokens = save_byte_tokenizer(folder)
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary),
+            vocab_size=tokens,
             hidden_size=32,
             intermediate_size=48,
             num_hidden_layers=2,
@@ -64,6 +56,22 @@ def tiny_chat_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(str(folder))
     return str(folder)
+
+
+def save_byte_tokenizer(folder: Path) -> int:
+    """Write a tokenizer of the 256 bytes and an end, token 0; return how many tokens it has."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0, **{symbol: index for index, symbol in enumerate(alphabet, 1)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
+    ).save_pretrained(str(folder))
+    return len(vocabulary)
 
 
 def make_profile(**changes: Any) -> DeviceProfile:

@@ -160,7 +160,7 @@ class World:
         self.config: RunConfig = protocol.run_config(level, seed)
         self.settings = TrainingSettings.from_config(self.config)
         self.base: BaseModel = load_base_model(self.settings.model, self.settings.dtype)
-        self.shapes = layer_shapes(self.base.model)
+        self.shapes = layer_shapes(self.base)
         self.nodes: dict[int, Node] = {}
         for index in range(protocol.clients):
             place = {"partition-id": index, "num-partitions": protocol.clients}

@@ -59,7 +59,7 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     named = ("model", "local_steps", "batch_size", "max_length", "seed")
     settings = TrainingSettings(**{name: getattr(options, name) for name in named})
     device = Device(name="this", memory_bytes=0, simulated=True)
-    shapes = layer_shapes(base.model)
+    shapes = layer_shapes(base)
     initial = {
         rank: initial_adapter(shapes, rank=rank, seed=options.seed) for rank in options.ranks
     }

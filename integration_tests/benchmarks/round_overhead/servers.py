@@ -17,7 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from flower_strategy.config import RunConfig
-from flower_strategy.strategy import FloeStrategy, make_initial_arrays
+from flower_strategy.initial_arrays import make_initial_arrays
+from flower_strategy.strategy import FloeStrategy
 
 #: Environment variable with the path of the file that a run's figures are written to.
 RESULT_VARIABLE = "FLOE_ROUND_OVERHEAD_RESULT"
