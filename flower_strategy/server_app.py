@@ -12,6 +12,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy.config import RunConfig
 from flower_strategy.data import check_shared_data
 from flower_strategy.device.base_model import check_base_model
+from flower_strategy.device.quantization import quantization_config
 from flower_strategy.simulation import simulates
 from flower_strategy.strategy import FloeStrategy, make_initial_arrays
 
@@ -53,8 +54,10 @@ def check_simulation(config: RunConfig, grid: Grid) -> None:
     Raises
     ------
     FloeError
-        The base model or the data lacks something; one sentence.
+        The base model or the data lacks something, or the base model cannot be quantised here; one
+        sentence.
     """
+    quantization_config(config.quantization, config.dtype)
     check_base_model(config.model, max_length=config.max_length, weights=True)
     check_shared_data(config, num_partitions=_registered_nodes(grid))
 

@@ -31,17 +31,14 @@ from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.config import RunConfig, check_values
 from flower_strategy.device.base_model import check_base_model
+from flower_strategy.device.schedule import asked_move
 from flower_strategy.messages import Envelope
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.server import admission, log, round, training_round
 from flower_strategy.server.admission import NoDevicesError
-from flower_strategy.server.checkpoint import (
-    resume,
-    save_checkpoint,
-    set_aside_checkpoints,
-)
+from flower_strategy.server.checkpoint import resume, save_checkpoint, set_aside_checkpoints
 from flower_strategy.server.exchange import Patience
 from flower_strategy.server.export import export_run, set_aside_result
 from flower_strategy.server.records import RoundRecord
@@ -104,6 +101,8 @@ class FloeStrategy(Strategy):
     round : Round
         The round that goes on.
     """
+
+    asked_move = staticmethod(asked_move)
 
     def __init__(
         self,
@@ -243,7 +242,8 @@ class FloeStrategy(Strategy):
                 started = time.monotonic()
                 log.log_round(server_round, num_rounds)
                 if server_round == finished + 1:
-                    self.round = Round(record=RoundRecord(round=server_round))
+                    record = RoundRecord(round=server_round)
+                    self.round = Round(record=record, num_rounds=num_rounds)
                 else:
                     self.round = self.round.following(server_round)
                 try:

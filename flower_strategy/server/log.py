@@ -49,9 +49,10 @@ def log_summary(
     tree = {
         "Training": [
             f"Model: {training.model} ({training.dtype})",
-            f"Local steps: {training.local_steps} of {training.batch_size} x "
+            f"{_work(training)} of {training.batch_size * training.gradient_accumulation_steps} x "
             f"{training.max_length} tokens",
-            f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
+            f"Learning rate: {training.learning_rate:g}, {training.lr_schedule}, proximal term "
+            f"{training.proximal:g}",
         ],
         "Sampling": [
             f"Fraction: train ({participation.fraction_train:.2f}) | "
@@ -91,6 +92,12 @@ def log_summary(
         for index, line in enumerate(lines, 1):
             stem = "\t\t" if last else "\t│\t"
             logger.info("%s%s %s", stem, "└──" if index == len(lines) else "├──", line)
+
+
+def _work(training: TrainingSettings) -> str:
+    if training.epochs:
+        return f"Epochs: {training.epochs:g}, steps"
+    return f"Local steps: {training.local_steps}"
 
 
 def log_resumed(
