@@ -101,7 +101,10 @@ def load_base_model(name: str, dtype: str = "float32", quantization: str = "none
     tokenizer = read_tokenizer(name, path)
     factory: Any = AutoModelForCausalLM
     # Quantised weights are made on the device, and cannot be moved.
-    place = {"quantization_config": quantised, "device_map": {"": device}} if quantised else {}
+    place: dict[str, Any] = {}
+    if quantised:
+        here = torch.cuda.current_device()
+        place = {"quantization_config": quantised, "device_map": {"": here}}
     try:
         with _no_progress_bars():
             model, info = factory.from_pretrained(

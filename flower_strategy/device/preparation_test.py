@@ -23,10 +23,15 @@ def test_the_base_model_is_as_before_also_after_a_failure(
 ) -> None:
     adapter = initial_adapter(layer_shapes(tiny_base.model), rank=2, seed=0)
     how = settings.changed(gradient_checkpointing=True, lora_dropout=0.1)
-    with pytest.raises(KeyError), trainable(tiny_base, adapter, how, seed=(0,)) as model:
-        assert model.training
-        assert tiny_base.model.is_gradient_checkpointing
-        raise KeyError
+
+    def fails() -> None:
+        with trainable(tiny_base, adapter, how, seed=(0,)) as model:
+            assert model.training
+            assert tiny_base.model.is_gradient_checkpointing
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert not any(module.training for module in tiny_base.model.modules())
     assert not tiny_base.model.is_gradient_checkpointing
     assert not any(weight.requires_grad for weight in tiny_base.model.parameters())

@@ -64,10 +64,8 @@ class AliveBytes(TorchDispatchMode):
         self._own = own
         self._alive: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        made = function(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf.untyped_storage())

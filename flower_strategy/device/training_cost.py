@@ -159,8 +159,9 @@ def _step(
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
         own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-        kind = AliveBytes if settings.gradient_checkpointing else SavedBytes
-        counter = kind(own) if counted else None
+        counter: AliveBytes | SavedBytes | None = None
+        if counted:
+            counter = (AliveBytes if settings.gradient_checkpointing else SavedBytes)(own)
         watch = Stopwatch(device, threads=torch.get_num_threads())
         with counter or contextlib.nullcontext():
             batch = collate(examples, base, settings)

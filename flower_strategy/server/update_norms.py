@@ -2,7 +2,7 @@ r"""Judges the norm of a reply's update against the norm that the requested trai
 
 AdamW changes an entry by about its learning rate per step, so steps at the rates :math:`\eta_t`
 change every entry of both factors by at most about :math:`\delta = \sum_t \eta_t`, at any rank and
-scaling, and however many batches a step takes and gradients are clipped.
+scaling, however many batches a step takes, and whether gradients are clipped or not.
 Changes of that size and of independent signs change a layer's weight :math:`s B A`, of shape
 (m, n), by
 
