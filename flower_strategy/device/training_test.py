@@ -160,10 +160,11 @@ def test_batches_of_a_step_add_up_to_a_larger_one(
     whole = train_adapter(tiny_base, start, examples, large, order_seed=(3,))
     parts = train_adapter(tiny_base, start, examples, small, order_seed=(3,))
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
-    # AdamW's first steps divide by the gradient's size, where rounding shows.
-    assert close(parts.adapter, whole.adapter, tolerance=2e-4)
+    # AdamW divides gradients by their size: where one is nearly zero, rounding shows.
+    length = moved(start, whole.adapter)
+    assert moved(whole.adapter, parts.adapter) < 0.02 * length
     one = train_adapter(tiny_base, start, examples, large.changed(batch_size=2), order_seed=(3,))
-    assert not close(one.adapter, whole.adapter, tolerance=2e-3)
+    assert moved(whole.adapter, one.adapter) > 0.2 * length
 
 
 def test_checkpointing_gives_the_same_adapter(
