@@ -81,8 +81,9 @@ def trainable(
     """
     accelerators = [] if base.device.type == "cpu" else [base.device]
     with (
-        adapted(base, adapter, dropout=settings.lora_dropout) as model,
+        # PEFT draws factors before those that came replace them.
         torch.random.fork_rng(accelerators, device_type=base.device.type),
+        adapted(base, adapter, dropout=settings.lora_dropout) as model,
         torch.enable_grad(),
     ):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
