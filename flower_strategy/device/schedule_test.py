@@ -64,7 +64,7 @@ def test_a_device_of_more_steps_goes_through_the_same_schedule() -> None:
             asked_move(settings, num_examples=count, server_round=number, num_rounds=3)
             for count in (50, 500)
         )
-        assert many == pytest.approx(10 * few, rel=0.02)
+        assert many == pytest.approx(10 * few, rel=0.05)
 
 
 def test_rounds_beyond_the_last_have_its_rate() -> None:
