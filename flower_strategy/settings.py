@@ -21,11 +21,12 @@ from flower_strategy.config_keys import (
     ReplyKeys,
     TrainingKeys,
 )
+from flower_strategy.loop_keys import LoopKeys
 
 _KEY_PREFIX = "embedding-"
 
 
-class TrainingSettings(TrainingKeys):
+class TrainingSettings(LoopKeys, TrainingKeys):
     """What the server asks of a device; it travels in every message.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
