@@ -22,8 +22,11 @@ from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, load_base_model
 from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.encoding import encoder_of
+from flower_strategy.device.gpu import warn_of_idle_gpu
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
-from flower_strategy.device.training import held_out_loss, train_adapter
+from flower_strategy.device.loss import held_out_loss
+from flower_strategy.device.preparation import check_training
+from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import (
     CostKey,
     TrainingCost,
@@ -31,7 +34,7 @@ from flower_strategy.device.training_cost import (
     measure_training,
     training_memory,
 )
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, ROUND_KEY, ROUNDS_KEY
 from flower_strategy.profile import DeviceProfile, Form
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
@@ -86,10 +89,12 @@ def profile(
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
-    base = load_base_model(settings.model, settings.dtype)
+    base = load_base_model(settings.model, settings.dtype, settings.quantization)
+    check_training(base, data.train, settings)
     how = EmbeddingSettings.from_record(config)
     embedding = device_embedding(base, data, how, context.node_config)
     device = device or device_of(context, config, memory_bytes=training_memory(base))
+    warn_of_idle_gpu(base.device.type, simulated=device.simulated)
     cost = _training_cost(base, data.train, settings, device, config)
     found = DeviceProfile(
         device=device.name,
@@ -119,7 +124,8 @@ def train(
     Parameters
     ----------
     message : Message
-        An adapter, its scaling and `TrainingSettings`.
+        An adapter, its scaling and `TrainingSettings`; the round and the rounds of the run, which
+        the learning rates follow.
     context : Context
         The node's context.
     data : LocalData
@@ -130,19 +136,18 @@ def train(
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
     device = device or device_of(context, config)
-    base = load_base_model(settings.model, settings.dtype)
+    base = load_base_model(settings.model, settings.dtype, settings.quantization)
     adapter = _received_adapter(message)
     watch = Stopwatch(device, threads=torch.get_num_threads())
+    server_round, num_rounds = (cast(int, config.get(key, 0)) for key in (ROUND_KEY, ROUNDS_KEY))
     outcome = train_adapter(
         base,
         adapter,
         data.train,
         settings,
-        order_seed=(
-            settings.seed,
-            int(cast(int, config.get("server-round", 0))),
-            _order_of(context),
-        ),
+        order_seed=(settings.seed, server_round, _order_of(context)),
+        server_round=server_round,
+        num_rounds=num_rounds,
     )
     seconds = watch.finish(upload_bytes=outcome.adapter.num_bytes)
     return Message(
@@ -179,7 +184,7 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
         What the node holds.
     """
     settings = TrainingSettings.from_record(message.content.config_records[CONFIG_KEY])
-    base = load_base_model(settings.model, settings.dtype)
+    base = load_base_model(settings.model, settings.dtype, settings.quantization)
     loss, tokens = held_out_loss(base, _received_adapter(message), data.held_out, settings)
     return Message(
         content=RecordDict(
@@ -235,4 +240,5 @@ def _training_cost(
         refresh=str(config.get("refresh", "")),
     )
     low, high = cost.step_seconds
-    return replace(cost, step_seconds=(low * device.slowdown, high * device.slowdown))
+    times = device.slowdown * settings.gradient_accumulation_steps
+    return replace(cost, step_seconds=(low * times, high * times))

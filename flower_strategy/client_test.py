@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
+from floe_plugins.errors import ConfigError
 from flower_strategy import client
-from flower_strategy.adapters.adapter import initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
@@ -122,6 +124,44 @@ def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(
     profiled(settings.changed(clock="real"), devices=["fast:1:1:1"])
     profiled(settings, {"device": "board"})
     assert len(list(profiles.glob("*.json"))) == 2
+
+
+def test_a_step_of_several_batches_takes_several_times_as_long(
+    settings: TrainingSettings, profiles: Path
+) -> None:
+    one = profiled(settings, {})
+    four = profiled(settings.changed(gradient_accumulation_steps=4), {})
+    assert four.step_seconds == pytest.approx([4 * seconds for seconds in one.step_seconds])
+    assert four.fixed_bytes == one.fixed_bytes
+    assert len(list(profiles.glob("*.json"))) == 1
+    anew = profiled(settings.changed(gradient_checkpointing=True, batch_size=8), {})
+    whole = profiled(settings.changed(batch_size=8), {})
+    assert anew.fixed_bytes < whole.fixed_bytes
+
+
+def test_a_device_without_examples_says_so(settings: TrainingSettings) -> None:
+    envelope = Envelope(training=settings, embedding=EmbeddingSettings())
+    (message,) = envelope.profile_query([77], (2, 8))
+    with pytest.raises(ConfigError, match="This device has 0 examples to train on"):
+        client.profile(message, context_of({}), data=replace(DATA, train=()))
+
+
+def test_the_learning_rate_follows_the_round_of_the_message(settings: TrainingSettings) -> None:
+    how = settings.changed(lr_schedule="cosine", learning_rate_min=0.0001)
+    start = initial_adapter(adapted_shapes(how.model), rank=2, seed=0)
+    envelope = Envelope(training=how, embedding=EmbeddingSettings())
+    moves = []
+    for number in (1, 10):
+        (message,) = envelope.adapter_messages(
+            MessageType.TRAIN,
+            {77: start},
+            server_round=number,
+            extra=ConfigRecord({"num-rounds": 10}),
+        )
+        reply = client.train(message, context_of(SIMULATED), data=DATA)
+        back = AdapterState.from_arrays(reply.content.array_records[ARRAYS_KEY])
+        moves.append(max(float(np.abs(factors.b).max()) for factors in back.layers.values()))
+    assert moves[1] < 0.2 * moves[0]
 
 
 def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSettings) -> None:

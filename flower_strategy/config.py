@@ -24,13 +24,16 @@ from flower_strategy.config_keys import (
     ServerKeys,
     TrainingKeys,
 )
+from flower_strategy.loop_keys import LoopKeys
 
 __all__ = ["ConfigValue", "RunConfig", "check_values"]
 
 ConfigValue = str | int | float | bool
 
 
-class _AllKeys(ServerKeys, ReplyKeys, AggregationKeys, ParticipationKeys, DataKeys, TrainingKeys):
+class _AllKeys(
+    ServerKeys, ReplyKeys, AggregationKeys, ParticipationKeys, DataKeys, LoopKeys, TrainingKeys
+):
     """All keys, as a program gives them."""
 
 

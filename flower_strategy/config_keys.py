@@ -1,19 +1,20 @@
 """The keys of the run configuration by subject: type, default, range and help of each.
 
-A class of keys is the base of the settings that a program gives a strategy, and all of them
-together are `flower_strategy.config.RunConfig`.
+A class of keys is the base of the settings that a program gives a strategy; those of the training
+loop are in `flower_strategy.loop_keys`. All of them together are `flower_strategy.config.RunConfig`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from floe_plugins.config import Settings, Wording, Words
 from flower_strategy.device.hardware import parse_device
+from flower_strategy.not_aggregated import refuse_not_aggregated
 
 ExportRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 EXPORT_RANKS: tuple[int, ...] = get_args(ExportRank)
@@ -142,6 +143,19 @@ class Keys(Settings):
         one_of="one of ",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_not_aggregated(cls, values: Any) -> Any:
+        refuse_not_aggregated(values)
+        return values
+
+    @classmethod
+    def refuse_unknown(cls, keys: Iterable[str]) -> None:
+        """Raise `ConfigError` about the first key that is not one of the settings'."""
+        listed = list(keys)
+        refuse_not_aggregated(listed)
+        super().refuse_unknown(listed)
+
     @classmethod
     def from_config(cls, config: Keys) -> Self:
         """Take the settings out of a run configuration."""
@@ -162,11 +176,6 @@ class TrainingKeys(Keys):
         description="Type of the base model's weights on the devices; on CPUs without bfloat16 "
         "instructions float32 is some 20 times faster.",
     )
-    local_steps: int = Field(
-        default=3, ge=1, le=1_000_000, description="Optimizer steps per device and round."
-    )
-    batch_size: int = Field(default=4, ge=1, le=4096, description="Examples per step.")
-    learning_rate: _Part = Field(default=2e-3, description="AdamW's learning rate on the devices.")
     max_length: int = Field(
         default=64,
         ge=8,
@@ -342,9 +351,9 @@ class ReplyKeys(Keys):
         default=10.0,
         ge=0,
         le=1_000_000_000,
-        description="An update counts for at most this many times the length that local-steps at "
-        "learning-rate make; of five or more, one ten times longer still is refused. 0 takes "
-        "every length.",
+        description="An update counts for at most this many times the length that the round's "
+        "steps at their learning rates make; of five or more, one ten times longer still is "
+        "refused. 0 takes every length.",
     )
 
 

@@ -71,6 +71,43 @@ def test_an_unknown_key_gets_its_nearest_neighbour() -> None:
         RunConfig.from_dict({"local-step": 3})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("modules-to-save", "lm_head", "it trains whole weights of modules"),
+        ("modules_to_save", "lm_head", "it trains whole weights of modules"),
+        ("use-dora", True, "it divides adapted weights by their norm"),
+        ("model.lora.use-dora", True, "it divides adapted weights by their norm"),
+        ("dora", True, "it divides adapted weights by their norm"),
+    ],
+)
+def test_what_cannot_be_averaged_is_refused_with_the_reason(
+    key: str, value: str | bool, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{key} is not supported: {reason}.*; leave it out"):
+        RunConfig.from_dict({key: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"lr-schedule": "cosine", "learning-rate-min": 0.5},
+            "learning-rate-min=0.5 is not accepted: it must be at most learning-rate, 0.002",
+        ),
+        (
+            {"learning-rate-min": 1e-4},
+            "learning-rate-min=0.0001 is not accepted: it must be 0 where lr-schedule is 'const",
+        ),
+    ],
+)
+def test_rates_that_do_not_fit_together_are_refused(
+    values: dict[str, str | float], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RunConfig.from_dict(values)
+
+
 def test_one_template_alone_is_refused() -> None:
     with pytest.raises(ConfigError, match="belong together"):
         RunConfig.from_dict({"prompt-template": "{question}"})

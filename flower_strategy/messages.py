@@ -16,6 +16,10 @@ CONFIG_KEY = "config"
 METRICS_KEY = "metrics"
 """Names of the records in every message and reply."""
 
+ROUND_KEY = "server-round"
+ROUNDS_KEY = "num-rounds"
+"""Where a message's configuration has the round, and one to train also the rounds of the run."""
+
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 
 
@@ -92,7 +96,7 @@ class Envelope:
             if id(adapter) not in contents:
                 config = self.training.to_record()
                 config.update(extra)
-                config["server-round"] = server_round
+                config[ROUND_KEY] = server_round
                 config["scaling"] = adapter.scaling
                 config["devices"] = list(self.devices)
                 contents[id(adapter)] = RecordDict(

@@ -25,6 +25,7 @@ from flower_strategy.device.base_model import check_base_model
 from flower_strategy.device.encoding import Encoder
 from flower_strategy.device.hardware import available_memory
 from flower_strategy.device.model_checks import read_tokenizer
+from flower_strategy.device.quantization import quantization_config
 from flower_strategy.server.sole_writer import sole_writer
 
 _SHOWN = 64
@@ -92,6 +93,7 @@ class _Preflight:
 
     def model(self) -> str:
         """Check the base model's files, and that something of it can be adapted."""
+        quantization_config(self.config.quantization, self.config.dtype)
         modules = self._modules
         said = (
             f"{self.config.model}: {modules.architecture} of {modules.weights / 1e6:,.0f} million "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,11 +21,12 @@ from flower_strategy.config_keys import (
     ReplyKeys,
     TrainingKeys,
 )
+from flower_strategy.loop_keys import LoopKeys
 
 _KEY_PREFIX = "embedding-"
 
 
-class TrainingSettings(TrainingKeys):
+class TrainingSettings(LoopKeys, TrainingKeys):
     """What the server asks of a device; it travels in every message.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
@@ -36,6 +38,17 @@ class TrainingSettings(TrainingKeys):
     def scaling(self, rank: int) -> float:
         """Return the factor in front of ``b @ a`` at a rank."""
         return lora_scaling(alpha=self.alpha, rank=rank, rslora=self.rslora)
+
+    def steps(self, num_examples: int) -> int:
+        """Return the optimizer steps of a round on a device with so many examples.
+
+        With ``epochs`` they are as many as transformers' Trainer takes.
+        """
+        if not self.epochs:
+            return self.local_steps
+        size = self.batch_size * self.gradient_accumulation_steps
+        # The slack is for products such as 0.1 * 30.
+        return max(1, math.ceil(self.epochs * math.ceil(num_examples / size) - 1e-9))
 
     def to_record(self) -> ConfigRecord:
         """Write the settings into a message's configuration."""

@@ -37,6 +37,24 @@ def test_a_value_that_a_program_sets_is_checked_as_that_of_a_configuration(
         kind(**values)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "examples", "steps"),
+    [(0.0, 1000, 3), (1.0, 16, 2), (1.0, 17, 3), (2.0, 17, 6), (0.5, 17, 2), (0.1, 1, 1)],
+)
+def test_steps_of_a_round_follow_epochs_where_there_are_some(
+    epochs: float, examples: int, steps: int
+) -> None:
+    settings = TrainingSettings(
+        model="any", epochs=epochs, batch_size=4, gradient_accumulation_steps=2
+    )
+    assert settings.steps(examples) == steps
+
+
+def test_a_program_is_told_why_dora_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="use_dora is not supported: it divides"):
+        TrainingSettings(model="any", use_dora=True)
+
+
 def test_a_rank_that_vllm_does_not_take_is_refused_before_the_run() -> None:
     with pytest.raises(ConfigError, match="export_rank=12 is not accepted: it must be one of 1, 8"):
         FloeStrategy(

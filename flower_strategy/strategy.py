@@ -30,6 +30,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.config import RunConfig, check_values
+from flower_strategy.device.schedule import asked_move
 from flower_strategy.messages import Envelope
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
@@ -104,6 +105,8 @@ class FloeStrategy(Strategy):
     modules : AdaptedModules or None
         Which modules of the base model carry factors; there once `make_initial_arrays` was called.
     """
+
+    asked_move = staticmethod(asked_move)
 
     def __init__(
         self,
@@ -249,7 +252,8 @@ class FloeStrategy(Strategy):
                 started = time.monotonic()
                 log.log_round(server_round, num_rounds)
                 if server_round == finished + 1:
-                    self.round = Round(record=RoundRecord(round=server_round))
+                    record = RoundRecord(round=server_round)
+                    self.round = Round(record=record, num_rounds=num_rounds)
                 else:
                     self.round = self.round.following(server_round)
                 try:

@@ -27,6 +27,7 @@ from flower_strategy.device.model_checks import (
     read_config,
     read_tokenizer,
 )
+from flower_strategy.device.quantization import quantization_config
 from flower_strategy.device.target_modules import find_modules
 
 __all__ = [
@@ -74,7 +75,7 @@ class BaseModel:
 
 
 @lru_cache(maxsize=1)
-def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
+def load_base_model(name: str, dtype: str = "float32", quantization: str = "none") -> BaseModel:
     """Load a base model; the process keeps the last one, because every message needs it.
 
     Parameters
@@ -83,26 +84,36 @@ def load_base_model(name: str, dtype: str = "float32") -> BaseModel:
         Folder, hub id, or embedded model.
     dtype : str (default: "float32")
         Name of a torch floating type.
+    quantization : str (default: "none")
+        ``4bit`` or ``8bit`` quantises the linear layers, see `quantization_config`.
 
     Raises
     ------
     floe_plugins.errors.ModelError
         The name cannot be resolved, or its files are incomplete.
+    floe_plugins.errors.ConfigError
+        This device cannot quantise.
     BaseModelError
         It is not a causal language model.
     """
+    quantised = quantization_config(quantization, dtype)
     path = models.resolve(name, progress=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = read_config(name, path)
     tokenizer = read_tokenizer(name, path)
     factory: Any = AutoModelForCausalLM
+    # Quantised weights are made on the device, and cannot be moved.
+    place: dict[str, Any] = {}
+    if quantised:
+        here = torch.cuda.current_device()
+        place = {"quantization_config": quantised, "device_map": {"": here}}
     try:
         with _no_progress_bars():
             model, info = factory.from_pretrained(
-                path, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+                path, config=config, dtype=getattr(torch, dtype), output_loading_info=True, **place
             )
         model.requires_grad_(False)
-        model = model.to(device).eval()
+        model = (model if quantised else model.to(device)).eval()
     # Missing or damaged files, wrong shapes, a package that a quantised checkpoint needs, too
     # little memory: each library raises its own exceptions.
     except Exception as error:
@@ -212,10 +223,11 @@ def layer_shapes(
 
 
 @contextmanager
-def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
+def adapted(base: BaseModel, adapter: AdapterState, *, dropout: float = 0.0) -> Iterator[PeftModel]:
     """Put an adapter on the base model for the length of the block.
 
-    PEFT's alpha is chosen so that ``alpha / rank`` is the adapter's scaling.
+    PEFT's alpha is chosen so that ``alpha / rank`` is the adapter's scaling. In training mode,
+    `dropout` is the probability that an input of the factors is left out.
 
     Raises
     ------
@@ -234,6 +246,7 @@ def adapted(base: BaseModel, adapter: AdapterState) -> Iterator[PeftModel]:
     config = LoraConfig(
         r=rank,
         lora_alpha=adapter.scaling * rank,  # type: ignore[arg-type]
+        lora_dropout=dropout,
         target_modules=list(adapter.layers),
         fan_in_fan_out=all(isinstance(modules[path], Conv1D) for path in adapter.layers),
         init_lora_weights=False,

@@ -33,9 +33,11 @@ import torch
 
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example
-from flower_strategy.device.base_model import BaseModel, adapted, layer_shapes
+from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.hardware import Device, Stopwatch, available_memory
-from flower_strategy.device.training import collate, response_loss
+from flower_strategy.device.loss import autocast, collate, response_loss
+from flower_strategy.device.preparation import trainable
+from flower_strategy.device.step_memory import AliveBytes, SavedBytes
 from flower_strategy.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
@@ -91,7 +93,7 @@ def measure_training(
     *,
     ranks: tuple[int, int],
 ) -> TrainingCost:
-    """Time one real training step at each of two ranks, after a warm-up step.
+    """Time one batch of a real training step at each of two ranks, after a warm-up step.
 
     Parameters
     ----------
@@ -113,13 +115,20 @@ def measure_training(
     batch = [Example(text[: characters // 2], text[characters // 2 :])] * settings.batch_size
     shapes = layer_shapes(base, settings.target_modules)
     steps = [
-        _step(base, initial_adapter(shapes, rank=rank, seed=0), batch, settings, device)
-        for rank in (ranks[0], *ranks)
+        _step(
+            base,
+            initial_adapter(shapes, rank=rank, seed=0),
+            batch,
+            settings,
+            device,
+            counted=place == 0,
+        )
+        for place, rank in enumerate((ranks[0], *ranks))
     ]
     return TrainingCost(
         step_ranks=ranks,
         step_seconds=(steps[1].seconds, steps[2].seconds),
-        fixed_bytes=base.weight_bytes + steps[0].saved_bytes,
+        fixed_bytes=base.weight_bytes + steps[0].kept_bytes,
         bytes_per_rank=upload_per_rank(shapes) * COPIES_PER_FACTOR,
         upload_per_rank=upload_per_rank(shapes),
     )
@@ -133,7 +142,7 @@ def upload_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
 @dataclass(frozen=True)
 class _Step:
     seconds: float
-    saved_bytes: int
+    kept_bytes: int
 
 
 def _step(
@@ -142,33 +151,27 @@ def _step(
     examples: Sequence[Example],
     settings: TrainingSettings,
     device: Device,
+    *,
+    counted: bool,
 ) -> _Step:
-    """Run one step; return its seconds and the bytes that it keeps for the backward pass."""
-    with adapted(base, adapter) as model, torch.enable_grad():
+    """Run one step; return its seconds and, if counted, what it keeps for the backward pass."""
+    with trainable(base, adapter, settings, seed=(0,)) as model:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
         own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-        saved: dict[int, int] = {}
-
-        def record(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
+        counter: AliveBytes | SavedBytes | None = None
+        if counted:
+            counter = (AliveBytes if settings.gradient_checkpointing else SavedBytes)(own)
         watch = Stopwatch(device, threads=torch.get_num_threads())
-        with torch.autograd.graph.saved_tensors_hooks(record, _same):
+        with counter or contextlib.nullcontext():
             batch = collate(examples, base, settings)
-            loss, tokens = response_loss(model.get_base_model(), batch)
-            (loss / max(tokens, 1)).backward()
+            with autocast(base, settings):
+                loss = response_loss(model.get_base_model(), batch)
+            (loss / max(batch.num_targets, 1)).backward()
         optimizer.step()
         if base.device.type == "cuda":
             torch.cuda.synchronize()
-        return _Step(watch.seconds(), sum(saved.values()))
-
-
-def _same(tensor: Any) -> Any:
-    return tensor
+        return _Step(watch.seconds(), counter.most if counter else 0)
 
 
 logger = logging.getLogger("flwr")
@@ -190,8 +193,10 @@ class CostKey:
     model_stamp : str
         Hash of its configuration, and of its weight files' names, sizes and modification times or
         its commit on the hub.
-    dtype : str
+    dtype, quantization : str
         Type of the base model's weights.
+    bf16, gradient_checkpointing : bool
+        How a step computes.
     batch_size, max_length : int
         Size of a step's batch.
     target_modules : tuple[str, ...]
@@ -207,6 +212,9 @@ class CostKey:
     model: str
     model_stamp: str
     dtype: str
+    quantization: str
+    bf16: bool
+    gradient_checkpointing: bool
     batch_size: int
     max_length: int
     target_modules: tuple[str, ...]
@@ -227,6 +235,9 @@ class CostKey:
             model=base.path,
             model_stamp=model_stamp(base),
             dtype=settings.dtype,
+            quantization=settings.quantization,
+            bf16=settings.bf16,
+            gradient_checkpointing=settings.gradient_checkpointing,
             batch_size=settings.batch_size,
             max_length=settings.max_length,
             target_modules=settings.target_modules,

@@ -1,10 +1,15 @@
+import copy
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord
 
+from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.config import RunConfig
 from flower_strategy.data.examples import Example
@@ -17,9 +22,10 @@ from flower_strategy.device.base_model import (
     to_peft,
 )
 from flower_strategy.device.embedding import embed_texts, task_embedding
-from flower_strategy.device.encoding import Encoder
 from flower_strategy.device.hardware import Device
-from flower_strategy.device.training import collate, held_out_loss, response_loss, train_adapter
+from flower_strategy.device.loss import Batch, collate, held_out_loss
+from flower_strategy.device.schedule import learning_rates
+from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import measure_training
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
@@ -50,24 +56,6 @@ def test_settings_travel_in_a_record_beside_other_keys() -> None:
     assert settings.scaling(4) == 8.0
     assert (settings.proximal, settings.clock) == (0.5, "real")
     assert isinstance(record, ConfigRecord)
-
-
-def test_the_loss_is_that_of_the_response_alone(tiny_base: BaseModel) -> None:
-    examples = [Example("some prompt", " reply"), Example("p", " r")]
-    settings = TrainingSettings(model="tiny", max_length=48)
-    total, count = response_loss(tiny_base.model, collate(examples, tiny_base, settings))
-    expected, tokens = 0.0, 0
-    encoder = Encoder(tiny_base.tokenizer, max_length=48)
-    for example in examples:
-        encoded = encoder.encode(example)
-        logits = tiny_base.model(torch.tensor([encoded.ids])).logits[0].float()
-        logprobs = torch.log_softmax(logits, dim=-1)
-        for position, token in enumerate(encoded.ids):
-            if encoded.learned[position]:
-                expected -= float(logprobs[position - 1, token])
-                tokens += 1
-    assert count == tokens
-    assert float(total) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_adapter_changes_the_model_by_its_product_and_is_taken_off_again(
@@ -152,19 +140,204 @@ def test_the_proximal_term_pulls_towards_the_adapter_that_came(
         assert np.array_equal(free.adapter.delta(layer), held.adapter.delta(layer)) is same
 
 
+def close(one: AdapterState, other: AdapterState, *, tolerance: float) -> bool:
+    return all(
+        np.allclose(factors.a, other.layers[name].a, atol=tolerance)
+        and np.allclose(factors.b, other.layers[name].b, atol=tolerance)
+        for name, factors in one.layers.items()
+    )
+
+
+def test_batches_of_a_step_add_up_to_a_larger_one(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    # Responses of different lengths: a mean of the batches' means would be another loss.
+    examples = [Example(f"say {n}:", " ab" * n) for n in range(1, 9)]
+    large = settings.changed(batch_size=8, proximal=0.1)
+    small = large.changed(batch_size=2, gradient_accumulation_steps=4)
+    start = fresh(tiny_base)
+    whole = train_adapter(tiny_base, start, examples, large, order_seed=(3,))
+    parts = train_adapter(tiny_base, start, examples, small, order_seed=(3,))
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    # AdamW divides gradients by their size: where one is nearly zero, rounding shows.
+    length = moved(start, whole.adapter)
+    assert moved(whole.adapter, parts.adapter) < 0.02 * length
+    one = train_adapter(tiny_base, start, examples, large.changed(batch_size=2), order_seed=(3,))
+    assert moved(whole.adapter, one.adapter) > 0.2 * length
+
+
+def test_checkpointing_gives_the_same_adapter(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    passes = []
+    layer = tiny_base.model.get_submodule("model.layers.0.mlp")
+    hook = layer.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = []
+    for checkpointing in (False, True):
+        passes.clear()
+        how = settings.changed(gradient_checkpointing=checkpointing, lora_dropout=0.2)
+        found.append(train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how))
+        # With it, each step passes through a layer again.
+        assert len(passes) == settings.local_steps * (1 + checkpointing)
+    hook.remove()
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
+    assert close(found[0].adapter, found[1].adapter, tolerance=1e-5)
+    assert not tiny_base.model.is_gradient_checkpointing
+
+
+def test_dropout_is_drawn_from_the_seed_and_in_training_alone(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    dropping = settings.changed(lora_dropout=0.5)
+    start = fresh(tiny_base)
+    before = torch.random.get_rng_state()
+    plain, once, again, other = (
+        train_adapter(tiny_base, start, EXAMPLES[:1], how, order_seed=seed).adapter
+        for how, seed in (
+            (settings, (1,)),
+            (dropping, (1,)),
+            (dropping, (1,)),
+            (dropping, (2,)),
+        )
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert close(once, again, tolerance=0.0)
+    # There is one example: what differs is what was dropped.
+    assert not close(once, other, tolerance=1e-3)
+    assert not close(once, plain, tolerance=1e-3)
+    assert not tiny_base.model.training
+    measured = [held_out_loss(tiny_base, once, EXAMPLES, how) for how in (settings, dropping)]
+    assert measured[0] == measured[1]
+
+
+def test_gradients_are_clipped_to_the_norm(
+    tiny_base: BaseModel, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, closure: None = None) -> None:
+        gradients = [weight.grad for weight in self.param_groups[0]["params"]]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+        step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    for most in (0.0, 1e-3, 1e6):
+        norms.clear()
+        how = settings.changed(max_grad_norm=most, local_steps=2)
+        train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how)
+        if most == 1e-3:
+            assert norms == pytest.approx([1e-3, 1e-3], rel=1e-3)
+        else:
+            assert min(norms) > 1e-2
+
+
+def test_the_rates_of_the_round_are_those_of_the_steps(
+    tiny_base: BaseModel, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, closure: None = None) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    how = settings.changed(lr_schedule="cosine", learning_rate_min=0.001, warmup_ratio=0.2)
+    for number in (1, 2, 3):
+        train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how, server_round=number, num_rounds=3)
+    asked = [
+        rate
+        for number in (1, 2, 3)
+        for rate in learning_rates(how, steps=3, server_round=number, num_rounds=3)
+    ]
+    assert rates == asked
+    assert len(set(rates)) == 9
+
+
+def test_an_epoch_is_every_example_once(
+    tiny_base: BaseModel, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[str]] = []
+
+    def noted(examples: Sequence[Example], *others: Any) -> Batch:
+        taken.append([example.prompt for example in examples])
+        return collate(examples, *others)
+
+    monkeypatch.setattr("flower_strategy.device.training.collate", noted)
+    examples = [Example(f"{n}:", " ab") for n in range(5)]
+    how = settings.changed(epochs=2.0, batch_size=2, gradient_accumulation_steps=2)
+    train_adapter(tiny_base, fresh(tiny_base), examples, how)
+    assert [len(batch) for batch in taken] == [2, 2, 1] * 2
+    every = sorted(example.prompt for example in examples)
+    for epoch in (taken[:3], taken[3:]):
+        assert sorted(prompt for batch in epoch for prompt in batch) == every
+    assert taken[:3] != taken[3:]
+
+
+def test_bfloat16_computes_coarser_and_keeps_the_factors_type(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    types = []
+    layer = tiny_base.model.get_submodule("model.layers.0.mlp.up_proj")
+    hook = layer.register_forward_hook(lambda _, __, made: types.append(made.dtype))
+    how = settings.changed(bf16=True)
+    coarse = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how)
+    held_out_loss(tiny_base, coarse.adapter, EXAMPLES, how)
+    hook.remove()
+    assert set(types) == {torch.bfloat16}
+    fine = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, settings)
+    assert coarse.loss == pytest.approx(fine.loss, rel=0.02)
+    assert coarse.loss != fine.loss
+
+
+@pytest.mark.parametrize(
+    ("examples", "changes", "said"),
+    [
+        ([], {}, "This device has 0 examples to train on; 1 is needed at least."),
+        (EXAMPLES, {"max_length": 257}, "max-length=257 is more than the 256 positions"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_before_a_step(
+    tiny_base: BaseModel,
+    settings: TrainingSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    examples: list[Example],
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", None)
+    with pytest.raises(ConfigError, match=said):
+        train_adapter(tiny_base, fresh(tiny_base), examples, settings.changed(**changes))
+
+
+def test_one_example_is_trained_on(tiny_base: BaseModel, settings: TrainingSettings) -> None:
+    outcome = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES[:1], settings)
+    assert math.isfinite(outcome.loss)
+
+
+def test_a_step_without_a_token_to_learn_is_refused_before_the_first(
+    tiny_base: BaseModel, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = copy.deepcopy(tiny_base.tokenizer)
+    # Without an end of text an empty response has no token.
+    silent.eos_token = None
+    base = replace(tiny_base, tokenizer=silent)
+    examples = [Example("some prompt", " reply"), Example("a prompt", "")]
+    one = settings.changed(batch_size=1, local_steps=2)
+    monkeypatch.setattr(torch.optim.AdamW, "step", None)
+    with pytest.raises(ConfigError, match=r"Step [12] of this device has nothing to learn: none"):
+        train_adapter(base, fresh(base), examples, one)
+    monkeypatch.undo()
+    # Beside another example it costs nothing.
+    assert math.isfinite(train_adapter(base, fresh(base), examples, settings).loss)
+
+
 def test_few_examples_suffice_for_a_large_batch(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
     outcome = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES[:1], settings)
     assert math.isfinite(outcome.loss)
-
-
-def test_eval_examples_limits_what_is_measured(
-    tiny_base: BaseModel, settings: TrainingSettings
-) -> None:
-    limited = TrainingSettings(**{**vars(settings), "eval_examples": 1})
-    _, tokens = held_out_loss(tiny_base, fresh(tiny_base), EXAMPLES, limited)
-    assert tokens == len(EXAMPLES[0].response) + 1
 
 
 def test_embeddings_have_unit_length_and_depend_on_the_text(tiny_base: BaseModel) -> None:

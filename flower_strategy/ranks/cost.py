@@ -78,7 +78,7 @@ class RankPolicy(Protocol):
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile.
@@ -89,8 +89,8 @@ class RankPolicy(Protocol):
         ----------
         profiles : Mapping[int, DeviceProfile]
             Node id -> what the node measured.
-        local_steps : int
-            Optimizer steps of a round.
+        local_steps : Mapping[int, int]
+            Node id -> optimizer steps of its round; with ``epochs`` they follow its examples.
         pace : Mapping[int, float]
             Node id -> how many times longer than measured its training takes, see
             `flower_strategy.server.state`; 1 for nodes that are not in it.

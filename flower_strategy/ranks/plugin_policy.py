@@ -84,13 +84,15 @@ class IsolatedPolicy:
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
 
         def assigned() -> dict[int, RankDecision]:
-            given = self._policy.assign(dict(profiles), local_steps=local_steps, pace=dict(pace))
+            given = self._policy.assign(
+                dict(profiles), local_steps=dict(local_steps), pace=dict(pace)
+            )
             return {node: self._checked(given[node]) for node in profiles}
 
         try:
@@ -100,7 +102,7 @@ class IsolatedPolicy:
                 node: self._before.get(node)
                 or self._smallest(
                     profile,
-                    local_steps=local_steps,
+                    local_steps=local_steps[node],
                     slowdown=pace.get(node, 1.0),
                     reason=f"the policy {self.name} failed ({error.reason})",
                 )

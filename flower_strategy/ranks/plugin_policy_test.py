@@ -21,6 +21,7 @@ from flower_strategy.ranks.policies import (
 )
 from flower_strategy.testing.models import make_profile
 
+STEPS = dict.fromkeys(range(4), 2)
 PLUGIN = """
 from floe_plugins import hookimpl
 from floe_plugins.errors import ConfigError
@@ -65,7 +66,7 @@ class Scripted:
     def __init__(self, answer: Callable[[dict[int, Any]], Any]) -> None:
         self.answer = answer
 
-    def assign(self, profiles: Any, *, local_steps: int, pace: Any) -> Any:
+    def assign(self, profiles: Any, *, local_steps: Any, pace: Any) -> Any:
         return self.answer(profiles)
 
 
@@ -94,7 +95,7 @@ def test_the_configuration_chooses_a_plugins_policy(
 ) -> None:
     policy = chosen("two-sizes")
     profiles = {1: make_profile(device="laptop"), 2: make_profile(device="phone")}
-    decisions = policy.assign(profiles, local_steps=1, pace={})
+    decisions = policy.assign(profiles, local_steps=STEPS, pace={})
     assert [decisions[node].rank for node in (1, 2)] == [16, 4]
     assert (policy.name, policy.candidates, policy.deadline) == ("two-sizes", (4, 16), None)
     policy.deadline = 9.0
@@ -137,20 +138,20 @@ def test_after_a_failure_devices_keep_their_ranks_and_newcomers_get_the_smallest
 ) -> None:
     policy = isolated(lambda nodes: dict.fromkeys(nodes, RankDecision(8, 1.0, "fits")))
     profiles = {1: make_profile(), 2: make_profile(), 3: make_profile(memory_bytes=1)}
-    policy.assign({1: profiles[1]}, local_steps=2, pace={})
+    policy.assign({1: profiles[1]}, local_steps=STEPS, pace={})
     policy._policy.answer = answer  # type: ignore[attr-defined]
-    decisions = policy.assign(profiles, local_steps=2, pace={})
+    decisions = policy.assign(profiles, local_steps=STEPS, pace={})
     assert [decisions[node].rank for node in profiles] == [8, 4, None]
     assert decisions[1].reason == "fits"
     assert decisions[2].reason.startswith("the policy scripted failed (")
-    again = policy.assign(profiles, local_steps=2, pace={})
+    again = policy.assign(profiles, local_steps=STEPS, pace={})
     assert again == decisions
 
 
 def test_a_policy_that_hangs_is_not_waited_for() -> None:
     begun = time.monotonic()
     decisions = isolated(lambda _: time.sleep(2), timeout_s=0.1).assign(
-        {1: make_profile()}, local_steps=1, pace={}
+        {1: make_profile()}, local_steps=STEPS, pace={}
     )
     assert time.monotonic() - begun < 1.0
     assert decisions[1].reason == "the policy scripted failed (late)"

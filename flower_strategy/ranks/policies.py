@@ -40,15 +40,15 @@ class DeadlinePolicy:
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
         if self.deadline is None:
             smallest = self.candidates[0]
             needed = [
-                predicted_seconds(profile, smallest, local_steps=local_steps)
-                for profile in profiles.values()
+                predicted_seconds(profile, smallest, local_steps=local_steps[node])
+                for node, profile in profiles.items()
                 if memory_needed(profile, smallest) <= profile.memory_bytes
             ]
             self.deadline = max(needed, default=None)
@@ -56,7 +56,7 @@ class DeadlinePolicy:
             node: _largest(
                 profile,
                 self.candidates,
-                local_steps=local_steps,
+                local_steps=local_steps[node],
                 deadline=math.inf if self.deadline is None else self.deadline,
                 smallest_always=self._automatic,
                 slowdown=pace.get(node, 1.0),
@@ -84,13 +84,16 @@ class MemoryPolicy:
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
         return {
             node: _largest(
-                profile, self.candidates, local_steps=local_steps, slowdown=pace.get(node, 1.0)
+                profile,
+                self.candidates,
+                local_steps=local_steps[node],
+                slowdown=pace.get(node, 1.0),
             )
             for node, profile in profiles.items()
         }
@@ -118,7 +121,7 @@ class FixedPolicy:
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
@@ -128,7 +131,7 @@ class FixedPolicy:
             seconds = predicted_seconds(
                 profile,
                 rank or self.candidates[0],
-                local_steps=local_steps,
+                local_steps=local_steps[node],
                 slowdown=pace.get(node, 1.0),
             )
             reason = (
@@ -170,7 +173,7 @@ class UniformMinPolicy:
         self,
         profiles: Mapping[int, DeviceProfile],
         *,
-        local_steps: int,
+        local_steps: Mapping[int, int],
         pace: Mapping[int, float],
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
@@ -184,7 +187,10 @@ class UniformMinPolicy:
             else RankDecision(
                 common,
                 predicted_seconds(
-                    profiles[node], common, local_steps=local_steps, slowdown=pace.get(node, 1.0)
+                    profiles[node],
+                    common,
+                    local_steps=local_steps[node],
+                    slowdown=pace.get(node, 1.0),
                 ),
                 "it is the largest that all afford",
             )

@@ -14,12 +14,13 @@ from flower_strategy.ranks.policies import (
 from flower_strategy.testing.models import make_profile
 
 MB = 1_000_000
+STEPS = dict.fromkeys(range(4), 4)
 
 
 def test_the_largest_rank_within_the_deadline_is_taken() -> None:
     profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
     policy = DeadlinePolicy(candidates=(16, 4, 8), deadline=12.0)
-    decision = policy.assign({1: profile}, local_steps=4, pace={})[1]
+    decision = policy.assign({1: profile}, local_steps=STEPS, pace={})[1]
     assert decision.rank == 8
     assert decision.predicted_seconds == pytest.approx(12.0)
     assert decision.reason == "rank 16 needs 20.0 s, the deadline is 12.0 s"
@@ -28,7 +29,7 @@ def test_the_largest_rank_within_the_deadline_is_taken() -> None:
 def test_memory_limits_the_rank_too() -> None:
     profile = make_profile(memory_bytes=100, fixed_bytes=50, bytes_per_rank=5)
     policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=1e6)
-    decision = policy.assign({1: profile}, local_steps=4, pace={})[1]
+    decision = policy.assign({1: profile}, local_steps=STEPS, pace={})[1]
     assert decision.rank == 8
     assert "rank 16 needs 0.00 GB of memory" in decision.reason
 
@@ -37,7 +38,7 @@ def test_a_device_that_cannot_meet_the_smallest_rank_is_left_out_with_the_reason
     slow = make_profile(step_seconds=(9.0, 9.0))
     small = make_profile(memory_bytes=10)
     decisions = DeadlinePolicy(candidates=(4, 8), deadline=20.0).assign(
-        {1: slow, 2: small}, local_steps=4, pace={}
+        {1: slow, 2: small}, local_steps=STEPS, pace={}
     )
     assert decisions[1].rank is None
     assert "rank 4 needs 55.5 s, the deadline is 20.0 s" in decisions[1].reason
@@ -50,12 +51,24 @@ def test_without_a_deadline_the_slowest_device_sets_it_and_nobody_is_left_out() 
     laptop = make_profile(step_seconds=(3.0, 3.0), bandwidth=8e6)
     tiny = make_profile(memory_bytes=1, step_seconds=(99.0, 99.0))
     policy = DeadlinePolicy(candidates=(4, 8, 32))
-    decisions = policy.assign({1: phone, 2: laptop, 3: tiny}, local_steps=4, pace={})
+    decisions = policy.assign({1: phone, 2: laptop, 3: tiny}, local_steps=STEPS, pace={})
     assert policy.deadline == pytest.approx(predicted_seconds(phone, 4, local_steps=4))
     assert {node: decision.rank for node, decision in decisions.items()} == {1: 4, 2: 32, 3: None}
-    later = policy.assign({1: phone, 2: laptop}, local_steps=4, pace={1: 5.0, 2: 40.0})
+    later = policy.assign({1: phone, 2: laptop}, local_steps=STEPS, pace={1: 5.0, 2: 40.0})
     assert [decision.rank for decision in later.values()] == [4, 4]
     assert later[1].predicted_seconds == pytest.approx(5 * 36 + 4 * 1_221_120 / 0.25e6)
+
+
+def test_a_device_of_more_steps_gets_a_lower_rank() -> None:
+    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
+    profiles, steps = {1: profile, 2: profile}, {1: 4, 2: 8}
+    policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=12.0)
+    decisions = policy.assign(profiles, local_steps=steps, pace={})
+    assert [decision.rank for decision in decisions.values()] == [8, 4]
+    # The deadline that the policy finds is what the longer round takes.
+    automatic = DeadlinePolicy(candidates=(4, 8, 16))
+    automatic.assign(profiles, local_steps=steps, pace={})
+    assert automatic.deadline == pytest.approx(8 + 4)
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 1.0, 2.0])
@@ -70,7 +83,9 @@ def test_the_default_classes_get_different_ranks_on_machines_of_any_speed(speed:
         )
         for node, device in enumerate(DEVICE_CLASSES.values())
     }
-    decisions = DeadlinePolicy(candidates=(4, 8, 16, 32)).assign(profiles, local_steps=4, pace={})
+    decisions = DeadlinePolicy(candidates=(4, 8, 16, 32)).assign(
+        profiles, local_steps=STEPS, pace={}
+    )
     assert [decisions[node].rank for node in range(3)] == [4, 16, 32]
 
 
@@ -79,7 +94,7 @@ def test_a_slowdown_lowers_the_rank_and_its_end_gives_it_back() -> None:
     policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=12.0)
 
     def rank(pace: dict[int, float]) -> int | None:
-        return policy.assign({1: profile}, local_steps=4, pace=pace)[1].rank
+        return policy.assign({1: profile}, local_steps=STEPS, pace=pace)[1].rank
 
     assert [rank({}), rank({1: 2.0}), rank({1: 3.0}), rank({1: 1.0})] == [8, 4, None, 8]
 
@@ -88,7 +103,7 @@ def test_memory_alone_decides_under_the_memory_policy() -> None:
     slow = make_profile(step_seconds=(900.0, 900.0), memory_bytes=10**12)
     small = make_profile(memory_bytes=100, fixed_bytes=50, bytes_per_rank=5)
     decisions = MemoryPolicy(candidates=(4, 8, 16)).assign(
-        {1: slow, 2: small}, local_steps=4, pace={1: 50.0}
+        {1: slow, 2: small}, local_steps=STEPS, pace={1: 50.0}
     )
     assert [decisions[1].rank, decisions[2].rank] == [16, 8]
 
@@ -96,13 +111,13 @@ def test_memory_alone_decides_under_the_memory_policy() -> None:
 def test_fixed_ranks_go_by_class_and_a_class_without_one_is_left_out() -> None:
     profiles = {n: make_profile(device=name) for n, name in enumerate(("phone", "laptop", "watch"))}
     decisions = FixedPolicy(ranks=parse_fixed_ranks("phone:4, laptop:32")).assign(
-        profiles, local_steps=4, pace={}
+        profiles, local_steps=STEPS, pace={}
     )
     assert [decision.rank for decision in decisions.values()] == [4, 32, None]
     assert "fixed-ranks names no rank for class 'watch'" in decisions[2].reason
     for_all = FixedPolicy(ranks=parse_fixed_ranks("8,watch:2"))
     assert for_all.candidates == (2, 8)
-    ranks = [d.rank for d in for_all.assign(profiles, local_steps=4, pace={}).values()]
+    ranks = [d.rank for d in for_all.assign(profiles, local_steps=STEPS, pace={}).values()]
     assert ranks == [8, 8, 2]
 
 
@@ -117,11 +132,11 @@ def test_uniform_min_gives_all_what_the_weakest_affords_and_leaves_out_who_affor
     laptop = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=100 * MB)
     tiny = make_profile(memory_bytes=1)
     policy = UniformMinPolicy(candidates=(4, 8, 16), deadline=12.0)
-    decisions = policy.assign({1: phone, 2: laptop, 3: tiny}, local_steps=4, pace={})
+    decisions = policy.assign({1: phone, 2: laptop, 3: tiny}, local_steps=STEPS, pace={})
     assert [decision.rank for decision in decisions.values()] == [8, 8, None]
     assert decisions[2].predicted_seconds == pytest.approx(4.08)
     policy.deadline = 8.0
-    assert policy.assign({1: phone}, local_steps=4, pace={})[1].rank == 4
+    assert policy.assign({1: phone}, local_steps=STEPS, pace={})[1].rank == 4
 
 
 @pytest.mark.parametrize(

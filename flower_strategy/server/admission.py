@@ -262,7 +262,12 @@ def assign_ranks(steps: Steps, round: Round) -> None:
     state = steps.state
     before = state.decisions
     state.decisions = steps.rank_policy.assign(
-        state.profiles, local_steps=steps.training.local_steps, pace=state.slowdown_factors()
+        state.profiles,
+        local_steps={
+            node: steps.training.steps(profile.num_examples)
+            for node, profile in state.profiles.items()
+        },
+        pace=state.slowdown_factors(),
     )
     for node, decision in state.decisions.items():
         if decision.rank is None:
@@ -312,7 +317,7 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
             continue
         profile = state.profiles[node]
         trained = device.observed_seconds - upload_seconds(profile, device.rank)
-        local_steps = steps.training.local_steps
+        local_steps = steps.training.steps(profile.num_examples)
         profiled = training_seconds(profile, device.rank, local_steps=local_steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)
     steps.assign_ranks()

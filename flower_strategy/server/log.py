@@ -52,9 +52,10 @@ def log_summary(
     tree = {
         "Training": [
             f"Model: {training.model} ({training.dtype})",
-            f"Local steps: {training.local_steps} of {training.batch_size} x "
+            f"{_work(training)} of {training.batch_size * training.gradient_accumulation_steps} x "
             f"{training.max_length} tokens",
-            f"Learning rate: {training.learning_rate:g}, proximal term {training.proximal:g}",
+            f"Learning rate: {training.learning_rate:g}, {training.lr_schedule}, proximal term "
+            f"{training.proximal:g}",
         ],
         "Modules": module_lines(modules),
         "Sampling": [
@@ -114,6 +115,12 @@ def module_lines(modules: AdaptedModules | None) -> list[str]:
         share = sum(group.weights for group in groups) / modules.weights
         lines.append(f"Without ({share:.1%}): {names}: {reason}")
     return [*lines, vllm_support(modules).says]
+
+
+def _work(training: TrainingSettings) -> str:
+    if training.epochs:
+        return f"Epochs: {training.epochs:g}, steps"
+    return f"Local steps: {training.local_steps}"
 
 
 def log_resumed(

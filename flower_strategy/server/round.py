@@ -40,6 +40,8 @@ class Round:
     ----------
     record : RoundRecord
         What has happened so far.
+    num_rounds : int (default: 1)
+        Rounds of the run.
     is_first : bool (default: True)
         Whether this is the first round of this process; true in a resumed run as well.
     sent : dict[int, Sent]
@@ -53,6 +55,7 @@ class Round:
     """
 
     record: RoundRecord
+    num_rounds: int = 1
     is_first: bool = True
     sent: dict[int, Sent] = field(default_factory=dict)
     silent_since: dict[int, int] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class Round:
         """Return the next round; it keeps the silent nodes and the late messages."""
         return Round(
             record=RoundRecord(round=number),
+            num_rounds=self.num_rounds,
             is_first=False,
             silent_since=self.silent_since,
             late_messages=self.late_messages,
@@ -159,6 +163,15 @@ class Steps(Protocol):
     def correct_slowdowns(self) -> None: ...
 
     def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None: ...
+
+    def asked_move(
+        self,
+        training: TrainingSettings,
+        *,
+        num_examples: int,
+        server_round: int,
+        num_rounds: int,
+    ) -> float: ...
 
     def new_mean(self) -> AdapterMean: ...
 

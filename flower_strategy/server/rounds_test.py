@@ -143,7 +143,7 @@ def test_an_update_far_longer_than_what_was_asked_is_refused(
     assert record.clusters["cluster-0"].replies == 4
     (refusal,) = record.refused
     assert refusal.node == 100
-    assert "times what the local-steps and learning-rate asked for make" in refusal.reason
+    assert "times what the steps and learning rates asked for make" in refusal.reason
     lenient, _ = run({**run_config, "norm-limit": 0.0}, nodes=5, tamper=tamper)
     assert lenient.state.history[1].clusters["cluster-0"].replies == 5
 

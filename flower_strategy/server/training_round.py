@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flower_strategy.adapters.adapter import AdapterError, Float32Array
 from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
 from flower_strategy.clusters import sketch_adapter
+from flower_strategy.messages import ROUNDS_KEY
 from flower_strategy.server import log
 from flower_strategy.server.records import ClusterRound
 from flower_strategy.server.replies import (
@@ -88,16 +89,18 @@ def configure_train(
     record = steps.training.to_record()
     record.update(config)
     training = TrainingSettings.from_record(record)
-    lengths = {
-        key: asked_length(
-            adapter, local_steps=training.local_steps, learning_rate=training.learning_rate
+    # A length grows with the sum of the learning rates, which with epochs is a device's own.
+    lengths = {key: asked_length(adapter, move=1.0) for key, adapter in adapters.items()}
+    round.sent = {}
+    for node, key in wanted.items():
+        examples = state.profiles[node].num_examples
+        move = steps.asked_move(
+            training,
+            num_examples=examples,
+            server_round=server_round,
+            num_rounds=round.num_rounds,
         )
-        for key, adapter in adapters.items()
-    }
-    round.sent = {
-        node: Sent(key[0], adapters[key], state.profiles[node].num_examples, lengths[key])
-        for node, key in wanted.items()
-    }
+        round.sent[node] = Sent(key[0], adapters[key], examples, move * lengths[key])
     pace = state.slowdown_factors()
     for node, sent in round.sent.items():
         device = round.device(node, steps.state)
@@ -110,7 +113,7 @@ def configure_train(
         MessageType.TRAIN,
         {node: sent.adapter for node, sent in round.sent.items()},
         server_round=server_round,
-        extra=config,
+        extra=ConfigRecord({**config, ROUNDS_KEY: round.num_rounds}),
     )
 
 
@@ -220,8 +223,8 @@ def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> Non
 
 def _too_long(steps: Steps, judged: _Judged) -> str:
     return (
-        f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the local-steps "
-        f"and learning-rate asked for make; norm-limit is {steps.rules.norm_limit:g}."
+        f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the steps and "
+        f"learning rates asked for make; norm-limit is {steps.rules.norm_limit:g}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flower_strategy import FloeStrategy
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.clusters import Cluster
-from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.records import RoundRecord
@@ -221,7 +222,7 @@ def test_a_minority_of_huge_updates_is_kept_out_from_the_first_round(
     good = usual(np.random.default_rng(1), range(5))
     record = fleet.round(good | {0: 1000 * good[0], 3: 1000 * good[3]})
     assert refused(record) == {0, 3}
-    assert "times what the local-steps and learning-rate asked for make" in record.refused[0].reason
+    assert "times what the steps and learning rates asked for make" in record.refused[0].reason
     alone.round(good, order=[1, 2, 4])
     np.testing.assert_allclose(
         fleet.adapter(), alone.adapter(), atol=1e-6 * np.abs(alone.adapter()).max()
@@ -313,6 +314,45 @@ def test_fewer_than_one_in_a_thousand_honest_devices_are_refused() -> None:
     assert seen > 3000
     assert gone * 1000 < seen
     assert not shortened
+
+
+def test_a_length_follows_the_rounds_rates_and_a_devices_own_steps() -> None:
+    fleet = Fleet([8] * 3, examples={0: 40, 1: 400, 2: 4})
+    strategy = fleet.strategy
+    strategy.training = strategy.training.changed(
+        epochs=1.0, lr_schedule="cosine", warmup_ratio=0.25
+    )
+    strategy.envelope = replace(strategy.envelope, training=strategy.training)
+    lengths = {}
+    for number in (1, 2, 4):
+        strategy.round = Round(record=RoundRecord(round=number), num_rounds=4)
+        messages = strategy.configure_train(
+            number, ArrayRecord(), ConfigRecord(), _NodesGrid(fleet.nodes)
+        )
+        for message in messages:
+            config = message.content.config_records[CONFIG_KEY]
+            assert (config["server-round"], config["num-rounds"]) == (number, 4)
+        lengths[number] = {node: sent.length for node, sent in strategy.round.sent.items()}
+    assert lengths[2][1] == pytest.approx(10 * lengths[2][0], rel=0.05)
+    # Warming up, at the top, at the end.
+    assert lengths[1][1] < lengths[2][1]
+    assert lengths[4][1] < 0.3 * lengths[2][1]
+    # The one step of the warm-up has the rate 0: nothing is asked, and nothing is odd.
+    assert lengths[1][2] == 0
+
+
+def test_a_round_that_asks_for_no_move_takes_what_did_not_move() -> None:
+    fleet = Fleet([8] * 6)
+    fleet.round(usual(fleet.random, fleet.nodes))
+    strategy = fleet.strategy
+    strategy.training = strategy.training.changed(warmup_ratio=1.0, local_steps=1)
+    strategy.envelope = replace(strategy.envelope, training=strategy.training)
+    state = strategy.state
+    state.history.clear()
+    record = fleet.round(dict.fromkeys(fleet.nodes, 0.0))
+    assert not refused(record)
+    assert not record.notes
+    assert record.clusters["cluster-0"].moved
 
 
 def test_a_limit_of_zero_takes_every_length() -> None:

@@ -1,7 +1,8 @@
 r"""Judges the norm of a reply's update against the norm that the requested training produces.
 
-AdamW changes an entry by about its learning rate per step, so E steps at rate :math:`\eta` change
-every entry of both factors by at most about :math:`\delta = E \eta`, at any rank and scaling.
+AdamW changes an entry by about its learning rate per step, so steps at the rates :math:`\eta_t`
+change every entry of both factors by at most about :math:`\delta = \sum_t \eta_t`, at any rank and
+scaling, however many batches a step takes, and whether gradients are clipped or not.
 Changes of that size and of independent signs change a layer's weight :math:`s B A`, of shape
 (m, n), by
 
@@ -46,6 +47,10 @@ ENOUGH = 5
 ABSURD = 10.0
 """How many times longer than the limit a refused update is."""
 
+_ROUNDING = 1e-13
+"""Share of its terms below which a squared length is rounding. A change of such a length is 3e-7 of
+the adapter's own, a few units in the last place of float32."""
+
 _IDLE = 1e-3
 """Share of the asked length below which a device counts as untrained."""
 
@@ -68,26 +73,30 @@ def update_norm(sent: AdapterState, trained: AdapterState) -> float:
         before = sent.layers[name]
         p = np.hstack([trained.scaling * after.b, -sent.scaling * before.b]).astype(np.float64)
         q = np.vstack([after.a, before.a]).astype(np.float64)
-        total += max(0.0, float(np.sum((p.T @ p) * (q @ q.T))))
+        terms = (p.T @ p) * (q @ q.T)
+        change = float(np.sum(terms))
+        # An adapter that came back as it was leaves the rounding of terms that cancel.
+        if change > _ROUNDING * float(np.sum(np.abs(terms))):
+            total += change
     return math.sqrt(total)
 
 
-def asked_length(sent: AdapterState, *, local_steps: int, learning_rate: float) -> float:
+def asked_length(sent: AdapterState, *, move: float) -> float:
     """Return the expected norm of the requested training's update; see the module.
 
     Parameters
     ----------
     sent : AdapterState
         The adapter that a device is sent.
-    local_steps, learning_rate : int, float
-        The training that it is asked for.
+    move : float
+        The sum of the learning rates of all steps that it is asked for.
     """
     squares = 0.0
     for factors in sent.layers.values():
         rows, columns = factors.shape
         a, b = factors.a.ravel(), factors.b.ravel()
         squares += rows * float(np.vdot(a, a)) + columns * float(np.vdot(b, b))
-    return abs(sent.scaling) * learning_rate * local_steps * math.sqrt(squares)
+    return abs(sent.scaling) * move * math.sqrt(squares)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
+from flower_strategy.device.schedule import asked_move
 from flower_strategy.device.training import train_adapter
 from flower_strategy.server.update_norms import Judgement, LengthJudge, asked_length, update_norm
 from flower_strategy.settings import TrainingSettings
@@ -29,7 +30,14 @@ def test_the_norm_is_that_of_the_dense_change() -> None:
     sent, back = adapter(0, rank=3, scaling=2.0), adapter(1, rank=3, scaling=0.5)
     dense = np.sqrt(sum(np.sum((back.delta(name) - sent.delta(name)) ** 2) for name in sent.layers))
     assert update_norm(sent, back) == pytest.approx(float(dense), rel=1e-5)
-    assert update_norm(sent, sent) == pytest.approx(0.0, abs=1e-4)
+    assert update_norm(sent, sent) == 0.0
+    # As little as a step of a warm-up makes is no rounding.
+    little = AdapterState(
+        {name: LoraFactors(b=f.b, a=f.a * np.float32(1 + 1e-5)) for name, f in sent.layers.items()},
+        sent.scaling,
+    )
+    dense = np.sqrt(sum(np.sum(sent.delta(name) ** 2) for name in sent.layers))
+    assert update_norm(sent, little) == pytest.approx(1e-5 * float(dense), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +55,40 @@ def test_real_training_is_as_long_as_asked_at_every_rank_and_scaling(
         sent = whole.resized(rank).with_scaling(settings.scaling(rank))
         back = train_adapter(tiny_base, sent, examples, settings).adapter
         bare[rank] = update_norm(sent, back)
-        asked = asked_length(sent, local_steps=settings.local_steps, learning_rate=rate)
+        asked = asked_length(sent, move=settings.local_steps * rate)
         times[rank] = bare[rank] / asked
         # The hidden size is 32: at rank 512 signs that agree can make it 5 times as long.
         assert 0.4 < times[rank] < 0.4 + 1.1 * (1 + (rank / 32) ** 0.5)
     # By their bare lengths, at alpha = rank, rank 512 would look absurd beside rank 1.
     assert scaling or bare[512] > 20 * bare[1]
     assert times[64] < 3 * times[1]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"epochs": 1.0, "batch_size": 1},
+        {"gradient_accumulation_steps": 4, "max_grad_norm": 0.01},
+        {"lr_schedule": "cosine", "learning_rate_min": 1e-5},
+        {"lr_schedule": "cosine", "warmup_ratio": 0.5, "local_steps": 6},
+    ],
+)
+def test_a_rounds_own_steps_and_rates_make_its_length(
+    tiny_base: BaseModel, settings: TrainingSettings, keys: dict[str, Any]
+) -> None:
+    settings = settings.changed(**{"learning_rate": 2e-3, **keys})
+    examples = [Example(f"{n} + {n} = ", f"{2 * n}, as was asked for.") for n in range(8)]
+    sent = initial_adapter(layer_shapes(tiny_base.model), rank=8, seed=0)
+    lengths = []
+    for number in (1, 3, 5):
+        place = {"server_round": number, "num_rounds": 5}
+        back = train_adapter(tiny_base, sent, examples, settings, **place).adapter
+        move = asked_move(settings, num_examples=8, **place)
+        lengths.append(asked_length(sent, move=move))
+        assert 0.2 < update_norm(sent, back) / lengths[-1] < 2.0
+    if settings.lr_schedule == "cosine":
+        # The middle of the run moves an adapter several times as far as its end.
+        assert lengths[1] > 3 * lengths[2]
 
 
 def test_the_asked_length_is_that_of_moves_of_independent_signs() -> None:
@@ -68,15 +103,12 @@ def test_the_asked_length_is_that_of_moves_of_independent_signs() -> None:
         for name, f in sent.layers.items()
     }
     found = update_norm(sent, AdapterState(layers, 2.0))
-    assert asked_length(sent, local_steps=5, learning_rate=1e-3) == pytest.approx(found, rel=0.15)
+    assert asked_length(sent, move=5 * 1e-3) == pytest.approx(found, rel=0.15)
     # Written with another scaling, a training of B moves it by as much more.
     zero = AdapterState(
         {n: LoraFactors(b=0 * f.b, a=f.a) for n, f in sent.layers.items()}, scaling=2.0
     )
-    lengths = [
-        asked_length(zero.with_scaling(scaling), local_steps=1, learning_rate=1.0)
-        for scaling in (2.0, 0.5)
-    ]
+    lengths = [asked_length(zero.with_scaling(scaling), move=1.0) for scaling in (2.0, 0.5)]
     assert lengths[0] == pytest.approx(4 * lengths[1])
 
 

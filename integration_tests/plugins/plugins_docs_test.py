@@ -136,7 +136,7 @@ def test_the_example_of_a_rank_policy(loaded: Callable[[str], PluginManager]) ->
     loaded("floe_register_rank_policies")
     config = RunConfig.from_dict({"ranks": "4,8", "rank-policy": "by-examples"})
     profiles = {1: make_profile(num_examples=100), 2: make_profile(num_examples=99)}
-    decisions = policy_from_config(config).assign(profiles, local_steps=1, pace={})
+    decisions = policy_from_config(config).assign(profiles, local_steps={1: 1, 2: 1}, pace={})
     assert [decisions[node].rank for node in profiles] == [8, 4]
     assert decisions[2].reason == "it has 99 examples"
 

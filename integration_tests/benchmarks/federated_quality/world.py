@@ -17,7 +17,8 @@ from flower_strategy.data.files import find_files
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.hardware import Device, simulated_device
-from flower_strategy.device.training import TrainingOutcome, held_out_loss, train_adapter
+from flower_strategy.device.loss import held_out_loss
+from flower_strategy.device.training import TrainingOutcome, train_adapter
 from flower_strategy.device.training_cost import (
     COPIES_PER_FACTOR,
     measure_training,

@@ -164,7 +164,8 @@ def _ranks(
     """Return the rank of each class, and the policy's deadline, its own where none is given."""
     policy = DeadlinePolicy(candidates=list(measured.step_seconds), deadline=deadline)
     nodes = dict(enumerate(profiles.values()))
-    decisions = policy.assign(nodes, local_steps=measured.local_steps, pace={})
+    steps = dict.fromkeys(nodes, measured.local_steps)
+    decisions = policy.assign(nodes, local_steps=steps, pace={})
     return {name: decisions[at].rank for at, name in enumerate(profiles)}, policy.deadline
 
 

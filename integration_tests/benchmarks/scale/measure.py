@@ -152,7 +152,7 @@ def reply_costs(
     found = []
     for rank in cli.progress(ranks, "replies"):
         sent = initial_adapter(shapes, rank=rank, seed=seed)
-        length = asked_length(sent, local_steps=3, learning_rate=2e-3)
+        length = asked_length(sent, move=3 * 2e-3)
         expected = Sent("cluster-0", sent, _EXAMPLES, length)
         (adapter,) = fleet.trained_adapters(shapes, rank, count=1, seed=seed)
         message = Message(
