@@ -71,14 +71,11 @@ def own_training(message: Message, context: Context) -> Message:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    metrics = {"train_loss": sum(losses) / len(losses), "num-examples": len(DATA.train)}
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord(get_peft_model_state_dict(model)),
-            "metrics": MetricRecord(metrics),
-        }
+    metrics = MetricRecord(
+        {"train_loss": sum(losses) / len(losses), "num-examples": len(DATA.train)}
     )
-    return Message(content=content, reply_to=message)
+    arrays = ArrayRecord(get_peft_model_state_dict(model))
+    return Message(content=RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
 def echo(**metrics: float) -> Answer:
