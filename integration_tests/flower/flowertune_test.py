@@ -83,6 +83,7 @@ def check_result(folder: Path) -> None:
     classes = {str(device["node"]): device["device"] for device in manifest["devices"]}
     assert len(rounds) == 3
     for record in rounds[1:]:
+        assert record["refused"] == []
         devices = record["devices"].values()
         ranks = {classes[node]: device["rank"] for node, device in record["devices"].items()}
         assert ranks == RANKS
