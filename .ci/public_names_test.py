@@ -22,6 +22,8 @@ PATHS = (
     "floe_plugins.testing:RouterConformance",
     "flower_strategy:FloeStrategy",
     "flower_strategy:adapted_shapes",
+    "flower_strategy:lora_config",
+    "flower_strategy:peft_mod",
     "flower_strategy.client:train",
     "flower_strategy.client_app:app",
     "flower_strategy.commands.adapter:add_to",

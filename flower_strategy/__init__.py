@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flower_strategy.device.embedding import embed_texts
     from flower_strategy.device.hardware import Device
     from flower_strategy.initial_arrays import make_initial_arrays
+    from flower_strategy.peft_client import lora_config, peft_mod
     from flower_strategy.profile import DeviceProfile
     from flower_strategy.ranks.cost import RankDecision, RankPolicy
     from flower_strategy.ranks.policies import (
@@ -79,7 +80,9 @@ _HOMES = {
     "load_base_model": "device.base_model",
     "load_history": "run_folder",
     "load_manifest": "run_folder",
+    "lora_config": "peft_client",
     "make_initial_arrays": "initial_arrays",
+    "peft_mod": "peft_client",
     "truncate": "adapters.mean",
 }
 
@@ -119,7 +122,9 @@ __all__ = [
     "load_base_model",
     "load_history",
     "load_manifest",
+    "lora_config",
     "make_initial_arrays",
+    "peft_mod",
     "truncate",
 ]
 

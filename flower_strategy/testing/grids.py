@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flower_strategy import FloeStrategy, RunConfig, make_initial_arrays
-from flower_strategy.client_app import app
+from flower_strategy.client_app import app as floe_app
 from flower_strategy.config import ConfigValue
 from flower_strategy.simulation import NodeConfig
 
@@ -66,6 +67,8 @@ class LocalGrid(InProcessGrid):
         Id of the first node; ids differ from run to run.
     node_configs : Sequence[Mapping], optional
         What each node's ``--node-config`` says, of real nodes; simulated ones are the default.
+    client_app : ClientApp, optional
+        What runs on the nodes; Floe's own is the default.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class LocalGrid(InProcessGrid):
         tamper: Tamper | None = None,
         first: int = 100,
         node_configs: Sequence[NodeConfig] = (),
+        client_app: ClientApp = floe_app,
     ) -> None:
         self.nodes = {first + index: index for index in range(count)}
         self.online = set(self.nodes)
@@ -87,6 +91,7 @@ class LocalGrid(InProcessGrid):
             for index in range(count)
         ]
         self._replies: dict[str, Message] = {}
+        self._client_app = client_app
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         identifiers = []
@@ -117,7 +122,7 @@ class LocalGrid(InProcessGrid):
             run_config=self._run_config,
         )
         try:
-            return app(message, context)
+            return self._client_app(message, context)
         # As Flower does: whatever the client app raises becomes an error reply.
         except Exception as error:  # noqa: BLE001
             said = f"\nException ClientAppException occurred. Message: {error}"

@@ -53,6 +53,7 @@ OWN_TESTS: Mapping[str, tuple[str, ...]] = {
         "flower_strategy/server/resume_test.py",
     ),
     "docs/how-to/deployment.md": ("integration_tests/flower/deployment_test.py",),
+    "docs/how-to/from-flowertune.md": ("integration_tests/flower/flowertune_test.py",),
     "docs/how-to/gate.md": ("floe_plugins/gate/docs_test.py",),
     "docs/how-to/own-flower-app.md": ("integration_tests/flower/federated_test.py",),
     "docs/how-to/serve.md": (
@@ -273,6 +274,7 @@ def test_the_readers_find_their_pages_in_one_click() -> None:
     assert {
         "how-to/install.md",
         "how-to/own-flower-app.md",
+        "how-to/from-flowertune.md",
         "how-to/own-data.md",
         "how-to/deployment.md",
         "how-to/serve.md",
