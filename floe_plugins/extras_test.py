@@ -49,15 +49,15 @@ def test_an_extra_brings_what_it_and_the_extras_in_it_require(
 @pytest.mark.parametrize(
     ("origin", "command"),
     [
-        (None, "pip install 'floe-llm[hub]'"),
-        ({"url": "file:///a%20b/floe", "dir_info": {}}, "pip install '/a b/floe[hub]'"),
+        (None, "pip install 'floe-llm[gliner]'"),
+        ({"url": "file:///a%20b/floe", "dir_info": {}}, "pip install '/a b/floe[gliner]'"),
         (
             {"url": "https://x.example/floe", "vcs_info": {"vcs": "git", "commit_id": "1"}},
-            "pip install 'floe-llm[hub] @ git+https://x.example/floe'",
+            "pip install 'floe-llm[gliner] @ git+https://x.example/floe'",
         ),
         (
             {"url": "https://x.example/floe.whl", "archive_info": {}},
-            "pip install 'floe-llm[hub] @ https://x.example/floe.whl'",
+            "pip install 'floe-llm[gliner] @ https://x.example/floe.whl'",
         ),
     ],
 )
@@ -65,4 +65,4 @@ def test_the_command_installs_from_where_floe_came_from(
     installed: Callable[[object], None], origin: object, command: str
 ) -> None:
     installed(origin)
-    assert install_command("hub") == command
+    assert install_command("gliner") == command

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flower_strategy.config import RunConfig
 
 SUMMARY = "look over model, data, keys, memory and output of a run"
-EXTRAS = ("federated", "embedded", "hub")
+EXTRAS = ("federated", "embedded")
 
 _ADVICE = "set what the sentence names, and ask again; no device is asked before this is green"
 

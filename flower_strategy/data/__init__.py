@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from floe_plugins.errors import ConfigError, first_line
-from floe_plugins.extras import install_command
 from flower_strategy.config import RunConfig
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
@@ -28,6 +27,7 @@ __all__ = [
 ]
 
 _EMBEDDED_POOL = 512
+_HUB_SEED = 0
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
@@ -306,25 +306,19 @@ def load_hub_examples(
     Raises
     ------
     ConfigError
-        flwr-datasets is not installed, the hub does not provide the data set, or the rows have no
-        known fields.
+        The hub does not provide the data set, it has too few rows, or the rows have no known
+        fields.
     """
-    try:
-        from flwr_datasets import FederatedDataset
-        from flwr_datasets.partitioner import IidPartitioner
-    except ImportError as error:
-        raise ConfigError(
-            f"{key}={name!r} is no file or folder here, so it is a hub data set, and loading one "
-            f"needs flwr-datasets: {install_command('hub')}."
-        ) from error
+    import datasets
+
     identifier, _, subset = name.partition(":")
     try:
-        dataset = FederatedDataset(
-            dataset=identifier,
-            subset=subset or None,
-            partitioners={"train": IidPartitioner(num_partitions=num_partitions)},
+        whole = datasets.load_dataset(identifier, subset or None, split="train")
+        # Data sets are often sorted, and a share is a piece.
+        share = whole.shuffle(seed=_HUB_SEED).shard(
+            num_shards=num_partitions, index=partition_id, contiguous=True
         )
-        rows = list(enumerate(dataset.load_partition(partition_id, "train"), 1))
+        rows = list(enumerate(share, 1))
     # An unknown id or configuration, no connection, no such split: `datasets`, its hub client and
     # their HTTP library each raise classes of their own.
     except Exception as error:

@@ -2,10 +2,9 @@ import ast
 import difflib
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import datasets
 import pytest
 from flwr.app import Context, RecordDict
 
@@ -341,45 +340,29 @@ def test_a_partition_that_is_not_there_is_refused(own: int, of: int) -> None:
         load_local_data(RunConfig(), {"partition-id": own, "num-partitions": of}, simulated=True)
 
 
-def test_a_hub_data_set_without_flwr_datasets_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "flwr_datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install '.+\[hub\]'"):
+def test_a_hub_data_set_is_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stand-in for the download: tests run without a network. What it returns is real.
+    def load(path: str, name: str | None = None, *, split: str) -> datasets.Dataset:
+        assert split == "train"
+        rows = [{"question": f"{path} {name} {i}", "answer": "a"} for i in range(10)]
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for name, said in (("owner/set", "owner/set None"), ("owner/set:main", "owner/set main")):
+        shares = [load_hub_examples(name, partition_id=n, num_partitions=4) for n in range(4)]
+        prompts = [example.prompt for share in shares for example in share]
+        assert sorted(prompts) == [f"Question: {said} {i}\nAnswer:" for i in range(10)]
+        assert [len(share) for share in shares] == [3, 3, 2, 2]
+        assert prompts != sorted(prompts)
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="no file or folder here, and the hub does not provide"):
         load_local_data(
             RunConfig(data="openai/gsm8k"), {"partition-id": 0, "num-partitions": 2}, simulated=True
         )
-
-
-def test_a_hub_data_set_is_dealt_out_by_flwr_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A stand-in for flwr-datasets: the real one downloads, and tests run without a network.
-    class Partitioner:
-        def __init__(self, *, num_partitions: int) -> None:
-            self.num_partitions = num_partitions
-
-    class Dataset:
-        def __init__(
-            self, *, dataset: str, subset: str | None, partitioners: dict[str, Partitioner]
-        ) -> None:
-            name = f"{dataset} {subset}"
-            self.rows = [{"question": f"{name} {i}", "answer": "a"} for i in range(8)]
-            self.number = partitioners["train"].num_partitions
-
-        def load_partition(self, partition_id: int, split: str) -> list[dict[str, str]]:
-            assert split == "train"
-            return self.rows[partition_id :: self.number]
-
-    package, module = ModuleType("flwr_datasets"), ModuleType("flwr_datasets.partitioner")
-    package.__dict__["FederatedDataset"] = Dataset
-    module.__dict__["IidPartitioner"] = Partitioner
-    monkeypatch.setitem(sys.modules, "flwr_datasets", package)
-    monkeypatch.setitem(sys.modules, "flwr_datasets.partitioner", module)
-    for name, said in (("owner/set", "owner/set None"), ("owner/set:main", "owner/set main")):
-        examples = load_hub_examples(name, partition_id=1, num_partitions=4)
-        assert [example.prompt for example in examples] == [
-            f"Question: {said} 1\nAnswer:",
-            f"Question: {said} 5\nAnswer:",
-        ]
 
 
 # ------------------------------------------------------------------- nodes

@@ -206,7 +206,7 @@ def test_a_documented_line_resolves(text: str, resolved: dict[tuple[str, str], s
 def test_the_pages_name_all_ways_to_install() -> None:
     assert len(LINES) >= 8
     extras = {extra for line in LINES.values() for extra in line.extras}
-    assert {"federated", "serving", "litellm", "hub", "fusion", "test"} <= extras
+    assert {"federated", "serving", "litellm", "fusion", "test"} <= extras
     assert any(line.project == ROOT and not line.extras for line in LINES.values())
     # A line that takes in what only one kind of machine has says so in its constraints.
     for line in LINES.values():
