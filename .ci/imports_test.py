@@ -69,6 +69,7 @@ RULES = (
             }
         ),
     ),
+    Rule("flower_strategy.strategy", frozenset({"torch", "transformers"})),
     Rule("flower_strategy.report", frozenset({"flwr", "torch", "flower_strategy.strategy"})),
     Rule("vllm_logits_processor.alignment", frozenset({"vllm", "vllm_logits_processor.expert"})),
     Rule("vllm_logits_processor.expert", frozenset({"vllm", "vllm_logits_processor.runners"})),

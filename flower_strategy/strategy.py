@@ -30,11 +30,11 @@ from flwr.serverapp.strategy import Result, Strategy
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.config import RunConfig, check_values
-from flower_strategy.device.schedule import asked_move
 from flower_strategy.messages import Envelope
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
+from flower_strategy.schedule import asked_move
 from flower_strategy.server import admission, log, round, training_round
 from flower_strategy.server.admission import NoDevicesError
 from flower_strategy.server.checkpoint import resume, save_checkpoint, set_aside_checkpoints

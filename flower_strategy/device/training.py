@@ -14,7 +14,7 @@ from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, from_peft
 from flower_strategy.device.loss import autocast, collate, response_loss
 from flower_strategy.device.preparation import check_responses, check_training, trainable
-from flower_strategy.device.schedule import learning_rates
+from flower_strategy.schedule import learning_rates
 from flower_strategy.settings import TrainingSettings
 
 

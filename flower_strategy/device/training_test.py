@@ -24,9 +24,9 @@ from flower_strategy.device.base_model import (
 from flower_strategy.device.embedding import embed_texts, task_embedding
 from flower_strategy.device.hardware import Device
 from flower_strategy.device.loss import Batch, collate, held_out_loss
-from flower_strategy.device.schedule import learning_rates
 from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import measure_training
+from flower_strategy.schedule import learning_rates
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]

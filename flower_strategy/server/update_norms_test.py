@@ -6,8 +6,8 @@ import pytest
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
-from flower_strategy.device.schedule import asked_move
 from flower_strategy.device.training import train_adapter
+from flower_strategy.schedule import asked_move
 from flower_strategy.server.update_norms import Judgement, LengthJudge, asked_length, update_norm
 from flower_strategy.settings import TrainingSettings
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from flower_strategy.device.schedule import asked_move, learning_rates
+from flower_strategy.schedule import asked_move, learning_rates
 from flower_strategy.settings import TrainingSettings
 
 RATE = 0.01

@@ -1,13 +1,9 @@
-"""The learning rates of a round's steps: transformers' schedules over all rounds of a run."""
+"""The learning rates of a round's steps: those of transformers over all rounds of a run."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
-
-import torch
-from transformers import get_scheduler
 
 from flower_strategy.settings import TrainingSettings
 
@@ -33,20 +29,21 @@ def learning_rates(
         Rounds of the run.
     """
     whole = max(num_rounds, server_round) * steps
-    options: dict[str, Any] = {}
-    kind = "constant_with_warmup"
-    if settings.lr_schedule == "cosine":
-        kind, options = "cosine_with_min_lr", {"min_lr": settings.learning_rate_min}
-    scheduler = get_scheduler(
-        kind,
-        torch.optim.SGD([torch.zeros(0)], lr=settings.learning_rate),
-        num_warmup_steps=math.ceil(whole * settings.warmup_ratio),
-        num_training_steps=whole,
-        scheduler_specific_kwargs=options,
-    )
-    (factor,) = scheduler.lr_lambdas
+    warmup = math.ceil(whole * settings.warmup_ratio)
     first = (max(server_round, 1) - 1) * steps
-    return [settings.learning_rate * factor(step) for step in range(first, first + steps)]
+    return [_rate(settings, step, warmup, whole) for step in range(first, first + steps)]
+
+
+def _rate(settings: TrainingSettings, step: int, warmup: int, whole: int) -> float:
+    # transformers' formulas; its schedulers need torch, which the server's process does without.
+    if step < warmup:
+        return settings.learning_rate * step / warmup
+    if settings.lr_schedule == "constant":
+        return settings.learning_rate
+    fallen = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, whole - warmup)))
+    return settings.learning_rate_min + fallen * (
+        settings.learning_rate - settings.learning_rate_min
+    )
 
 
 def asked_move(
