@@ -1,7 +1,7 @@
 """The keys of the run configuration by subject: type, default, range and help of each.
 
 A class of keys is the base of the settings that a program gives a strategy; those of the training
-loop are in `flower_strategy.loop_keys`. All of them together are `flower_strategy.config.RunConfig`.
+loop are in `flower_strategy.loop_keys`. All together are `flower_strategy.config.RunConfig`.
 """
 
 from __future__ import annotations
