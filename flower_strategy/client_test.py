@@ -108,8 +108,7 @@ def test_the_settings_of_the_embedding_travel_whole(settings: TrainingSettings) 
     found = DeviceProfile.from_record(
         client.profile(message, context_of(SIMULATED), data=DATA).content
     )
-    texts = [example.text for example in EXAMPLES]
-    expected = task_embedding(load_base_model(settings.model), texts, how)
+    expected = task_embedding(load_base_model(settings.model), EXAMPLES, how)
     np.testing.assert_allclose(found.embedding, expected.vector, rtol=1e-5)
 
 

@@ -36,6 +36,9 @@ _SAMPLED = 64
 
 _FLOAT32 = 4
 
+_BITS = {"float32": 32, "bfloat16": 16, "8bit": 8, "4bit": 4}
+"""What a weight of the base model takes, more or less: some layers are not quantised."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -106,16 +109,17 @@ class _Preflight:
 
     def memory(self) -> str:
         """Check that the weights fit into what is free."""
-        needed = getattr(torch, self.config.dtype).itemsize * self._modules.weights
+        kind = self.config.dtype if self.config.quantization == "none" else self.config.quantization
+        needed = _BITS[kind] * self._modules.weights // 8
         if torch.cuda.is_available():
             where, (free, _) = "GPU", torch.cuda.mem_get_info()
         else:
             where, free = "machine", available_memory()
-        said = f"{needed / 1e9:.2f} GB of weights in {self.config.dtype}"
+        said = f"{needed / 1e9:.2f} GB of weights in {kind}"
         if needed > free:
             raise ConfigError(
                 f"Model {self.config.model!r} has {said}, and {free / 1e9:.2f} GB are free on this "
-                f"{where}: choose a smaller model, or dtype='bfloat16'."
+                f"{where}: choose a smaller model, dtype='bfloat16' or quantization."
             )
         return f"{said}, {free / 1e9:.2f} GB free on this {where}; every device at a time holds one"
 

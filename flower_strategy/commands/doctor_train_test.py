@@ -88,7 +88,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     monkeypatch.setattr(preflight, "available_memory", lambda: 1000)
     status, said = lines_of(tmp_path, "--run-config", written(keys))["memory"]
     assert status == "red"
-    assert "choose a smaller model, or dtype='bfloat16'" in said
+    assert "choose a smaller model, dtype='bfloat16' or quantization" in said
 
 
 def test_what_is_no_toml_is_one_sentence(tmp_path: Path) -> None:

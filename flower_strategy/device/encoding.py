@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from floe_plugins.errors import ConfigError, first_line
 from flower_strategy.data.examples import Example
-
-Form = Literal["chat", "plain"]
+from flower_strategy.profile import Form
 
 _CHARACTERS_PER_TOKEN = 16
 """A text is cut to so many characters per token that is kept, before it is tokenized."""

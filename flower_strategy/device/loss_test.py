@@ -34,7 +34,7 @@ def test_the_loss_is_that_of_the_response_alone(tiny_base: BaseModel) -> None:
 def test_eval_examples_limits_what_is_measured(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
-    adapter = initial_adapter(layer_shapes(tiny_base.model), rank=4, seed=0)
+    adapter = initial_adapter(layer_shapes(tiny_base), rank=4, seed=0)
     limited = TrainingSettings(**{**vars(settings), "eval_examples": 1})
     _, tokens = held_out_loss(tiny_base, adapter, EXAMPLES, limited)
     assert tokens == len(EXAMPLES[0].response) + 1
@@ -43,6 +43,6 @@ def test_eval_examples_limits_what_is_measured(
 def test_a_device_that_holds_out_nothing_cannot_measure(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
-    adapter = initial_adapter(layer_shapes(tiny_base.model), rank=4, seed=0)
+    adapter = initial_adapter(layer_shapes(tiny_base), rank=4, seed=0)
     with pytest.raises(ConfigError, match="holds out 0 examples, and 1 is needed"):
         held_out_loss(tiny_base, adapter, [], settings)

@@ -21,7 +21,7 @@ def test_a_model_without_checkpointing_is_refused_where_it_is_asked_for(
 def test_the_base_model_is_as_before_also_after_a_failure(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
-    adapter = initial_adapter(layer_shapes(tiny_base.model), rank=2, seed=0)
+    adapter = initial_adapter(layer_shapes(tiny_base), rank=2, seed=0)
     how = settings.changed(gradient_checkpointing=True, lora_dropout=0.1)
 
     def fails() -> None:

@@ -43,10 +43,10 @@ def test_a_quantised_model_is_trained(
     tiny_model: str, settings: TrainingSettings, kind: Any
 ) -> None:
     plain = load_base_model(tiny_model)
-    whole, shapes = plain.weight_bytes, layer_shapes(plain.model)
+    whole, shapes = plain.weight_bytes, layer_shapes(plain)
     base = load_base_model(tiny_model, "float32", kind)
     assert base.weight_bytes < whole
-    assert layer_shapes(base.model) == shapes
+    assert layer_shapes(base) == shapes
     start = initial_adapter(shapes, rank=4, seed=0)
     examples = [Example("say ab:", " ab ab"), Example("say cd:", " cd cd")]
     longer = settings.changed(quantization=kind, local_steps=20)

@@ -78,7 +78,7 @@ def test_a_rounds_own_steps_and_rates_make_its_length(
 ) -> None:
     settings = settings.changed(**{"learning_rate": 2e-3, **keys})
     examples = [Example(f"{n} + {n} = ", f"{2 * n}, as was asked for.") for n in range(8)]
-    sent = initial_adapter(layer_shapes(tiny_base.model), rank=8, seed=0)
+    sent = initial_adapter(layer_shapes(tiny_base), rank=8, seed=0)
     lengths = []
     for number in (1, 3, 5):
         place = {"server_round": number, "num_rounds": 5}
