@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from flower_strategy import load_history, load_manifest
+from flower_strategy import RunConfig, load_history, load_manifest
 from flower_strategy.testing.grids import LocalGrid
 from flower_strategy.testing.models import tiny_model
 from integration_tests.harness.flower_runs import run_flower_app
@@ -146,6 +146,15 @@ def test_every_key_of_the_app_has_its_row() -> None:
     written = tomllib.loads(titled_blocks(PAGE)["pyproject.toml"])["tool"]["flwr"]["app"]["config"]
     # The last two are the app's own.
     assert flat(written).keys() - {"output", "devices"} <= set(named)
+
+
+def test_every_key_that_the_table_names_is_one_of_floe_s() -> None:
+    page = PAGE.read_text("utf-8")
+    table = page.partition("\n## The keys, side by side\n")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    ours = re.findall(r"`([^`]+)`", " ".join(row[2] for row in rows))
+    assert len(ours) > 20
+    assert set(ours) <= RunConfig.names().keys()
 
 
 def test_the_results_say_what_the_page_says_of_them() -> None:
