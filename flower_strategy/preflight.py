@@ -56,7 +56,7 @@ class Check:
     look: Callable[[], str]
 
 
-def checks(config: RunConfig, *, num_partitions: int) -> list[Check]:
+def checks(config: RunConfig, *, num_partitions: int, show_texts: bool = False) -> list[Check]:
     """Return the checks of a simulation, in order, the cheapest first.
 
     Parameters
@@ -65,8 +65,10 @@ def checks(config: RunConfig, *, num_partitions: int) -> list[Check]:
         The run configuration.
     num_partitions : int
         Number of simulated nodes.
+    show_texts : bool (default: False)
+        Whether the check of the text shows some of it; not where others can read the log.
     """
-    found = _Preflight(config, num_partitions)
+    found = _Preflight(config, num_partitions, show_texts)
     return [
         Check("output", found.output),
         Check("model", found.model),
@@ -80,6 +82,7 @@ def checks(config: RunConfig, *, num_partitions: int) -> list[Check]:
 class _Preflight:
     config: RunConfig
     num_partitions: int
+    show_texts: bool
 
     @cached_property
     def _path(self) -> str:
@@ -147,14 +150,14 @@ class _Preflight:
                 f"max-length={self.config.max_length}: set a larger one."
             )
         full = sum(len(each.ids) == self.config.max_length for each in encoded)
+        said = f"{name}: {full} of {len(encoded)} reach max-length={self.config.max_length}"
+        if not self.show_texts:
+            return said
         first = encoded[0]
         split = first.learned.index(True) if True in first.learned else len(first.ids)
         prompt = tokenizer.decode(first.ids[:split])[-_SHOWN:]
         response = tokenizer.decode(first.ids[split:])[:_SHOWN]
-        return (
-            f"{name}: ...{prompt!r} -> {response!r}...; {full} of {len(encoded)} reach "
-            f"max-length={self.config.max_length}"
-        )
+        return f"{said}, such as ...{prompt!r} -> {response!r}..."
 
     def output(self) -> str:
         """Check that the output folder can be written, and by no other run."""

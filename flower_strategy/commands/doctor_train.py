@@ -55,7 +55,7 @@ def lines(arguments: argparse.Namespace) -> list[Line]:
         return [red("keys", str(error), _ADVICE)]
     found = [green("keys", _changed(config))]
     nodes = arguments.nodes or len(config.devices)
-    for check in checks(config, num_partitions=nodes):
+    for check in checks(config, num_partitions=nodes, show_texts=True):
         try:
             found.append(green(check.subject, check.look()))
         except FloeError as error:
