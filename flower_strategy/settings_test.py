@@ -52,7 +52,7 @@ def test_steps_of_a_round_follow_epochs_where_there_are_some(
 
 def test_a_program_is_told_why_dora_is_not_there() -> None:
     with pytest.raises(ConfigError, match="use_dora is not supported: it divides"):
-        TrainingSettings(model="any", use_dora=True)
+        TrainingSettings(model="any", use_dora=True)  # type: ignore[call-arg]
 
 
 def test_a_rank_that_vllm_does_not_take_is_refused_before_the_run() -> None:

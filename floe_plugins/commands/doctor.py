@@ -56,7 +56,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def _loaded(entry: metadata.EntryPoint) -> ModuleType:
     try:
-        return entry.load()
+        module: ModuleType = entry.load()
+        return module
     # The code of any installed package runs here, and one that fails must not take `floe-llm` away
     # from its user: the reason is said by whoever asks for the subject.
     except Exception as error:  # noqa: BLE001

@@ -273,7 +273,7 @@ def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "mine.jsonl", rows)
     data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)}, simulated=False)
     prompts = [example.prompt for example in (*data.train, *data.held_out)]
-    assert sorted(prompts) == sorted(row["prompt"] for row in rows)
+    assert sorted(prompts) == sorted(str(row["prompt"]) for row in rows)
     assert data.held_out
     assert data.label == ""
 

@@ -201,7 +201,9 @@ def _conversation(messages: object, *, field: str, tools: object = None) -> Exam
     turns = turns[: spoken[-1] + 1]
     if isinstance(tools, str):
         tools = _decoded(tools, "tools")
-    return Example(conversation=as_json(turns), tools=as_json(list(tools)) if tools else "")
+    if tools and not isinstance(tools, list):
+        raise ValueError(f"the field tools holds {_kind(tools)}; a list of tools is needed")
+    return Example(conversation=as_json(turns), tools=as_json(tools) if tools else "")
 
 
 def _decoded(text: str, field: str) -> Any:
@@ -381,7 +383,7 @@ def to_examples(
         The fields are not recognised, or a row lacks one or holds something else than text; the
         message gives the source and the line.
     """
-    make = template.fill if template else None
+    make: Callable[[Row], Example] | None = template.fill if template else None
     for number, row in rows:
         if make is None:
             form = _recognise(row, source)

@@ -129,7 +129,7 @@ def test_the_first_row_decides_and_later_ones_must_follow() -> None:
     rows = [(1, {"prompt": "q", "response": "a"}), (2, {"prompt": "q", "answer": "a"})]
     with pytest.raises(ConfigError, match="line 2: no field response; the row has prompt, answer"):
         list(to_examples(rows, source="own.jsonl"))
-    talk = [(1, {"messages": TALK}), (2, {"messages": None})]
+    talk: list[tuple[int, dict[str, Any]]] = [(1, {"messages": TALK}), (2, {"messages": None})]
     with pytest.raises(ConfigError, match="line 2: the field messages holds null; a list"):
         list(to_examples(talk, source="own.jsonl"))
 

@@ -62,7 +62,7 @@ class AliveBytes(TorchDispatchMode):
         self.most = 0
         self._now = 0
         self._own = own
-        self._alive: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._alive: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

@@ -383,7 +383,7 @@ def test_who_reads_while_others_write_finds_one_whole_result(
 ) -> None:
     export(ResultFolders(tmp_path, after=-1), model, server_round=1)
     child = children.start(tmp_path, *range(2, 40))
-    seen = set()
+    seen: set[Any] = set()
     while child.process.is_alive() or not seen:
         folder = result_folder(tmp_path)
         manifest, history = load_manifest(folder), load_history(folder)

@@ -81,7 +81,7 @@ def test_a_rounds_own_steps_and_rates_make_its_length(
     sent = initial_adapter(layer_shapes(tiny_base), rank=8, seed=0)
     lengths = []
     for number in (1, 3, 5):
-        place = {"server_round": number, "num_rounds": 5}
+        place: dict[str, Any] = {"server_round": number, "num_rounds": 5}
         back = train_adapter(tiny_base, sent, examples, settings, **place).adapter
         move = asked_move(settings, num_examples=8, **place)
         lengths.append(asked_length(sent, move=move))
