@@ -114,10 +114,10 @@ class _Preflight:
         """Check that the weights fit into what is free."""
         kind = self.config.dtype if self.config.quantization == "none" else self.config.quantization
         needed = _BITS[kind] * self._modules.weights // 8
-        if torch.cuda.is_available():
-            where, (free, _) = "GPU", torch.cuda.mem_get_info()
-        else:
-            where, free = "machine", available_memory()
+        where, free = "machine", available_memory()
+        # Devices of a simulation train on a GPU only where they are given a share of it.
+        if torch.cuda.is_available() and (on_gpu := torch.cuda.mem_get_info()[0]) > free:
+            where, free = "GPU", on_gpu
         said = f"{needed / 1e9:.2f} GB of weights in {kind}"
         if needed > free:
             raise ConfigError(
@@ -161,7 +161,7 @@ class _Preflight:
 
     def output(self) -> str:
         """Check that the output folder can be written, and by no other run."""
-        output = Path(self.config.output).absolute()
+        output = Path(self.config.output).expanduser().absolute()
         if output.exists():
             with sole_writer(output):
                 pass

@@ -20,6 +20,9 @@ DEVICE_KEY = "device"
 EMBEDDING_KEY = "embedding"
 _FORMS: tuple[Form, ...] = get_args(Form)
 _LONGEST_NAME = 64
+MOST_EXAMPLES = 10_000_000
+"""Most examples that a device may say it has."""
+
 _MOST_BYTES = 2**50
 _LARGEST_RANK = 4096
 
@@ -154,6 +157,10 @@ class DeviceProfile:
     def _check(self) -> None:
         if self.num_examples < 1:
             raise ProfileError(f"num-examples is {self.num_examples}; at least 1 is needed.")
+        if self.num_examples > MOST_EXAMPLES:
+            raise ProfileError(
+                f"num-examples is {self.num_examples}; {MOST_EXAMPLES} at most are accepted."
+            )
         for name in ("memory_bytes", "fixed_bytes", "bytes_per_rank", "upload_per_rank"):
             if getattr(self, name) > _MOST_BYTES:
                 raise ProfileError(f"{name} is {getattr(self, name):.3g}; that is no real device.")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flower_strategy.settings import TrainingSettings
 
 
@@ -28,22 +31,24 @@ def learning_rates(
     num_rounds : int
         Rounds of the run.
     """
+    rates: list[float] = _rates(settings, steps, server_round, num_rounds).tolist()
+    return rates
+
+
+def _rates(
+    settings: TrainingSettings, steps: int, server_round: int, num_rounds: int
+) -> NDArray[np.float64]:
+    # transformers' formulas; its schedulers need torch, which the server's process does without.
     whole = max(num_rounds, server_round) * steps
     warmup = math.ceil(whole * settings.warmup_ratio)
-    first = (max(server_round, 1) - 1) * steps
-    return [_rate(settings, step, warmup, whole) for step in range(first, first + steps)]
-
-
-def _rate(settings: TrainingSettings, step: int, warmup: int, whole: int) -> float:
-    # transformers' formulas; its schedulers need torch, which the server's process does without.
-    if step < warmup:
-        return settings.learning_rate * step / warmup
-    if settings.lr_schedule == "constant":
-        return settings.learning_rate
-    fallen = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, whole - warmup)))
-    return settings.learning_rate_min + fallen * (
-        settings.learning_rate - settings.learning_rate_min
-    )
+    step = (max(server_round, 1) - 1) * steps + np.arange(steps, dtype=np.float64)
+    high, low = settings.learning_rate, settings.learning_rate_min
+    rates = np.full(steps, high)
+    if settings.lr_schedule == "cosine":
+        rates = low + (high - low) * 0.5 * (
+            1.0 + np.cos(np.pi * (step - warmup) / max(1, whole - warmup))
+        )
+    return np.where(step < warmup, high * step / max(1, warmup), rates)
 
 
 def asked_move(
@@ -57,5 +62,4 @@ def asked_move(
 def _total_rate(
     settings: TrainingSettings, steps: int, server_round: int, num_rounds: int
 ) -> float:
-    rates = learning_rates(settings, steps=steps, server_round=server_round, num_rounds=num_rounds)
-    return math.fsum(rates)
+    return float(_rates(settings, steps, server_round, num_rounds).sum())

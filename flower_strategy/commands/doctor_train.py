@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "look over model, data, keys, memory and output of a run"
 EXTRAS = ("federated", "embedded")
+
+_PAIR = re.compile(r"""[\w-]+\s*=\s*("[^"]*"|'[^']*'|[^\s"']+)(\s+|$)""")
 
 _ADVICE = "set what the sentence names, and ask again; no device is asked before this is green"
 
@@ -88,20 +91,33 @@ def _run_config(app: Path, given: list[str] | None) -> Mapping[str, Any]:
     ConfigError
         One of them is no TOML.
     """
-    from flwr.common.config import flatten_dict, parse_config_args
-
     project = app / "pyproject.toml"
-    own: Mapping[str, Any] = {}
+    values: dict[str, Any] = {}
     if project.is_file():
-        try:
-            content = tomllib.loads(project.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{project} cannot be read: {first_line(error)}.") from error
-        own = content.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+        content = _toml(project)
+        values |= content.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    for text in given or []:
+        values |= _toml(Path(text)) if text.endswith(".toml") else _pairs(text)
+    return values
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
-        return {**flatten_dict(dict(own)), **parse_config_args(given)}
-    # Flower raises its own errors for what is no TOML, click's among them.
-    except Exception as error:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}.") from error
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """Read pairs as ``flwr run`` takes them: each value is TOML, blanks stand between them."""
+    if rest := _PAIR.sub("", text).strip():
         raise ConfigError(
-            f"--run-config {' '.join(given or [])!r} cannot be read: {first_line(error)}."
+            f"--run-config {text!r} cannot be read at {rest!r}; accepted are pairs such as "
+            "\"model='...' rounds=5\", or a file that ends in .toml."
+        )
+    try:
+        return tomllib.loads("\n".join(pair[0].strip() for pair in _PAIR.finditer(text)))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"--run-config {text!r} cannot be read: {first_line(error)}; texts stand in quotes."
         ) from error

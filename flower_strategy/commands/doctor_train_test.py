@@ -91,7 +91,8 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     assert "choose a smaller model, dtype='bfloat16' or quantization" in said
 
 
-def test_what_is_no_toml_is_one_sentence(tmp_path: Path) -> None:
-    status, said = lines_of(tmp_path, "--run-config", "rounds=five")["keys"]
+@pytest.mark.parametrize("text", ["rounds=five", "rounds=", "rounds", "model='a"])
+def test_what_is_no_toml_is_one_sentence(tmp_path: Path, text: str) -> None:
+    status, said = lines_of(tmp_path, "--run-config", text)["keys"]
     assert status == "red"
-    assert said.startswith("--run-config 'rounds=five' cannot be read: ")
+    assert said.startswith(f"--run-config {text!r} cannot be read")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,24 +125,18 @@ def _stem(path: Path) -> str:
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Give each file the shortest name that it shares with none: stem, name, folders before."""
-    names: dict[str, Path] = {}
-    for path in paths:
-        wanted = [
+    wanted = {
+        path: [
             _stem(path),
             *("/".join(path.parts[-depth:]) for depth in range(1, len(path.parts))),
         ]
-        others = [other for other in paths if other != path]
-        unique = [
-            name
-            for name in wanted
-            if not any(name in {_stem(other), other.name} or _ends(other, name) for other in others)
-        ]
-        names[next(iter(unique), str(path))] = path
-    return names
-
-
-def _ends(path: Path, name: str) -> bool:
-    return f"/{path.as_posix()}".endswith(f"/{name}")
+        for path in paths
+    }
+    uses = Counter(name for names in wanted.values() for name in set(names))
+    return {
+        next((name for name in names if uses[name] == 1), str(path)): path
+        for path, names in wanted.items()
+    }
 
 
 Load = Callable[..., "IterableDataset"]
@@ -299,6 +295,8 @@ def read_rows(path: Path) -> Rows:
 def _read(path: Path) -> Rows:
     import datasets
 
+    # It would tell a server of every file that is opened, and wait for it where none is reached.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     if path.is_dir():
         saved = datasets.load_from_disk(str(path))
         if isinstance(saved, datasets.DatasetDict):
@@ -307,8 +305,14 @@ def _read(path: Path) -> Rows:
         return
     if path.stat().st_size == 0:
         return
-    # Streaming: what it would write otherwise is a copy of private text in a cache folder.
-    load = functools.partial(
-        datasets.load_dataset, data_files=str(path), split="train", streaming=True
-    )
-    yield from FORMATS[suffix_of(path)](load)
+    # Streaming: what it would write otherwise is a copy of private text in a cache folder. Its own
+    # folder, of locks alone, may be where nothing can be written.
+    with tempfile.TemporaryDirectory(prefix="floe-data-") as folder:
+        load = functools.partial(
+            datasets.load_dataset,
+            data_files=str(path),
+            split="train",
+            streaming=True,
+            cache_dir=folder,
+        )
+        yield from FORMATS[suffix_of(path)](load)

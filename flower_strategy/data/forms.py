@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ logger = logging.getLogger("flwr")
 Row = Mapping[str, Any]
 
 _KINDS = {bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
+
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,31}", re.ASCII)
 
 _ROLES = {
     "assistant": "assistant",
@@ -125,7 +128,7 @@ def text_of(row: Row, name: str, *, empty: bool = False) -> str:
         It holds neither text nor a number.
     """
     if name not in row:
-        raise ValueError(f"no field {name}; the row has {', '.join(row) or 'none'}")
+        raise ValueError(f"no field {name}; the row has {_fields(row)}")
     value = row[name]
     if value is None and empty:
         return ""
@@ -135,6 +138,19 @@ def text_of(row: Row, name: str, *, empty: bool = False) -> str:
         kind = "no number (NaN or infinite)" if isinstance(value, float) else _kind(value)
         raise ValueError(f"the field {name} holds {kind}; text or a number is needed")
     return str(value)
+
+
+def _fields(row: Row) -> str:
+    """Return the names of a row's fields as far as they look like names.
+
+    The sentence may go to the server. A table without a first line of names has text in their
+    place.
+    """
+    names = [str(name) for name in row if _NAME.fullmatch(str(name))]
+    other = len(row) - len(names)
+    if other:
+        names.append(f"{other} that are no names (does the first line hold the fields' names?)")
+    return ", ".join(names) or "none"
 
 
 def _kind(value: object) -> str:
@@ -203,7 +219,31 @@ def _conversation(messages: object, *, field: str, tools: object = None) -> Exam
         tools = _decoded(tools, "tools")
     if tools and not isinstance(tools, list):
         raise ValueError(f"the field tools holds {_kind(tools)}; a list of tools is needed")
-    return Example(conversation=as_json(turns), tools=as_json(tools) if tools else "")
+    listed = _without_nulls(tools) if isinstance(tools, list) else []
+    return Example(conversation=as_json(turns), tools=as_json(listed) if listed else "")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out keys that hold null: tables give every row the keys of all rows."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def _call(call: object, place: str) -> Any:
+    """Return a tool's call as servers give it to chat templates: its arguments decoded.
+
+    vLLM decodes them, too; data sets in OpenAI's form hold them as text.
+    """
+    call = _without_nulls(call)
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise ValueError(f"{place} has a tool call that is no object with a function")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        decoded = _decoded(arguments, f"{place}.tool_calls") if arguments.strip() else {}
+        function = {**function, "arguments": decoded}
+    return {**call, "function": function}
 
 
 def _decoded(text: str, field: str) -> Any:
@@ -221,8 +261,8 @@ def _turn(message: object, place: str) -> dict[str, Any]:
     said = message.get("role", message.get("from"))
     role = _ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        known = ", ".join(_ROLES)
-        raise ValueError(f"{place} has the role {said!r}; accepted are {known}")
+        # The role is not quoted: a server reads this sentence, and it may be a person's name.
+        raise ValueError(f"{place} has an unknown role; accepted are {', '.join(_ROLES)}")
     content = message.get("content", message.get("value"))
     calls = message.get("tool_calls")
     turn: dict[str, Any] = {"role": role}
@@ -233,7 +273,9 @@ def _turn(message: object, place: str) -> dict[str, Any]:
     else:
         turn["content"] = text_of({f"{place}.content": content}, f"{place}.content")
     if calls:
-        turn["tool_calls"] = calls
+        if not isinstance(calls, list):
+            raise ValueError(f"{place} has tool calls that are {_kind(calls)}; a list is needed")
+        turn["tool_calls"] = [_call(call, place) for call in calls]
     # What some chat templates read of a tool's answer, or of what an assistant thought.
     for name in ("name", "tool_call_id", "reasoning_content"):
         if message.get(name) is not None:
@@ -244,7 +286,7 @@ def _turn(message: object, place: str) -> dict[str, Any]:
 def _part(part: object, place: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
     if kind != "text" or not isinstance(part, Mapping):
-        raise ValueError(f"{place} has a part of the type {kind!r}; text alone is trained on")
+        raise ValueError(f"{place} has a part that is no text; text alone is trained on")
     return text_of(part, "text")
 
 
@@ -374,8 +416,8 @@ def to_examples(
     source : str
         What error messages call the data.
     template : Template, optional
-        How a row becomes an example; without one the first row's fields are recognised, and
-        decide for all.
+        How a row becomes an example; without one its fields decide. Those of the first row must be
+        of a known form, which later rows of other fields may leave for another known one.
 
     Raises
     ------
@@ -383,13 +425,16 @@ def to_examples(
         The fields are not recognised, or a row lacks one or holds something else than text; the
         message gives the source and the line.
     """
-    make: Callable[[Row], Example] | None = template.fill if template else None
+    known: dict[frozenset[str], Form] = {}
+    first: Form | None = None
     for number, row in rows:
+        make = template.fill if template else None
         if make is None:
-            form = _recognise(row, source)
-            if form.note:
-                logger.info("%s: %s.", source, form.note)
-            make = form.make
+            fields = frozenset(row)
+            if fields not in known:
+                known[fields] = _recognise(row, source) if first is None else _like(first, row)
+            first = first or known[fields]
+            make = known[fields].make
         try:
             yield _checked(make(row), row)
         except ValueError as error:
@@ -410,12 +455,23 @@ def _checked(example: Example, row: Row) -> Example:
     return replace(example, row=hashlib.sha256(seen).digest()[:16])
 
 
+def _like(first: Form, row: Row) -> Form:
+    """Return the form of a row whose fields are not those of the rows before.
+
+    Of Alpaca's rows some have no ``input``, of question and answer some have a ``context``. What
+    is of no form at all is refused by the first one's, with what it lacks.
+    """
+    return next((form for form in FORMS if form.recognises(row)), first)
+
+
 def _recognise(row: Row, source: str) -> Form:
     for form in FORMS:
         if form.recognises(row):
+            if form.note:
+                logger.info("%s: %s.", source, form.note)
             return form
     known = "; ".join(dict.fromkeys(", ".join(form.fields) for form in FORMS))
     raise ConfigError(
-        f"{source} has the fields {', '.join(row) or 'none'}, which are not recognised: set "
+        f"{source} has the fields {_fields(row)}, which are not recognised: set "
         f"prompt-template and response-template, or use one of these sets of fields: {known}."
     )

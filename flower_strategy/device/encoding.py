@@ -8,6 +8,7 @@ response here has the same ids, so that an adapter is trained on what it is serv
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +22,13 @@ from floe_plugins.errors import ConfigError, first_line
 from flower_strategy.data.examples import Example
 from flower_strategy.profile import Form
 
+logger = logging.getLogger("flwr")
+
 _CHARACTERS_PER_TOKEN = 16
 """A text is cut to so many characters per token that is kept, before it is tokenized."""
 
-_CACHED = 65_536
+_CACHED_TOKENS = 4_194_304
+"""The most tokens whose ids are kept: some 150 MB."""
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -70,7 +74,8 @@ class Encoder:
         self._max_length = max_length
         chat = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self.form: Form = "chat" if chat else "plain"
-        self.encode = lru_cache(maxsize=_CACHED)(self._encode)
+        self._warned = False
+        self.encode = lru_cache(maxsize=max(256, _CACHED_TOKENS // max_length))(self._encode)
 
     def prompt(self, text: str) -> list[int]:
         """Return the ids of what a user asks, as the server reads them."""
@@ -106,7 +111,8 @@ class Encoder:
         before = self._ids(example.prompt, special=True)
         text = example.response[: _CHARACTERS_PER_TOKEN * self._max_length]
         after = self._continuing(example.prompt, text)
-        if self._tokenizer.eos_token_id is not None:
+        # What was cut does not end there.
+        if text == example.response and self._tokenizer.eos_token_id is not None:
             after = [*after, self._tokenizer.eos_token_id]
         front, kept = self._kept(before, after)
         return Encoded((*front, *kept), (False,) * len(front) + (True,) * len(kept))
@@ -121,8 +127,10 @@ class Encoder:
             text += piece.text
             ids += new
             learned += [piece.learned] * len(new)
-        after = self._continuing(text, last.text[: _CHARACTERS_PER_TOKEN * self._max_length])
-        if not self._ends_a_turn(after) and self._tokenizer.eos_token_id is not None:
+        spoken = last.text[: _CHARACTERS_PER_TOKEN * self._max_length]
+        after = self._continuing(text, spoken)
+        ended = self._ends_a_turn(after) or spoken != last.text
+        if not ended and self._tokenizer.eos_token_id is not None:
             after = [*after, self._tokenizer.eos_token_id]
         front, kept = self._kept(ids, after)
         # All but the special tokens in front are the last ones.
@@ -141,6 +149,7 @@ class Encoder:
             spans = self._spans_by_prefix(messages, tools, whole)
         if not spans or spans[-1][1] < len(whole.rstrip()):
             # The template shows earlier turns otherwise than the last one, which alone is learned.
+            self._warn_of_turns(messages)
             before = self._rendered(messages[:-1], tools=tools, prompt=True)
             content = str(messages[-1].get("content") or "")
             tail = whole[whole.rfind(content) :] if content else whole[len(before) :]
@@ -176,11 +185,25 @@ class Encoder:
         for place, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._rendered(messages[:place], tools=tools, prompt=True) if place else ""
-            until = self._rendered(messages[: place + 1], tools=tools)
+            try:
+                before = self._rendered(messages[:place], tools=tools, prompt=True) if place else ""
+                until = self._rendered(messages[: place + 1], tools=tools)
+            except ConfigError:
+                # A template may refuse the beginning of a conversation that it takes as a whole.
+                continue
             if whole.startswith(before) and whole.startswith(until.rstrip()):
                 spans.append((len(before), len(until)))
         return spans
+
+    def _warn_of_turns(self, messages: list[dict[str, Any]]) -> None:
+        spoken = sum(message["role"] == "assistant" for message in messages)
+        if spoken > 1 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "The chat template shows earlier turns of the assistant otherwise than the last "
+                "one: of a conversation with %d turns the last one alone is learned.",
+                spoken,
+            )
 
     def _end_of(self, spoken: str) -> str:
         """Leave off the white space that a template puts behind the end of a turn."""
@@ -234,13 +257,14 @@ class Encoder:
 
     def _continuing(self, before: str, text: str) -> list[int]:
         """Return the ids of a text that goes on after another one."""
-        # What comes before decides whether a word begins; it reaches no further than this.
-        context = before[-64:]
-        head = self._tokenizer(context, add_special_tokens=False)["input_ids"]
-        both = self._tokenizer(context + text, add_special_tokens=False)["input_ids"]
-        if both[: len(head)] == head:
-            return list(both[len(head) :])
-        # The text's first characters join the last token before it: the server has cut there.
+        # What comes before decides whether a word begins; it reaches no further than this. Where
+        # the text's first characters join the last token before it, the server has cut there:
+        # then a line's end keeps tokenizers from putting a space in front.
+        for context in (before[-64:], "\n"):
+            head = self._tokenizer(context, add_special_tokens=False)["input_ids"]
+            both = self._tokenizer(context + text, add_special_tokens=False)["input_ids"]
+            if both[: len(head)] == head:
+                return list(both[len(head) :])
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _kept(self, before: list[int], after: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -30,6 +30,10 @@ from flower_strategy.settings import TrainingSettings
 
 logger = logging.getLogger("flwr")
 
+_FARTHEST = 4
+"""By its examples, a device may move at most so many times as far as the median one of its round.
+It names them itself, and the length that its update may have must not be its own to set."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
@@ -92,11 +96,14 @@ def configure_train(
     # A length grows with the sum of the learning rates, which with epochs is a device's own.
     lengths = {key: asked_length(adapter, move=1.0) for key, adapter in adapters.items()}
     round.sent = {}
+    counts = {node: state.profiles[node].num_examples for node in wanted}
+    # With epochs a device that says it has more examples may move further: not without end.
+    most = _FARTHEST * int(np.median([*counts.values()] or [0]))
     for node, key in wanted.items():
-        examples = state.profiles[node].num_examples
+        examples = counts[node]
         move = steps.asked_move(
             training,
-            num_examples=examples,
+            num_examples=min(examples, max(most, 1)),
             server_round=server_round,
             num_rounds=round.num_rounds,
         )

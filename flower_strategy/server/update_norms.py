@@ -9,7 +9,8 @@ Changes of that size and of independent signs change a layer's weight :math:`s B
 .. math:: \|\Delta\|_F \approx s \, \delta \sqrt{m \|A\|_F^2 + n \|B\|_F^2}
 
 which is the *asked length* of an adapter. It follows from what the server sent and configured,
-never from the replies. Signs that agree as far as possible make it longer by at most
+never from the replies; with epochs also from the device's number of examples, of which no more than
+four times the round's median counts. Signs that agree as far as possible make it longer by at most
 :math:`1 + \sqrt{r / n}`. Measured on SmolLM2 (alpha = rank, alpha 16, rsLoRA; rates 2e-4 and 2e-3;
 two tasks), an update was 0.66 to 0.96 of it after 3 steps at every rank from 1 to 512, 0.49 to 0.54
 after 10 steps, and 0.27 after 60. Unscaled lengths at one rate differ by a factor of 31 between
