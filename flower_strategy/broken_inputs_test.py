@@ -237,7 +237,7 @@ DATA: dict[str, tuple[str, str, str]] = {
     "a role": (
         "data.jsonl",
         json.dumps({"messages": [{"role": "narrator", "content": "a"}]}),
-        r"line 1: messages\[0\] has the role 'narrator'; accepted are assistant",
+        r"line 1: messages\[0\] has an unknown role; accepted are assistant",
     ),
     "too few rows": (
         "data.jsonl",

@@ -31,6 +31,7 @@ def test_a_record_gives_back_the_profile() -> None:
     ("changes", "complaint"),
     [
         ({"num_examples": 0}, "num-examples is 0"),
+        ({"num_examples": 10**15}, "10000000 at most are accepted"),
         ({"form": "prose"}, "form is 'prose'; accepted is one of chat, plain"),
         ({"bandwidth": 0.0}, "bandwidth is 0"),
         ({"bytes_per_rank": 10**300}, "that is no real device"),

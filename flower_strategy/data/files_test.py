@@ -3,6 +3,7 @@ import codecs
 import gzip
 import json
 import lzma
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -128,16 +129,34 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path) -> None:
     assert peak < path.stat().st_size / 3
 
 
-def test_nothing_is_written_beside_or_into_a_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["own.jsonl", "own.jsonl.gz", "own.csv", "own.parquet"])
+def test_nothing_is_written_beside_or_into_a_cache_and_nobody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     import datasets
+    import huggingface_hub.utils
+    import pyarrow
+    import pyarrow.parquet
 
+    called: list[object] = []
+    for place in (datasets.load, huggingface_hub.utils):
+        if hasattr(place, "get_session"):
+            monkeypatch.setattr(place, "get_session", lambda: called.append(1))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "own.jsonl").write_text('{"text": "private words"}\n', "utf-8")
-    assert len(list(read_rows(tmp_path / "own.jsonl"))) == 1
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
-    assert written == [tmp_path / "own.jsonl"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / name
+    text = '{"text": "private words"}\n' if "jsonl" in name else "text\nprivate words\n"
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(text.encode()))
+    elif name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["private words"]}), path)
+    else:
+        path.write_text(text, "utf-8")
+    assert [row["text"] for _, row in read_rows(path)] == ["private words"]
+    written = [each for each in tmp_path.rglob("*") if each.is_file() and each.stat().st_size]
+    assert written == [path]
+    assert not called
 
 
 def test_a_folder_stands_for_all_its_files(tmp_path: Path) -> None:

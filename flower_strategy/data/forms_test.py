@@ -108,10 +108,16 @@ def test_roles_tools_and_calls_are_kept() -> None:
         ({"question": "q", "answers": {"text": []}}, "answers holds an object without a text"),
         ({"messages": []}, "the field messages holds a list; a list of messages"),
         ({"messages": [USER]}, "has no turn of the assistant to learn"),
-        ({"messages": [{"role": "boss", "content": "a"}]}, "messages[0] has the role 'boss'"),
+        (
+            {"messages": [{"role": "boss", "content": "a"}]},
+            "messages[0] has an unknown role; accepted are",
+        ),
         ({"messages": [USER, {"role": "assistant"}]}, "messages[1].content holds null"),
         ({"messages": ["a"]}, "messages[0] holds str; a message with role and content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "the type 'image'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "messages[0] has a part that is no text",
+        ),
         ({"messages": "[a"}, "holds text that is no JSON"),
     ],
 )
@@ -170,3 +176,49 @@ def test_the_origin_is_the_row_whatever_the_template_makes_of_it() -> None:
     ]
     assert made[0].origin == made[1].origin
     assert made[0].content != made[1].content
+
+
+def test_later_rows_of_another_known_form_keep_all_their_fields() -> None:
+    rows = [
+        (1, {"instruction": "Say hi", "output": "hi"}),
+        (2, {"instruction": "Translate", "input": "cat", "output": "Katze"}),
+        (3, {"instruction": "Say ho", "output": "ho"}),
+    ]
+    for order in (rows, rows[::-1]):
+        found = {example.prompt for example in to_examples(order, source="data")}
+        assert found == {
+            "Say hi\nResponse:",
+            "Translate\ncat\nResponse:",
+            "Say ho\nResponse:",
+        }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Jane Doe born 1970": "x", "diagnosis: flu": "y"},
+        {"messages": [{"role": "Dr Jane Miller", "content": "x"}, ASSISTANT]},
+        {"messages": [{"role": "user", "content": [{"type": "Jane", "text": "x"}]}, ASSISTANT]},
+        {"prompt": "q", "Jane Doe 1970": "x"},
+    ],
+)
+def test_a_refusal_quotes_nothing_that_may_be_private(row: dict[str, Any]) -> None:
+    """The sentence goes to the server as the reason for which a node takes no part."""
+    with pytest.raises(ConfigError) as caught:
+        example_of(row)
+    assert not any(word in str(caught.value) for word in ("Jane", "1970", "flu"))
+
+
+def test_arguments_of_calls_are_decoded_as_servers_do() -> None:
+    def talk(arguments: object) -> dict[str, Any]:
+        call = {"type": "function", "id": None, "function": {"name": "f", "arguments": arguments}}
+        turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return {"messages": [USER, turn]}
+
+    decoded = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    for given in ('{"x": 1}', {"x": 1}, {"x": 1, "of another row": None}):
+        assert example_of(talk(given)).messages[-1]["tool_calls"] == [decoded]
+    (empty,) = example_of(talk("")).messages[-1]["tool_calls"]
+    assert empty["function"]["arguments"] == {}
+    with pytest.raises(ConfigError, match="holds text that is no JSON"):
+        example_of(talk("{"))

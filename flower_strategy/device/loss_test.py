@@ -1,12 +1,16 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.encoding import Encoder
-from flower_strategy.device.loss import collate, held_out_loss, response_loss
+from flower_strategy.device.loss import Batch, collate, held_out_loss, response_loss
 from flower_strategy.settings import TrainingSettings
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
@@ -29,6 +33,38 @@ def test_the_loss_is_that_of_the_response_alone(tiny_base: BaseModel) -> None:
                 tokens += 1
     assert batch.num_targets == tokens
     assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("cohere", {"logit_scale": 0.0625}),
+        ("granite", {"logits_scaling": 8.0}),
+        ("gemma2", {"final_logit_softcapping": 0.05, "head_dim": 32}),
+    ],
+)
+def test_the_loss_has_the_model_s_own_scaling_and_caps(kind: str, values: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        **{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0},
+        **{"initializer_range": 0.5, **values},
+    )
+    factory: Any = AutoModelForCausalLM
+    model = factory.from_config(config).eval()
+    ids = torch.arange(1, 13).reshape(2, 6)
+    targets = ids[:, 1:].clone()
+    targets[0, :3] = -100
+    batch = Batch(ids, torch.ones_like(ids), targets, int((targets != -100).sum()))
+    logits = model(input_ids=ids).logits[:, :-1][targets != -100]
+    expected = functional.cross_entropy(logits, targets[targets != -100], reduction="sum")
+    assert float(response_loss(model, batch)) == pytest.approx(float(expected), rel=1e-5)
+    # What the bare head gives is another loss: the test would see one that leaves the rest out.
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state[:, :-1][targets != -100]
+    bare = model.get_output_embeddings()(hidden)
+    plain = functional.cross_entropy(bare, targets[targets != -100], reduction="sum")
+    assert abs(float(plain) - float(expected)) > 0.05 * float(expected)
 
 
 def test_eval_examples_limits_what_is_measured(
