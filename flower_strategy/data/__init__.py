@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from floe_plugins.errors import ConfigError, first_line
 from flower_strategy.config import RunConfig
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.files import find_files, is_file_name, read_rows
-from flower_strategy.data.forms import Template, custom_template, to_examples
+from flower_strategy.data.forms import Row, Template, custom_template, to_examples
 from flower_strategy.data.partition import check_shares, chosen, hold_out, partition
 from flower_strategy.simulation import NodeConfig, partition_of
 
@@ -201,8 +202,14 @@ class Source:
             The data does not exist or is not understood.
         """
         if self._on_hub:
-            own = self.share(config, partition_id=0, num_partitions=1)
-            return {self.data: [*own.train, *own.held_out][:most]}
+            rows = _hub_rows(
+                self.data,
+                lambda whole: whole.select(range(min(most, len(whole)))),
+                key=self.key,
+                what="'train'",
+            )
+            found = to_examples(rows, source=self.data, template=_template(config))
+            return {self.data: list(found)}
         if self.data == "embedded":
             return {name: task[:most] for name, task in self._tasks(config).items()}
         template = _template(config)
@@ -309,23 +316,33 @@ def load_hub_examples(
         The hub does not provide the data set, it has too few rows, or the rows have no known
         fields.
     """
+
+    def share(whole: Any) -> Iterable[Row]:
+        # Data sets are often sorted, and a share is a piece.
+        mixed = whole.shuffle(seed=_HUB_SEED)
+        return mixed.shard(num_shards=num_partitions, index=partition_id, contiguous=True)
+
+    what = f"'train' in {num_partitions} parts"
+    rows = _hub_rows(name, share, key=key, what=what)
+    if not rows:
+        raise ConfigError(f"Hub data set {name!r} gives node {partition_id} no examples.")
+    return list(to_examples(rows, source=name, template=template))
+
+
+def _hub_rows(
+    name: str, part: Callable[[Any], Iterable[Row]], *, key: str, what: str
+) -> list[tuple[int, Row]]:
+    """Return a part of a hub data set's ``train`` split, its rows numbered from 1."""
     import datasets
 
     identifier, _, subset = name.partition(":")
     try:
         whole = datasets.load_dataset(identifier, subset or None, split="train")
-        # Data sets are often sorted, and a share is a piece.
-        share = whole.shuffle(seed=_HUB_SEED).shard(
-            num_shards=num_partitions, index=partition_id, contiguous=True
-        )
-        rows = list(enumerate(share, 1))
+        return list(enumerate(part(whole), 1))
     # An unknown id or configuration, no connection, no such split: `datasets`, its hub client and
     # their HTTP library each raise classes of their own.
     except Exception as error:
         raise ConfigError(
             f"{key}={name!r} is no file or folder here, and the hub does not provide its split "
-            f"'train' in {num_partitions} parts: {first_line(error)}"
+            f"{what}: {first_line(error)}"
         ) from error
-    if not rows:
-        raise ConfigError(f"Hub data set {name!r} gives node {partition_id} no examples.")
-    return list(to_examples(rows, source=name, template=template))

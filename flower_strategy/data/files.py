@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import tempfile
@@ -153,6 +154,9 @@ def _csv(separator: str) -> Callable[[Load], Rows]:
         import datasets
 
         options = {"sep": separator, "index_col": False, "keep_default_na": False, **_UTF8}
+        if separator == "\t":
+            # Tabs cannot stand in its cells, so a quote is a quote.
+            options["quoting"] = csv.QUOTE_NONE
         first = next(iter(load("csv", **options)), None)
         if first is not None:
             # Without types for the columns, "007" would be the number 7.

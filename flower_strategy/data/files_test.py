@@ -191,3 +191,12 @@ def test_what_names_no_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x", "utf-8")
     with pytest.raises(ConfigError, match=r"names the file .*a.txt twice"):
         find_files(f"{tmp_path / 'a.txt'},{tmp_path / 'a.txt'}")
+
+
+def test_a_quote_in_a_table_of_tabs_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('prompt\tresponse\n"He said\tok\nnext\tfine\n', "utf-8")
+    assert list(read_rows(path)) == [
+        (2, {"prompt": '"He said', "response": "ok"}),
+        (3, {"prompt": "next", "response": "fine"}),
+    ]

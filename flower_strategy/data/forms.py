@@ -191,10 +191,11 @@ def _answers(row: Row) -> Example:
         )
     first = texts[0].get("text") if isinstance(texts[0], dict) else texts[0]
     answer = text_of({"answers": first}, "answers")
-    asked = f"Question: {text_of(row, 'question')}"
+    user = text_of(row, "question")
+    asked = f"Question: {user}"
     if "context" in row:
-        asked = f"Context: {text_of(row, 'context', empty=True)}\n{asked}"
-    return Example.of_turns(f"{asked}\nAnswer:", f" {answer}", user=asked)
+        asked = user = f"Context: {text_of(row, 'context', empty=True)}\n{asked}"
+    return Example.of_turns(f"{asked}\nAnswer:", f" {answer}", user=user)
 
 
 def _conversation(messages: object, *, field: str, tools: object = None) -> Example:

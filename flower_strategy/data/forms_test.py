@@ -41,7 +41,7 @@ def example_of(row: dict[str, Any]) -> Example:
             "Context: c\nQuestion: q\nAnswer:| a",
             "Context: c\nQuestion: q",
         ),
-        ({"question": "q", "answers": ["a", "b"]}, "Question: q\nAnswer:| a", "Question: q"),
+        ({"question": "q", "answers": ["a", "b"]}, "Question: q\nAnswer:| a", "q"),
         ({"text": "t", "spans": []}, "|t", None),
         ({"chosen": "t", "rejected": "u"}, "|t", None),
     ],
