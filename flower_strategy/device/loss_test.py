@@ -57,6 +57,7 @@ def test_the_loss_has_the_model_s_own_scaling_and_caps(kind: str, values: dict[s
     targets = ids[:, 1:].clone()
     targets[0, :3] = -100
     batch = Batch(ids, torch.ones_like(ids), targets, int((targets != -100).sum()))
+    model.requires_grad_(False)
     logits = model(input_ids=ids).logits[:, :-1][targets != -100]
     expected = functional.cross_entropy(logits, targets[targets != -100], reduction="sum")
     assert float(response_loss(model, batch)) == pytest.approx(float(expected), rel=1e-5)
