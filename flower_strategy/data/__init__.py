@@ -320,7 +320,10 @@ def load_hub_examples(
     def share(whole: Any) -> Iterable[Row]:
         # Data sets are often sorted, and a share is a piece.
         mixed = whole.shuffle(seed=_HUB_SEED)
-        return mixed.shard(num_shards=num_partitions, index=partition_id, contiguous=True)
+        piece: Iterable[Row] = mixed.shard(
+            num_shards=num_partitions, index=partition_id, contiguous=True
+        )
+        return piece
 
     what = f"'train' in {num_partitions} parts"
     rows = _hub_rows(name, share, key=key, what=what)

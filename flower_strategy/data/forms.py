@@ -236,15 +236,15 @@ def _call(call: object, place: str) -> Any:
 
     vLLM decodes them, too; data sets in OpenAI's form hold them as text.
     """
-    call = _without_nulls(call)
-    function = call.get("function") if isinstance(call, dict) else None
+    found = _without_nulls(call)
+    function = found.get("function") if isinstance(found, dict) else None
     if not isinstance(function, dict):
         raise ValueError(f"{place} has a tool call that is no object with a function")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         decoded = _decoded(arguments, f"{place}.tool_calls") if arguments.strip() else {}
         function = {**function, "arguments": decoded}
-    return {**call, "function": function}
+    return {**found, "function": function}
 
 
 def _decoded(text: str, field: str) -> Any:
@@ -429,8 +429,9 @@ def to_examples(
     known: dict[frozenset[str], Form] = {}
     first: Form | None = None
     for number, row in rows:
-        make = template.fill if template else None
-        if make is None:
+        if template is not None:
+            make = template.fill
+        else:
             fields = frozenset(row)
             if fields not in known:
                 known[fields] = _recognise(row, source) if first is None else _like(first, row)

@@ -58,11 +58,11 @@ class AliveBytes(TorchDispatchMode):
     """
 
     def __init__(self, own: Collection[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._now = 0
         self._own = own
-        self._alive: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._alive: Any = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

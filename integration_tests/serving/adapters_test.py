@@ -155,7 +155,24 @@ def test_the_table_is_that_of_vllm() -> None:
     models = pytest.importorskip("vllm.model_executor.models")
     registered = models.ModelRegistry.models
     assert registered.keys() >= TAKES | REFUSES
-    supports = {
-        name for name in TAKES | REFUSES if models.supports_lora(registered[name].load_model_cls())
+    loaded = {
+        name: model
+        for name in TAKES | REFUSES
+        if (model := _model_class(registered[name])) is not None
     }
-    assert supports == TAKES
+    supports = {name for name, model in loaded.items() if models.supports_lora(model)}
+    assert supports == TAKES & loaded.keys()
+    # Without torchvision some models that see cannot be imported; those of text can.
+    assert len(loaded) > 0.8 * len(TAKES | REFUSES)
+
+
+def _model_class(registered: Any) -> Any:
+    try:
+        return registered.load_model_cls()
+    except ImportError as error:
+        cause: BaseException | None = error
+        while cause is not None and "torchvision" not in str(cause):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        return None
