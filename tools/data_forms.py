@@ -1,7 +1,7 @@
 """Writes what becomes of each form of training data, on ``docs/reference/data.md``.
 
-``python -m tools.data_forms`` reads a small file of every format and a row of every form, and puts
-what came of them between the page's marks.
+``python -m tools.data_forms`` makes an example of a row of every form, and puts what came of it
+between the page's marks.
 """
 
 from __future__ import annotations

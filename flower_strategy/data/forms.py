@@ -181,11 +181,17 @@ def _alpaca(field: str, answer: str) -> Callable[[Row], Example]:
     return make
 
 
+class _WithoutAnswerError(Exception):
+    """A row has a question that nobody answers, as a third of SQuAD 2's have."""
+
+
 def _answers(row: Row) -> Example:
     """Make the example of SQuAD's fields; of several answers the first is learned."""
     answers = row.get("answers")
     texts = answers.get("text") if isinstance(answers, dict) else answers
-    if not isinstance(texts, list) or not texts:
+    if texts == []:
+        raise _WithoutAnswerError
+    if not isinstance(texts, list):
         raise ValueError(
             f"the field answers holds {_kind(answers)} without a text; a list of texts is needed"
         )
@@ -428,6 +434,7 @@ def to_examples(
     """
     known: dict[frozenset[str], Form] = {}
     first: Form | None = None
+    unanswered = 0
     for number, row in rows:
         if template is not None:
             make = template.fill
@@ -439,8 +446,12 @@ def to_examples(
             make = known[fields].make
         try:
             yield _checked(make(row), row)
+        except _WithoutAnswerError:
+            unanswered += 1
         except ValueError as error:
             raise ConfigError(f"{source}, line {number}: {error}.") from error
+    if unanswered:
+        logger.info("%s: %d questions without an answer are left out.", source, unanswered)
 
 
 def _checked(example: Example, row: Row) -> Example:

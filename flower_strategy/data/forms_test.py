@@ -1,4 +1,5 @@
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -105,7 +106,6 @@ def test_roles_tools_and_calls_are_kept() -> None:
         ({"prompt": [USER], "response": "a"}, "the field prompt holds a list"),
         ({"prompt": "q", "response": " "}, "the response is empty"),
         ({"prompt": "q\ud800", "response": "a"}, "'\\ud800', half of a character"),
-        ({"question": "q", "answers": {"text": []}}, "answers holds an object without a text"),
         ({"messages": []}, "the field messages holds a list; a list of messages"),
         ({"messages": [USER]}, "has no turn of the assistant to learn"),
         (
@@ -222,3 +222,21 @@ def test_arguments_of_calls_are_decoded_as_servers_do() -> None:
     assert empty["function"]["arguments"] == {}
     with pytest.raises(ConfigError, match="holds text that is no JSON"):
         example_of(talk("{"))
+
+
+def test_questions_without_an_answer_are_left_out_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows: list[tuple[int, dict[str, Any]]] = [
+        (1, {"question": "a", "answers": {"text": []}}),
+        (2, {"question": "b", "answers": {"text": ["c"]}}),
+        (3, {"question": "d", "answers": []}),
+    ]
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        with caplog.at_level("INFO"):
+            found = list(to_examples(rows, source="squad"))
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert [example.response for example in found] == [" c"]
+    assert "squad: 2 questions without an answer are left out." in caplog.text

@@ -25,6 +25,7 @@ from transformers import (
 
 from floe_plugins.models import resolve
 from flower_strategy.data.examples import Example
+from flower_strategy.data.forms import to_examples
 from flower_strategy.device.encoding import Encoder
 from integration_tests.harness.processes import end, free_port, spawn, tail
 from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS
@@ -48,7 +49,10 @@ _LLAMA = (
     "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 _CHATML = (
-    "{% for message in messages %}<|user|>{{ message.role }}\n{{ message.content }}<|end|>\n"
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}"
+    "{% for message in messages %}<|user|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name }}({{ call.function.arguments | tojson }}){% endfor %}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
 )
 
@@ -70,6 +74,29 @@ TALK = (
     {"role": "assistant", "content": "First."},
     {"role": "user", "content": "Two?\n"},
     {"role": "assistant", "content": "Second, and the cat sat."},
+)
+
+#: As OpenAI's interface has them: arguments are text, of which servers make objects.
+CALL = {"name": "weather", "arguments": '{"city": "Ulm", "days": 2}'}
+TOOL_TALK = (
+    {"role": "user", "content": "Rain?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": CALL}],
+    },
+    {"role": "tool", "content": "dry", "tool_call_id": "1"},
+    {"role": "assistant", "content": "No."},
+)
+TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Forecast",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    },
 )
 
 
@@ -191,3 +218,21 @@ def test_a_conversation_has_the_ids_that_the_server_gives_it(
         assert list(talk.ids[: len(ids)]) == ids, turns
         assert any(talk.learned[len(ids) :])
         assert any(talk.learned[: len(ids)]) <= (turns > 1)
+
+
+def test_calls_of_tools_have_the_ids_that_the_server_gives_them(
+    served: tuple[PreTrainedTokenizerBase, str],
+) -> None:
+    tokenizer, url = served
+    if tokenizer.chat_template != _CHATML:
+        pytest.skip("the tokenizer's chat template shows no tools")
+    encoder = Encoder(tokenizer, max_length=8192)
+    row = {"messages": list(TOOL_TALK), "tools": list(TOOLS)}
+    (example,) = to_examples([(1, row)], source="data")
+    found = encoder.encode(example)
+    body = {"messages": TOOL_TALK[:-1], "tools": TOOLS, "tool_choice": "none"}
+    ids = _post(url, "chat/completions", body)["token_ids"]
+    assert tokenizer.decode(found.ids[: len(ids)]) == tokenizer.decode(ids)
+    assert list(found.ids[: len(ids)]) == ids
+    learned = [token for token, on in zip(found.ids, found.learned, strict=True) if on]
+    assert "Ulm" in tokenizer.decode(learned)
