@@ -436,6 +436,7 @@ def to_examples(
     first: Form | None = None
     unanswered = 0
     for number, row in rows:
+        make: Callable[[Row], Example]
         if template is not None:
             make = template.fill
         else:
