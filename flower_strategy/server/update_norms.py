@@ -80,7 +80,7 @@ def asked_length(sent: AdapterState, *, local_steps: int, learning_rate: float) 
     sent : AdapterState
         The adapter that a device is sent.
     local_steps, learning_rate : int, float
-        The training that it is asked for.
+        The requested training.
     """
     squares = 0.0
     for factors in sent.layers.values():
@@ -117,7 +117,7 @@ class LengthJudge:
     trained : int
         Updates so far from devices that have trained.
     odd : int
-        Those among them that are absurdly long.
+        Those of them that are absurdly long.
     """
 
     limit: float
