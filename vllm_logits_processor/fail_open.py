@@ -127,14 +127,14 @@ class FailOpen:
             return part()
         except FloeError:
             raise
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw; see the module.
+        except Exception as error:  # noqa: BLE001 - any unforeseen fault; see the module.
             self.lose(error, stage=stage)
         if undo is not None:
             self.aside(undo, stage=stage)
         return otherwise
 
     def aside(self, part: Callable[[], None], *, stage: str) -> bool:
-        """Run what concerns one request alone; a fault in it does not cost the step.
+        """Run a part that concerns a single request; a fault in it does not cost the step.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Two processes that agree over a real group, as vLLM's ranks do."""
+"""Two processes that synchronise over a real group, as vLLM's ranks do."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ for step, (cells, poor, unready) in enumerate(STEPS):
         decided = Unreadable(index=index, values=index.float())
     header = torch.empty
     short[0] = poor == rank
-    # The header is a tensor of its own; only what grows with the cells is to fail.
+    # The header is a tensor of its own; only allocations that grow with the cells fail.
     module.torch.empty = lambda *a, **o: (empty if a[0] in (0, 1) else without_memory)(*a, **o)
     sync.broadcast(
         lambda: decided, ready=unready != rank, doubtful=unready is not None
@@ -111,7 +111,7 @@ print(faults, file=sys.stderr)
 
 
 def run_two(code: str, folder: Path) -> list[tuple[str, str]]:
-    """Run a program as two ranks; one that waits for ever is ended."""
+    """Run a program as two ranks, with a time limit."""
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(rank), str(folder / "store")],
@@ -132,7 +132,7 @@ def test_a_step_for_which_one_rank_lacks_memory_is_the_hosts_on_both(tmp_path: P
     def fused(cells: int, step: int) -> int:
         return sum(range(cells)) + cells * step
 
-    # The second rank has no memory where it must grow, and needs none where it need not.
+    # The second rank lacks memory only in steps in which its buffers must grow.
     assert sums == [
         fused(3, 0),
         0,

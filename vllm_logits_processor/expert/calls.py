@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Most unawaited calls kept in flight; the oldest are cancelled.
 _MOST_UNAWAITED = 8
-#: First calls in flight at which no further one is started.
+#: No further first call is started while this many are in flight.
 _MOST_FIRST = 8
-#: Abandoned calls in flight at which none is started ahead.
+#: No call is started ahead while this many abandoned calls are in flight.
 _MOST_ABANDONED = 4
 
 #: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
@@ -34,7 +34,7 @@ class OnSettled(Protocol):
     def __call__(
         self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
     ) -> None:
-        """Receive one call.
+        """Receive the outcome of one call.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class ExpertCalls:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many abandoned calls are in flight that none should be started ahead."""
+        """Whether too many abandoned calls are in flight to start another one ahead."""
         self._abandoned = [future for future in self._abandoned if not future.done()]
         return len(self._abandoned) >= _MOST_ABANDONED
 
@@ -130,7 +130,7 @@ class ExpertCalls:
         steps: int = 1,
         kind: Kind = "now",
     ) -> ExpertCall | str:
-        """Start a call, or return why not: ``busy`` with first calls, or all breakers ``open``.
+        """Start a call, or return why not: ``busy`` (with first calls) or ``open`` (all breakers).
 
         Parameters
         ----------
