@@ -99,7 +99,7 @@ for step, (cells, poor, unready) in enumerate(STEPS):
         decided = Unreadable(index=index, values=index.float())
     header = torch.empty
     short[0] = poor == rank
-    # The header is a tensor of its own; only allocations that grow with the cells fail.
+    # The header is a tensor of its own; only what grows with the cells is to fail.
     module.torch.empty = lambda *a, **o: (empty if a[0] in (0, 1) else without_memory)(*a, **o)
     sync.broadcast(
         lambda: decided, ready=unready != rank, doubtful=unready is not None
