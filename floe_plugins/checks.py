@@ -17,5 +17,5 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def is_integer(value: object, *, least: int, most: float = math.inf) -> TypeGuard[int]:
-    """Tell whether `value` is an integer in a range, both ends included."""
+    """Return whether `value` is an integer in a range, both ends included."""
     return type(value) is int and least <= value <= most

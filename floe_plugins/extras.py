@@ -38,7 +38,7 @@ def _of(extra: str, stated: Sequence[Requirement]) -> Iterator[Requirement]:
 
 
 def brings(extra: str, module: str) -> bool:
-    """Tell whether an extra requires the distribution of a module, given by its dotted name."""
+    """Return whether an extra requires the distribution of a module, given by its dotted name."""
     top = module.partition(".")[0]
     distribution = canonicalize_name(_BROUGHT_BY.get(top, top))
     return any(canonicalize_name(one.name) == distribution for one in requirements(extra))

@@ -227,13 +227,13 @@ def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_text_call(name: str | None, call: Mapping[str, Any]) -> bool:
-    """Tell whether a call is a text call with its text in the usual fields."""
+    """Return whether a call is a text call with its text in the usual fields."""
     places = _TEXTS_OF.get((name or "").removeprefix("a"), _TEXTS_OF.get(name or ""))
     return places is not None and all(isinstance(call.get(place), str | list) for place in places)
 
 
 def stays_local(call: Mapping[str, Any], local_model: str | None) -> bool:
-    """Tell whether a call goes to a deployment of the local model, and nowhere else.
+    """Return whether a call goes to a deployment of the local model, and nowhere else.
 
     The proxy's own configuration decides: nothing that a client writes into a request, such as
     the id of a deployment, makes another deployment local.

@@ -300,7 +300,7 @@ class FloeConfig(Settings):
     )
 
     def fuses(self, mode: Mode) -> bool:
-        """Tell whether a request of this mode is fused."""
+        """Return whether a request of this mode is fused."""
         return (self.default_mode if mode == "auto" else mode) != "host"
 
     @classmethod

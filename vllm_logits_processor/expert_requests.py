@@ -168,7 +168,7 @@ class ExpertRequests:
         stream.pending = stream.ahead = stream.first = None
 
     def _too_long(self, place: Place) -> bool:
-        """Tell whether the expert's context has no room for a place and the tokens after it.
+        """Return whether the expert's context has no room for a place and the tokens after it.
 
         A call requests as many of these as the stream that looks ahead furthest.
         """

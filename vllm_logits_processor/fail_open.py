@@ -222,7 +222,7 @@ class FailOpen:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory of the host or of a device was short."""
+    """Return whether memory of the host or of a device was short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # torch's host allocators and CUDA's libraries have no exception type of their own.

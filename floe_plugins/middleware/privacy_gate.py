@@ -227,7 +227,7 @@ async def _pass_on(reply: CloudReply, send: Send) -> None:
 
 
 def _is_plain_json(scope: Scope) -> bool:
-    """Tell whether a body is JSON by its headers, neither compressed nor in another encoding."""
+    """Return whether a body is JSON by its headers, neither compressed nor in another encoding."""
     for name, value in scope["headers"]:
         name, value = name.lower(), value.strip().lower()
         if name == b"content-encoding" and value not in (b"", b"identity"):

@@ -63,7 +63,7 @@ def path_of(scope: Scope) -> str:
 
 
 def is_free_of_text(path: str) -> bool:
-    """Tell whether no request to a path makes the model generate a token.
+    """Return whether no request to a path makes the model generate a token.
 
     The path must match exactly: one that differs by its case or by a slash does not count.
     """
@@ -71,7 +71,7 @@ def is_free_of_text(path: str) -> bool:
 
 
 def asks_for_host_only(body: Mapping[str, Any]) -> bool:
-    """Tell whether a client wants its request to stay with the host."""
+    """Return whether a client wants its request to stay with the host."""
     extra = body.get(_XARGS)
     return isinstance(extra, Mapping) and extra.get(_MODE) == _HOST_ONLY
 

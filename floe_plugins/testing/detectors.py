@@ -144,7 +144,7 @@ def _check_spans(detector: Detector, text: str, answer: object) -> None:
 
 
 def _covered(span: Span, others: Iterable[Span]) -> bool:
-    """Tell whether spans of the same label cover one, together and without a gap."""
+    """Return whether spans of the same label cover one, together and without a gap."""
     reached = span.start
     for other in sorted(each for each in others if each.label == span.label):
         if other.start <= reached:

@@ -339,7 +339,7 @@ def _encode(vocabulary: ByteVocabulary, data: bytes, begins_text: bool) -> tuple
 
 @lru_cache(maxsize=16384)
 def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: bool) -> bool:
-    """Tell whether the tokenizer itself would write `token` after `front`."""
+    """Return whether the tokenizer itself would write `token` after `front`."""
     whole = front + (vocabulary.token_bytes[token] or b"")
     own = (*_encode(vocabulary, front, begins_text), token)
     if _encode(vocabulary, whole, begins_text) == own:
@@ -352,7 +352,7 @@ def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: b
 def _likely_extends(
     vocabulary: ByteVocabulary, tail: bytes, offset: int, begins_text: bool
 ) -> bool:
-    """Tell whether the tokenizer would write any of some tokens that cross the end."""
+    """Return whether the tokenizer would write any of some tokens that cross the end."""
     begin, stop = vocabulary.longer(tail[offset:])
     tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
     return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)

@@ -143,7 +143,7 @@ def maps_from_firsts(
 
 
 def _same_text(host: ByteVocabulary, expert: ByteVocabulary) -> bool:
-    """Tell whether both tokenize alike; their models may still end a turn differently."""
+    """Return whether both tokenize alike; their models may still end a turn differently."""
     return host is expert or (
         host.token_bytes == expert.token_bytes and host.encoder.to_str() == expert.encoder.to_str()
     )

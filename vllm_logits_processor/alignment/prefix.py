@@ -192,7 +192,7 @@ class ExpertPrefix:
         return False
 
     def _begins_word(self, at: int) -> bool:
-        """Tell whether one space and then a letter are at `at`, and no space before."""
+        """Return whether one space and then a letter are at `at`, and no space before."""
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
 
@@ -227,5 +227,5 @@ class ExpertPrefix:
         return _Boundary(at, starts[at] if starts else 0, sure=False)
 
     def _begins_spaces(self, at: int) -> bool:
-        """Tell whether there is space at `at`, and none before."""
+        """Return whether there is space at `at`, and none before."""
         return self._tail[at : at + 1].isspace() and not self._tail[at - 1 : at].isspace()

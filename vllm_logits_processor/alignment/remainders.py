@@ -51,7 +51,7 @@ class HostTail:
         return _last_word(self._vocabulary, last)
 
     def admits(self, rest: bytes) -> bool:
-        """Tell whether the text may go on with `rest` after the tokens that the host has written.
+        """Return whether the text may go on with `rest` after the tokens that the host has written.
 
         Also true if those tokens are not the tokenizer's own, from which nothing follows.
         """

@@ -126,7 +126,7 @@ def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[s
 
 
 def stands_alone(encoder: Tokenizer, text: str) -> bool:
-    """Tell whether `text` is split from letters before and after it."""
+    """Return whether `text` is split from letters before and after it."""
     return len(words_of(encoder, f"a{text}a")) > 2
 
 

@@ -217,7 +217,7 @@ class ByteVocabulary:
         return len(self.token_bytes)
 
     def equals(self, other: ByteVocabulary) -> bool:
-        """Tell whether both are the same tokenizer: no text of one ends inside another's token."""
+        """Return whether both are the same tokenizer, so that no text ends inside a token."""
         return self.fingerprint == other.fingerprint
 
     @cached_property
@@ -368,7 +368,7 @@ class ByteVocabulary:
         return firsts
 
     def _is_split_before_words(self, data: bytes) -> bool:
-        """Tell whether `data` ends in several spaces between which a word makes a split."""
+        """Return whether `data` ends in several spaces between which a word makes a split."""
         return self.kind == "byte-level" and len(data) > 1 and data[-2:].isspace()
 
     def _encode_text(self, text: str, *, goes_on: bool) -> tuple[list[int], list[int]]:

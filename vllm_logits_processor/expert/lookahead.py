@@ -156,7 +156,7 @@ class ReceivedDistributions:
         self._continue(end, continuation)
 
     def leads_to(self, place: Place) -> bool:
-        """Tell whether a former `end` still is one: the text has not departed from it."""
+        """Return whether a former `end` still is one: the text has not departed from it."""
         end = self.end
         return end is not None and (end.offset, end.token_ids) == (place.offset, place.token_ids)
 

@@ -54,7 +54,7 @@ class CircuitBreaker:
     _probing: bool = field(default=False, init=False)
 
     def allows(self, now: float) -> bool:
-        """Tell whether a call, or a probe, may start at `now` (seconds, monotonic)."""
+        """Return whether a call, or a probe, may start at `now` (seconds, monotonic)."""
         if self._since is None:
             return True
         if now - self._since < self.cooldown_s:
@@ -288,7 +288,7 @@ class ExpertPool:
         )
 
     def probing(self, future: Future[ExpertReply]) -> bool:
-        """Tell whether a call of `start` has gone only to servers that are being probed."""
+        """Return whether a call of `start` has gone only to servers that are being probed."""
         with self._lock:
             call = self._calls.get(future)
             return call is not None and call.probing

@@ -113,7 +113,7 @@ _LEAST_DIGITS, _MOST_DIGITS = 8, 10
 
 
 def is_grouped(candidate: str) -> bool:
-    """Tell whether the digits and groups of `candidate` may be those of a numbering plan."""
+    """Return whether the digits and groups of `candidate` may be those of a numbering plan."""
     groups = _GROUPS.findall(candidate)
     digits = sum(map(len, groups))
     # Pairs alone are lists of small numbers, and one group is anything.
@@ -126,7 +126,7 @@ def is_grouped(candidate: str) -> bool:
 
 
 def is_planned(candidate: str) -> bool:
-    """Tell whether a grouped `candidate` is a number in the form of some country."""
+    """Return whether a grouped `candidate` is a number in the form of some country."""
     return _is_written_so(" ".join(_GROUPS.findall(candidate)))
 
 

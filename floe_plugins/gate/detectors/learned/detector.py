@@ -102,7 +102,7 @@ def _joined(
 
 
 def _tells(stretch: str, label: str) -> bool:
-    """Tell whether a stretch is more than signs, an initial, or a number of few digits."""
+    """Return whether a stretch is more than signs, an initial, or a number of few digits."""
     if any(letter >= "\u3040" for letter in stretch):
         return True
     letters = sum(map(str.isalpha, stretch))
