@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from floe_plugins.errors import FloeError
 
-#: Errors that a template raises for messages that it does not take.
+#: Errors that a template raises for messages that it refuses.
 _REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 
 

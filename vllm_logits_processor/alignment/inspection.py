@@ -24,13 +24,13 @@ class SideReport:
     ----------
     name : str
     kind : str
-        The way in which its tokens spell bytes.
+        How its tokens spell bytes.
     tokens : int
         Number of token ids.
     shared : int
-        Number of tokens whose bytes are a token of the other tokenizer too.
+        Number of tokens whose bytes are also a token of the other tokenizer.
     mapped : int
-        Number of tokens that the map takes to a token of the other.
+        Number of tokens that map to a token of the other.
     without_text : int
         Number of unmapped tokens that add no text: special ones, and ids without a token.
     not_spelled : int
