@@ -1,4 +1,4 @@
-"""Checks of single values; imports nothing, so that whoever needs only these stays light."""
+"""Checks of single values, without imports that would slow down their users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell a number that a finite float holds from the rest; JSON's true and false are none."""
+    """Return whether `value` is a finite number within a float's range; booleans are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

@@ -164,7 +164,7 @@ def iban_checks(iban: str) -> bool:
     plain = iban.translate(_SEPARATORS)
     if not plain[2:4].isdigit():
         return False
-    # Base 36 gives letters the values that the standard wants, A = 10 to Z = 35.
+    # Base 36 gives letters the standard's values, A = 10 to Z = 35.
     digits = "".join(str(int(character, 36)) for character in plain[4:] + plain[:4])
     return int(digits) % 97 == 1
 

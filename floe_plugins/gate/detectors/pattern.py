@@ -1,4 +1,4 @@
-"""A detector made of one regular expression and a check of its matches."""
+"""A detector with one regular expression and a check of its matches."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ class PatternDetector:
         Must take linear time on any text: bounded or possessive repetitions, and a look-behind
         that lets a match begin only where a run of its characters begins.
     confirms : callable, optional
-        Takes a match and tells whether it counts.
+        Returns whether a match counts.
     needs : str, optional
         A string that every text with a match holds; other texts are not searched.
     """

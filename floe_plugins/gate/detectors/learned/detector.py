@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MODEL = Path(__file__).with_name("model.npz")
 
-# So many words are scored at once, which bounds the memory; neighbours across the cut are seen.
+# Words scored at once, which bounds the memory; neighbours across the cut are included.
 _WORDS = 4096
 _SEEN = 2
 
@@ -44,7 +44,7 @@ class LearnedDetector:
         self._lock = threading.Lock()
 
     def load(self) -> Model:
-        """Read the model unless that has been done.
+        """Read the model, unless it is already loaded.
 
         Raises
         ------
