@@ -91,7 +91,7 @@ def _recognizers(language: str) -> tuple[Any, ...]:
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     registry = presidio.RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language])
-    # Recognizers that need a language model have a parameter for its output.
+    # Leaves out spaCy's recognizers, which need a language model.
     return tuple(
         recognizer
         for recognizer in registry.recognizers
