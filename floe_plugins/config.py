@@ -239,7 +239,6 @@ def refuse_unknown(keys: Iterable[str], known: Iterable[str], *, said: str) -> N
 
     Parameters
     ----------
-    keys, known : iterable of str
     said : str
         The sentence: see ``unknown`` of `Wording`.
 
@@ -370,7 +369,6 @@ class ApiKey:
 
     Parameters
     ----------
-    value : str, optional
     file : Path, optional
         Its content, without surrounding white space, is the key.
     """

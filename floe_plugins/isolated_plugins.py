@@ -24,7 +24,6 @@ class IsolatedRouter:
 
     Parameters
     ----------
-    router : Router
     plugin : str
         The plugin that registers it.
     timeout_s : float
@@ -70,7 +69,6 @@ class IsolatedSource:
 
     Parameters
     ----------
-    source : ModelSource
     plugin : str
         The plugin that registers it.
     """

@@ -64,13 +64,7 @@ class _Task(Generic[T]):
 
 
 class IsolationThread:
-    """A daemon thread that starts with the first call and makes one call at a time.
-
-    Parameters
-    ----------
-    name : str
-        The thread's name.
-    """
+    """A daemon thread that starts with the first call and makes one call at a time."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -84,8 +78,6 @@ class IsolationThread:
 
         Parameters
         ----------
-        function : callable
-            The call to the plugin.
         deadline : float
             On the clock of `time.monotonic`, seconds.
 
@@ -193,8 +185,6 @@ class Caller:
 
     Parameters
     ----------
-    hook, plugin, name : str
-        The hook, the plugin, and the object's name.
     timeout_s : float or None
         Seconds for a call; None for calls that may take any time, which run in the caller's thread.
     """

@@ -37,7 +37,6 @@ def build_engine(
 
     Parameters
     ----------
-    config : FloeConfig
     host_tokenizer : str
         Folder or hub id of the tokenizer of vLLM's model.
     host_vocabulary : int

@@ -168,7 +168,6 @@ class PromptScorer:
         The host's own server.
     host_model : str
         The host's name there.
-    expert : Expert
     """
 
     def __init__(self, *, host: Expert, host_model: str, expert: Expert) -> None:

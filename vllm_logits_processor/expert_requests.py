@@ -40,8 +40,6 @@ class ExpertRequests:
 
     Parameters
     ----------
-    calls : ExpertCalls
-    config : FloeConfig
     covers : int
         Most additional places per position and stream, for text that ends inside an expert token.
     """

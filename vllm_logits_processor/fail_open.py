@@ -67,7 +67,6 @@ class FailOpen:
 
     Parameters
     ----------
-    observer : FaultObserver, optional
     clock : callable
         Seconds, monotonic.
     """

@@ -124,7 +124,6 @@ class _GainedCells(FusedCells):
     logits : torch.Tensor
         The logits of the step.
     rows : int64 array, shape (rows,)
-    aligned : Aligned
     gains : float32 array, shape (parts,)
         What is added to the logits of each part's members.
     """
@@ -198,8 +197,6 @@ def fused_cells(
         The logits that `aligned` was made from. Not changed until the cells are written.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `aligned` and `weights` are for.
-    aligned : Aligned
-    weights : Weights
     """
     power, groups = weights.exponent, aligned.groups
     part_rows = groups.part_rows

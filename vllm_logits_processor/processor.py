@@ -57,7 +57,6 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
 
     Parameters
     ----------
-    vllm_config : VllmConfig
     arguments
         ``(device, is_pin_memory)`` from the V1 runner, ``(req_states,)`` from V2.
 

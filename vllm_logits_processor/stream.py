@@ -52,11 +52,8 @@ class Stream:
         Host tokens of the prompt; None for a prompt given as embeddings, which no expert can read.
     output_ids : list of int
         Host tokens of the answer so far: vLLM's own list, which grows.
-    options : RequestOptions
-    privacy : StreamPrivacy
     prefix : ExpertPrefix
         The text as expert tokens.
-    received : ReceivedDistributions
     text : bytearray
         Prompt and answer as bytes, as the gate sees them.
     """
@@ -81,7 +78,7 @@ class Stream:
     read: bool = False
     #: True for an expected text that does not exist yet; see `forked`.
     drafted: bool = False
-    #: Why the expert was not asked for the current position, if it was not.
+    #: Why no distribution was requested for the current position, if none was.
     declined: str | None = None
     #: True if everything needed for the current position has been received.
     ready: bool = False
@@ -175,7 +172,6 @@ class Stream:
 
         Parameters
         ----------
-        factors : RowFactors
         drafts : tuple of int, optional
             Draft tokens before the position, after the stream's own tokens.
         """

@@ -22,8 +22,6 @@ class Message:
 
     Attributes
     ----------
-    text : str
-        The text of the message.
     role : str or None
         The speaker. None for text beside the conversation, such as a tool's description: it is
         scanned by itself, and no value is split between it and a message.
@@ -43,8 +41,6 @@ class Conversation:
 
     Attributes
     ----------
-    messages : tuple of Message
-        The messages.
     text : str
         The joined text.
     size : int

@@ -26,8 +26,6 @@ class LoadedDetector:
 
     Attributes
     ----------
-    detector : Detector
-        The detector.
     plugin : str
         The plugin that registers it.
     labels : frozenset of str
@@ -174,8 +172,6 @@ class Scan:
 
     Attributes
     ----------
-    readings : tuple of Reading
-        The views.
     deadline : float
         On the clock of `time.monotonic`, seconds.
     spans : list of set of Span
@@ -207,13 +203,7 @@ class Scan:
 
 
 class DetectorRunner:
-    """Calls a gate's detectors one after the other, in a thread of their own.
-
-    Parameters
-    ----------
-    detectors : sequence of LoadedDetector
-        The detectors.
-    """
+    """Calls a gate's detectors one after the other, in a thread of their own."""
 
     def __init__(self, detectors: Sequence[LoadedDetector]) -> None:
         self._detectors = tuple(detectors)
@@ -228,8 +218,6 @@ class DetectorRunner:
 
         Parameters
         ----------
-        readings : tuple of Reading
-            The views of the text.
         deadline : float
             On the clock of `time.monotonic`, seconds.
 

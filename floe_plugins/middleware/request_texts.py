@@ -127,7 +127,6 @@ async def leaving(
 
     Parameters
     ----------
-    gate : Gate
     body : mapping
         As for `texts_of`.
 

@@ -33,8 +33,6 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
     Parameters
     ----------
-    path : Path
-        The file.
     advance : callable, optional
         Called with the number of bytes read since the last call.
     """
@@ -52,8 +50,6 @@ def fault(folder: Path, *, thorough: bool = False) -> str | None:
 
     Parameters
     ----------
-    folder : Path
-        The folder.
     thorough : bool, optional
         Hash every file, not just those up to 1 MiB.
 
@@ -85,8 +81,6 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
 
     Parameters
     ----------
-    folder : Path
-        The place of the folder.
     fill : callable
         Writes the files into the empty folder that it is given.
     facts : dict

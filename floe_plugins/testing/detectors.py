@@ -24,8 +24,6 @@ class DetectorConformance:
 
     Attributes
     ----------
-    detector : Detector
-        The detector.
     examples : sequence of str
         Texts in which it finds something.
     clean : sequence of str

@@ -14,13 +14,7 @@ _ROWS = 64
 
 
 class RouterConformance:
-    """Tests of one router; inherit in a class whose name begins with ``Test``.
-
-    Attributes
-    ----------
-    router : Router
-        The router.
-    """
+    """Tests of one router; inherit in a class whose name begins with ``Test``."""
 
     router: ClassVar[Router]
 

@@ -79,8 +79,6 @@ def row_sums(
         Not changed.
     rows : int64 array, shape (rows,)
         The rows to read.
-    groups : StepGroups
-        The groups of these rows.
     maps : AlignmentMaps
         The maps that `groups` was made from.
     """
@@ -223,9 +221,6 @@ class Aligned:
 
     Attributes
     ----------
-    maps : AlignmentMaps
-    top : ExpertTopK
-    groups : StepGroups
     index : int64 tensor, shape (members,), or None
         On a GPU, the members as places in ``logits.view(-1)``, already on the device.
     factors : float64 array, shape (parts,)
@@ -278,8 +273,6 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         The rows of `logits` that `top` is for.
     top : ExpertTopK
         The expert's top-K of those rows.
-    maps : AlignmentMaps
-        The maps of the pair of tokenizers.
 
     Returns
     -------

@@ -52,7 +52,6 @@ class ChatTemplate:
 
         Parameters
         ----------
-        roles : sequence of str
         answer : bool
             True to end with the beginning of the assistant's answer.
 

@@ -48,7 +48,6 @@ def end_of_turn(
 
     Parameters
     ----------
-    tokenizer : transformers.PreTrainedTokenizerBase
     folder : str
         The folder or hub id of the tokenizer.
     name : str

@@ -21,7 +21,6 @@ class Family:
 
     Attributes
     ----------
-    template : str
     end : str
         The text that the template puts after an answer.
     eos : str

@@ -16,7 +16,7 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Remainder:
-    """A group without an expert token: the rest of a token that began in the text so far.
+    """A group without an expert token: the remainder of a token that began in the text so far.
 
     Attributes
     ----------
@@ -167,8 +167,6 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
 
     Parameters
     ----------
-    maps : AlignmentMaps
-        The maps of the pair of tokenizers.
     top : ExpertTopK
         The expert's top K for the rows of the step.
     """

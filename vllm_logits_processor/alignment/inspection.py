@@ -22,7 +22,6 @@ class SideReport:
 
     Attributes
     ----------
-    name : str
     kind : str
         How its tokens spell bytes.
     tokens : int
@@ -74,11 +73,8 @@ class ShownToken:
 
     Attributes
     ----------
-    token : int
-    text : str
     first : int or None
         The other tokenizer's first token for it; None if it is not mapped.
-    first_text : str or None
     group : int
         For an expert's token, the number of host tokens in its group; for a host token, in the
         group of `first`.
@@ -142,9 +138,6 @@ def shown(
     ----------
     data : bytes
         The text; it need not be UTF-8.
-    host, expert : ByteVocabulary
-    maps : AlignmentMaps
-        The maps of this pair.
     """
     sizes = group_sizes(maps)
     firsts = np.asarray(maps.first_expert)

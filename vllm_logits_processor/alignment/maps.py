@@ -92,7 +92,6 @@ def build_maps(
 
     Parameters
     ----------
-    host, expert : ByteVocabulary
     progress : callable, optional
         Called periodically as ``progress(done, total)``.
     """
@@ -196,7 +195,6 @@ class KeptMaps:
     ----------
     maps : AlignmentMaps
         Read-only views of the file, whose pages all processes share.
-    file : Path
     built : bool
         True if this call built them.
     """

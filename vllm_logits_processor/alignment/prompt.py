@@ -64,12 +64,7 @@ class _Form:
 
 
 class Conversation:
-    """Rewrites prompts from the host's chat template to the expert's.
-
-    Parameters
-    ----------
-    host, expert : ByteVocabulary
-    """
+    """Rewrites prompts from the host's chat template to the expert's."""
 
     def __init__(self, host: ByteVocabulary, expert: ByteVocabulary) -> None:
         self._host, self._expert = host, expert

@@ -104,8 +104,6 @@ def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[s
 
     Parameters
     ----------
-    kind : {"byte-level", "sentencepiece", "wordpiece"}
-    spec : dict
     encoder : tokenizers.Tokenizer
         The result of `mid_text_encoder` for `spec`; WordPiece needs it for `stands_alone`.
     """

@@ -282,7 +282,6 @@ class ByteVocabulary:
 
         Parameters
         ----------
-        data : bytes
         begins_text : bool
             True if nothing is before `data`, so that its first word is whole. Only WordPiece
             needs this.

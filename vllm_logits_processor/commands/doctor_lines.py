@@ -23,7 +23,6 @@ class Line:
     ----------
     check : str
         What was checked.
-    status : Status
     found : str
         What was found.
     advice : str

@@ -43,7 +43,6 @@ class OnSettled(Protocol):
             and no prompts. An abandoned call is reported when it ends.
         seconds : float
             From the start to the reply, or for ``late`` to the deadline.
-        prompts : int
         sent_bytes, received_bytes : int
             Sizes of the bodies.
         """
@@ -56,13 +55,10 @@ class ExpertCall:
 
     Attributes
     ----------
-    future : Future of ExpertReply
     deadline : float
         Monotonic time, in seconds, until which it is awaited.
     expires : float
         Monotonic time until which its reply is useful; after `deadline` only for first calls.
-    prompts : int
-        Number of prompts in the call.
     probe : bool
         Whether it only tests if a server has recovered; it is not awaited.
     outcome : str or None
@@ -101,7 +97,6 @@ class ExpertCalls:
 
     Parameters
     ----------
-    pool : ExpertPool
     on_settled : callable, optional
         See `OnSettled`; called from any thread.
     """

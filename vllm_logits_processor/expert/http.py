@@ -36,12 +36,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in its own thread, for callers that must not block.
-
-    Attributes
-    ----------
-    loop : asyncio.AbstractEventLoop
-    """
+    """An event loop in its own thread, for callers that must not block."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -103,8 +98,6 @@ def read_continuations(
     ----------
     data : bytes
         Body of the reply.
-    count : int
-        Number of prompts in the call.
     steps, vocabulary, end_ids
         See `checked_continuations`.
 

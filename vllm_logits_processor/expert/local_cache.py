@@ -217,12 +217,10 @@ def attend(
 
     Parameters
     ----------
-    module : torch.nn.Module
     query : tensor, shape (rows, query heads, queries, width)
     key, value : tensors, shape (rows, key heads, length, width)
     attention_mask : tensor, shape (rows, 1, queries, length)
         Added to the scores.
-    scaling : float, optional
 
     Returns
     -------

@@ -133,8 +133,6 @@ class ReceivedDistributions:
 
         Parameters
         ----------
-        place : Place
-        continuation : Continuation
         since : bytes
             The text after the place.
         prefix : ExpertPrefix
@@ -228,7 +226,6 @@ class ReceivedDistributions:
 
         Parameters
         ----------
-        fork : ReceivedDistributions
         prefix : ExpertPrefix
             The fork's text.
         drafted : bytes

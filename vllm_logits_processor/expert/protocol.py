@@ -270,7 +270,6 @@ class Expert(Protocol):
         ----------
         prompt : sequence of int
             At least two expert tokens; those from the second on are scored.
-        model : str
         """
         ...
 

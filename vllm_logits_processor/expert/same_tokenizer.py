@@ -42,7 +42,6 @@ def tokenizer_fault(
 
     Parameters
     ----------
-    fetcher : Fetcher
     url : str
         The server's base URL, without ``/completions``.
     model : str

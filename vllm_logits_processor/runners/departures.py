@@ -128,7 +128,6 @@ class IdleWatch:
     ----------
     method : bound method
         Held weakly. It must make sure that no step runs at the same time.
-    every_s : float
     """
 
     def __init__(self, method: Callable[[], None], *, every_s: float) -> None:

@@ -28,8 +28,6 @@ class Form(NamedTuple):
     cue : str or None
         A pattern of words, one of which must precede the number. None if form and check leave
         little to chance.
-    label : str
-        The label.
     """
 
     module: str

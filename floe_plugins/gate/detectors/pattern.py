@@ -13,10 +13,6 @@ class PatternDetector:
 
     Parameters
     ----------
-    name : str
-        The detector's name.
-    label : str
-        The label of its spans.
     pattern : re.Pattern
         Must take linear time on any text: bounded or possessive repetitions, and a look-behind
         that lets a match begin only where a run of its characters begins.
@@ -58,10 +54,6 @@ def matches_at(
     starts : re.Pattern
         Where matches may begin. A pattern that begins with a set of characters is many times faster
         than one that begins with a look-behind.
-    pattern : re.Pattern
-        The pattern.
-    text : str
-        The text.
     """
     done = 0
     for start in starts.finditer(text):

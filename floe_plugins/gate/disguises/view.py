@@ -90,8 +90,6 @@ class Rewriting:
 
     Parameters
     ----------
-    source : str
-        The text.
     parent : View or None
         The view that `source` is from.
     """
@@ -151,7 +149,6 @@ def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str 
 
     Parameters
     ----------
-    pattern : re.Pattern
     by : str or callable
         The replacement of every match, or a function from a match to it; None keeps the match.
     """
@@ -172,10 +169,8 @@ def rewritten(text: str, parent: View | None, stages: Iterable[Stage]) -> View |
 
     Parameters
     ----------
-    text : str
     parent : View or None
         The view that the text is from.
-    stages : iterable of Stage
 
     Returns
     -------

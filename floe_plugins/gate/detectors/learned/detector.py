@@ -28,8 +28,6 @@ class LearnedDetector:
 
     Parameters
     ----------
-    path : Path, optional
-        The model.
     threshold : float, optional
         A word is private if its best class beats "nothing" by more than this.
     """
