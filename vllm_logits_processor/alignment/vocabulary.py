@@ -92,7 +92,7 @@ class ByteVocabulary:
         The tokenizer without special tokens, without templates and without a leading space of its
         own: it encodes text as in the middle of a longer one.
     kind : {"byte-level", "sentencepiece", "wordpiece"}
-        The way in which its tokens spell bytes.
+        How its tokens spell bytes.
     fingerprint : str
         SHA-256 over all that alignment depends on; equal for equal tokenizers.
     template : ChatTemplate or None

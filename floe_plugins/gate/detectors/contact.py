@@ -116,7 +116,7 @@ def is_grouped(candidate: str) -> bool:
     """Return whether the digits and groups of `candidate` may be those of a numbering plan."""
     groups = _GROUPS.findall(candidate)
     digits = sum(map(len, groups))
-    # Nothing but pairs is a list of small numbers, and one group may be anything.
+    # Groups of two digits only are a list of small numbers, and one group may be anything.
     return (
         len(groups) > 1
         and max(map(len, groups)) > 2
