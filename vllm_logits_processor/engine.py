@@ -122,7 +122,7 @@ class FusionEngine:
             Host tokens of the prompt; None for a prompt of embeddings. One that mixes both counts
             as embeddings.
         output_ids : list of int
-            vLLM's own list of the answer's tokens; Floe reads it as it grows.
+            The caller's own list of the answer's tokens, which is read as it grows.
         """
         if not self._config.fuses(options.mode):
             return None

@@ -146,7 +146,7 @@ def test_the_weighed_token_is_no_evidence_until_it_is_sampled(expert: Scripted) 
     second.output_ids.append(other)
     step(parts, {0: first})
     step(parts, {0: second})
-    # The expert predicted " cat": there the evidence favours it, otherwise the host.
+    # The expert predicted " cat": with it the evidence favours the expert, else the host.
     assert first.evidence.value < 0 < second.evidence.value
 
 

@@ -51,7 +51,7 @@ class Stream:
     prompt_ids : sequence of int or None
         Host tokens of the prompt; None for a prompt given as embeddings, which no expert can read.
     output_ids : list of int
-        Host tokens of the answer so far: vLLM's own list, which grows.
+        Host tokens of the answer so far: the caller's own list, which grows.
     prefix : ExpertPrefix
         The text as expert tokens.
     text : bytearray

@@ -208,7 +208,7 @@ def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
 
 
 def _blocks(expert: ExpertConfig, url: str) -> Line:
-    """Read the block size of the server's cache from vLLM's metrics."""
+    """Check prefix caching and the length of its blocks by vLLM's metrics."""
     check = "expert blocks"
     page = Fetcher(expert).body(f"{url.rstrip('/').removesuffix('/v1')}/metrics")
     found = _CACHE.search(page) if page else None

@@ -53,7 +53,7 @@ class Served:
 
 @contextmanager
 def serving(state: Served) -> Iterator[Served]:
-    """Run a server whose tokenizer is wrong, or that lacks a route.
+    """Run a server, whose tokenizer may be wrong and which may lack routes.
 
     The real server in integration_tests has the right tokenizer.
     """

@@ -30,7 +30,7 @@ _MODULE = "vllm.v1.worker.gpu.warmup"
 
 
 def made_up(params: SamplingParams) -> bool:
-    """Return whether the request that is being added is made up by vLLM."""
+    """Return whether vLLM itself made up the request that is being added."""
     return params == _sampler_warm_up() or _while_warming_up(sys._getframe(1))
 
 
