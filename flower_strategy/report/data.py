@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator
 from floe_plugins.checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest
 
-MOST_DEVICES = 120
+MOST_DEVICES = 60
 """Most devices that a heatmap shows; of more, it shows an even selection in cluster order."""
 
 TRAINED, LEFT_OUT, REFUSED, NOT_ASKED = "trained", "left out", "refused", "not asked"
