@@ -11,14 +11,14 @@ os.environ.update(
         "VLLM_NO_USAGE_STATS": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Flower would otherwise make an environment of its own for the app.
+        # Flower would otherwise create a separate environment for the app.
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         # Tests fork, which the tokenizers' threads do not survive.
         "TOKENIZERS_PARALLELISM": "false",
         "MPLBACKEND": "Agg",
     }
 )
-# What the machine that runs the tests has set must not choose their plugins.
+# The machine's own setting must not choose the tests' plugins.
 os.environ.pop("FLOE_LLM_PLUGINS", None)
-# Servers that tests start would compile everything that they import, each process anew.
+# Otherwise every process of a test's servers would compile all that it imports again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

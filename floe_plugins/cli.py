@@ -2,7 +2,7 @@
 
 A package adds a command with an entry point in the group `floe_llm.commands`, whose value is a
 module with ``add_to(commands)``. Every call of `floe-llm` imports the module, so heavy imports
-belong into the function that runs the command.
+belong in the function that runs the command.
 """
 
 import argparse
@@ -82,7 +82,7 @@ GROUP = "floe_llm.commands"
 def add_installed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the installed commands to the parser, sorted by name.
 
-    A command that cannot be loaded is listed with the reason, and says it when it is called.
+    A command that cannot be loaded is listed with the reason, and prints it when called.
     """
     for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
@@ -98,7 +98,7 @@ def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
 ) -> None:
     module = entry_point.load()
-    # Tried on a parser that is thrown away: a module that fails halfway leaves nothing behind.
+    # Tried on a throw-away parser: a module that fails halfway leaves nothing behind.
     trial = argparse.ArgumentParser().add_subparsers()
     module.add_to(trial)
     taken = sorted(set(trial.choices) & set(commands.choices))
@@ -123,7 +123,7 @@ def _add_broken(
     parser = commands.add_parser(
         name,
         help=f"cannot be loaded: {reason}".replace("%", "%%"),
-        # No argument starts with this one, so that all are taken, and the reason is said.
+        # No argument starts with this character, so all are accepted, and the reason is printed.
         prefix_chars="\0",
         add_help=False,
     )

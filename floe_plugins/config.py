@@ -1,4 +1,4 @@
-"""What configurations share: models of pydantic whose errors are one sentence, and API keys."""
+"""Shared parts of configurations: pydantic models with one-sentence errors, and API keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{1,15})*")
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """How the settings of one kind say what is wrong: templates of `str.format`, and words.
+    """The error messages of one kind of settings: templates for `str.format`, and words.
 
     Attributes
     ----------
@@ -49,11 +49,11 @@ class Wording:
     missing : str
         With ``key``.
     integer : str
-        What a whole number is called.
+        The term for a whole number.
     up_to : str
-        What stands before the upper end of a range whose lower end is left out.
+        The words before the upper end of a range without a lower end.
     one_of : str
-        What stands before a choice.
+        The words before a choice.
     """
 
     wrong: str
@@ -66,16 +66,16 @@ class Wording:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What the type of a key does not say of it, as an annotation.
+    """Annotation with what the type of a key does not express.
 
     Attributes
     ----------
     accepted : str
-        The accepted values in words, where type and range do not say it.
+        The accepted values in words, if type and range do not express them.
     unset : str
-        What None stands for.
+        The meaning of None.
     hidden : bool
-        True where users put the secret itself by mistake: an error shows only names of variables.
+        True if users may enter the secret itself by mistake: errors show only names of variables.
     """
 
     accepted: str = ""
@@ -84,7 +84,7 @@ class Words:
 
 
 class Settings(BaseModel):
-    """Keys with type, default, range and help; what is wrong with them is one `ConfigError`."""
+    """Keys with type, default, range and help; an invalid one raises one `ConfigError`."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
@@ -95,7 +95,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # The values are not chained to the sentence: they may hold a secret.
+            # Not chained: pydantic's error holds the values, which may be secret.
             raise self._complaint(error, values) from None
 
     def changed(self, **values: Any) -> Self:
@@ -105,7 +105,7 @@ class Settings(BaseModel):
     @classmethod
     @functools.cache
     def names(cls) -> Mapping[str, str]:
-        """Return key -> attribute: first what the class adds, then what it inherits."""
+        """Return key -> attribute: first the class's own, then inherited ones."""
         fields = cls.model_fields
         own = [name for name in inspect.get_annotations(cls) if name in fields]
         names = [*own, *(name for name in fields if name not in own)]
@@ -127,12 +127,12 @@ class Settings(BaseModel):
 
     @classmethod
     def help(cls, name: str) -> str:
-        """Return what a key means, without links."""
+        """Return the meaning of a key, without links."""
         return _LINK.sub(r"\1", cls.model_fields[name].description or "")
 
     @classmethod
     def accepted(cls, name: str, *, quote: str = "") -> str:
-        """Return in words what a key accepts; `quote` stands around each of a choice."""
+        """Return in words what a key accepts; `quote` encloses each value of a choice."""
         kind, notes = _kind(cls.model_fields[name])
         said = [note.accepted for note in notes if isinstance(note, Words) and note.accepted]
         if said:
@@ -202,7 +202,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _complaint(cls, error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
-        """Turn the errors of pydantic into the sentence about the first that matters."""
+        """Turn pydantic's errors into a sentence about the first relevant one."""
         order = {"extra_forbidden": 0, "missing": 1}
         fault = min(error.errors(include_url=False), key=lambda each: order.get(each["type"], 2))
         cause = fault.get("ctx", {}).get("error")
@@ -235,11 +235,10 @@ class _SchemaGenerator(GenerateJsonSchema):
 
 
 def refuse_unknown(keys: Iterable[str], known: Iterable[str], *, said: str) -> None:
-    """Raise the one sentence about the first key that is not `known`, if there is one.
+    """Raise an error about the first key that is not `known`, if there is one.
 
     Parameters
     ----------
-    keys, known : iterable of str
     said : str
         The sentence: see ``unknown`` of `Wording`.
 
@@ -263,7 +262,7 @@ def _unknown(key: str, known: Sequence[str], *, said: str) -> ConfigError:
 
 
 def _kind(key: FieldInfo) -> tuple[Any, list[Any]]:
-    """Return the type of a key that is not None, and all that is annotated to it."""
+    """Return the type of a key other than None, and its annotations."""
     kind: Any = key.annotation
     notes: Sequence[Any] = key.metadata
     while True:
@@ -303,7 +302,7 @@ def _is_set(value: str) -> str:
 
 def _is_there(value: str) -> str:
     if not Path(value).is_file():
-        # Users take a relative path to count from another folder.
+        # Users often assume another folder for a relative path.
         relative = value and not Path(value).is_absolute()
         place = f" (looked for as {Path(value).absolute()})" if relative else ""
         raise ValueError(f"{_THERE}{place}")
@@ -311,13 +310,13 @@ def _is_there(value: str) -> str:
 
 
 def is_url(value: object) -> bool:
-    """Tell an http:// or https:// URL, with a host and, if it has one, a port that there can be."""
+    """Return whether `value` is an http(s):// URL with a host and, if any, a valid port."""
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         return False
     try:
         parts = urlsplit(value)
         return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number up to 65,535, or brackets that do not match
+    except ValueError:  # a port that is not a number up to 65,535, or unmatched brackets
         return False
 
 
@@ -335,7 +334,7 @@ Names = Annotated[tuple[str, ...], Strict(False)]
 
 
 class ServerAccess(Settings):
-    """How a server is asked: its API key, and what its certificate is verified with."""
+    """Access to a server: its API key, and the certificates to verify it with."""
 
     api_key_env: Variable | None = Field(
         default=None, description="environment variable that holds the API key"
@@ -366,11 +365,10 @@ class ApiKeyError(FloeError):
 
 @dataclass
 class ApiKey:
-    """A key that is given, or read from a file whenever the file changes.
+    """A given key, or one that is read from a file whenever the file changes.
 
     Parameters
     ----------
-    value : str, optional
     file : Path, optional
         Its content, without surrounding white space, is the key.
     """
@@ -381,7 +379,7 @@ class ApiKey:
 
     @classmethod
     def named(cls, *, variable: str | None, file: str | None) -> ApiKey:
-        """Return the key in an environment variable, that of a file, or none.
+        """Return the key from an environment variable, from a file, or none.
 
         Raises
         ------
@@ -398,7 +396,7 @@ class ApiKey:
         Raises
         ------
         ApiKeyError
-            If the file cannot be read, or is no text.
+            If the file cannot be read, or is not text.
         """
         if self.file is not None:
             self._refresh(self.file)
@@ -407,7 +405,7 @@ class ApiKey:
     def _refresh(self, file: Path) -> None:
         try:
             status = file.stat()
-            # A rotated file may be as long and as old as the one before it, not the same file.
+            # A rotated file may have the length and time of the one before it, but not its inode.
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen != self._seen:
                 self.value = file.read_text(encoding="ascii").strip()

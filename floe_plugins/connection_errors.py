@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpcore
 
-#: httpcore's errors have no base of their own.
+#: httpcore's errors have no common base class.
 CONNECTION_ERRORS = (
     httpcore.NetworkError,
     httpcore.ProtocolError,
@@ -18,7 +18,7 @@ CONNECTION_ERRORS = (
 )
 
 _OWN_CA = "name its certificate, or that of its authority, in ca_file"
-#: By OpenSSL's number of what is wrong with a certificate (X509_V_ERR_...).
+#: By OpenSSL's error number for a certificate (X509_V_ERR_...).
 _CERTIFICATES = {
     9: "its certificate is not valid yet: compare the clocks",
     10: "its certificate has expired: renew it",
@@ -39,7 +39,7 @@ _ERRNOS = {
     errno.ENETUNREACH: "there is no route to its network",
     errno.ETIMEDOUT: "it could not be reached in time",
 }
-#: By OpenSSL's word for a first record that is none of TLS.
+#: By OpenSSL's reason for a first record that is not TLS.
 _NOT_TLS = (
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -52,7 +52,7 @@ _MOST_CAUSES = 50
 
 
 def cause_of(error: BaseException, *, url: str) -> str:
-    """Return why a server could not be asked: no full stop, and nothing that was sent or received.
+    """Return why a request failed: no full stop, and nothing that was sent or received.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def cause_of(error: BaseException, *, url: str) -> str:
     Returns
     -------
     str
-        A clause about the server, with what to do where that is known; the type of the error if
-        its cause is unknown.
+        A clause about the server, with a remedy where one is known; the type of the error if its
+        cause is unknown.
     """
     for each in _causes(error):
         known = _known(each)

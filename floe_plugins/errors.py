@@ -19,7 +19,7 @@ class ConfigError(FloeError, ValueError):
 
 
 class ModelError(FloeError):
-    """A model name cannot be resolved, or its checkpoint cannot be made or is damaged."""
+    """A model name cannot be resolved, or its checkpoint cannot be built or is damaged."""
 
 
 class PluginError(FloeError):

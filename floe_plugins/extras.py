@@ -12,12 +12,12 @@ from packaging.utils import canonicalize_name
 
 DISTRIBUTION = "floe-llm"
 
-#: Modules that are not called as the distributions that bring them.
+#: Modules whose names differ from their distributions'.
 _BROUGHT_BY = {"sklearn": "scikit-learn", "vl_convert": "vl-convert-python"}
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """Return what an extra requires beyond the base; nothing where Floe is not installed."""
+    """Return what an extra requires beyond the base; nothing if Floe is not installed."""
     try:
         texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -29,7 +29,7 @@ def _of(extra: str, stated: Sequence[Requirement]) -> Iterator[Requirement]:
     for requirement in stated:
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
-        # An extra takes in another one by naming the distribution itself.
+        # An extra includes another one by naming the distribution itself.
         if canonicalize_name(requirement.name) == DISTRIBUTION:
             for inner in requirement.extras:
                 yield from _of(inner, stated)
@@ -38,7 +38,7 @@ def _of(extra: str, stated: Sequence[Requirement]) -> Iterator[Requirement]:
 
 
 def brings(extra: str, module: str) -> bool:
-    """Tell whether an extra requires the distribution of a module, given by its dotted name."""
+    """Return whether an extra requires the distribution of a module, given by its dotted name."""
     top = module.partition(".")[0]
     distribution = canonicalize_name(_BROUGHT_BY.get(top, top))
     return any(canonicalize_name(one.name) == distribution for one in requirements(extra))
@@ -47,8 +47,8 @@ def brings(extra: str, module: str) -> bool:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra from where the installed Floe came from.
 
-    That is its checkout, wheel or repository, as the installer noted it (PEP 610); the name alone
-    where it came from an index.
+    That is its checkout, wheel or repository, as the installer recorded it (PEP 610); only the name
+    if it came from an index.
     """
     try:
         noted = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")

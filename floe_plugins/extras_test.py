@@ -19,7 +19,7 @@ Requires-Dist: torch<3; extra == 'whole'
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
-    """Return a function that installs a Floe, with what the installer noted of its origin."""
+    """Return a function that installs a Floe with the installer's record of its origin."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def install(origin: object) -> None:
@@ -41,7 +41,7 @@ def test_an_extra_brings_what_it_and_the_extras_in_it_require(
     assert brings("whole", "sklearn.metrics")
     assert brings("whole", "torch")
     assert not brings("half", "torch")
-    # The base is nothing that an extra brings.
+    # An extra does not bring the base's requirements.
     assert not brings("whole", "numpy")
     assert requirements("absent") == []
 

@@ -167,7 +167,7 @@ def locked(
     Parameters
     ----------
     path : Path
-        The lock's file, which stays; its folder is made when absent.
+        The lock's file, which stays; its folder is created if absent.
     without_locks : "fail", "marker_file" or "go_on"
         What to do if locks do not work at all, as on some network file systems: raise the error;
         hold ``PATH`` with the suffix ``.softlock`` instead, a file that exists while it is held,
@@ -196,7 +196,7 @@ def locked(
         _acquire(lock, timeout, on_wait)
     except Timeout:
         raise
-    # filelock says NotImplementedError where flock is missing.
+    # filelock raises NotImplementedError if flock is missing.
     except (OSError, NotImplementedError) as error:
         if without_locks == "marker_file" and path.parent.is_dir():
             lock = SoftFileLock(path.with_suffix(".softlock"))

@@ -1,4 +1,4 @@
-"""Files and folders are whole or absent, and a lock says what it does where there is none."""
+"""Files and folders are whole or absent; locks, and file systems without them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    # No such file system can be mounted here: the call says what it would.
+    # Such a file system cannot be mounted here, so the call raises its error.
     def fails(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 

@@ -2,7 +2,7 @@
 
 Each hook is marked with `floe_plugins.hookimpl` and returns a list of objects with a unique `name`.
 The configuration chooses which of the registered objects are used. Only detectors need not be
-chosen: the gate asks them all unless its configuration names some.
+chosen: the gate uses all of them unless its configuration names some.
 
 `floe_plugins.gate.detector` describes detectors, `floe_plugins.routers` describes routers. The two
 halves own the interfaces of the experts and rank policies that kinds build. This package imports
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from floe_plugins import hookspec
 
-# The gate asks the manager for its detectors, and the manager has its hooks from here.
+# The gate gets its detectors from the manager, and the manager its hooks from here.
 if TYPE_CHECKING:
     from floe_plugins.gate.detector import Detector
     from floe_plugins.routers import Router
@@ -138,7 +138,7 @@ class ModelSource(Protocol):
         Raises
         ------
         ModelError
-            The reference is unknown or the checkpoint cannot be made. The message is one sentence
+            The reference is unknown or the checkpoint cannot be built. The message is one sentence
             that says what to do.
         """
         ...

@@ -13,7 +13,8 @@ from floe_plugins.hooks import ModelSource
 from floe_plugins.isolation import Caller, InvalidAnswerError, PluginCallError
 from floe_plugins.routers import FloatArray, Router, RouterSignals, exponent_of
 
-#: A router is asked at every token, in microseconds; this only bounds the harm of one that hangs.
+#: A router is called at every token, for microseconds; this only limits the damage of one that
+#: hangs.
 ROUTER_TIMEOUT_S = 1.0
 LISTING_TIMEOUT_S = 10.0
 
@@ -23,9 +24,8 @@ class IsolatedRouter:
 
     Parameters
     ----------
-    router : Router
     plugin : str
-        The plugin that it is from.
+        The plugin that registers it.
     timeout_s : float
         Seconds for one answer.
 
@@ -57,7 +57,7 @@ class IsolatedRouter:
         answer = self._router.log_odds(signals)
         if getattr(answer, "shape", None) != signals.evidence.shape:
             raise InvalidAnswerError
-        # Whatever floats they are: those of the signals from here on.
+        # Converts any floats to those of the signals.
         odds = signals.evidence * 0 + answer
         if odds.dtype != signals.evidence.dtype:
             raise InvalidAnswerError
@@ -69,9 +69,8 @@ class IsolatedSource:
 
     Parameters
     ----------
-    source : ModelSource
     plugin : str
-        The plugin that it is from.
+        The plugin that registers it.
     """
 
     def __init__(self, source: ModelSource, *, plugin: str) -> None:
@@ -81,7 +80,7 @@ class IsolatedSource:
         self._listing = Caller(
             hook=hook, plugin=plugin, name=self.name, timeout_s=LISTING_TIMEOUT_S
         )
-        # A model may take an hour to come; its user sees that, and can interrupt it.
+        # A download may take an hour; the user sees it, and can interrupt it.
         self._resolving = Caller(hook=hook, plugin=plugin, name=self.name, timeout_s=None)
 
     def references(self) -> Sequence[str]:
@@ -104,7 +103,7 @@ class IsolatedSource:
         Raises
         ------
         ModelError
-            The source's own, or that it failed.
+            The source's own error, or one that reports its failure.
         """
 
         def resolved() -> Path:

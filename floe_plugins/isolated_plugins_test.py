@@ -83,7 +83,7 @@ def test_a_router_that_hangs_costs_its_time_once() -> None:
     router = isolated(lambda _: time.sleep(10.0), timeout_s=0.05)
     begun = time.monotonic()
     assert all(np.isnan(router.log_odds(SIGNALS)).all() for _ in range(100))
-    # Its time, each time, would be 5 s.
+    # Waiting each time would take 5 s.
     assert time.monotonic() - begun < 1.0
 
 

@@ -1,11 +1,11 @@
-"""Calls plugins with a time limit, counts failures, and logs none of what was passed.
+"""Calls plugins with a time limit, counts failures, and never logs their arguments.
 
 :mod:`floe_plugins.gate.runner` calls all detectors of a gate at once and with one time limit, in a
 thread of the same kind. The caller decides what a failed call means: a router's rows stay with the
 host, a rank policy's devices keep their ranks, a model source provides no model.
 
 A call that does not return keeps its thread, and until it returns every further call fails at once.
-So nobody waits for a plugin that hangs, threads do not pile up, and calls succeed again once it
+So no call waits for a hanging plugin, threads do not accumulate, and calls succeed again once it
 returns.
 """
 
@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Reasons that are no exception's type: the call took too long; an earlier one still does.
+#: Reasons other than an exception's type: the call is too slow; an earlier one still runs.
 LATE = "late"
 STUCK = "stuck"
 
@@ -64,13 +64,7 @@ class _Task(Generic[T]):
 
 
 class IsolationThread:
-    """A daemon thread that starts with the first call and makes one call at a time.
-
-    Parameters
-    ----------
-    name : str
-        The thread's name.
-    """
+    """A daemon thread that starts with the first call and makes one call at a time."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -84,16 +78,14 @@ class IsolationThread:
 
         Parameters
         ----------
-        function : callable
-            The call to the plugin.
         deadline : float
             On the clock of `time.monotonic`, seconds.
 
         Raises
         ------
         PluginCallError
-            `function` raises (the error has the exception's type alone), is late, or an earlier
-            late one has still not returned.
+            `function` raises (the error holds only the exception's type), is late, or an earlier
+            late one has not returned yet.
         """
         tasks = self._running()
         current = self._current
@@ -115,7 +107,7 @@ class IsolationThread:
         """Start the thread unless it runs; return the queue of its calls."""
         if self._thread is None or not self._thread.is_alive():
             with self._starting:
-                # Also after a fork, where the parent's thread does not exist, whatever it was at.
+                # Also after a fork, where the parent's thread does not exist.
                 if self._thread is None or not self._thread.is_alive():
                     self._tasks, self._current = SimpleQueue(), None
                     self._thread = threading.Thread(
@@ -142,7 +134,7 @@ logger = logging.getLogger(__name__)
 
 
 class Failed(NamedTuple):
-    """One kind of failure, as it is counted; holds nothing of what was passed to the plugin."""
+    """One kind of failure, as it is counted; holds none of the plugin's arguments."""
 
     hook: str
     plugin: str
@@ -174,7 +166,7 @@ def count_failure(failed: Failed) -> int:
 def note_failure(failed: Failed) -> None:
     """Count a failure, and log it the first time and at every power of ten after."""
     count = count_failure(failed)
-    # A router fails at every token: the log is for people.
+    # A failing router fails at every token, which would flood the log.
     if count == 10 ** (len(str(count)) - 1):
         logger.warning(
             "%s of plugin %s failed in what it registered with %s: %s (%d so far).",
@@ -193,8 +185,6 @@ class Caller:
 
     Parameters
     ----------
-    hook, plugin, name : str
-        The hook, the plugin, and the object's name.
     timeout_s : float or None
         Seconds for a call; None for calls that may take any time, which run in the caller's thread.
     """
@@ -241,5 +231,5 @@ def _here(function: Callable[[], T], passing: tuple[type[Exception], ...]) -> T:
         raise
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything
         reason = type(error).__name__
-    # Raised out here, so that no traceback of the plugin's own error hangs on it.
+    # Raised outside the handler, so that the plugin's own traceback is not attached.
     raise PluginCallError(reason)

@@ -54,7 +54,7 @@ def test_an_exception_is_counted_and_logged_by_its_type_alone(
     assert "coin of plugin rash failed" in caplog.text
     assert "LookupError" in caplog.text
     assert "joe" not in caplog.text
-    # Whoever logs the error with its traceback must not print the plugin's own words either.
+    # A logged traceback of the error must not show the plugin's own message either.
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
 
@@ -81,7 +81,7 @@ def test_a_late_call_is_given_up_and_the_next_ones_do_not_wait() -> None:
     assert reason(calling, go_on.wait) == "late"
     begun = time.monotonic()
     assert [reason(calling, lambda: 1) for _ in range(50)] == ["stuck"] * 50
-    # Those that wait would need 5 s.
+    # Waiting calls would take 5 s.
     assert time.monotonic() - begun < 1.0
     threads = [each for each in threading.enumerate() if each.name == "floe-plugin-hangs"]
     go_on.set()

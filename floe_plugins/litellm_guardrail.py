@@ -36,15 +36,15 @@ from floe_plugins.middleware.request_texts import leaving, texts_of
 
 logger = logging.getLogger(__name__)
 
-# The proxy sends these on to where its configuration says, whatever model the request names.
+# The proxy forwards these to where its configuration says, whatever model the request names.
 _PASSED_THROUGH = frozenset({"pass_through_endpoint", "allm_passthrough_route"})
 
-# Clear requests that are remembered, as digests, so that each is scanned once.
+# Number of clear requests that are remembered, as digests, so that each is scanned once.
 _REMEMBERED = 4096
 
 
 class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # untyped if absent
-    """Decides about every request, and once more about every call of a deployment.
+    """Decides about every request, and again about every call of a deployment.
 
     A clear request passes unchanged, a redacted one with its placeholders. Any other goes to the
     local model, or is refused with HTTP 400 if none is named.
@@ -92,7 +92,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> dict[str, Any]:
-        """Return the request as it may go on.
+        """Return the request as it may be forwarded.
 
         Raises
         ------
@@ -119,17 +119,17 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     async def async_pre_call_deployment_hook(
         self, kwargs: dict[str, Any], call_type: Any
     ) -> dict[str, Any]:
-        """Return the call of a deployment as it may go on.
+        """Return the call of a deployment as it may be forwarded.
 
-        The decision depends on what is about to be sent alone, not on the request's own hook or on
-        what the request says.
+        The decision depends only on what is about to be sent, not on the request's own hook or on
+        its claims.
 
         Raises
         ------
         HTTPException
             The text may not leave and the deployment is not the local model's.
         """
-        # Under `default_on` no request is without it, but for those of a key that the proxy's
+        # Under `default_on` it runs on every request, except for a key that the proxy's
         # administrator has exempted.
         if not self.should_run_guardrail(data=kwargs, event_type=GuardrailEventHooks.pre_call):
             return kwargs
@@ -146,7 +146,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     async def _leaving(
         self, body: Mapping[str, Any]
     ) -> tuple[Verdict | None, Mapping[str, Any] | None]:
-        """Let the gate decide, unless it has cleared the very same texts before."""
+        """Let the gate decide, unless it has cleared the same texts before."""
         texts = texts_of(body)
         said = json.dumps([(message.text, message.role) for message in texts.messages])
         digest = hashlib.sha256(said.encode()).digest()
@@ -168,8 +168,8 @@ def _held(decision: Decision) -> HTTPException:
     )
 
 
-# Calls whose requests are text, and where the text stands in them. A call without any of these is
-# not read: the proxy may have put the text somewhere else.
+# Calls whose requests are text, and the fields that hold it. A call without any of these is not
+# read: the proxy may have put the text somewhere else.
 _TEXTS_OF = {
     "completion": ("messages",),
     "text_completion": ("prompt",),
@@ -180,13 +180,13 @@ _TEXTS_OF = {
     "rerank": ("query", "documents"),
 }
 
-# Where a call goes, beside its model and provider.
+# Destination of a call, beside its model and provider.
 _PLACES = (
     *("litellm_credential_name", "use_litellm_proxy", "proxy_base_url", "deployment_id"),
     *("aws_bedrock_runtime_endpoint", "aws_region_name", "region_name"),
     *("vertex_location", "vertex_project", "organization", "azure_endpoint"),
 )
-# What makes a call ask somebody else too, or another model in its place.
+# Fields by which a call also goes to somebody else, or to another model instead.
 ELSEWHERE = frozenset(
     {
         *("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
@@ -194,7 +194,7 @@ ELSEWHERE = frozenset(
     }
 )
 
-# What LiteLLM keeps for itself, and does not send on, but for these, which it makes a request of.
+# Fields that LiteLLM keeps to itself, except these, from which it builds a request.
 _KEPT = frozenset(all_litellm_params) - {
     *("headers", "extra_headers", "extra_body", "metadata", "provider_specific_header"),
     *("prompt_variables", "litellm_system_prompt", "final_prompt_value", "custom_prompt_dict"),
@@ -212,7 +212,7 @@ _JSON = (str, int, float, list, dict, tuple, type(None))
 
 def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a call or request that are sent on and may come from the client."""
-    # Where the proxy has a place of its own for what it notes, `metadata` is the client's.
+    # If the proxy has a field of its own for its notes, `metadata` is the client's.
     proxy = _OF_THE_PROXY - {"metadata"} if "litellm_metadata" in call else _OF_THE_PROXY
     operators = _configured(call)
     return {
@@ -220,20 +220,20 @@ def of_the_client(call: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in call.items()
         if key not in proxy
         and not (key in _KEPT and key not in _spoken())
-        # A session or a router of the proxy is nothing that a client sent.
+        # A session or a router of the proxy does not come from a client.
         and isinstance(value, _JSON)
         and not (key in operators and operators[key] == value)
     }
 
 
 def is_text_call(name: str | None, call: Mapping[str, Any]) -> bool:
-    """Tell whether a call is a text call with its text in the usual fields."""
+    """Return whether a call is a text call with its text in the usual fields."""
     places = _TEXTS_OF.get((name or "").removeprefix("a"), _TEXTS_OF.get(name or ""))
     return places is not None and all(isinstance(call.get(place), str | list) for place in places)
 
 
 def stays_local(call: Mapping[str, Any], local_model: str | None) -> bool:
-    """Tell whether a call goes to a deployment of the local model, and nowhere else.
+    """Return whether a call goes to a deployment of the local model, and nowhere else.
 
     The proxy's own configuration decides: nothing that a client writes into a request, such as
     the id of a deployment, makes another deployment local.
@@ -250,7 +250,7 @@ def stays_local(call: Mapping[str, Any], local_model: str | None) -> bool:
 def _place(call: Mapping[str, Any]) -> tuple[object, ...]:
     base = call.get("base_url") or call.get("api_base") or None
     model, provider = call.get("model"), call.get("custom_llm_provider")
-    # What is no model that LiteLLM knows is compared as it is written.
+    # A model unknown to LiteLLM is compared as it is written.
     with suppress(litellm.BadRequestError, AttributeError, TypeError):
         model, provider, _, _ = litellm.get_llm_provider(
             model=model, custom_llm_provider=provider, api_base=base
@@ -259,7 +259,7 @@ def _place(call: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _deployments() -> list[Mapping[str, Any]]:
-    # Bound when the proxy has started, and anew when its configuration changes.
+    # Bound when the proxy has started, and again when its configuration changes.
     from litellm.proxy import proxy_server
 
     router = proxy_server.llm_router
@@ -280,9 +280,9 @@ def _spoken() -> frozenset[str]:
     return frozenset(place for places in _TEXTS_OF.values() for place in places)
 
 
-# Routes to models on which the proxy calls the guardrail, and, for each deployment, its hook: what
-# may not leave is held there. The proxy has further ones that ask a provider without any hook, as
-# those that count tokens do.
+# Routes to models on which the proxy calls the guardrail and, for each deployment, its hook, which
+# hold private text. The proxy has further routes that call a provider without any hook, such as
+# those that count tokens.
 _HELD_ROUTES = re.compile(
     r"/(?:chat/completions|completions|embeddings|moderations|responses|messages|rerank"
     r"|audio/(?:transcriptions|translations|speech)|images/(?:generations|edits)"
@@ -291,7 +291,7 @@ _HELD_ROUTES = re.compile(
 _ROUTE_PREFIXES = re.compile(
     r"(?:/v1|/v2|/v1beta|/openai|/openai/v1|/openai/deployments/[^/]+|/engines/[^/]+|/cursor)?"
 )
-# Known to ask a provider, whatever the proxy takes them for.
+# Known to call a provider, whatever the proxy classifies them as.
 _COUNTING_ROUTES = re.compile(
     r"count_?tokens|token_counter|input_tokens|transform_request", re.IGNORECASE
 )
@@ -313,7 +313,7 @@ class RouteFilter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "websocket":
-            # What goes over it later passes no hook. 1008: against the server's policy.
+            # Its later messages pass no hook. 1008: against the server's policy.
             await send({"type": "websocket.close", "code": 1008, "reason": "The privacy gate."})
             return
         if scope["type"] == "http" and scope["method"] in _BODIES and _unheld(scope):
@@ -340,10 +340,10 @@ def filter_routes() -> None:
         return
     stack: Any = app.middleware_stack
     if stack is None:
-        # Not asked yet: it makes its stack at the first event, with this around all the others.
+        # Not called yet: it builds its stack at the first event, with this around all the others.
         app.add_middleware(RouteFilter)
     elif callable(stack):
-        # It reads its configuration while it starts, when the stack is there already.
+        # It reads its configuration during start-up, when the stack already exists.
         app.middleware_stack = RouteFilter(stack)
     else:
         raise ConfigError("This LiteLLM has no place for the gate in front of its routes.")
@@ -359,6 +359,6 @@ def _unheld(scope: Scope) -> bool:
     held = _HELD_ROUTES.search(path)
     if held and held.end() == len(path) and _ROUTE_PREFIXES.fullmatch(path[: held.start()]):
         return False
-    # Other paths of the proxy ask a model, too; those that manage it ask none. What a configuration
-    # passes through calls the guardrail, which refuses it.
+    # Other paths of the proxy also call a model; those that manage it do not. Requests that a
+    # configuration passes through call the guardrail, which refuses them.
     return bool(RouteChecks.is_llm_api_route(path))

@@ -1,7 +1,7 @@
-"""Loads plugins and lists what each of them registers.
+"""Loads plugins and lists what each one registers.
 
-Plugins come from the entry-point group `floe_llm` and from dotted paths. The manager asks them one
-by one in the order of their names, so that the order of installation changes nothing. Every error
+Plugins come from the entry-point group `floe_llm` and from dotted paths. The manager calls them one
+by one in the order of their names, so that the order of installation does not matter. Every error
 names the plugin that caused it.
 """
 
@@ -129,7 +129,7 @@ def plugin_manager(paths: Iterable[str] = ()) -> PluginManager:
 
 
 def forget_plugins() -> None:
-    """Make the next call of `plugin_manager` load plugins anew; for tests."""
+    """Make the next call of `plugin_manager` load plugins again; for tests."""
     _load.cache_clear()
 
 
@@ -141,7 +141,7 @@ def _load(selection: str | None, paths: tuple[str, ...]) -> PluginManager:
     loader.add_hookspecs(hooks)
 
     # Imported by name and only here: what Floe registers, such as the gate's detectors, imports
-    # modules that ask this one for plugins.
+    # modules that get plugins from this one.
     builtin = importlib.import_module("floe_plugins.builtin")
     loader.register(builtin, name=BUILT_IN)
     plugins = [

@@ -97,5 +97,5 @@ def _checked_name(plugin: str, hook: str, thing: object) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's message, in which pluggy and Python say what was wrong."""
+    """Return the last line of an error's message, where pluggy and Python name the cause."""
     return (str(error).strip().splitlines() or [""])[-1]

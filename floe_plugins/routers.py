@@ -1,9 +1,9 @@
 """Routers give the expert and the host their weights, token by token.
 
 A router is parameter-free in the sense of the Floe paper (arXiv 2602.14302): it has no trained
-weights and sees only what the two models say. It returns log-odds, ``ln(w_expert / w_host)``, from
-which both weights follow by the logistic function. They are finite and sum to one whatever the
-router computes.
+weights and sees only the two models' predictions. It returns log-odds, ``ln(w_expert / w_host)``,
+from which both weights follow by the logistic function. They are finite and sum to one for any
+output of the router.
 
 The arithmetic below uses operators only, so it runs on NumPy arrays and on torch tensors alike;
 this module imports neither.
@@ -23,7 +23,7 @@ CERTAIN = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSignals:
-    """What a router sees of the rows of one decoding step.
+    """A router's view of the rows of one decoding step.
 
     Nothing in it depends on the token that is about to be sampled.
 
@@ -79,7 +79,7 @@ def exponent_of(router: Router) -> float:
 
 @dataclass(frozen=True)
 class EvidenceRouter:
-    """Weighs by which model predicted the text so far better, and by which is surer now.
+    """Favours the model that predicted the text so far better, and the one that is surer now.
 
     ``w_expert / w_host = exp(sqrt(H_host) / 2 - sqrt(H_expert) / 2 - 2 d)`` with `d` the evidence
     and `H` the entropies, in nats. Because of the root, a model that knows nothing over a large
@@ -97,7 +97,7 @@ class EvidenceRouter:
 
     def log_odds(self, signals: RouterSignals) -> FloatArray:
         """Return the log-odds of the expert, shape (rows,)."""
-        # Rounding may leave an entropy of zero a little below it.
+        # Rounding may leave an entropy of zero slightly negative.
         surer = (abs(signals.host_entropy) ** 0.5 - abs(signals.expert_entropy) ** 0.5) / 2
         return surer - 2 * signals.evidence
 

@@ -25,21 +25,21 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Return the folder of files that cannot be made again; it need not exist yet.
+    """Return the folder of files that cannot be regenerated; it need not exist yet.
 
     Returns
     -------
     Path
         ``$FLOE_CACHE_DIR`` if set, else the user's state folder by the conventions of the system
-        (``$XDG_STATE_HOME/floe-llm`` or ``~/.local/state/floe-llm`` on Linux), which is not
-        emptied to gain room.
+        (``$XDG_STATE_HOME/floe-llm`` or ``~/.local/state/floe-llm`` on Linux), which is not cleared
+        to free space.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("floe-llm")
 
 
 def log_with_vllm(*packages: str) -> None:
-    """Send the log lines of Floe's packages where vLLM's go: vLLM sets up only its own logger.
+    """Send the log lines of Floe's packages to vLLM's handlers: vLLM sets up only its own logger.
 
     Nothing changes without vLLM, or if Floe's loggers are set up already.
 

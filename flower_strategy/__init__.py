@@ -1,8 +1,8 @@
 """Federated fine-tuning of a small language model with Flower.
 
-`FloeStrategy` gives each device a LoRA rank that its hardware affords, clusters devices with alike
-tasks, and aggregates adapters of different ranks exactly within each cluster. The functions in
-`flower_strategy.client` answer its messages on the devices.
+`FloeStrategy` gives each device a LoRA rank that its hardware affords, clusters devices with
+similar tasks, and aggregates adapters of different ranks exactly within each cluster. The functions
+in `flower_strategy.client` answer its messages on the devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model or a data file lacks is one sentence, before anything is sent to a device."""
+"""A broken model or data file gives one sentence, before anything is sent to a device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOOD: list[Row] = [{"prompt": f"say {n}:", "response": f" {n} {n}"} for n in ran
 
 
 class InMemoryGrid(LocalGrid):
-    """A mock of the grid of Flower's engine, which is known by its name; its nodes are here."""
+    """A mock of the simulation engine's grid, which is recognised by name; its nodes are local."""
 
 
 def start(config: Config, grid: LocalGrid) -> None:
@@ -56,7 +56,7 @@ def removed(*paths: Path) -> None:
 
 
 def indexed(folder: Path, *, shards: int) -> None:
-    """Leave an index of the weights that names files which are not there."""
+    """Leave an index of the weights that names missing files."""
     removed(folder / "model.safetensors")
     names = [f"model-{n:05}-of-{shards:05}.safetensors" for n in range(1, shards + 1)]
     index = {"weight_map": {name: name for name in names}}
@@ -64,7 +64,7 @@ def indexed(folder: Path, *, shards: int) -> None:
 
 
 def saved(model: str, **sizes: Any) -> Callable[[Path], None]:
-    """Return what puts a tiny model of another architecture in place of the Llama."""
+    """Return a function that replaces the Llama with a tiny model of another architecture."""
 
     def save(folder: Path) -> None:
         import transformers
@@ -147,7 +147,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def model(tiny_model: str, tmp_path: Path) -> Path:
-    """Return a copy of the tiny Llama, to be broken."""
+    """Return a copy of the tiny Llama to break."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -167,7 +167,7 @@ def test_a_whole_model_passes(tiny_model: str) -> None:
 def test_a_model_that_is_neither_here_nor_on_the_hub_names_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The hub's client reads the variable when it is imported; without it it tries for a minute.
+    # The hub's client reads the variable on import; without it, it retries for a minute.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FloeError, match="'models/absent' is no folder here") as caught:
@@ -177,7 +177,7 @@ def test_a_model_that_is_neither_here_nor_on_the_hub_names_both(
 
 
 def test_weights_of_fewer_layers_are_not_made_up(model: Path) -> None:
-    """Flower's nodes would train a base model of which a layer is random."""
+    """Otherwise nodes would train a base model with a random layer."""
     changed_config(model, num_hidden_layers=3, layer_types=None)
     with pytest.raises(FloeError, match=r"lack 9 tensors .* among them model\.layers\.2\."):
         load_base_model(str(model))
@@ -187,7 +187,7 @@ def test_weights_of_fewer_layers_are_not_made_up(model: Path) -> None:
 
 
 def rows(*, changed: Row) -> str:
-    """Return good lines of JSON, the 31st of them with other values."""
+    """Return valid lines of JSON, the 31st with other values."""
     lines = [json.dumps(row) for row in GOOD]
     lines[30] = json.dumps({**GOOD[30], **changed})
     return "\n".join(lines)

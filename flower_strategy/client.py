@@ -73,19 +73,19 @@ def identity_of(context: Context) -> str:
 def profile(
     message: Message, context: Context, *, data: LocalData, device: Device | None = None
 ) -> Message:
-    """Answer ``query.profile``: the device's budget, measured, and its task embedding.
+    """Answer ``query.profile`` with the device's measured budget and its task embedding.
 
     Parameters
     ----------
     message : Message
         The query; its configuration holds `TrainingSettings`, `EmbeddingSettings`, the
-        ``probe-ranks`` to time, and ``refresh``, see `cached_cost`.
+        ``probe-ranks`` to time, and ``refresh`` (see `cached_cost`).
     context : Context
         The node's context.
     data : LocalData
-        What the node holds.
+        The node's local data.
     device : Device, optional
-        The device; by default what `device_of` finds.
+        The device; by default that of `device_of`.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -115,7 +115,7 @@ def profile(
 def train(
     message: Message, context: Context, *, data: LocalData, device: Device | None = None
 ) -> Message:
-    """Answer ``train``: the adapter of the message, trained on the node's examples.
+    """Answer ``train`` with the message's adapter, trained on the node's examples.
 
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``seconds`` (training
     and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
@@ -129,9 +129,9 @@ def train(
     context : Context
         The node's context.
     data : LocalData
-        What the node holds.
+        The node's local data.
     device : Device, optional
-        The device; by default what `device_of` finds.
+        The device; by default that of `device_of`.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -169,19 +169,19 @@ def train(
 
 
 def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
-    """Answer ``evaluate``: the loss on the node's held-out examples.
+    """Answer ``evaluate`` with the loss on the node's held-out examples.
 
-    The reply's metrics are ``num-examples``, ``num-tokens`` (the response tokens among them, the
-    loss's weight) and ``held-out-loss``, nats per response token.
+    The reply's metrics are ``num-examples``, ``num-tokens`` (their response tokens, the loss's
+    weight) and ``held-out-loss`` in nats per response token.
 
     Parameters
     ----------
     message : Message
         An adapter, its scaling and `TrainingSettings`.
     context : Context
-        The node's context; not used, but Flower passes it to every function.
+        The node's context; unused, but Flower passes it to every function.
     data : LocalData
-        What the node holds.
+        The node's local data.
     """
     settings = TrainingSettings.from_record(message.content.config_records[CONFIG_KEY])
     base = load_base_model(settings.model, settings.dtype, settings.quantization)
@@ -203,7 +203,7 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
 
 
 def _order_of(context: Context) -> int:
-    """Return the node's part in the seed of its batches; ids of simulated nodes differ by run."""
+    """Return the node's part of its batch seed; ids of simulated nodes differ from run to run."""
     return partition_of(context.node_config)[0] if is_simulated(context) else context.node_id
 
 

@@ -40,17 +40,16 @@ Answer = Callable[[Message, Context], Message]
 
 
 def refusing(answer: Answer) -> Answer:
-    """Return the function with its every `FloeError` made into replies.
+    """Return a function that turns every `FloeError` into an error reply.
 
-    The reply is an error whose reason is the sentence, after the node's ``name`` if its
-    ``--node-config`` has one. The server logs it, and goes on with the other nodes. Flower would
-    wrap what is raised, and print a traceback for what is a matter of configuration. Whatever else
-    is raised stays Flower's.
+    The reply's reason is the error's sentence, after the node's ``name`` if its ``--node-config``
+    has one. The server logs it and continues with the other nodes. Flower would wrap the exception
+    and print a traceback for a matter of configuration. All other exceptions are left to Flower.
 
     Parameters
     ----------
     answer : Callable[[Message, Context], Message]
-        What a ClientApp registers for a kind of message.
+        The function that a ClientApp registers for a kind of message.
     """
 
     @functools.wraps(answer)
@@ -81,19 +80,19 @@ def profile(message: Message, context: Context) -> Message:
 @app.train()
 @refusing
 def train(message: Message, context: Context) -> Message:
-    """Train the adapter that came."""
+    """Train the received adapter."""
     return client.train(message, context, data=local_data(context))
 
 
 @app.evaluate()
 @refusing
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the held-out loss of the adapter that came."""
+    """Measure the held-out loss of the received adapter."""
     return client.evaluate(message, context, data=local_data(context))
 
 
 def local_data(context: Context) -> LocalData:
-    """Return this node's data; a process that stands for several nodes keeps theirs.
+    """Return this node's data, cached per node: one process may simulate several.
 
     Raises
     ------

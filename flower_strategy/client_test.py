@@ -119,7 +119,7 @@ def test_simulated_devices_share_the_machine_s_measurement_times_their_slowdown(
     fast = profiled(settings, devices=["fast:1:1:1"])
     assert slow.step_seconds == pytest.approx([10 * seconds for seconds in fast.step_seconds])
     assert len(list(profiles.glob("*.json"))) == 1
-    # A virtual clock counts processor time, a device that waits and a real one wall time.
+    # A virtual clock counts processor time; devices that wait and real ones count wall time.
     profiled(settings.changed(clock="real"), devices=["fast:1:1:1"])
     profiled(settings, {"device": "board"})
     assert len(list(profiles.glob("*.json"))) == 2
@@ -195,7 +195,7 @@ def test_thirty_left_out_simulated_nodes_share_one_new_measurement(
 def test_the_base_model_s_weights_are_part_of_the_budget_and_node_config_lowers_it(
     settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The machine's free memory changes from moment to moment by more than the tiny model weighs.
+    # The machine's free memory fluctuates by more than the tiny model's size.
     monkeypatch.setattr("flower_strategy.device.training_cost.available_memory", lambda: 2**28)
     weights = load_base_model(settings.model).weight_bytes
     assert profiled(settings, {}).memory_bytes == 2**28 + weights

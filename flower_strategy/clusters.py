@@ -17,7 +17,7 @@ from sklearn.metrics import silhouette_score
 from flower_strategy.adapters.adapter import AdapterState, Float32Array
 from flower_strategy.settings import ClusteringSettings
 
-# With SmolLM2 the cosine of devices of one task is 0.97 to 0.99, across tasks 0.59 to 0.72.
+# With SmolLM2, cosines within a task are 0.97 to 0.99, across tasks 0.59 to 0.72.
 _SAME_TASK = 0.15
 
 
@@ -28,9 +28,9 @@ class Cluster:
     Attributes
     ----------
     name : str
-        Lasting name, ``cluster-0`` and so on.
+        Name that persists across rounds, ``cluster-0`` and so on.
     centroid : Float32Array
-        Mean direction of the members' embeddings, shape (hidden,), unit length.
+        Mean direction of the devices' embeddings, shape (hidden,), unit length.
     members : tuple[int, ...]
         Node ids, ascending.
     """
@@ -41,7 +41,7 @@ class Cluster:
 
 
 def centroid(embeddings: Iterable[Float32Array]) -> Float32Array:
-    """Return the mean direction of unit vectors, unit length."""
+    """Return the mean direction of unit vectors, as a unit vector."""
     mean = np.mean(np.stack(list(embeddings)), axis=0)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
 
@@ -49,9 +49,9 @@ def centroid(embeddings: Iterable[Float32Array]) -> Float32Array:
 def split(features: Float32Array, settings: ClusteringSettings, *, error: float = 0.0) -> list[int]:
     """Return a group number for every row.
 
-    Agglomerative clustering with average linkage on the cosine distance; the number of groups is
-    the one with the highest silhouette (Rousseeuw, 1987), one when none reaches the threshold.
-    Then the rows of groups that are too small go to the nearest group that is large enough.
+    Uses agglomerative clustering with average linkage on the cosine distance. The number of groups
+    is the one with the highest silhouette (Rousseeuw, 1987), or 1 if none reaches the threshold.
+    Rows of groups that are too small then join the nearest group that is large enough.
 
     Parameters
     ----------
@@ -60,8 +60,7 @@ def split(features: Float32Array, settings: ClusteringSettings, *, error: float 
     settings : ClusteringSettings
         Threshold, separation, largest number, smallest size.
     error : float (default: 0.0)
-        Standard error of a row, as a length; 0 if it is unknown, and then the separation does not
-        count.
+        Standard error of a row, as a length; 0 if unknown, which disables the separation.
     """
     count = len(features)
     wide = features.astype(np.float64)
@@ -76,20 +75,20 @@ def split(features: Float32Array, settings: ClusteringSettings, *, error: float 
     tree = linkage(squareform(distances, checks=False), method="average")
     for number in range(2, min(count - 1, settings.most) + 1):
         labels = fcluster(tree, number, criterion="maxclust") - 1
-        # Merges at one distance are cut together; what is left was tried before, or is one group.
+        # Merges at equal distance are cut together; the result was tried before, or is one group.
         if len(np.unique(labels)) < number:
             continue
         if _closest(features, labels) < settings.separation * error:
             continue
         score = silhouette_score(distances, labels, metric="precomputed")
-        # Equal scores keep the smaller number: fewer clusters have more devices each.
+        # A tie keeps the smaller number: fewer clusters have more devices each.
         if score > best or (score == best and not any(groups)):
             best, groups = float(score), [int(label) for label in labels]
     return _without_small(features, groups, settings.smallest)
 
 
 def _closest(features: Float32Array, labels: NDArray[np.int_]) -> float:
-    """Return the least distance of two groups' centroids."""
+    """Return the smallest distance between two groups' centroids."""
     centroids = np.stack([centroid(features[labels == label]) for label in np.unique(labels)])
     gaps = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
     return float(gaps[np.triu_indices(len(centroids), 1)].min())
@@ -122,29 +121,29 @@ def cluster_devices(
     """Cluster devices; clusters that existed before keep their names.
 
     New and old clusters are matched one to one so that the summed cosine distance of their
-    centroids is least (Kuhn's assignment). A match counts only if the two share a device or are
+    centroids is minimal (Kuhn's assignment). A match counts only if the two share a device or are
     close to each other: a cluster of another task must not inherit a name and its adapter. A
     cluster without a match gets the next unused number.
 
     Parameters
     ----------
     embeddings : Mapping[int, Float32Array]
-        Node id -> task embedding, unit length; centroids are theirs.
+        Node id -> task embedding, unit length; centroids are computed from these.
     settings : ClusteringSettings
         Threshold, largest number, smallest size.
     errors : Mapping[int, float], optional
-        Node id -> standard error of its embedding; only for embeddings as features.
+        Node id -> standard error of its embedding; used only without `features`.
     features : Mapping[int, Float32Array], optional
         Node id -> the features to cluster by, unit length; by default the task embeddings.
     previous : Iterable[Cluster]
         The clusters so far.
     first_new : int
-        Number of the next cluster that never existed.
+        Number of the next new cluster.
 
     Returns
     -------
     list[Cluster]
-        By name; every node in exactly one of them.
+        Sorted by name; every node is in exactly one.
     """
     nodes = sorted(embeddings)
     if not nodes:
@@ -198,19 +197,19 @@ SKETCH_SIZE = 1024
 def sketch_adapter(adapter: AdapterState, *, rank: int) -> Float32Array:
     """Return a sketch of an adapter's B matrices, by which devices can be clustered.
 
-    Clustering devices by the B matrices of a first round is FedLEASE's way (Wang et al., "Adaptive
-    LoRA Experts Allocation and Selection for Federated Fine-Tuning", arXiv 2509.15087): A starts
-    out equal everywhere and mostly stays, B learns the task. Their measure is the cosine of two
+    FedLEASE (Wang et al., "Adaptive LoRA Experts Allocation and Selection for Federated
+    Fine-Tuning", arXiv 2509.15087) clusters devices by the B matrices of a first round: A starts
+    equal on all devices and changes little, B learns the task. Its measure is the cosine of two
     devices' B, averaged over the layers. With every layer's B scaled to unit length, that is the
-    cosine of all layers put in a row, which a count sketch keeps (Charikar, Chen and Farach-Colton,
-    2002): the server holds a thousand numbers per device instead of its matrices.
+    cosine of the concatenated layers, which a count sketch preserves (Charikar, Chen and
+    Farach-Colton, 2002): the server holds a thousand numbers per device instead of its matrices.
 
     Parameters
     ----------
     adapter : AdapterState
         A trained adapter. Only adapters that started from the same A can be compared.
     rank : int
-        Columns of B that count: the smallest rank of all devices.
+        Columns of B to use: the smallest rank of all devices.
 
     Returns
     -------

@@ -61,7 +61,7 @@ def test_names_last_when_clusters_come_back_in_another_order_and_new_ones_appear
         dict(enumerate([v for t in (0, 1) for v in around(t, 3, noise=0.05, seed=t)])), SETTINGS
     )
     homes = {cluster.name: cluster.members for cluster in first}
-    # Node 0 now sorts behind the others' cluster, and a third task has joined.
+    # Node 0's cluster now sorts behind the others, and a third task has joined.
     moved = [v for t in (1, 2, 0) for v in around(t, 3, noise=0.05, seed=t + 10)]
     second = cluster_devices(dict(enumerate(moved)), SETTINGS, previous=first, first_new=2)
     found = {cluster.name: cluster.members for cluster in second}
@@ -86,7 +86,7 @@ def test_one_mixture_on_all_devices_makes_one_cluster_where_chance_would_make_tw
     tasks = np.eye(24)[:2]
     by_silhouette = by_both = 0
     for _ in range(40):
-        # Eight texts of two tasks on each of six devices, as often of the one as of the other.
+        # Six devices with eight texts each, drawn from two tasks with equal chance.
         texts = tasks[generator.integers(0, 2, (6, 8))] + generator.normal(0, 0.05, (6, 8, 24))
         means = texts.mean(axis=1)
         lengths = np.linalg.norm(means, axis=1)
@@ -96,7 +96,7 @@ def test_one_mixture_on_all_devices_makes_one_cluster_where_chance_would_make_tw
         by_both += len(set(split(rows, SETTINGS, error=float(np.median(errors))))) > 1
     assert by_silhouette > 20
     assert by_both <= 2
-    # One task on each device: many errors apart.
+    # One task per device: many standard errors apart.
     texts = tasks[[0, 0, 0, 1, 1, 1]][:, None] + generator.normal(0, 0.2, (6, 8, 24))
     means = texts.mean(axis=1)
     rows = (means / np.linalg.norm(means, axis=1)[:, None]).astype(np.float32)
@@ -106,7 +106,7 @@ def test_one_mixture_on_all_devices_makes_one_cluster_where_chance_would_make_tw
 
 
 def adapter(task: int, device: int, *, rank: int, closeness: float) -> AdapterState:
-    """Return an adapter whose B is partly that of a task and partly the device's own."""
+    """Return an adapter whose B is part a task's and part the device's own."""
     layers = {}
     for number, rows in enumerate((300, 500, 200)):
         common = np.random.default_rng([task, number]).normal(size=(rows, 16))

@@ -1,8 +1,8 @@
 """The run configuration: every key of ``flwr run --run-config``, checked before anything starts.
 
-Flower hands an app a flat dictionary of str, int, float and bool, from which
-`RunConfig.from_dict` makes a frozen model; a wrong value is answered with the key, the value and
-what is accepted, an unknown key with its nearest neighbour.
+`RunConfig.from_dict` makes a frozen model of Flower's flat dictionary of str, int, float and bool.
+The error for a wrong value gives the key, the value and what is accepted; the error for an unknown
+key gives the nearest known one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ ConfigValue = str | int | float | bool
 class _AllKeys(
     ServerKeys, ReplyKeys, AggregationKeys, ParticipationKeys, DataKeys, LoopKeys, TrainingKeys
 ):
-    """All keys, as a program gives them."""
+    """All keys, as a program sets them."""
 
 
 class RunConfig(_AllKeys):
     """One federated run.
 
     The attributes are the configuration's keys with ``_`` for ``-``; the reference page
-    ``docs/reference/run-configuration.md`` has each with its default, meaning and accepted values.
+    ``docs/reference/run-configuration.md`` lists their defaults, meanings and accepted values.
     """
 
     wording: ClassVar[Wording] = replace(
@@ -78,7 +78,7 @@ class RunConfig(_AllKeys):
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Check what a program sets by what the keys of the run configuration accept.
+    """Check values that a program sets against the keys of the run configuration.
 
     Parameters
     ----------

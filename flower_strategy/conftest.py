@@ -1,4 +1,4 @@
-"""Fixtures of the unit tests: a tiny model, folders of their own, the log."""
+"""Fixtures of the unit tests: a tiny model, separate folders, the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["tiny_chat_model", "tiny_model"]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep what devices measure and answer out of the user's folders, whose models are found."""
+    """Keep devices' measurements and answers out of the user's folders; models are still found."""
     folder = tmp_path_factory.mktemp("floe-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flower_strategy.device.training_cost.cache_dir", lambda: folder)
@@ -30,7 +30,7 @@ def own_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def run_of_this_process() -> None:
-    """Stand for a run: Flower 1.41 makes messages only in a process that it has given one."""
+    """Give this process a run id, without which Flower 1.41 creates no messages."""
     if importlib.util.find_spec("flwr.supercore.task_identity"):
         identity = importlib.import_module("flwr.supercore.task_identity").TaskIdentity
         identity.run_id = identity.task_id = identity.node_id = 1
@@ -54,7 +54,7 @@ def settings(tiny_model: str) -> TrainingSettings:
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """Return what Flower's logger, which Floe writes to, says; by itself it passes nothing on."""
+    """Capture Flower's logger, which Floe writes to; by default it does not propagate."""
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     caplog.set_level(logging.INFO, logger="flwr")
     return caplog
@@ -63,8 +63,8 @@ def log(
 @pytest.fixture
 def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
     """Return a run of the tiny Llama on devices of three classes."""
-    # The devices' bandwidths differ by much and their speeds by little: the tiny model's steps
-    # take milliseconds, so the upload decides, and the ranks do not depend on the machine.
+    # The devices' bandwidths differ a lot and their speeds little: the tiny model's steps take
+    # milliseconds, so the upload decides, and the ranks do not depend on the machine.
     return {
         "model": tiny_model,
         "output": str(tmp_path / "run"),
@@ -79,7 +79,7 @@ def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
         "export-rank": 8,
         "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
         "silhouette": 0.3,
-        # A random model tells tasks apart by less than its errors.
+        # A random model separates tasks by less than its standard errors.
         "separation": 0.0,
         "round-timeout": 0.5,
     }

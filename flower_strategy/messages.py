@@ -1,4 +1,4 @@
-"""What travels: names of records, the profile query, adapters with the settings to use them."""
+"""The messages to devices: record names, the profile query, adapters with their settings."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """The settings that go with every message of a run.
+    """The settings sent with every message of a run.
 
     Attributes
     ----------
     training : TrainingSettings
-        What devices are asked to do.
+        How devices train.
     embedding : EmbeddingSettings
         How devices embed their task.
     devices : tuple[str, ...] (default: ())
-        Classes of simulated devices, given out in turn.
+        Classes of simulated devices, assigned in turn.
     """
 
     training: TrainingSettings
@@ -44,22 +44,22 @@ class Envelope:
     def profile_query(
         self, nodes: Sequence[int], probe_ranks: tuple[int, int], *, refresh: bool = False
     ) -> list[Message]:
-        """Return the profile query, one message per node.
+        """Return one profile query per node.
 
         Parameters
         ----------
         nodes : Sequence[int]
-            The nodes to ask.
+            The nodes to query.
         probe_ranks : tuple[int, int]
-            The ranks to be timed.
+            The ranks to time.
         refresh : bool (default: False)
-            Whether a device measures itself even where it has done so for an earlier query.
+            Whether devices repeat measurements that they made for an earlier query.
         """
         config = self.training.to_record()
         config.update(self.embedding.to_record())
         config["devices"] = list(self.devices)
         config["probe-ranks"] = list(probe_ranks)
-        # One name for all: nodes that one machine stands for share a measurement.
+        # One id for all: nodes that one machine simulates share a measurement.
         config["refresh"] = uuid4().hex if refresh else ""
         content = RecordDict({CONFIG_KEY: config})
         return [
@@ -74,21 +74,21 @@ class Envelope:
         server_round: int,
         extra: ConfigRecord,
     ) -> list[Message]:
-        """Return one message per node: its adapter and the settings to use it with.
+        """Return one message per node: its adapter and the settings that go with it.
 
-        Nodes that get one and the same adapter object share its arrays, so Flower stores them
-        once. It is a list, since the deployment engine's grid iterates twice.
+        Nodes that get the same adapter object share its arrays, so Flower stores them once. The
+        result is a list because the deployment engine's grid iterates twice.
 
         Parameters
         ----------
         message_type : str
             ``MessageType.TRAIN`` or ``MessageType.EVALUATE``.
         adapters : Mapping[int, AdapterState]
-            Node -> what it is sent.
+            Node -> the adapter to send.
         server_round : int
             The round.
         extra : ConfigRecord
-            Further keys; they win over the training settings of the same name.
+            Additional keys; they override training settings of the same name.
         """
         contents: dict[int, RecordDict] = {}
         messages = []

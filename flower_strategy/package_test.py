@@ -23,7 +23,7 @@ def test_only_flowers_public_modules_are_imported() -> None:
     import ast
     from pathlib import Path
 
-    # All else in Flower moves between releases.
+    # Everything else in Flower moves between releases.
     allowed = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
     project = Path(flower_strategy.__file__).parents[1]
     packages = ("floe_plugins", "flower_strategy", "integration_tests", "vllm_logits_processor")

@@ -1,4 +1,4 @@
-"""What a device tells the server about itself before the first round."""
+"""The profile that a device sends to the server before the first round."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST_RANK = 4096
 
 
 class ProfileError(FloeError, ValueError):
-    """A reply is no usable device profile; the message says what is wrong."""
+    """A reply is not a usable device profile; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,11 +40,11 @@ class DeviceProfile:
     device : str
         Class of the device.
     label : str
-        Name of the node's main task where the run is simulated, else empty.
+        Name of the node's main task in a simulated run, else empty.
     identity : str
-        What stays the same when the node gets another id: ``partition:3`` of a simulated node,
-        ``name:...`` of a SuperNode whose --node-config has a ``name``, else empty. By it a resumed
-        run knows its devices.
+        Identity that survives a change of the node's id: ``partition:3`` for a simulated node,
+        ``name:...`` for a SuperNode whose --node-config has a ``name``, else empty. A resumed run
+        recognises its devices by it.
     form : Form (default: "plain")
         The form that the device trains most of its examples in.
     memory_bytes : int
@@ -60,7 +60,7 @@ class DeviceProfile:
     step_seconds : tuple[float, float]
         Seconds per optimizer step at these ranks.
     bandwidth : float
-        Upload in bytes per second, infinite where not known.
+        Upload in bytes per second, infinite if unknown.
     num_examples : int
         Training examples on the device.
     embedding : Float32Array
@@ -68,7 +68,7 @@ class DeviceProfile:
     embedding_error : float
         Standard error of the embedding, see `flower_strategy.device.embedding.TaskEmbedding`.
     embedding_noise : float
-        Noise in the embedding, which may be more than was asked for, see
+        Noise in the embedding, which may be more than requested, see
         `flower_strategy.device.embedding_noise`.
     """
 
@@ -217,9 +217,9 @@ def _pair(numbers: MetricRecord, key: str) -> tuple[float, float]:
 
 
 def device_text(text: object, *, most: int) -> str:
-    """Return what a device says as one line of at most `most` characters.
+    """Return a device's text as one line of at most `most` characters.
 
-    Line feeds would let it write lines of the server's log, and escape sequences would be obeyed by
-    the terminal that shows it: what cannot be printed becomes a space.
+    Unprintable characters become spaces: line feeds would forge lines in the server's log, and
+    terminals would obey escape sequences.
     """
     return "".join(sign if sign.isprintable() else " " for sign in str(text)[:most])

@@ -1,4 +1,4 @@
-"""Reads a run's folder; `flower_strategy.server.export` says what is in it."""
+"""Reads a run's folder; `flower_strategy.server.export` describes its contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUND = "round-"
 
 
 class RunFolderError(FloeError, ValueError):
-    """A folder does not hold a run that can be read; the message names the file."""
+    """A folder does not hold a readable run; the message names the file."""
 
 
 def round_name(server_round: int) -> str:
@@ -46,7 +46,7 @@ def load_manifest(folder: Path | str) -> dict[str, Any]:
     Raises
     ------
     RunFolderError
-        The file is absent, or no JSON of the known version with clusters and devices.
+        The file is absent, or is not JSON of the known version with clusters and devices.
     """
     return _load(Path(folder), MANIFEST_FILE, lists=("clusters", "devices"))
 
@@ -57,7 +57,7 @@ def load_history(folder: Path | str) -> dict[str, Any]:
     Raises
     ------
     RunFolderError
-        The file is absent, or no JSON of the known version with rounds.
+        The file is absent, or is not JSON of the known version with rounds.
     """
     return _load(Path(folder), HISTORY_FILE, lists=("rounds",))
 
@@ -67,7 +67,7 @@ def _load(folder: Path, name: str, *, lists: tuple[str, ...]) -> dict[str, Any]:
     if not folder.is_dir():
         raise RunFolderError(f"There is no folder {folder}; name the output folder of a run.")
     try:
-        # JSON has no NaN and no infinity; where one was written, the number does not exist.
+        # JSON has neither NaN nor infinity; such a number counts as absent.
         content = json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError as error:
         raise RunFolderError(

@@ -28,8 +28,8 @@ def main(grid: Grid, context: Context) -> None:
         run(grid, context)
     except FloeError as error:
         logging.getLogger("flwr").error("%s", error)
-        # Flower prints a traceback of what ends a ServerApp. Of a sentence for the user it needs
-        # neither where in Floe it was made nor what was raised below.
+        # Flower prints a traceback of what ends a ServerApp. A sentence for the user needs neither
+        # its origin in Floe nor its cause.
         raise error.with_traceback(None) from None
 
 
@@ -48,21 +48,21 @@ def run(grid: Grid, context: Context) -> None:
 
 
 def check_simulation(config: RunConfig, grid: Grid) -> None:
-    """Check what simulated nodes would load from this machine, before any is asked for anything.
+    """Check what simulated nodes load from this machine, before anything is sent to them.
 
     Raises
     ------
     FloeError
-        Something is lacking; one sentence.
+        A check failed; the message is one sentence.
     """
     for check in checks(config, num_partitions=_registered_nodes(grid)):
         logging.getLogger("flwr").info("%s: %s", check.subject, check.look())
 
 
 def _registered_nodes(grid: Grid) -> int:
-    """Return how many nodes there are, 1 if none is there in time.
+    """Return the number of nodes, 1 if none registers in time.
 
-    The engine registers its nodes while the ServerApp starts: they are all there once their number
+    The engine registers its nodes while the ServerApp starts: all are registered once their number
     stays the same.
     """
     end, before = time.monotonic() + _REGISTERED_SECONDS, 0

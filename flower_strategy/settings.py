@@ -1,4 +1,4 @@
-"""The groups of settings that a program gives a strategy; a run configuration gives them all."""
+"""Groups of settings of a strategy; a run configuration yields all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEY_PREFIX = "embedding-"
 
 
 class TrainingSettings(LoopKeys, TrainingKeys):
-    """What the server asks of a device; it travels in every message.
+    """How a device trains; sent in every message.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
     """
@@ -56,7 +56,7 @@ class TrainingSettings(LoopKeys, TrainingKeys):
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
-        """Read the settings; other keys of the record are left alone."""
+        """Read the settings; ignore the record's other keys."""
         values: dict[str, Any] = {key: record[key] for key in cls.names() if key in record}
         return cls(**values)
 
@@ -68,12 +68,12 @@ class EmbeddingSettings:
     Attributes
     ----------
     texts : int (default: 8)
-        Local texts that are averaged over.
+        Local texts to average over.
     max_length : int (default: 64)
-        Most tokens of each text.
+        Most tokens per text.
     noise : float (default: 0.0)
-        Standard deviation of the Gaussian noise on every number of the average of the texts'
-        vectors, which have length 1.
+        Standard deviation of the Gaussian noise added to every entry of the mean of the texts' unit
+        vectors.
     template : str (default: "auto")
         As in `TrainingSettings`.
     """
@@ -95,7 +95,7 @@ class EmbeddingSettings:
 
     @staticmethod
     def from_config(config: RunConfig) -> EmbeddingSettings:
-        """Take the settings out of a run configuration."""
+        """Return the settings of a run configuration."""
         return EmbeddingSettings(
             texts=config.embedding_texts,
             max_length=config.max_length,
@@ -109,7 +109,7 @@ class EmbeddingSettings:
 
     @staticmethod
     def from_record(record: ConfigRecord) -> EmbeddingSettings:
-        """Read the settings; other keys of the record are left alone."""
+        """Read the settings; ignore the record's other keys."""
         known = EmbeddingSettings.__dataclass_fields__
         values: dict[str, Any] = {
             name: record[_key(name)] for name in known if _key(name) in record
@@ -119,7 +119,7 @@ class EmbeddingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringSettings:
-    """How devices are split.
+    """How devices are clustered.
 
     Attributes
     ----------
@@ -127,20 +127,19 @@ class ClusteringSettings:
         Silhouette that a split must reach. With SmolLM2, devices of one task stay under 0.32 and
         devices of three tasks reach 0.91, so 0.5 separates.
     separation : float (default: 3.0)
-        How many standard errors of a device's embedding two clusters' centroids must be apart.
-        A silhouette knows no scale: devices that all hold the same mixture of tasks differ by the
-        texts that chance put into their samples, and a few of them always fall into two groups.
-        With SmolLM2 and 8 texts such groups were 2.0 errors apart, devices of different tasks 4.9
-        to 8.
+        Least distance between two clusters' centroids, in standard errors of a device's embedding.
+        A silhouette has no scale: devices that all hold the same mixture of tasks differ by the
+        random sample of their texts, and a few of them always fall into two groups. With SmolLM2
+        and 8 texts such groups were 2.0 errors apart, devices of different tasks 4.9 to 8.
     most : int (default: 16)
-        Most clusters that are tried.
+        Most clusters to try.
     smallest : int (default: 1)
-        Fewest devices of a cluster; the devices of smaller ones join the nearest.
+        Fewest devices per cluster; those of smaller clusters join the nearest one.
     by : str (default: "embedding")
         ``embedding`` splits by task embeddings, ``adapter`` by the B matrices that devices train in
         the first round.
     every : int (default: 0)
-        Rounds after which devices embed their texts and are split anew; 0 never.
+        Rounds after which devices embed their texts and are clustered again; 0 never.
     """
 
     threshold: float = 0.5
@@ -152,7 +151,7 @@ class ClusteringSettings:
 
     @staticmethod
     def from_config(config: RunConfig) -> ClusteringSettings:
-        """Take the settings out of a run configuration."""
+        """Return the settings of a run configuration."""
         return ClusteringSettings(
             threshold=config.silhouette,
             separation=config.separation,
@@ -180,14 +179,14 @@ class ClusteringSettings:
 
 
 class Participation(ParticipationKeys):
-    """Which devices take part in a round, and how long they are waited for.
+    """Which devices take part in a round, and how long the server waits for them.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
     """
 
 
 class AggregationSettings(AggregationKeys):
-    """How a cluster's adapters become one: see `flower_strategy.adapters.mean`.
+    """How a cluster's adapters are averaged; see `flower_strategy.adapters.mean`.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
     """
@@ -195,16 +194,16 @@ class AggregationSettings(AggregationKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is written of a run while it goes.
+    """Which checkpoints and results a run writes on its way, and what it resumes from.
 
     Attributes
     ----------
     keep : int (default: 2)
         Checkpoints in the output folder; 0 writes none.
     resume : Path or None (default: None)
-        A run's folder, or one checkpoint, to go on from.
+        A run's folder, or one checkpoint, to resume from.
     save_every : int (default: 0)
-        Rounds after which the adapters are exported; 0 exports them at the end alone.
+        Rounds between exports of the adapters; 0 exports them at the end only.
     """
 
     keep: int = 2
@@ -220,7 +219,7 @@ class CheckpointSettings:
 
     @staticmethod
     def from_config(config: RunConfig) -> CheckpointSettings:
-        """Take the settings out of a run configuration."""
+        """Return the settings of a run configuration."""
         return CheckpointSettings(
             keep=config.keep_checkpoints,
             resume=Path(config.resume) if config.resume else None,
@@ -231,16 +230,16 @@ class CheckpointSettings:
 class ReplyRules(ReplyKeys):
     """What a reply must satisfy.
 
-    The keys are those of the run configuration, with ``_`` for ``-``, and one of its own: more
-    examples than `max_examples` no device may claim. See `Sent` for what they count for, and
-    `flower_strategy.server.update_norms` for the limit of norms.
+    The keys are those of the run configuration, with ``_`` for ``-``, and `max_examples`, the most
+    examples that a device may claim. See `Sent` for their weight, and
+    `flower_strategy.server.update_norms` for the limit on norms.
     """
 
     max_examples: int = 10_000_000
 
     @classmethod
     def from_config(cls, config: Keys) -> Self:
-        """Take the rules out of a run configuration."""
+        """Return the rules of a run configuration."""
         return cls(**{name: getattr(config, name) for name in ReplyKeys.model_fields})
 
 

@@ -1,10 +1,9 @@
-"""Whether a node is simulated: by Flower's simulation engine, or because its operator says so.
+"""Tells whether a node is simulated: by Flower's simulation engine, or as its operator says.
 
-It is not guessed from a node's ``partition-id``: many SuperNodes on machines of their own have one.
-What tells is where the code runs. Flower's simulation engine (of 1.30 to 1.42) calls a ClientApp in
-a Ray actor of its own, ``flwr.simulation.ray_transport.ray_actor.ClientAppActor``, and hands the
-ServerApp an ``InMemoryGrid``. A SuperNode starts a process, and its ServerApp has a grid that goes
-over the network.
+A ``partition-id`` does not tell: many SuperNodes on separate machines have one. The place where the
+code runs does. Flower's simulation engine (1.30 to 1.42) calls a ClientApp in its own Ray actor,
+``flwr.simulation.ray_transport.ray_actor.ClientAppActor``, and passes the ServerApp an
+``InMemoryGrid``. A SuperNode starts a process, and its ServerApp has a grid that uses the network.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ _ENGINE_GRID = "InMemoryGrid"
 
 
 def is_simulated(context: Context) -> bool:
-    """Return whether another machine stands for the node.
+    """Return whether another machine simulates the node.
 
-    That is so in Flower's simulation engine, and on a SuperNode that says ``simulated=true`` in its
-    ``--node-config``. On no other, whatever else its ``--node-config`` has.
+    This is so in Flower's simulation engine and on a SuperNode with ``simulated=true`` in its
+    ``--node-config``, and on no other, whatever else its ``--node-config`` has.
 
     Raises
     ------
     ConfigError
         ``simulated`` is neither true nor false, or the node has no valid ``partition-id`` and
-        ``num-partitions``, by which a simulated node is known.
+        ``num-partitions``, which identify a simulated node.
     """
     said = context.node_config.get("simulated", False)
     if not isinstance(said, bool):
@@ -46,12 +45,12 @@ def is_simulated(context: Context) -> bool:
 
 
 def partition_of(node_config: NodeConfig) -> tuple[int, int]:
-    """Return which share of common data is the node's, and how many there are.
+    """Return the index of the node's share of the common data, and the number of shares.
 
     Raises
     ------
     ConfigError
-        ``partition-id`` or ``num-partitions`` is missing, no whole number, or out of range.
+        ``partition-id`` or ``num-partitions`` is missing, not a whole number, or out of range.
     """
     for key in ("partition-id", "num-partitions"):
         if key not in node_config:
@@ -77,7 +76,7 @@ def simulates(grid: Grid) -> bool:
 
 
 def _in_simulation_engine() -> bool:
-    # Who is in a Ray actor has imported Ray. Nobody else needs to: it takes half a second.
+    # Code in a Ray actor has imported Ray. Elsewhere the import would cost half a second.
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return False
@@ -85,5 +84,5 @@ def _in_simulation_engine() -> bool:
     if here.get_actor_id() is None:
         return False
     # "flwr.simulation.ray_transport.ray_actor.ClientAppActor.run". An app on a real node that uses
-    # Ray itself may run in an actor, too, of another class.
+    # Ray itself may also run in an actor, but of another class.
     return _ENGINE_ACTOR in (here.get_task_function_name() or "").split(".")

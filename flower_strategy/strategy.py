@@ -7,11 +7,11 @@ A round runs these steps, each a method that can be overridden::
     aggregate_train     per cluster: mean of adapters of different ranks   (`server.training_round`)
     configure_evaluate  one message per device: its cluster's adapter at the export rank
     aggregate_evaluate  per cluster: held-out loss
-    correct_slowdowns   what the round took -> the ranks of the next
+    correct_slowdowns   measured seconds -> ranks of the next round
     save                a checkpoint                                        (`server.checkpoint`)
     export              one PEFT adapter per cluster, manifest, history     (`server.export`)
 
-Longer steps are functions of `flower_strategy.server` on the strategy and its `Round`.
+Longer steps are functions of `flower_strategy.server` that take the strategy and its `Round`.
 """
 
 from __future__ import annotations
@@ -59,35 +59,35 @@ logger = logging.getLogger("flwr")
 
 
 class FloeStrategy(Strategy):
-    """Federated LoRA fine-tuning for devices of different strength and different tasks.
+    """Federated LoRA fine-tuning across devices of different capability and different tasks.
 
-    Every step is a method of its own and can be overridden. Clients answer three messages, for
-    which `flower_strategy.client` has the functions: ``query.profile``, ``train``, ``evaluate``.
+    Every step is a separate method and can be overridden. Clients answer three messages, for which
+    `flower_strategy.client` has the functions: ``query.profile``, ``train``, ``evaluate``.
 
     Parameters
     ----------
     training : TrainingSettings
-        What the devices are asked to do; it travels in every message.
+        How devices train; sent in every message.
     rank_policy : RankPolicy
-        Gives each device its rank.
+        Assigns each device its rank.
     clustering : ClusteringSettings, optional
-        How devices are split.
+        How devices are clustered.
     embedding : EmbeddingSettings, optional
-        How devices embed their task; by default texts as long as those that they train on.
+        How devices embed their task; by default, texts are as long as in training.
     participation : Participation, optional
-        Which devices take part in a round, and how long they are waited for.
+        Which devices take part in a round, and how long the server waits for them.
     aggregation : AggregationSettings, optional
         Weighting, share of the global mean, server momentum.
     replies : ReplyRules, optional
         What a reply must satisfy, and how many a cluster needs.
     devices : Sequence[str], optional
-        Classes of simulated devices, given out in turn. Real SuperNodes measure themselves.
+        Classes of simulated devices, assigned in turn. Real SuperNodes measure themselves.
     export_rank : int (default: 16)
-        Rank of evaluated and exported adapters, one that vLLM accepts.
+        Rank of evaluated and exported adapters; vLLM must accept it.
     output : Path or str, optional
-        Folder that checkpoints and the run's result are written to; without one nothing is.
+        Folder for checkpoints and the run's result; without one, nothing is written.
     checkpoints : CheckpointSettings, optional
-        How many are kept, and which one the run goes on from.
+        How many to keep, and which one to resume from.
 
     Raises
     ------
@@ -97,13 +97,13 @@ class FloeStrategy(Strategy):
     Attributes
     ----------
     state : RunState
-        The run so far; there once `start` was called.
+        The run so far; set by `start`.
     results : ResultFolders
-        The results in the output folder; there once `start` was called with one.
+        The results in the output folder; set by `start` if there is one.
     round : Round
-        The round that goes on.
+        The current round.
     modules : AdaptedModules or None
-        Which modules of the base model carry factors; there once `make_initial_arrays` was called.
+        Which modules of the base model carry factors; set by `make_initial_arrays`.
     """
 
     asked_move = staticmethod(asked_move)
@@ -160,7 +160,7 @@ class FloeStrategy(Strategy):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return what the run is set to, by name: a resumed run says what has changed."""
+        """Return the run's settings by name; a resumed run logs those that have changed."""
         parts = {
             "embedding": asdict(self.envelope.embedding),
             "clustering": asdict(self.clustering),
@@ -209,13 +209,13 @@ class FloeStrategy(Strategy):
         grid : Grid
             Flower's grid.
         initial_arrays : ArrayRecord
-            The initial adapter, as `make_initial_arrays` makes it.
+            The initial adapter, from `make_initial_arrays`.
         num_rounds : int (default: 3)
             Rounds of training.
         timeout : float (default: 3600)
-            Seconds to wait for the replies of one stage; what has arrived then is used.
+            Seconds to wait for the replies of one stage; those that arrive in time are used.
         train_config, evaluate_config : ConfigRecord, optional
-            Further keys for the clients.
+            Additional configuration keys for the clients.
         evaluate_fn : Callable, optional
             Called with the round and all adapters before the first round and after each.
 
@@ -227,11 +227,11 @@ class FloeStrategy(Strategy):
         Raises
         ------
         NoDevicesError
-            No device can take part. What earlier rounds made is exported first; the reason is
-            among the notes of the last round in ``history.json``.
+            No device can take part. The results of earlier rounds are exported first; the last
+            round's notes in ``history.json`` give the reason.
         ConfigError
-            The initial adapter has too small a rank, the checkpoint to resume from is not of such
-            a run, or the output folder cannot be written, or is another run's.
+            The initial adapter's rank is too small, the checkpoint to resume from does not fit this
+            run, or the output folder cannot be written or is in use by another run.
         ExportError
             The result cannot be written; what the folder held before is unchanged.
         """
@@ -246,7 +246,7 @@ class FloeStrategy(Strategy):
             train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
             result = Result()
-            # The adapters are in the state; writing them out takes as long as sending them.
+            # The adapters are in the state; serialising them takes as long as sending them.
             none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
                 started = time.monotonic()
@@ -286,14 +286,14 @@ class FloeStrategy(Strategy):
             return result
 
     def _end_without_devices(self, error: NoDevicesError, *, seconds: float) -> None:
-        """Export what the rounds so far have made, and why there is no further one."""
+        """Export the results so far, with the reason why the run ends."""
         self.round.record.seconds = seconds
         self.round.record.notes.append(str(error))
         self.state.history.append(self.round.record)
         self.export_so_far()
 
     def _begin(self, arrays: ArrayRecord) -> tuple[RunState, int]:
-        """Return the state to go on with, and the number of the last finished round."""
+        """Return the state to start from, and the number of the last finished round."""
         initial = initial_adapter_at(arrays, rank=self.server_rank)
         if self.checkpoints.resume is None:
             if self.output is not None:
@@ -314,13 +314,13 @@ class FloeStrategy(Strategy):
 
     @property
     def server_rank(self) -> int:
-        """Rank of the clusters' adapters here: enough for every device and for the export."""
+        """Rank of the clusters' adapters on the server: enough for every device and the export."""
         return max(*self.rank_policy.candidates, self.export_rank)
 
     def receive(
         self, grid: Grid, messages: Sequence[Message], timeout: float, *, stage: str
     ) -> Iterator[Message]:
-        """Send messages and yield the replies as they arrive; note who did not reply."""
+        """Send messages and yield the replies as they arrive; record who did not reply."""
         return round.receive(self, self.round, grid, messages, timeout, stage=stage)
 
     def patience(self, grid: Grid, timeout: float, *, stage: str) -> Patience:
@@ -332,24 +332,24 @@ class FloeStrategy(Strategy):
         return self.able_among(grid.get_node_ids())
 
     def able_among(self, nodes: Iterable[int]) -> list[int]:
-        """Return those of the nodes that have a rank."""
+        """Return the given nodes that have a rank."""
         among = set(nodes)
         return [node for node, d in self.state.decisions.items() if d.rank and node in among]
 
     def admit(self, grid: Grid, timeout: float) -> None:
-        """Give the devices whose profiles are wanted a rank and a cluster."""
+        """Query the profiles that are due; give those devices a rank and a cluster."""
         admission.admit(self, self.round, grid, timeout)
 
     def wait_for_nodes(self, grid: Grid, timeout: float) -> None:
-        """Wait until enough nodes are connected, or the time is up."""
+        """Wait until enough nodes are connected or the time is up."""
         admission.wait_for_nodes(self, self.round, grid, timeout)
 
     def query_profiles(self, grid: Grid, timeout: float) -> None:
-        """Query the profiles that are wanted now, and take the good ones into the run."""
+        """Query the profiles that are due now, and take the valid ones into the run."""
         admission.query_profiles(self, self.round, grid, timeout)
 
     def new_nodes(self, online: Sequence[int]) -> list[int]:
-        """Return the nodes to ask for their first profile."""
+        """Return the nodes whose first profile is due."""
         return admission.new_nodes(self, self.round, online)
 
     def nodes_to_measure_again(self, online: Sequence[int]) -> list[int]:
@@ -357,17 +357,17 @@ class FloeStrategy(Strategy):
         return admission.nodes_to_measure_again(self, self.round, online)
 
     def time_to_recluster(self) -> bool:
-        """Return whether all devices are to be clustered again in this round."""
+        """Return whether this round clusters all devices again."""
         return admission.time_to_recluster(self, self.round)
 
     def configure_profile(
         self, nodes: Sequence[int], *, refresh: Sequence[int] = ()
     ) -> list[Message]:
-        """Return the profile query, one message per node; `refresh` measure themselves anew."""
+        """Return one profile query per node; those in `refresh` repeat their measurements."""
         return admission.configure_profile(self, nodes, refresh=refresh)
 
     def aggregate_profile(self, replies: Iterable[Message]) -> dict[int, DeviceProfile]:
-        """Return the good profiles by node; embeddings of another model are refused."""
+        """Return the valid profiles by node; refuse embeddings of another model."""
         return admission.aggregate_profile(self, self.round, replies)
 
     def take_profiles(
@@ -378,32 +378,32 @@ class FloeStrategy(Strategy):
         measured: Sequence[int] = (),
         embeddings_anew: bool = False,
     ) -> bool:
-        """Take good profiles into the run, see `flower_strategy.server.admission`."""
+        """Take valid profiles into the run; see `flower_strategy.server.admission`."""
         anew = embeddings_anew
         return admission.take_profiles(
             self, self.round, profiles, online, measured=measured, embeddings_anew=anew
         )
 
     def assign_ranks(self) -> None:
-        """Let the policy give each device its rank, or leave it out; log what changed."""
+        """Let the policy give each device a rank or leave it out; log what changed."""
         admission.assign_ranks(self, self.round)
 
     def assign_clusters(self, nodes: Sequence[int]) -> None:
-        """Cluster the first nodes; put later ones to the nearest centroid."""
+        """Cluster the first nodes; assign later ones to the nearest centroid."""
         admission.assign_clusters(self, nodes)
 
     def recluster(self) -> None:
-        """Cluster all devices anew, by what they are clustered by."""
+        """Cluster all devices again, by embedding or by adapter as configured."""
         admission.recluster(self, self.round)
 
     def note_noisier(self, profiles: Iterable[DeviceProfile]) -> None:
-        """Note devices whose embeddings have more noise than they were asked for."""
+        """Note devices whose embeddings carry more noise than requested."""
         admission.note_noisier(self, self.round, profiles)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one message per device that trains: its cluster's adapter at its rank.
+        """Return one message per training device: its cluster's adapter at its rank.
 
         `arrays` is empty: the adapters are in ``state``.
         """
@@ -412,21 +412,21 @@ class FloeStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies into their clusters' means as they arrive, then move the adapters."""
+        """Add replies to their clusters' means as they arrive, then move the adapters."""
         return None, training_round.aggregate_train(self, self.round, replies)
 
     def new_mean(self) -> AdapterMean:
-        """Return an empty mean; what replies of one cluster are folded into."""
+        """Return an empty mean for the replies of one cluster."""
         return training_round.new_mean(self)
 
     def move_adapters(self, means: dict[str, AdapterMean]) -> None:
-        """Move every cluster's adapter that has enough good replies; the others keep theirs."""
+        """Move the adapters of clusters with enough valid replies; the others stay as they are."""
         training_round.move_adapters(self, self.round, means)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one message per device that evaluates: its cluster's adapter, as exported.
+        """Return one message per evaluating device: its cluster's adapter, as exported.
 
         `arrays` is empty: the adapters are in ``state``.
         """
@@ -435,15 +435,15 @@ class FloeStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the held-out loss per cluster, ``<cluster>/held-out-loss``, and over all."""
+        """Return the held-out loss per cluster (``<cluster>/held-out-loss``) and over all."""
         return training_round.aggregate_evaluate(self, self.round, replies)
 
     def most_tokens(self, node: int) -> int:
-        """Return the tokens that a device's held-out loss counts for at most."""
+        """Return the most tokens that a device's held-out loss is weighted with."""
         return training_round.most_tokens(self, node)
 
     def correct_slowdowns(self) -> None:
-        """Learn from what the round took, then give the ranks of the next one."""
+        """Update the slowdowns from the round's timings, then assign the next round's ranks."""
         admission.correct_slowdowns(self, self.round)
 
     def prepare_next_round(self, server_round: int) -> None:
@@ -464,7 +464,7 @@ class FloeStrategy(Strategy):
                 keep=self.checkpoints.keep,
             )
         except OSError as error:
-            # The round is in memory; the run goes on, and the next round tries again.
+            # The round is still in memory: the run continues, and the next round tries again.
             logger.error("Round %d has no checkpoint in %s: %s.", server_round, self.output, error)
             self.round.record.notes.append(f"checkpoint not written: {error}")
 

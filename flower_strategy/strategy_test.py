@@ -325,7 +325,7 @@ def test_without_any_device_the_run_ends_with_every_reason(
     assert "No device can take part: node 100: rank 2 needs" in record["notes"][-1]
     assert list(record["left_out"]) == ["100", "101"]
     assert [device["rank"] for device in load_manifest(output)["devices"]] == [None, None]
-    # What an earlier run has left in the folder is still there.
+    # The earlier run's result is still in the folder.
     first = output / "exports" / "round-0000" / "history.json"
     assert "nowhere.jsonl" in first.read_text("utf-8")
     with pytest.raises(NoDevicesError, match="none is connected"):

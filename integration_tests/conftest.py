@@ -1,4 +1,4 @@
-"""What several test files need: tiny models, a server of them, a browser."""
+"""Shared fixtures: tiny models, a server with them, a browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 @pytest.fixture(scope="session")
 def canned(tiny: TinyModels) -> Iterator[FakeExpert]:
-    """Run the expert that says a fixed function of what it is asked."""
+    """Run the expert whose answers are a fixed function of the request."""
     with canned_expert(tiny) as expert:
         yield expert
 
@@ -72,7 +72,7 @@ def rows(
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Start Chromium without a window; its console and what it fetches are logged."""
+    """Start headless Chromium; its console and its requests are logged."""
     found = runpy.run_path(str(ROOT / ".ci" / "setup_env.py"))["browser"]()
     assert found, "There is no Chromium with chromedriver; `make setup` says what is missing."
     options = ChromeOptions()

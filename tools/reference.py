@@ -1,6 +1,6 @@
-"""Writes what the documentation and ``pyproject.toml`` say of the keys of all configurations.
+"""Writes the keys of all configurations into the documentation and ``pyproject.toml``.
 
-``python -m tools.reference`` puts tables of keys between marks of pages in ``docs``, and the
+``python -m tools.reference`` writes tables of keys between marks of pages in ``docs``, and the
 defaults of the run configuration into ``[tool.flwr.app.config]``.
 """
 
@@ -23,7 +23,7 @@ TABLES = {
     "gate": GateSettings.table(*_ALL),
     "cloud": CloudSettings.table(*_ALL),
 }
-"""Name of a mark -> what stands after it."""
+"""Name of a mark -> the text after it."""
 PAGES = {
     "docs/reference/run-configuration.md": ("run",),
     "docs/reference/serving.md": ("serving", "expert", "request"),
@@ -33,12 +33,12 @@ PAGES = {
 
 
 def page(text: str, marks: tuple[str, ...]) -> str:
-    """Return a page with its tables of today.
+    """Return a page with its tables up to date.
 
     Raises
     ------
     ValueError
-        A mark is not there.
+        A mark is missing.
     """
     for mark in marks:
         before, start, rest = text.partition(f"<!-- keys: {mark} -->\n")
@@ -50,25 +50,25 @@ def page(text: str, marks: tuple[str, ...]) -> str:
 
 
 def pyproject(text: str) -> str:
-    """Return the project's file with the defaults of today.
+    """Return the project's file with the current defaults.
 
     Raises
     ------
     ValueError
-        The table is not there.
+        The table is missing.
     """
     head = "[tool.flwr.app.config]\n"
     before, found, after = text.partition(head)
     if not found:
         raise ValueError(f"there is no {head.strip()}")
-    # Texts, numbers and flags are in TOML what they are in JSON.
+    # Strings, numbers and booleans are written alike in TOML and JSON.
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in RunConfig.defaults().items()]
     _, next_table, rest = after.partition("\n[")
     return before + head + "".join(lines) + next_table + rest
 
 
 def written() -> dict[Path, str]:
-    """Return the files and what is to stand in them."""
+    """Return the files and their contents."""
     texts = {
         ROOT / name: page((ROOT / name).read_text("utf-8"), marks) for name, marks in PAGES.items()
     }

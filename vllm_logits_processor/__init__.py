@@ -1,8 +1,8 @@
-"""Floe's vLLM half: fuse, at every decoding step, vLLM's model with one of another vocabulary.
+"""Floe's vLLM half: fuses vLLM's model with one of another vocabulary at every decoding step.
 
-The data path of one step, in order: :mod:`stream` (the text so far, on bytes), :mod:`privacy` (may
-it leave?), :mod:`expert` (ask the other model), :mod:`alignment` (its answer over the host's
-vocabulary), :mod:`fusion` (weigh and add). :mod:`engine` joins them and knows nothing of vLLM;
+The data path of one step, in order: :mod:`stream` (the text so far, as bytes), :mod:`privacy` (may
+it leave?), :mod:`expert` (call the other model), :mod:`alignment` (map its reply to the host's
+vocabulary), :mod:`fusion` (weigh and add). :mod:`engine` joins them and does not depend on vLLM;
 :mod:`processor` is the class that vLLM loads.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["FloeLogitsProcessor"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the processor class on first use: the maths must not need vLLM."""
+    """Import the processor class on first use, so that the rest works without vLLM."""
     if name == "FloeLogitsProcessor":
         from vllm_logits_processor.processor import FloeLogitsProcessor
 

@@ -1,4 +1,4 @@
-"""The types of the arrays that are handed on in a decoding step; their shapes are in docstrings."""
+"""Types of the arrays in a decoding step; docstrings give their shapes."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 #: Rows, places, and tokens of a step.
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
-#: Tokens, their places and their numbers over a whole vocabulary, as the alignment maps hold them.
+#: Tokens, their places and their counts over a whole vocabulary, as in the alignment maps.
 TokenArray: TypeAlias = npt.NDArray[np.int32]

@@ -37,7 +37,6 @@ def build_engine(
 
     Parameters
     ----------
-    config : FloeConfig
     host_tokenizer : str
         Folder or hub id of the tokenizer of vLLM's model.
     host_vocabulary : int
@@ -70,7 +69,7 @@ def build_engine(
         end_ids=pair.maps.end_ids,
         breaker_failures=config.breaker_failures,
         breaker_cooldown_s=config.breaker_cooldown_s,
-        # The pool cancels calls in time; this limit is for servers that are no longer asked.
+        # The pool cancels calls in time; this limit is for servers that get no more calls.
         timeout_s=max(config.deadline_ms, config.first_deadline_ms) / 1000 + 1,
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,

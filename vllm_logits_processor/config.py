@@ -1,8 +1,8 @@
 """The processor's configuration: ``--additional-config '{"floe": {...}}'`` and the file it names.
 
-What stands on the command line becomes part of vLLM's compile-cache key. Values that change between
-two starts of the same server (URL, key, deadlines) therefore belong into the JSON file that
-``config_file`` names, or, for the key, into an environment variable.
+Values on the command line become part of vLLM's compile-cache key. Those that change between two
+starts of the same server (URL, key, deadlines) therefore belong in the JSON file that
+``config_file`` names, or, for the key, in an environment variable.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 Mode = Literal["auto", "host", "fused"]
 MODES: tuple[str, ...] = get_args(Mode)
 
-#: A day, milliseconds: no thread can be told to wait for any time (`threading.TIMEOUT_MAX`).
+#: A day in milliseconds, because a thread's wait is limited (`threading.TIMEOUT_MAX`).
 _MOST_WAIT_MS = 86_400_000
 _MOST_CONTEXT = 100_000_000
 
@@ -196,20 +196,20 @@ class ExpertConfig(ServerAccess):
 
     @property
     def sees_everything(self) -> bool:
-        """True where text may reach the expert without the gate's word.
+        """Whether text may reach the expert without passing the gate.
 
-        Where the kind of a plugin sends text, nobody here knows.
+        False for a plugin's kind unless trusted, because it may send text anywhere.
         """
         return self.trusted or (not self.urls and self.kind in (None, "in-process"))
 
     @property
     def tokenizer_reference(self) -> str:
-        """Where the tokenizer is."""
+        """Folder or hub id of the tokenizer."""
         return self.tokenizer or self.model
 
 
 class FloeConfig(Settings):
-    """All that the processor is told at start."""
+    """The processor's configuration."""
 
     wording: ClassVar[Wording] = _wording("")
 
@@ -300,15 +300,15 @@ class FloeConfig(Settings):
     )
 
     def fuses(self, mode: Mode) -> bool:
-        """Tell whether a request of this mode is fused."""
+        """Return whether a request of this mode is fused."""
         return (self.default_mode if mode == "auto" else mode) != "host"
 
     @classmethod
     def from_additional_config(cls, additional: Mapping[str, Any] | None) -> Self | None:
-        """Read the configuration that vLLM was started with; None where there is no ``floe``.
+        """Read the configuration that vLLM was started with; return None if it has no ``floe``.
 
-        Relative paths in it count from the folder in which the process was started, those in the
-        file that ``config_file`` names as well.
+        Relative paths, also those in the file that ``config_file`` names, start at the folder in
+        which the process was started.
 
         Raises
         ------
@@ -352,7 +352,7 @@ class FloeConfig(Settings):
 
 
 def _check_places(values: Mapping[str, Any]) -> None:
-    """Name keys that stand beside the section ``expert`` and belong in it, and the reverse."""
+    """Refuse keys beside the section ``expert`` that belong in it, and the reverse."""
     outside, inside = FloeConfig.model_fields.keys(), ExpertConfig.model_fields.keys()
     found = [key for key in values if key in inside - outside]
     if found:
@@ -379,7 +379,7 @@ def _listed(keys: list[str]) -> str:
 
 
 def why_off(additional: object) -> str:
-    """Say why an ``--additional-config`` does not switch fusion on; what to write instead.
+    """Return why an ``--additional-config`` does not enable fusion, and what to write instead.
 
     Parameters
     ----------
@@ -406,7 +406,7 @@ def why_off(additional: object) -> str:
 
 
 def _merged(inline: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
-    """Join both sources; a key in both would leave open which one counts."""
+    """Merge both sources; refuse a key in both, since neither takes precedence."""
     merged = {**inline, **file}
     for key in inline.keys() & file.keys():
         if not (isinstance(inline[key], dict) and isinstance(file[key], dict)):

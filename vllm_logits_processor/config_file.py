@@ -1,4 +1,4 @@
-"""Reads the JSON file of the processor's configuration, as `config_file` and the doctor name it."""
+"""Reads the JSON file with the processor's configuration."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def read_config_file(path: object, *, named_by: str, alone: bool = True) -> dict
     Parameters
     ----------
     path : object
-        The file; a relative path counts from the folder in which the process was started.
+        The file; a relative path starts at the folder in which the process was started.
     named_by : str
-        What names it, as the beginning of the sentence, such as ``floe: config_file``.
+        What names the file; errors begin with it, such as ``floe: config_file``.
     alone : bool
-        False where ``floe`` may have neighbours, as in the value of ``--additional-config``.
+        False if other keys may stand beside ``floe``, as in the value of ``--additional-config``.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, is no JSON object in UTF-8, or has a key twice.
+        If it cannot be read, is not a JSON object in UTF-8, or has a key twice.
     """
     if not isinstance(path, str | Path) or not str(path):
         raise ConfigError(f"{named_by} is {path!r}; accepted is the path of a JSON file.")
@@ -48,7 +48,7 @@ def read_config_file(path: object, *, named_by: str, alone: bool = True) -> dict
     if data.startswith(_UTF_16):
         raise ConfigError(f"{what}, which is UTF-16; accepted is UTF-8: save it as that.")
     try:
-        # Editors of Windows put a byte order mark in front of UTF-8.
+        # Windows editors may put a byte order mark before UTF-8.
         values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except _DuplicateKeyError as error:
         raise ConfigError(f"{what}, where the key {error} stands twice; keep one.") from None
@@ -65,7 +65,7 @@ def read_config_file(path: object, *, named_by: str, alone: bool = True) -> dict
 
 
 class _DuplicateKeyError(Exception):
-    """A key that an object has twice: JSON leaves open which one counts."""
+    """An object has a key twice; JSON leaves open which one counts."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _section(values: dict[str, Any], what: str, *, alone: bool) -> dict[str, Any]:
-    """Return the section: the file holds it bare, or as the command line has it."""
+    """Return the section, which stands alone or under its name as on the command line."""
     if SECTION not in values:
         return values
     section = values[SECTION]

@@ -1,4 +1,4 @@
-"""The configuration as a file: how it may be written, and what is said of one that will not do."""
+"""The configuration as a file: the accepted forms, and the errors for others."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_file_names_no_other_file(tmp_path: Path) -> None:
 def test_relative_paths_count_from_where_the_server_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those in the file too: they do not count from the folder of the file."""
+    """Those in the file too: they are not relative to the file's folder."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "ca.pem").write_text("")
     expert = {**VALUES["expert"], "ca_file": "ca.pem"}

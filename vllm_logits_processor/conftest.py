@@ -25,7 +25,7 @@ def gemma() -> ByteVocabulary:
 
 @pytest.fixture(scope="session", params=[*TRAINED, "smollm2", "gemma"])
 def vocabulary(request: pytest.FixtureRequest) -> ByteVocabulary:
-    """Every tokenizer family in turn that spells every text."""
+    """Each tokenizer family that can spell every text, in turn."""
     if request.param in TRAINED:
         return trained_vocabulary(request.param)
     found: ByteVocabulary = request.getfixturevalue(request.param)
@@ -34,5 +34,5 @@ def vocabulary(request: pytest.FixtureRequest) -> ByteVocabulary:
 
 @pytest.fixture(scope="session", params=TRAINED_WORDS)
 def words(request: pytest.FixtureRequest) -> ByteVocabulary:
-    """Every family in turn that knows words alone."""
+    """Each tokenizer family that knows only words, in turn."""
     return trained_vocabulary(request.param)

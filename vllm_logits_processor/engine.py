@@ -1,4 +1,4 @@
-"""One decoding step, from the text so far to fused logits. Knows nothing of vLLM.
+"""One decoding step, from the text so far to fused logits; independent of vLLM.
 
 begin_step: take in new tokens ─► may the text leave? ─► one call per expert model
 (the host's forward pass runs meanwhile)
@@ -51,7 +51,7 @@ def host_entropies(logits: torch.Tensor, rows: IntArray) -> Float64Array:
         Nats.
     """
     logprobs = torch.log_softmax(logits[torch.from_numpy(rows).to(logits.device)], dim=-1)
-    # 0 ln 0 is 0, not NaN: masked tokens have no part in it.
+    # 0 ln 0 is 0, not NaN: masked tokens add nothing.
     terms = logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)
     return -terms.sum(dim=-1).double().cpu().numpy()
 
@@ -75,13 +75,8 @@ class FusionEngine:
 
     Parameters
     ----------
-    config : FloeConfig
-    pair : Pair
-    expert : ExpertPool
-    router : Router
     gate : Gate or None
         None for an expert that may see everything.
-    metrics : FusionMetrics
     scorer : PromptScorer, optional
         Without it, streams begin without evidence.
     """
@@ -119,7 +114,7 @@ class FusionEngine:
     def new_stream(
         self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
     ) -> Stream | None:
-        """Return the state of a request, or None if the expert is never asked.
+        """Return the state of a request, or None if it is never fused.
 
         Parameters
         ----------
@@ -127,13 +122,12 @@ class FusionEngine:
             Host tokens of the prompt; None for a prompt of embeddings. One that mixes both counts
             as embeddings.
         output_ids : list of int
-            The engine's own list of the answer's tokens; Floe reads it as it grows.
-        options : RequestOptions
+            The caller's own list of the answer's tokens, which is read as it grows.
         """
         if not self._config.fuses(options.mode):
             return None
         if prompt_ids is not None and max(prompt_ids, default=0) >= len(self._pair.host):
-            # Tokens that no tokenizer made stand for embeddings.
+            # Ids beyond the tokenizer's stand for embeddings.
             prompt_ids = None
         expert = self._pair.expert
         opening = self._pair.conversation.opening(prompt_ids or ())
@@ -153,17 +147,10 @@ class FusionEngine:
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
-        """Take in new tokens and start the calls for the next positions.
+        """Add new tokens and start the calls for the next positions.
 
-        Parameters
-        ----------
-        streams : sequence of Stream
-            The streams of the step; `decide` may ask about them again.
-
-        Notes
-        -----
-        `decide` asks about streams whose last token is not known yet, and about all streams if the
-        expert is asked only where the host is unsure.
+        `decide` starts the calls for streams whose last token is not known yet, and for all streams
+        if the expert is called only where the host is unsure.
         """
         self._ask(streams, host_is_unsure=False)
 
@@ -180,7 +167,7 @@ class FusionEngine:
         logits : torch.Tensor, shape (rows, vocabulary), float32
             Not changed.
         streams : mapping of row to Stream
-            Rows without a stream are the host's.
+            Rows without a stream keep the host's logits.
         drafts : mapping of row to sequence of int, optional
             Draft tokens of the host before a row, beyond the stream's own (speculative decoding).
             A stream then has several rows.
@@ -188,7 +175,7 @@ class FusionEngine:
         Returns
         -------
         FusedCells
-            What changes in `logits`; every rank writes the same.
+            The changes to `logits`; every rank writes the same.
 
         Raises
         ------
@@ -203,7 +190,7 @@ class FusionEngine:
                 "--no-async-scheduling."
             )
         before = {row: tuple(tokens) for row, tokens in (drafts or {}).items() if tokens}
-        # What is decided for the committed text comes first: a fork begins with what it knows.
+        # Committed texts come first: a fork starts with their distributions.
         self._ask(list(streams.values()), host_is_unsure=False)
         at = {
             row: stream.forked(before[row]) if row in before else stream
@@ -231,20 +218,21 @@ class FusionEngine:
         """Log and count a stream that is finished or aborted."""
         self._requests.abandon(stream)
         if stream.reported and not stream.summary.tokens:
-            return  # it was reported, and nothing has come since
+            return  # already reported, and no token since
         stream.summary.log()
         self._metrics.observe_stream(stream.summary)
 
     def report_stream(self, stream: Stream) -> None:
-        """Log and count a stream that may have ended; if it goes on, its figures begin anew."""
+        """Log and count a stream that may have ended; if it continues, its figures start afresh."""
         self.end_stream(stream)
         stream.reopen()
         stream.summary, stream.reported = StreamSummary(), True
 
     def abandon_step(self, streams: Sequence[Stream]) -> None:
-        """Drop what a step had begun before a fault ended it.
+        """Drop the work of a step that a fault has ended.
 
-        Calls in flight run on and are counted when they end. The streams go on with the next step.
+        Calls in flight continue and are counted when they end. The streams continue with the next
+        step.
         """
         forks, self._forks = self._forks, []
         for stream in (*streams, *forks):
@@ -252,16 +240,16 @@ class FusionEngine:
             stream.reopen()
 
     def close(self) -> None:
-        """End connections and threads."""
+        """Close connections and end threads."""
         if self._scorer is not None:
             self._scorer.close()
         self._expert.close()
         self._metrics.close()
 
     def _ask(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
-        """Advance the streams and ask about those that are undecided and may leave."""
+        """Advance the streams and start calls for those that are undecided and may leave."""
         asking = []
-        # With speculative decoding a stream comes once per row.
+        # With speculative decoding a stream occurs once per row.
         for stream in {id(stream): stream for stream in streams}.values():
             if stream.torn:
                 self._rebuild(stream)
@@ -277,11 +265,11 @@ class FusionEngine:
     def _rebuild(self, stream: Stream) -> None:
         """Rebuild a stream that a fault has left half updated."""
         fresh = self.new_stream(stream.prompt_ids, stream.output_ids, stream.options)
-        assert fresh is not None  # the stream itself was made of these
+        assert fresh is not None  # the stream was built from the same values
         stream.rebuild(fresh)
 
     def _score_prompt(self, stream: Stream) -> None:
-        """Start to score the prompt at the first position; use the scores when they are there."""
+        """Start scoring the prompt at the first position; use the scores once they arrive."""
         if self._scorer is None:
             return
         if stream.position == 0 and stream.scores is None and not stream.summary.tokens:
@@ -336,7 +324,7 @@ class FusionEngine:
         top = stacked([with_remainders(each, self._pair.host) for each in distributions.values()])
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(distributions)}
-        # By length: what a row knows goes on from what the row before it knows.
+        # Shortest first: a row's evidence continues that of the row before it.
         for row in sorted(drafts, key=lambda row: len(drafts[row])):
             for before in (other for other in streams if streams[other] is streams[row]):
                 if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:

@@ -1,4 +1,4 @@
-"""Whole steps on small trained tokenizers, with an expert whose replies the test decides.
+"""Whole steps on small trained tokenizers, with an expert whose replies the test sets.
 
 The expert is scripted because faults and timing must be exact; integration_tests has real ones.
 """
@@ -136,7 +136,7 @@ def test_an_embedded_prompt_is_declined(expert: Scripted) -> None:
 
 
 def test_the_weighed_token_is_no_evidence_until_it_is_sampled(expert: Scripted) -> None:
-    """A router that saw the token it weighs would give other logits for other futures."""
+    """If a router saw the token it weighs, the logits would depend on the future."""
     parts = engine(expert)
     cat, other = HOST.encode(b" cat")[0], HOST.encode(b"12")[0]
     first, second = stream_of(parts, b"The"), stream_of(parts, b"The")
@@ -146,12 +146,12 @@ def test_the_weighed_token_is_no_evidence_until_it_is_sampled(expert: Scripted) 
     second.output_ids.append(other)
     step(parts, {0: first})
     step(parts, {0: second})
-    # The expert foretold " cat": evidence is on its side there, and on the host's otherwise.
+    # The expert predicted " cat": with it the evidence favours the expert, else the host.
     assert first.evidence.value < 0 < second.evidence.value
 
 
 def test_a_position_decoded_twice_asks_once(expert: Scripted) -> None:
-    """Chunked prefill gives rows whose sample is thrown away."""
+    """Chunked prefill gives rows whose sample is discarded."""
     parts = engine(expert)
     stream = stream_of(parts, b"The cat sat")
     assert torch.equal(step(parts, {0: stream}), step(parts, {0: stream}))

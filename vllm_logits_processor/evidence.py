@@ -1,10 +1,10 @@
 """Running averages, per stream, of how much better one model has predicted the text so far.
 
-One average would do if one model were better everywhere. But which one is better depends on the
-place in the text: after a space a word begins, which is the harder part; inside a word a larger
-vocabulary helps; one model spells numbers digit by digit and the other does not. So beside the
-average over all tokens there is one for each of a few contexts, which the byte before the token
-determines. The average of a context with few tokens is drawn to that over all (shrinkage).
+Which model is better depends on the place in the text: after a space a word begins, which is the
+harder part; inside a word a larger vocabulary helps; one model spells numbers digit by digit and
+the other does not. So there is an average over all tokens and one for each of a few contexts, which
+the byte before the token determines. The average of a context with few tokens is shrunk towards
+that over all tokens.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from vllm_logits_processor.expert.calls import what_failed
 from vllm_logits_processor.expert.protocol import Expert, ExpertError
 
-#: One token cannot say more than this (nats): an expert that ruled the token out is wrong once, not
-#: for ever.
+#: Bound on the evidence of one token, nats: an expert that rules a token out is wrong once, not for
+#: ever.
 _MOST = 10.0
 
 #: The average over all tokens counts for as much as this many tokens of a context.
 _SHRINKAGE = 20.0
 
-#: Contexts by the byte in front: inside a word, after space, after a digit, after the rest.
+#: Contexts by the preceding byte: a letter (inside a word), a space, a digit, any other.
 _CONTEXTS = 4
 
 
 def context_after(byte: int) -> int:
     """Return the context of a token after `byte`."""
-    # Bytes above ASCII belong to letters more often than not.
+    # Most bytes above ASCII belong to letters.
     if 65 <= byte <= 90 or 97 <= byte <= 122 or byte >= 128:
         return 0
     if byte in b" \n\r\t":
@@ -44,7 +44,7 @@ class Evidence:
     """Running averages of ``ln p_host - ln q`` over the tokens of the text.
 
     Since ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``, and nothing of the host's row
-    needs to be kept. The token that is being weighed is never among the averaged ones.
+    needs to be kept. The token being weighed is never among the averaged ones.
 
     All fields are plain numbers or tuples of them: ``dataclasses.replace`` makes an independent
     copy.
@@ -85,10 +85,9 @@ class Evidence:
         return total / (self.counts[self.context] + _SHRINKAGE)
 
     def begin(self, prompt: float) -> None:
-        """Take in the evidence of the prompt; NaN, for unknown, changes nothing.
+        """Add the evidence of the prompt; NaN (unknown) changes nothing.
 
-        It may come after observed tokens: the average is then the same as if it had begun with the
-        prompt's.
+        It may arrive after observed tokens; the average is the same as if it had come first.
         """
         if not math.isnan(prompt):
             self.prompt = _bounded(prompt)
@@ -109,7 +108,7 @@ class Evidence:
             self.context = context_after(data[-1])
 
     def _added(self, values: tuple[float, ...], new: float) -> tuple[float, ...]:
-        """Return decayed totals with `new` added to that of the present context."""
+        """Return decayed totals with `new` added to that of the current context."""
         changed = list(values)
         assert self.context is not None
         changed[self.context] = self.decay * changed[self.context] + new
@@ -133,7 +132,7 @@ class PromptScores:
     Parameters
     ----------
     host, expert : Future of float
-        Sum of ln p over the tokens of the prompt, the first one left out, nats.
+        Sum of ln p over the tokens of the prompt except the first, nats.
     tokens : int
         Host tokens that were scored.
     """
@@ -157,11 +156,11 @@ class PromptScores:
 
 
 class PromptScorer:
-    """Lets both models score the prompt once, while the answer is already being decoded.
+    """Has both models score the prompt once, while the answer is already being decoded.
 
-    The scorer asks the host through its own server, like any client, since its worker sees only the
-    logits of the last position. Nobody waits for the scores: the host's come between two of its own
-    steps.
+    The scorer calls the host through its own server, like any client, because its worker sees only
+    the logits of the last position. No step waits for the scores: the host computes its own between
+    two steps.
 
     Parameters
     ----------
@@ -169,7 +168,6 @@ class PromptScorer:
         The host's own server.
     host_model : str
         The host's name there.
-    expert : Expert
     """
 
     def __init__(self, *, host: Expert, host_model: str, expert: Expert) -> None:
@@ -180,13 +178,9 @@ class PromptScorer:
     def start(
         self, host_ids: Sequence[int], expert_ids: Sequence[int], *, model: str
     ) -> PromptScores | None:
-        """Start to score a prompt, given as tokens of both models; None if it is too short.
+        """Start to score a prompt with the host and the expert's `model`; None if it is too short.
 
-        Parameters
-        ----------
-        host_ids, expert_ids : sequence of int
-        model : str
-            The expert's model.
+        The prompt is given as tokens of both.
         """
         if len(host_ids) < _FEWEST_TOKENS or len(expert_ids) < 2:
             return None

@@ -59,7 +59,7 @@ def test_a_context_has_its_own_evidence_as_it_becomes_known() -> None:
     evidence.follow(b"x")
     assert after_space > 0.5
     assert evidence.value < -0.5
-    # Of digits nothing is known: the average over all tokens stands for them.
+    # No digit has been observed: the average over all tokens stands in.
     evidence.follow(b"7")
     assert evidence.value == evidence.overall
     assert abs(evidence.overall) < 0.1
@@ -73,7 +73,7 @@ def test_few_tokens_of_a_context_say_little() -> None:
 
 
 def test_only_tokens_that_are_known_count() -> None:
-    """Plant another future: what was known before it must not change."""
+    """A different future must not change earlier values."""
     known = [0.5, 2.0, 0.0, 1.0]
     values = []
     for planted in (1e-9, 1e9):
@@ -122,7 +122,7 @@ def refuse(future: Future[float]) -> None:
 
 
 def cancel(future: Future[float]) -> None:
-    """Do as an expert does that is closed, or whose plugin drops the call."""
+    """End a call as a closed expert does, or a plugin that drops it."""
     future.cancel()
 
 

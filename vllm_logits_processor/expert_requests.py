@@ -40,8 +40,6 @@ class ExpertRequests:
 
     Parameters
     ----------
-    calls : ExpertCalls
-    config : FloeConfig
     covers : int
         Most additional places per position and stream, for text that ends inside an expert token.
     """
@@ -59,10 +57,10 @@ class ExpertRequests:
         streams : sequence of Stream
             Those whose current position is undecided and whose text may leave.
         host_is_unsure : bool
-            Whether the host is known to be unsure of these positions. A configuration that asks
-            only in that case leaves them undecided until then.
+            Whether the host is known to be unsure of these positions. A configuration that calls
+            the expert only in that case leaves them undecided until then.
         """
-        # Decoding comes first: if a breaker admits one call, it says most about the server.
+        # Decoding comes first: if a breaker admits one call, this kind tells most about the server.
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
         for stream in streams:
             self._take_in_ahead(stream)
@@ -168,7 +166,7 @@ class ExpertRequests:
         stream.pending = stream.ahead = stream.first = None
 
     def _too_long(self, place: Place) -> bool:
-        """Tell whether the expert's context has no room for a place and the tokens after it.
+        """Return whether the expert's context has no room for a place and the tokens after it.
 
         A call requests as many of these as the stream that looks ahead furthest.
         """
@@ -182,7 +180,7 @@ class ExpertRequests:
         return budget is not None and stream.summary.waited_ms >= budget
 
     def _worth_asking_ahead(self, stream: Stream) -> Place | None:
-        """Return the place to ask ahead for, or None."""
+        """Return the place for which to call the expert ahead, or None."""
         received = stream.received
         if not stream.read:
             return None

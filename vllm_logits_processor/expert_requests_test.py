@@ -1,4 +1,4 @@
-"""What is asked, when, and what for: look-ahead, covers, drafts, budgets, an unsure host."""
+"""Which calls are made, and when: look-ahead, covers, drafts, budgets, an unsure host."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_look_ahead_changes_no_token_and_saves_waiting(
 
 
 def test_a_call_started_ahead_is_waited_for_when_the_text_gets_there(expert: Scripted) -> None:
-    """The expert says " cat" for ever; the text follows until the call ahead is what it needs."""
+    """The expert always predicts " cat"; the text follows until it needs the call ahead."""
     parts = engine(expert, lookahead=2)
     stream = stream_of(parts, b"The")
     cat = HOST.encode(b" cat")
@@ -97,7 +97,7 @@ def test_a_call_ahead_that_the_text_departs_from_is_let_go(expert: Scripted) -> 
     stream.output_ids += HOST.encode(b" sat")
     expert.mode = "toy"
     parts.begin_step([stream])
-    # A slow call that is of no use does not keep the next one from being started.
+    # A slow, useless call does not block the next one.
     assert stream.ahead is None
     assert not ahead.call.reported
     expert.silent[0].set_result(
@@ -125,7 +125,7 @@ def test_the_calls_of_a_stream_that_ends_are_counted(expert: Scripted) -> None:
 def test_nothing_is_asked_ahead_that_may_not_be_asked(
     expert: Scripted, values: dict[str, Any]
 ) -> None:
-    """Once the first token has been waited for, the budget is spent; an unsure host asks late."""
+    """The first token's wait spends the budget; an unsure host calls the expert late."""
     parts = engine(expert, lookahead=8, **values)
     stream = stream_of(parts, b"The")
     step(parts, {0: stream})
@@ -192,7 +192,7 @@ def test_a_sure_host_is_left_alone(expert: Scripted, tmp_path: Path) -> None:
 
 
 def test_rows_of_drafts_are_asked_as_if_the_text_had_taken_them(expert: Scripted) -> None:
-    """A row with drafts before it gives what it would give once they are part of the text."""
+    """A row after drafts equals the row once they are part of the text."""
     expert.mode = "toy"
     cat, sat = HOST.encode(b" cat"), HOST.encode(b" sat")
     assert len(cat) == len(sat) == 1
@@ -211,7 +211,7 @@ def test_rows_of_drafts_are_asked_as_if_the_text_had_taken_them(expert: Scripted
         assert torch.allclose(expected[row], logits[row], atol=1e-5)
         alone.output_ids.append(token)
 
-    # What was received of the drafts is of use once they are accepted, and counts as evidence.
+    # Distributions received for drafts are used once these are accepted, and count as evidence.
     asked = len(expert.calls)
     drafted.output_ids += [*cat, *sat]
     parts.begin_step([drafted])

@@ -67,7 +67,6 @@ class FailOpen:
 
     Parameters
     ----------
-    observer : FaultObserver, optional
     clock : callable
         Seconds, monotonic.
     """
@@ -127,14 +126,14 @@ class FailOpen:
             return part()
         except FloeError:
             raise
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw; see the module.
+        except Exception as error:  # noqa: BLE001 - any unforeseen fault; see the module.
             self.lose(error, stage=stage)
         if undo is not None:
             self.aside(undo, stage=stage)
         return otherwise
 
     def aside(self, part: Callable[[], None], *, stage: str) -> bool:
-        """Run what concerns one request alone; a fault in it does not cost the step.
+        """Run a part that concerns a single request; a fault in it does not cost the step.
 
         Returns
         -------
@@ -222,7 +221,7 @@ class FailOpen:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory of the host or of a device was short."""
+    """Return whether memory of the host or of a device was short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # torch's host allocators and CUDA's libraries have no exception type of their own.

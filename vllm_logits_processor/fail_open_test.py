@@ -48,7 +48,7 @@ def broken(error: Exception) -> int:
 
 
 def step(fail_open: FailOpen, error: Exception | None = None) -> int:
-    """Run a step of two parts, of which the first may fail; return what the second brings."""
+    """Run a step of two parts, the first of which may fail; return the second's result."""
     fail_open.next_step()
     if error is not None:
         fail_open.run(lambda: broken(error), otherwise=0, stage="begin")

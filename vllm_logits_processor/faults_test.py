@@ -1,4 +1,4 @@
-"""Whole steps beside an expert that fails in every way a server can, and then is well again.
+"""Whole steps with an expert that fails in every way a server can, and then recovers.
 
 The servers are real ones on loopback, see `testing.fake_expert`.
 """
@@ -26,7 +26,7 @@ from vllm_logits_processor.testing.engines import EXPERT, HOST, PAIR, some_logit
 from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 
 DEADLINE_S, FIRST_S, COOLDOWN_S, FAILURES = 0.1, 0.25, 0.4, 3
-#: What a step may take beyond its deadline on a machine that is busy.
+#: Time that a step may take beyond its deadline on a busy machine.
 SLACK_S = 0.15
 
 CAT = EXPERT.encode(b" cat")[0]
@@ -93,7 +93,7 @@ FAULTS = [
 
 
 class Run:
-    """An engine with real servers for its expert, and one stream that decodes."""
+    """An engine whose expert has real servers, and one decoding stream."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Run:
         return stream_of(self.engine, text)
 
     def step(self, *others: Stream) -> str:
-        """Decode a token of each stream, with one row more that is the host's; say what came."""
+        """Decode a token of each stream beside a row of the host's; return the first's outcome."""
         streams = dict(enumerate((self.stream, *others)))
         before = dict(self.stream.summary.tokens)
         logits = some_logits(len(streams) + 1)
@@ -212,10 +212,10 @@ def test_the_breaker_keeps_its_promise(fault: Callable[[FakeExpert], None], setu
         run.until(lambda outcome: outcome == "fused", seconds=3)
         for server in run.servers:
             fault(server)
-        # Failures in a row, of each server, ...
+        # Each server fails several times in a row, ...
         run.until(lambda outcome: outcome == "open", seconds=3)
         assert run.states.count("open") == len(run.servers)
-        # ... then it is left alone, and nobody waits, not for its probes either.
+        # ... then gets no calls but probes, and no step waits for those either.
         run.longest_s = 0.0
         asked, begun = run.asked, time.monotonic()
         outcomes = []
@@ -223,7 +223,7 @@ def test_the_breaker_keeps_its_promise(fault: Callable[[FakeExpert], None], setu
             outcomes.append(run.step())
             time.sleep(0.005)
         assert run.longest_s < SLACK_S
-        # A reading that took long says nothing, and is followed by a second probe.
+        # A long first call is inconclusive, and is followed by a second probe.
         probes = 2 * len(run.servers) * (2 if fault is come_late else 1)
         assert run.asked - asked <= probes
         # On a busy machine a probe may have failed before its own step looks at it.
@@ -238,7 +238,7 @@ def test_the_breaker_keeps_its_promise(fault: Callable[[FakeExpert], None], setu
 
 
 def test_a_hanging_expert_costs_no_row_more_than_the_deadline() -> None:
-    """Two fused rows and one of the host's; newcomers come while nobody answers."""
+    """Two fused rows and one of the host's; new requests arrive while no server replies."""
     threads = threading.active_count()
     with running() as run:
         other = run.open(b"A cat")
@@ -254,7 +254,7 @@ def test_a_hanging_expert_costs_no_row_more_than_the_deadline() -> None:
             time.sleep(0.005)
         assert outcomes == {"late", "open"}
         assert run.longest_s < DEADLINE_S + SLACK_S
-        # What hangs is cancelled in the end.
+        # Hanging calls are cancelled in the end.
         assert run.asked < 30
     assert threading.active_count() <= threads + 30
 
@@ -283,7 +283,7 @@ def test_rows_that_decode_do_not_wait_for_a_newcomers_reading() -> None:
         newcomer = run.open(b"The")
         assert run.step(newcomer) == "fused"
         assert newcomer.summary.tokens == {"reading": 1}
-        # From its second step on nobody waits for it at all.
+        # From its second step on no step waits for it.
         run.longest_s = 0.0
         assert run.step(newcomer) == "fused"
         assert newcomer.summary.tokens == {"reading": 2}

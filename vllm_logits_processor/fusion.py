@@ -37,7 +37,7 @@ def weigh(
     Parameters
     ----------
     router : Router
-        Asked once for all rows.
+        Called once for all rows.
     aligned : Aligned
         The expert's distributions for the rows.
     evidence, prompt_evidence : float64 arrays, shape (rows,)
@@ -117,14 +117,13 @@ class FusedCells:
 
 
 class _GainedCells(FusedCells):
-    """Cells on a CPU, tens of thousands a row, that are listed only when somebody needs them.
+    """Cells on a CPU, tens of thousands per row, listed only on demand.
 
     Parameters
     ----------
     logits : torch.Tensor
         The logits of the step.
     rows : int64 array, shape (rows,)
-    aligned : Aligned
     gains : float32 array, shape (parts,)
         What is added to the logits of each part's members.
     """
@@ -160,7 +159,7 @@ class _GainedCells(FusedCells):
         return self._lay_out().values
 
     def write(self, logits: torch.Tensor) -> None:
-        """Write the cells into `logits`; further calls, or other logits, get the same values."""
+        """Write the cells into `logits`; a further call, or other logits, gets the same values."""
         if logits is not self._logits or self._laid_out is not None:
             self._lay_out().write(logits)
             return
@@ -177,7 +176,7 @@ class _GainedCells(FusedCells):
             groups.single_token,
             self._gains,
         )
-        # What was added stays: from here on the cells are what stands there.
+        # The gains are in the logits now: from here on the cells are read from there.
         self._gains = np.zeros_like(self._gains)
 
 
@@ -198,16 +197,14 @@ def fused_cells(
         The logits that `aligned` was made from. Not changed until the cells are written.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `aligned` and `weights` are for.
-    aligned : Aligned
-    weights : Weights
     """
     power, groups = weights.exponent, aligned.groups
     part_rows = groups.part_rows
     mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
-    # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
+    # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
     gains = torch.from_numpy(mixed).log_().numpy() / power
-    # With all weight on an expert whose tail is empty, ln(tail) is -inf: the smallest number that
-    # float32 still tells from the rest stands for it, and the tail is out of reach all the same.
+    # With all weight on an expert whose tail is empty, ln(tail) is -inf: the logarithm of about the
+    # smallest normal float32 replaces it, and the tail stays out of reach.
     reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
     gains = (gains - reference[part_rows]).astype(np.float32)
     if aligned.index is None:

@@ -1,6 +1,6 @@
 """Makes fusion visible: metrics for Prometheus, a summary per stream, a trace per step.
 
-All of it is numbers and names, never text. Metrics are served on a port of this machine alone.
+All of these are numbers and names, never text. Metrics are served on the loopback address only.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from prometheus_client.registry import Collector
 from floe_plugins.errors import ConfigError
 from floe_plugins.isolation import failures
 
-#: The only address that is listened on: whoever may read the figures of a server is on its machine.
+#: The only address served: only processes on this machine may read the metrics.
 _LOOPBACK = "127.0.0.1"
 
-#: What can come of a call, and of anything whose name is not known here.
+#: The outcomes of a call, and the label for unknown names.
 _CALL_OUTCOMES = ("answered", "late", "failed")
 _OTHER = "other"
-#: The second word on a call that was late: it ended after all, and its bytes are known now.
+#: The second report on a late call, which has ended: its bytes are now known.
 _DROPPED = "dropped"
 _BREAKER_STATES = ("closed", "half-open", "open")
 
@@ -78,7 +78,7 @@ class FusionMetrics:
                 ) from None
 
     def observe_token(self, line: TraceLine) -> None:
-        """Count one row that was decided."""
+        """Count one decided row."""
         if self._instruments is not None:
             self._instruments.token(line)
 
@@ -95,7 +95,7 @@ class FusionMetrics:
         seconds : float
             From its start until its reply or its deadline.
         prompts : int
-            Number of texts that it asked about.
+            Number of texts in the call.
         sent_bytes, received_bytes : int
             Bodies of the request and of the reply.
         """
@@ -119,7 +119,7 @@ class FusionMetrics:
             self._instruments.faults.labels(stage, reason).inc()
 
     def observe_fusing(self, *, fusing: bool) -> None:
-        """Note whether fusion goes on after faults, or pauses or has ended."""
+        """Note whether fusion continues after faults, or is paused or has ended."""
         if self._instruments is not None:
             self._instruments.fusing.set(fusing)
 
@@ -236,7 +236,7 @@ def server_of(url: str) -> str:
 
 logger = logging.getLogger(__name__)
 
-#: Weights closer together than this are one weight; a router's arithmetic is in float64.
+#: Weights closer together than this count as equal; a router's arithmetic is in float64.
 _SAME_WEIGHT = 1e-9
 
 
@@ -244,19 +244,19 @@ _SAME_WEIGHT = 1e-9
 class StreamSummary:
     """Totals over the rows that were decided for one stream.
 
-    A row is a token of the answer, except where vLLM throws its sample away: chunks of a long
-    prompt, and draft tokens that are not accepted.
+    A row is a token of the answer, except where vLLM discards its sample: chunks of a long prompt,
+    and draft tokens that are not accepted.
 
     Attributes
     ----------
     tokens : dict of str to int
         Rows by outcome, as `TraceLine` names them.
     waited_ms, longest_wait_ms : float
-        Milliseconds that rows waited for the expert, together and at most.
+        Milliseconds that rows waited for the expert, in total and at most.
     sent_bytes, received_bytes : int
         The stream's share of the bodies of the expert's calls.
     followed : int
-        Fused rows whose expert distribution look-ahead had brought before it was needed.
+        Fused rows whose distribution look-ahead provided before it was needed.
     lowest_weight, highest_weight : float
         Range of the expert's weight over the fused rows; 0 before the first.
     highest_error_bound : float
@@ -294,12 +294,12 @@ class StreamSummary:
 
     @property
     def fused(self) -> int:
-        """Number of rows that both models decided."""
+        """Number of fused rows."""
         return self.tokens.get("fused", 0)
 
     @property
     def constant_weight(self) -> bool:
-        """True if the router gave several rows one weight: it did not route."""
+        """True if the router gave several rows the same weight: it did not route."""
         return self.fused > 1 and self.highest_weight - self.lowest_weight <= _SAME_WEIGHT
 
     def as_dict(self) -> dict[str, Any]:
@@ -326,8 +326,8 @@ class StreamSummary:
         logger.info("%s", json.dumps(self.as_dict()))
 
 
-#: Everything that can come of a token: `TraceLine.outcome` says what each means. Requests that want
-#: the host alone are not followed at all.
+#: All outcomes of a token; `TraceLine.outcome` explains them. Requests for the host alone are not
+#: recorded.
 OUTCOMES = (
     "fused",
     "private",
@@ -353,14 +353,14 @@ class TraceLine:
     label : str or None
         The request's ``floe_label``.
     position : int
-        Which token of the answer, from 0.
+        Index of the token in the answer, from 0.
     outcome : str
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
         as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host is, and the
-        expert is asked only where it is unsure), ``budget`` (the answer's waiting time is spent),
-        ``open`` (breaker), ``busy`` (too many first calls are on their way), ``reading`` (this
-        answer's first call is on its way), ``late``, ``failed``, ``infeasible`` (the host may not
-        produce anything that the expert said).
+        expert is called only where it is not), ``budget`` (the answer's waiting time is spent),
+        ``open`` (breaker), ``busy`` (too many first calls are in flight), ``reading`` (this
+        answer's first call is in flight), ``late``, ``failed``, ``infeasible`` (the host may
+        produce none of the expert's tokens).
     expert_weight : float
         Weight of the expert, 0 to 1; 0 where the host's logits were kept.
     waited_ms : float
@@ -368,11 +368,11 @@ class TraceLine:
     sent_bytes, received_bytes : int
         This stream's share of the bodies of the expert's call; 0 without one.
     error_bound : float
-        The unknown mass of the expert, 0 to 1: what its top K leaves out, and covers that were not
-        asked about. The total variation distance between the expert's distribution as it was used
-        and the full one is at most this.
+        The unknown mass of the expert, 0 to 1: what its top K and covers that were not requested
+        leave out. An upper bound on the total variation distance between the distribution that was
+        used and the expert's full one.
     followed : bool
-        True if look-ahead had brought the expert's distribution before it was needed.
+        True if look-ahead provided the expert's distribution before it was needed.
     """
 
     label: str | None

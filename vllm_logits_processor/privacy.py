@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from floe_plugins.gate import Decision, Gate
 
-#: Characters before the newest ones that are scanned again with them, at the least. The longest
-#: value of structured data takes fewer when it is spelled out, encoded or pulled apart.
+#: Fewest characters before new text that are scanned again with it. The longest structured value is
+#: shorter, even spelled out, encoded or spaced out.
 WINDOW = 512
 
-# Characters that the beginning of the window may move back, to the beginning of a word.
+# Most characters by which the window's beginning may move to that of a word.
 _WORD = 64
 _WORST_BYTES = 4
 
-# Ends of texts that may become a value with the next tokens: five digits and more, an address in
-# the making, what keys begin with.
+# Ends of text that the next tokens may complete to a value: five or more digits, part of an e-mail
+# address, the prefix of a key.
 _BEGUN = re.compile(
     r"(?:\d[ \t\n()./,_-]{0,2}){5,24}\Z"
     r"|[\w.+-]@[\w.-]{0,64}\Z"
@@ -28,11 +28,11 @@ _BEGUN_CHARS = 80
 
 @dataclass
 class StreamPrivacy:
-    """Clears a stream's prompt once and its generated text in a rolling window; a no is final.
+    """Clears a stream's prompt once and its generated text in a rolling window; a refusal is final.
 
-    Text that has left cannot be called back, and the beginning of a value leaves before the value
-    can be recognised. So while the generated text ends in what may become a value, such as five
-    digits, the answer is no for that moment: the host decodes these tokens alone and does not wait.
+    Text that has left cannot be recalled, and the beginning of a value would leave before the value
+    can be recognised. So nothing leaves while the generated text ends in what may become a value,
+    such as five digits: the host decodes these tokens alone and does not wait.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ class StreamPrivacy:
     _held: bool = False
 
     def clears(self, text: bytes | bytearray) -> bool:
-        """Scan what is new in `text` and tell whether all of it may leave.
+        """Scan the new part of `text` and return whether all of the text may leave.
 
-        Anything but a clear verdict is a no for the rest of the stream.
+        Any verdict but clear is a refusal for the rest of the stream.
         """
         if self.gate is None:
             return True
         if not self._private and len(text) != self._scanned:
-            # All of a prompt has been seen: there is nothing of it to hold back.
+            # A prompt is complete, so nothing of it is held back.
             self._held = self._scanned > 0 and _begins_a_value(text)
             self._private = not self._clear(text)
             self._scanned = len(text)
@@ -67,7 +67,7 @@ class StreamPrivacy:
             new = len(_decoded(text[self._scanned :], starts_inside=self._scanned > 0))
             seen = _decoded(text[begin:], starts_inside=begin > 0)
         except UnicodeDecodeError:
-            # Broken bytes between two characters could hide anything from a detector.
+            # Invalid bytes between two characters could hide anything from a detector.
             return False
         if self._scanned:
             seen = _from_word(seen, max(0, len(seen) - new - size))
@@ -80,7 +80,7 @@ def _begins_a_value(text: bytes | bytearray) -> bool:
 
 
 def _from_word(text: str, begin: int) -> str:
-    """Cut a text at the first beginning of a word from `begin` on, if one is close."""
+    """Cut a text at the first word that begins at or soon after `begin`, if there is one."""
     if begin == 0:
         return text
     for place in range(begin, begin + _WORD):

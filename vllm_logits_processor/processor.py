@@ -36,7 +36,7 @@ from vllm_logits_processor.runners.warm_up import made_up
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface
-except ModuleNotFoundError:  # V2 takes processors from vLLM 0.31 on
+except ModuleNotFoundError:  # V2 supports processors from vLLM 0.31 on
     SlotInterface = object  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
@@ -48,16 +48,15 @@ if TYPE_CHECKING:
 
 
 class FloeLogitsProcessor(RowInterface, SlotInterface):
-    """Fuses the hosted model with an expert at every decoding step; both of vLLM's runners.
+    """Fuses the hosted model with an expert at every decoding step, in both of vLLM's runners.
 
     Without a ``floe`` section in vLLM's ``--additional-config`` it does nothing, and warns if it
-    was named. V2 takes processors with speculative decoding; V1 does not, and says so when it
-    starts. An unforeseen fault costs one step. If it comes back it ends fusion, not the server:
-    see :mod:`fail_open`.
+    was named. V2 supports processors with speculative decoding; V1 refuses them at start. An
+    unforeseen fault costs one step; a recurring one ends fusion, not the server: see
+    :mod:`fail_open`.
 
     Parameters
     ----------
-    vllm_config : VllmConfig
     arguments
         ``(device, is_pin_memory)`` from the V1 runner, ``(req_states,)`` from V2.
 
@@ -87,7 +86,7 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         if self._rank_sync.decides:
             engine = _engine(self._config, vllm_config)
             self._fail_open.observer = engine.metrics
-            # Connections, threads and what a plugin's expert holds end with this, or the process.
+            # Connections, threads and a plugin's expert are closed with this object or the process.
             weakref.finalize(self, engine.close)
             if len(arguments) == 1:
                 self._slots = _slots(engine, vllm_config, arguments[0], self._fail_open)
@@ -144,13 +143,13 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
     def _apply_alike(self, logits: torch.Tensor, ctx: LogitsContext | None) -> torch.Tensor:
         """Fuse as the other ranks do.
 
-        If one rank alone kept its logits, it would go on with another text. So a fault that comes
-        once all ranks have agreed stops the server.
+        A rank that alone kept its logits would continue with another text. So a fault after all
+        ranks have agreed stops the server.
         """
         dense: torch.Tensor | None = None
         try:
-            # V1 gives a view of wider rows where it pads the vocabulary; cells are places in a
-            # dense tensor, and both runners go on with what is returned.
+            # V1 passes a view of wider rows if it pads the vocabulary; cells index a dense tensor,
+            # and both runners continue with the returned one.
             dense = logits.contiguous()
         except (MemoryError, RuntimeError) as error:
             self._rank_sync.on_fault(error)
@@ -213,7 +212,7 @@ def _rank_sync(vllm_config: VllmConfig, fail_open: FailOpen) -> RankSync:
         ranks.cpu_group,
         first_rank=ranks.first_rank,
         decides=bool(ranks.is_first_rank),
-        # Whether a fault has come back is for the rank that decides.
+        # Only the deciding rank judges whether a fault recurs.
         on_fault=partial(fail_open.lose if ranks.is_first_rank else fail_open.report, stage="rank"),
     )
 

@@ -364,7 +364,7 @@ def test_a_request_that_its_tokens_end_is_finished_at_once(
     for output, tokens in zip(outputs, ([5, 6], [7], [5], [5] * 40), strict=True):
         output.extend(tokens)
     processor.update_state(batch(removed=[0, 1, 2, 3]))
-    # The third was stopped by a string, aborted, or preempted: nobody says which.
+    # The third was stopped by a string, aborted, or preempted: vLLM does not say which.
     assert ended == [streams[0], streams[1], streams[3]]
     for _ in range(KEPT_STEPS + 1):
         processor.update_state(None)
@@ -374,7 +374,7 @@ def test_a_request_that_its_tokens_end_is_finished_at_once(
 def test_a_row_that_is_moved_over_another_takes_its_place(
     processor: FloeLogitsProcessor, ended: list[Stream]
 ) -> None:
-    """`InputBatch.condense` fills a gap so, without a word on who left it."""
+    """`InputBatch.condense` fills a gap so, without naming the request that left it."""
     outputs: list[list[int]] = [[], [], []]
     texts = (b"The", b"12", b"A cat")
     rows = [
@@ -406,7 +406,7 @@ def test_with_an_empty_batch_all_are_finished(
 def test_under_async_scheduling_the_call_starts_when_the_token_is_there(
     processor: FloeLogitsProcessor, expert: Scripted
 ) -> None:
-    """vLLM puts -1 for a token that it has not got yet, and the token itself before `apply`."""
+    """vLLM writes -1 for a token that it lacks yet, and the token itself before `apply`."""
     output: list[int] = []
     processor.update_state(batch(added=[added(0, b"The", output)]))
     processor.apply(some_logits(4))
@@ -428,9 +428,9 @@ def test_wrong_options_are_refused() -> None:
 
 
 def test_speculative_decoding_is_refused_by_v1_itself() -> None:
-    """V1 has no rows for drafts: it stops at start and says why, before it builds a processor."""
+    """V1 has no rows for drafts: it refuses at start, before it builds a processor."""
     config = VllmConfig()
-    # Only that there is one counts; a real one needs a model's files.
+    # Its presence is enough; a real one needs a model's files.
     config.speculative_config = cast(SpeculativeConfig, object())
     with pytest.raises(ValueError, match="not supported when speculative decoding is enabled"):
         build_logitsprocs(config, torch.device("cpu"), False, False, (FloeLogitsProcessor,))

@@ -1,6 +1,6 @@
 """Keeps tensor-parallel ranks in step: one decides the changes to the logits, all write them.
 
-Under tensor parallelism every rank samples the next token from its own logits. If each rank asked
+Under tensor parallelism every rank samples the next token from its own logits. If each rank called
 the expert, replies would arrive at different times, and the ranks would continue with different
 texts.
 

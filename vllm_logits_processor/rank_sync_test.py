@@ -1,4 +1,4 @@
-"""Two processes that agree over a real group, as vLLM's ranks do."""
+"""Two processes that synchronise over a real group, as vLLM's ranks do."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ print(faults, file=sys.stderr)
 
 
 def run_two(code: str, folder: Path) -> list[tuple[str, str]]:
-    """Run a program as two ranks; one that waits for ever is ended."""
+    """Run a program as two ranks, with a time limit."""
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(rank), str(folder / "store")],
@@ -132,7 +132,7 @@ def test_a_step_for_which_one_rank_lacks_memory_is_the_hosts_on_both(tmp_path: P
     def fused(cells: int, step: int) -> int:
         return sum(range(cells)) + cells * step
 
-    # The second rank has no memory where it must grow, and needs none where it need not.
+    # The second rank lacks memory only in steps in which its buffers must grow.
     assert sums == [
         fused(3, 0),
         0,

@@ -1,4 +1,4 @@
-"""The pages about serving say what the code says."""
+"""The pages about serving agree with the code."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def section(title: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of all rows of tables, header rows and rules left out."""
+    """Return the cells of all table rows except header rows and rules."""
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 def names(text: str) -> list[str]:
-    """Return what the first cells of the rows name, in order."""
+    """Return the names in the first cells of the rows, in order."""
     return [name for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
 
 

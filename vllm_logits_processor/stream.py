@@ -51,12 +51,9 @@ class Stream:
     prompt_ids : sequence of int or None
         Host tokens of the prompt; None for a prompt given as embeddings, which no expert can read.
     output_ids : list of int
-        Host tokens of the answer so far: the engine's own list, which grows.
-    options : RequestOptions
-    privacy : StreamPrivacy
+        Host tokens of the answer so far: the caller's own list, which grows.
     prefix : ExpertPrefix
         The text as expert tokens.
-    received : ReceivedDistributions
     text : bytearray
         Prompt and answer as bytes, as the gate sees them.
     """
@@ -81,7 +78,7 @@ class Stream:
     read: bool = False
     #: True for an expected text that does not exist yet; see `forked`.
     drafted: bool = False
-    #: Why the expert was not asked for the current position, if it was not.
+    #: Why no distribution was requested for the current position, if none was.
     declined: str | None = None
     #: True if everything needed for the current position has been received.
     ready: bool = False
@@ -144,7 +141,7 @@ class Stream:
         self.torn = False
 
     def wanted(self, *, most_covers: int) -> list[Place]:
-        """Return the places of the text for which the expert must still be asked.
+        """Return the places of the text whose distributions must still be requested.
 
         The end of the text comes first, if needed; besides it, at most `most_covers` places.
         """
@@ -164,7 +161,7 @@ class Stream:
         return True
 
     def distribution(self) -> Covered | None:
-        """Return the expert's distribution for the present position, None without one."""
+        """Return the expert's distribution for the current position, or None."""
         if self.declined or self.prefix.length not in self.received.rows:
             return None
         tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
@@ -175,7 +172,6 @@ class Stream:
 
         Parameters
         ----------
-        factors : RowFactors
         drafts : tuple of int, optional
             Draft tokens before the position, after the stream's own tokens.
         """
@@ -197,7 +193,7 @@ class Stream:
             evidence=replace(self.evidence),
             pending=None,
             ahead=None,
-            # Of the call that this step starts, the fork has its own.
+            # The fork has its own entry for a call that this step starts.
             first=None if self.first is self.pending else self.first,
             drafted=True,
             declined=None,

@@ -1,6 +1,6 @@
-"""Releases of the two hosts on which the tests were run, as minor versions.
+"""Minor versions of vLLM and Flower on which the tests were run.
 
-Apart from what uses them: the processor imports vLLM, and the doctor must do without it.
+In a module of their own: the processor imports vLLM, and the doctor must work without it.
 """
 
 VLLM_TESTED = ("0.30", "0.31", "0.32", "0.33")

@@ -63,7 +63,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> Gate:
-    # Its models take longer to import than most commands to run, and the parser is made for each.
+    # Its models take longer to import than most commands take to run, and every command builds the
+    # parser.
     from floe_plugins.gate.settings import GateSettings
 
     given = (
@@ -93,7 +94,7 @@ def _read(file: str | None) -> str:
         content = sys.stdin.buffer.read() if file is None else Path(file).read_bytes()
     except OSError as error:
         raise FloeError(f"{file or 'Standard input'} cannot be read: {error.strerror}.") from error
-    # Bytes that are no UTF-8 become lone surrogates, which the gate does not let pass.
+    # Bytes that are not UTF-8 become lone surrogates, which the gate refuses.
     return content.decode("utf-8", errors="surrogateescape")
 
 

@@ -1,4 +1,4 @@
-"""What `floe-llm doctor` says: one line a check."""
+"""The report of `floe-llm doctor`: one line per check."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     GREEN = "green"
     RED = "red"
     UNKNOWN = "unknown"
-    """Not installed, not configured, or the other side does not say."""
+    """Not installed, not configured, or not reported by the other side."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One check.
+    """The result of one check, as a line of the report.
 
     Attributes
     ----------
     check : str
-        What was looked at.
-    status : Status
+        What was checked.
     found : str
-        What it is like.
+        What was found.
     advice : str
-        What to do, where it is not green; else empty.
+        What to do if it is not green; else empty.
     """
 
     check: str
@@ -37,15 +36,15 @@ class Line:
 
 
 def green(check: str, found: str) -> Line:
-    """Return a line that is as it should be."""
+    """Return a line for a check that passes."""
     return Line(check, Status.GREEN, found)
 
 
 def red(check: str, found: str, advice: str) -> Line:
-    """Return a line that needs something done."""
+    """Return a line for a check that fails."""
     return Line(check, Status.RED, found, advice)
 
 
 def unknown(check: str, found: str, advice: str = "") -> Line:
-    """Return a line that could not be looked at."""
+    """Return a line for a check that could not be made."""
     return Line(check, Status.UNKNOWN, found, advice)

@@ -1,7 +1,7 @@
 """`floe-llm schema`: prints the JSON Schema of a configuration, for editors.
 
 A package offers one with an entry point in the group `floe_llm.schemas`, whose value is a function
-that returns the schema. It is imported when its schema is asked for.
+that returns the schema. It is imported when its schema is requested.
 """
 
 import argparse

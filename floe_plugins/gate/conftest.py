@@ -1,4 +1,4 @@
-"""What the tests of the gate share."""
+"""Fixtures of the gate's tests."""
 
 import gc
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def others_frozen() -> Iterator[None]:
-    """Keep the garbage collector from walking over what other tests hold while time is measured."""
+    """Keep the garbage collector from traversing other tests' objects while time is measured."""
     gc.collect()
     gc.freeze()
     yield

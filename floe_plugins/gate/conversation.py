@@ -8,8 +8,8 @@ from itertools import accumulate, pairwise
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.disguises.view import Rewriting, View
 
-# Between messages with a role and those without. No form of a value holds so many line feeds, and
-# no detector looks so far for a word before a value.
+# Between messages with a role and those without. No value holds so many line feeds, and no detector
+# looks so far back for a word before a value.
 _WALL = "\n" * 64
 
 # Characters on either side of a seam: about twice the longest value of structured data.
@@ -22,10 +22,8 @@ class Message:
 
     Attributes
     ----------
-    text : str
-        The text of the message.
     role : str or None
-        Who says it. None for text beside the conversation, such as a tool's description: it is
+        The speaker. None for text beside the conversation, such as a tool's description: it is
         scanned by itself, and no value is split between it and a message.
     """
 
@@ -43,12 +41,10 @@ class Conversation:
 
     Attributes
     ----------
-    messages : tuple of Message
-        The messages.
     text : str
         The joined text.
     size : int
-        Characters of the messages, without what joins them.
+        Characters of the messages, without the separators.
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
@@ -65,9 +61,9 @@ class Conversation:
     def seams(self) -> tuple[View, ...]:
         """Return views of the joined text in which nothing separates the messages.
 
-        One view joins the messages in their order, and one those of each role that spoke more than
-        once with another in between. They leave out the inner parts of long messages, which are
-        scanned in the joined text.
+        One view joins the messages in their order; one more for each role joins its messages, if
+        others lie between them. They leave out the inner parts of long messages, which are scanned
+        in the joined text.
         """
         spoken = [place for place, each in enumerate(self.messages) if each.role is not None]
         views = [self._seam(spoken)]
@@ -110,7 +106,7 @@ class Conversation:
             start, length = self._starts[place], len(self.messages[place].text)
             rewriting.replace(copied, start, "")
             if length > 2 * _SEAM:
-                # Cut apart, so that nothing reads across what is left out.
+                # Separated, so that no value spans the part that is left out.
                 rewriting.replace(start + _SEAM, start + length - _SEAM, "\n\n\n")
             copied = start + length
         rewriting.replace(copied, len(self.text), "")

@@ -58,7 +58,7 @@ def test_a_value_that_another_role_interrupts_is_found() -> None:
 
 @pytest.mark.parametrize("invisible", ["", "\u200b"])
 def test_a_value_behind_a_long_message_is_placed_where_it_stands(invisible: str) -> None:
-    """What is read at a seam leaves out the middle of messages, whatever is taken off it then."""
+    """The view of a seam leaves out the middle of messages, even if it is rewritten further."""
     gate = Gate(detectors=STRUCTURED, policy="redact", timeout_s=30)
     begun = "and on and on " * 20 + invisible + "my card is "
     verdict = gate.decide(said(begun + "4111 1111", "1111 1111, please"))

@@ -28,10 +28,10 @@ class Span:
 class Detector(Protocol):
     """A privacy detector, registered with the hook `floe_register_detectors`.
 
-    A gate calls it from a thread of its own, one text at a time. Its time must grow no faster than
-    the text, since a late answer makes the text private. The gate can give up only on code that
-    runs in Python or releases the interpreter's lock; a pattern of `re` that backtracks without
-    end stops the whole process.
+    A gate calls it from a thread of its own, one text at a time. Its time must grow at most
+    linearly with the text, because a late answer makes the text private. The gate can abandon only
+    code that runs in Python or releases the interpreter's lock; a pattern of `re` that backtracks
+    endlessly stops the whole process.
     """
 
     @property
@@ -50,7 +50,7 @@ class Detector(Protocol):
         Parameters
         ----------
         text : str
-            The text, or a form of it in which disguises are undone. The gate asks about each.
+            The text, or a form of it in which disguises are undone. The gate passes each of them.
 
         Returns
         -------
@@ -106,7 +106,7 @@ PROSE = frozenset().union(
         )
     )
 )
-"""Labels of findings that follow from how people write, and not from a form of their own."""
+"""Labels of findings that follow from the context, not from a form of their own."""
 
 
 @dataclass(frozen=True)

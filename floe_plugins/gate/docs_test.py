@@ -1,4 +1,4 @@
-"""What `docs/how-to/gate.md` shows is what happens."""
+"""The gate behaves as `docs/how-to/gate.md` shows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attacks on the gate with the patterns that are built in: what is caught and what is not.
+"""Attacks on the gate with the built-in patterns: those that it catches and those that it does not.
 
-The second list is that of `docs/how-to/gate.md`, under "What is not protected". One that is caught
-some day moves to the first.
+The second list is that of `docs/how-to/gate.md`, under "What is not protected". An attack that is
+caught later moves to the first.
 """
 
 from __future__ import annotations

@@ -162,9 +162,9 @@ def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdic
     Returns
     -------
     Verdict
-        For messages, the spans count from the beginning of the messages joined by line feeds, and
+        For messages, the spans are offsets into the messages joined by line feeds, and
         `Verdict.messages` has them message by message. Messages without a role are joined by more
-        line feeds and scanned by themselves. The function raises for no text and no detector.
+        line feeds and scanned by themselves. The function never raises for any text or detector.
     """
     return _Decision(gate if gate is not None else _default()).of(text)
 
@@ -194,7 +194,7 @@ class _Decision:
         if failures or self._rules.decision(spans) is not Decision.REDACTED:
             return self._verdict(spans=spans, messages=messages, failures=failures)
         redacted = self._redacted(conversation, spans)
-        # Text beside a placeholder may now read as something private.
+        # Text beside a placeholder may now look like something private.
         left, failures = self._scan(redacted)
         if failures or self._rules.decision(left) is not Decision.CLEAR:
             return self._verdict(spans=spans, messages=messages, failures=failures, kept=True)
@@ -206,7 +206,7 @@ class _Decision:
         )
 
     def _refusal(self, conversation: Conversation) -> Failure | None:
-        """Return why the detectors cannot be asked about a text, or None."""
+        """Return why the detectors cannot scan a text, or None."""
         if conversation.size > self._gate.max_chars:
             return Failure("gate", "floe", "too long")
         try:
@@ -305,7 +305,7 @@ def _across(found: Iterable[tuple[View, Iterable[Span]]], known: set[Span]) -> I
     for view, spans in found:
         for span in spans:
             stretches = view.stretches(span.start, span.end)
-            # A value that is whole in one message runs on, at a seam, into the next message.
+            # A value that is complete in one message continues, at a seam, into the next one.
             if (stretches[0][0], span.label) not in begun:
                 yield from (Span(start, end, span.label) for start, end in stretches)
 

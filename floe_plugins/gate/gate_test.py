@@ -61,7 +61,7 @@ def test_a_finding_is_local_with_its_span() -> None:
         "joe\u200b@exam\u00adple.org",
         "joe＠example．org",
         "SSN 078\u201105\u20111120",
-        # What normalising would turn into one long number is still seen as it was written.
+        # Text that normalising would turn into one long number is also scanned as written.
         "4111111111111111²",
     ],
 )
@@ -214,7 +214,7 @@ def test_overlapping_spans_become_one_placeholder() -> None:
 
 def test_what_redaction_leaves_behind_is_local() -> None:
     def outermost(text: str) -> list[Span]:
-        """Find the first digit only: what is left then shows up at the next scan."""
+        """Find the first digit only, so that the next scan finds the rest."""
         return [Span(i, i + 1, "THING") for i, c in enumerate(text) if c.isdigit()][:1]
 
     gate = Gate(detectors=[Detector(outermost)], policy="redact")

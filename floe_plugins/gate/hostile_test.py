@@ -1,4 +1,4 @@
-"""Texts that are made to take long: a whole megabyte of each is decided, in linear time."""
+"""Texts that are built to be slow: a megabyte of each is decided in linear time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNITS = {
     "combining marks": "e\u0301\u0323",
 }
 
-# No time-out: what is measured is how long an answer takes, not how soon it is given up on.
+# No time-out: the test measures how long an answer takes, not how soon it is abandoned.
 GATE = Gate(max_chars=10_000_000, timeout_s=60)
 
 
@@ -36,8 +36,8 @@ def test_a_megabyte_is_decided_in_linear_time(unit: str) -> None:
 
     seconds(10_000)
     small, large = seconds(SMALL), seconds(LARGE)
-    # Eight times the text; quadratic time would be a factor of 64. Half of that leaves room for a
-    # processor that others slow down between the two.
+    # Eight times the text; quadratic time would be a factor of 64. Half of that allows for other
+    # load on the processor between the two.
     assert large < 32 * max(small, 0.02)
     assert large < 30
 
@@ -60,6 +60,6 @@ def test_by_default_the_longest_text_is_decided_within_the_time_out(unit: str) -
     text = text_of(unit, gate.max_chars)
     started = time.monotonic()
     verdict = gate.decide(text)
-    # A scan that is cut off makes the text local; views are made before, in linear time.
+    # A scan that is cut off makes the text local; views are built before, in linear time.
     assert time.monotonic() - started < 20
     assert verdict.decision is Decision.LOCAL or verdict.scanned_all

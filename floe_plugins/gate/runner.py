@@ -1,4 +1,4 @@
-"""Chooses the detectors of a gate and asks them, in a thread of their own, with a deadline.
+"""Chooses the detectors of a gate and calls them, in a thread of their own, with a deadline.
 
 A gate has one such thread. A detector that does not return keeps it, and until it returns every
 scan fails at once: without that detector no text could be cleared anyway.
@@ -26,10 +26,8 @@ class LoadedDetector:
 
     Attributes
     ----------
-    detector : Detector
-        The detector.
     plugin : str
-        The plugin that it is from.
+        The plugin that registers it.
     labels : frozenset of str
         The labels that it may give.
     """
@@ -52,7 +50,7 @@ def load_detectors(
     ----------
     detectors : sequence of Detector or str, or None
         Detectors, or names of registered ones. None stands for all registered ones except those
-        with a false attribute `default`, which are asked only where they are named.
+        with a false attribute `default`, which are used only if named.
     plugins : iterable of str, optional
         Dotted paths of plugins to load besides the installed ones.
 
@@ -159,7 +157,7 @@ class Reading:
     Attributes
     ----------
     text : str
-        What detectors are asked about.
+        The text passed to the detectors.
     values_only : bool
         Whether labels of `PROSE` do not count in it.
     """
@@ -170,20 +168,18 @@ class Reading:
 
 @dataclass
 class Scan:
-    """The views of one text, while the detectors are asked about them.
+    """The views of one text, while the detectors scan them.
 
     Attributes
     ----------
-    readings : tuple of Reading
-        The views.
     deadline : float
         On the clock of `time.monotonic`, seconds.
     spans : list of set of Span
-        Findings per view; complete only when every detector has been asked.
+        Findings per view; complete only when every detector has been called.
     failures : list of Failure
         Complete likewise.
     asking : LoadedDetector or None
-        The detector that is being asked.
+        The detector that is running.
     """
 
     readings: tuple[Reading, ...]
@@ -201,35 +197,27 @@ class Scan:
         return time.monotonic() > self.deadline
 
     def failure(self, reason: str) -> Failure:
-        """Return a failure of the detector that is being asked, or of the gate before the first."""
+        """Return a failure of the running detector, or of the gate before the first one."""
         asking = self.asking
         return Failure("gate", "floe", reason) if asking is None else asking.failure(reason)
 
 
 class DetectorRunner:
-    """Asks a gate's detectors one after the other, in a thread of their own.
-
-    Parameters
-    ----------
-    detectors : sequence of LoadedDetector
-        The detectors.
-    """
+    """Calls a gate's detectors one after the other, in a thread of their own."""
 
     def __init__(self, detectors: Sequence[LoadedDetector]) -> None:
         self._detectors = tuple(detectors)
         self._thread = IsolationThread("floe-gate")
-        #: The present scan of the thread, or its last.
+        #: The current scan of the thread, or its last.
         self._current: Scan | None = None
 
     def ask(
         self, readings: tuple[Reading, ...], deadline: float
     ) -> tuple[Sequence[set[Span]], Sequence[Failure]]:
-        """Ask every detector about every view.
+        """Call every detector on every view.
 
         Parameters
         ----------
-        readings : tuple of Reading
-            The views of the text.
         deadline : float
             On the clock of `time.monotonic`, seconds.
 
@@ -255,7 +243,7 @@ class DetectorRunner:
         self._thread.close()
 
     def _ask_all(self, scan: Scan) -> bool:
-        """Ask the detectors; return False if the deadline passes before the last."""
+        """Call the detectors; return False if the deadline passes before the last."""
         self._current = scan
         for loaded in self._detectors:
             scan.asking = loaded
@@ -266,7 +254,7 @@ class DetectorRunner:
 
 
 def _ask(scan: Scan, loaded: LoadedDetector) -> None:
-    """Ask one detector and note the answer."""
+    """Call one detector and record its answer."""
     try:
         for found, reading in zip(scan.spans, scan.readings, strict=True):
             if reading.values_only and loaded.labels <= PROSE:

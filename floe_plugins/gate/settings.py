@@ -22,7 +22,7 @@ _Seconds = Annotated[float, Field(gt=0)]
 
 
 class CloudSettings(ServerAccess):
-    """Where clear texts may go: section ``cloud`` of the gate's configuration."""
+    """The cloud for clear texts: section ``cloud`` of the gate's configuration."""
 
     wording: ClassVar[Wording] = Wording(
         wrong="The gate's cloud.{key} is {value}; accepted is {accepted}.",
@@ -63,7 +63,7 @@ class CloudSettings(ServerAccess):
 
 
 class GateSettings(Settings):
-    """What a gate is made with."""
+    """The gate's configuration."""
 
     wording: ClassVar[Wording] = Wording(
         wrong="The gate's {key} is set to {value}; accepted is {accepted}.",
@@ -116,8 +116,8 @@ class GateSettings(Settings):
         Raises
         ------
         ConfigError
-            If it cannot be read, is no JSON object, has an unknown key or a value that is not
-            accepted. A policy, table or name that will not do shows when the gate is made.
+            If it cannot be read, is not a JSON object, has an unknown key or a value that is not
+            accepted. An invalid policy, table or name is reported when the gate is built.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,14 +131,14 @@ class GateSettings(Settings):
 
     @classmethod
     def from_mapping(cls, values: object, *, source: str) -> Self:
-        """Take the values of a JSON object.
+        """Read the values of a JSON object.
 
         Parameters
         ----------
         values : object
-            What was read.
+            The parsed JSON.
         source : str
-            Where from, for messages.
+            Its origin, for messages.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class GateSettings(Settings):
         return schema
 
     def gate(self) -> Gate:
-        """Make the gate.
+        """Build the gate.
 
         Raises
         ------

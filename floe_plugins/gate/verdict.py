@@ -32,7 +32,7 @@ class Failure:
     detector : str
         The detector that failed, or ``gate`` if the text was not given to any.
     plugin : str
-        The plugin that the detector is from.
+        The plugin that registers the detector.
     reason : str
         The type of the exception, or a fixed phrase such as ``late``.
     """
@@ -53,13 +53,13 @@ class Verdict:
     labels : tuple of str
         The labels found, sorted, each once.
     spans : tuple of Span
-        The findings, sorted by place; offsets into the text as it was given, or into the messages
+        The findings, sorted by position; offsets into the original text, or into the messages
         joined by line feeds.
     scanned_all : bool
         Whether every detector gave a valid answer on the whole text. If not, the decision is
         ``local``.
     detectors : tuple of str
-        The detectors that were asked, sorted.
+        The detectors that were called, sorted.
     milliseconds : float
         How long the decision took.
     failures : tuple of Failure
@@ -172,7 +172,7 @@ class Rules:
             object.__setattr__(self, "actions", _checked(self.actions))
 
     def check_labels(self, known: Iterable[str]) -> None:
-        """Refuse a table that names a label which no detector gives: it may be misspelt.
+        """Refuse a table with a label that no detector gives: it may be misspelt.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Rules:
         return self.actions.get(label, self.actions.get(OTHERS, Action.LOCAL))
 
     def decision(self, spans: Iterable[Span]) -> Decision:
-        """Return the most restrictive decision that the findings ask for."""
+        """Return the most restrictive decision that the findings require."""
         actions = {self.action(span.label) for span in spans}
         if Action.LOCAL in actions:
             return Decision.LOCAL

@@ -22,7 +22,7 @@ TEXT = "joe@example.org is at 10.1.2.3"
             "joe@example.org is at <IP_ADDRESS>",
         ),
         ({"EMAIL": "redact", "IP_ADDRESS": "local"}, Decision.LOCAL, None),
-        # What the table does not name is local.
+        # Labels that the table does not name are local.
         ({"EMAIL": "clear"}, Decision.LOCAL, None),
         ({}, Decision.LOCAL, None),
     ],

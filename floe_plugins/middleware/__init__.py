@@ -1,8 +1,8 @@
 """The privacy gate in front of a server: ``--middleware floe_plugins.middleware.PrivacyGate``.
 
-A server makes its middleware at its first request, when it has long started. So this module reads
-the configuration and loads all detectors when the class is imported: a mistake stops the server
-before it listens.
+A server creates its middleware at its first request, long after its start. So this module reads the
+configuration and loads all detectors when the class is imported: a mistake stops the server before
+it accepts connections.
 """
 
 from typing import TYPE_CHECKING, Any

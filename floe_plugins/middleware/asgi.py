@@ -49,7 +49,7 @@ class Replay:
     """Gives an application a body in one piece, then the client's further events.
 
     While the cloud answers, the middleware itself waits for these events, to end the call when the
-    client goes. If the cloud does not answer, the application goes on with the same wait.
+    client disconnects. If the cloud does not answer, the application continues the same wait.
     """
 
     def __init__(self, receive: Receive) -> None:

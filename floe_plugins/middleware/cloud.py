@@ -1,4 +1,4 @@
-"""Passes clear requests on to a cloud."""
+"""Forwards clear requests to a cloud."""
 
 from __future__ import annotations
 
@@ -47,12 +47,7 @@ class CloudReply:
 
 
 class Cloud:
-    """Asks the cloud.
-
-    Parameters
-    ----------
-    settings : CloudSettings
-    """
+    """A client of the cloud."""
 
     def __init__(self, settings: CloudSettings) -> None:
         self._settings = settings
@@ -66,7 +61,7 @@ class Cloud:
         return time.monotonic() < self._left_alone_until
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> CloudReply | None:
-        """Send a request on and return the answer once it has begun.
+        """Forward a request and return the answer once it has begun.
 
         Parameters
         ----------
@@ -82,7 +77,7 @@ class Cloud:
         """
         try:
             request = self._request(path, body)
-            # What is not streamed begins when it is complete.
+            # An answer that is not streamed begins when it is complete.
             streams = bool(body.get("stream"))
             settings = self._settings
             patience = settings.first_byte_timeout_s if streams else settings.read_timeout_s
@@ -97,7 +92,7 @@ class Cloud:
             ApiKeyError,
             _NoAnswerError,
         ) as error:
-            # A request that the cloud refuses says nothing of what it makes of others.
+            # A refused request says nothing about others.
             if not (isinstance(error, _NoAnswerError) and error.refused):
                 self._left_alone_until = time.monotonic() + self._settings.cooldown_s
             own = isinstance(error, _NoAnswerError | ApiKeyError)

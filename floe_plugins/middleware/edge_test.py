@@ -20,7 +20,7 @@ from floe_plugins.testing.asgi import CHAT, MAIL, PRIVATE, Server, ask, user
 
 
 class Cloud:
-    """A host in the cloud, with an answer that can be chosen."""
+    """A cloud whose answer the test sets."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ def test_a_cloud_that_does_not_answer_means_the_device_does(
     assert all(reply.pieces == [b"data: 1\n\n", b"data: 2\n\n"] for reply in replies)
     assert not any(reply.from_cloud for reply in replies)
     assert server.bodies == [body] * 3
-    # It is left alone for a while.
+    # It gets no requests for a while.
     assert len(cloud.seen) <= 1
     assert re.search(cause, caplog.text)
 

@@ -1,4 +1,4 @@
-"""The ASGI middleware that decides about every request."""
+"""ASGI middleware that decides about every request."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 VERDICT_HEADER = b"x-floe-verdict"
 ANSWERED_BY_HEADER = b"x-floe-answered-by"
 
-# Routes that a cloud host knows as well.
+# Routes that a cloud also serves.
 _CLOUD_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 
-# Room for long prompts, and for pictures beside them.
+# Enough for long prompts with pictures.
 _LARGEST_BODY = 32 * 2**20
 _SERVED = 200
 _JSON = re.compile(
@@ -75,9 +75,9 @@ class PrivacyGate:
     """ASGI middleware that decides about every request before the server sees it.
 
     A request that is not clear stays with the host, whatever the client wrote: its ``vllm_xargs``
-    get ``"floe": "host"``. A clear request passes unchanged. That is no permission, since the
-    logits processor decides once more for itself. If a cloud is configured, it answers clear
-    requests and what redaction leaves of others; if it is down, this server answers.
+    get ``"floe": "host"``. A clear request passes unchanged. That is not a permission: the logits
+    processor decides again for itself. If a cloud is configured, it answers clear requests and what
+    redaction leaves of others; if it is down, this server answers.
 
     The middleware scans requests to every route except those by which no token is generated. It
     refuses what it cannot read, and requests that are not clear to routes without ``vllm_xargs``.
@@ -102,7 +102,7 @@ class PrivacyGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "websocket":
-            # What goes over it is no body to look at. 1008: against the server's policy.
+            # Its messages are not a body that could be scanned. 1008: against the server's policy.
             await send({"type": "websocket.close", "code": 1008, "reason": "The privacy gate."})
             return
         path = path_of(scope) if scope["type"] == "http" else ""
@@ -158,7 +158,7 @@ class PrivacyGate:
     async def _forwarded(
         self, scope: Scope, path: str, body: Mapping[str, Any], replay: Replay, send: Send
     ) -> bool:
-        """Let the cloud answer; return False if it does not and the client has got nothing."""
+        """Let the cloud answer; return False if it does not and the client has received nothing."""
         path = path.rstrip("/")
         if self._cloud is None or self._cloud.paused or path not in _CLOUD_ROUTES:
             return False
@@ -166,12 +166,12 @@ class PrivacyGate:
             return False
         if not await self._admitted(scope):
             return False
-        # What is for this server means nothing to another one.
+        # Options of this server mean nothing to another one.
         asking = asyncio.ensure_future(self._answer(path, without_options(body), send))
         gone = asyncio.ensure_future(replay.after_body())
         try:
             await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)
-            # A client that has gone wants no answer, from nobody.
+            # A client that has disconnected needs no answer from either.
             return await asking if asking.done() else True
         finally:
             for task in (asking, gone):
@@ -191,8 +191,7 @@ class PrivacyGate:
     async def _admitted(self, scope: Scope) -> bool:
         """Ask the server whether it would serve this client.
 
-        A server checks keys behind this middleware, and a request that is passed on to the cloud
-        never gets there.
+        A server checks keys behind this middleware, which a request to the cloud never reaches.
         """
         status = 0
 
@@ -219,7 +218,7 @@ async def _pass_on(reply: CloudReply, send: Send) -> None:
         async for piece in reply.body:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     except CONNECTION_ERRORS as error:
-        # Too late for the device to answer: the client has a part of the cloud's answer.
+        # Too late for the device to answer: the client has received a part of the cloud's answer.
         logger.warning("The cloud broke off within its answer: %s.", cause_of(error, url=""))
         message = b'data: {"error": {"message": "The answer broke off.", "code": 502}}\n\n'
         await send({"type": "http.response.body", "body": message, "more_body": True})
@@ -227,7 +226,7 @@ async def _pass_on(reply: CloudReply, send: Send) -> None:
 
 
 def _is_plain_json(scope: Scope) -> bool:
-    """Tell whether a body is JSON by its headers, neither compressed nor in another encoding."""
+    """Return whether a body is JSON by its headers, neither compressed nor in another encoding."""
     for name, value in scope["headers"]:
         name, value = name.lower(), value.strip().lower()
         if name == b"content-encoding" and value not in (b"", b"identity"):

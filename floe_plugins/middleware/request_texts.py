@@ -1,4 +1,4 @@
-"""Finds all text of a request's body, and writes it back with placeholders."""
+"""Finds all text in a request's body, and writes it back with placeholders."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from floe_plugins.gate import Decision, Gate, Message, Verdict
 
-# Where the words of a conversation stand; what is in the rest of a body is read too, but by itself.
+# Fields that hold a conversation; texts in the rest of a body are scanned separately.
 _SPOKEN = (
     *("messages", "input", "prompt", "system", "instructions"),
     *("query", "items", "documents", "state"),
 )
-# Where a server takes token ids in the place of words.
+# Fields in which a server accepts token ids instead of text.
 _WORDS_OR_IDS = ("prompt", "input", "query", "items")
 
-# The parts of a conversation that are text, or a frame around text. Any other part is taken for
-# content that cannot be scanned: servers learn new ones.
+# The parts of a conversation that are text, or a frame around text. Any other part counts as
+# content that cannot be scanned: servers add new ones.
 _TEXT_PARTS = frozenset(
     {
         *("text", "input_text", "output_text", "refusal", "message"),
@@ -38,7 +38,7 @@ _MEDIA = frozenset(
         *("file", "file_id", "file_data", "file_url", "input_file", "document"),
     }
 )
-# Text that the server keeps, or that says nothing without its tokenizer, model or key.
+# Text that the server keeps, or that is unreadable without its tokenizer, model or key.
 _UNREADABLE_TYPES = _MEDIA | {"item_reference", "redacted_thinking"}
 _UNREADABLE_KEYS = (
     *("prompt_embeds", "previous_response_id", "conversation", "multi_modal_data"),
@@ -46,19 +46,20 @@ _UNREADABLE_KEYS = (
 )
 # At the top of a body: token ids, and media with them.
 _UNREADABLE_AT_TOP = ("token_ids", "content_parts", "features")
-# Where in a part of a conversation further parts stand.
+# Fields of a part of a conversation that hold further parts.
 _PARTS_WITHIN = ("content", "output", "summary")
 
-# What a request says to servers rather than to models; a server knows its own models by name.
+# Fields for servers rather than models; a server knows its own models by name.
 _OF_THE_SERVER = ("model", "vllm_xargs")
 
-# What programs call things, as in "get_weather", says nothing of anybody: keys that look so, and
-# values of the keys that have words of a protocol.
+# Identifiers of programs, such as "get_weather", are not personal: keys of this form, and values of
+# the keys that hold terms of a protocol.
 _IDENTIFIER = re.compile(r"[a-zA-Z][a-z]*(?:[A-Z][a-z]*|[_-][a-zA-Z0-9]{1,12}){0,6}|\d{1,7}")
 _PROTOCOL = ("type", "role", "object", "tool_choice", "effort", "detail", "enum", "required")
 _FUNCTION = ("parameters", "arguments", "description")
 
-# Numbers with fewer digits are no values; JSON has cards and telephone numbers as numbers at times.
+# Numbers with fewer digits are not private; JSON sometimes holds cards and telephone numbers as
+# numbers.
 _LEAST_DIGITS = 5
 
 
@@ -73,7 +74,7 @@ class BodyTexts:
         protocol or a program. First those of the conversation in their order, with their roles,
         then the others.
     readable : bool
-        False if the body holds what cannot be scanned: token ids, images, references.
+        False if the body holds content that cannot be scanned: token ids, images, references.
     """
 
     messages: list[Message]
@@ -86,7 +87,7 @@ def texts_of(body: Mapping[str, Any]) -> BodyTexts:
     Parameters
     ----------
     body : mapping
-        A JSON object, as sent to a route of OpenAI's API or one like it.
+        A JSON object, as sent to a route of OpenAI's API or a similar one.
     """
     spoken: list[Message] = []
     beside: list[Message] = []
@@ -105,13 +106,13 @@ def with_texts(body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] 
     Returns
     -------
     dict or None
-        None if a key or a number would change, for which there is no placeholder, or if equal
-        texts would change in different ways.
+        None if a key or a number would change, for which there is no placeholder, or if equal texts
+        would change differently.
     """
     before = texts_of(body).messages
     replacements: dict[str, str] = {}
     for old, new in zip(before, texts, strict=True):
-        # Of a value that is split over messages, each occurrence of a text may hold another part.
+        # If a value is split over messages, each occurrence of a text may hold another part.
         if old.text != new and replacements.setdefault(old.text, new) != new:
             return None
     replaced: dict[str, Any] = _replaced(body, replacements)
@@ -126,14 +127,13 @@ async def leaving(
 
     Parameters
     ----------
-    gate : Gate
     body : mapping
         As for `texts_of`.
 
     Returns
     -------
     verdict : Verdict or None
-        None if the body cannot be read, or is nested too deep to be put together again.
+        None if the body cannot be read, or is nested too deeply to be rebuilt.
     leaving : mapping or None
         The part of the body that may leave: all of it, what redaction leaves, or None.
     """
@@ -229,7 +229,7 @@ def _readable(body: Mapping[str, Any]) -> bool:
 def _readable_mapping(each: Mapping[str, Any], *, part: bool) -> bool:
     if any(each.get(name) for name in _UNREADABLE_KEYS):
         return False
-    # What is no name of a type is no frame around text that anybody knows.
+    # Without the name of a type, it is not a known frame around text.
     kind = each.get("type", "text" if part else "")
     if not isinstance(kind, str):
         return not part

@@ -72,7 +72,7 @@ URL = "https://example.org/scan.png"
     "part",
     [
         {"type": "image_url", "image_url": {"url": URL}},
-        # vLLM finds these by the key; the type may be missing, or another one beside a uuid.
+        # vLLM recognises these by key; the type may be missing, or differ beside a uuid.
         {"image_url": URL},
         {"type": "text", "text": "look", "image_url": None, "uuid": "1"},
         {"type": "image_pil", "image_pil": URL},

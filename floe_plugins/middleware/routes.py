@@ -1,6 +1,6 @@
-"""Which routes of a vLLM server carry text to the model, and how a request says "host alone".
+"""The routes of a vLLM server that carry text to the model, and the option for the host alone.
 
-A route that is not listed here counts as one with text, since servers get new routes.
+A route that is not listed here counts as one with text, because servers add routes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from floe_plugins.middleware.asgi import Scope
 
-#: Methods without a body that anybody reads.
+#: Methods whose bodies are not read.
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
-# No request to these makes the model generate a token, and only then an expert is asked.
+# No request to these makes the model generate a token, the only time that an expert is called.
 _FREE = frozenset(
     {
         # The tokenizer alone.
@@ -56,14 +56,14 @@ def path_of(scope: Scope) -> str:
     """Return the path by which the server's router finds the route: decoded, below its root."""
     path: str = scope.get("path", "")
     root: str = scope.get("root_path", "")
-    # As Starlette does it: a root is whole parts of a path.
+    # As in Starlette: a root consists of whole parts of a path.
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :]
     return path
 
 
 def is_free_of_text(path: str) -> bool:
-    """Tell whether no request to a path makes the model generate a token.
+    """Return whether no request to a path makes the model generate a token.
 
     The path must match exactly: one that differs by its case or by a slash does not count.
     """
@@ -71,7 +71,7 @@ def is_free_of_text(path: str) -> bool:
 
 
 def asks_for_host_only(body: Mapping[str, Any]) -> bool:
-    """Tell whether a client wants its request to stay with the host."""
+    """Return whether a client wants its request to stay with the host."""
     extra = body.get(_XARGS)
     return isinstance(extra, Mapping) and extra.get(_MODE) == _HOST_ONLY
 
@@ -82,7 +82,7 @@ def without_options(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_here(path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the body with the option that the host answers alone, whatever the client wrote.
+    """Return the body with the option for the host alone, overriding the client's.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def kept_here(path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _with_host_mode(options: Mapping[str, Any], key: str) -> dict[str, Any]:
     extra = options.get(key)
-    # What is no table is left for the server to refuse.
+    # Anything but a table is left for the server to refuse.
     if extra is not None and not isinstance(extra, Mapping):
         return dict(options)
     return {**options, key: {**(extra or {}), _MODE: _HOST_ONLY}}

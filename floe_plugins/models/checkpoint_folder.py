@@ -33,8 +33,6 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
     Parameters
     ----------
-    path : Path
-        The file.
     advance : callable, optional
         Called with the number of bytes read since the last call.
     """
@@ -52,8 +50,6 @@ def fault(folder: Path, *, thorough: bool = False) -> str | None:
 
     Parameters
     ----------
-    folder : Path
-        The folder.
     thorough : bool, optional
         Hash every file, not just those up to 1 MiB.
 
@@ -85,12 +81,10 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
 
     Parameters
     ----------
-    folder : Path
-        The place of the folder.
     fill : callable
         Writes the files into the empty folder that it is given.
     facts : dict
-        JSON values for the manifest, beside the checksums.
+        JSON values for the manifest, besides the checksums.
 
     Returns
     -------
@@ -110,7 +104,7 @@ def make(folder: Path, fill: Callable[[Path], None], *, facts: dict[str, Any]) -
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f".{folder.name}.lock")
         with files.locked(lock, without_locks="fail", on_wait=lambda: _waits(folder)):
-            # Whoever held the lock before may have made it.
+            # The previous holder of the lock may have built it.
             damage = fault(folder) if folder.exists() else None
             if damage is None and folder.exists():
                 return folder
@@ -133,7 +127,7 @@ def write(
     fill, facts : callable, dict
         As for `make`.
     replace : bool, optional
-        Replace what is there.
+        Replace existing content.
 
     Raises
     ------
@@ -154,7 +148,7 @@ def explained(parent: Path, *, otherwise: str) -> Iterator[None]:
     parent : Path
         The folder that is written to.
     otherwise : str
-        What a user can do instead of repairing it, as the end of a sentence.
+        An alternative to repairing it, as the end of a sentence.
     """
     try:
         yield

@@ -18,7 +18,7 @@ from floe_plugins.errors import ModelError
 from floe_plugins.models import checkpoint_folder
 from floe_plugins.system import cache_dir
 
-# Part of a checkpoint's folder name: counts up when the conversion writes something else.
+# Part of a checkpoint's folder name, increased when the conversion's output changes.
 _CONVERSION = 1
 
 # The licence texts that the packages carry.
@@ -96,7 +96,7 @@ class EmbeddedSource:
         return tuple(MODELS)
 
     def resolve(self, reference: str, *, progress: bool = True) -> Path:
-        """Return the checkpoint folder of an embedded model, making it on first use.
+        """Return the checkpoint folder of an embedded model, building it on first use.
 
         Parameters
         ----------

@@ -50,7 +50,7 @@ def export(*arguments: str, cache: Path, limit: int | None = None) -> "subproces
     """Start `floe-llm model export` in a process of its own."""
 
     def prepare() -> None:
-        # A shell that runs the tests in the background has them, and what they start, ignore it.
+        # A shell that runs the tests in the background makes them and their children ignore it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -176,7 +176,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # Libraries swallow one that comes while they import: then Ctrl-C is pressed again.
+    # Libraries swallow an interrupt during their import, so Ctrl-C is pressed again.
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -52,8 +52,8 @@ class _Architecture:
     block_names : dict
         Tensor names inside a block, on top of `_BLOCK_NAMES`.
     undo : callable
-        Takes a tensor's llama.cpp name, its values and the configuration, and undoes what
-        llama.cpp's converter did to them.
+        Called with a tensor's llama.cpp name, its values and the configuration; undoes the changes
+        of llama.cpp's converter.
     """
 
     config: Callable[[Callable[[str], Any]], "PreTrainedConfig"]
@@ -107,8 +107,8 @@ def _gemma3_config(field: Callable[[str], Any]) -> "PreTrainedConfig":
         max_position_embeddings=field("gemma3.context_length"),
         rms_norm_eps=round(field("gemma3.attention.layer_norm_rms_epsilon"), 12),
         sliding_window=field("gemma3.attention.sliding_window"),
-        # Not in the header: every sixth layer sees everything, the others a window whose rotary
-        # base is 10,000 (Gemma 3 technical report, arXiv 2503.19786, section 2).
+        # Not in the header: every sixth layer attends to everything, the others to a window whose
+        # rotary base is 10,000 (Gemma 3 technical report, arXiv 2503.19786, section 2).
         layer_types=[
             "full_attention" if (layer + 1) % 6 == 0 else "sliding_attention"
             for layer in range(layers)
@@ -161,8 +161,8 @@ def write_checkpoint(
         An existing empty folder. Gets ``config.json``, ``generation_config.json``,
         ``model.safetensors`` (bfloat16: the values come from 4 to 8 bits) and the tokenizer.
     advance : callable, optional
-        Called with the stage's name and the number of bytes of the GGUF file that are done since
-        the last call.
+        Called with the stage's name and the number of bytes of the GGUF file processed since the
+        last call.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def write_checkpoint(
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Give errors of the file system their type back.
+    """Restore the type of file-system errors.
 
     safetensors and tokenizers report them as an exception of their own, or a plain `Exception`,
     whose text ends in "(os error 28)".
@@ -322,7 +322,7 @@ def _tokenizer(gguf_path: Path, *, pre_tokenizer: str, add_bos: bool) -> "PreTra
     backend = tokenizer.backend_tokenizer
     if pre_tokenizer == "smollm":
         # SmolLM splits digits off one by one before the byte-level split, which decides how the
-        # spaces in front of a number are cut (llama.cpp: LLAMA_VOCAB_PRE_TYPE_SMOLLM).
+        # spaces before a number are split (llama.cpp: LLAMA_VOCAB_PRE_TYPE_SMOLLM).
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),

@@ -1,4 +1,4 @@
-"""Checks the exported checkpoints themselves: are they the models, and their tokenizers right?"""
+"""Checks the exported checkpoints: weights and tokenizers equal the original models'."""
 
 import bisect
 import inspect
@@ -69,7 +69,7 @@ def test_texts_come_back_from_their_tokens(name: str, text: str) -> None:
     assert tokenizer(name).decode(ids, skip_special_tokens=True) == text
 
 
-# Bytes that SmolLM2's vocabulary has no token for, among those that UTF-8 uses.
+# Bytes used by UTF-8 for which SmolLM2's vocabulary has no token.
 WITHOUT_TOKEN = frozenset(b"\x04\x06\x13\x14\x16\x1d\xf1\xf2")
 
 
@@ -145,7 +145,7 @@ def test_the_models_know_english(name: str) -> None:
 
 
 def test_weights_equal_what_transformers_reads_from_the_gguf() -> None:
-    """One tensor of each kind: transformers' own loader takes half a minute for all of them."""
+    """One tensor of each kind: transformers' own loader takes half a minute for all."""
     from gguf import GGUFReader, dequantize
 
     embedded = MODELS["smollm2-135m-instruct"]
@@ -230,7 +230,7 @@ def test_gemma_tokenizes_as_sentencepiece_does(oracle: Any, text: str) -> None:
 
 def test_gemma_tokenizes_any_text_as_sentencepiece_does(oracle: Any) -> None:
     @settings(deadline=None, max_examples=300)
-    # Control tokens written out are cut to pieces by sentencepiece and kept whole by transformers.
+    # Spelled-out control tokens are split by sentencepiece and kept whole by transformers.
     @given(st.text().filter(lambda text: "<" not in text))
     def same(text: str) -> None:
         assert tokenizer(GEMMA)(text).input_ids[1:] == oracle.encode(text)

@@ -1,4 +1,4 @@
-"""Resolves a model name to what `from_pretrained` takes, and reads the licence of a checkpoint."""
+"""Resolves a model name for `from_pretrained`, and reads the licence of a checkpoint."""
 
 import re
 import shutil
@@ -9,11 +9,11 @@ from floe_plugins.errors import ModelError
 from floe_plugins.manager import plugin_manager
 from floe_plugins.models import checkpoint_folder
 
-# What the Hugging Face hub accepts: "name" or "owner/name" out of these characters.
+# Ids of the Hugging Face hub: "name" or "owner/name" of these characters.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
-#: In any of these is a whole tokenizer.
+#: Each of these contains a whole tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -33,7 +33,7 @@ def resolve(
     plugins : iterable of str, optional
         Dotted paths of plugins whose sources count as well; see `plugin_manager`.
     tokenizer : bool, optional
-        Whether only a tokenizer is needed: a folder then needs no model in it.
+        Whether only a tokenizer is needed: a folder then needs no model.
 
     Returns
     -------

@@ -14,7 +14,7 @@ The fixtures are in :mod:`floe_plugins.testing.fixtures`. They need pytest; Floe
 
 import pytest
 
-# Before the import: so that a failed assertion in them says what the values were.
+# Before the import, so that a failed assertion in them shows the values.
 pytest.register_assert_rewrite("floe_plugins.testing.detectors", "floe_plugins.testing.routers")
 
 from floe_plugins.testing.detectors import DetectorConformance  # noqa: E402

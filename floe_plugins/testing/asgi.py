@@ -1,4 +1,4 @@
-"""A server behind the middleware, a client in front of it, and requests that are private."""
+"""A server behind the middleware, a client in front of it, and private requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Server:
-    """An ASGI application that notes what reaches it and answers with one stream."""
+    """An ASGI application that records its requests and answers with one stream."""
 
     def __init__(self, *, key: str | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class Server:
 
 
 class Reply:
-    """What came back."""
+    """The response to a request."""
 
     def __init__(self, events: list[Any]) -> None:
         self.pieces = [event["body"] for event in events if event.get("body")]
@@ -69,7 +69,7 @@ def ask(
     method: str = "POST",
     root_path: str = "",
 ) -> Reply:
-    """Send a request as a server does; the client stays until it has its answer."""
+    """Send a request as a server does; the client stays connected until it has its answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     pieces = [content[at : at + chunk] for at in range(0, max(1, len(content)), chunk)]
     events: list[Any] = []

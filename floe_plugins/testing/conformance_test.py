@@ -1,4 +1,4 @@
-"""The suites on all that Floe registers, and on things that must not pass."""
+"""The suites on everything that Floe registers, and on objects that must not pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from floe_plugins.testing.fixtures import gate_with, load_plugin, router_signals
 
 __all__ = ["gate_with", "load_plugin", "router_signals"]
 
-#: By the detector's name; those that are not here are tried on the suite's own passages.
+#: By the detector's name; detectors without an entry use the suite's own passages.
 EXAMPLES = {
     "card": "pay with 4111 1111 1111 1111 please",
     "email": "write to joe.bloggs@example.org today",
@@ -28,7 +28,7 @@ EXAMPLES = {
     "us-ssn": "SSN 536-90-4399",
 }
 
-# Those that are asked by default: engines of others, asked only where named, have their own pace.
+# The default detectors: third-party engines, used only if named, have their own speed.
 _DEFAULTS = [
     each for each in plugin_manager().detectors.values() if getattr(each.value, "default", True)
 ]
@@ -101,7 +101,7 @@ class Forgetful:
         (lambda text: [Span(0, len(text), "X")], "test_it_never_raises_and_its_spans_are_in_range"),
         (lambda text: spans(r"\d*", text), "test_it_never_raises_and_its_spans_are_in_range"),
         (Forgetful(), "test_it_is_deterministic"),
-        # Of a text that is longer than the overlap only: it must see the beginning.
+        # Fails only on a text longer than the overlap: it must see the beginning.
         (
             lambda text: spans(r"\d+", text) if text.startswith("and then some") else [],
             "test_chunks_together_find_what_the_whole_does",

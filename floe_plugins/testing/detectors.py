@@ -24,8 +24,6 @@ class DetectorConformance:
 
     Attributes
     ----------
-    detector : Detector
-        The detector.
     examples : sequence of str
         Texts in which it finds something.
     clean : sequence of str
@@ -108,7 +106,7 @@ class DetectorConformance:
         )
         for (piece, short), (_, long) in pairs:
             allowed = _SLOWER_PER_CHARACTER * _TIMES_LONGER
-            # Once more where it was slow: the machine may have been busy.
+            # Repeated if slow: the machine may have been busy.
             for attempt in range(3):
                 taken = self._seconds(long)
                 base = max(self._seconds(short), _MEASURABLE_S)
@@ -123,7 +121,7 @@ class DetectorConformance:
         return (*self.examples, *self.clean, *PASSAGES)
 
     def _seconds(self, text: str) -> float:
-        # This thread's own time: what else the machine does must not count.
+        # This thread's own time, so that other load does not count.
         begun = time.thread_time()
         self.detector.detect(text)
         return time.thread_time() - begun
@@ -144,7 +142,7 @@ def _check_spans(detector: Detector, text: str, answer: object) -> None:
 
 
 def _covered(span: Span, others: Iterable[Span]) -> bool:
-    """Tell whether spans of the same label cover one, together and without a gap."""
+    """Return whether spans of the same label together cover `span` without a gap."""
     reached = span.start
     for other in sorted(each for each in others if each.label == span.label):
         if other.start <= reached:
@@ -152,7 +150,7 @@ def _covered(span: Span, others: Iterable[Span]) -> bool:
     return reached >= span.end
 
 
-#: Something of most kinds that detectors look for; not real.
+#: Examples of most kinds that detectors look for; not real.
 PASSAGES = (
     "Write to joe.bloggs@example.org or call +44 20 7946 0018 before Friday, and quote 4111 1111 "
     "1111 1111; the account is GB82 WEST 1234 5698 7654 32.",

@@ -1,6 +1,6 @@
 """Pytest fixtures for plugin authors.
 
-Take them into a test file with ``from floe_plugins.testing.fixtures import load_plugin``, or for
+Import them into a test file with ``from floe_plugins.testing.fixtures import load_plugin``, or for
 all tests with ``pytest_plugins = ["floe_plugins.testing.fixtures"]`` in the topmost conftest.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["gate_with", "load_plugin", "router_signals"]
 
 @pytest.fixture
 def load_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], PluginManager]]:
-    """Load a plugin by its dotted path or installed name, as a server does: it and no other."""
+    """Load only one plugin, by its dotted path or installed name, as a server does."""
 
     def load(plugin: str) -> PluginManager:
         monkeypatch.setenv(PLUGINS_VARIABLE, plugin)
@@ -33,7 +33,7 @@ def load_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Plu
 
 @pytest.fixture
 def gate_with() -> Callable[..., Gate]:
-    """Make a privacy gate that asks some detectors and no others."""
+    """Build a privacy gate with only the given detectors."""
 
     def make(*detectors: Detector | str, policy: str = "strict") -> Gate:
         return Gate(detectors=detectors, policy=policy)

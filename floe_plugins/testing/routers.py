@@ -14,13 +14,7 @@ _ROWS = 64
 
 
 class RouterConformance:
-    """Tests of one router; inherit in a class whose name begins with ``Test``.
-
-    Attributes
-    ----------
-    router : Router
-        The router.
-    """
+    """Tests of one router; inherit in a class whose name begins with ``Test``."""
 
     router: ClassVar[Router]
 
@@ -31,7 +25,7 @@ class RouterConformance:
         assert 0 < exponent_of(self.router) <= 1
 
     def test_it_answers_with_one_finite_number_per_row(self) -> None:
-        """Every row gets a finite number, also where a model is certain or knows nothing."""
+        """Every row gets a finite number, also if a model is certain or knows nothing."""
         for rows in (0, 1, 4, _ROWS):
             odds = self.router.log_odds(make_signals(rows))
             assert odds.shape == (rows,)
@@ -74,7 +68,7 @@ class RouterConformance:
 
 #: ln of a vocabulary of a million tokens: no entropy is higher.
 MOST_ENTROPY = 14.0
-#: Nats per token that one model may have predicted better by.
+#: Largest advantage in prediction of one model, nats per token.
 MOST_EVIDENCE = 50.0
 
 

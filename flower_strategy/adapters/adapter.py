@@ -1,7 +1,7 @@
-"""LoRA adapters as plain arrays, as they travel between devices and server.
+"""LoRA adapters as plain arrays, the form in which devices and server exchange them.
 
 An adapter gives every adapted linear layer two factors, ``a`` of shape (rank, in) and ``b`` of
-shape (out, rank); the layer's weight moves by ``scaling * b @ a``. Hu et al., "LoRA: Low-Rank
+shape (out, rank); the layer's weight changes by ``scaling * b @ a``. Hu et al., "LoRA: Low-Rank
 Adaptation of Large Language Models" (arXiv 2106.09685); for ``alpha / sqrt(rank)`` see
 Kalajdzievski, "A Rank Stabilization Scaling Factor" (arXiv 2312.03732).
 """
@@ -31,7 +31,7 @@ _PEFT_A, _PEFT_B = ".lora_A.weight", ".lora_B.weight"
 
 
 class AdapterError(FloeError, ValueError):
-    """Arrays do not form a LoRA adapter; the message names the layer and what is wrong."""
+    """Arrays do not form a LoRA adapter; the message names the layer and the reason."""
 
 
 def lora_scaling(*, alpha: float, rank: int, rslora: bool = False) -> float:
@@ -80,7 +80,7 @@ class LoraFactors:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape (out, in) of the weight that they move."""
+        """Shape (out, in) of the weight that the factors change."""
         return int(self.b.shape[0]), int(self.a.shape[1])
 
 
@@ -106,7 +106,7 @@ class AdapterState:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all factors, as they travel."""
+        """Bytes of all factors, as sent."""
         return sum(f.a.nbytes + f.b.nbytes for f in self.layers.values())
 
     @property
@@ -147,14 +147,14 @@ class AdapterState:
         return AdapterState(layers, self.scaling)
 
     def scaled(self, factor: float) -> AdapterState:
-        """Return this adapter with its weight changes multiplied, by way of ``b``."""
+        """Return this adapter with its weight changes multiplied; only ``b`` changes."""
         layers = {
             name: LoraFactors(b=np.float32(factor) * f.b, a=f.a) for name, f in self.layers.items()
         }
         return AdapterState(layers, self.scaling)
 
     def with_scaling(self, scaling: float) -> AdapterState:
-        """Return the same weight changes with another scaling, by way of ``b``."""
+        """Return the same weight changes with another scaling; ``b`` compensates."""
         if scaling == self.scaling:
             return self
         return AdapterState(self.scaled(self.scaling / scaling).layers, scaling)
@@ -163,9 +163,9 @@ class AdapterState:
         """Return the same weight changes with rows of ``a`` as long as those of another adapter.
 
         A mean's singular values are split evenly between its factors, and after a few steps of
-        training they are small. A device that went on from there would learn slowly, since an
+        training they are small. A device that continued from there would learn slowly, because an
         optimizer step on ``b`` moves the weight in proportion to the length of ``a``. So every term
-        gets the length of ``a`` that training began with, and ``b`` the rest.
+        gets the length of ``a`` that training began with, and ``b`` compensates.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class AdapterState:
         return AdapterState(layers, self.scaling)
 
     def to_arrays(self, *, prefix: str = "") -> ArrayRecord:
-        """Write the factors into a Flower record; the scaling travels separately."""
+        """Write the factors into a Flower record; the scaling is sent separately."""
         record = {}
         for name, factors in self.layers.items():
             record[f"{prefix}{name}{_A_SUFFIX}"] = Array(factors.a)
@@ -216,7 +216,7 @@ class AdapterState:
 
     @staticmethod
     def from_peft(state: Mapping[str, Float32Array], *, scaling: float) -> AdapterState:
-        """Read the factors from a state dictionary of PEFT's."""
+        """Read the factors from a PEFT state dictionary."""
         layers = {}
         for key, a in state.items():
             if key.endswith(_PEFT_A):
@@ -253,11 +253,11 @@ def _pairs(arrays: Mapping[str, NDArray[np.generic]]) -> Iterator[tuple[str, Lor
 
 
 def initial_adapter(shapes: LayerShapes, *, rank: int, seed: int) -> AdapterState:
-    """Return the adapter that a run begins with: ``a`` random, ``b`` zero.
+    """Return a run's initial adapter: ``a`` random, ``b`` zero.
 
-    The rows of ``a`` are drawn one after another from a generator of the seed and the layer's
-    name, so devices of all ranks share the rows that they have in common. The distribution is
-    PEFT's: uniform within ``1 / sqrt(in)``.
+    The rows of ``a`` are drawn in order from a generator seeded with the seed and the layer's name,
+    so adapters of different ranks share their first rows. The distribution is PEFT's: uniform
+    within ``1 / sqrt(in)``.
 
     Parameters
     ----------

@@ -14,15 +14,15 @@ the roots of the eigenvalues of the R x R matrix
 .. math:: K = L^T (Q Q^T) L = W \Lambda W^T, \qquad Y = L W, \qquad
           V^T = \Lambda^{-1/2} Y^T Q, \qquad U = P (Q Q^T) Y \Lambda^{-1}
 
-Only the wanted r columns of W are computed, and the energy of all terms is the trace of K. This
-costs two symmetric products over the stacks and a small eigenproblem, against two QR
+Only the required r columns of W are computed, and the energy of all terms is the trace of K. This
+costs two symmetric products over the stacks and a small eigenproblem, instead of two QR
 decompositions, their bases and a full singular value decomposition of the core. Forming a Gram
-matrix squares the condition number, hence it is formed in float64: terms below about 1e-7 of the
+matrix squares the condition number, so it is formed in float64: terms below about 1e-7 of the
 largest are lost, which is the precision of the float32 factors themselves.
 
 If the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is formed,
-further products are folded into it in batches, and the Gram matrix is that of its smaller side. So
-memory never exceeds about that of the adapted weight, however many devices reply, and nothing is
+further products are folded into it in batches, and the Gram matrix is that of its smaller side.
+Memory thus stays below about that of the adapted weight, however many devices reply, and nothing is
 dropped before the last step.
 """
 
@@ -49,15 +49,15 @@ _STRIP = 1024
 """Rows or columns turned into float64 at once."""
 
 _THREADED = 1024
-"""Order of an eigenproblem from which several threads pay; below, they wait for each other."""
+"""Order from which several threads speed up an eigenproblem; below, they wait for each other."""
 
-# Found once: looking for the libraries takes longer than a small layer does.
+# Created once: finding the libraries takes longer than processing a small layer.
 _BLAS = ThreadpoolController()
 
 _EPS = float(np.finfo(np.float64).eps)
 
 _SLACK = 16.0
-"""How far a sum of rounding errors may exceed their number times the error of one."""
+"""Factor by which a sum of rounding errors may exceed their number times the error of one."""
 
 Float64Array = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class Leading:
     total : float
         Sum of all squared singular values.
     lost : float
-        Sum of those of the terms left out.
+        Sum of the squared singular values of the omitted terms.
     """
 
     factors: LoraFactors
@@ -83,16 +83,16 @@ class Leading:
 
 
 class FactoredSum:
-    """Weighted sum of products ``b @ a`` of one layer, which are added one at a time.
+    """Weighted sum of one layer's products ``b @ a``, added one at a time.
 
     Parameters
     ----------
     shape : tuple[int, int]
         (out, in) of the layer's weight.
     stack_limit : int (default: 1024)
-        Stacked rank at which rows of ``a`` that depend on others are merged into those (with ``a``
-        frozen, all of them do). If that does not free at least half, the limit doubles, so that the
-        search stays a small share of the work.
+        Stacked rank at which rows of ``a`` that depend linearly on others are merged into those
+        (with a frozen ``a``, all of them do). If that does not free at least half, the limit
+        doubles, so that the search stays a small share of the work.
     """
 
     def __init__(self, shape: tuple[int, int], *, stack_limit: int = DEFAULT_STACK_LIMIT) -> None:
@@ -144,7 +144,7 @@ class FactoredSum:
             self.add(LoraFactors(b=b, a=a), weight)
 
     def split(self, terms: int) -> tuple[FactoredSum, FactoredSum]:
-        """Return the sums of the first `terms` terms of every product added, and of the others."""
+        """Return the sums of the first `terms` terms of every product added, and of the rest."""
         if not self._separate:
             raise AdapterError("The terms of this sum can no longer be told apart.")
         parts = []
@@ -168,7 +168,7 @@ class FactoredSum:
             return _of_matrix(self._dense, rank, scale)
 
     def _fold(self, dense: Float32Array) -> None:
-        # The transposes are what BLAS takes without a copy; it adds in place.
+        # BLAS takes the transposes without a copy and adds in place.
         sgemm(
             1.0,
             np.vstack(self._right).T,
@@ -180,7 +180,7 @@ class FactoredSum:
         self._left, self._right = [], []
 
     def _merge_dependent(self) -> None:
-        """Write rows of ``a`` that depend on others as combinations of those."""
+        """Express rows of ``a`` that depend on others as combinations of those."""
         rows = np.vstack(self._right)
         factor, order, count = _pivoted_cholesky(_gram(self._right, side=1))
         if 2 * count > self._limit:
@@ -239,9 +239,9 @@ def _split(
     *,
     noise: float,
 ) -> Leading:
-    """Put orthonormal columns and rows and the singular values into factors.
+    """Return factors of orthonormal columns and rows and the singular values.
 
-    Energy left out that is below `noise` is rounding, not a term.
+    Omitted energy below `noise` is rounding error, not a term.
     """
     root = np.sqrt(values * abs(scale))
     factors = LoraFactors(
@@ -321,7 +321,7 @@ def _strips(blocks: Sequence[Float32Array], *, side: int) -> Iterator[tuple[slic
 
 
 def _norm(symmetric: Float64Array) -> float:
-    """Return an upper bound of the largest eigenvalue: the largest sum of a row's magnitudes."""
+    """Return an upper bound of the largest eigenvalue: the largest row sum of magnitudes."""
     return float(np.abs(symmetric).sum(axis=1).max())
 
 

@@ -131,7 +131,7 @@ def test_memory_stops_growing_at_twice_the_size_of_the_matrix() -> None:
     for seed in range(300):
         total.add(LoraFactors(b=normal(seed, 48, 4), a=normal(seed + 1, 4, 64)), 1.0)
         most = max(most, len(pickle.dumps(total)))
-    # Beside the numbers: what pickle writes about some blocks.
+    # Besides the numbers, pickle's overhead for some blocks.
     assert most <= 2 * 4 * shape[0] * shape[1] + 4096
 
 

@@ -1,23 +1,22 @@
 r"""Mean of LoRA adapters of different ranks.
 
 Device i trains :math:`\Delta_i = s_i B_i A_i` with its own rank r_i and scaling s_i, and has n_i
-examples. The server wants
+examples. The server needs
 
 .. math:: \bar\Delta = \sum_i w_i s_i B_i A_i, \qquad w_i = n_i / \sum_j n_j
 
-and not :math:`(\sum_i w_i B_i)(\sum_i w_i A_i)`, which is another matrix and does not even exist
-where ranks differ. The sum is kept as two stacks of factors
-(`flower_strategy.adapters.factored_sum`), its first r singular terms are the best rank-r
-approximation (Eckart and Young, 1936), and the energy that they leave out is
-:math:`\sum_{j>r} \sigma_j^2 / \sum_j \sigma_j^2`. The singular values are
-split evenly, :math:`B = U \Sigma^{1/2}`, :math:`A = \Sigma^{1/2} V^T`, so the mean has a scaling
-of 1.
+and not :math:`(\sum_i w_i B_i)(\sum_i w_i A_i)`, which is a different matrix, and undefined where
+ranks differ. The sum is kept as two stacks of factors (`flower_strategy.adapters.factored_sum`),
+its first r singular terms are the best rank-r approximation (Eckart and Young, 1936), and the
+energy that they leave out is :math:`\sum_{j>r} \sigma_j^2 / \sum_j \sigma_j^2`. The singular values
+are split evenly, :math:`B = U \Sigma^{1/2}`, :math:`A = \Sigma^{1/2} V^T`, so the mean has a
+scaling of 1.
 
 This mean is called ``exact``. ``rank-partitioned`` divides every rank-one term by the weight of the
-devices that have it (`RankPartitionedMean` says what that favours, and when to use it).
+devices that have it (see `RankPartitionedMean` for what that favours and when to use it).
 
 Against float64 the relative error of the mean stays below 1e-5 (see the tests), which is less than
-the change by one optimizer step.
+the change of one optimizer step.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class RankPartitionedMean:
 
     The exact mean weighs all terms of a device by its share of all examples. If few devices have a
     high rank, their high terms are divided by the weight of the many that have none, so over the
-    rounds the energy gathers in the ranks that all have. Wu, Hu, Min and Wang, "Preventing Rank
-    Collapse in Federated Low-Rank Adaptation with Client Heterogeneity" (raFLoRA, arXiv
+    rounds the energy concentrates in the ranks that all have. Wu, Hu, Min and Wang, "Preventing
+    Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity" (raFLoRA, arXiv
     2602.13486), divide each partition of the ranks by the weight of the devices that contribute to
     it:
 
@@ -57,14 +56,14 @@ class RankPartitionedMean:
               {\sum_{i: r_i > j} n_i}
 
     with :math:`b_{ij}` column j of B_i and :math:`a_{ij}` row j of A_i. Partitions are the ranges
-    of j between the ranks that occur; each has a sum of its own and is divided at the end.
+    of j between the ranks that occur; each has its own sum and is divided at the end.
 
-    This is not the mean of the devices' updates. A term that only one device has counts as though
-    all devices had agreed on it, so strong devices, and their data, weigh more than their examples.
-    The result also depends on the order of a device's terms, which training begins sorted by
-    singular value but does not keep so. With equal ranks it is the exact mean. Choose it if a
-    cluster's devices have alike data and ranks far apart, and the cluster's high terms fade; choose
-    ``exact`` if strong devices have other data than weak ones.
+    This is not the mean of the devices' updates. A term that only one device has counts as if all
+    devices had agreed on it, so strong devices and their data weigh more than their number of
+    examples. The result also depends on the order of a device's terms, which are sorted by singular
+    value before training but not after it. With equal ranks it is the exact mean. Choose it if a
+    cluster's devices have similar data and very different ranks, and the cluster's high terms fade;
+    choose ``exact`` if strong devices have different data from weak ones.
 
     Memory is that of one `FactoredSum` per partition.
 
@@ -73,7 +72,7 @@ class RankPartitionedMean:
     shape : tuple[int, int]
         (out, in) of the layer's weight.
     ranks : Sequence[int] (default: ())
-        Ranks that will occur. Any other rank splits a partition when it first comes, which is
+        Ranks that will occur. Any other rank splits a partition when it first occurs, which is
         possible only while the partition's terms are still separate.
     stack_limit : int (default: 1024)
         See `FactoredSum`.
@@ -174,7 +173,7 @@ class _ExactMean:
         self._weight = 0.0
 
     def check(self, factors: LoraFactors) -> None:
-        """Any rank will do."""
+        """Accept any rank."""
 
     def add(self, factors: LoraFactors, *, weight: float, scaling: float) -> None:
         self._total.add(factors, weight * scaling)
@@ -209,7 +208,7 @@ class Aggregate:
 
 
 class AdapterMean:
-    """Weighted mean of adapters, which are folded in as they arrive.
+    """Weighted mean of adapters, which are added as they arrive.
 
     Parameters
     ----------
@@ -220,7 +219,7 @@ class AdapterMean:
         it; see `RankPartitionedMean`.
     ranks : Sequence[int] (default: ())
         Ranks that devices may have; only ``rank-partitioned`` uses them. Any other rank is accepted
-        as long as the terms that it divides are still separate.
+        as long as the terms that it splits are still separate.
     stack_limit : int (default: 1024)
         See `FactoredSum`.
     """
@@ -265,13 +264,13 @@ class AdapterMean:
         sent : AdapterState, optional
             The adapter that it was trained from, same rank; needed if `kept` is below 1.
         kept : float (default: 1.0)
-            Share of the way from `sent` to the adapter that counts, in [0, 1].
+            Share of the update from `sent` to the adapter that counts, in [0, 1].
 
         Raises
         ------
         AdapterError
             Layers or shapes differ from those of the mean, the weight is not a positive number, or
-            the rank divides terms that are no longer separate. Nothing is added then.
+            the rank splits terms that are no longer separate. Nothing is added then.
         """
         if not 0 < weight < float("inf"):
             raise AdapterError(f"The weight of an adapter is a positive number, not {weight!r}.")
@@ -292,7 +291,7 @@ class AdapterMean:
         self.count += 1
 
     def merge(self, other: AdapterMean) -> None:
-        """Add another mean, which was made with the same options."""
+        """Add another mean with the same options."""
         for name, mean in self._means.items():
             mean.merge(other._means[name])
         self.total_weight += other.total_weight
@@ -342,7 +341,7 @@ def combine(parts: list[tuple[float, AdapterState]], rank: int) -> Aggregate:
     total = AdapterMean(parts[0][1].shapes)
     for weight, adapter in parts:
         total.add(adapter.scaled(weight), weight=1.0)
-    # The mean of n adapters, n times as long, is their sum.
+    # The mean of n adapters, scaled by n, is their sum.
     summed = total.result(rank)
     return Aggregate(
         summed.adapter.scaled(len(parts)), summed.discarded_energy, summed.discarded_by_layer
@@ -402,8 +401,8 @@ def with_momentum(
 
     With the updates W of the adapter and M of the mean, :math:`V \leftarrow \beta V + (M - W)`
     and :math:`W \leftarrow W + V`: Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data
-    Distribution for Federated Visual Classification" (arXiv 1909.06335), on the updates instead of
-    their factors, which differ in rank.
+    Distribution for Federated Visual Classification" (arXiv 1909.06335), applied to the updates
+    instead of their factors, which differ in rank.
 
     Parameters
     ----------

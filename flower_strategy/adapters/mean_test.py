@@ -164,7 +164,7 @@ def test_a_weight_that_is_not_a_positive_number_is_refused(weight: float) -> Non
 
 
 def flower_mean(adapters: Sequence[AdapterState], weights: Sequence[int]) -> AdapterState:
-    """What Flower's FedAvg makes of replies with these adapters."""
+    """Return FedAvg's mean of replies with these adapters."""
     replies = []
     for adapter, weight in zip(adapters, weights, strict=True):
         asked = Message(RecordDict(), dst_node_id=1, message_type="train")
@@ -215,13 +215,13 @@ def test_with_equal_ranks_and_a_frozen_the_mean_is_that_of_flowers_fedavg(
         product = found.b.astype(np.float64) @ found.a.astype(np.float64)
         reference = 2.0 * expected.layers[name].b.astype(np.float64) @ a
         assert relative_error(product, reference) < 1e-6
-        # Our factors are another basis of the same space; in that of the frozen A, B is Flower's.
+        # Floe's factors use another basis of this space; in that of the frozen A, B is Flower's.
         back = np.linalg.lstsq(a.T.astype(np.float64), found.a.T.astype(np.float64), rcond=None)[0]
         assert relative_error(found.b @ back.T / 2.0, expected.layers[name].b) < 1e-6
 
 
 def peak_of_folding(replies: int, shape: tuple[int, int], ranks: Sequence[int]) -> int:
-    """Return the most bytes held while that many replies are made, folded in and dropped."""
+    """Return the peak bytes while that many replies are created, folded in and dropped."""
     generator = np.random.default_rng(7)
     tracemalloc.start()
     try:
@@ -244,8 +244,8 @@ def test_memory_is_bounded_by_the_stack_whatever_the_number_of_replies() -> None
     ranks = (4, 8, 16, 32)
     matrix = 4 * rows * columns
     reply = 4 * max(ranks) * (rows + columns)
-    # The matrix; terms that wait, and once more while they are stacked; a float64 strip of 1,024
-    # columns with its products, and the eigenproblem of the smaller side with its workspace.
+    # The matrix; waiting terms, twice while they are stacked; a float64 strip of 1,024 columns with
+    # its products, and the eigenproblem of the smaller side with its workspace.
     waiting = 2 * 4 * 256 * (rows + columns)
     solving = 8 * (2 * rows * 1024 + 6 * rows**2)
     bound = matrix + waiting + reply + solving
@@ -293,7 +293,7 @@ def device(seed: int, rank: int, scaling: float = 1.0) -> AdapterState:
 
 
 def reference(adapters: Sequence[AdapterState], weights: Sequence[float]) -> NDArray[np.float64]:
-    """The mean of every rank-one term over those that have it, term by term, dense."""
+    """Return the dense mean of every rank-one term over the adapters that have it."""
     total = np.zeros(SHAPE)
     for term in range(max(adapter.rank for adapter in adapters)):
         having = [(a, w) for a, w in zip(adapters, weights, strict=True) if a.rank > term]
@@ -335,7 +335,7 @@ def test_every_term_is_averaged_over_those_that_have_it(
     if named:
         mean = mean_of(adapters, weights, ranks=[1, 2, 3, 4, 6, 8], stack_limit=limit)
     else:
-        # Without the ranks named they may come in any order while terms are apart.
+        # Without named ranks, they may arrive in any order while terms are separate.
         mean = mean_of(adapters[:3], weights[:3])
         adapters, weights = adapters[:3], weights[:3]
     assert error(mean, reference(adapters, weights)) < 1e-5

@@ -20,8 +20,8 @@ class StepCost:
     def fit(cls, profile: DeviceProfile) -> StepCost:
         """Fit the line to the two ranks that the device timed.
 
-        A higher rank never takes less time; where noise says so, the slope is 0 and the base the
-        mean.
+        A higher rank never takes less time; if noise suggests it does, the slope is 0 and the base
+        is the mean.
         """
         (low, high), (quick, slow) = profile.step_ranks, profile.step_seconds
         if high <= low or slow <= quick:
@@ -57,7 +57,7 @@ class RankDecision:
 
 
 class RankPolicy(Protocol):
-    """Gives every device its rank, or leaves it out.
+    """Assigns every device a rank, or leaves it out.
 
     Attributes
     ----------
@@ -66,8 +66,8 @@ class RankPolicy(Protocol):
     candidates : tuple[int, ...]
         The ranks that it chooses from, ascending. Devices time the first and the last.
     deadline : float or None
-        Seconds that a round may take a device; None if the policy has no deadline, or none yet. A
-        checkpoint keeps it.
+        Seconds that a round may take on a device; None if the policy has no deadline, or none yet.
+        A checkpoint keeps it.
     """
 
     name: str
@@ -88,7 +88,7 @@ class RankPolicy(Protocol):
         Parameters
         ----------
         profiles : Mapping[int, DeviceProfile]
-            Node id -> what the node measured.
+            Node id -> its profile.
         local_steps : Mapping[int, int]
             Node id -> optimizer steps of its round; with ``epochs`` they follow its examples.
         pace : Mapping[int, float]
@@ -98,7 +98,7 @@ class RankPolicy(Protocol):
 
 
 def training_seconds(profile: DeviceProfile, rank: int, *, local_steps: int) -> float:
-    """Seconds of a round's training at `rank`, by what the device measured."""
+    """Seconds of a round's training at `rank`, from the device's measurements."""
     return local_steps * StepCost.fit(profile).at(rank)
 
 
@@ -110,7 +110,7 @@ def upload_seconds(profile: DeviceProfile, rank: int) -> float:
 def predicted_seconds(
     profile: DeviceProfile, rank: int, *, local_steps: int, slowdown: float = 1.0
 ) -> float:
-    """Seconds that a round takes the device at `rank`: slowed-down training, then upload."""
+    """Predicted seconds of a round at `rank`: slowed-down training, then upload."""
     training = training_seconds(profile, rank, local_steps=local_steps)
     return slowdown * training + upload_seconds(profile, rank)
 

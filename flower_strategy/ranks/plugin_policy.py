@@ -17,7 +17,7 @@ from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, 
 
 _HOOK = "floe_register_rank_policies"
 
-#: A policy is asked when a device joins or changes its slowdown: rarely, and a round waits for it.
+#: A policy runs when a device joins or its slowdown changes: rarely, but the round waits for it.
 ASSIGN_TIMEOUT_S = 30.0
 
 
@@ -60,7 +60,7 @@ class IsolatedPolicy:
 
     @property
     def deadline(self) -> float | None:
-        """Seconds that a round may take, as the policy says; None if it fails to."""
+        """Seconds that a round may take, according to the policy; None if it fails."""
 
         def said() -> float | None:
             value = self._policy.deadline

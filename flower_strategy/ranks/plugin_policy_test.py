@@ -57,7 +57,7 @@ def floe_register_rank_policies():
 
 
 class Scripted:
-    """A policy whose answer the test chooses."""
+    """A policy whose answer the test sets."""
 
     name = "scripted"
     candidates: tuple[int, ...] = (4, 8)

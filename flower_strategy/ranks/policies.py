@@ -17,16 +17,16 @@ class DeadlinePolicy:
     """The largest rank whose round fits the deadline and whose memory fits the device.
 
     A round at rank r takes ``slowdown * steps * (a + b r) + bytes(r) / bandwidth`` seconds, with
-    a and b fitted to the device's two measured ranks and bytes(r) what it uploads.
+    a and b fitted to the device's two measured ranks and bytes(r) the size of its upload.
 
     Parameters
     ----------
     candidates : Sequence[int]
         The ranks to choose from.
     deadline : float, optional
-        Seconds that a round may take. None sets it from the first profiles to what the slowest
-        device that can hold the smallest rank needs for it. So no device is left out for its speed,
-        then or later, and the others use the time that they would wait anyway.
+        Seconds that a round may take. None derives it from the first profiles: the time of the
+        smallest rank on the slowest device that can hold it. No device is then ever left out for
+        its speed, and the others use the time that they would spend waiting.
     """
 
     name = "deadline"
@@ -151,7 +151,7 @@ class UniformMinPolicy:
     candidates : Sequence[int]
         The ranks to choose from.
     deadline : float, optional
-        As `DeadlinePolicy`.
+        As in `DeadlinePolicy`.
     """
 
     name = "uniform-min"
@@ -199,12 +199,12 @@ class UniformMinPolicy:
 
 
 def policy_from_config(config: RunConfig) -> RankPolicy:
-    """Return the policy that a run configuration names: one of the above, or a plugin's.
+    """Return the policy that a run configuration names: built-in, or a plugin's.
 
     Raises
     ------
     ConfigError
-        ``fixed-ranks`` is missing or not understood, or no plugin registers the policy.
+        ``fixed-ranks`` is missing or malformed, or no plugin registers the policy.
     FloeError
         A plugin cannot make its policy.
     """

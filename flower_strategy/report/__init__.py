@@ -1,1 +1,1 @@
-"""The page that shows a run: `run_data` reads, `figures` and `tables` choose, `page` writes."""
+"""The page that shows a run: `data` reads the run, `figures` draws, `page` writes the HTML."""

@@ -1,7 +1,7 @@
-"""What the report shows of a run, and its figures' data, which ``--json`` prints too.
+"""The run as the report shows it, and the figures' data, which ``--json`` also prints.
 
-A run is read once, tolerant of what is absent: every number that is missing, null, or no number is
-None from here on, and every text is a string.
+Reading tolerates missing values: every number that is missing, null or malformed is None from here
+on, and every text is a string.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import BaseModel, BeforeValidator
 from floe_plugins.checks import is_number
 from flower_strategy.run_folder import load_history, load_manifest, result_folder
 
-MOST_DEVICES = 120
-"""Most devices that a heatmap shows; of more, evenly many of each cluster are picked."""
+MOST_DEVICES = 60
+"""Most devices that a heatmap shows; of more, it shows an even selection in cluster order."""
 
 TRAINED, LEFT_OUT, REFUSED, NOT_ASKED = "trained", "left out", "refused", "not asked"
 
@@ -41,7 +41,7 @@ def _of(kind: type) -> Callable[[Any], Any]:
 
 
 def _only(known: Callable[[Any], bool]) -> BeforeValidator:
-    """Return what keeps the entries of a mapping whose values are of a kind."""
+    """Return a validator that keeps the entries of a mapping whose values are `known`."""
     return BeforeValidator(lambda v: {k: one for k, one in _of(dict)(v).items() if known(one)})
 
 
@@ -67,7 +67,7 @@ class ShownDevice(BaseModel, frozen=True):
 
     @property
     def title(self) -> str:
-        """What a tooltip calls the device: the full id, class, task and cluster."""
+        """The device's title in tooltips: full id, class, task and cluster."""
         kind = f"{self.device} with {self.label}" if self.label else self.device
         return f"node {self.node} ({kind}), {self.cluster}"
 
@@ -95,12 +95,12 @@ class ShownClusterRound(BaseModel, frozen=True):
 
     @property
     def lost(self) -> float | None:
-        """The discarded energy, where the adapter moved."""
+        """The discarded energy; None if the adapter did not move."""
         return self.discarded_energy if self.moved else None
 
 
 class ShownRound(BaseModel, frozen=True):
-    """One round, with the replies that were not used; 0 is the evaluation before training."""
+    """One round, with its unused replies; round 0 is the evaluation before training."""
 
     number: int
     seconds: Number = None
@@ -115,7 +115,7 @@ class ShownRound(BaseModel, frozen=True):
 class ShownRun(BaseModel, frozen=True):
     """A run: its manifest as read, its devices in the order of their clusters, and its rounds.
 
-    The clusters are those at the end, in the manifest's order, then those of the history alone.
+    The clusters are those at the end, in the manifest's order, then those only in the history.
     """
 
     manifest: dict[str, Any]
@@ -125,12 +125,12 @@ class ShownRun(BaseModel, frozen=True):
     by_node: dict[str, ShownDevice]
 
     def short(self, node: str) -> str:
-        """Return a node's id as labels show it."""
+        """Return a node's id, shortened for labels."""
         return self.by_node[node].short if node in self.by_node else f"…{node[-_SHORT:]}"
 
 
 def read_run(folder: Path | str) -> ShownRun:
-    """Read a run's folder; where it holds none, `RunFolderError` says so."""
+    """Read a run's folder; raise `RunFolderError` if it holds no run."""
     folder = result_folder(folder)
     manifest, history = load_manifest(folder), load_history(folder)
     rounds = []
@@ -148,7 +148,7 @@ def read_run(folder: Path | str) -> ShownRun:
     place = {name: index for index, name in enumerate([*final, *sorted(past - set(final))])}
     nodes = [_text(entry.get("node")) for entry in manifest["devices"]]
     most = max(map(len, nodes), default=_SHORT)
-    # As many last digits as tell the nodes apart.
+    # As many trailing digits as tell the nodes apart.
     apart = (n for n in range(_SHORT, most) if len({node[-n:] for node in nodes}) == len({*nodes}))
     digits = next(apart, most)
     short = [{"short": one if len(one) <= digits else f"…{one[-digits:]}"} for one in nodes]
@@ -165,7 +165,7 @@ def read_run(folder: Path | str) -> ShownRun:
 
 
 def figure_data(run: ShownRun) -> dict[str, dict[str, Any]]:
-    """Return figure name -> its data; values of rounds are None where there is none."""
+    """Return figure name -> its data; rounds without a value have None."""
     rounds = [entry.number for entry in run.rounds]
     held_out, train, energy = (
         {
@@ -200,7 +200,7 @@ def _ranks(run: ShownRun) -> dict[str, Any]:
 
 
 def _state(device: ShownDevice, entry: ShownRound, told: bool) -> dict[str, Any]:
-    """Return what a device did in a round; `told` is whether the run notes who is left out."""
+    """Return what a device did in a round; `told` is whether the run records who is left out."""
     done = entry.devices.get(device.node)
     for refusal in entry.refused:
         if refusal["node"] == device.node and refusal["stage"] == "train":
@@ -217,7 +217,7 @@ def _state(device: ShownDevice, entry: ShownRound, told: bool) -> dict[str, Any]
 def _latency(run: ShownRun) -> dict[str, Any]:
     """Return the observed and predicted seconds of each device class at each rank.
 
-    Values are means over devices and rounds, with the least and the greatest that was observed.
+    Values are means over devices and rounds, with the observed minimum and maximum.
     """
     found: dict[tuple[str, int], list[ShownDeviceRound]] = defaultdict(list)
     for entry in run.rounds:
@@ -294,6 +294,6 @@ def _named(device: ShownDevice) -> dict[str, str]:
 
 
 def _picked(devices: Sequence[ShownDevice]) -> list[ShownDevice]:
-    """Return every n-th device where there are too many; their order is by cluster."""
+    """Return every n-th device if there are too many; they are ordered by cluster."""
     count = min(len(devices), MOST_DEVICES)
     return [devices[index] for index in np.linspace(0, len(devices) - 1, count).round().astype(int)]

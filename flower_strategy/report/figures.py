@@ -1,7 +1,7 @@
-"""The report's figures, as specifications that Vega-Lite draws.
+"""The report's figures, as Vega-Lite specifications.
 
-A mark's description is what a screen reader says of it; the page's script shows it as the mark's
-tooltip. Colours are variables of the style sheet, which has them for a light and a dark ground.
+Screen readers read a mark's description, and the page's script shows it as the mark's tooltip.
+Colours are variables of the style sheet, which defines them for light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _TEXTS = {
     "rank": "(isNumber(datum.{0}) ? 'rank ' : '') + datum.{0}",
     "trained": f"(isValid(datum.{{0}}) ? ', training loss ' + {_NUMBER} : '')",
 }
-"""How tooltips show a field, as expressions of Vega."""
+"""The format of each field in tooltips, as Vega expressions."""
 _LABEL = "slice(datum.label, 4)"
-"""What is drawn of a row's name: not the number before it, which tells it from all others."""
+"""The drawn part of a row's name, without the number that makes it unique."""
 
 
 def figures(data: Mapping[str, Any], clusters: Sequence[str]) -> dict[str, Any]:
-    """Return figure name -> Vega-Lite specification, of those that have something to show."""
+    """Return figure name -> Vega-Lite specification, for the figures that have data."""
     losses, moved, energy = data["loss"], data["communication"], data["energy"]
     drawings = {
         "loss": _lines(
@@ -71,7 +71,7 @@ def figures(data: Mapping[str, Any], clusters: Sequence[str]) -> dict[str, Any]:
         ),
         "layers": _layers(data["layers"], clusters),
     }
-    # Altair checks and copies what a chart holds many times: it does not get the rows.
+    # Altair checks and copies a chart's data many times, so it does not get the rows.
     return {
         name: chart.properties(width="container").to_dict() | {"datasets": {"rows": rows}}
         for name, (rows, chart) in drawings.items()
@@ -174,7 +174,7 @@ def _layers(data: Mapping[str, Any], clusters: Sequence[str]) -> Drawing:
     ]
     columns = {row["column"] for row in rows}
     blocks = sorted(columns, key=lambda one: (one.isdecimal(), len(one), one))
-    # Everything kept is the lowest shade, not the only one.
+    # If nothing is discarded, 0 is the lowest shade and not the only one.
     high = max((row["value"] for row in rows), default=0.0) or 1.0
     return _cells(
         rows,
@@ -196,10 +196,10 @@ def _devices(devices: Sequence[Mapping[str, str]]) -> Rows:
 def _cells(
     rows: Rows, tip: str, x: alt.X, colour: alt.Color, clusters: Sequence[str], dark: str = ""
 ) -> Drawing:
-    """Draw a heatmap whose rows stand in the order of their clusters.
+    """Draw a heatmap whose rows are ordered by cluster.
 
-    Rows may hold their cells as lists, so that what these share is in the page once. Cells with
-    room for it show their number, in light text where the expression `dark` is true.
+    Rows may hold their cells as lists, so that the page holds shared values once. Cells that are
+    large enough show their number, in light text where the expression `dark` is true.
     """
     names = list(dict.fromkeys(row["row"] for row in rows))
     step = 26 if len(names) <= 16 else 14 if len(names) <= 40 else 5
@@ -227,7 +227,7 @@ def _cells(
 
 
 def _lines(rounds: list[int], lines: Mapping[str, Any], y: alt.Y, tip: str) -> Drawing:
-    """Draw one line per name over the rounds, where any has a value."""
+    """Draw one line per name over the rounds, if any has a value."""
     rows = [{"name": name, "round": rounds, **values} for name, values in lines.items()]
     x = alt.X("round:Q", title="round").axis(format="d", tickMinStep=1).scale(zero=False)
     base = _chart(rows, tip).encode(x=x, y=y, color=_colour("name", list(lines)))
@@ -238,7 +238,7 @@ def _lines(rounds: list[int], lines: Mapping[str, Any], y: alt.Y, tip: str) -> D
 
 
 def _chart(rows: Rows, tip: str) -> alt.Chart:
-    """Return a chart of a mark per entry of the rows' lists; the tooltip is a format of fields."""
+    """Return a chart with one mark per entry of the rows' lists; `tip` formats the tooltip."""
     chart = alt.Chart(_ROWS)
     if lists := [key for row in rows[:1] for key, one in row.items() if isinstance(one, list)]:
         chart = chart.transform_flatten([*lists])
@@ -253,20 +253,20 @@ def _chart(rows: Rows, tip: str) -> alt.Chart:
 
 
 def _marks(base: alt.Chart, names: Sequence[str]) -> alt.Chart:
-    """Return markers; an unseen rim lets the pointer find them."""
+    """Return markers with an invisible rim, so that the pointer finds them."""
     points = base.mark_point(filled=True, size=60, stroke="transparent", strokeWidth=12, opacity=1)
     shape = alt.Shape("name:N", title=None).scale(domain=names)
     return cast(alt.Chart, points.encode(shape=shape))
 
 
 def _colour(field: str, names: Sequence[str]) -> alt.Color:
-    """Return a colour per name, with a legend where there are several."""
+    """Return a colour per name, with a legend if there are several."""
     colour = alt.Color(f"{field}:N", title=None).scale(domain=names, range=_COLOURS)
     return colour if len(names) > 1 else colour.legend(None)
 
 
 def _shaded(title: str, low: float, high: float, numbers: str) -> alt.Color:
-    """Return shades from the lowest value to the highest."""
+    """Return shades from the value `low` to `high`."""
     domain = (low, high if high > low else low + 1)
     colour = alt.Color("value:Q", title=title).scale(type="quantize", domain=domain, range=_SHADES)
     return colour.legend(format=numbers)

@@ -1,4 +1,4 @@
-"""The report's page: its headline, figures and tables, and writing it."""
+"""Writes the report's page: headline, figures and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flower_strategy.report.data import ShownRound, ShownRun, figure_data, numbe
 from flower_strategy.report.figures import figures
 
 REPORT_FILE = "report.html"
-# Of the manifest: shown in tables of their own.
+# Keys of the manifest that have their own tables.
 _OTHER_KEYS = ("format", "clusters", "devices")
 _ASSETS = Path(__file__).with_name("assets")
 _bundle = cache(vl_convert.javascript_bundle)  # takes seconds
@@ -57,10 +57,10 @@ def write_report(folder: Path | str, output: Path | str | None = None) -> dict[s
 
 
 def _page(run: ShownRun, content: Mapping[str, Any]) -> str:
-    """Return the page as HTML that needs nothing beside itself.
+    """Return the page as self-contained HTML.
 
-    The policy in its head lets no script run but its own, and lets nothing be fetched: a text from
-    a device that escaped the escaping would still be only a text.
+    Its Content-Security-Policy allows only its own scripts and no requests: a device's text that
+    evaded the escaping would still only be shown.
     """
     scripts = [_bundle("window.vegaEmbed = vegaEmbed"), (_ASSETS / "report.js").read_text("utf-8")]
     digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
@@ -90,7 +90,7 @@ def _cluster(run: ShownRun, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _headline(run: ShownRun) -> dict[str, Any]:
-    """Return the figures that sum a run up; None where the run does not say."""
+    """Return the figures that summarise a run; None where unknown."""
     # The last round of a run may have ended without devices.
     later = [loss for entry in run.rounds[1:] if (loss := _loss(entry)) is not None]
     devices = [done for entry in run.rounds for done in entry.devices.values()]
@@ -130,7 +130,7 @@ def _loss(entry: ShownRound) -> float | None:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """Return a number with that many significant digits, or a dash where there is none."""
+    """Return a number with `digits` significant digits, or a dash for None."""
     if value is None:
         return "–"
     if value and not 1e-4 <= abs(value) < 1e6:

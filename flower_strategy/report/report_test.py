@@ -86,7 +86,7 @@ def test_a_line_breaks_where_a_value_is_missing(tmp_path: Path) -> None:
     write_report(write(tmp_path, [device("1")], rounds))
     loss = drawings(tmp_path / "report.html")["loss"]
     assert loss["datasets"]["rows"][0]["value"] == [*values]
-    # Vega-Lite leaves a gap unless it is told how to treat a value that is none.
+    # Vega-Lite leaves a gap for a missing value unless told otherwise.
     assert "invalid" not in json.dumps(loss)
 
 
@@ -128,7 +128,7 @@ def test_nothing_that_a_device_says_becomes_markup(tmp_path: Path) -> None:
         "energy",
         "layers",
     }
-    # What devices say is data and labels of scales, and never a part of an expression.
+    # Devices' texts are data and labels of scales, and never part of an expression.
     for figure in drawn.values():
         expressions = re.findall(
             r'"(?:calculate|filter|labelExpr|expr|test)": "[^"]*"', json.dumps(figure)

@@ -24,7 +24,7 @@ logger = logging.getLogger("flwr")
 
 _LOOK_AGAIN_SECONDS = 2.0
 _MEASURE_AGAIN_SECONDS = 60.0
-# The history has them all.
+# The history keeps them all.
 _MOST_REASONS = 20
 
 

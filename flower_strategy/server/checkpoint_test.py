@@ -57,7 +57,7 @@ def save(state: RunState, output: Path, server_round: int = 2, keep: int = 2) ->
 def test_of_a_checkpoint_that_does_not_fit_nothing_is_left(tmp_path: Path) -> None:
     save(a_state(), tmp_path, server_round=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # What a full disk does to a write, this limit does as well; Python ignores its signal.
+    # This limit fails a write as a full disk does; Python ignores its signal.
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
     try:
         with pytest.raises(OSError, match=r"large|error"):
@@ -119,7 +119,7 @@ def test_a_server_that_dies_while_writing_leaves_the_last_checkpoint(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    # A real power cut cannot be had here: the rename, the last step, is where it happens.
+    # A real power cut is impossible here: the rename, the last step, fails instead.
     with monkeypatch.context() as broken:
         broken.setattr(Path, "rename", die)
         with pytest.raises(KeyboardInterrupt):

@@ -91,7 +91,7 @@ def exchange(
                 continue
             sender = reply.metadata.src_node_id
             if sender != node:
-                # For a node that is gone the SuperLink answers, under its own id.
+                # The SuperLink answers for a node that is gone, under its own id.
                 gone(node, (reply.error.reason if reply.has_error() else "") or _NOT_ITS_OWN)
                 continue
             good += not reply.has_error()

@@ -9,7 +9,7 @@ from flower_strategy.testing.grids import LocalGrid
 
 
 class TimedGrid(LocalGrid):
-    """Delivers every node's reply after that node's seconds; what it holds is an empty record."""
+    """Delivers every node's reply, an empty record, after that node's seconds."""
 
     def __init__(self, seconds: dict[int, float]) -> None:
         super().__init__({}, 0)
@@ -66,7 +66,7 @@ def test_once_the_quorum_is_there_late_replies_have_the_grace_only() -> None:
 
 
 def test_what_comes_while_replies_are_taken_in_is_in_time() -> None:
-    """The fast node's reply takes longer to fold in than the others have left."""
+    """Processing the fast node's reply takes longer than the time left for the others."""
     seconds = {1: 0.0, 2: 0.2}
     content = RecordDict({"config": ConfigRecord()})
     messages = [Message(content, message_type="train", dst_node_id=node) for node in seconds]
@@ -106,7 +106,7 @@ def test_late_replies_are_taken_from_the_superlink_when_they_are_there() -> None
 
 
 class SuperLinkAnswers(TimedGrid):
-    """Answers for node 2 as the SuperLink does for a node that is gone: from node 1."""
+    """Answers for node 2, which is gone, as the SuperLink does: from node 1."""
 
     def _reply(self, message: Message) -> Message:
         if message.metadata.dst_node_id != 2:
@@ -150,7 +150,7 @@ class Hostile(TimedGrid):
         return reply
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        # As Flower does: what is given out is deleted first, then decoded.
+        # As in Flower: messages are deleted first, then decoded.
         replies = list(super().pull_messages(wanted := list(message_ids)))
         if self._garbage in wanted:
             raise ValueError("children do not match")

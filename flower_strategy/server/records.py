@@ -60,7 +60,7 @@ class ClusterRound:
     train_loss : float or None
         Mean over the replies, weighted by examples.
     held_out_loss : float or None
-        Mean over the members, weighted by tokens, with the adapter after this round.
+        Mean over the cluster's devices, weighted by tokens, with the adapter after this round.
     discarded_energy : float
         Share of the mean's squared singular values cut off at the server's rank.
     discarded_by_layer : dict[str, float]

@@ -35,9 +35,9 @@ class Sent:
     adapter : AdapterState
         The adapter sent, at the device's rank and scaling.
     most_examples : int
-        Examples that its profile named; its reply counts for no more.
+        Examples in its profile; its reply is weighted with no more.
     length : float
-        Expected norm of the update that was asked for, see `asked_length`.
+        Expected norm of the requested update, see `asked_length`.
     """
 
     cluster: str
@@ -55,7 +55,7 @@ class TrainReply:
     adapter : AdapterState
         The trained adapter.
     num_examples : int
-        Its weight, at most what its profile named.
+        Its weight, at most the examples in its profile.
     loss : float
         Mean training loss.
     seconds : float
@@ -110,7 +110,7 @@ def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainRe
     sent : Sent
         What the device was sent.
     rules : ReplyRules
-        Bounds of what it may claim.
+        Bounds on its claims.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def read_evaluate_reply(
     message : Message
         The reply.
     rules : ReplyRules
-        Bounds of what it may claim.
+        Bounds on its claims.
     most_tokens : int, optional
         Most tokens that its loss is weighted with; a larger count is capped.
 

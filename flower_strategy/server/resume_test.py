@@ -1,4 +1,4 @@
-"""A run that is interrupted after any round goes on as if it had not been."""
+"""A run that is interrupted after any round resumes and yields the same result."""
 
 from pathlib import Path
 
@@ -32,13 +32,13 @@ def run_config(run_config: dict[str, ConfigValue], tmp_path: Path) -> dict[str, 
         "lora-dropout": 0.1,
         "embedding-noise": 0.001,
         "round-timeout": 5.0,
-        # Paces follow measured seconds, which two runs do not share.
+        # Slowdowns follow measured seconds, which differ between two runs.
         "rank-correction": False,
     }
 
 
 class Killed(Exception):
-    """Stands for the end of the server's process."""
+    """Stands for the death of the server's process."""
 
 
 class MortalGrid(LocalGrid):
@@ -82,14 +82,14 @@ def test_a_killed_run_goes_on_to_what_the_unbroken_one_gives(
 ) -> None:
     unbroken = start(run_config, LocalGrid(run_config, NODES))
     assert len(unbroken.state.clusters) >= 2
-    # Three of six train in a round, and not the same ones in every round.
+    # Three of six devices train in a round, and not the same ones each time.
     assert len({frozenset(round_) for round_ in trained(unbroken)[1:]}) > 1
 
     broken_config = {**run_config, "output": str(tmp_path / "broken")}
     with pytest.raises(Killed):
         start(broken_config, MortalGrid(broken_config, dies_in_round=3))
     resumed_config = {**broken_config, "resume": str(tmp_path / "broken")}
-    # Other node ids, in another order, as the nodes of another run have.
+    # Different node ids in a different order, as in another run.
     resumed = start(resumed_config, LocalGrid(resumed_config, NODES, first=7000))
 
     assert members(resumed) == members(unbroken)

@@ -63,7 +63,7 @@ def ranks_of(strategy: FloeStrategy, node: int) -> list[int | None]:
 
 
 def with_seconds(slow_rounds: range, node: int) -> Tamper:
-    """Devices profile at 1 s a step whatever the rank; one trains 2.5 times slower for a while."""
+    """Profiles report 1 s per step at any rank; one device trains 2.5 times slower for a while."""
 
     def tamper(sender: int, message: Message, reply: Message) -> Message:
         if message.metadata.message_type == "query.profile":
@@ -239,7 +239,7 @@ def test_training_goes_on_when_all_devices_were_too_slow(
             reply.content.metric_records[METRICS_KEY]["seconds"] = 900.0
         return reply
 
-    # Left out after every round, and measured again at once, since nobody else is there.
+    # Left out after every round, and measured again at once, since no other node is connected.
     run_config |= {"rounds": 3, "round-deadline": 2.6, "readmit-every": 100}
     strategy, _ = run(run_config, nodes=2, tamper=tamper)
     asked = [sum(c.asked for c in record.clusters.values()) for record in strategy.state.history]
@@ -279,7 +279,7 @@ def test_a_run_whose_devices_do_not_come_back_ends_with_what_it_has(
     rounds = load_history(folder)["rounds"]
     assert [record["round"] for record in rounds] == [0, 1, 2]
     assert rounds[2]["notes"][-1].startswith("No device can take part")
-    # The report has the loss of the last round that measured one.
+    # The report shows the loss of the last round that measured one.
     shown = write_report(folder)["headline"]
     assert shown["loss_after"] is not None
     assert shown["rounds"] == 2
@@ -307,7 +307,7 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(
 ) -> None:
     calls: list[int] = []
 
-    # A full disk cannot be made here without root: the call that would meet it raises as it does.
+    # Filling a disk needs root: instead, the call raises what a full disk would raise.
     def full(*arguments: Any, **options: Any) -> Path:
         calls.append(options["server_round"])
         if calls[-1] == 1:

@@ -20,7 +20,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def sole_writer(output: Path | None) -> Iterator[None]:
-    """Keep other runs of this machine out of an output folder, which is made when absent.
+    """Keep other runs of this machine out of an output folder, which is created if absent.
 
     Two runs in one folder would rename and remove each other's checkpoints. The lock ends with the
     process, however it ends. A folder that cannot be written is reported here, before hours of

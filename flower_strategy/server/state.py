@@ -123,7 +123,7 @@ class RunState:
             return
         if not nodes:
             return
-        # Running sums: a mean over all members per new node would take quadratic time.
+        # Running sums: a mean over all devices per new node would take quadratic time.
         members = [list(cluster.members) for cluster in self.clusters]
         sums = [
             np.sum([self.profiles[member].embedding for member in own], axis=0, dtype=np.float64)

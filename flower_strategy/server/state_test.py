@@ -67,7 +67,7 @@ def test_newcomers_join_one_by_one_and_centroids_move_along(state: RunState) -> 
 
 
 class Counted(dict[int, Slowdown]):
-    """Paces that count how often somebody goes through all of them."""
+    """Slowdowns that count how often all of them are iterated over."""
 
     passes = 0
 
@@ -113,7 +113,7 @@ def test_an_export_does_not_go_through_all_paces_for_each_device(
     assert slowdowns.passes <= 1
     devices = load_manifest(tmp_path)["devices"]
     assert [device["pace"] for device in devices] == [1.0, 1.0, 1.0, 2.5, *[1.0] * 8]
-    # One device a line.
+    # One line per device.
     assert len((tmp_path / "manifest.json").read_text("utf-8").splitlines()) > 12
 
 

@@ -1,4 +1,4 @@
-"""Who is refused, shortened and counted in a round, through the real configure and aggregate."""
+"""Which updates a round refuses, shortens and counts, through the real configure and aggregate."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from flower_strategy.testing.models import make_profile
 
 SHAPES = {"block.0.up_proj": (48, 32), "block.0.down_proj": (32, 48)}
 STEPS, RATE = 3, 2e-3
-# Of what every entry is asked to move, SmolLM2 moved 0.66 to 0.96 after 3 steps, 0.27 after 60.
+# Of the requested change per entry, SmolLM2 made 0.66 to 0.96 in 3 steps and 0.27 in 60.
 USUAL, SPREAD = 0.7, 0.4
 
 
 class _NodesGrid(InProcessGrid):
-    """Says which nodes there are; messages are passed by the test."""
+    """Lists the nodes; the test itself passes the messages."""
 
     def __init__(self, nodes: Sequence[int]) -> None:
         self._nodes = nodes
@@ -49,8 +49,8 @@ class _NodesGrid(InProcessGrid):
 class Fleet:
     """A strategy between two rounds, and synthetic devices of given ranks.
 
-    No training: an update moves every entry of both factors, as AdamW's first steps do, by a
-    device's own share of what was asked. `update_norms_test` measures real training.
+    Nothing is trained: an update moves every entry of both factors, as AdamW's first steps do, by a
+    device's own share of the requested change. `update_norms_test` measures real training.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Fleet:
         order: Sequence[int] | None = None,
         change: Callable[[int, MetricRecord], None] | None = None,
     ) -> RoundRecord:
-        """Train a round: node -> share of the asked move of every entry; return what happened."""
+        """Train a round with node -> share of the requested change per entry; return its record."""
         strategy, state = self.strategy, self.strategy.state
         number = len(state.history) + 1
         record = RoundRecord(round=number)
@@ -128,14 +128,14 @@ class Fleet:
 
     def _reply(self, message: Message, share: float, seed: tuple[int, int]) -> Message:
         InProcessGrid.taken(message)
-        # What the message holds, without the time that decoding takes.
+        # The message's adapter, without the time to decode it.
         adapter = self.strategy.round.sent[message.metadata.dst_node_id].adapter
         scaling = adapter.scaling
         random, move = np.random.default_rng(seed), share * STEPS * RATE
         layers = {
             name: LoraFactors(
                 b=(f.b + move * random.choice((-1, 1), f.b.shape)).astype(np.float32),
-                # B begins at zero and A moves later: what is long is long by B.
+                # B starts at zero and A moves later, so a long update is long in B.
                 a=(f.a + min(move, 0.01) * random.choice((-1, 1), f.a.shape)).astype(np.float32),
             )
             for name, f in adapter.layers.items()
@@ -150,7 +150,7 @@ class Fleet:
         return Message(content=content, reply_to=message)
 
     def adapter(self, cluster: str = "cluster-0") -> np.ndarray[Any, Any]:
-        """Return all of a cluster's weight moves in one row."""
+        """Return all weight changes of a cluster's adapter in one row."""
         adapter = self.strategy.state.cluster_adapters[cluster]
         return np.concatenate([adapter.delta(layer).ravel() for layer in SHAPES])
 
@@ -196,7 +196,7 @@ def test_nobody_honest_is_refused_because_others_idle_or_have_other_ranks(
 def test_the_outcome_does_not_depend_on_the_order_of_replies(
     weighting: str, bad: dict[int, float]
 ) -> None:
-    # The second set makes half of those that train absurd: then they count, shortened.
+    # The second set makes half of the trained updates absurd: then they count, shortened.
     ranks = [4, 4, 8, 16, 8, 4, 16, 16, 8, 4]
     shares = {0: 1e-5, 2: 0.0, **{node: 0.6 + 0.05 * node for node in (3, 4, 5, 6, 7)}, 9: 40.0}
     outcomes = []
@@ -227,7 +227,7 @@ def test_a_minority_of_huge_updates_is_kept_out_from_the_first_round(
     np.testing.assert_allclose(
         fleet.adapter(), alone.adapter(), atol=1e-6 * np.abs(alone.adapter()).max()
     )
-    # Whoever behaves is back at once.
+    # A device that behaves again counts at once.
     assert not refused(fleet.round(usual(fleet.random, fleet.nodes)))
 
 
@@ -274,7 +274,7 @@ def test_a_patient_minority_moves_nobodys_scale(factor: float) -> None:
         shares = usual(fleet.random, fleet.nodes) | dict.fromkeys((0, 1, 2, 3), share)
         record = fleet.round(shares)
         assert refused(record) <= {0, 1, 2, 3}
-        # What is shortened or refused are the four alone, in every round.
+        # Only the four are shortened or refused, in every round.
         assert not any(note.startswith(tuple("56789")) for note in record.notes)
         sizes.append(max(sent.length for sent in _sent(fleet)))
         share *= factor
@@ -298,11 +298,11 @@ def test_fewer_than_one_in_a_thousand_honest_devices_are_refused() -> None:
     seen = gone = shortened = 0
     for number in range(70):
         ranks = random.choice([1, 2, 4, 8, 16, 32], random.integers(2, 51)).tolist()
-        # One of them is a workstation; large ranks take the test's time.
+        # One of them is a workstation; large ranks take most of the test's time.
         ranks[0] = 512 if number % 12 == 2 else 64
         how: dict[str, Any] = [{}, {"alpha": 16.0}, {"alpha": 16.0, "rslora": True}][number % 7 % 3]
         fleet = Fleet(ranks, seed=number, **how)
-        # A quarter of the fleets has devices that train a tenth, or thrice, of what was asked.
+        # In a quarter of the fleets, some devices train a tenth or three times of the request.
         other = random.choice([1.0, 0.1, 3.0] if number % 4 == 1 else [1.0], len(ranks))
         idle = random.random(len(ranks)) < random.choice([0.0, 0.2, 0.6])
         for _ in range(2):

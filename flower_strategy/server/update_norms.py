@@ -90,7 +90,7 @@ def asked_length(sent: AdapterState, *, move: float) -> float:
     sent : AdapterState
         The adapter that a device is sent.
     move : float
-        The sum of the learning rates of all steps that it is asked for.
+        The sum of the learning rates of all requested steps.
     """
     squares = 0.0
     for factors in sent.layers.values():
@@ -127,7 +127,7 @@ class LengthJudge:
     trained : int
         Updates so far from devices that have trained.
     odd : int
-        Those among them that are absurdly long.
+        Those of them that are absurdly long.
     """
 
     limit: float

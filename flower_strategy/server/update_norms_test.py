@@ -57,9 +57,9 @@ def test_real_training_is_as_long_as_asked_at_every_rank_and_scaling(
         bare[rank] = update_norm(sent, back)
         asked = asked_length(sent, move=settings.local_steps * rate)
         times[rank] = bare[rank] / asked
-        # The hidden size is 32: at rank 512 signs that agree can make it 5 times as long.
+        # The hidden size is 32: at rank 512, agreeing signs can make it 5 times as long.
         assert 0.4 < times[rank] < 0.4 + 1.1 * (1 + (rank / 32) ** 0.5)
-    # By their bare lengths, at alpha = rank, rank 512 would look absurd beside rank 1.
+    # By unscaled length, at alpha = rank, rank 512 would look absurd beside rank 1.
     assert scaling or bare[512] > 20 * bare[1]
     assert times[64] < 3 * times[1]
 

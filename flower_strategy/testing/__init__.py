@@ -1,1 +1,1 @@
-"""Stand-ins for tests of what builds on this package: grids of one process, tiny models."""
+"""Helpers for tests of code that builds on this package: in-process grids, tiny models."""

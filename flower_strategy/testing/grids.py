@@ -1,7 +1,7 @@
-"""What grids share whose nodes are in this process: Flower's interface without Flower's SuperLink.
+"""Grids whose nodes are in this process: Flower's interface without Flower's SuperLink.
 
-A mock of the transport alone: messages are Flower's own, and tests of real SuperLinks stand in
-``integration_tests``.
+Only the transport is a mock: messages are Flower's own, and ``integration_tests`` has the tests
+with real SuperLinks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ Tamper = Callable[[int, Message, Message], Message | None]
 
 
 class InProcessGrid(Grid):
-    """A grid without what a strategy does not use of it.
+    """A grid with only what a strategy uses.
 
-    What inherits from it says which nodes there are, and what becomes of messages that are pushed
-    and pulled.
+    Subclasses say which nodes there are, and what happens to messages that are pushed and pulled.
     """
 
     @staticmethod
     def taken(message: Message) -> str:
-        """Give a message its id, as a SuperLink does when it takes it; a reply refers to it."""
+        """Give a message its id, as a SuperLink does on receipt; a reply refers to it."""
         identifier = str(uuid.uuid4())
         message.metadata.__dict__["_message_id"] = identifier
         return identifier
@@ -53,7 +52,7 @@ class InProcessGrid(Grid):
 
 
 class LocalGrid(InProcessGrid):
-    """Runs the ClientApp for every message at once; what a test tampers with is the reply.
+    """Runs the ClientApp for every message at once; tests may tamper with the replies.
 
     Parameters
     ----------
@@ -66,9 +65,9 @@ class LocalGrid(InProcessGrid):
     first : int (default: 100)
         Id of the first node; ids differ from run to run.
     node_configs : Sequence[Mapping], optional
-        What each node's ``--node-config`` says, of real nodes; simulated ones are the default.
+        Each node's ``--node-config``, for real nodes; by default nodes are simulated.
     client_app : ClientApp, optional
-        What runs on the nodes; Floe's own is the default.
+        What runs on the nodes; Floe's own by default.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class LocalGrid(InProcessGrid):
         )
         try:
             return self._client_app(message, context)
-        # As Flower does: whatever the client app raises becomes an error reply.
+        # As in Flower: whatever the client app raises becomes an error reply.
         except Exception as error:  # noqa: BLE001
             said = f"\nException ClientAppException occurred. Message: {error}"
             reason = f"<class 'ClientAppException'>:<'{said}'>"
@@ -137,7 +136,7 @@ def start_run(
     kind: type[FloeStrategy] = FloeStrategy,
     after_round: Callable[[int], None] | None = None,
 ) -> tuple[FloeStrategy, Result]:
-    """Run a strategy as the ServerApp does; return it and what it gave.
+    """Run a strategy as the ServerApp does; return it and its result.
 
     Parameters
     ----------
@@ -146,9 +145,9 @@ def start_run(
     grid : Grid
         The nodes.
     kind : type[FloeStrategy], optional
-        A strategy with some of its steps overridden.
+        A strategy class with some steps overridden.
     after_round : Callable[[int], None], optional
-        Called with the number of every round that has ended.
+        Called with the number of every finished round.
     """
 
     def ended(number: int, arrays: ArrayRecord) -> None:

@@ -1,4 +1,4 @@
-"""A tiny random Llama over the 256 bytes, for tests in which real language is not the point."""
+"""A tiny random Llama with a byte tokenizer, for tests that need no real language."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from integration_tests.harness.tiny_models import make_models
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 NOT_RUN = "it was not run."
-#: Seconds; longer than a benchmark needs to end its servers.
+#: Seconds; longer than a benchmark takes to stop its servers.
 _PATIENCE_S = 30.0
 
 OPTIONS = cli.Options(__package__)
@@ -37,7 +37,7 @@ OPTIONS.add("--output", help="folder to write (docs/results, or docs/results/qui
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite; return 0 if all benchmarks gave a result, 1 else."""
+    """Run the suite; return 0 if all benchmarks gave a result, else 1."""
     options = OPTIONS.read(arguments)
     folder: Path = options.output or (RESULTS / "quick" if options.quick else RESULTS)
     try:
@@ -64,17 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     chosen: Sequence[Benchmark], folder: Path, *, quick: bool, data: Data | None = None
 ) -> dict[str, str]:
-    """Run benchmarks and write what each gave as soon as it is there.
+    """Run benchmarks and write each result as soon as it is available.
 
-    Returns those without a result, and why; the others are run all the same.
+    Returns those without a result, and why; a failure does not stop the others.
     """
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as models:
-        # Quick runs are about whether servers run, and not about what their models say.
+        # Quick runs test whether servers run, not what their models say.
         tiny = make_models(Path(models)).host if quick else ""
         runner = Runner(quick=quick, tiny=tiny, data=data)
-        # What is timed has the machine for itself. Quick runs show that all runs, and most of
-        # their time is one process after the other being started.
+        # Timed benchmarks have the machine to themselves. Quick runs only show that everything
+        # runs, and spend most of their time starting processes.
         with ThreadPoolExecutor(2 if quick else 1) as pool:
             runs = {pool.submit(runner.run, benchmark): benchmark for benchmark in chosen}
             try:
@@ -125,7 +125,7 @@ class Runner:
         return values
 
     def stop(self) -> None:
-        """End what is running, and begin nothing more."""
+        """End what is running, and start nothing more."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
@@ -136,7 +136,7 @@ class Runner:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=_PATIENCE_S)
                     break
-                # Libraries swallow what interrupts them while they are imported.
+                # Libraries swallow interrupts while they are imported.
                 process.terminate()
 
     def _begin(self, benchmark: Benchmark) -> subprocess.Popen[str]:
@@ -147,7 +147,7 @@ class Runner:
                 raise FailedError(f"{benchmark.name} was not begun.")
             process = subprocess.Popen(
                 [*command, *options, "--json"],
-                # One thread per process, as the servers have it: two cores are soon full.
+                # One thread per process, as in the servers: two cores fill up quickly.
                 env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -161,7 +161,7 @@ class Runner:
 
 
 def rewrite(chosen: Sequence[Benchmark], folder: Path) -> dict[str, str]:
-    """Write figures and pages anew from the results of a folder; return those that it lacks."""
+    """Rewrite figures and pages from the results in a folder; return the missing ones."""
     for benchmark, values in cli.progress(_results(chosen, folder), "pages"):
         write(benchmark, values, folder)
     return {each.name: NOT_RUN for each in chosen if not (folder / f"{each.name}.json").is_file()}
@@ -180,7 +180,7 @@ def write(benchmark: Benchmark, values: dict[str, Any], folder: Path) -> None:
 
 
 def index(folder: Path, *, quick: bool, left_out: dict[str, str]) -> None:
-    """Write the page that leads to all results of a folder, of this run and of earlier ones."""
+    """Write the index page of all results in a folder, from this run and earlier ones."""
     results = _results(SUITE, folder)
     there = {benchmark.name for benchmark, _ in results}
     missing = {each.name: NOT_RUN for each in SUITE if each.name not in there}

@@ -1,4 +1,4 @@
-"""What the commands of benchmarks share: options, progress, the table or JSON, the machine."""
+"""Shared parts of the benchmarks' commands: options, progress, table or JSON, the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Main = Callable[..., int]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What is printed of a benchmark's values: a table, and the lines under it."""
+    """The printed result of a benchmark: a table, and the lines under it."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -62,9 +62,9 @@ class Options(argparse.ArgumentParser):
         below: float | None = None,
         **more: Any,
     ) -> None:
-        """Add an option; its type is that of its default, which ``--help`` tells.
+        """Add an option; its type is that of its default, which ``--help`` shows.
 
-        A default of several takes several values, each of which keeps the bounds.
+        A default of several values accepts several, each within the bounds.
         """
         several = isinstance(default, tuple)
         sample = default[0] if several else default
@@ -94,7 +94,7 @@ class Options(argparse.ArgumentParser):
 
 
 def listed(kind: Callable[[str], Item], *, once: bool = False) -> Callable[[str], tuple[Item, ...]]:
-    """Return the reader of values separated by commas; `once` refuses one that stands twice."""
+    """Return the reader of values separated by commas; `once` refuses duplicates."""
 
     def read(text: str) -> tuple[Item, ...]:
         values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
@@ -116,9 +116,9 @@ def main_of(
 ) -> Main:
     """Return the `main` of a benchmark, which returns the exit code.
 
-    `measure` makes the values, as JSON has them, of options; `result` what is printed of them.
-    `check` says what is wrong with options that are each within bounds; `errors` are those by which
-    `measure` says why it cannot go on.
+    `measure` returns the values, as in the JSON; `result` returns what is printed of them. `check`
+    says what is wrong with options that are each within bounds; `errors` are those by which
+    `measure` says why it cannot continue.
     """
 
     def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +149,7 @@ def run(main: Main) -> NoReturn:
 
 
 def failed(error: Exception) -> int:
-    """Say why a benchmark cannot go on; return the exit code."""
+    """Say why a benchmark cannot continue; return the exit code."""
     print(f"Error: {error}", file=sys.stderr)
     return 2
 
@@ -165,7 +165,7 @@ def note(text: str) -> None:
 
 
 def cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
-    """Return a table's rows as they are printed; floats with four significant digits."""
+    """Return a table's rows as printed; floats have four significant digits."""
     return [
         [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
         for row in rows

@@ -1,4 +1,4 @@
-"""How the tests run a benchmark's command: within this process."""
+"""Fixtures that run a benchmark's command within this process."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ __all__ = ["tiny_model"]
 
 @pytest.fixture
 def values_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Return what runs a `main` with options and gives its JSON."""
+    """Return a function that runs a `main` with options and returns its JSON."""
 
     def run(main: Callable[[list[str]], int], *options: str) -> Any:
         assert main([*options, "--json"]) == 0
@@ -24,7 +24,7 @@ def values_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 @pytest.fixture
 def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return what runs a `main` that fails, and gives its words on standard error."""
+    """Return a function that runs a failing `main` and returns its standard error."""
 
     def run(main: Callable[[list[str]], int], *options: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""The models and texts that benchmarks take when nobody names others."""
+"""The default models and texts of the benchmarks."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from floe_plugins.errors import ConfigError
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 GEMMA = "embedded:gemma-3-270m"
 
-# Data sets lie beside the project, where they are there.
+# Data sets, if present, are in a folder beside the project.
 _FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 _TASKS = ("gsm8k_train.jsonl", "pubmedqa_train.jsonl")
 _LABELLED = "pii_dev.jsonl"
@@ -20,7 +20,7 @@ _LABELLED = "pii_dev.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """JSONL files by what they are for."""
+    """JSONL files by purpose."""
 
     tasks: tuple[Path, ...]  # questions and answers, or prompts and responses; one task each
     labelled: tuple[Path, ...]  # texts with their private spans
@@ -38,7 +38,7 @@ def find_data(folder: Path) -> Data:
 
 
 def first_row(file: Path) -> dict[str, Any]:
-    """Return a JSONL file's first row, by whose keys its kind is told."""
+    """Return a JSONL file's first row, whose keys tell the file's kind."""
     with file.open(encoding="utf-8") as lines:
         text = next((line for line in lines if line.strip()), "")
     try:

@@ -1,4 +1,4 @@
-"""How all figures look: legible on a telephone, in black and white, the same bytes every time."""
+"""The style of all figures: legible on a phone and in black and white, with reproducible bytes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All benchmarks: what each asks, and how much of it `make bench` and `make bench-quick` run."""
+"""All benchmarks: their titles, and their arguments in `make bench` and `make bench-quick`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

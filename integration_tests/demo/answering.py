@@ -1,4 +1,4 @@
-"""The second half: the user's device asks the gate, then its own server or the cloud's."""
+"""The second half: the user's device runs the gate, then calls its own server or the cloud's."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Answer:
     ----------
     prompt, verdict, labels : what was asked, and what the gate said.
     adapter : str
-        The cluster adapter that answered, or that the cloud asked.
+        The cluster adapter that answered, or that the cloud called.
     text : str
         The answer: fused if the prompt was clear, else the device's own.
     host_text : str or None
-        What the cloud's model writes alone; None where it was not asked.
+        What the cloud's model writes alone; None if it was not called.
     tokens : list of str
         The answer's tokens.
     weights : list of float
@@ -38,9 +38,9 @@ class Answer:
     fused_share : float
         Share of tokens that both models wrote.
     deadline_misses : int
-        Tokens for which the device's reply came too late.
+        Tokens for which the device's reply was too late.
     request_bytes, reply_bytes : int
-        What left the device: the body of the client's request, and the device server's replies.
+        Bytes sent: the body of the client's request, and the device server's replies.
     """
 
     prompt: Prompt
@@ -126,7 +126,7 @@ class Device:
         options = {"floe": "fused", "floe_expert_model": answer.adapter, "floe_label": prompt.name}
         body["vllm_xargs"] = options
         answer.text, answer.tokens = _send(self._cloud, body)
-        # The comparison with the host alone is the demonstration's, and no part of an answer.
+        # The comparison with the host alone belongs to the demonstration, not to an answer.
         answer.request_bytes = len(json.dumps({"model": self._cloud.name, **body}).encode())
         self._read_trace(answer)
         return answer

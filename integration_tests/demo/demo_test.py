@@ -1,4 +1,4 @@
-"""The demonstration itself, shortened, and what Ctrl-C leaves of it: nothing."""
+"""A shortened demonstration, which leaves no process behind after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 @dataclass
 class Started:
-    """A demonstration in a process of its own."""
+    """A demonstration in a separate process."""
 
     process: subprocess.Popen[str]
     marker: str

@@ -1,4 +1,4 @@
-"""The first half: a federated run on the embedded tasks, and what came of it."""
+"""The first half: a federated run on the embedded tasks, and its result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEVICES = 6
 #: Where in its folder a run leaves what it exports.
 RUN = "run"
 
-#: What libraries say between Flower's lines, and nobody needs to read.
+#: Irrelevant messages of libraries between Flower's lines.
 _NOISE = ("Loading weights", "ClientAppActor", "FutureWarning", "warnings.warn")
 
 #: Flower's own prefix in front of every line: level, and colours.
@@ -28,7 +28,7 @@ _PREFIX = re.compile(r"^(\x1b\[\d+m)*\w+\s*(\x1b\[0m)?\s*: {0,6}")
 
 
 class DemoError(RuntimeError):
-    """The demonstration cannot go on; says why."""
+    """The demonstration cannot continue; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def federate(
 
 
 def readable(line: str) -> str:
-    """Return a line of Flower's output as a reader wants it; empty for what nobody needs."""
+    """Return a readable line of Flower's output; empty for irrelevant lines."""
     if any(noise in line for noise in _NOISE):
         return ""
     return _PREFIX.sub("", line).rstrip().expandtabs(2)

@@ -1,4 +1,4 @@
-"""Says on standard error what is going on, so that standard output holds results alone."""
+"""Reports progress on standard error, so that standard output holds only results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Progress:
         self._print(f"\n[{self.seconds:4.0f} s] {text}")
 
     def note(self, text: str) -> None:
-        """Say something about the present step."""
+        """Print a note about the current step."""
         self._print(f"         {text}")
 
     def waiting(self, what: str, seconds: float) -> None:
-        """Say every ten seconds that something is being waited for."""
+        """Report every ten seconds what is being waited for."""
         if self.seconds - self._noted >= 10:
             self._noted = self.seconds
             self.note(f"waiting for {what}, {seconds:.0f} s so far")

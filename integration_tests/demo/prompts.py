@@ -1,4 +1,4 @@
-"""What the demonstration asks: three public prompts and two private ones."""
+"""The demonstration's prompts: three public and two private ones."""
 
 from __future__ import annotations
 

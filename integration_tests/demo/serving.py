@@ -25,7 +25,7 @@ class Pair:
     ----------
     own, cloud : Server
     trace : Path
-        What the cloud's processor writes about every fused token.
+        The cloud processor's record of every fused token.
     own_model, cloud_model : str
         Folders of their checkpoints.
     """
@@ -57,7 +57,7 @@ def pair_of_servers(
     llm: str = CLOUD_MODEL,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[Pair]:
-    """Start both servers, each on a core of its own, and end them on the way out.
+    """Start both servers, each on its own core, and stop them on exit.
 
     Parameters
     ----------

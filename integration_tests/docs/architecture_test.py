@@ -1,4 +1,4 @@
-"""The files and functions that the page on architecture walks through are there."""
+"""The files and functions in the walks of the architecture page exist."""
 
 from __future__ import annotations
 

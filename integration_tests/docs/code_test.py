@@ -39,13 +39,13 @@ from vllm_logits_processor.observe import _Instruments
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-# What `make bench-quick` left is no page of the documentation.
+# The output of `make bench-quick` is not part of the documentation.
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "quick"),
 ]
 
-#: Pages whose blocks a test of their own runs or checks, in its own way.
+#: Pages whose blocks are run or checked by a separate test.
 OWN_TESTS: Mapping[str, tuple[str, ...]] = {
     "README.md": (
         "integration_tests/docs/readme_test.py",
@@ -86,8 +86,7 @@ def of_kind(kind: str) -> list[Block]:
 
 @pytest.mark.parametrize("page", OWN_TESTS)
 def test_a_page_with_tests_of_its_own_has_them(page: str) -> None:
-    if not (ROOT / page).exists():
-        pytest.skip(f"{page} is not there")
+    assert (ROOT / page).is_file(), page
     for test in OWN_TESTS[page]:
         assert (ROOT / test).is_file(), test
 
@@ -106,7 +105,7 @@ def test_what_is_data_can_be_parsed(block: Block) -> None:
 
 
 def _documents(code: str) -> list[str]:
-    """Return the JSON documents of a block: itself, or one a line."""
+    """Return the JSON documents of a block: the block itself, or one per line."""
     try:
         json.loads(code)
     except json.JSONDecodeError:
@@ -142,7 +141,7 @@ def test_the_test_that_a_block_names_runs_its_commands(block: Block) -> None:
     assert (ROOT / path).is_file(), f"{block.place}: there is no {path}"
     source = (ROOT / path).read_text("utf-8")
     assert re.search(rf"^def {re.escape(test)}\(", source, re.MULTILINE), block.place
-    # What a test takes from its helpers, or from the page that it runs, counts as its own.
+    # A test's helpers, and the page that it runs, count as part of the test.
     sources = source + "".join(helper.read_text("utf-8") for helper in _helpers(source))
     for word in _telling_words(block):
         assert word in sources, f"{block.place}: {path} does not speak of {word!r}"
@@ -200,7 +199,7 @@ def test_a_page_runs_from_top_to_bottom_and_prints_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Pages set variables, which must not stay.
+    # Pages set environment variables, which must be removed.
     for variable in re.findall(r'os\.environ\["(\w+)"\]', page.read_text("utf-8")):
         monkeypatch.setenv(variable, "")
     space: dict[str, Any] = {"__name__": name_of(page)}

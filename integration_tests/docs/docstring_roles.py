@@ -1,4 +1,4 @@
-"""A Griffe extension: what docstrings say in reStructuredText, as the site's Markdown.
+"""A Griffe extension that turns the reStructuredText of docstrings into the site's Markdown.
 
 Docstrings name things as ``:class:`x` `` and give formulas as ``.. math::`` and ``:math:``. The
 site loads no script that sets formulas, so they are shown as they are written.

@@ -1,4 +1,4 @@
-"""The README's figures are those of the results that it links."""
+"""The README's figures equal those of the results that it links to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there; only ports and folders are the test's own."""
+"""The README's commands, run unchanged except for ports and folders."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(name: str, folder: Path, *, code: int = 0, **env: str) -> str:
 
 @contextmanager
 def servers(names: Sequence[str], folder: Path) -> Iterator[None]:
-    """Run the blocks that serve, side by side, and wait until all answer."""
+    """Run the serving blocks side by side, and wait until all answer."""
     processes = {}
     try:
         for name in names:

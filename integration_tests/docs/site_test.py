@@ -22,7 +22,7 @@ from integration_tests.docs.docstring_roles import to_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Page -> what must be seen on it, as CSS selectors.
+#: Page -> CSS selectors of what must be visible on it.
 SEEN = {
     "": "img[src$='flow.svg']",
     "tutorial/demo/": "table",
@@ -104,7 +104,7 @@ def fetched(browser: Chrome) -> list[str]:
 
 
 def is_seen(browser: Chrome, selector: str) -> bool:
-    """Tell whether the first element that a selector finds takes up room."""
+    """Tell whether the first element of a selector is visible."""
     width, height = browser.execute_script(
         "const box = document.querySelector(arguments[0])?.getBoundingClientRect();"
         "return box ? [box.width, box.height] : [0, 0]",

@@ -1,4 +1,4 @@
-"""Flower's deployment engine for real: TLS, node keys, one node dies, another comes late."""
+"""Flower's real deployment engine: TLS, node keys, one node dies, another joins late."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["tiny_model"]
 TASKS = {"phone": "code", "board": "records", "laptop": "code", "desktop": "records"}
 BLOCKS = {"certificates", "keys", "superlink", "register", "list", "run", "resume"}
 
-# What a SuperNode says that is not let in, up to Flower 1.32 and in 1.41.
+# The message of a rejected SuperNode, up to Flower 1.32 and in 1.41.
 REFUSED = "No SuperNode found with the given public key|Failed to activate SuperNode"
 
 pytestmark = pytest.mark.timeout(900)
@@ -93,7 +93,7 @@ def start_late_node(here: Deployment, name: str, *, task: str) -> int:
 
 
 def check_that_partitions_make_no_simulation(output: Path, nodes: Mapping[str, int]) -> None:
-    """Check that a real node with a ``partition-id`` is measured, or refused for want of data."""
+    """Check that a real node with a ``partition-id`` is measured, or refused for lack of data."""
     devices = {device["node"]: device for device in load_manifest(output)["devices"]}
     assert set(devices) == {str(nodes["phone"]), str(nodes["board"])}
     board = devices[str(nodes["board"])]
@@ -126,7 +126,7 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
         start_nodes(here)
         check_that_an_unknown_key_is_refused(here)
         config = {"model": f"'{tiny_model}'", "rounds": "2", "round-timeout": "300"}
-        config["separation"] = "0.0"  # a random model tells tasks apart by less than its errors
+        config["separation"] = "0.0"  # a random model separates tasks by less than its errors
         here.start("run", config)
         here.wait_for("run", "configure_train: 4 devices", seconds=400)
         kill_in_mid_round(here, "laptop")

@@ -1,4 +1,4 @@
-"""Real Flower runs: on real text with the real model, and an app of the user's own."""
+"""Real Flower runs: on real text with the real model, and with a user's own app."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_absent_data_end_the_run_with_the_absolute_path_and_no_process_stays(
     told = f"tried {(tmp_path / 'nothing.jsonl').resolve()}"
     (said,) = (line for line in result.lines if "ERROR" in line and told in line)
     assert "Run configuration data='../nothing.jsonl' does not exist" in said
-    # By the server, before a device is asked: only Flower's traceback of it comes after.
+    # By the server, before it sends anything: only Flower's traceback follows.
     assert not any("Starting FloeStrategy" in line for line in result.lines)
     assert sum("Traceback" in line for line in result.lines) == 1
     assert processes_of(home) == []

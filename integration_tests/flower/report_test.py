@@ -56,7 +56,7 @@ def run_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "export-rank": 8,
         "devices": "slow:4:1:0.00001,middle:4:1:0.000022,fast:4:1:0.001",
         "silhouette": 0.3,
-        # A random model tells tasks apart by less than its errors.
+        # A random model separates tasks by less than its errors.
         "separation": 0.0,
         "round-timeout": 5.0,
     }

@@ -1,1 +1,1 @@
-"""What starts and ends real things: processes, servers, Flower runs, environments, tiny models."""
+"""Helpers that start and stop processes, servers and Flower runs; environments, tiny models."""

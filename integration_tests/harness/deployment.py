@@ -36,7 +36,7 @@ Found = TypeVar("Found")
 
 @dataclass
 class Deployment:
-    """One federation in a folder of its own, which holds the staged app, keys and data.
+    """One federation in its own folder, which holds the staged app, keys and data.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Deployment:
     ports : Mapping[str, str]
         The page's ports, and those that stand for them here.
     processes : dict[str, subprocess.Popen[bytes]]
-        What was started and not stopped, by the block's name.
+        Running processes, by the block's name.
     """
 
     folder: Path
@@ -99,7 +99,7 @@ class Deployment:
         self, name: str, extra: Mapping[str, str] | None = None, *, code: str = ""
     ) -> subprocess.Popen[bytes]:
         """Start a block that serves or takes long; its output is in `log`."""
-        # Every SuperNode has a machine of its own in earnest, and so a home of its own.
+        # In production every SuperNode has its own machine, and so its own home.
         env = {**self.env}
         if name.startswith("node-"):
             env["FLWR_HOME"] = str(self.folder / f"home-{name}")
@@ -145,7 +145,7 @@ class Deployment:
         )
 
     def kill(self, name: str) -> None:
-        """Kill a block's processes as a loss of power does."""
+        """Kill a block's processes, as a power cut would."""
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
@@ -163,7 +163,7 @@ class Deployment:
 
 @contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
-    """Prepare a folder by the page; end every process that was started from it."""
+    """Prepare a folder as the page says; end every process started from it."""
     stage_app(ROOT, folder)
     env, marker = flower_environment(folder / "flower-home", {"OMP_NUM_THREADS": "1"})
     env = {key: value for key, value in env.items() if key != "PYTHONDONTWRITEBYTECODE"}

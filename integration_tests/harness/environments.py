@@ -1,6 +1,6 @@
-"""Environments of their own for tests: made by uv once, and found again by what is in them.
+"""Separate environments for tests: created by uv once, and found again by their content.
 
-uv asks the indexes that pip is configured with, so that both see the same packages.
+uv uses the indexes that pip is configured with, so that both see the same packages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Where they are; git ignores it and `make clean` removes it.
 FOLDER = ROOT / ".environments"
 
-#: How long an installation may take, which may wait for a slow index.
+#: Longest installation, which may wait for a slow index.
 _TIMEOUT_S = 540
 
 
@@ -38,7 +38,7 @@ class Environment:
     ----------
     folder : Path
     seconds : float
-        How long it took to make; 0 where it was there already.
+        Time of its creation; 0 if it already existed.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Environment:
 
     @property
     def megabytes(self) -> float:
-        """What its files take, in units of 10^6 bytes, without what Python has compiled."""
+        """Size of its files, in units of 10^6 bytes, without compiled Python files."""
         files = (path for path in self.folder.rglob("*") if not path.is_symlink())
         return (
             sum(path.stat().st_size for path in files if path.is_file() and path.suffix != ".pyc")
@@ -61,7 +61,7 @@ class Environment:
     def run(
         self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of it, with nothing of the caller's packages in its sight."""
+        """Run one of its commands, isolated from the caller's packages."""
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         path = f"{self.python.parent}{os.pathsep}{kept.get('PATH', '')}"
         return subprocess.run(
@@ -90,7 +90,7 @@ def environment(
     options: Sequence[str] = (),
     inputs: Sequence[Path] = (),
 ) -> Environment:
-    """Return the environment that holds some requirements; make it unless it is there.
+    """Return the environment with some requirements; create it if absent.
 
     Parameters
     ----------
@@ -99,24 +99,24 @@ def environment(
     requirements : sequence of str
         As for ``pip install``; files are known by their content.
     python : str, optional
-        Interpreter, or version of one, that it is made with.
+        Its interpreter, or the interpreter's version.
     constraints : sequence of Path, optional
         Files with constraints.
     options : sequence of str, optional
         Further options of ``uv pip install``.
     inputs : sequence of Path, optional
-        Files whose content decides as well what is installed.
+        Further files whose content determines what is installed.
 
     Raises
     ------
     RuntimeError
-        If it cannot be made, with what uv said.
+        If it cannot be created; quotes uv's output.
     """
     folder = FOLDER / name
     key = _key(requirements, python, (*constraints, *inputs), options)
     stamp = folder / "made-from"
     FOLDER.mkdir(exist_ok=True)
-    # Tests run side by side, and two may want the same one.
+    # Tests run in parallel, and two may need the same one.
     with locked(FOLDER / f"{name}.lock", without_locks="fail"):
         if stamp.is_file() and stamp.read_text("utf-8") == key:
             return Environment(folder=folder, seconds=0.0)
@@ -150,7 +150,7 @@ def run_uv(*arguments: str) -> str:
     Raises
     ------
     RuntimeError
-        If it fails, with what it said.
+        If it fails; quotes its output.
     """
     done = subprocess.run(
         [uv(), *arguments],
@@ -194,7 +194,7 @@ def _pip_settings() -> dict[str, str]:
 
 @cache
 def index_options() -> tuple[str, ...]:
-    """Return the options by which uv asks the indexes that pip asks."""
+    """Return the options by which uv uses pip's indexes."""
     settings = _pip_settings()
     # pip takes the best version of all indexes, uv without this the first index that has any.
     options = ["--index-strategy=unsafe-best-match"]

@@ -30,12 +30,12 @@ _GRACE_SECONDS = 10.0
 
 @dataclass
 class RunResult:
-    """What a run left.
+    """The outcome of a run.
 
     Attributes
     ----------
     status : str
-        Flower's word for how the run ended: ``finished:completed`` when all went well, else such as
+        Flower's status at the end: ``finished:completed`` on success, else for example
         ``finished:failed``, ``timeout`` or ``not started``.
     lines : list[str]
         The output, line by line, without colours at the ends.
@@ -72,13 +72,13 @@ def run_flower_app(
     app_dir : Path
         Folder with the app's pyproject.toml; the command runs there.
     run_config : Mapping
-        What goes into ``--run-config``.
+        The values of ``--run-config``.
     num_supernodes : int
         Number of simulated nodes.
     flwr_home : Path
-        Flower's folder for this run, made when absent; a fresh one gives a fresh SuperLink.
+        Flower's folder for this run, created if absent; a fresh one gives a fresh SuperLink.
     on_line : Callable[[str], None], optional
-        Called with every line as it comes.
+        Called with every line as it arrives.
     env : Mapping[str, str], optional
         Further environment variables.
     cpus_per_client : int (default: 1)

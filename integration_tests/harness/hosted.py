@@ -1,4 +1,4 @@
-"""A server of the tiny host with its trace: what is asked of it, and what it has written down."""
+"""A server of the tiny host with its trace: requests to it, and what it has recorded."""
 
 from __future__ import annotations
 

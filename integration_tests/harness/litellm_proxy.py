@@ -1,4 +1,4 @@
-"""A LiteLLM proxy in a process and an environment of its own, and servers of models for it."""
+"""A LiteLLM proxy in its own process and environment, and model servers for it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def python() -> str:
-    """Return an interpreter that has LiteLLM's proxy; make its environment unless it is there.
+    """Return an interpreter that has LiteLLM's proxy; create its environment if absent.
 
-    The proxy asks for other releases of FastAPI than vLLM does.
+    The proxy requires other releases of FastAPI than vLLM.
     """
     named = os.environ.get("FLOE_LITELLM_PYTHON")
     return named or str(environment("litellm", [LITELLM, *base_requirements()]).python)
@@ -37,7 +37,7 @@ def python() -> str:
 
 @dataclass
 class Models:
-    """A server of models that answers with their names, and all that it was sent.
+    """A server of models that answers with their names, and records its requests.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it stands, for messages."""
+        """Its place, for messages."""
         return f"{self.page.name}, line {self.line}"
 
     @property

@@ -1,4 +1,4 @@
-"""An offline engine, ``vllm.LLM``, which no middleware stands in front of; run as a process."""
+"""An offline engine, ``vllm.LLM``, which has no middleware in front of it; run as a process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         list(answer.outputs[0].token_ids)
         for answer in made.generate(request["prompts"], params, use_tqdm=False)
     ]
-    # A client's word is no permission.
+    # A client's claim is no permission.
     forged = SamplingParams(temperature=0.0, max_tokens=4, extra_args={"floe": "fused"})
     made.generate(request["prompts"][:1], forged, use_tqdm=False)
     Path(sys.argv[2]).write_text(json.dumps(answers))

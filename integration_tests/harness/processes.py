@@ -1,4 +1,4 @@
-"""Child processes that never outlive whoever started them."""
+"""Child processes that never outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def free_port() -> int:
 def spawn(
     command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` as the leader of a process group of its own, output into `log`."""
+    """Start `command` as the leader of its own process group, with its output in `log`."""
     with log.open("ab") as sink:
         return subprocess.Popen(
             command,
@@ -47,7 +47,7 @@ def spawn(
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float = 15.0) -> None:
-    """End a process of `spawn` and all of its group: politely first, then for good."""
+    """End a process of `spawn` and all of its group: first politely, then by force."""
     for signum, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if not _group_lives(process.pid):
             break

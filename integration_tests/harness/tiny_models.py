@@ -1,8 +1,8 @@
-"""Models of a few hundred kilobytes, for tests of what a server does rather than of what it says.
+"""Models of a few hundred kilobytes, for tests of a server's behaviour, not of its texts.
 
 The host is a Llama with random weights and a byte-level vocabulary. Its expert is a server whose
 answers are a fixed function of the prompt, over a sentencepiece vocabulary: any two engines that
-ask it the same questions, in whatever order and company, hear the same.
+send it the same requests, in any order or batch, get the same answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
 from vllm_logits_processor.testing.tokenizers import byte_level_bpe, sentencepiece_bpe
 
-#: Long enough for a busy machine: these tests are about what is said, not how fast.
+#: Long enough for a busy machine: these tests check answers, not their speed.
 PATIENT = {"deadline_ms": 20_000, "first_deadline_ms": 60_000}
 
 PROMPTS = [
@@ -56,7 +56,7 @@ class TinyModels:
         return found
 
     def floe(self, expert: FakeExpert, **values: Any) -> dict[str, Any]:
-        """Return a ``floe`` section that asks `expert`."""
+        """Return a ``floe`` section with `expert` as its expert."""
         section = {
             "url": expert.url,
             "model": "slm",

@@ -18,7 +18,7 @@ from integration_tests.harness.processes import end, end_all, free_port, spawn, 
 
 START_TIMEOUT_S = 300.0
 
-#: The variable by which a server lets its prefix cache be emptied.
+#: The variable that allows emptying a server's prefix cache.
 FORGETS = {"VLLM_SERVER_DEV_MODE": "1"}
 
 
@@ -40,7 +40,7 @@ class ServerSpec:
     floe : dict or None
         The ``floe`` section of ``--additional-config``; with it the logits processor is loaded.
     arguments : sequence of str
-        Further arguments of vLLM; they win over those that all servers get.
+        Further arguments of vLLM; they override those of all servers.
     variables : mapping of str to str
         Further environment variables.
     port : int, optional
@@ -91,7 +91,7 @@ class Server:
     process: Popen[bytes]
 
     def kill(self) -> None:
-        """End the server at once, as if its machine had gone."""
+        """End the server at once, as if its machine had failed."""
         end(self.process, grace_s=0.0)
 
     def post(self, route: str, body: dict[str, Any], *, timeout_s: float = 120.0) -> httpx.Response:
@@ -139,7 +139,7 @@ class Server:
 def running(
     *specs: ServerSpec, logs: Path, waiting: Callable[[str, float], None] | None = None
 ) -> Iterator[list[Server]]:
-    """Start servers side by side, wait until all answer, and end them on the way out.
+    """Start servers side by side, wait until all answer, and stop them on exit.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What `pip install` of Floe alone brings: the gate, the plugins and the command, nothing heavy.
+"""`pip install` of Floe alone brings the gate, the plugins and the command, nothing heavy.
 
 A wheel of the checkout is installed into an empty environment.
 """

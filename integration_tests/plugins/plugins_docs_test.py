@@ -1,4 +1,4 @@
-"""The pages about plugins: their examples load, do what they say, and are those of the template."""
+"""The pages about plugins: their examples load, work as described, and match the template."""
 
 from __future__ import annotations
 

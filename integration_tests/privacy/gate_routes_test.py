@@ -1,4 +1,4 @@
-"""The routes of the installed vLLM, and what its own requests make of the gate's word."""
+"""The routes of the installed vLLM, and how its own requests carry the gate's verdict."""
 
 from __future__ import annotations
 

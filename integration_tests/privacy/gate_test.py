@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 
 MAIL = "joe.bloggs@planted-secret.example"
 CARD = "4111 1111 1111 1111"
-# A part of each that no log has by itself.
+# A part of each that no log contains otherwise.
 SECRETS = ("joe.bloggs", "planted-secret", "4111 1111", "4111111111", "hunter2-planted")
 CLEAR = "The cat sat on the mat; the mat was flat"
 
@@ -60,7 +60,7 @@ TEMPLATE = (
 
 @dataclass
 class Gated:
-    """The server, the untrusted expert, and how to read what that one was sent."""
+    """The server, the untrusted expert, and how to read the requests to the expert."""
 
     server: Server
     expert: FakeExpert
@@ -73,7 +73,7 @@ class Gated:
         return [str(self.tokenizer.decode(prompt)) for prompt in prompts]
 
     def output(self) -> str:
-        """Return all that the server wrote, and what it tells of itself."""
+        """Return all that the server wrote, and what it reports about itself."""
         metrics = httpx.get(f"{self.server.url.removesuffix('/v1')}/metrics", trust_env=False).text
         return self.server.log.read_text(errors="replace") + metrics + self.trace.read_text()
 
@@ -249,7 +249,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(gated: Gated) -> None:
 
 
 def test_nothing_private_is_in_what_the_server_wrote(gated: Gated) -> None:
-    """The last of the module: all that was sent above is to be found nowhere."""
+    """The last test of the module: nothing that was sent above may be found."""
     output = gated.output()
     assert "Detector failing of plugin talkative_plugin failed: ValueError" in output
     found = [line for line in output.splitlines() for secret in SECRETS if secret in line]

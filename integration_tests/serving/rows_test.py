@@ -1,7 +1,7 @@
-"""vLLM's V1 runner with everything a server does to requests, on a tiny host and a canned expert.
+"""vLLM's V1 runner with all that a server does to requests, on a tiny host and a canned expert.
 
-The expert is canned: what it says is a fixed function of the question, so that texts can be
-compared token for token. Real experts answer in `serving_test`.
+The expert is canned: its answer is a fixed function of the request, so that texts can be compared
+token for token. Real experts answer in `serving_test`.
 """
 
 from __future__ import annotations

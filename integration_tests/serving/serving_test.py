@@ -1,4 +1,4 @@
-"""Both halves of an answer, on real models, over HTTP: a host, an expert, and what may go wrong."""
+"""Real models over HTTP: a host, an expert, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROMPTS = [
 PUBLIC = "Question: How many minutes are in three hours?\nAnswer:"
 PRIVATE = "Write a reply to joe.bloggs@example.org, whose card 4111 1111 1111 1111 was refused:"
 
-#: Long enough for a busy machine: these tests are about what is said, not how fast.
+#: Long enough for a busy machine: these tests check answers, not their speed.
 PATIENT = {"deadline_ms": 20_000, "first_deadline_ms": 60_000}
 
 pytestmark = pytest.mark.timeout(900)
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @dataclass
 class Cloud:
-    """Gemma with the processor, and the trusted SmolLM2 server that it asks."""
+    """Gemma with the processor, and the trusted SmolLM2 server that it calls."""
 
     host: Server
     expert: Server

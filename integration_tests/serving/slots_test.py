@@ -1,6 +1,6 @@
-"""vLLM's V2 runner on a live engine: what it writes is what V1 writes, token for token.
+"""vLLM's V2 runner on a live engine writes what V1 writes, token for token.
 
-Its kernels run in Triton's interpreter; the expert is the canned one that the V1 server asks.
+Its kernels run in Triton's interpreter; the expert is the canned one of the V1 server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Slots:
     bare: Hosted
     fused: Hosted
     drafting: Hosted | None = None
-    #: Calls that the expert had when all of them were ready.
+    #: Calls that the expert had received when all servers were ready.
     asked_at_start: int = 0
 
 

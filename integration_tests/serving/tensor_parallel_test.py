@@ -1,4 +1,4 @@
-"""Tensor parallelism: two ranks, of which one asks the expert, sample alike. An offline engine."""
+"""Tensor parallelism in an offline engine: two ranks, one calling the expert, sample alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vllm_logits_processor.testing.fake_expert import FakeExpert
 def run_ranks(
     folder: Path, tiny: TinyModels, canned: FakeExpert, variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Run the engine on two ranks; return what it said."""
+    """Run the engine on two ranks; return its answers."""
     engine = {
         "model": tiny.host,
         "dtype": "float32",

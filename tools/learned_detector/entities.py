@@ -13,7 +13,7 @@ from tools.learned_detector.listed import listed
 from tools.learned_detector.sources import LOCALES, Sources
 
 SKIPPED = "SKIPPED"
-"""The label of what other detectors find: it stands in the text, but nothing is learned from it."""
+"""The label of what other detectors find: it is in the text, but nothing is learned from it."""
 
 _PER_LOCALE = 60
 _LISTS = listed("entities.txt")
@@ -217,7 +217,7 @@ def _shared(shares: dict[str, float], power: float) -> tuple[list[str], list[flo
 
 @functools.cache
 def _pools() -> dict[str, list[str]]:
-    """Let Faker make some of everything in every locale."""
+    """Let Faker generate values of every kind in every locale."""
     pools: dict[str, list[str]] = {kind: [] for kind in ("address", "city", "company", "street")}
     for number, locale in enumerate(LOCALES):
         maker = Faker(locale)
@@ -229,7 +229,7 @@ def _pools() -> dict[str, list[str]]:
             "street": maker.street_address,
         }
         if locale == "it_IT":
-            # Drawn from a set there, whose order is another one in each process.
+            # Faker draws it from a set, whose order differs between processes.
             del makers["city"]
         for kind, make in makers.items():
             pools[kind] += [make() for _ in range(_PER_LOCALE)]

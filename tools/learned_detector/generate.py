@@ -1,4 +1,4 @@
-"""Makes sentences to train with: templates filled with names, places and words."""
+"""Makes training sentences: templates filled with names, places and words."""
 
 import functools
 import random
@@ -17,21 +17,21 @@ _WORD = re.compile(r"\w+")
 
 @dataclass
 class Text:
-    """A text with what in it is private.
+    """A text and its private spans.
 
     Attributes
     ----------
     text : str
         The text.
     spans : list of tuple of int, int and str
-        Begin, end and label of each private stretch.
+        Start, end and label of each private span.
     """
 
     text: str = ""
     spans: list[tuple[int, int, str]] = field(default_factory=list)
 
     def add(self, text: str, label: str | None = None) -> None:
-        """Append a stretch."""
+        """Append text, as a private span if it has a label."""
         if label is not None and text:
             self.spans.append((len(self.text), len(self.text) + len(text), label))
         self.text += text
@@ -88,7 +88,7 @@ class Generator:
         return self._filled(self._random.choice(self._clean))
 
     def _entity_in_prose(self) -> Text:
-        """Put a private thing anywhere into a meaningless sentence."""
+        """Insert a private thing anywhere in a meaningless sentence."""
         words = self._prose.sentence().split(" ")
         place = self._random.randrange(len(words) + 1)
         kind = self._random.choice(("person", "person", "first", "city", "country", "org"))
@@ -136,7 +136,7 @@ class Generator:
         return self._entities.make(slot)
 
     def _word(self, kind: str) -> str:
-        # Words beside those of the list keep the model from learning the list by heart.
+        # Words outside the list keep the model from memorising the list.
         if kind in ("noun", "verb", "adj") and self._random.random() < 0.3:
             return self._prose.word()
         return self._random.choice(self._words[kind])
@@ -167,7 +167,7 @@ def _titled(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    # Some letters become two in lower case, which would move everything behind them.
+    # Some letters become two in lower case, which would shift everything after them.
     return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
 
 

@@ -1,11 +1,11 @@
-"""Reads the lists and templates that training texts are made of."""
+"""Reads the lists and templates of training texts."""
 
 import functools
 from importlib import resources
 
 
 def lines_of(name: str) -> list[str]:
-    """Return the lines of a file in ``texts/`` that are not empty and no comments."""
+    """Return the lines of a file in ``texts/`` that are neither empty nor comments."""
     folder = resources.files("tools.learned_detector").joinpath("texts")
     lines = folder.joinpath(name).read_text("utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("# ")]

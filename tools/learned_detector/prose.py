@@ -1,4 +1,4 @@
-"""Sentences without meaning in which English words follow one another as they use to."""
+"""Meaningless sentences in which English words follow one another as they usually do."""
 
 import random
 import string
@@ -42,11 +42,11 @@ class Prose:
         }
 
     def word(self) -> str:
-        """Return an English word that is no name."""
+        """Return an English word that is not a name."""
         return self._any[bisect(self._shares, self._random.random() * self._shares[-1])]
 
     def sentence(self) -> str:
-        """Return 4 to 16 words with a capital and a sign at the end."""
+        """Return 4 to 16 words with a capital at the start and a punctuation mark at the end."""
         draw = self._random
         word = draw.choice(_OPENERS)
         words = [word]
@@ -75,7 +75,7 @@ class Prose:
         return "".join(self.word().capitalize() for _ in range(self._random.randint(2, 3)))
 
     def snake(self) -> str:
-        """Return words as programs write the names of variables."""
+        """Return words in snake case, as names of variables in programs."""
         return "_".join(self.word() for _ in range(self._random.randint(2, 3)))
 
     def product(self) -> str:

@@ -20,9 +20,9 @@ from tools.learned_detector.listed import listed
 _LISTS = listed("entities.txt")
 
 LOCALES = _LISTS["locales"]
-"""Faker's locales that have names of their own."""
+"""Faker's locales with their own names."""
 
-# A word is used as a common one where this share of its uses in English follows a determiner.
+# A word counts as common if this share of its uses in English follows a determiner.
 _DETERMINERS = frozenset(_LISTS["determiners"])
 _PLAIN_SHARE = 0.06
 # Names and languages that follow "is" or "the" as often as common words do.
@@ -33,7 +33,7 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Sources:
-    """What texts are made of.
+    """The names and words of training texts.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Sources:
     english : dict of str to int
         How often a word is used.
     plain : frozenset of str
-        The words that are used as common words.
+        The words that count as common.
     """
 
     us_first: dict[str, float]
@@ -98,7 +98,7 @@ def sources() -> Sources:
 
 
 def codes(found: Sources) -> dict[str, int]:
-    """Return the code of every word that the lexicon is to hold, by its lower-case form."""
+    """Return the code of every word of the lexicon, by its lower-case form."""
     made = Counter[str]()
     levels = {FIRST: _name_levels(found.us_first, found.first.values(), 1200)}
     levels[LAST] = _name_levels(found.us_last, found.last.values(), 8000)

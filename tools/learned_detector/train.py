@@ -66,9 +66,9 @@ def build(texts: int = TEXTS, epochs: int = EPOCHS, alpha: float = ALPHA) -> Mod
     Parameters
     ----------
     texts : int, optional
-        How many texts are generated.
+        Number of generated texts.
     epochs : int, optional
-        How often they are gone through.
+        Passes over the texts.
     alpha : float, optional
         Strength of the regularisation (scikit-learn's `SGDClassifier`).
 
@@ -133,7 +133,7 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
                 continue
             hashes: list[int] = []
             for which, offset in enumerate(OFFSETS):
-                # What stands one place further on speaks about the place one before it.
+                # A word one place further on is evidence about the place before it.
                 hashes += padded[place + 2 - offset].hashes[which]
             rows = np.concatenate((rows_of(hashes), pairs[:, place]))
             columns.append(rows.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Reweighs the host's tokens by what the expert says: the maths of one decoding step.
+"""Reweighs the host's tokens by the expert's distribution: the maths of one decoding step.
 
 With ``P(G)`` the host's mass on a group and ``e(u)`` the expert's probability of token `u`,
 
@@ -25,7 +25,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
-#: exp of this is zero in float32, and 0 times it is no NaN: it stands for -inf.
+#: Replaces -inf: its exp is zero in float32, and 0 times it is not NaN.
 _FLOOR = -200.0
 
 
@@ -49,7 +49,7 @@ class RowSums:
 
 
 class _Scratch(threading.local):
-    """A row of floats that stays allocated, since fresh memory costs more than the computation."""
+    """A row of floats that stays allocated, as fresh memory costs more than the computation."""
 
     held: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
@@ -79,8 +79,6 @@ def row_sums(
         Not changed.
     rows : int64 array, shape (rows,)
         The rows to read.
-    groups : StepGroups
-        The groups of these rows.
     maps : AlignmentMaps
         The maps that `groups` was made from.
     """
@@ -135,7 +133,7 @@ def row_sums_on_device(
     of_members = torch.stack(
         [each.view(-1).index_select(0, within) for each in (mass, mass * shifted)]
     )
-    # What is known is taken out of the rows: a difference of sums would drown a small tail.
+    # The known groups are zeroed in the rows: a difference of sums would lose a small tail.
     mass.view(-1).index_fill_(0, within, 0.0)
     tail = torch.stack([mass.sum(dim=-1), (mass * shifted).sum(dim=-1)])
     by_group = torch.stack(
@@ -146,7 +144,7 @@ def row_sums_on_device(
     table = found[:, count : count + groups.sizes.size].reshape(2, *groups.sizes.shape)
     partition = found[0, :count] + table[0].sum(axis=1)
     # Singles that no known group holds are counted; from here on the last column is the tail, with
-    # those that only a rest holds.
+    # those that only a remainder holds.
     of_singles = found[:, count + groups.sizes.size :]
     tails = groups.owned_sums(of_singles[0])[:, -1], groups.owned_sums(of_singles[1])[:, -1]
     table[:, :, -1] = found[:, :count] + np.stack(tails)
@@ -223,9 +221,6 @@ class Aligned:
 
     Attributes
     ----------
-    maps : AlignmentMaps
-    top : ExpertTopK
-    groups : StepGroups
     index : int64 tensor, shape (members,), or None
         On a GPU, the members as places in ``logits.view(-1)``, already on the device.
     factors : float64 array, shape (parts,)
@@ -278,8 +273,6 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         The rows of `logits` that `top` is for.
     top : ExpertTopK
         The expert's top-K of those rows.
-    maps : AlignmentMaps
-        The maps of the pair of tokenizers.
 
     Returns
     -------
@@ -295,7 +288,7 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     single_ratio[~feasible[groups.single_row]] = 1.0
     factors = groups.with_singles(ratio, single_ratio)
 
-    # Singles that a group holds by f stand in its sums too: they count once, by their own factor.
+    # A group's sums include the singles that it holds by f: these count once, by their own factor.
     own_mass = np.maximum(mass - groups.owned_sums(singles), 0.0)
     own_plogp = np.minimum(plogp - groups.owned_sums(singles_plogp), 0.0)
     own_mass = groups.with_singles(own_mass, singles)
@@ -347,6 +340,6 @@ def _ratios(host: Float64Array, top: ExpertTopK) -> tuple[Float64Array, npt.NDAr
 
 def _xlogx(values: Float64Array) -> Float64Array:
     """Return x ln x, 0 at 0."""
-    # torch's logarithm of doubles is a vector's, NumPy's only where there is AVX-512.
+    # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
     logs = torch.from_numpy(np.maximum(values, np.finfo(np.float64).tiny)).log_()
     return np.asarray(values * logs.numpy())

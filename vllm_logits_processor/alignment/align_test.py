@@ -31,7 +31,7 @@ ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}
 
 @st.composite
 def random_pairs(draw: st.DrawFn) -> tuple[AlignmentMaps, torch.Tensor, ExpertTopK]:
-    """Two made-up vocabularies with any maps between them, host rows and an expert's top-K."""
+    """Two made-up vocabularies with arbitrary maps, host rows and an expert's top-K."""
     hosts, experts = draw(st.integers(2, 30)), draw(st.integers(2, 20))
     rows, seed = draw(st.integers(1, 3)), draw(st.integers(0, 2**31))
     width = draw(st.integers(1, experts))
@@ -70,7 +70,7 @@ def softmax(logits: torch.Tensor) -> Float64Array:
 
 
 def defined_q(host: Float64Array, maps: AlignmentMaps, top: ExpertTopK) -> Float64Array:
-    """q of one row, transcribed from the definition; `host` where nothing is feasible."""
+    """Return q of one row, transcribed from the definition; `host` if nothing is feasible."""
     ids, expert = top.token_ids[0].tolist(), np.exp(top.logprobs[0])
     groups = [
         (group_of(maps, token), mass) for token, mass in zip(ids, expert, strict=True) if token >= 0
@@ -263,7 +263,7 @@ def defined(logits: torch.Tensor) -> tuple[list[float], list[float]]:
         [-torch.inf, 1.0, 2.0, -torch.inf, -torch.inf, 0.0],
         [300.0, 299.0, 301.0, 298.0, 290.0, 300.0],
         [-5e4, -5e4 + 1, -5e4 - 2, -5e4 + 2, -5e4, -5e4],
-        # Tails so small that what the sums around them round off is larger.
+        # Tails smaller than the rounding errors of the sums around them.
         [30.0, 29.0, 28.0, 27.0, -1.0, -2.0],
         [30.0, 29.0, 28.0, 27.0, -30.0, -torch.inf],
     ],
@@ -290,7 +290,7 @@ def test_a_tail_without_tokens_has_no_mass() -> None:
 def test_the_device_reads_what_the_cpu_reads(
     case: tuple[AlignmentMaps, torch.Tensor, ExpertTopK],
 ) -> None:
-    """The device's way with tensors on the CPU: there is no GPU to test it on."""
+    """The device's operations, on CPU tensors: tests have no GPU."""
     maps, logits, top = case
     groups, rows = step_groups(maps, top), np.arange(len(logits))
     here = row_sums(logits, rows, groups, maps)
@@ -318,6 +318,6 @@ def test_rows_do_not_depend_on_their_neighbours(seed: int) -> None:
 
 
 def test_the_compiler_is_not_there_before_it_is_used() -> None:
-    # vLLM's worker looks through all modules when it starts, and does not get over llvmlite's.
+    # vLLM's worker scans all modules when it starts, and fails on llvmlite's.
     code = "import sys, vllm_logits_processor.engine; sys.exit('llvmlite' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

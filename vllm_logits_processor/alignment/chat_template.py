@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from floe_plugins.errors import FloeError
 
-#: Errors that a template raises for messages that it does not take.
+#: Errors that a template raises for messages that it refuses.
 _REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 
 
@@ -52,7 +52,6 @@ class ChatTemplate:
 
         Parameters
         ----------
-        roles : sequence of str
         answer : bool
             True to end with the beginning of the assistant's answer.
 

@@ -1,4 +1,4 @@
-"""What the tests of alignment share: tokenizers that come with packages, and a step in full."""
+"""Fixtures of the alignment tests: tokenizers that come with packages."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The expert's exact distribution over the next byte where a text ends inside one of its tokens.
 
-An expert that is asked about the tokens of a text can only say what comes after the last of them.
-But the text may end inside what the expert would have written as one token: after " wat" it would
-rather have written " water", so anything that follows is unlikely to it. Its distribution over the
-next *byte* is a sum over the covers of the text: the token sequences whose
-bytes begin with the text and whose last token ends at its end or after it (Phan et al., "Exact
-Byte-Level Probabilities from Tokenized Language Models", ICLR 2025; Vieira et al., "From Language
-Models over Tokens to Language Models over Characters", 2024).
+Given the tokens of a text, an expert predicts only what comes after the last of them. But the text
+may end inside what the expert would have written as one token: instead of " wat" it would have
+written " water", so it considers any continuation unlikely. Its distribution over the next *byte*
+is a sum over the covers of the text: the token sequences whose bytes begin with the text and whose
+last token ends at its end or after it (Phan et al., "Exact Byte-Level Probabilities from Tokenized
+Language Models", ICLR 2025; Vieira et al., "From Language Models over Tokens to Language Models
+over Characters", 2024).
 
 A prefix of a tokenizer's own encoding is the tokenizer's own encoding of those bytes. (Rare
 exceptions: GPT-2's pattern joins the last of several spaces with the word that follows, and splits
@@ -37,17 +37,17 @@ from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
-#: A node is worth asking about if this share of the mass may go through it.
+#: A node's distribution is requested if this share of the mass may go through it.
 _WORTH = 1e-2
 
-#: What of the mass of a node off the way to the end may be taken to go on over the end: such a node
-#: is mostly a whole word, and the text has gone on otherwise.
+#: Assumed share of the mass that crosses the end, for a node off the path to the end: such a node
+#: is mostly a whole word, after which the text continued differently.
 _GOES_ON = 0.05
 
-#: A row that lists everything may sum to this much less than one.
+#: A complete row may sum to this much less than one.
 _ROUNDING = 1e-12
 
-#: Tokens that go on over the end of the text, of which it is tried whether one would be written.
+#: Most tokens crossing the end of the text that are tried for whether the tokenizer writes them.
 _MOST_TRIED = 16
 
 
@@ -61,10 +61,10 @@ class Covered:
         One row, at the end of the text; a token stands for text that begins with its bytes.
     remainders : mapping of bytes to float
         The bytes after the text of tokens that began in it, and their probability. No token stands
-        for them: the text may go on with these bytes in any way.
+        for them: any tokens may spell these bytes.
     unexpanded : float
-        Most that the probability of any event may be off, because a node was not asked about or a
-        token on the way is not among the top K; from 0 to 1.
+        Largest error of the probability of any event, due to nodes without a distribution and to
+        tokens on the path outside the top K; from 0 to 1.
     """
 
     top: ExpertTopK
@@ -118,7 +118,7 @@ class _Row:
         self.masses = np.exp(top.logprobs[0][known])
         missing = 1.0 - float(self.masses.sum())
         self.missing = missing if missing > _ROUNDING else 0.0
-        #: No token that is not listed can have more.
+        #: Upper bound on the probability of an unlisted token.
         self.unlisted = min(self.missing, float(self.masses.min(initial=1.0)))
 
     def weight_of(self, token: int, begin: _Weight) -> _Weight:
@@ -130,7 +130,7 @@ class _Row:
 def wanted_offsets(
     prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], *, most: int
 ) -> list[int]:
-    """Return the byte offsets of the text at which the expert must still be asked.
+    """Return the byte offsets of the text at which distributions must still be requested.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def wanted_offsets(
     -------
     list of int
         The end of the text first, if it has not been received. Empty at the beginning of a text
-        without a front, where there is no token to ask about.
+        without a front, where there is no token to send.
     """
     wanted = [] if prefix.length in received or not prefix.token_ids() else [prefix.length]
     boundary = prefix.boundary()
@@ -163,7 +163,7 @@ def wanted_offsets(
         if node.offset in rows
         for _, masses in [_over_the_end(prefix, nodes, node, rows[node.offset])]
     )
-    # Of what is not on the way to the end, only that is asked about which is likely to matter.
+    # Off the path to the end, only nodes that are likely to matter are requested.
     worth = [
         (not node.to_end, node.offset)
         for node in nodes[:-1]
@@ -195,7 +195,7 @@ def covered(
         As for :func:`wanted_offsets`; the end of the text is among them. The result bounds the
         error of other missing offsets.
     admits : callable, optional
-        Tells whether the text may go on with some bytes. Bytes that it rules out do not count, like
+        Returns whether the text may continue with some bytes. Excluded bytes do not count, like
         texts that differ from this one.
 
     Raises
@@ -236,7 +236,7 @@ def covered(
     total = weight.value + sum(masses.values())
     for node in unanswered:
         most = weights[node.offset].most
-        # Trying tokens costs time: not where it would change little.
+        # Trying tokens costs time, so only where it may change much.
         begin, stop = prefix.vocabulary.longer(tail[node.offset :])
         tried = most > _WORTH * total and stop - begin <= _MOST_TRIED
         if not tried or _likely_extends(prefix.vocabulary, tail, node.offset, not boundary):
@@ -296,7 +296,7 @@ def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[
 
     own = encode(len(tail))
     if vocabulary.decode(own) != tail:
-        # The tokenizer changes this text (case, accents): its tokens are at no byte of it.
+        # The tokenizer changes this text (case, accents), so tokens have no byte offsets in it.
         return (_Node(len(tail), NOTHING, NOTHING, extends=False, to_end=True, askable=True),)
     paths = {}
     for offset in range(len(tail)):
@@ -310,7 +310,7 @@ def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[
         begin = NOTHING
         for count in range(shared, len(ids) + 1):
             offset = len(vocabulary.decode(ids[:count]))
-            # Another way to the same place is none that the tokenizer would take.
+            # The tokenizer takes only one path to a place.
             if reached.setdefault(offset, ids[:count]) != ids[:count]:
                 break
             nodes[offset] = _Node(
@@ -326,7 +326,7 @@ def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[
 
 
 def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Return the length of the common beginning of two sequences of tokens."""
+    """Return the length of the common prefix of two sequences of tokens."""
     pairs = zip(first, second, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
@@ -339,12 +339,12 @@ def _encode(vocabulary: ByteVocabulary, data: bytes, begins_text: bool) -> tuple
 
 @lru_cache(maxsize=16384)
 def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: bool) -> bool:
-    """Tell whether the tokenizer itself would write `token` after `front`."""
+    """Return whether the tokenizer itself would write `token` after `front`."""
     whole = front + (vocabulary.token_bytes[token] or b"")
     own = (*_encode(vocabulary, front, begins_text), token)
     if _encode(vocabulary, whole, begins_text) == own:
         return True
-    # It may also be the tokenizer's choice where no word follows.
+    # It may also be the tokenizer's choice if no word follows.
     return tuple(vocabulary.encode_words(whole, begins_text=begins_text)[0]) == own
 
 
@@ -352,7 +352,7 @@ def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: b
 def _likely_extends(
     vocabulary: ByteVocabulary, tail: bytes, offset: int, begins_text: bool
 ) -> bool:
-    """Tell whether the tokenizer would write any of some tokens that cross the end."""
+    """Return whether the tokenizer would write any of some tokens that cross the end."""
     begin, stop = vocabulary.longer(tail[offset:])
     tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
     return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)

@@ -33,7 +33,7 @@ ORACLE = settings(deadline=None, max_examples=60)
 
 
 def pieces(symbols: list[str], space: str, seed: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return a random vocabulary and the merges that make it; no space behind a letter in one."""
+    """Return a random vocabulary and its merges; no token has a space after a letter."""
     random = np.random.default_rng(seed)
     tokens, merges = list(symbols), []
     for _ in range(int(random.integers(4, 30))):
@@ -89,7 +89,7 @@ class Oracle:
         vocabulary = small_vocabulary(kind, seed)
         (end,) = vocabulary.end_ids
         following: dict[tuple[int, ...], dict[int, float]] = defaultdict(dict)
-        # Two spaces are split otherwise when a word follows: GPT-2's pattern is not of one mind.
+        # GPT-2's pattern splits two spaces differently if a word follows.
         texts = [text.encode() for text in TEXTS if kind != "byte-level" or "  " not in text]
         paths = {data: (*vocabulary.encode(data), end) for data in texts}
         for ids in paths.values():
@@ -116,7 +116,7 @@ class Oracle:
         return {byte: mass / total for byte, mass in masses.items()} if total > 0 else {}
 
     def row(self, ids: list[int], k: int) -> ExpertTopK:
-        # A path that the model never takes is answered too: with anything.
+        # A path that the model never takes gets an arbitrary answer.
         masses = self.following.get(tuple(ids), {0: 1.0})
         top = sorted(masses.items(), key=lambda item: -item[1])[:k]
         with np.errstate(divide="ignore"):
@@ -126,7 +126,7 @@ class Oracle:
         )
 
     def receive(self, text: bytes, k: int) -> tuple[ExpertPrefix, dict[int, ExpertTopK]]:
-        # Something has to stand in front of a text for its beginning to be asked about.
+        # A text needs a front for its beginning to be requested.
         prefix = ExpertPrefix(self.vocabulary, tuple(self.vocabulary.end_ids))
         prefix.extend(text)
         offsets = range(prefix.boundary(), prefix.length + 1)
@@ -174,7 +174,7 @@ def test_what_is_not_known_stays_within_the_bound(kind: str, seed: int, k: int, 
         return
     prefix, everything = oracle.receive(text, k)
     received: dict[int, ExpertTopK] = {}
-    # The engine's way: what is wanted is asked for once, then the step goes on.
+    # As in the engine: wanted offsets are requested once, then the step continues.
     for offset in wanted_offsets(prefix, received, most=most):
         received[offset] = everything[offset]
     found = covered(prefix, received)
@@ -198,7 +198,7 @@ def test_asking_for_what_is_wanted_ends_with_all_that_matters(kind: str, seed: i
     first = wanted_offsets(prefix, received, most=1)
     assert first[0] == prefix.length
     assert len(first) <= 2
-    # Random models go on over the end from anywhere, unlike models of language.
+    # Random models cross the end from any node, unlike language models.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(covers, "_GOES_ON", 1.0)
         while wanted := wanted_offsets(prefix, received, most=1):
@@ -235,7 +235,7 @@ def test_the_alignment_has_the_experts_next_byte(kinds: tuple[str, str], seed: i
 def test_no_cover_is_wanted_where_nothing_goes_on_over_the_end(smollm2: ByteVocabulary) -> None:
     prefix = ExpertPrefix(smollm2, [1])
     assert wanted_offsets(prefix, {}, most=3) == [0]
-    # No token of SmolLM2 begins with "7." or goes on after a digit.
+    # No token of SmolLM2 begins with "7." or continues after a digit.
     prefix.extend(b"The sum is 17")
     assert wanted_offsets(prefix, {}, most=3) == [13]
     prefix.extend(b" wat")
@@ -266,7 +266,7 @@ def test_a_text_that_stops_inside_a_word_goes_on_with_it(smollm2: ByteVocabulary
     assert list(found.remainders) == [b"er"]
     assert found.remainders[b"er"] > 0.9
     assert np.exp(found.top.logprobs).sum() + found.remainders[b"er"] <= 1 + 1e-9
-    # Where the host would have written it in one token, it is not what the text goes on with.
+    # The text does not continue with what the host would have written as one token.
     refused = covered(prefix, received, admits=lambda rest: rest != b"er")
     assert not refused.remainders
     assert refused.top.logprobs == pytest.approx(surprised.logprobs)

@@ -21,7 +21,7 @@ from numba import float32, float64, int32, int64, njit, types, void  # type: ign
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What the functions below take and give, for readers and, behind it, for the compiler.
+# Parameters and results of the functions below, for type checkers and for the compiler.
 _Logits: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 2, "C")]
 _Row: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 1, "C")]
 # The maps may be views of a file.
@@ -49,23 +49,23 @@ _ONE, _HALF, _ZERO = _F(1.0), _F(0.5), _F(0.0)
 #: Exponents of the smallest and the largest power of two; the former stands for zero.
 _LOWEST, _HIGHEST = _F(-127.0), _F(127.0)
 
-#: Stands for -inf where that would make 0 * -inf.
+#: Replaces -inf, to avoid 0 * -inf.
 _FLOOR = _F(-1e30)
 
 #: A row whose sum of exp is outside is read again, relative to its maximum.
 _LEAST, _MOST = 2.0**-60, 2.0**60
 
-#: A tail with less of the row than this is summed by itself.
+#: A tail with a smaller share of the row than this is summed by itself.
 _SMALL = 1e-8
 
 
 def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
-    """Compile at once, and keep the result on disk if there is a folder for it."""
+    """Compile immediately, and cache the result on disk if a folder is writable."""
     # Order and contraction of float operations are free; NaN and infinities keep their meaning.
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if fast else False}
 
     def compile_(function: _Function) -> _Function:
-        # In the order of the parameters, the result last; one without has no type but None.
+        # In the order of the parameters, the result last; a function without a result returns None.
         hints = get_type_hints(function, include_extras=True)
         *taken, given = (getattr(hint, "__metadata__", (void,))[0] for hint in hints.values())
         signature = given(*taken)
@@ -213,7 +213,7 @@ def add_to_members(
         first = single
         while single < len(single_row) and single_row[single] == place:
             single += 1
-        # Singles may be in a run as well: what they become is taken from what they were.
+        # Singles may be in a run as well: their new values are computed from the old ones.
         alone = np.empty(single - first, np.float32)
         for each in range(first, single):
             alone[each - first] = x[single_token[each]] + gains[of_singles + each]

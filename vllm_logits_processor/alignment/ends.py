@@ -42,13 +42,12 @@ def end_of_turn(
 ) -> EndOfTurn:
     """Return the ends of turn of a model.
 
-    A model ends its answer with the token that its chat template puts there, whatever the files
-    say: many folders lack ``generation_config.json``, or have that of the original model. So all
+    A model ends its answer with the token that its chat template puts there, even against the
+    files: many folders lack ``generation_config.json``, or have that of the original model. So all
     sources count: the template, ``eos_token``, ``generation_config.json`` and ``config.json``.
 
     Parameters
     ----------
-    tokenizer : transformers.PreTrainedTokenizerBase
     folder : str
         The folder or hub id of the tokenizer.
     name : str
@@ -59,13 +58,13 @@ def end_of_turn(
     Raises
     ------
     TokenizerError
-        A configuration file is no JSON object.
+        A configuration file is not a JSON object.
     """
     added = {
         token: each.content
         for token, each in tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
     }
-    # Tokenizers of the BERT family have it under another name.
+    # Tokenizers of the BERT family name it differently.
     eos = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     config = _read(folder, _CONFIG)
     nested = config.get("text_config")
@@ -90,7 +89,7 @@ def _read(folder: str, file: str) -> Mapping[str, Any]:
     """Return the content of a JSON file of a model's folder or repository; empty if it is absent.
 
     If a repository cannot be reached, only the cache counts: the tokenizer was loaded before, and
-    a file that was never there is no error.
+    a missing file is not an error.
     """
     from transformers.utils.hub import cached_file
 
@@ -123,7 +122,7 @@ def _behind_answer(
 ) -> int | None:
     """Return the token that the template puts right after an assistant's answer.
 
-    It reads the last answer of a conversation first: some templates end only that one as the model
+    The last answer of a conversation comes first: some templates end only that one as the model
     does. Others put nothing there, and the next turn's first token ends the answer.
     """
     if template is None or not added:

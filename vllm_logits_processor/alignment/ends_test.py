@@ -1,4 +1,4 @@
-"""Which tokens end a turn, for templates of five families and files that help, lack or mislead."""
+"""Ends of turn, for templates of five families and helpful, missing or misleading files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from vllm_logits_processor.testing.tokenizers import byte_level_bpe
 
 @dataclass(frozen=True)
 class Family:
-    """How models of a family write conversations.
+    """The format of conversations of a model family.
 
     Attributes
     ----------
-    template : str
     end : str
-        What the template puts behind an answer.
+        The text that the template puts after an answer.
     eos : str
         The ``eos_token`` of tokenizer_config.json.
     tokens : tuple of str
@@ -84,7 +83,7 @@ FAMILIES = {
         "</s>",
         ("<s>", "</s>", "[INST]", "[/INST]"),
     ),
-    # The last answer of a conversation ends as the model ends it, those before do not.
+    # The last answer of a conversation ends as the model ends it, earlier ones do not.
     "harmony": Family(
         "{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}"
         "{% if loop.last %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}",
@@ -92,7 +91,7 @@ FAMILIES = {
         "<|endoftext|>",
         ("<|endoftext|>", "<|start|>", "<|message|>", "<|end|>", "<|return|>"),
     ),
-    # Nothing ends an answer but the turn behind it.
+    # Only the next turn ends an answer.
     "glm": Family(
         "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}",

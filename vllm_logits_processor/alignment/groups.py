@@ -16,14 +16,14 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Remainder:
-    """A group without an expert token: the rest of a token that began in the text so far.
+    """A group without an expert token: the remainder of a token that began in the text so far.
 
     Attributes
     ----------
     row, place : int
-        The place of its mass in the logprobs; there is no token there.
+        The place of its mass in the logprobs, which has no token.
     tokens : int64 array, shape (members,)
-        The host tokens that begin with those bytes, or begin what they spell; none twice.
+        The host tokens that begin with those bytes, or begin their spelling; none twice.
     """
 
     row: int
@@ -42,7 +42,7 @@ class ExpertTopK:
     logprobs : float64 array, shape (rows, K)
         Natural logarithms of their probabilities; -inf in the fill.
     remainders : tuple of Remainder
-        The groups at places without a token. They do not make the tail of their rows smaller: the
+        The groups at places without a token. They do not shrink the tails of their rows: the
         expert's unlisted tokens may be any of theirs.
     """
 
@@ -81,7 +81,7 @@ class StepGroups:
     single_row, single_token : int64 arrays, shape (singles,)
         Sorted.
     single_group : int64 array, shape (singles,)
-        The group that holds it by f; that of the row's tail for one that only a rest holds;
+        The group that holds it by f; that of the row's tail for one that only a remainder holds;
         `NOTHING` for one that g alone puts into a group.
     single_at : int64 array, shape (singles,)
         Its place among the members.
@@ -124,7 +124,7 @@ class StepGroups:
 
     def tokens(self, maps: AlignmentMaps) -> IntArray:
         """Return the host token of each member, shape (members,)."""
-        # The runs of singles, which are filled in at the end, begin anywhere.
+        # The runs of singles, filled in at the end, have arbitrary begins.
         members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
         sizes = self.sizes.reshape(-1)
         places = np.repeat(self.begins.reshape(-1) - np.cumsum(sizes) + sizes, sizes)
@@ -167,8 +167,6 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
 
     Parameters
     ----------
-    maps : AlignmentMaps
-        The maps of the pair of tokenizers.
     top : ExpertTopK
         The expert's top K for the rows of the step.
     """
@@ -205,7 +203,7 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     owner, row = single_group[~new], single_row[new]
     single_at = np.empty(len(keys), dtype=np.int64)
     single_at[~new] = starts[owner] + maps.place[single_token[~new]]
-    # The new ones of a row are sorted, and stand behind its groups.
+    # The new ones of a row are sorted, and follow its groups.
     behind = starts[row * (width + 1) + width] - np.searchsorted(row, row)
     single_at[new] = behind + np.arange(len(row))
     return StepGroups(

@@ -22,15 +22,14 @@ class SideReport:
 
     Attributes
     ----------
-    name : str
     kind : str
-        The way in which its tokens spell bytes.
+        How its tokens spell bytes.
     tokens : int
         Number of token ids.
     shared : int
-        Number of tokens whose bytes are a token of the other tokenizer too.
+        Number of tokens whose bytes are also a token of the other tokenizer.
     mapped : int
-        Number of tokens that the map takes to a token of the other.
+        Number of tokens that map to a token of the other.
     without_text : int
         Number of unmapped tokens that add no text: special ones, and ids without a token.
     not_spelled : int
@@ -74,11 +73,8 @@ class ShownToken:
 
     Attributes
     ----------
-    token : int
-    text : str
     first : int or None
         The other tokenizer's first token for it; None if it is not mapped.
-    first_text : str or None
     group : int
         For an expert's token, the number of host tokens in its group; for a host token, in the
         group of `first`.
@@ -142,9 +138,6 @@ def shown(
     ----------
     data : bytes
         The text; it need not be UTF-8.
-    host, expert : ByteVocabulary
-    maps : AlignmentMaps
-        The maps of this pair.
     """
     sizes = group_sizes(maps)
     firsts = np.asarray(maps.first_expert)

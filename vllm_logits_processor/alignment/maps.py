@@ -34,16 +34,16 @@ from floe_plugins.system import CACHE_VARIABLE, cache_dir
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray, TokenArray
 
-#: Changes whenever the maps of the same two tokenizers would come out differently.
+#: Changes whenever the maps of the same two tokenizers would differ.
 FORMAT = 4
 
 #: In `first_expert` and `first_host`: the token maps to nothing.
 NOTHING = -1
 
-#: Is told how many tokens of how many have been mapped.
+#: Receives the number of mapped tokens, and of all.
 Progress = Callable[[int, int], None]
 
-#: Tokens that are tokenized between two words on progress: a fraction of a second's work.
+#: Tokens between two reports of progress: a fraction of a second's work.
 _BATCH = 8192
 
 
@@ -66,8 +66,8 @@ class AlignmentMaps:
     extra : int32 array, shape (expert tokens,)
         g(u) where it is not in the group of `u` by f, else `NOTHING`.
     end_ids : int32 array
-        The expert's end tokens, ascending. They are one event: whoever reads a reply of the expert
-        puts the mass of all of them at ``end_ids[0]``, whose group is all of the host's end tokens.
+        The expert's end tokens, ascending. They are one event: the reader of an expert's reply puts
+        the mass of all of them at ``end_ids[0]``, whose group is all of the host's end tokens.
         Empty for equal tokenizers whose models end alike.
     """
 
@@ -81,7 +81,7 @@ class AlignmentMaps:
 
 
 def maps_key(host: ByteVocabulary, expert: ByteVocabulary) -> str:
-    """Return the name under which this pair's maps are kept; it depends on content alone."""
+    """Return the name under which this pair's maps are kept; it depends only on content."""
     return f"v{FORMAT}-{host.fingerprint[:24]}-{expert.fingerprint[:24]}"
 
 
@@ -92,9 +92,8 @@ def build_maps(
 
     Parameters
     ----------
-    host, expert : ByteVocabulary
     progress : callable, optional
-        Called as ``progress(done, total)`` every so many tokens.
+        Called periodically as ``progress(done, total)``.
     """
     same = _same_text(host, expert)
     if same:
@@ -143,7 +142,7 @@ def maps_from_firsts(
 
 
 def _same_text(host: ByteVocabulary, expert: ByteVocabulary) -> bool:
-    """Tell whether both tokenize alike; their models may still end a turn differently."""
+    """Return whether both tokenize alike; their models may still end a turn differently."""
     return host is expert or (
         host.token_bytes == expert.token_bytes and host.encoder.to_str() == expert.encoder.to_str()
     )
@@ -159,7 +158,7 @@ def _first_tokens(
         batch = spelled[begin : begin + _BATCH]
         answers = target.first_tokens([data for _, data in batch])
         for (token, _), first in zip(batch, answers, strict=True):
-            # Text that the tokenizer cannot spell becomes its unknown token, which means nothing.
+            # Text that the tokenizer cannot spell becomes its unknown token, which has no meaning.
             if first is not None and target.token_bytes[first] is not None:
                 firsts[token] = first
         say(batch[-1][0] + 1)
@@ -180,11 +179,11 @@ def _join_ends(
 
 Array = npt.NDArray[Any]
 
-#: What the file may hold: safetensors' names of types, and the arrays.
+#: Accepted content of the file: safetensors' names of types, and the arrays.
 _DTYPES: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 _NAMES = tuple(field.name for field in fields(AlignmentMaps))
 
-#: The length of the header, in front of it.
+#: Bytes before the header that hold its length.
 _LENGTH_BYTES = 8
 
 
@@ -196,7 +195,6 @@ class KeptMaps:
     ----------
     maps : AlignmentMaps
         Read-only views of the file, whose pages all processes share.
-    file : Path
     built : bool
         True if this call built them.
     """
@@ -209,7 +207,7 @@ class KeptMaps:
 def load_maps(
     host: ByteVocabulary, expert: ByteVocabulary, *, folder: Path | None = None
 ) -> AlignmentMaps:
-    """Return the maps of a pair, from disk if they are there, else built and kept.
+    """Return the maps of a pair: loaded from disk if present, else built and kept.
 
     Parameters and errors are those of `keep`, which also returns the file.
     """
@@ -223,7 +221,7 @@ def keep(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> KeptMaps:
-    """Return the maps of a pair, from disk if they are there and whole, else built and kept.
+    """Return the maps of a pair: loaded from disk if present and intact, else built and kept.
 
     Of several processes one builds the maps, and the others wait for it.
 
@@ -247,7 +245,7 @@ def keep(
         if (maps := _read(file)) is not None:
             return KeptMaps(maps=maps, file=file, built=False)
         with files.locked(file.with_name(f"{file.name}.lock"), without_locks="fail"):
-            # Another process may have been at it while this one waited.
+            # Another process may have built them while this one waited.
             if (maps := _read(file)) is not None:
                 return KeptMaps(maps=maps, file=file, built=False)
             maps = build_maps(host, expert, progress=progress)
@@ -257,7 +255,7 @@ def keep(
             f"The alignment maps cannot be kept in {str(folder)!r}: {error.strerror}; "
             f"{CACHE_VARIABLE} may name another cache folder."
         ) from error
-    # What was just written is read, so that this process shares the pages too.
+    # Read what was just written, so that this process shares the pages too.
     return KeptMaps(maps=_read(file) or maps, file=file, built=True)
 
 
@@ -265,10 +263,10 @@ def _write(maps: AlignmentMaps, file: Path) -> None:
     arrays = {name: np.ascontiguousarray(getattr(maps, name)) for name in _NAMES}
     content = save(arrays, metadata={"sha256": "0" * 64})
     data = memoryview(content)[_data_begin(content) :]
-    # The digest stands in the header, which it does not cover: same length, so nothing moves.
+    # The digest is in the header, which it does not cover; it keeps the length, so nothing moves.
     digest = hashlib.sha256(data).hexdigest()
     content = content.replace(b"0" * 64, digest.encode(), 1)
-    # Whoever may read the folder may read this.
+    # Readable for everyone who may read the folder.
     files.write_file(file, content, mode=0o666 & file.parent.stat().st_mode | 0o600)
 
 
@@ -287,7 +285,7 @@ def _read(file: Path) -> AlignmentMaps | None:
         if hashlib.sha256(data).hexdigest() != header["__metadata__"]["sha256"]:
             return None
         return AlignmentMaps(**{name: _array(data, header[name]) for name in _NAMES})
-    # Anything may stand in a damaged header: no text, no JSON, no object, not our fields.
+    # A damaged header may not be text, JSON or an object, or may have other fields.
     except (ValueError, KeyError, TypeError):
         return None
 

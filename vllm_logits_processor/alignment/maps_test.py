@@ -193,7 +193,7 @@ def ending() -> Pair:
 
 
 def at_ends(pair: Pair, masses: list[float], word: bytes = b"the") -> ExpertTopK:
-    """Return what the expert says with `masses` on its end tokens, and 0.25 on a word's."""
+    """Return the expert's distribution with `masses` on its end tokens and 0.25 on a word's."""
     ends = sorted(pair.expert.end_ids)
     said = {pair.expert.encode(word)[0]: 0.25} | dict(zip(ends, masses, strict=True))
     known = {token: float(np.log(mass)) for token, mass in said.items() if mass}
@@ -209,7 +209,7 @@ def test_the_end_is_one_event_whichever_tokens_stand_for_it(
     q = q_of(logits, align(logits, np.arange(1), at_ends(ending, masses), ending.maps))[0]
     ends = sorted(ending.host.end_ids)
     assert q[ends].sum().item() == pytest.approx(0.5, rel=1e-4)
-    # Which of its ends the host takes is for the host to say.
+    # The host's own probabilities decide among its ends.
     host = torch.softmax(logits.double(), dim=-1)[0]
     assert (q[ends[0]] / q[ends[1]]).item() == pytest.approx(
         (host[ends[0]] / host[ends[1]]).item(), rel=1e-4
@@ -297,7 +297,7 @@ def test_maps_are_built_once_and_kept_in_one_file(
 
 
 def test_maps_of_equal_tokenizers_are_kept_too(tmp_path: Path, host: ByteVocabulary) -> None:
-    """They have an empty array, which is a view of no byte."""
+    """Their maps contain an empty array, a view of zero bytes."""
     load_maps(host, host, folder=tmp_path)
     assert keep(host, host, folder=tmp_path).maps.end_ids.tolist() == []
 
@@ -384,7 +384,7 @@ def test_a_damaged_file_is_built_anew(
 ) -> None:
     kept = keep(host, expert, folder=tmp_path)
     whole = kept.file.read_bytes()
-    kept.file.unlink()  # the mapping of the file before is still in use
+    kept.file.unlink()  # the mapping of the previous file is still in use
     kept.file.write_bytes(damage(whole))
     again = keep(host, expert, folder=tmp_path)
     assert again.built
@@ -401,7 +401,7 @@ def test_an_interrupted_write_leaves_nothing(
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:  # a full disk cannot be had in a test
+    with monkeypatch.context() as patch:  # a test cannot fill a disk
         patch.setattr(Path, "replace", full_disk)
         with pytest.raises(FloeError, match=r"^The alignment maps .* No space left .*\.$"):
             load_maps(host, expert, folder=tmp_path)

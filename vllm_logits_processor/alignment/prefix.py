@@ -9,9 +9,9 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: A tail longer than this is shortened, if a safe cut is found...
 _LONG = 384
-#: ...that leaves at least this many bytes open to what comes next.
+#: ...that leaves at least this many bytes open.
 _OPEN = 128
-#: Bytes at most behind the boundary.
+#: Most bytes after the boundary.
 _MOST_OPEN = 64
 
 
@@ -31,7 +31,7 @@ class _Tail:
 class _Boundary:
     """Tokens of the tail before the boundary, its byte in the tail, and whether it is sure.
 
-    It is sure where spaces begin that the tokenizer never joins with the text before them.
+    It is sure at the beginning of spaces that the tokenizer never joins with the text before.
     """
 
     count: int
@@ -43,12 +43,12 @@ class ExpertPrefix:
     """A growing text, tokenized by the expert's tokenizer.
 
     The text is kept as bytes; nothing is decoded and encoded again. It is split into a settled
-    front, whose tokens are final, and a tail, which is tokenized anew when it grows. The cut
+    front, whose tokens are final, and a tail, which is tokenized again when it grows. The cut
     between the two is at the beginning of a word, and only where the tokenizer gives the same
     tokens with the cut as without it.
 
-    Text that may still be tokenized in another way when more follows is after the :meth:`boundary`:
-    the last word with the space before it. Only there the text has covers.
+    Text after the :meth:`boundary`, which is the last word with the space before it, may still be
+    tokenized differently when more follows. Only there the text has covers.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ExpertPrefix:
         self._tail = bytearray()
         self._encoded: _Tail | None = None
         self._boundary: _Boundary | None = None
-        #: What of the tail needs no tokenizing again, and the bytes that it spells.
+        #: Tokens of the tail that are not tokenized again, and their number of bytes.
         self._kept, self._kept_bytes = _Tail([], [], []), 0
         self._next_cut = _LONG
 
@@ -98,20 +98,19 @@ class ExpertPrefix:
     def token_ids(self) -> list[int]:
         """Return the front and the expert's tokens of the whole text.
 
-        They are those of a text that goes on with a word: see `word_follows` of
-        :meth:`ByteVocabulary.encode_words`.
+        They assume that a word follows: see `word_follows` of :meth:`ByteVocabulary.encode_words`.
         """
         ids = self._encode().ids
         return self._front + ids
 
     def boundary(self) -> int:
-        """Return the byte offset before which the tokens are final, however the text goes on.
+        """Return the byte offset before which the tokens are final for any continuation.
 
         It is the beginning of the last word (spaces and what follows them) that the tokenizer
         splits off, at most 64 bytes from the end. If there is no such word, it is the beginning of
         a pre-token or of a token there, which is final in all but rare cases.
         """
-        # Placing it may fix more of the text: it must come first.
+        # Place the boundary first: it may settle more of the text.
         begin = self._place_boundary().byte
         return self._front_bytes + begin
 
@@ -179,7 +178,7 @@ class ExpertPrefix:
             encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._front_bytes)
             behind, _ = self.vocabulary.encode_words(rest, word_follows=True)
             if encoded == tail.ids[:at] and behind == tail.ids[at:]:
-                # Made first, then taken over: want of memory leaves the text as it was.
+                # Built first, then adopted: a lack of memory leaves the text unchanged.
                 tokens, tail_left = self._front + encoded, bytearray(rest)
                 self._front, self._tail = tokens, tail_left
                 self._front_bytes += begin
@@ -192,7 +191,7 @@ class ExpertPrefix:
         return False
 
     def _begins_word(self, at: int) -> bool:
-        """Tell whether one space and then a letter are at `at`, and no space before."""
+        """Return whether one space and then a letter are at `at`, and no space before."""
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
 
@@ -221,11 +220,11 @@ class ExpertPrefix:
                 return _Boundary(at, begin, sure=splits or begin == 0)
             first_token = at
             first_word = at if split else first_word
-        # A word that is longer than what may stay open, perhaps of one token.
+        # A word longer than the limit on open text, perhaps a single token.
         last = len(starts) - 1
         at = next((at for at in (first_word, first_token, last) if at >= 0), 0)
         return _Boundary(at, starts[at] if starts else 0, sure=False)
 
     def _begins_spaces(self, at: int) -> bool:
-        """Tell whether there is space at `at`, and none before."""
+        """Return whether white space begins at `at`."""
         return self._tail[at : at + 1].isspace() and not self._tail[at - 1 : at].isspace()

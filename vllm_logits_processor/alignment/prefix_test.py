@@ -80,7 +80,7 @@ def test_a_step_is_cheap(smollm2: ByteVocabulary, gemma: ByteVocabulary) -> None
             prefix.token_ids()
             prefix.boundary()
             taken.append(time.perf_counter() - begun)
-        # 0.15 ms when nothing else runs; the least of many is not moved by what else does.
+        # 0.15 ms on an idle machine; the minimum of many is robust to other load.
         assert min(taken) < 1e-3
 
 
@@ -108,8 +108,8 @@ def test_what_is_in_front_of_the_boundary_is_final(
     assert boundary <= prefix.length
     assert prefix.tail(boundary) == data[:cut][boundary:]
     assert prefix.token_ids_to(prefix.length) == prefix.token_ids()
-    # A word that is longer than what may stay open, or a pre-tokenizer without spaces, is cut where
-    # the tokenizer may later go on; what follows is not claimed of these.
+    # A word longer than the limit on open text, or a pre-tokenizer without spaces, is cut where the
+    # tokenizer may later join; the claim below does not hold for these.
     if vocabulary.splits_words and (boundary == 0 or data[boundary : boundary + 1].isspace()):
         longer = prefix.branch(data[cut:])
         front = prefix.token_ids_to(boundary)

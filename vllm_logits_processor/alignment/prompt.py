@@ -1,9 +1,9 @@
 """Rewrites prompts from the host's chat template to the expert's.
 
 The module learns the host's template by rendering a few conversations with stand-ins for their
-contents. The text around a content holds special tokens, which count by their ids: a user who
-spells one as text forges nothing. The expert gets a prompt as plain text if the host's template
-would not have written it, or if one of the two models has no template.
+contents. The text around a content holds special tokens, which are matched by id: a user cannot
+forge one by spelling it. The expert gets a prompt as plain text if the host's template would not
+have written it, or if one of the two models has no template.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 logger = logging.getLogger(__name__)
 
-#: Announces a special token among the bytes of a prompt; no UTF-8 text holds this byte.
+#: Marks a special token among the bytes of a prompt; no UTF-8 text holds this byte.
 _MARK = b"\xff"
 
 
@@ -52,24 +52,19 @@ class Spoken:
 class _Form:
     """The text of the host's template around contents, as bytes with marked special tokens."""
 
-    #: In front of the first user's message, and in front of a system message.
+    #: Before the first user's message, and before a system message.
     user: bytes
     system: bytes | None
     #: Between a system message and the user's, a user's and the answer, an answer and the user's.
     system_user: bytes
     user_answer: bytes
     answer_user: bytes
-    #: Behind the last user's message, where the answer is to begin.
+    #: After the last user's message, where the answer begins.
     ask: bytes
 
 
 class Conversation:
-    """Rewrites prompts from the host's chat template to the expert's.
-
-    Parameters
-    ----------
-    host, expert : ByteVocabulary
-    """
+    """Rewrites prompts from the host's chat template to the expert's."""
 
     def __init__(self, host: ByteVocabulary, expert: ByteVocabulary) -> None:
         self._host, self._expert = host, expert
@@ -114,10 +109,10 @@ class Conversation:
         data = self._marked(prompt_ids)
         bos = self._marked(self._host.bos_ids)
         if bos and data.startswith(bos * 2):
-            # Put in front by the template and once more by the tokenizer.
+            # Added by the template and again by the tokenizer.
             data = data[len(bos) :]
         starts = [(form.user, "user")] + ([(form.system, "system")] if form.system else [])
-        # A system message that the template writes by itself is none of the conversation.
+        # A system message that the template itself writes is not part of the conversation.
         for start, role in sorted(starts, key=lambda pair: -len(pair[0])):
             if data.startswith(start):
                 spoken = _parsed(data[len(start) :], role, form)
@@ -195,7 +190,7 @@ class Conversation:
             contents[:2] = ["\n\n".join(contents[:2])]
         template = self._expert.template
         assert template is not None
-        # Some tokenizers put a space in front of any text, also behind a special token.
+        # Some tokenizers put a space before any text, also after a special token.
         space = self._expert.decode(template.ids_behind_special("a"))[:-1]
         ids: list[int] = []
         for part in template.filled(text, contents):
@@ -206,7 +201,7 @@ class Conversation:
     def _front_on(self, roles: tuple[str, ...], day: date) -> tuple[str, bool]:
         """Return the expert's prompt with stand-ins, and whether the system message is folded.
 
-        A template without a system role has it in front of the first user's message.
+        Without a system role, the message is prepended to the first user's.
         """
         template = self._expert.template
         assert template is not None
@@ -235,7 +230,7 @@ def _parsed(data: bytes, role: str, form: _Form) -> Spoken | None:
                 break
         else:
             if role == "assistant" and _MARK not in data:
-                # The prompt ends inside the answer, which is gone on with.
+                # The prompt ends inside the answer, which is continued.
                 return Spoken(messages=tuple(messages), begun=data)
             return None
         try:

@@ -75,7 +75,7 @@ def spelled(vocabulary: ByteVocabulary, ids: list[int]) -> str:
     assert vocabulary.template is not None
     special = {token: text for text, (token, _, _) in vocabulary.template._special.items()}
     parts = (special.get(token, "").encode() or vocabulary.decode([token]) for token in ids)
-    # The sentencepiece family puts a space in front of any text, behind a special token too.
+    # The sentencepiece family puts a space before any text, also after a special token.
     return re.sub(r"(<\w+>) ", r"\1", b"".join(parts).decode())
 
 
@@ -118,7 +118,7 @@ def test_the_expert_reads_its_own_template(
     assert spelled(theirs, opening.front) == WRITERS[expert](talk)
     assert opening.text == answer.encode()
     if not answer and "你" not in str(talk):
-        # Token for token what the expert's own server would make of it.
+        # Token for token as the expert's own server would tokenize it.
         assert opening.front == written(theirs, WRITERS[expert](talk))
 
 
@@ -182,7 +182,7 @@ def test_turns_that_any_text_could_forge_are_plain_text() -> None:
     conversation = Conversation(ours, theirs)
     prompt = written(ours, "[INST] The mat? [/INST]")
     assert conversation.opening(prompt).text == ours.decode(prompt)
-    # The other way round, the template is only written.
+    # In the other direction, the template is only written.
     opening = Conversation(theirs, ours).opening(written(theirs, chatml(TALKS[0])))
     assert ours.decode(opening.front) == b" [INST] What is the cat? [/INST]"
 

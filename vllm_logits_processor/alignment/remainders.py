@@ -1,7 +1,7 @@
-"""Rests of expert tokens that began in the text so far, and which of them the host rules out.
+"""Remainders of expert tokens that began in the text so far, and which of them the host excludes.
 
-The host's own last token tells something about the text to come: otherwise the host would have
-written a longer token.
+The host's own last token restricts the text to come: otherwise the host would have written a longer
+token.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray
 
-#: Host tokens at most that the test looks back at.
+#: Most host tokens that the test looks back at.
 _MOST_TOKENS = 8
 
-#: What may follow, since it changes how the end of a word is written: "install" is one token of
-#: SmolLM2's, and "installing" is "inst" and "alling".
+#: Possible continuations, which change how the end of a word is tokenized: "install" is one token
+#: of SmolLM2's, and "installing" is "inst" and "alling".
 _GOING_ON = (b"", b"a", b"ing", b"ed", b"er", b"s")
 
 
@@ -29,8 +29,8 @@ class HostTail:
     """The host's tokens of the last word of a text.
 
     A model writes a text in the tokens of its tokenizer. So if the host has written " a", the text
-    does not go on with "n": the host would have written " an". Such a continuation is not admitted,
-    however likely it is to the expert.
+    does not continue with "n": the host would have written " an". Such a continuation is not
+    admitted, however likely it is to the expert.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ class HostTail:
         return _last_word(self._vocabulary, last)
 
     def admits(self, rest: bytes) -> bool:
-        """Tell whether the text may go on with `rest` after the tokens that the host has written.
+        """Return whether the text may continue with `rest` after the host's tokens.
 
-        Also true if those tokens are not the tokenizer's own, from which nothing follows.
+        Also true if those tokens are not the tokenizer's own: they imply nothing.
         """
         return not self._tokens or _admits(self._vocabulary, self._tokens, rest)
 
@@ -82,7 +82,7 @@ def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) ->
     )
 
 
-#: Rests that are less likely go to the tail: their groups may have thousands of members.
+#: Less likely remainders go to the tail: their groups may have thousands of members.
 _LEAST = 1e-3
 
 

@@ -18,7 +18,7 @@ ACCEPTED = "byte-level BPE, sentencepiece with byte fallback, and WordPiece"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _METASPACE = "\u2581"
 
-#: How an unfinished character most likely goes on; what it is decides where words are split.
+#: The most likely completion of a character; its kind decides where words are split.
 _LIKELY = {
     start: char
     for char in ("°", "€", "’", "😀")
@@ -104,8 +104,6 @@ def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[s
 
     Parameters
     ----------
-    kind : {"byte-level", "sentencepiece", "wordpiece"}
-    spec : dict
     encoder : tokenizers.Tokenizer
         The result of `mid_text_encoder` for `spec`; WordPiece needs it for `stands_alone`.
     """
@@ -118,7 +116,7 @@ def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[s
     def wordpiece_bytes(token: str) -> bytes:
         if token.startswith(prefix) and token != prefix:
             return token[len(prefix) :].encode()
-        # Punctuation and Chinese characters are words of their own wherever they stand.
+        # Punctuation and Chinese characters are always words of their own.
         alone = stands_alone(encoder, token)
         return token.encode() if alone else b" " + token.encode()
 
@@ -126,7 +124,7 @@ def speller(kind: Kind, spec: dict[str, Any], encoder: Tokenizer) -> Callable[[s
 
 
 def stands_alone(encoder: Tokenizer, text: str) -> bool:
-    """Tell whether `text` is split from letters before and after it."""
+    """Return whether `text` is split from letters before and after it."""
     return len(words_of(encoder, f"a{text}a")) > 2
 
 
@@ -178,7 +176,7 @@ def mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
     """Rebuild the tokenizer so that it encodes any text as it would inside a longer one."""
     spec = {**spec, "post_processor": None}
     spec["truncation"] = spec["padding"] = None
-    # A text that spells a special token is text: a user must not be able to write one.
+    # A special token's spelling in a text stays text: users must not be able to write one.
     special = {token["id"] for token in spec["added_tokens"] if token["special"]}
     spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["special"]]
     spec["model"] = _without_spellings(spec["model"], special)

@@ -46,7 +46,7 @@ def why_not_loaded(name: str, error: BaseException) -> str:
     name : str
         The folder or hub id.
     error : BaseException
-        The error of transformers, which says of a missing folder that the hub cannot be reached.
+        The error of transformers, which for a missing folder reports an unreachable hub.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -87,12 +87,12 @@ class ByteVocabulary:
     end_ids : frozenset of int
         Tokens that end a turn or a text.
     bos_ids : tuple of int
-        Tokens that the tokenizer puts before a text by itself.
+        Tokens that the tokenizer itself puts before a text.
     encoder : tokenizers.Tokenizer
         The tokenizer without special tokens, without templates and without a leading space of its
         own: it encodes text as in the middle of a longer one.
     kind : {"byte-level", "sentencepiece", "wordpiece"}
-        The way in which its tokens spell bytes.
+        How its tokens spell bytes.
     fingerprint : str
         SHA-256 over all that alignment depends on; equal for equal tokenizers.
     template : ChatTemplate or None
@@ -130,11 +130,11 @@ class ByteVocabulary:
         from transformers import AutoTokenizer
 
         if not Path(folder).is_dir():
-            # Where the hub is not reached, transformers tries for most of a minute.
+            # Without access to the hub, transformers retries for most of a minute.
             logger.info("%r is no folder here: its tokenizer comes from the hub.", folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        # What transformers raises where there is no tokenizer, or none that it can read.
+        # Errors of transformers for a missing or unreadable tokenizer.
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"The tokenizer of {name or folder!r} cannot be loaded: "
@@ -170,7 +170,7 @@ class ByteVocabulary:
         template: ChatTemplate | None = None,
         ends: EndOfTurn | None = None,
     ) -> ByteVocabulary:
-        """Make a vocabulary of a `tokenizers.Tokenizer`.
+        """Build a vocabulary from a `tokenizers.Tokenizer`.
 
         Parameters
         ----------
@@ -217,12 +217,12 @@ class ByteVocabulary:
         return len(self.token_bytes)
 
     def equals(self, other: ByteVocabulary) -> bool:
-        """Tell whether both are the same tokenizer: no text of one ends inside another's token."""
+        """Return whether both are one tokenizer: no text of one ends inside the other's tokens."""
         return self.fingerprint == other.fingerprint
 
     @cached_property
     def by_bytes(self) -> TokenArray:
-        """Tokens with bytes, in the order of these; int32, shape (tokens,)."""
+        """Tokens with bytes, sorted by their bytes; int32, shape (tokens,)."""
         spelled = [token for token, data in enumerate(self.token_bytes) if data]
         return np.array(sorted(spelled, key=lambda t: self.token_bytes[t] or b""), dtype=np.int32)
 
@@ -240,20 +240,20 @@ class ByteVocabulary:
     def longer(self, data: bytes) -> tuple[int, int]:
         """Return begin and end in `by_bytes` of the longer tokens that begin with `data`."""
         begin = bisect_right(self._sorted_bytes, data)
-        # What follows all that begins with `data`: its last byte raised by one.
+        # The upper bound of all that begins with `data`: its last byte raised by one.
         kept = data.rstrip(b"\xff")
         if not kept:
             return begin, len(self._sorted_bytes)
         return begin, bisect_left(self._sorted_bytes, kept[:-1] + bytes([kept[-1] + 1]))
 
     def make_tables(self) -> None:
-        """Make the tables now that are otherwise made at their first use, in a request's step."""
+        """Build now the tables that would otherwise be built at first use, in a request's step."""
         for table in (self.by_bytes, self.ranks, self._sorted_bytes):
             assert len(table) <= len(self)
 
     @cached_property
     def splits_words(self) -> bool:
-        """True where a word never shares a token with the space or the words before it."""
+        """True if a word never shares a token with the space or the words before it."""
         return len(set(self.encode_words(b"a b")[1])) > 1
 
     @cached_property
@@ -282,14 +282,13 @@ class ByteVocabulary:
 
         Parameters
         ----------
-        data : bytes
         begins_text : bool
             True if nothing is before `data`, so that its first word is whole. Only WordPiece
             needs this.
         word_follows : bool
-            True if a word is likely to come right after `data`. Patterns of the GPT-2 family then
-            split off the last of several line feeds, and otherwise do not. (They split off the
-            last of several spaces too, to make it the beginning of the word's own token.)
+            True if a word probably follows `data`. Patterns of the GPT-2 family then split off the
+            last of several line feeds, and otherwise do not. (They split off the last of several
+            spaces too, to make it the beginning of the word's own token.)
 
         Returns
         -------
@@ -305,7 +304,7 @@ class ByteVocabulary:
         left = len(data)
         for text, rest in valid_and_rest(data):
             left -= len(text.encode()) + len(rest)
-            # Only at the end of the text may a character still be finished.
+            # Only at the end of the text may a character still be completed.
             char = completed(rest) if rest and not left else None
             if char and self._encode_open(text, rest, char, ids, words):
                 break
@@ -334,7 +333,7 @@ class ByteVocabulary:
             starts += [begin + before[end] for end in [0, *ends]][: len(ends)]
             starts += [begin + before[-1]] * len(self._encode_invalid(rest)[0])
             begin += before[-1] + len(rest)
-        # Both ways of encoding differ at most in what an unfinished character does.
+        # The two encodings differ at most in an incomplete character.
         return (starts + [len(data)] * len(ids))[: len(ids)]
 
     def first_tokens(self, pieces: Sequence[bytes]) -> list[int | None]:
@@ -348,7 +347,7 @@ class ByteVocabulary:
         texts: list[str] = []
         for piece in pieces:
             text, rest = next(valid_and_rest(piece), ("", b""))
-            # These are rare, and their encoding is not that of the text in front alone.
+            # These are rare, and their encoding is not just that of the text in front.
             special_case = (
                 rest
                 or (self.kind == "wordpiece" and not text[:1].isspace())
@@ -368,7 +367,7 @@ class ByteVocabulary:
         return firsts
 
     def _is_split_before_words(self, data: bytes) -> bool:
-        """Tell whether `data` ends in several spaces between which a word makes a split."""
+        """Return whether `data` ends in several spaces that a following word splits."""
         return self.kind == "byte-level" and len(data) > 1 and data[-2:].isspace()
 
     def _encode_text(self, text: str, *, goes_on: bool) -> tuple[list[int], list[int]]:
@@ -387,7 +386,7 @@ class ByteVocabulary:
     def _encode_open(
         self, text: str, rest: bytes, char: bytes, ids: list[int], words: list[int]
     ) -> bool:
-        """Append the tokens of `text` and an unfinished character; False if that is not possible.
+        """Append the tokens of `text` and an incomplete character; False if that is not possible.
 
         Byte-level BPE may join its first bytes with those before them in the same word. Only a
         whole character, `char`, tells which word that is.

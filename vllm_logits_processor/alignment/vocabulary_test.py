@@ -58,7 +58,7 @@ def test_the_embedded_tokenizers_have_their_sizes(
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_fingerprints_depend_on_content_alone(kind: str) -> None:
-    # As it comes from a file: one that was just trained may have longer numbers than JSON keeps.
+    # As loaded from a file: a freshly trained one may have more digits than JSON keeps.
     tokenizer = Tokenizer.from_str(TRAINED[kind](400).to_str())
 
     def fingerprint(name: str, tokenizer: Tokenizer, end: int = 0) -> str:
@@ -137,7 +137,7 @@ def test_words_begin_with_a_space_and_go_on_without(words: ByteVocabulary) -> No
     at, the = words.encode(b"at the")
     assert words.encoder.id_to_token(at) == "##at"
     assert words.encoder.id_to_token(the) == "the"
-    # In front of a text nothing is there to go on with.
+    # At the beginning of a text, no word is continued.
     assert spelled(words, words.encode_words(b"the cat", begins_text=True)[0]) == [b" the", b" cat"]
     assert words.first_tokens([b"at", b" cat", b", the"]) == [
         at,
@@ -207,7 +207,7 @@ def test_added_tokens_that_are_not_special_are_text(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "wordpiece"])
 def test_holes_in_the_vocabulary_add_nothing(kind: str) -> None:
     spec = json.loads((TRAINED | TRAINED_WORDS)[kind](400).to_str())
-    # Padded: the highest id is far behind the others.
+    # Padded: the highest id is far above the others.
     spec["model"]["vocab"]["padding"] = 1000
     padded = Tokenizer.from_str(json.dumps(spec))
     vocabulary = ByteVocabulary.from_backend(padded, name=kind, end_ids=frozenset())
@@ -228,7 +228,7 @@ def test_of_several_spellings_the_tokenizer_s_own_is_meant() -> None:
 
 @pytest.mark.parametrize("text", ["café", " 你", "it’s", "x😀", "½"])
 def test_an_unfinished_character_is_tokenized_as_its_beginning(text: str) -> None:
-    # What byte-level BPE makes of the whole character begins with what it makes of the first bytes.
+    # Byte-level BPE's tokens of the whole character begin with those of its first bytes.
     vocabulary = trained_vocabulary("byte-level", size=300)
     whole = vocabulary.encode(text.encode())
     for count in range(len(whole) + 1):
@@ -238,9 +238,9 @@ def test_an_unfinished_character_is_tokenized_as_its_beginning(text: str) -> Non
 @SHARED
 @given(text=st.text(alphabet="the caé€你’\n<|>_im", max_size=20))
 def test_a_prefix_of_an_encoding_is_an_encoding(vocabulary: ByteVocabulary, text: str) -> None:
-    # But for GPT-2's pattern where three characters of space follow on each other, or two spaces,
-    # or a space on a line feed (a word whose first token is its space), and for line feeds in front
-    # of a digit where digits are split off first.
+    # Except for GPT-2's pattern on three consecutive white-space characters, two spaces, or a space
+    # after a line feed (a word whose first token is its space), and for line feeds before a digit
+    # if digits are split off first.
     data = re.sub(rb"\s*\n\s*\n\s*", b"\n\n", re.sub(rb" +", b" ", text.encode()))
     data = data.replace(b"\n ", b"\n")
     whole = vocabulary.encode(data.strip())

@@ -1,4 +1,4 @@
 """The commands that the serving half adds to `floe-llm`.
 
-They are imported for every call of `floe-llm`, so each leaves what is heavy to its function.
+They are imported for every call of `floe-llm`, so each imports heavy packages in its function.
 """

@@ -1,4 +1,4 @@
-"""`floe-llm align`: builds the alignment maps of two tokenizers and shows what they are like."""
+"""`floe-llm align`: builds the alignment maps of two tokenizers and describes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _align(arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - begun
     sides = side_reports(host, expert, kept.maps)
     groups = group_report(expert, kept.maps)
-    # The bytes that the shell gave, whatever they spell.
+    # The bytes from the shell, even if they are not UTF-8.
     text = None if arguments.show is None else os.fsencode(arguments.show)
     tokens = None if text is None else shown(text, host, expert, kept.maps)
     if not arguments.json:

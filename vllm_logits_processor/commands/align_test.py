@@ -60,7 +60,7 @@ def test_figures_add_up(capsys: pytest.CaptureFixture[str], pair: tuple[str, str
 def test_what_cannot_be_spelled_is_counted_with_examples(
     capsys: pytest.CaptureFixture[str], pair: tuple[str, str], tmp_path: Path
 ) -> None:
-    """A sentencepiece tokenizer that lacks the byte of the bell cannot spell the host's token."""
+    """A sentencepiece tokenizer without the bell's byte token cannot spell the host's token."""
     folder = Path(pair[1])
     spec = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = spec["model"]["vocab"]
@@ -90,7 +90,7 @@ def test_the_table_names_both_and_the_file(
 def test_a_text_is_shown_as_tokens_of_both_and_safely(
     capsys: pytest.CaptureFixture[str], pair: tuple[str, str]
 ) -> None:
-    # An escape sequence, a character that turns the line around, and a byte that is no text.
+    # An escape sequence, a character that reverses the line, and an invalid byte.
     text = "the \x1b[2J\u202e\udce4"
     code, out, _ = run(capsys, *pair, "--show", text)
     assert code == 0
@@ -149,7 +149,7 @@ def test_the_embedded_pair(capsys: pytest.CaptureFixture[str]) -> None:
     )
     host, expert = values["host"], values["expert"]
     assert (host["tokens"], expert["tokens"]) == (262_144, 49_152)
-    # Most of the smaller vocabulary is words that the larger has too.
+    # Most of the smaller vocabulary consists of words that the larger also has.
     assert expert["shared"] > 0.6 * expert["tokens"]
     assert host["mapped"] > 0.97 * host["tokens"]
     # SmolLM2 has no token for some control characters.

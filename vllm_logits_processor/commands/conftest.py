@@ -1,4 +1,4 @@
-"""A pair of small models of two families, as far as commands look at models: their tokenizers."""
+"""A pair of small models of two families, reduced to what the commands read: their tokenizers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checkpoint(folder: Path, tokenizer: Tokenizer, end: str) -> str:
 
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Host and expert; what is made of them goes to a cache folder of the test's own."""
+    """Folders of host and expert; their maps go to a cache folder of the test's own."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return (
         checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),

@@ -1,4 +1,4 @@
-"""`floe-llm doctor`: looks over versions, configuration, expert, gate and ports before a start."""
+"""`floe-llm doctor`: checks versions, configuration, expert, gate and ports before a start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lines(arguments: argparse.Namespace) -> list[Line]:
 
 
 def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
-    """Look everything over.
+    """Run all checks.
 
     Parameters
     ----------
@@ -49,15 +49,15 @@ def diagnose(values: Any, *, host: str | None = None) -> list[Line]:
     Returns
     -------
     list of Line
-        Never raises for what it finds: that is a red line.
+        A problem is a red line, never an exception.
     """
-    # The checks import what they check, some of it heavy, and the parser is made for every command.
+    # The checks import what they check, some of it heavy, and every command builds the parser.
     from vllm_logits_processor.commands.doctor_environment import environment_lines
 
     try:
         from vllm_logits_processor.commands.doctor_serving import serving_lines
     except ModuleNotFoundError as error:
-        # With a configuration to look over, the command says which extra is missing.
+        # With a configuration to check, the command names the missing extra.
         if values is not None or host is not None or not brings("fusion", str(error.name)):
             raise
         missing = f"not looked at, since {error.name} is not installed"

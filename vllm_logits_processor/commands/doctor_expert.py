@@ -1,4 +1,4 @@
-"""Whether the expert's servers answer, with how many logprobs, how fast, and on which blocks."""
+"""Checks the expert's servers: replies, number of logprobs, latency and cache blocks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault
 from vllm_logits_processor.observe import server_of
 
-#: Requests whose time is taken, after one that is not; and the tokens of the first one's prompt.
+#: Timed requests, after one that is not timed; and the tokens of the first one's prompt.
 _TIMED, _PROMPT = 5, 64
 #: With longer blocks a step's prefix is recomputed for too many tokens.
 _LONGEST_BLOCK = 64
-#: Token ids that a reply may have where the tokenizer is not known.
+#: Bound on the token ids of a reply if the tokenizer is unknown.
 _ANY_TOKEN = 2**31 - 1
 
 _CACHE = re.compile(r"^vllm:cache_config_info\{(?P<labels>[^}]*)\}", re.MULTILINE)
@@ -37,7 +37,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> list[Line]:
-    """Ask each of the expert's servers; `tokenizer` is the configured one, if it could be read."""
+    """Check each of the expert's servers; `tokenizer` is the configured one, if readable."""
     expert = config.expert
     vocabulary = None if tokenizer is None else len(tokenizer)
     if not expert.urls:
@@ -75,7 +75,7 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
     server = server_of(url)
     try:
         reply = Fetcher(expert).get(f"{url.rstrip('/')}/models")
-    # The key's file is read, and the certificates: both are there, or the configuration is refused.
+    # The files with key and certificates exist, as the configuration requires; reading may fail.
     except (FloeError, OSError) as error:
         said = str(error) if isinstance(error, FloeError) else f"ca_file: {type(error).__name__}"
         return red("expert", f"{server} cannot be asked: {said}", "correct that file")
@@ -136,7 +136,7 @@ def _client(
 def _logprobs(
     expert: ExpertConfig, client: CompletionsExpert, takes: Callable[[int], bool]
 ) -> tuple[bool, Line]:
-    """Ask for as many logprobs as configured; where that is refused, find out how many would do."""
+    """Request as many logprobs as configured; if refused, find the largest number that works."""
     try:
         reply = client.start([[1, 2, 3]], model=expert.model).result()
     except ExpertError as error:
@@ -150,7 +150,7 @@ def _logprobs(
         advice = "it must take token ids as prompts and return logprobs by token id, as vLLM does"
         return False, red("expert K", str(error), advice)
     given = int(reply.continuations[0].top.token_ids.shape[1])
-    # vLLM adds the sampled token where it is not among the top.
+    # vLLM adds the sampled token if it is not among the top.
     if given < expert.top_k:
         advice = f"set expert.top_k to {given}: the rest is not there to be asked for"
         return True, red("expert K", f"top_k is {expert.top_k}, the server gave {given}", advice)
@@ -169,7 +169,7 @@ def _takes(expert: ExpertConfig, url: str, top_k: int) -> bool:
 
 
 def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
-    """Return the largest number that is taken, by halving; `least` is, `too_many` is not."""
+    """Return the largest accepted number, by bisection; `least` is accepted, `too_many` is not."""
     while too_many - least > 1:
         middle = (least + too_many) // 2
         if takes(middle):
@@ -180,7 +180,7 @@ def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
 
 
 def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
-    """Time calls as a decoding step makes them: each for a text that is one token longer."""
+    """Time calls like those of decoding steps: each text is one token longer than the last."""
     prompt = [1 + place % 100 for place in range(_PROMPT)]
     times = []
     try:
@@ -208,7 +208,7 @@ def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
 
 
 def _blocks(expert: ExpertConfig, url: str) -> Line:
-    """Read vLLM's own account of its cache."""
+    """Check prefix caching and the length of its blocks by vLLM's metrics."""
     check = "expert blocks"
     page = Fetcher(expert).body(f"{url.rstrip('/').removesuffix('/v1')}/metrics")
     found = _CACHE.search(page) if page else None

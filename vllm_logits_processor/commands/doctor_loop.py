@@ -1,4 +1,4 @@
-"""Whether an expert's server is this very server, or one that asks this server in turn."""
+"""Checks whether an expert's server is this very server, or one whose expert is this server."""
 
 from __future__ import annotations
 
@@ -23,27 +23,24 @@ from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.observe import server_of
 
 _CHECK = "expert loop"
-#: A key that no Floe knows, which Floe refuses with a sentence that names this one of its own.
+#: An unknown key, which Floe refuses with an error that names this known one.
 _NONCE, _KNOWN = "floe_doctor", "floe_expert_model"
-#: Seconds for which a server with Floe is asked. Its own breaker may be open, since nobody answers
-#: at this server's address yet: longer than Floe's default of leaving it alone.
+#: Seconds for which a server with Floe is tried. Its own breaker may be open, since this server
+#: does not run yet: longer than the default cooldown.
 _PATIENCE_S, _PAUSE_S, _TIMEOUT_S = 6.5, 0.5, 10.0
 
 
 def loop_line(
     expert: ExpertConfig, url: str, *, host_url: str | None, patience_s: float = _PATIENCE_S
 ) -> Line:
-    """Look for a loop through one of the expert's servers.
+    """Check for a loop through the expert's server at `url`.
 
     Parameters
     ----------
-    expert : ExpertConfig
-    url : str
-        That of the server.
     host_url : str, optional
-        This server's own, which is not known otherwise.
+        This server's own URL, which is unknown otherwise.
     patience_s : float
-        Seconds for which a server with Floe has time to ask this one.
+        Seconds within which a server with Floe must call this one.
     """
     server = server_of(url)
     if host_url is not None and _addresses(url) & _addresses(host_url):
@@ -71,19 +68,19 @@ def loop_line(
 
 
 def _addresses(url: str) -> set[tuple[str, int]]:
-    """Return the addresses and the port that a URL stands for."""
+    """Return the addresses and the port to which a URL resolves."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError:
         return {(str(parts.hostname), port)}
-    # The two loopbacks are one machine.
+    # Both loopback addresses are this machine.
     return {("127.0.0.1" if each[4][0] == "::1" else str(each[4][0]), port) for each in found}
 
 
 def _post(expert: ExpertConfig, url: str, options: dict[str, str]) -> tuple[int, str] | None:
-    """Ask for a completion with `vllm_xargs`; return status and body, None without a reply."""
+    """Request a completion with `vllm_xargs`; return status and body, None without a reply."""
     body: dict[str, Any] = {"model": expert.model, "prompt": [[1, 2, 3]], "max_tokens": 2}
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), _TIMEOUT_S)
     try:
@@ -102,7 +99,7 @@ def _post(expert: ExpertConfig, url: str, options: dict[str, str]) -> tuple[int,
 
 
 def _ask_fused(expert: ExpertConfig, url: str, asked: threading.Event, patience_s: float) -> bool:
-    """Have the server fuse an answer until something has arrived, or time is over."""
+    """Request fused answers from the server until a connection arrives or time is up."""
     end = time.monotonic() + patience_s
     while not asked.is_set() and time.monotonic() < end:
         _post(expert, url, {"floe": "fused"})
@@ -117,13 +114,13 @@ def _listening(url: str) -> Iterator[threading.Event]:
     Raises
     ------
     OSError
-        If something else listens there, or it is no address of this machine.
+        If the port is in use, or the address is not this machine's.
     """
     asked = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def handle(self) -> None:
-            # TLS or not: whoever connects while nothing is served here means this server.
+            # TLS or not: a client that connects while nothing is served here means this server.
             asked.set()
 
     parts = urlsplit(url)

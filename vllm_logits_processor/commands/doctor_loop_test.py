@@ -1,4 +1,4 @@
-"""Servers that lead back to this one, as far as their HTTP goes; Floe's own words are the real."""
+"""Fake servers that lead back to this one, with Floe's real error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_logits_processor.config import ExpertConfig, RequestOptions
 
 @contextmanager
 def server(*, floe: bool, asks: int | None = None) -> Iterator[str]:
-    """Run a server, with Floe or not, which for a fused request connects to the port `asks`."""
+    """Run a server, with or without Floe, that connects to the port `asks` for a fused request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

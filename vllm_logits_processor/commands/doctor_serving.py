@@ -1,4 +1,4 @@
-"""What a server would start with: configuration, plugins, router, tokenizers, gate and ports."""
+"""Checks what a server starts with: configuration, plugins, router, tokenizers, gate and ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def serving_lines(values: Any, *, host: str | None) -> list[Line]:
-    """Look over a configuration, the section ``floe``; None where there is none."""
+    """Check a configuration's section ``floe``; `values` is None without one."""
     if values is None:
         advice = "name the processor's configuration with --config FILE"
         return [*_plugins(()), unknown("configuration", "not given", advice)]
@@ -116,7 +116,7 @@ def _vocabulary(name: str, plugins: tuple[str, ...]) -> ByteVocabulary:
 
 
 def _ends(role: str, vocabulary: ByteVocabulary) -> Line:
-    """Say what ends a turn, and where the model's files disagree on it."""
+    """Report what ends a turn, and whether the model's files disagree on it."""
     check = f"{role} end of turn"
     ends = vocabulary.ends
     if ends is None or not ends.ids:
@@ -186,7 +186,7 @@ def _metrics_port(port: int) -> Line:
 
 
 def _host_server(url: str, host: str | None) -> Line:
-    """Look whether the server at `host_url` is there, and is that of the host."""
+    """Check whether the server at `host_url` is there and serves the host."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     where = f"{parts.hostname}:{port}"
@@ -207,7 +207,7 @@ def _host_server(url: str, host: str | None) -> Line:
 
 
 def _models_of(body: str) -> set[str]:
-    """Return where a vLLM server has its models from; nothing where it does not say."""
+    """Return the sources of a vLLM server's models; empty if it does not report them."""
     try:
         return {str(model["root"]) for model in json.loads(body)["data"] if model.get("root")}
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -222,7 +222,7 @@ def _names_of(host: str) -> set[str]:
 
 
 def _taken(port: int) -> str | None:
-    """Say why a port of this machine cannot be listened on; None if it can."""
+    """Return why a port of this machine cannot be opened; None if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
-"""`floe-llm doctor` on servers that answer well, badly and not at all.
+"""`floe-llm doctor` on servers that answer well, badly or not at all.
 
-A real server is looked over in integration_tests/plugins/plugins_test.py.
+A real server is checked in integration_tests/plugins/plugins_test.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REAL_RUNNER = doctor_environment._runner
 
 @dataclass
 class Served:
-    """A server of one model, and what it is like."""
+    """A server of one model, and its properties."""
 
     url: str = ""
     model: str = "slm"
@@ -46,17 +46,17 @@ class Served:
     block_size: int | None = 32
     caching: bool = True
     status: int = 200
-    #: The folder of the tokenizer that it has, and which of its routes give it away.
+    #: The folder of its tokenizer, and the routes that reveal it.
     tokenizer: str = ""
     tokenizes: str = "/tokenize"
-    root: str = ""  # where it has its model from
+    root: str = ""  # the source of its model
 
 
 @contextmanager
 def serving(state: Served) -> Iterator[Served]:
-    """Run it. A real server is compared in integration_tests; it has one tokenizer, the right one.
+    """Run a server, whose tokenizer may be wrong and which may lack routes.
 
-    So what another one answers, or a server without that route, is played here.
+    The real server in integration_tests has the right tokenizer.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -92,7 +92,7 @@ def serving(state: Served) -> Iterator[Served]:
             if self.path == "/tokenize":
                 self.reply(200, json.dumps({"tokens": ids, "count": len(ids)}))
                 return
-            # With the token that was generated behind the prompt.
+            # With the token generated after the prompt.
             logprobs = {"tokens": [f"token_id:{token}" for token in [*ids, 7]]}
             usage = {"prompt_tokens": len(ids)}
             self.reply(200, json.dumps({"choices": [{"logprobs": logprobs}], "usage": usage}))
@@ -186,7 +186,7 @@ def test_another_models_tokenizer_is_red(pair: tuple[str, str], route: str) -> N
 def test_a_tokenizer_that_differs_in_its_ends_of_turn_is_red(
     pair: tuple[str, str], tmp_path: Path
 ) -> None:
-    """A model is tuned to talk, and the tokenizer named is still that of its base."""
+    """The model is tuned for chat, but the configured tokenizer is still its base model's."""
     tuned = tmp_path / "tuned"
     shutil.copytree(pair[0], tuned)
     tokenizer = Tokenizer.from_file(str(tuned / "tokenizer.json"))
@@ -352,7 +352,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the runner, for which vLLM is imported; it has a test of its own."""
+    """Skip the runner, which imports vLLM; it has a test of its own."""
     monkeypatch.setattr(doctor_environment, "_runner", lambda: Line("runner", Status.GREEN, "V1"))
 
 
@@ -396,7 +396,7 @@ def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
 def test_a_torchvision_that_is_built_for_another_torch_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # What importing vLLM comes to beside it: torchvision looks for an operator of its own.
+    # Importing vLLM fails like this beside it: torchvision looks for an operator of its own.
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("import torchvision")
     (tmp_path / "torchvision").mkdir()

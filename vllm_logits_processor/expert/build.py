@@ -34,7 +34,7 @@ def build_expert(
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
     plugins: Sequence[str] = (),
 ) -> ExpertPool:
-    """Connect to the expert's servers, load its model into this process, or ask a plugin for it.
+    """Connect to the expert's servers, load its model into this process, or have a plugin build it.
 
     Parameters
     ----------
@@ -113,19 +113,9 @@ def completions_expert(
     loop: LoopThread | None = None,
     timeout_s: float = 30.0,
 ) -> CompletionsExpert:
-    """Connect to one of the expert's servers.
+    """Connect to one of the expert's servers; `top_k` overrides the configuration's.
 
-    Parameters
-    ----------
-    config : ExpertConfig
-    url : str
-        The server's URL.
-    vocabulary, end_ids
-        As for `build_expert`.
-    top_k : int, optional
-        Overrides the configuration's.
-    loop, timeout_s
-        See `CompletionsExpert`.
+    For the other parameters see `build_expert` and `CompletionsExpert`.
     """
     return CompletionsExpert(
         url=url,

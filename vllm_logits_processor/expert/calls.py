@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Most unawaited calls kept in flight; the oldest are cancelled.
 _MOST_UNAWAITED = 8
-#: First calls in flight at which no further one is started.
+#: No further first call is started while this many are in flight.
 _MOST_FIRST = 8
-#: Abandoned calls in flight at which none is started ahead.
+#: No call is started ahead while this many abandoned calls are in flight.
 _MOST_ABANDONED = 4
 
 #: What a call is for. ``now``: the next token of texts that the expert has read; ``first``: a text
@@ -34,7 +34,7 @@ class OnSettled(Protocol):
     def __call__(
         self, *, outcome: str, seconds: float, prompts: int, sent_bytes: int, received_bytes: int
     ) -> None:
-        """Receive one call.
+        """Receive the outcome of one call.
 
         Parameters
         ----------
@@ -43,7 +43,6 @@ class OnSettled(Protocol):
             and no prompts. An abandoned call is reported when it ends.
         seconds : float
             From the start to the reply, or for ``late`` to the deadline.
-        prompts : int
         sent_bytes, received_bytes : int
             Sizes of the bodies.
         """
@@ -56,13 +55,10 @@ class ExpertCall:
 
     Attributes
     ----------
-    future : Future of ExpertReply
     deadline : float
         Monotonic time, in seconds, until which it is awaited.
     expires : float
         Monotonic time until which its reply is useful; after `deadline` only for first calls.
-    prompts : int
-        Number of prompts in the call.
     probe : bool
         Whether it only tests if a server has recovered; it is not awaited.
     outcome : str or None
@@ -101,7 +97,6 @@ class ExpertCalls:
 
     Parameters
     ----------
-    pool : ExpertPool
     on_settled : callable, optional
         See `OnSettled`; called from any thread.
     """
@@ -116,7 +111,7 @@ class ExpertCalls:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many abandoned calls are in flight that none should be started ahead."""
+        """Whether too many abandoned calls are in flight to start another one ahead."""
         self._abandoned = [future for future in self._abandoned if not future.done()]
         return len(self._abandoned) >= _MOST_ABANDONED
 
@@ -130,7 +125,7 @@ class ExpertCalls:
         steps: int = 1,
         kind: Kind = "now",
     ) -> ExpertCall | str:
-        """Start a call, or return why not: ``busy`` with first calls, or all breakers ``open``.
+        """Start a call, or return why not: ``busy`` (with first calls) or ``open`` (all breakers).
 
         Parameters
         ----------

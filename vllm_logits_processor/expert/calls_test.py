@@ -100,7 +100,7 @@ def test_settling_for_several_streams_counts_one_failure(calls: ExpertCalls) -> 
 
 
 def test_late_calls_do_not_pile_up(expert: Scripted) -> None:
-    """Requests may each name another model, and none of them need come again."""
+    """Each request may name a different model, which may never be requested again."""
     calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
     for number in range(12):
         call = calls.start([[1]], model=f"user-{number}", deadline_s=0.0)
@@ -124,7 +124,7 @@ def test_a_first_call_is_waited_for_no_longer_and_lives_on(expert: Scripted) -> 
     assert [calls.settle(call) for _ in range(3)] == ["reading"] * 3
     assert time.monotonic() - begun < 1.0
     assert reported == []
-    # It is no failure of the server, which has to read the prompt.
+    # The server has not failed: it must read the prompt.
     started(calls, deadline_s=5)
     expert.futures[0].set_result(REPLY)
     assert calls.settle(call) == "answered"
@@ -150,7 +150,7 @@ def test_first_calls_do_not_pile_up(expert: Scripted) -> None:
 
     assert all(isinstance(first(), ExpertCall) for _ in range(8))
     assert first() == "busy"
-    # Texts that the expert has read go on.
+    # Texts that the expert has read continue.
     assert isinstance(started(calls), ExpertCall)
     expert.futures[0].set_result(REPLY)
     assert isinstance(first(), ExpertCall)
@@ -181,7 +181,7 @@ def test_a_call_that_was_late_for_one_stream_may_be_in_time_for_another(
     calls.renew(call, deadline_s=5)
     expert.futures[0].set_result(REPLY)
     assert calls.settle(call) == "answered"
-    # Once as a call, and once for the bytes that it brought after all.
+    # Once as a call, and once for the bytes that arrived late.
     assert reported == ["late", "dropped"]
 
 
@@ -230,7 +230,7 @@ def test_every_call_is_reported_once_and_the_bytes_of_a_late_one_when_it_ends(
 
 
 def test_a_late_reply_of_a_real_server_does_not_disturb_the_next_step() -> None:
-    """Each reply says how long its text was: one that is taken for another's would show."""
+    """Each reply holds the length of its text, so a reply given to the wrong call would show."""
 
     def lengths(body: dict[str, Any]) -> bytes:
         return completion(*([{len(prompt): math.log(0.5)}] for prompt in body["prompt"]))

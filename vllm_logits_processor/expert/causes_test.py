@@ -1,4 +1,4 @@
-"""Why a server cannot be asked, in words: what calls for tokens and the doctor's requests say."""
+"""The causes of failed requests, as calls for tokens and the doctor's requests report them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fetched(url: str, ca_file: Path | None) -> str:
     return said
 
 
-#: Calls go through httpcore's asynchronous side, the doctor's requests through the other one.
+#: Calls use httpcore's asynchronous interface, the doctor's requests the synchronous one.
 Way = Callable[[str, Path | None], str]
 both_ways = pytest.mark.parametrize("way", [asked_for_tokens, fetched])
 
@@ -94,7 +94,7 @@ def test_plain_http_spoken_to_tls(authority: Authority, way: Way) -> None:
 
 @both_ways
 def test_a_name_that_is_not_known(way: Way) -> None:
-    # Reserved: no name server answers for it (RFC 6761).
+    # A reserved name, which never resolves (RFC 6761).
     assert "its host name is not known here (DNS)" in way("http://expert.invalid/v1", None)
 
 
@@ -109,7 +109,7 @@ def test_nobody_listens(way: Way) -> None:
 
 @contextmanager
 def listening() -> Iterator[int]:
-    """Listen, and never answer."""
+    """Listen on a port without ever replying."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

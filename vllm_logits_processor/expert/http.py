@@ -36,12 +36,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in its own thread, for callers that must not block.
-
-    Attributes
-    ----------
-    loop : asyncio.AbstractEventLoop
-    """
+    """An event loop in its own thread, for callers that must not block."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -77,8 +72,8 @@ async def _cancel_the_rest() -> None:
 
 _TOKEN_ID = "token_id:"
 
-#: What reading raises for a reply of another shape, nested too deeply for the parser, or with
-#: numbers beyond the range of a float.
+#: Errors raised while reading a reply that has another shape, is nested too deeply for the parser,
+#: or holds numbers beyond the range of a float.
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -103,8 +98,6 @@ def read_continuations(
     ----------
     data : bytes
         Body of the reply.
-    count : int
-        Number of prompts in the call.
     steps, vocabulary, end_ids
         See `checked_continuations`.
 
@@ -191,11 +184,12 @@ logger = logging.getLogger(__name__)
 #: read to its end.
 _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
-#: Seconds for the scores of a prompt, which are not awaited.
+#: Time limit in seconds for scoring a prompt; no token waits for it.
 _SCORE_TIMEOUT_S = 30.0
 
-#: Asks a server that runs Floe itself for its model's own distribution. Without it, two servers
-#: that are each other's experts, or one that is its own, would ask without end. Others ignore it.
+#: Requests the unfused distribution from a server that runs Floe itself. Without it, two servers
+#: that are each other's experts, or one that is its own, would send requests forever. Other servers
+#: ignore it.
 _UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
 #: Statuses of servers that refuse unknown fields.
 _REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -215,7 +209,7 @@ _HINTS = {
 
 
 class CompletionsExpert:
-    """Asks for the next tokens of many prompts in one request, without blocking the caller.
+    """Requests the next tokens of many prompts at once, without blocking the caller.
 
     All calls run on the event loop of one thread, over persistent connections. No lock is held
     while a call is in flight.
@@ -236,7 +230,7 @@ class CompletionsExpert:
         Certificates (PEM) to verify the server with, instead of the system's.
     timeout_s : float
         Seconds after which a call is abandoned. The caller's deadline for a token is shorter; a
-        reply that misses it is dropped on arrival.
+        reply that misses it is discarded on arrival.
     loop : LoopThread, optional
         Shared with other servers, and closed by its creator; by default the expert's own.
     """

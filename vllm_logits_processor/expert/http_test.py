@@ -18,7 +18,7 @@ HALF = math.log(0.5)
 
 
 def well(body: dict[str, Any]) -> bytes:
-    """Say the length of the text, the end of which grows with every step."""
+    """Reply with the length of the text, which grows with every step."""
     return completion(
         *(
             [{len(prompt) + step: HALF, 1000 + place: -3.0} for step in range(body["max_tokens"])]

@@ -31,7 +31,8 @@ class InProcessExpert:
     """Answers with a transformers model on its own thread.
 
     Computed prefixes are cached and shared by all texts that begin alike. Texts of any lengths
-    share a forward pass. Number and binding of the process's threads are unchanged.
+    share a forward pass. The number of the process's threads and their binding to cores stay
+    unchanged.
 
     Parameters
     ----------

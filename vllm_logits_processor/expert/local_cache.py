@@ -53,7 +53,7 @@ class PrefixTree:
         self._now += 1
 
     def follow(self, places: list[int], text: Sequence[int]) -> None:
-        """Extend `places`, those of a prefix of `text`, by what else of it is cached."""
+        """Extend `places`, those of a prefix of `text`, by those of its next cached tokens."""
         begin = len(places)
         place = places[-1] if places else NOWHERE
         for token in text[begin:]:
@@ -103,7 +103,7 @@ class PrefixTree:
             self._free.append(place)
 
 
-#: Name under which transformers knows `attend`.
+#: Name under which `attend` is registered with transformers.
 ATTENTION = "floe_gathered"
 
 
@@ -217,12 +217,10 @@ def attend(
 
     Parameters
     ----------
-    module : torch.nn.Module
     query : tensor, shape (rows, query heads, queries, width)
     key, value : tensors, shape (rows, key heads, length, width)
     attention_mask : tensor, shape (rows, 1, queries, length)
         Added to the scores.
-    scaling : float, optional
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The tree against a plain model of it: the set of all beginnings of texts."""
+"""The tree against a simple reference: the set of all prefixes of the texts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_texts_share_what_they_have_in_common_and_nothing_else(texts: list[list[
 
 @given(texts=TEXTS)
 def test_what_is_known_stays_whole_when_room_is_made(texts: list[list[int]]) -> None:
-    """With room for little more than one text, no place has two meanings or lost its beginning."""
+    """With room for hardly more than one text, a place stands for one prefix, and keeps it."""
     tree = PrefixTree(16)
     of: dict[int, tuple[int, ...]] = {}
     for text in texts:

@@ -26,7 +26,7 @@ _BATCHED = 16
 _CHUNK = 256
 #: The same where other calls may run between two passes.
 _READ_CHUNK = 128
-#: The same where the logits of all of them are needed, which are large.
+#: The same where the logits of all these tokens, which are large, are needed.
 _SCORED_CHUNK = 64
 
 _KINDS = {"full_attention", "sliding_attention"}

@@ -81,7 +81,7 @@ def expected(plain: PreTrainedModel, text: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "gemma3"])
 @pytest.mark.parametrize("capacity", [2000, 100])
 def test_logits_equal_a_plain_forward_pass(family: str, capacity: int) -> None:
-    """Texts grow, depart from one another, are cut short and come back, alone or together."""
+    """Texts grow, diverge, are cut short and return, alone or together."""
     random = np.random.default_rng([len(family), capacity])
     ours, plain = models(family)
     model = LocalModel(ours, capacity=capacity)
@@ -99,7 +99,7 @@ def test_logits_equal_a_plain_forward_pass(family: str, capacity: int) -> None:
         else:
             texts[at] = random.integers(2, VOCABULARY, random.integers(1, 30)).tolist()
         asked = [texts[at][:40], *[text[:40] for text in texts if random.random() < 0.5]]
-        # A beginning of another text of the same call, as covers are.
+        # A prefix of another text of the same call, like a cover.
         asked.append(asked[-1][: max(1, len(asked[-1]) - 1)])
         logits = model.next_logits(model.begin_call(asked))
         for text, row in zip(asked, logits, strict=True):

@@ -1,4 +1,4 @@
-"""An expert in this process: a tiny model with random weights, asked as the engine asks."""
+"""An expert in this process: a tiny model with random weights, called as the engine calls it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     model = LlamaForCausalLM(
         LlamaConfig(
-            # Four columns more than the tokenizer has tokens.
+            # Four more columns than the tokenizer has tokens.
             vocab_size=VOCABULARY + 4,
             hidden_size=16,
             intermediate_size=16,

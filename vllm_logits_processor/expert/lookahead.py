@@ -21,7 +21,7 @@ from vllm_logits_processor.expert.protocol import Continuation
 
 #: Weight of the past when a token follows the expert or departs from it.
 _DECAY = 0.9
-#: Least chance that the text reaches a token for which the token is requested ahead.
+#: A token is requested ahead if the text reaches it with at least this probability.
 _WORTH = 0.25
 
 
@@ -59,7 +59,7 @@ class LookAhead:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A place in the present or expected text for which the expert can be asked.
+    """A place in the current or expected text at which the expert can predict the next token.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Place:
     token_ids : list of int
         The expert's tokens up to it.
     to_come : bytes
-        What the text must still add to reach it; empty within the text so far.
+        Bytes that the text must still add to reach it; empty within the text so far.
     """
 
     offset: int
@@ -133,8 +133,6 @@ class ReceivedDistributions:
 
         Parameters
         ----------
-        place : Place
-        continuation : Continuation
         since : bytes
             The text after the place.
         prefix : ExpertPrefix
@@ -156,7 +154,7 @@ class ReceivedDistributions:
         self._continue(end, continuation)
 
     def leads_to(self, place: Place) -> bool:
-        """Tell whether a former `end` still is one: the text has not departed from it."""
+        """Return whether a former `end` still is one: the text has not departed from it."""
         end = self.end
         return end is not None and (end.offset, end.token_ids) == (place.offset, place.token_ids)
 
@@ -228,7 +226,6 @@ class ReceivedDistributions:
 
         Parameters
         ----------
-        fork : ReceivedDistributions
         prefix : ExpertPrefix
             The fork's text.
         drafted : bytes

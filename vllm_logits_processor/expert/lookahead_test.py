@@ -1,4 +1,4 @@
-"""What is kept of the expert's distributions, and what still holds when the text has grown."""
+"""Which of the expert's distributions are kept, and which stay valid as the text grows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(text: bytes, *, more: list[int] | None = None) -> Continuation:
 
 
 class Text:
-    """A text with what was received of it."""
+    """A text and the distributions received for it."""
 
     def __init__(self, data: bytes, *, most: int = 8) -> None:
         self.prefix = ExpertPrefix(EXPERT)
@@ -56,7 +56,7 @@ def test_a_text_that_follows_finds_its_words_there() -> None:
     text.received.receive(text.here, said(ENDING))
     for step, piece in enumerate(pieces(ENDING)[:-1], start=1):
         assert text.grow(piece) == step
-    # Behind the last token nothing was asked.
+    # Nothing was requested after the last token.
     assert text.grow(pieces(ENDING)[-1]) is None
 
 

@@ -37,7 +37,6 @@ class PluginExpert:
 
     Parameters
     ----------
-    expert : BuiltExpert
     plugin, name : str
         The plugin, and the name of the kind.
     vocabulary : int
@@ -155,12 +154,8 @@ def plugin_expert(
 
     Parameters
     ----------
-    kind : str
-        The name of the kind.
     config : ExpertConfig
         Passed on to the plugin.
-    kinds : mapping of str to Registered
-        The kinds of the plugins.
     vocabulary, end_ids
         See `PluginExpert`.
 

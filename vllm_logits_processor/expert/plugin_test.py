@@ -1,4 +1,4 @@
-"""Experts of plugins: well behaved, broken, blocking and lying ones."""
+"""Experts from plugins: well-behaved, broken, blocking and lying ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shaped(ids: list[Any], logprobs: list[Any]) -> Continuation:
 
 
 class Parrot:
-    """Answers as it is told; an exception is raised, a future returned as it is."""
+    """Gives a fixed answer: raises an exception, returns a future unchanged."""
 
     def __init__(self, answer: Any) -> None:
         self.answer, self.closed = answer, False

@@ -28,8 +28,8 @@ class CircuitBreaker:
     """Closed while calls succeed; open after consecutive failures; then one probe per cooldown.
 
     A probe that has not ended after a cooldown does not delay the next one: it may hang although
-    the server has recovered. An inconclusive probe, such as a reply that was slow because there was
-    much to read, is followed by another immediately.
+    the server has recovered. An inconclusive probe, such as a reply that was slow because of a long
+    prompt, is followed by another immediately.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class CircuitBreaker:
     _probing: bool = field(default=False, init=False)
 
     def allows(self, now: float) -> bool:
-        """Tell whether a call, or a probe, may start at `now` (seconds, monotonic)."""
+        """Return whether a call, or a probe, may start at `now` (seconds, monotonic)."""
         if self._since is None:
             return True
         if now - self._since < self.cooldown_s:
@@ -137,7 +137,7 @@ class Patience:
     ----------
     quick_s : float
         A reply within this time shows that the server is healthy. A later one that is no failure is
-        inconclusive: there may have been much to read.
+        inconclusive: the prompt may have been long.
     fails_s : float
         Without a reply within this time the server has failed; the call continues.
     life_s : float
@@ -163,7 +163,7 @@ class _Attempt(Generic[T]):
     over: bool = False
     #: Whether its result has been counted for or against the server.
     judged: bool = False
-    #: Whether it was cancelled because its server's breaker opened: another server may be asked.
+    #: Whether it was cancelled because its server's breaker opened: another server may be tried.
     dropped: bool = False
 
 
@@ -183,7 +183,7 @@ class _Call(Generic[T]):
 
     @property
     def probing(self) -> bool:
-        """Whether only servers that are being probed have been asked."""
+        """Whether the call has gone only to servers that are being probed."""
         return bool(self.attempts) and all(each.probe for each in self.attempts)
 
     @property
@@ -198,7 +198,7 @@ class ExpertPool:
     A call goes to the server with the least expected latency among those whose breakers admit it.
     If it fails there, or is not answered within `hedge_ms`, it goes to the next one as well; the
     first valid reply wins, and the others are cancelled. The first call to a server whose breaker
-    has cooled down is a probe: another server is asked as well, so that no token depends on it.
+    has cooled down is a probe: another server is called as well, so that no token depends on it.
     When a breaker opens, calls in flight to its server are cancelled and retried at another one if
     possible.
 
@@ -213,14 +213,14 @@ class ExpertPool:
     cooldown_s : float
         Seconds for which an open breaker refuses calls.
     hedge_ms : float, optional
-        Without it, a second server is asked only if the first fails.
+        Without it, a second server is called only if the first fails.
     loop : LoopThread, optional
         Timer for `hedge_ms`, which requires it; closed with the pool.
     on_breaker : callable, optional
         Called as ``on_breaker(url=..., state=...)`` from any thread.
     model : str, optional
-        The expert's own model. A server that lacks another model, which a client named, does not
-        count as unhealthy: one client's mistake must not end fusion for all.
+        The expert's own model. A server that lacks a different model, named by a client, still
+        counts as healthy: one client's mistake must not end fusion for all.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class ExpertPool:
     ) -> Future[ExpertReply]:
         """Begin a call; see `Expert.start`.
 
-        The future holds `ExpertOpenError` immediately if no server may be asked.
+        The future holds `ExpertOpenError` immediately if no server may be called.
 
         Parameters
         ----------
@@ -288,7 +288,7 @@ class ExpertPool:
         )
 
     def probing(self, future: Future[ExpertReply]) -> bool:
-        """Tell whether a call of `start` has gone only to servers that are being probed."""
+        """Return whether a call of `start` has gone only to servers that are being probed."""
         with self._lock:
             call = self._calls.get(future)
             return call is not None and call.probing
@@ -335,7 +335,7 @@ class ExpertPool:
             self._send(call)
 
     def _send(self, call: _Call[T]) -> _Attempt[T] | None:
-        """Ask the best server that has not been asked yet; return None if there is none."""
+        """Send the call to the best server not tried yet; return None if there is none."""
         now = time.monotonic()
         with self._lock:
             attempt = None if call.done else self._choose(call, now)
@@ -415,7 +415,7 @@ class ExpertPool:
         *,
         cancelled: bool,
     ) -> None:
-        """Ask the next server, or end the call; replies of probed servers are not awaited."""
+        """Try the next server, or end the call; replies of probed servers are not awaited."""
         if not cancelled or attempt.dropped:
             following = self._send(call)
             while following is not None and following.probe:

@@ -1,4 +1,4 @@
-"""Several servers of one expert, real ones on loopback, that are slow, silent or broken."""
+"""Several real servers of one expert, on loopback, that are slow, silent or broken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saying(token: int) -> Callable[[dict[str, Any]], bytes]:
 
 
 class Servers:
-    """Two servers and a pool of them; which one has answered shows in the token."""
+    """Two servers and a pool of them; the token shows which one has answered."""
 
     def __init__(self, first: FakeExpert, second: FakeExpert, **options: Any) -> None:
         self.first, self.second = first, second
@@ -107,7 +107,7 @@ def test_a_model_that_a_client_has_named_and_nobody_has_opens_no_breaker() -> No
                 both.pool.start([[1]], model="mistyped").result(timeout=5)
         assert both.asked == (6, 6)
         assert set(both.states) == {("first", "closed"), ("second", "closed")}
-        # That the expert's own model is not there is another matter.
+        # A missing model of the expert's own does count.
         for _ in range(2):
             with pytest.raises(NoSuchModelError):
                 both.ask()
@@ -121,7 +121,7 @@ def test_a_slow_server_is_hedged_and_the_first_reply_wins() -> None:
         assert both.ask() == 2
         assert 0.15 < time.monotonic() - begun < 2.5
         assert both.asked == (1, 1)
-        # From now on the quick one is asked first.
+        # From now on the quick one is called first.
         assert [both.ask() for _ in range(3)] == [2, 2, 2]
         assert both.asked[1] == 4
 
@@ -231,7 +231,7 @@ def test_a_probe_that_hangs_adds_nothing_to_the_cooldown() -> None:
     # It still hangs, and the next one may begin.
     assert breaker.allows(20)
     assert not breaker.allows(21)
-    # It fails at last, which ends nothing that began after it.
+    # It fails at last, which does not affect what began after it.
     breaker.failed(29)
     assert breaker.allows(30)
 

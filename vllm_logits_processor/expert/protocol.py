@@ -14,7 +14,7 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.arrays import IntArray, TokenArray
 
-#: Most by which the sum of a row's probabilities may exceed one.
+#: Tolerance for a row whose probabilities sum to more than one.
 _SUM_SLACK = 1e-2
 
 #: The same for a logprob above zero, which sums of rounded numbers can reach.
@@ -33,7 +33,7 @@ class NoSuchModelError(ExpertError):
 
 
 class ExpertOpenError(ExpertError):
-    """The breakers of all servers are open: no server was asked."""
+    """The breakers of all servers are open: no server was called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,6 @@ class Expert(Protocol):
         ----------
         prompt : sequence of int
             At least two expert tokens; those from the second on are scored.
-        model : str
         """
         ...
 

@@ -42,7 +42,6 @@ def tokenizer_fault(
 
     Parameters
     ----------
-    fetcher : Fetcher
     url : str
         The server's base URL, without ``/completions``.
     model : str
@@ -82,14 +81,9 @@ def tokenizer_fault(
 
 
 def warn_of_other_tokenizers(config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
-    """Compare with each reachable server of the expert and warn, without blocking.
+    """Warn of servers of the expert that use another tokenizer than `vocabulary`'s.
 
-    Parameters
-    ----------
-    config : ExpertConfig
-        Without URLs, nothing is compared.
-    vocabulary : ByteVocabulary
-        The configured tokenizer.
+    Runs in a thread of its own. Without URLs, nothing is compared.
     """
     if config.urls:
         threading.Thread(

@@ -1,4 +1,4 @@
-"""What the start of a server says of an expert that tokenizes in another way; it never waits.
+"""The warning at start about an expert with another tokenizer; the start never waits for it.
 
 The comparison itself is in `doctor_test`, and on real servers in integration_tests.
 """
@@ -25,7 +25,7 @@ from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS, voc
 
 @contextmanager
 def tokenizing(tokenizer: Tokenizer, *, status: int = 200, delay: float = 0.0) -> Iterator[str]:
-    """Stand for a server with another tokenizer, which none of the tests' real ones has."""
+    """Stand in for a server with another tokenizer, which none of the tests' real servers has."""
     wait = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ ALL = tuple(TRAINED | TRAINED_WORDS)
 
 @cache
 def trained(kind: str) -> Tokenizer:
-    """Train once: the same texts do not give the same ids a second time."""
+    """Train once: a second training on the same texts yields other ids."""
     return (TRAINED | TRAINED_WORDS)[kind](420)
 
 
@@ -79,7 +79,7 @@ def test_only_the_same_tokenizer_passes(theirs: str, configured: str) -> None:
 
 
 def checked(url: str, vocabulary: ByteVocabulary) -> None:
-    """Run the comparison of a start to its end."""
+    """Compare as at start, and wait for the end."""
     before = set(threading.enumerate())
     config = ExpertConfig(url=url, model="slm", tokenizer="models/slm")
     warn_of_other_tokenizers(config, vocabulary)
@@ -105,7 +105,7 @@ def test_a_start_is_silent_where_they_are_the_same_or_nobody_says(
         checked(url, vocabulary)
     with tokenizing(trained("unigram"), status=404) as url:
         checked(url, vocabulary)
-    checked(url, vocabulary)  # nobody listens there any more
+    checked(url, vocabulary)  # the server is gone
     assert not [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
 
 

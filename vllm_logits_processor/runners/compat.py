@@ -1,4 +1,4 @@
-"""Checks at start the parts of vLLM that Floe relies on, which change between releases."""
+"""Checks at start the parts of vLLM that Floe relies on and that change between releases."""
 
 from __future__ import annotations
 
@@ -51,15 +51,13 @@ def warn_of_untested_version() -> None:
 def warn_if_off(config: VllmConfig, *, processor: type) -> None:
     """Log why fusion is off, if the user named the processor.
 
-    A processor loaded through an entry point logs nothing: it is in every vLLM server of its
-    environment.
+    A processor loaded through an entry point logs nothing: every vLLM server of its environment has
+    it.
 
     Parameters
     ----------
     config : VllmConfig
         A configuration without a usable section ``floe``.
-    processor : type
-        The processor's class.
     """
     model = config.model_config
     named = getattr(model, "logits_processors", None) or ()
@@ -74,7 +72,7 @@ def _is_name_of(name: object, processor: type) -> bool:
 
 
 def say_of_logprobs(config: VllmConfig) -> None:
-    """Log if clients receive logprobs of the host alone."""
+    """Log a note if clients receive the host's own logprobs."""
     mode = getattr(config.model_config, "logprobs_mode", None)
     if isinstance(mode, str) and mode.startswith("raw"):
         logger.info(

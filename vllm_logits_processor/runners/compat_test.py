@@ -1,4 +1,4 @@
-"""What is said at start: of vLLM's version, of a processor that is off, of logprobs."""
+"""Messages at start: on vLLM's version, a processor that is off, and logprobs."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ NAME = "vllm_logits_processor:FloeLogitsProcessor"
 def started(
     *, named: Any = None, additional: Any = None, mode: str = "raw_logprobs"
 ) -> FloeLogitsProcessor:
-    """Start a processor as a worker does; of the model's configuration only these are read."""
+    """Start a processor as a worker does, with the fields that it reads of the model's config."""
     config = VllmConfig(additional_config=additional or {})
     config.model_config = cast(Any, SimpleNamespace(logits_processors=named, logprobs_mode=mode))
     return FloeLogitsProcessor(config, torch.device("cpu"), False)
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Return Floe's lines: vLLM has its own to say where a configuration is made."""
+    """Return Floe's log lines: vLLM logs lines of its own when it builds a configuration."""
     return [line for line in caplog.records if line.name.startswith("vllm_logits_processor")]
 
 
@@ -86,7 +86,7 @@ def test_a_processor_that_is_named_and_off_says_so(
 def test_a_processor_that_came_by_itself_is_silent(
     named: Any, additional: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As an entry point of some package it is in every vLLM server of the environment."""
+    """Through a package's entry point, every vLLM server of the environment has it."""
     with caplog.at_level(logging.INFO, logger="vllm_logits_processor"):
         started(named=named, additional=additional)
     assert ours(caplog) == []
@@ -114,7 +114,7 @@ def test_whose_logprobs_clients_get_is_said(
 
 @pytest.mark.parametrize("value", [True, False, None])
 def test_sampling_in_shards_is_refused(value: Any) -> None:
-    # A real configuration with shards wants several ranks; only this field is read.
+    # A real configuration with shards needs several ranks; only this field is read.
     parallel = SimpleNamespace(enable_batch_sharded_sampling=value)
     config = cast(VllmConfig, SimpleNamespace(parallel_config=parallel))
     if value:

@@ -1,7 +1,7 @@
-"""Requests that leave vLLM's batch: which are finished, and which may come back.
+"""Requests that leave vLLM's batch: which are finished, and which may return.
 
-vLLM does not tell a processor why a request left the batch, and V2 not even that it left. A request
-that is preempted, or sits out some steps, comes back and continues with its stream.
+vLLM does not tell a processor why a request left the batch, and V2 does not report that it left. A
+request that is preempted, or skips some steps, returns and continues with its stream.
 
 V2 makes no call when the last requests are aborted: `IdleWatch` checks while vLLM makes none.
 """
@@ -32,7 +32,7 @@ MOST_TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class EndRule:
-    """When vLLM ends an answer by its tokens, as its scheduler's `check_stop` does.
+    """Whether an answer's tokens end it, as in the `check_stop` of vLLM's scheduler.
 
     Stop strings and aborts are not visible here; requests that end by them count as absent.
 
@@ -63,9 +63,9 @@ class EndRule:
 
 
 class Departures:
-    """Streams that left the batch and may come back, limited in steps and number.
+    """Streams that left the batch and may return, limited in steps and number.
 
-    A request that comes back later gets a new stream, and two log lines.
+    A request that returns later gets a new stream, and two log lines.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class Departures:
             self._end(stream)
 
     def report_all(self) -> None:
-        """Report all as ended; one that comes back anyway continues."""
+        """Report all as ended; one that returns anyway continues."""
         for _, stream in self._away:
             self._fail_open.aside(partial(self._engine.report_stream, stream), stage="end")
 
@@ -128,7 +128,6 @@ class IdleWatch:
     ----------
     method : bound method
         Held weakly. It must make sure that no step runs at the same time.
-    every_s : float
     """
 
     def __init__(self, method: Callable[[], None], *, every_s: float) -> None:

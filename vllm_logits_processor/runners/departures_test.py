@@ -90,7 +90,7 @@ def test_no_more_than_some_are_kept(departures: Departures, ended: list[Stream])
 
 
 def idle_report(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Return an event for when the idle thread has reported the streams."""
+    """Return an event that is set when the idle thread has reported the streams."""
     reported = threading.Event()
     report_all = runner.batch._departures.report_all
 
@@ -111,7 +111,7 @@ def test_those_who_are_aborted_while_nobody_else_is_there_are_reported(
     runner.add(0, b"The")
     runner.step(0)
     stream = runner.batch.streams[0]
-    # The last that vLLM says is a step without requests; it says nothing of who has gone.
+    # vLLM's last call is a step without requests; it does not name those that have left.
     runner.sample(0, 5)
     runner.processor.apply_staged_writes()
     assert stream.pending is not None

@@ -35,7 +35,6 @@ class RowBatch:
 
     Parameters
     ----------
-    engine : FusionEngine
     max_model_len : int
         Most tokens of a prompt and its answer together.
     fail_open : FailOpen, optional
@@ -92,7 +91,7 @@ class RowBatch:
                 continue
             each.tries += 1
             if each.tries >= MOST_TRIES:
-                # The failure may be due to its text: leave it to the host; its neighbours go on.
+                # The failure may be due to its text: leave it to the host; its neighbours continue.
                 del self._new[row], self._rows[row]
         self._engine.begin_step(list(self.streams.values()))
 
@@ -127,7 +126,7 @@ class RowBatch:
             self._departures.end_all()
 
     def _leave(self, each: _Row) -> None:
-        """End a stream whose tokens finish it; keep one that may come back."""
+        """End a stream whose tokens finish it; keep one that may return."""
         stream, rule = each.stream, each.rule
         if stream is None or rule is None:
             return
@@ -136,7 +135,7 @@ class RowBatch:
         self._fail_open.aside(partial(then, stream), stage="end")
 
     def _open(self, row: int, each: _Row) -> None:
-        """Give a request its stream: its former one if it comes back with the same list object.
+        """Give a request its stream: its former one if it returns with the same list object.
 
         Requests for the host alone are removed.
         """

@@ -26,7 +26,7 @@ class TokenReader(Protocol):
         Parameters
         ----------
         wanted : mapping of slot to (int, int)
-            How many tokens of the slot are known, and how many more there are at most.
+            Number of known tokens of the slot, and most further ones.
         """
 
     def finish(self) -> dict[int, list[int]]:
@@ -66,7 +66,7 @@ class HostReader:
         }
 
     def leftover(self, slot: int, known: int) -> list[int]:
-        """Read them: vLLM overwrites them only after it has notified the processors."""
+        """Read the tokens: vLLM overwrites them only after it has notified the processors."""
         tokens: list[int] = self._tokens[slot, known : int(self._lengths[slot])].tolist()
         return tokens
 

@@ -1,4 +1,4 @@
-"""vLLM's V2 runner: requests live in slots, rows are not requests, and no notice of departures."""
+"""vLLM's V2 runner: requests live in slots, rows are not requests, departures go unreported."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class SlotBatch:
     """The streams of V2's batch by request slot.
 
     A request counts as finished when its tokens end it, or when it has been out of the batch for
-    `KEPT_STEPS`. One whose slot is reused may have been preempted: it comes back in any slot with
-    its tokens, and continues with its stream. Requests that are not in the batch cost a step
-    nothing; they are kept in the order in which they left.
+    `KEPT_STEPS`. One whose slot is reused may have been preempted: it returns in any slot with its
+    tokens, and continues with its stream. Requests that are not in the batch cost a step nothing;
+    they are kept in the order in which they left.
 
     When all requests are aborted, vLLM makes no further calls. A thread of this class then reports
     the streams as ended, `idle_s` after the last step, under the lock that every step holds. A
@@ -67,10 +67,8 @@ class SlotBatch:
 
     Parameters
     ----------
-    engine : FusionEngine
     states : LogitsProcRequestState
         vLLM's buffers of all slots.
-    reader : TokenReader
     max_model_len : int
         Most tokens of a prompt and its answer together.
     drafts : bool
@@ -81,7 +79,6 @@ class SlotBatch:
         Most tokens that one step adds to a request.
     fail_open : FailOpen, optional
         Runs what may fail. Following the batch may not: after a lost step the slots are correct.
-    idle_s : float
     """
 
     def __init__(
@@ -287,12 +284,12 @@ class SlotBatch:
         for slot, tokens in self._reader.finish().items():
             each = self._slots.get(slot)
             if each is None or each is not self._read_for[slot]:
-                continue  # the tokens are of a request that was there before
+                continue  # the tokens belong to the slot's previous request
             if self._fail_open.aside(partial(self._taken, slot, each, tokens), stage="open"):
                 continue
             each.tries += 1
             if each.tries >= MOST_TRIES:
-                # The failure may be due to its text: leave it to the host; its neighbours go on.
+                # The failure may be due to its text: leave it to the host; its neighbours continue.
                 self._end(slot)
 
     def _taken(self, slot: int, each: _Slot, tokens: list[int]) -> None:
@@ -312,7 +309,7 @@ class SlotBatch:
             return stream, output_ids[len(stream.output_ids) :]
         embedded = self._embeddings and _EMBEDDED in prompt_ids
         stream = self._engine.new_stream(None if embedded else prompt_ids, output_ids, slot.options)
-        assert stream is not None  # requests that are the host's are not added
+        assert stream is not None  # requests for the host alone are not added
         return stream, []
 
     def _returning(

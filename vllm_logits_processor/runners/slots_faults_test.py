@@ -1,4 +1,4 @@
-"""Steps of V2's slots that are lost to a fault, and what comes after them."""
+"""Steps of V2's slots that are lost to a fault, and the steps after them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_tokens_that_could_not_be_read_are_read_later(
 
     monkeypatch.setattr(runner.batch._reader, "begin", noting)
     assert runner.step(0).all()
-    # A reader that is told how much there may be, as that of a device is, brings all of it.
+    # A reader that gets an upper limit, like a device's, returns all of the tokens.
     ((known, most),) = (each[0] for each in wanted)
     assert most >= 3
     assert known == len(HOST.encode(b"The"))

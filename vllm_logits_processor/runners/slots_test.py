@@ -62,7 +62,7 @@ def test_a_slot_that_is_taken_again_begins_anew(runner: Runner, expert: Scripted
 def test_a_slot_that_is_given_away_at_once_ends_what_is_finished(
     runner: Runner, options: dict[str, Any]
 ) -> None:
-    """vLLM frees slots and fills them in one step: the last token has not been read then."""
+    """vLLM frees and fills a slot in one step, before the last token has been read."""
     runner.add(0, b"The", **options)
     runner.step(0)
     stream = runner.batch.streams[0]
@@ -98,7 +98,7 @@ def test_one_who_is_absent_is_asked_about_no_more_and_then_finished(
     for _ in range(2):
         runner.sample(0, 5)
         runner.step(0)
-    # In its first step without a row the request might still have had one.
+    # In its first step without a row, it is not known yet that the request has none.
     assert [len(prompts_of(call)) for call in expert.calls] == [2, 2, 1]
     for _ in range(KEPT_STEPS):
         runner.step(0)
@@ -131,7 +131,7 @@ def test_a_preempted_request_comes_back_as_it_was(runner: Runner, *, taken: bool
     if taken:
         runner.add(1, b"12 12")
         runner.step(0, 1)
-    # One more token had been sampled when it left, which nobody had read.
+    # One more token had been sampled when it left, but not read.
     runner.add(2, b"The", [*answer, 9])
     runner.step(0, 2)
     assert runner.batch.streams[2] is stream
@@ -141,7 +141,7 @@ def test_a_preempted_request_comes_back_as_it_was(runner: Runner, *, taken: bool
 
 
 def test_a_live_twin_keeps_its_stream(runner: Runner) -> None:
-    """Answers to one prompt may read alike; only one that has no row can have come back."""
+    """Answers to one prompt may be equal; only one without a row can have returned."""
     runner.add(0, b"The")
     runner.step(0)
     runner.sample(0, 5)
@@ -242,5 +242,5 @@ def test_a_slot_that_is_not_in_the_batch_costs_a_step_nothing(runner: Runner, de
     slots = runner.batch._slots = Lookups(runner.batch._slots)
     runner.step(0)
     assert asked == [0]
-    # Begun with, taken in, started, and found in the batch: once each.
+    # One read each: at the beginning, for its tokens, for its call, for its row.
     assert slots.read <= 5

@@ -1,7 +1,7 @@
 """Detects requests that vLLM makes up at start, to compile kernels and to measure memory.
 
 They arrive through the same interface as user requests, up to ``max_num_seqs`` of them, and are
-never reported as gone. They must reach no expert and no metric.
+never reported as gone. They must not reach the expert or the metrics.
 
 Two signs identify them, neither of which a user's request can have:
 
@@ -24,13 +24,13 @@ from vllm.sampling_params import SamplingParams as _Params
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
-#: Methods of vLLM's workers that run before serving, and the module that makes requests up.
+#: Methods of vLLM's workers that run before serving, and the module that creates such requests.
 _METHODS = frozenset({"determine_available_memory", "compile_or_warm_up_model", "profile_run"})
 _MODULE = "vllm.v1.worker.gpu.warmup"
 
 
 def made_up(params: SamplingParams) -> bool:
-    """Tell whether the request that is being added is made up by vLLM."""
+    """Return whether vLLM itself made up the request that is being added."""
     return params == _sampler_warm_up() or _while_warming_up(sys._getframe(1))
 
 

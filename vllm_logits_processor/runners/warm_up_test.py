@@ -1,4 +1,4 @@
-"""vLLM's own made-up requests, as its warm-up adds them, beside real ones that look like them."""
+"""vLLM's own made-up requests, as its warm-up adds them, and real ones that look like them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_logits_processor.testing.runners import SLOTS, Runner
 
 
 def from_a_worker(method: str, module: str) -> Any:
-    """Return a function that calls another one, as that method of vLLM's worker would."""
+    """Return a function that calls its argument, as that method of vLLM's worker would."""
     namespace = {"__name__": module}
     exec(f"def {method}(call):\n    return call()", namespace)
     made = namespace[method]
@@ -26,7 +26,7 @@ def from_a_worker(method: str, module: str) -> Any:
 
 
 def warm_up(runner: Runner, params: SamplingParams) -> None:
-    """Go through the steps of `warmup_kernels`: prompts 0, 1, all slots from the last one on."""
+    """Run the steps of `warmup_kernels`: prompts 0, 1, all slots in descending order."""
     slots = list(range(SLOTS))[::-1]
     for slot in slots:
         runner.states.prompt_len.np[slot] = runner.states.prefill_len.np[slot] = 2
@@ -37,7 +37,7 @@ def warm_up(runner: Runner, params: SamplingParams) -> None:
         assert not runner.step(*batch).any()
         for slot in batch:
             runner.sample(slot, 3)
-    # The clean-up is a step without requests: nobody says that they are gone.
+    # The clean-up is a step without requests: vLLM does not report that they are gone.
     runner.processor.apply_staged_writes()
 
 
@@ -91,7 +91,7 @@ def test_a_real_request_that_looks_like_one_is_fused(runner: Runner) -> None:
 
 
 def test_v1_makes_up_no_requests_for_processors() -> None:
-    """Its dummy runs of the sampler have no processors at all; the runner itself is not needed."""
+    """Its dummy runs of the sampler have no processors; the runner itself is not needed."""
     seen: list[Any] = []
     fields = {
         "vllm_config": SimpleNamespace(model_config=SimpleNamespace(multimodal_config=None)),

@@ -1,4 +1,4 @@
-"""What alignment says of single tokens, and a step of it in full."""
+"""Alignment of single tokens, and a whole step of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_logits_processor.fusion import Weights, fused_cells
 
 
 def group_of(maps: AlignmentMaps, expert_token: int) -> set[int]:
-    """Return the host tokens that begin what `expert_token` means: its group by f, and g of it."""
+    """Return the host tokens that may begin the text of `expert_token`: its group by f, and g."""
     begin, end = maps.offsets[expert_token], maps.offsets[expert_token + 1]
     tokens = {int(token) for token in maps.members[begin:end]}
     extra = int(maps.extra[expert_token])

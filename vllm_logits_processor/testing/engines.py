@@ -1,4 +1,4 @@
-"""Engines on small trained tokenizers, with an expert whose replies the test decides."""
+"""Engines on small trained tokenizers, with an expert whose replies the test sets."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Scripted:
 
 
 def favourite_continuation(prompt: Sequence[int], steps: int) -> Continuation:
-    """Say " cat" with 0.9, whatever the prompt."""
+    """Predict " cat" with probability 0.9, whatever the prompt."""
     del prompt
     favourite = EXPERT.encode(b" cat")[0]
     return Continuation(
@@ -90,7 +90,7 @@ def favourite_continuation(prompt: Sequence[int], steps: int) -> Continuation:
 
 
 def toy_continuation(prompt: Sequence[int], steps: int, k: int = 12) -> Continuation:
-    """Continue as a toy language model whose distribution follows from the last two tokens."""
+    """Continue like a toy language model whose distribution depends on the last two tokens."""
     text, tokens, ids, logprobs = list(prompt), [], [], []
     spelled = np.array([bool(data) for data in EXPERT.token_bytes])
     for _ in range(steps):
@@ -117,7 +117,7 @@ def engine(
     scorer: PromptScorer | None = None,
     **values: Any,
 ) -> FusionEngine:
-    """Return an engine on :data:`PAIR`; ``values`` are those of its configuration."""
+    """Return an engine on :data:`PAIR`; ``values`` go into its configuration."""
     section = ExpertConfig(
         url="http://x",
         model="slm",

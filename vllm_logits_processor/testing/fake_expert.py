@@ -1,7 +1,6 @@
-"""A server for tests: answers completions calls as a test wants: late, broken or well.
+"""A server for tests that answers completions calls as a test sets: late, broken or well.
 
-It stands for the faults that no real server produces on demand; that real servers answer is
-tested in integration_tests.
+It produces the faults that no real server produces on demand; integration_tests run real servers.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ def completion(*prompts: list[dict[int, float]]) -> bytes:
 
 @dataclass
 class FakeExpert:
-    """What the server does, and what it was asked."""
+    """The server's behaviour, and the requests that it received."""
 
     answer: Answer
     status: int = 200
     delay_s: float = 0.0
     closes: bool = False
-    #: A field that the server does not know and answers with HTTP 400.
+    #: An unknown field, which the server answers with HTTP 400.
     refuses: str = ""
-    #: Seconds between the bytes of a reply; and whether it ends in its middle.
+    #: Seconds between the bytes of a reply; and whether it ends in the middle.
     drips_s: float = 0.0
     breaks: bool = False
-    #: Whether connections are reset before anything is said.
+    #: Whether connections are reset before any reply.
     refuses_connections: bool = False
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -96,7 +95,7 @@ def fake_expert(
 
         def do_POST(self) -> None:
             if not self.path.endswith("/completions"):
-                # As a server that says nothing of its tokenizer.
+                # Like a server that does not describe its tokenizer.
                 self.rfile.read(int(self.headers["Content-Length"]))
                 self.send_error(404)
                 return
@@ -105,7 +104,7 @@ def fake_expert(
             state.headers.append(dict(self.headers))
             state.connections.add(self.client_address)
             time.sleep(state.delay_s)
-            # Without a word, as servers close connections that were idle.
+            # Closes without notice, as servers close idle connections.
             self.close_connection = state.closes
             reply = state.answer(body)
             try:
@@ -156,7 +155,7 @@ class Authority:
     Parameters
     ----------
     folder : Path
-        For its certificate and those that it makes.
+        For its certificate and those that it issues.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -174,11 +173,11 @@ class Authority:
         Parameters
         ----------
         address : str
-            The IP address that it is for.
+            The IP address of the certificate.
         days : tuple of int
-            From which day to which it is valid, counted from today.
+            First and last day of its validity, relative to today.
         itself : bool
-            True for a server that signs its certificate itself.
+            Whether the certificate is self-signed.
         """
         own = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "expert")])

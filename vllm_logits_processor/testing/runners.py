@@ -28,7 +28,7 @@ def _buffer(**halves: Any) -> Any:
 
 
 class Runner:
-    """What the V2 runner does around a processor, without a model."""
+    """The V2 runner's calls to a processor, without a model."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Runner:
         embeddings: bool = False,
         idle_s: float = 1000.0,
     ) -> None:
-        # vLLM's buffers want an accelerator's memory; these have the halves that are read of each.
+        # vLLM's buffers need an accelerator's memory; these have only the halves that are read.
         self.states: Any = LogitsProcRequestState(
             device=torch.device("cpu"),
             max_num_reqs=SLOTS,
@@ -83,7 +83,7 @@ class Runner:
         self.states.prefill_len.np[slot] = len(tokens)
         params = SamplingParams(extra_args={"floe": floe} if floe else None, **options)
         wanted = self.processor.add_request(slot, params)
-        # vLLM writes the tokens after it has told the processors, with a kernel.
+        # vLLM writes the tokens with a kernel, after it has notified the processors.
         self.states.all_token_ids.gpu[slot, : len(tokens)] = torch.tensor(tokens)
         self.states.total_len.gpu[slot] = len(tokens)
         return wanted
@@ -100,7 +100,7 @@ class Runner:
         drafts: dict[int, list[int]] | None = None,
         seen: dict[int, int] | None = None,
     ) -> torch.Tensor:
-        """Run a step with these requests in the batch; return what changed in the logits' rows."""
+        """Run a step with these requests in the batch; return the changes to the logits, by row."""
         self.processor.apply_staged_writes()
         drafts, seen = drafts or {}, seen or {}
         rows = [(slot, at) for slot in slots for at in range(1 + len(drafts.get(slot, [])))]

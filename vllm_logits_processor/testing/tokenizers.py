@@ -38,7 +38,7 @@ def byte_level_bpe(size: int) -> Tokenizer:
 
 
 def sentencepiece_bpe(size: int) -> Tokenizer:
-    """Train a BPE tokenizer of the Llama-2 family: byte fallback, a space put in front."""
+    """Train a BPE tokenizer of the Llama-2 family: byte fallback, a space in front."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -53,7 +53,7 @@ def sentencepiece_bpe(size: int) -> Tokenizer:
         ]
     )
     special = ["<unk>", "<s>", "</s>"]
-    # Of characters that are equally frequent the trainer would take others in every process.
+    # The trainer's choice among equally frequent characters differs between processes.
     counts = Counter("▁" + "▁".join(CORPUS).replace(" ", "▁"))
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     trainer = trainers.BpeTrainer(
@@ -102,13 +102,13 @@ def wordpiece(size: int, *, lowercase: bool = False) -> Tokenizer:
     return tokenizer
 
 
-#: Families that spell every text, byte for byte.
+#: Families that can spell every text, byte for byte.
 TRAINED: dict[str, Trainer] = {
     "byte-level": byte_level_bpe,
     "sentencepiece": sentencepiece_bpe,
     "unigram": unigram,
 }
-#: Families that know words alone: white space and, uncased, case and accents are lost.
+#: Families that know only words: white space and, if uncased, case and accents are lost.
 TRAINED_WORDS: dict[str, Trainer] = {
     "wordpiece": wordpiece,
     "wordpiece-uncased": partial(wordpiece, lowercase=True),

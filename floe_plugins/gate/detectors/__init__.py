@@ -18,7 +18,7 @@ from floe_plugins.gate.detectors.third_party import (
     SpacyDetector,
 )
 
-# Asked only where a configuration names them, and there only if their package is installed.
+# Used only if a configuration names them and their package is installed.
 _OPTIONAL: tuple[tuple[str, Detector], ...] = (
     ("detect_secrets", DetectSecretsDetector()),
     ("gliner", GlinerDetector()),

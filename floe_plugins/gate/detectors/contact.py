@@ -30,7 +30,7 @@ EMAIL = PatternDetector(
 )
 
 
-# What stands between two digits of one number: nothing, a separator, or a bracket.
+# Allowed between two digits of one number: nothing, a separator, or a bracket.
 _GAP = r"(?:[ -]?[()][ -]?|[ ./-])?+"
 
 # Not within a word, a decimal or a number with a thousands separator.
@@ -39,7 +39,7 @@ _EXTENSION = r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?!\w)"
 
 _STARTS = re.compile(r"[+(\d](?:(?<=\d)\d*)?")
 
-# Written so that a reader takes it for a telephone number without being told.
+# Forms that are recognisable as telephone numbers without context.
 _PLAIN = re.compile(
     rf"""{_BEGIN}(?:
         (?:\+|00){_GAP}[1-9](?:{_GAP}\d){{6,14}}                     # +49 30 123456
@@ -50,7 +50,7 @@ _PLAIN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-# Digits that may be anything, beside a word that says what they are.
+# Digits that may be anything, unless a word beside them identifies them.
 _NUMBER = re.compile(rf"{_BEGIN}[+(]?\d(?:{_GAP}\d){{6,14}}{_EXTENSION}", re.IGNORECASE)
 _CUE = re.compile(
     r"\b(?:(?:tele)?(?:phone|fon[oe]?)|call|dial|text|sms|whatsapp|mobile|cell|fax|tel|handy"
@@ -66,8 +66,8 @@ _CUE_CHARS = 40
 _LEAST_PLAIN_DIGITS = 7
 _TRUNK_DIGITS = 9
 
-# Looking a number up takes a fraction of a millisecond. A text with more numbers than these is made
-# to take long, and they all count as found.
+# Looking a number up takes a fraction of a millisecond. A text with more numbers than this is built
+# to be slow, and all of them count as found.
 _MOST_LOOKED_UP = 256
 
 
@@ -104,7 +104,7 @@ def _has_keyword(match: re.Match[str]) -> bool:
     )
 
 
-#: Countries of which most numbers are written in groups that little else is written in.
+#: Countries whose numbers are mostly written in characteristic groups.
 _REGIONS = ("ES", "PT", "IT", "PL", "CZ", "GR", "SG")
 
 _GROUPS = re.compile(r"\d+")
@@ -113,10 +113,10 @@ _LEAST_DIGITS, _MOST_DIGITS = 8, 10
 
 
 def is_grouped(candidate: str) -> bool:
-    """Tell whether the digits and groups of `candidate` may be those of a numbering plan."""
+    """Return whether the digits and groups of `candidate` may be those of a numbering plan."""
     groups = _GROUPS.findall(candidate)
     digits = sum(map(len, groups))
-    # Pairs alone are lists of small numbers, and one group is anything.
+    # Groups of two digits only are a list of small numbers, and one group may be anything.
     return (
         len(groups) > 1
         and max(map(len, groups)) > 2
@@ -126,7 +126,7 @@ def is_grouped(candidate: str) -> bool:
 
 
 def is_planned(candidate: str) -> bool:
-    """Tell whether a grouped `candidate` is a number in the form of some country."""
+    """Return whether a grouped `candidate` is a valid number in some country's format."""
     return _is_written_so(" ".join(_GROUPS.findall(candidate)))
 
 
@@ -138,7 +138,7 @@ def _is_written_so(grouped: str) -> bool:
         try:
             number = phonenumbers.parse(grouped, region)
         except phonenumbers.NumberParseException:
-            # "00" calls abroad, and no country has what follows.
+            # "00" is the international prefix, and no country code follows.
             continue
         if phonenumbers.is_valid_number_for_region(number, region):
             written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
@@ -190,7 +190,7 @@ _BY_NUMBER, _BY_NAME = (
     for forms in (_NUMBER_FIRST, _NAME_FIRST)
 )
 
-# Post codes that look like nothing else; case matters, since "a1a 1a1" may be anything.
+# Post codes of a characteristic form; case matters, since "a1a 1a1" may be anything.
 _CODES = re.compile(
     r"(?<![\w-])(?:"
     r"(?:GIR[ ]0AA|[A-PR-UWYZ](?:\d{1,2}|[A-HK-Y]\d{1,2}|\d[A-HJKS-UW]|[A-HK-Y]\d[ABEHMNPRV-Y])"

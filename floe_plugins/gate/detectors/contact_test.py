@@ -32,7 +32,7 @@ def test_other_numbers(other: str) -> None:
 
 
 def test_a_number_that_calls_no_country_is_in_no_plan() -> None:
-    """It is written as one that calls abroad, though, and is found by that."""
+    """It has the form of an international number, though, and is found by that."""
     assert not is_planned("00 999 9999")
     assert len(PhoneDetector().detect("dial-in 00 999 9999")) == 1
 

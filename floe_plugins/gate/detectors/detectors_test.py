@@ -18,7 +18,7 @@ def found(name: str, text: str) -> list[str]:
     return [text[span.start : span.end] for span in spans]
 
 
-# The text, with what is to be found in it between ⟦ and ⟧.
+# The text, with the expected findings between ⟦ and ⟧.
 PRIVATE = {
     "email": [
         "⟦joe@example.org⟧",
@@ -313,7 +313,7 @@ def test_ordinary_text_is_let_be(name: str, text: str) -> None:
 @pytest.mark.parametrize("detector", DEFAULTS, ids=lambda detector: detector.name)
 def test_detectors_keep_to_their_interface(detector: Detector) -> None:
     assert isinstance(detector, Detector)
-    # What it needs to load is not to count against the first example.
+    # The time for loading must not count against the first example.
     assert detector.detect("") == []
 
     @given(st.text())

@@ -58,7 +58,7 @@ class CardDetector:
 
 
 def luhn(digits: str) -> bool:
-    """Tell whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    """Return whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         total += _DOUBLED[int(digit)] if place % 2 else int(digit)
@@ -160,11 +160,11 @@ class IbanDetector:
 
 
 def iban_checks(iban: str) -> bool:
-    """Tell whether the two check digits of an IBAN are right (ISO 7064, MOD 97-10)."""
+    """Return whether the two check digits of an IBAN are right (ISO 7064, MOD 97-10)."""
     plain = iban.translate(_SEPARATORS)
     if not plain[2:4].isdigit():
         return False
-    # Base 36 gives letters the values that the standard wants, A = 10 to Z = 35.
+    # Base 36 gives letters the standard's values, A = 10 to Z = 35.
     digits = "".join(str(int(character, 36)) for character in plain[4:] + plain[:4])
     return int(digits) % 97 == 1
 
@@ -209,7 +209,7 @@ class CryptoDetector:
 
 
 def base58_checks(address: str) -> bool:
-    """Tell whether the last four bytes are the first ones of the others' double SHA-256."""
+    """Return whether the last four bytes are the first ones of the others' double SHA-256."""
     alphabet = _RIPPLE if address[0] == "r" else _BITCOIN
     number = 0
     for letter in address:
@@ -223,7 +223,7 @@ def base58_checks(address: str) -> bool:
 
 
 def bech32_checks(address: str) -> bool:
-    """Tell whether the checksum of a lower-case address is right (BIP 173 and BIP 350)."""
+    """Return whether the checksum of a lower-case address is right (BIP 173 and BIP 350)."""
     prefix, _, data = address.rpartition("1")
     values = [ord(letter) >> 5 for letter in prefix] + [0]
     values += [ord(letter) & 31 for letter in prefix]

@@ -1,7 +1,7 @@
 """Identity, tax and VAT numbers of many states, and United States social security numbers.
 
-python-stdnum checks the digits. A form says how a number is written, which module of python-stdnum
-checks it, and which words are before it.
+python-stdnum checks the digits. A form describes how a number is written, which module of
+python-stdnum checks it, and which words precede it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ class Form(NamedTuple):
     module : str
         Below `stdnum`; its ``is_valid`` decides.
     pattern : str
-        What is given to the check.
+        Matches the text that is checked.
     cue : str or None
-        A pattern of words of which one must be before the number. None if its form and its check
-        leave little to chance.
-    label : str
-        The label.
+        A pattern of words, one of which must precede the number. None if form and check leave
+        little to chance.
     """
 
     module: str
@@ -89,7 +87,7 @@ FORMS: tuple[Form, ...] = (
     Form("jp.cn", r"\d{13}", r"法人番号", "TAX_ID"),
     Form("ie.pps", r"\d{7}[A-W][A-IW]?"),
     Form("fr.nif", r"[0-3]\d ?\d\d ?\d{3} ?\d{3} ?\d{3}", r"fiscal|impôt|spi", "TAX_ID"),
-    # The letters in front say which country's check is meant.
+    # The letters at the beginning select the country's check.
     Form(
         "eu.vat",
         r"(?:AT ?U\d{8}|BE ?[01]\d{9}|BG ?\d{9,10}|CY ?\d{8}[A-Z]|CZ ?\d{8,10}|DE ?\d{9}|DK ?\d{8}"
@@ -105,7 +103,7 @@ FORMS: tuple[Form, ...] = (
     Form("no.mva", r"NO ?\d{9} ?MVA", label="VAT_ID"),
 )
 
-# Not in python-stdnum, or without a check; letters and their places are all there is.
+# Not in python-stdnum, or without a check; only letters and their positions count.
 UNCHECKED: tuple[Form, ...] = (
     # United Kingdom, national insurance: prefixes that are not used are left out.
     Form(
@@ -123,7 +121,7 @@ _DIGITS = re.compile(r"\d\W?\d(?:\w?\W{0,2}\d){4}")
 _CUE_CHARS = 48
 
 
-# Where a number may begin, and all that may belong to it.
+# The possible beginning of a number, and all that may belong to it.
 _REGION = re.compile(r"(?<![\w.+/-])[A-ZÑ&]{0,6}[ -]?\d(?:[ ./(-]{0,2}[0-9A-Za-z+]){5,40}")
 _START = re.compile(r"(?<![\w.+/-])[A-ZÑ&\d]")
 
@@ -149,11 +147,11 @@ _BY_DIGIT = tuple(entry for entry in _COMPILED if entry not in _BY_LETTER)
 
 
 class NationalIdDetector:
-    """Finds numbers by which states identify people and companies.
+    """Finds numbers with which states identify people and companies.
 
     A number counts if its check digits are right and either its form is characteristic or its name
-    is before it. If a country's number is digits alone with one check digit, the name is needed:
-    otherwise one in ten of all numbers would count.
+    precedes it. If a country's number consists of digits only, with one check digit, the name is
+    required: otherwise one in ten of all numbers would count.
     """
 
     name = "national-id"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import matches_at
 
-# Cue, label, and pieces of words of which a text with the cue has one. What follows within a few
-# words and holds a digit is the value.
+# Cue, label, and parts of words, one of which every text with the cue contains. The value follows
+# within a few words and holds a digit.
 _CUES: tuple[tuple[str, str, str], ...] = (
     (
         r"driv(?:er|ing)(?:'?s|s'?)?(?:[ ]|-)?(?:licen[cs]e|lic)|licen[cs]e[ ](?:no|number|nr)",
@@ -172,5 +172,5 @@ def _near_birth(match: re.Match[str]) -> bool:
 
 def _of_birth(match: re.Match[str]) -> bool:
     year = match["year"]
-    # A version or a time stamp of a log is no date of birth.
+    # A version or a log's time stamp is not a date of birth.
     return match["sign"] in ("/", ".") and len(year) == 4 and 1900 <= int(year) <= 2012

@@ -1,4 +1,4 @@
-"""Texts that are made to take long."""
+"""Texts that are built to be slow."""
 
 import time
 
@@ -9,7 +9,7 @@ from floe_plugins.gate.detectors import BUILT_IN_DETECTORS
 DEFAULTS = [each for each in BUILT_IN_DETECTORS if getattr(each, "default", True)]
 DETECTORS = {detector.name: detector for detector in DEFAULTS}
 
-# A unit that is repeated, and how many characters of it.
+# A repeated unit, and the number of characters of it.
 HOSTILE = {
     "digits": ("7", 1_000_000),
     "nested brackets": ("([{<", 1_000_000),
@@ -33,7 +33,7 @@ def test_a_long_text_takes_linear_time(unit: str, size: int) -> None:
         text = (unit * (size // len(unit) + 1))[:size]
         taken = {}
         for name, detector in DETECTORS.items():
-            # Of this thread alone: others may be at work.
+            # Only this thread's time: others may be busy.
             started = time.thread_time()
             detector.detect(text)
             taken[name] = time.thread_time() - started

@@ -57,7 +57,7 @@ _MINE_CHARS = 48
 
 
 class PersonalUrlDetector:
-    """Finds profiles on social networks, and pages that the text calls somebody's own."""
+    """Finds profiles on social networks, and pages that the text describes as somebody's own."""
 
     name = "personal-url"
     labels: Sequence[str] = ("URL",)
@@ -74,7 +74,7 @@ class PersonalUrlDetector:
 
 def _is_one_device(match: re.Match[str]) -> bool:
     digits = re.sub(r"\W", "", match[0]).lower()
-    # All zeros and all ones stand for none and for all.
+    # All zeros and all ones mean no device and all devices.
     return digits not in ("0" * 12, "f" * 12)
 
 

@@ -1,4 +1,4 @@
-"""A detector made of one regular expression and a check of its matches."""
+"""A detector with one regular expression and a check of its matches."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +13,11 @@ class PatternDetector:
 
     Parameters
     ----------
-    name : str
-        The detector's name.
-    label : str
-        The label of its spans.
     pattern : re.Pattern
         Must take linear time on any text: bounded or possessive repetitions, and a look-behind
         that lets a match begin only where a run of its characters begins.
     confirms : callable, optional
-        Takes a match and tells whether it counts.
+        Returns whether a match counts.
     needs : str, optional
         A string that every text with a match holds; other texts are not searched.
     """
@@ -58,10 +54,6 @@ def matches_at(
     starts : re.Pattern
         Where matches may begin. A pattern that begins with a set of characters is many times faster
         than one that begins with a look-behind.
-    pattern : re.Pattern
-        The pattern.
-    text : str
-        The text.
     """
     done = 0
     for start in starts.finditer(text):

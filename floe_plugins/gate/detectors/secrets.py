@@ -1,4 +1,4 @@
-"""Keys and tokens of common services, private keys, and passwords beside the words for them."""
+"""Keys and tokens of common services, private keys, and passwords after words for them."""
 
 import math
 import re
@@ -45,7 +45,7 @@ _PREFIXES = re.compile(
 
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^\s/:@]{1,256}+:[^\s/@]{1,256}+(?=@)")
 
-# A parameter of an address that lets its bearer in.
+# A parameter of an address that grants access.
 _IN_QUERY = re.compile(
     r"(?<=[?&])(?:access_token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token)="
     r"(?P<value>[^\s&#\"'<>]{8,512}+)",
@@ -70,7 +70,7 @@ _PASSWORD = re.compile(
     r"(?P<quote>[\"'`]?)(?P<value>[^\s\"'`<>{}()\[\],;]{4,128})",
     re.IGNORECASE | re.VERBOSE,
 )
-# What stands where a password would, but is none.
+# Values in the place of a password that are not passwords.
 _NO_PASSWORD = re.compile(
     r"^(?:\*+|x{3,}|\.+|\$\w*|%\w+%?|your\w*|my\w*|not|none|null|true|false|wrong|incorrect|invalid|correct"
     r"|expired|required|weak|strong|too|very|never|always|also|only|stored|hashed|encrypted|missing|empty"
@@ -89,8 +89,8 @@ _BLOCK_END = re.compile(r"-----END [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
 class SecretDetector:
     """Finds private keys, passwords, and API keys by their prefixes or by their names.
 
-    Beside a word such as "token" a key of any issuer is found: at least 16 characters with digits
-    and letters mixed as at random.
+    Beside a word such as "token", finds keys of any issuer: at least 16 characters, with digits and
+    letters mixed as if at random.
     """
 
     name = "secret"
@@ -135,7 +135,7 @@ def _is_password(match: re.Match[str]) -> bool:
 
 
 def _blocks(text: str) -> list[Span]:
-    """Find private key blocks; one without an end goes on to the end of the text."""
+    """Find private key blocks; one without an end extends to the end of the text."""
     spans = []
     begin = _BLOCK_BEGIN.search(text)
     while begin is not None:

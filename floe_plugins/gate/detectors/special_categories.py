@@ -1,7 +1,7 @@
 """Statements about a person's health, faith, politics, sexuality, origin or crimes.
 
 A word alone is not private: "what helps against asthma?" is a question, "my son has asthma" a
-statement about a person. So each pattern joins a person and what is said of them.
+statement about a person. So each pattern joins a person and a statement about them.
 """
 
 import re
@@ -66,7 +66,7 @@ CONVICTED = (
     "arrested|convicted|imprisoned|incarcerated|indicted|sentenced|jailed|on parole|on probation"
     "|on bail|in prison|in jail|charged|found guilty|a felon|a sex offender"
 )
-# What patterns know besides the lists.
+# Terms in the patterns besides the lists.
 OTHER_HEALTH = "allergic|psychiatrist|oncologist|rehab"
 OTHER_POLITICS = "vote|votes|voted|party"
 OTHER_UNION = "union|steward"
@@ -171,7 +171,7 @@ for _label, _pattern in _PATTERNS:
         re.compile(r"(?<![\w-])" + _pattern.replace("[ ]", r"[ \n]"), re.IGNORECASE)
     )
 
-# Most texts hold none of these words, and are done with.
+# Most texts hold none of these words, and are not searched further.
 _WORD = re.compile(r"\w+")
 _LISTS = (
     ("HEALTH", f"{ILLNESS}|{REMEDY}|{STATE}|{OTHER_HEALTH}"),
@@ -201,7 +201,7 @@ _STATEMENT_CHARS = 120
 class StatementDetector:
     """Finds statements about a person that fall under special categories (GDPR, article 9 and 10).
 
-    The span is what is said, not about whom.
+    The span covers the statement, not the person.
     """
 
     name = "statement"
@@ -217,7 +217,7 @@ class StatementDetector:
             labels = _KEYS.get(hint[0].lower())
             if labels is None or hint.start() < min(done.get(label, 0) for label in labels):
                 continue
-            # Patterns are long-winded, so they read only what is around such a word.
+            # The patterns are slow, so they read only the surroundings of such a word.
             start = max(0, hint.start() - _STATEMENT_CHARS)
             end = min(len(text), hint.end() + _STATEMENT_CHARS)
             done.update(dict.fromkeys(labels, hint.end() + _STATEMENT_CHARS // 2))

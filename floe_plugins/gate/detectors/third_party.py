@@ -1,4 +1,4 @@
-"""Detectors of other projects, where they are installed."""
+"""Detectors of other projects, if they are installed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _PRESIDIO_ENTITIES = (
 
 
 class PresidioDetector:
-    """Asks Presidio's recognizers that work by patterns and checks, without a language model.
+    """Calls Presidio's recognizers that use patterns and checks, without a language model.
 
     Parameters
     ----------
     language : str, optional
-        The language whose recognizers are asked.
+        The language whose recognizers are called.
     entities : sequence of str, optional
-        Presidio's names of entities; by default all that its recognizers know.
+        Presidio's names of entities; by default all of its recognizers'.
     score : float, optional
         Findings with a lower score do not count.
     """
@@ -62,11 +62,11 @@ class PresidioDetector:
         self._score = score
 
     def load(self) -> None:
-        """Import Presidio and make its recognizers, which takes longer than a text may."""
+        """Import Presidio and build its recognizers, which exceeds the time limit of a text."""
         _recognizers(self._language)
 
     def detect(self, text: str) -> Sequence[Span]:
-        """Return what the recognizers find."""
+        """Return the findings of the recognizers."""
         spans = set()
         for recognizer in _recognizers(self._language):
             wanted = recognizer.supported_entities
@@ -91,7 +91,7 @@ def _recognizers(language: str) -> tuple[Any, ...]:
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     registry = presidio.RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language])
-    # Those that need a language model say so by taking what it made of the text.
+    # Leaves out spaCy's recognizers, which need a language model.
     return tuple(
         recognizer
         for recognizer in registry.recognizers
@@ -114,7 +114,7 @@ _SPACY_KINDS = ("PERSON", "PER", "GPE", "LOC", "FAC", "ORG")
 
 
 class SpacyDetector:
-    """Asks the entity recognizer of a spaCy model.
+    """Calls the entity recognizer of a spaCy model.
 
     It takes tens of milliseconds per thousand characters, so a gate with it needs a longer
     `timeout_s`.
@@ -139,7 +139,7 @@ class SpacyDetector:
         self._model: Any = None
 
     def load(self) -> None:
-        """Load the model unless that has been done.
+        """Load the model, unless it is already loaded.
 
         Raises
         ------
@@ -172,7 +172,7 @@ class SpacyDetector:
 FOLDER_VARIABLE = "FLOE_GLINER_MODEL"
 """Environment variable: the folder of the model."""
 
-# What is asked for, in GLiNER's way of naming it -> label.
+# GLiNER's name of a class -> label.
 _GLINER_LABELS = {
     "person": "PERSON",
     "location": "LOCATION",
@@ -189,7 +189,7 @@ _PIECE_CHARS, _PIECE_OVERLAP = 1000, 100
 
 
 class GlinerDetector:
-    """Asks a GLiNER model in a folder; nothing is downloaded.
+    """Calls a GLiNER model in a folder; nothing is downloaded.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class GlinerDetector:
         self._model: Any = None
 
     def load(self) -> None:
-        """Load the model unless that has been done.
+        """Load the model, unless it is already loaded.
 
         Raises
         ------
@@ -244,14 +244,14 @@ class GlinerDetector:
 
 
 class DetectSecretsDetector:
-    """Asks every plugin of `detect-secrets` about every line."""
+    """Calls every plugin of `detect-secrets` for every line."""
 
     name = "detect-secrets"
     labels: Sequence[str] = ("SECRET",)
     default = False
 
     def load(self) -> None:
-        """Import detect-secrets, which takes longer than a text may."""
+        """Import detect-secrets, which exceeds the time limit of a text."""
         importlib.import_module("detect_secrets.settings")
 
     def detect(self, text: str) -> Sequence[Span]:

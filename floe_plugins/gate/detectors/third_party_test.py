@@ -1,4 +1,4 @@
-"""Detectors that ask other packages; each test needs its package."""
+"""Detectors that use other packages; each test needs its package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the views of a text: what it may be read as once disguises are undone."""
+"""Builds the views of a text: its possible readings once disguises are undone."""
 
 from floe_plugins.gate.disguises.characters import normalised
 from floe_plugins.gate.disguises.encodings import decoded

@@ -1,8 +1,8 @@
 """Strips invisible characters and replaces look-alike ones.
 
-Full-width and other digits become ASCII, invisible characters and combining marks go, and dashes
-and spaces become plain ones. Letters of other alphabets that look like Latin ones become Latin in
-words and texts that are otherwise Latin.
+Full-width and other digits become ASCII, invisible characters and combining marks are removed, and
+dashes and spaces become plain ones. Letters of other alphabets that look like Latin ones become
+Latin in words and texts that are otherwise Latin.
 """
 
 import functools
@@ -67,7 +67,7 @@ _TABLE = {
 LATIN: dict[str, str] = {
     character: letter for letter, characters in _TABLE.items() for character in characters
 }
-"""Look-alike to the ASCII letter that it is taken for."""
+"""Look-alike to the ASCII letter that it resembles."""
 
 
 # Anything but printable ASCII and the usual white space.
@@ -76,10 +76,10 @@ _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")
 _WORD = re.compile(r"\w++")
 _ASCII_LETTER = re.compile(r"[A-Za-z]")
 
-# Formats, marks and controls take no room between visible characters.
+# Formats, marks and controls take no space between visible characters.
 _INVISIBLE = {"Cc", "Cf", "Mn", "Me"}
 
-# Letters by their category, though nothing is seen of them: Hangul fillers, a blank Braille cell.
+# Letters by their category, but invisible: Hangul fillers, a blank Braille cell.
 _BLANK = {"\u115f", "\u1160", "\u3164", "\uffa0", "\u2800"}
 
 # Read as a dot in domain names (RFC 3490, section 3.1).
@@ -115,7 +115,7 @@ def normalised(text: str, parent: View | None = None) -> View | None:
 
 @functools.lru_cache(maxsize=8192)
 def _seen(character: str) -> str:
-    """Return how a reader reads one character."""
+    """Return one character as a reader sees it."""
     if character in _BLANK:
         return ""
     return "".join(_plain(part) for part in unicodedata.normalize("NFKC", character))

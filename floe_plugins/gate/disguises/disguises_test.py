@@ -1,4 +1,4 @@
-"""What is hidden in a text, and what of it comes to light; `docs/how-to/gate.md` lists the rest."""
+"""Values hidden in a text that are found; `docs/how-to/gate.md` lists those that are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def percent(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode())
 
 
-# What the last view of the first must hold.
+# Disguised text, and a string that its last view must contain.
 DISGUISES = {
     "homoglyphs": ("jоe.blоggs@exаmple.org", MAIL),
     "greek homoglyphs": ("jοe.blοggs@example.οrg", MAIL),

@@ -1,6 +1,6 @@
 """Decodes URL escapes, HTML entities, backslash escapes, base64 and hexadecimal.
 
-Base64 may have either alphabet, be wrapped or not, and begin in mid-word. A word counts as encoded
+Base64 may use either alphabet, be wrapped or not, and begin within a word. A word counts as encoded
 only if it decodes to readable text, which ordinary long words do not.
 """
 

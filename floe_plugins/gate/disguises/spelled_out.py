@@ -1,4 +1,4 @@
-"""Rewrites values that are dictated or pulled apart in the form that detectors know.
+"""Rewrites values that are dictated or spaced out into the form that detectors know.
 
 "four one one one" becomes 4111, "joe at example dot org" an address, "4-1-1-1" or "41 11 11" one
 number. Letters with spaces between them are joined, and so are the turns of a chat that was
@@ -41,7 +41,7 @@ _CHINESE = "〇一二三四五六七八九"
 
 _ALL = "|".join(sorted({*_WORDS, *_TENS, *_REPEATS}, key=len, reverse=True))
 _ITEM = rf"(?:(?:{_ALL})(?![^\W_])|\d{{1,4}}(?!\w))"
-# What may stand between two items. A line feed may too: people dictate in lists.
+# Allowed between two items, line feeds included: people dictate in lists.
 _RUN = re.compile(
     rf"(?<![^\W_]){_ITEM}(?:[\s,.;:/_-]{{1,3}}+(?:and\s)?{_ITEM}){{4,}}+"
     rf"|[{_CHINESE}零]{{7,}}+",
@@ -50,7 +50,7 @@ _RUN = re.compile(
 _TOKEN = re.compile(r"[^\W_]+")
 _LEAST_WORDS = 3
 _LEAST_DIGITS = 6
-# A cheap test: fewer words than this make no number.
+# A cheap test: fewer words than this are not a number.
 _APART = str.maketrans(dict.fromkeys(",.;:/_-", " "))
 _COUNTED = frozenset({*_WORDS, *_TENS, *_REPEATS})
 
@@ -155,7 +155,7 @@ def _dictated(run: str) -> str | None:
 
 
 def _repeated(items: list[str], pieces: list[str]) -> list[str]:
-    """Apply "double" and "triple" to what follows them."""
+    """Apply "double" and "triple" to the next item."""
     times, repeated, rest = 1, [], iter(pieces)
     for item in items:
         if item in _REPEATS:
@@ -175,7 +175,7 @@ _beside_dots = replacing(_BESIDE_DOT, ".")
 def _marks(text: str, parent: View | None) -> View | None:
     """Write marks in brackets or between spaces as an address has them."""
     joined = rewritten(text, parent, (_bracketed, _beside_at))
-    # Where a mark is set off, dots may be, too.
+    # If a mark is set off, dots may be, too.
     if joined is None:
         return None
     return rewritten(joined.text, joined, (_beside_dots,)) or joined
@@ -210,27 +210,27 @@ _TRIPLES = re.compile(
     r"(?<!\d)\d{3}([\W_]{1,3})\d{3}(?!\d)(?:\1\d{3}(?!\d)){2,}+(?:\1\d\d?(?!\d))?"
 )
 
-# Between groups of three digits and more: what no detector of numbers expects there.
+# Between groups of three or more digits: separators that no detector of numbers expects.
 _ODD = re.compile(r"(?<=\d{3})(?:[|~;:+*\\•·…]|[ \t\n.,/_|~;:\\()\[\]{}•·-]{2,6})(?=\d{3})")
 
 # Letters for digits, in words of four characters and more with a digit among them.
 _LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
 _LETTERS_OF_DIGITS = str.maketrans("OolI", "0011")
 
-# Cheap tests: fewer digits, or single characters, hide no number or address.
+# Cheap tests: fewer digits, or single characters, cannot hide a number or address.
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 _LEAST_APART = 7
 
 
 def closed_up(text: str, parent: View | None = None) -> View | None:
-    """Return the view of a text with the digits and letters joined that were pulled apart.
+    """Return the view of a text in which spaced-out digits and letters are joined.
 
     `parent` is the view that the text is from, if any.
 
     Returns
     -------
     View or None
-        None if nothing in the text is pulled apart.
+        None if nothing in the text is spaced out.
     """
     digits = len(text) - len(text.translate(_NO_DIGITS))
     singles = sum(len(word) == 1 for word in text.split())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class View:
-    """A text that was made from another one by replacing stretches of it.
+    """A text made from another one by replacing stretches of it.
 
     Attributes
     ----------
@@ -19,8 +19,8 @@ class View:
     parent : View or None
         The view that it was made from, or None if that is the original text.
     values_only : bool
-        Whether to look only for values, such as numbers and addresses: text that was put together
-        from pieces is no prose.
+        Whether to look only for values, such as numbers and addresses: text that was assembled from
+        pieces is not prose.
     """
 
     text: str
@@ -55,8 +55,8 @@ class View:
     def stretches(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the stretches of the original that ``text[start:end]`` comes from.
 
-        Unlike `original`, without what the first view of the chain left out in between, where that
-        is more than one character.
+        Unlike `original`, excludes gaps of more than one character that the first view of the chain
+        left out.
         """
         if self.parent is not None:
             return self.parent.stretches(*self._source(start, end))
@@ -90,8 +90,6 @@ class Rewriting:
 
     Parameters
     ----------
-    source : str
-        The text.
     parent : View or None
         The view that `source` is from.
     """
@@ -106,7 +104,7 @@ class Rewriting:
     _copied: int = 0
 
     def replace(self, start: int, end: int, replacement: str) -> None:
-        """Replace ``source[start:end]``, which is behind all earlier replacements.
+        """Replace ``source[start:end]``, which is after all earlier replacements.
 
         Parameters
         ----------
@@ -142,16 +140,15 @@ class Rewriting:
         self._widths.append(width)
 
 
-#: Takes a text and where it is from, and returns its view; None if it changes nothing.
+#: Returns the view of a text with a given parent; None if it changes nothing.
 Stage = Callable[[str, View | None], View | None]
 
 
 def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str | None]) -> Stage:
-    """Return the stage that replaces what a pattern matches.
+    """Return the stage that replaces a pattern's matches.
 
     Parameters
     ----------
-    pattern : re.Pattern
     by : str or callable
         The replacement of every match, or a function from a match to it; None keeps the match.
     """
@@ -172,10 +169,8 @@ def rewritten(text: str, parent: View | None, stages: Iterable[Stage]) -> View |
 
     Parameters
     ----------
-    text : str
     parent : View or None
         The view that the text is from.
-    stages : iterable of Stage
 
     Returns
     -------

@@ -66,9 +66,9 @@ def _case(shape: tuple[int, int], clients: int, *, repeats: int) -> dict[str, An
         "dense_s": dense_s,  # the dense sum, its decomposition and the cut
         "speedup": dense_s / factored_s,
         "relative_error": float(error),  # of Floe's product against the dense one, Frobenius
-        # Most that Floe held at once, replies made one by one, one included; 1e6 bytes.
+        # Peak of what Floe held, one reply included, as replies are made one by one; 1e6 bytes.
         "peak_mb": peak_bytes / 1e6,
-        "floor_s": floor_s,  # copying the factors once: less than this no aggregation can take
+        "floor_s": floor_s,  # copying the factors once: no aggregation can take less
         "over_floor": factored_s / floor_s,
         "discarded_energy": aggregate.discarded_energy,  # share beyond the cut
     }

@@ -58,13 +58,13 @@ class Meter:
         return sum(after.cpu[name] - before.cpu[name] for name in names)
 
     def joules_between(self, before: Reading, after: Reading) -> float | None:
-        """Return the joules of all packages between two readings; None where not told."""
+        """Return the joules of all packages between two readings; None if unknown."""
         if not self._packages:
             return None
         total = 0
         for name, package in self._packages.items():
             spent = after.microjoules[name] - before.microjoules[name]
-            # The counter begins again at its largest value.
+            # The counter wraps around at its largest value.
             most = int((package / "max_energy_range_uj").read_text()) if spent < 0 else 0
             total += spent + most
         return total / 1e6
@@ -81,9 +81,9 @@ def _cpu_seconds(root: psutil.Process) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one answer took."""
+    """The cost of one answer."""
 
-    seconds: float  # until the whole answer was there
+    seconds: float  # until the answer was complete
     cpu: float  # processor seconds of all processes of the servers involved
     joules: float | None = None  # of all processor packages; None where they cannot be read
     tokens: int = 0  # of the answer
@@ -100,7 +100,7 @@ class Cost:
 
 
 def idle_share(meter: Meter, names: Sequence[str]) -> dict[str, float]:
-    """Return the processor seconds per second of servers that nobody asks anything."""
+    """Return the processor seconds per second of idle servers."""
     before, begun = meter.read(), time.perf_counter()
     time.sleep(_IDLE_SECONDS)
     after, seconds = meter.read(), time.perf_counter() - begun

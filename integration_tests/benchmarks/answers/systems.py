@@ -1,4 +1,4 @@
-"""What each system answers, writers and those that choose between them, and how that compares."""
+"""The answers of each system, of writers and of those that choose between them, compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from integration_tests.benchmarks.answers.tasks import Task, token_f1
 _RESAMPLES = 2_000
 ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
 
-#: In the order of the table; `HINDSIGHT` is no system that anybody could run.
+#: In the order of the table; `HINDSIGHT` is not a system that could be run.
 SYSTEMS = (*WRITERS[:3], ROUTER, CASCADE, HINDSIGHT, WRITERS[3])
 
 Marks = Mapping[str, Mapping[str, "Mark"]]  # system -> item's key -> mark
@@ -23,7 +23,7 @@ Replies = Mapping[str, Mapping[str, Reply]]  # writer -> item's key -> answer
 
 @dataclass(frozen=True)
 class Mark:
-    """How an answer did: whether it is right, and its F1 with the reference."""
+    """The score of an answer: whether it is right, and its F1 with the reference."""
 
     right: bool
     f1: float
@@ -37,24 +37,24 @@ def mark(item: Item, reply: Reply) -> Mark:
 def routed(bits: Mapping[str, float]) -> str:
     """Return the writer that finds a prompt likelier, given bits per byte of both; parameter-free.
 
-    Routing by the likelihood of the prompt is what is left of a router without training; it has
-    the weakness that a fine-tuned model knows its prompts better than their answers.
+    Routing by the likelihood of the prompt is a router without training; its weakness is that a
+    fine-tuned model knows its prompts better than their answers.
     """
     return SLM if bits[SLM] < bits[LLM] else LLM
 
 
 def escalates(reply: Reply, threshold: float) -> bool:
-    """Tell whether the cascade asks the LLM after this answer of the SLM."""
+    """Tell whether the cascade calls the LLM after this answer of the SLM."""
     return reply.logprob < threshold
 
 
 def fitted_threshold(items: Sequence[Item], replies: Replies) -> float:
     """Return the threshold of the cascade that would have been right most often.
 
-    FrugalGPT (Chen et al., arXiv 2305.05176) asks the cheap model first and the dear one where a
-    score of the first answer is low. The score here is the mean log-probability of the answer's
-    tokens, and one threshold serves all tasks. Of thresholds that are as often right, the one
-    with the higher mean F1 is taken, then the one that asks the LLM less often.
+    FrugalGPT (Chen et al., arXiv 2305.05176) calls the cheap model first, and the expensive one if
+    a score of the first answer is low. The score here is the mean log-probability of the answer's
+    tokens, and one threshold serves all tasks. Ties are broken by the higher mean F1, then by the
+    fewer calls of the LLM.
 
     None of the items is among those that the systems are compared on.
     """
@@ -112,7 +112,7 @@ def totals(items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
 
 def _figures(own: Sequence[Mark]) -> dict[str, Any]:
     right = sum(each.right for each in own)
-    # Wilson's interval: it stays within 0 and 1, and has a width where all are wrong.
+    # Wilson's interval stays within 0 and 1, and has a width even if all are wrong.
     interval = binomtest(right, len(own)).proportion_ci(method="wilson")
     return {
         "n": len(own),

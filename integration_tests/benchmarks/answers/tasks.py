@@ -1,4 +1,4 @@
-"""The tasks, each in three parts without a common prompt, and when an answer to one is right."""
+"""The tasks, each in three parts without a common prompt, and how their answers are marked."""
 
 import json
 import math
@@ -27,8 +27,8 @@ class Marking:
 
     kind: str  # its name in the results
     rule: str  # what counts as right, in words
-    #: Text of an answer -> what is compared with the reference's; None where there is nothing of
-    #: the kind in it, which is never right.
+    #: Text of an answer -> the value compared with the reference's; None if the answer has none,
+    #: which is never right.
     final: Callable[[str], Hashable]
 
     def right(self, answer: str, reference: str) -> bool:
@@ -37,10 +37,10 @@ class Marking:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return the F1 of the words and signs that two texts share, as SQuAD has it; 0 to 1.
+    """Return the F1 of the words and signs that two texts share, as in SQuAD; 0 to 1.
 
     Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016; here
-    signs count too, since code and records are made of them.
+    signs count too, since code and records consist of them.
     """
     first, second = (Counter(_PIECES.findall(text.lower())) for text in (answer, reference))
     shared = (first & second).total()
@@ -86,7 +86,7 @@ WHOLE = Marking(
 
 
 def marking_for(examples: Sequence[Example]) -> Marking:
-    """Return how a file's answers are read, by what its references look like."""
+    """Return how a file's answers are read, judged by its references."""
     references = [example.response.strip() for example in examples]
     if all(_STATED.search(reference) for reference in references):
         return NUMBER
@@ -97,9 +97,9 @@ def marking_for(examples: Sequence[Example]) -> Marking:
     return WHOLE
 
 
-#: GSM8K's notes to a calculator, which no reader of an answer would see.
+#: GSM8K's calculator annotations, which are not part of a readable answer.
 _CALCULATOR = re.compile(r"<<[^>]*>>")
-#: The long answer of PubMedQA after the short one, which alone is asked for.
+#: PubMedQA's long answer after the short one; only the short one is requested.
 _EXPLAINED = re.compile(r"(\s*(?:yes|no|maybe)\.)\s.+", re.DOTALL)
 #: Added to the seed for embedded examples that no device gets.
 _OTHER_SEED = 7_919
@@ -107,7 +107,7 @@ _OTHER_SEED = 7_919
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of each task is used for what."""
+    """The numbers of examples and tokens per task."""
 
     trained: int  # most examples that devices train on
     fitted: int  # examples that the cascade's threshold is fitted on
@@ -131,7 +131,7 @@ class Task:
     max_tokens: int  # of an answer; enough for the longest reference of `trained`
 
     def prompt(self, example: Example) -> str:
-        """Return what every system is asked: the shots, then the example's prompt."""
+        """Return the prompt for every system: the shots, then the example's prompt."""
         solved = [shot.text.strip("\n") for shot in self.trained[: self.shots]]
         return "\n\n".join([*solved, example.prompt])
 
@@ -259,7 +259,7 @@ def _cut(examples: list[Example], name: str, sizes: Sizes) -> list[list[Example]
 
 
 def _ready(examples: Sequence[Example], sizes: Sizes, next_line: bool = False) -> list[Example]:
-    """Return examples as they are asked, no prompt twice."""
+    """Return examples as they are sent, without duplicate prompts."""
     explained = all(_EXPLAINED.fullmatch(example.response) for example in examples)
     found: dict[str, Example] = {}
     for example in examples:
@@ -267,7 +267,7 @@ def _ready(examples: Sequence[Example], sizes: Sizes, next_line: bool = False) -
         if explained:
             response = _EXPLAINED.sub(r"\1", response)
         if next_line:
-            # The next line alone is asked for, so the prompt ends where it begins.
+            # Only the next line is requested, so the prompt ends where it begins.
             prompt, response = prompt + "\n", response.strip("\n").split("\n")[0]
         if len(prompt) > sizes.prompt_characters:
             prompt = prompt[-sizes.prompt_characters :].split(" ", 1)[-1]

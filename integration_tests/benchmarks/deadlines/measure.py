@@ -1,4 +1,4 @@
-"""Decodes beside an expert of a scattering latency, at one deadline after the other."""
+"""Decodes beside an expert of varying latency, at one deadline after the other."""
 
 import json
 import statistics
@@ -81,7 +81,7 @@ def _measure(options: cli.Namespace, logs: Path) -> dict[str, Any]:
 
 @dataclass
 class _Bench:
-    """The server under test and what is turned between its answers."""
+    """The server under test and what is adjusted between its answers."""
 
     server: Server
     expert: LatencyExpert
@@ -91,11 +91,11 @@ class _Bench:
     _answers: int = 0
 
     def alone(self) -> Answer:
-        """Return an answer that Floe has no part in."""
+        """Return an answer of the host alone."""
         return self._answer(self.options.tokens, floe="host")
 
     def reset(self) -> None:
-        """Wait until the breaker is closed and no late call is on its way."""
+        """Wait until the breaker is closed and no late call is in flight."""
         self.expert.set_latency(0.0)
         dial(self.deadline, 10_000.0)
         give_up = time.monotonic() + 30
@@ -122,12 +122,12 @@ class _Bench:
         }
 
     def _fused(self, tokens: int) -> tuple[Answer, list[str]]:
-        """Return an answer, and what came of each of its tokens."""
+        """Return an answer, and the outcome of each of its tokens."""
         self._answers += 1
         label = str(self._answers)
         answer = self._answer(tokens, floe="fused", floe_label=label)
         lines = map(json.loads, self.trace.read_text(encoding="utf-8").splitlines())
-        # The last word on a position counts: a prompt that is read in pieces has several.
+        # The last line of a position counts: a prompt that is read in chunks has several.
         found = {line["position"]: line["outcome"] for line in lines if line["label"] == label}
         return answer, list(found.values())
 

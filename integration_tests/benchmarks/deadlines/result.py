@@ -1,4 +1,4 @@
-"""The table, and the tokens held against the promise."""
+"""The table, and the tokens compared with the promise."""
 
 import statistics
 from collections.abc import Sequence

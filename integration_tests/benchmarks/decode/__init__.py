@@ -1,1 +1,1 @@
-"""What the benchmarks of decoding share: servers, and an expert of a chosen latency."""
+"""Shared by the benchmarks of decoding: servers, and an expert of a chosen latency."""

@@ -1,10 +1,10 @@
 """An expert in a process of its own that answers when it is told to: how far away it is is exact.
 
-By default its answers are canned, the same valid top K whatever it is asked, since a real model's
-latency cannot be chosen. With ``--model`` a real one computes them, and an answer leaves at the
-latency or when it is computed, whichever is later.
+By default its answers are canned, the same valid top K for every request, since a real model's
+latency cannot be chosen. With ``--model`` a real model computes them, and an answer leaves after
+the latency or when it is computed, whichever is later.
 
-Plain HTTP on one event loop, so that little of the machine is taken from the host: completions at
+Plain HTTP on one event loop, which leaves most of the machine to the host: completions at
 ``/v1/completions``; ``/latency`` takes ``{"ms": number or null, "sigma": number, "seed": number}``,
 null for one that never answers. With a sigma latencies are log-normal around the median ``ms``.
 """
@@ -50,9 +50,9 @@ class LatencyExpert:
     process: Popen[bytes]
 
     def set_latency(self, seconds: float | None, *, sigma: float = 0.0, seed: int = 0) -> None:
-        """Set the seconds from a question to its answer; None for none at all.
+        """Set the seconds from a request to its answer; None for no answer.
 
-        With a `sigma` they are the median of latencies that scatter, anew by the seed.
+        With a `sigma` they are the median of varying latencies, drawn again from the seed.
         """
         root = self.url.removesuffix("/v1")
         body = {"ms": None if seconds is None else seconds * 1000, "sigma": sigma, "seed": seed}
@@ -86,7 +86,7 @@ def latency_expert(
 
 
 class _Answers:
-    """What is answered, and when."""
+    """The answers, and their times."""
 
     def __init__(self, *, top_k: int, model: str | None) -> None:
         self.set_latency({"ms": 0.0, "sigma": 0.0, "seed": 0})
@@ -160,7 +160,7 @@ async def _serve(answers: _Answers, port: int) -> None:
                 else:
                     reply = await answers.answer(body)
                 if reply is None:
-                    # Silent until the other side has had enough.
+                    # Silent until the other side gives up.
                     await reader.read()
                     return
                 head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(reply)}\r\n\r\n".encode()

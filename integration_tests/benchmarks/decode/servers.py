@@ -15,7 +15,7 @@ from integration_tests.harness.vllm_servers import Server, ServerSpec
 
 HOST_CORE, EXPERT_CORE = 0, 1
 
-#: Long enough never to be missed where a benchmark is not about deadlines.
+#: Long enough never to be missed in benchmarks that are not about deadlines.
 PATIENT = {"deadline_ms": 20_000.0, "first_deadline_ms": 60_000.0}
 #: What a request says that Floe is to leave alone.
 HOST_ALONE: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
@@ -37,7 +37,7 @@ def add_options(options: cli.Options, *, tokens: int, repeats: int) -> None:
 
 
 def floe_section(url: str, *, tokenizer: str, lookahead: int = 1, **values: Any) -> dict[str, Any]:
-    """Return a ``floe`` section that asks the expert at `url`."""
+    """Return a ``floe`` section with the expert at `url`."""
     expert = {"url": url, "model": "expert", "tokenizer": tokenizer, "trusted": True}
     return {"expert": {**expert, "lookahead": lookahead}, **PATIENT, **values}
 
@@ -72,14 +72,14 @@ def dialled_host(
         variables[timed_processor.TIMES] = str(times)
         processor = timed_processor.TIMED
     spec = host(model, "floe", floe=floe, variables=variables)
-    # The later option counts.
+    # The later option takes precedence.
     return replace(spec, arguments=[*spec.arguments, "--logits-processors", processor])
 
 
 def tokens_per_second(server: Server, prompt: str, *, tokens: int, **options: Any) -> float:
     """Decode one greedy answer of exactly `tokens` tokens, and return their rate.
 
-    The prompt is read once before, so that what is timed is decoding; `options` are the request's.
+    The prompt is read once before, so that only decoding is timed; `options` are the request's.
     """
     try:
         server.tokens(prompt, max_tokens=1, **options)
@@ -107,6 +107,6 @@ def rates(
 
 
 def starting(name: str, seconds: float) -> None:
-    """Say now and then that a server is being waited for."""
+    """Report now and then that a server is still starting."""
     if round(seconds) % 20 == 0:
         cli.note(f"{name} has been starting for {seconds:.0f} s")

@@ -2,7 +2,7 @@
 
 A deadline is read when a server starts, and a start takes half a minute. Here the number in a file
 takes the place of the configuration's ``deadline_ms`` and ``first_deadline_ms`` at the beginning of
-each step, so that one server is measured at many. All else is Floe's own.
+each step, so that one server is measured at many. Everything else is Floe's own.
 
 The clock tells how much of a step lies outside ``update_state`` to ``apply``. That part, sampling,
 output and scheduling, is where no call can be in flight: the last token is not known before it, and
@@ -51,7 +51,7 @@ class DialledProcessor(FloeLogitsProcessor):
 
 
 class TimedProcessor(DialledProcessor):
-    """Writes two numbers a step: seconds outside and inside, the former before the latter."""
+    """Writes two numbers per step: the seconds outside, then those inside."""
 
     def __init__(self, vllm_config: Any, *arguments: Any) -> None:
         super().__init__(vllm_config, *arguments)

@@ -17,7 +17,7 @@ FAR = 3.0
 
 
 def measure(options: cli.Namespace) -> dict[str, Any]:
-    """Measure the parts that are asked for."""
+    """Measure the requested parts."""
     values: dict[str, Any] = {"cases": []}
     with tempfile.TemporaryDirectory() as folder:
         if {"overlap", "silence"} & set(options.parts):

@@ -1,4 +1,4 @@
-"""The table, and what was measured held against the aims."""
+"""The table, and the measurements compared with the aims."""
 
 from integration_tests.benchmarks.cli import Namespace, Result, Values
 

@@ -1,4 +1,4 @@
-"""Runs levels x seeds x methods in worker processes; every result is kept as it comes."""
+"""Runs levels x seeds x methods in worker processes; every result is stored as it arrives."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ALONE = ("local",)  # shares no training with other methods, and is as long as 
 
 
 def measure(options: cli.Namespace) -> dict[str, Any]:
-    """Run what is left to do, and return mean and spread over the seeds."""
+    """Run the remaining tasks, and return mean and spread over the seeds."""
     protocol = world.Protocol(
         **{item.name: getattr(options, item.name) for item in fields(world.Protocol)}
     )
@@ -73,7 +73,7 @@ class Task:
 def plan(
     levels: Sequence[float], seeds: Sequence[int], methods: Sequence[str], *, done: Sequence[Record]
 ) -> list[Task]:
-    """Return what is left to do, in pieces of about the same length."""
+    """Return the remaining tasks, in pieces of about the same length."""
     finished = {(record["level"], record["seed"], record["method"]) for record in done}
     tasks = []
     for seed, level in product(seeds, levels):
@@ -152,7 +152,7 @@ def _work(protocol: world.Protocol, task: Task) -> None:
 
 
 class Journal:
-    """The JSONL file that an interrupted benchmark goes on from; without a path nothing is kept.
+    """The JSONL file from which an interrupted benchmark resumes; without a path nothing is kept.
 
     Its first line holds the protocol, every other a record.
     """
@@ -169,7 +169,7 @@ class Journal:
                 raise ConfigError(
                     f"--resume {path} was written with another {', '.join(odd)}; give another file."
                 )
-            # A line that was cut off while it was written is measured anew.
+            # An incomplete line is measured again.
             self.records = [json.loads(line) for line in lines[1:] if line.endswith("}")]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write([{"protocol": protocol}, *self.records], mode="w")

@@ -275,7 +275,7 @@ def test_every_method_uses_the_same_budget(
                 assert figures["rounds"] == 3
                 assert figures["steps"] == 3 * 3 * 6
                 assert figures["loss_mean"] < methods["untrained"]["loss_mean"]
-        # Whoever does not wait and does not talk has more steps.
+        # A device that neither waits nor communicates makes more steps.
         assert methods["local"]["steps"] > methods["floe"]["steps"]
         assert methods["local"]["megabytes_up"] == 0 < methods["fedavg"]["megabytes_up"]
     assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * len(METHODS)

@@ -1,4 +1,4 @@
-"""The methods: `FloeStrategy` itself, and the others as their papers have them, none tuned.
+"""The methods: `FloeStrategy` itself, and the others as in their papers, none tuned.
 
 All share initial adapter, data, order of batches, local training, device ranks, clock and budget;
 the others a scaling of 1 (alpha = rank) on every device, too.
@@ -45,7 +45,7 @@ def run_floe(bench: Workbench) -> Outcome:
 
 
 def affordable_ranks(bench: Workbench) -> dict[int, int]:
-    """Return the rank that Floe gives each device, read off the messages of a first round."""
+    """Return the rank that Floe gives each device, as read from a first round's messages."""
     grid = WorldGrid(bench, bench.world.clock(budget=0.0))
     _run(grid, bench)
     return {node: adapter.rank for node, adapter in grid.declined.items()}
@@ -137,7 +137,7 @@ def _reply(message: Message, content: RecordDict) -> Message:
 
 
 def factor_mean(adapters: Sequence[AdapterState], weights: Sequence[float]) -> AdapterState:
-    """Return the weighted mean of A and the weighted mean of B, each for itself.
+    """Return the weighted mean of A and the weighted mean of B, taken separately.
 
     FedAvg (McMahan et al., arXiv 1602.05629) on the adapter's arrays, as FlowerTune and FedIT
     (Zhang et al., arXiv 2305.05644) do. All adapters have one rank and one scaling.
@@ -157,8 +157,8 @@ def zero_padded_mean(adapters: Sequence[AdapterState], rank: int) -> AdapterStat
     """Return HetLoRA's mean: factors padded with zeros to `rank`, weighted by their norms.
 
     Cho et al., "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models"
-    (arXiv 2401.06432): the weight of a device is the Frobenius norm of its update B A, which
-    gives less to updates that say little. All adapters have one scaling.
+    (arXiv 2401.06432): the weight of a device is the Frobenius norm of its update B A, which gives
+    less to small updates. All adapters have one scaling.
     """
     norms = [product_norm(adapter) for adapter in adapters]
     padded = [adapter.resized(rank) for adapter in adapters]
@@ -184,8 +184,8 @@ def decomposed_mean(
 
     Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and
     Client Resources" (arXiv 2402.11505). The singular values go to B, so the rows of A are
-    orthonormal. The matrix is that of the dense sum; it is decomposed in factored form, which is
-    a matter of time alone.
+    orthonormal. The matrix is that of the dense sum; it is decomposed in factored form, which only
+    saves time.
     """
     mean = AdapterMean(adapters[0].shapes)
     for adapter, weight in zip(adapters, weights, strict=True):
@@ -263,7 +263,7 @@ class Federation(ABC):
 
     @property
     def frozen(self) -> AdapterState | None:
-        """What the base weights have moved by for good."""
+        """The permanent change of the base weights."""
         return None
 
     @abstractmethod
@@ -322,7 +322,7 @@ class FlexLora(OneModel):
 
 
 class Flora(Federation):
-    """All devices' factors stacked and merged into every base model; adapters begin anew.
+    """All devices' factors stacked and merged into every base model; adapters start afresh.
 
     Every device downloads the whole stack. Fresh adapters are drawn on the device and cost no
     download.

@@ -1,4 +1,4 @@
-"""What all methods share: terms, devices, the virtual clock, real local training and evaluation."""
+"""Shared by all methods: terms, devices, the virtual clock, real local training and evaluation."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ class Protocol:
     model: str = SMOLLM2  # the frozen base model
     data: str = "embedded"  # or JSONL files and folders separated by commas; every file is one task
     clients: int = 6  # devices
-    devices: tuple[str, ...] = ("phone", "jetson", "laptop")  # their classes, given out in turn
+    devices: tuple[str, ...] = ("phone", "jetson", "laptop")  # their classes, assigned in turn
     #: Candidates of Floe's rank policy. Every other method but FedAvg trains at the ranks that the
     #: policy gives; FedAvg at the smallest of them.
     ranks: tuple[int, ...] = (4, 8, 16, 32)
@@ -139,7 +139,7 @@ class Outcome:
     #: Node -> the adapter that it would use: the one that the next round would send it.
     served: Mapping[int, AdapterState]
     steps: int  # of the optimizer, on all devices
-    details: dict[str, Any] = field(default_factory=dict)  # what else is worth knowing, for JSON
+    details: dict[str, Any] = field(default_factory=dict)  # further details, for JSON
 
 
 class Node(NamedTuple):
@@ -150,7 +150,7 @@ class Node(NamedTuple):
 
 
 class World:
-    """The devices of one level and seed: what they hold, what they are, what they tell the server.
+    """The devices of one level and seed: their data, their hardware and their profiles.
 
     The level is the run configuration's ``mix``: 1 gives all devices the same mixture, 0 one task
     each.
@@ -182,7 +182,7 @@ class World:
 
     @cached_property
     def profiles(self) -> dict[int, DeviceProfile]:
-        """What each device tells the server; its seconds are the protocol's."""
+        """The profile of each device; its seconds are the protocol's."""
         upload = upload_per_rank(self.shapes)
         low, high = min(self.protocol.ranks), max(self.protocol.ranks)
         how = EmbeddingSettings(max_length=self.settings.max_length)

@@ -1,4 +1,4 @@
-"""The table, and the cases that the aim is about held against it."""
+"""The table, and the aim compared with its cases."""
 
 from integration_tests.benchmarks.cli import Namespace, Result, Values
 from integration_tests.benchmarks.fusion_cost.measure import AIM, AIMED_ROWS

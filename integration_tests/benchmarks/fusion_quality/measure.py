@@ -1,4 +1,4 @@
-"""Reads the texts, and brings both models on them together in every way."""
+"""Reads the texts, and combines both models on them in every way."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.config import FloeConfig
 
-#: Entropies of the host, nats, above which the lazy mode asks.
+#: Entropies of the host, nats, above which the lazy mode calls the expert.
 UNSURE_NATS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 #: The router of the lazy mode: the default.
 _LAZY_ROUTER = "evidence"
@@ -140,7 +140,7 @@ def gap_closed(bits: float, *, host: float, expert: float, hindsight: float) -> 
 
 
 class TextError(FloeError):
-    """A file that holds no text to score."""
+    """A file without text to score."""
 
 
 def default_texts() -> list[str]:

@@ -1,4 +1,4 @@
-"""The positions of one document: the host's rows there, and the expert's word on them."""
+"""The positions of one document: the host's rows and the expert's distributions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Chunk:
     targets: IntArray  # the host tokens that the text has there
     pieces: list[bytes]  # what they add to the text
     logits: torch.Tensor  # the host's, (rows, vocabulary), float32; valid until the next chunk
-    aligned: Aligned  # the expert's word, boundary handling included
-    #: The expert's top K after its tokenization of the text so far as it stands: what a peer
-    #: without boundary handling hears.
+    aligned: Aligned  # the expert's distribution, boundary handling included
+    #: The expert's top K after its tokenization of the unmodified text so far: what a peer without
+    #: boundary handling receives.
     plain: ExpertTopK
     inside: npt.NDArray[np.bool_]  # where the text so far ends inside an expert token of the text
     log_partition: FloatArray  # logarithm of the sum of exp of the host's logits
@@ -101,7 +101,7 @@ def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: 
 
 
 class _Asking:
-    """Asks the expert what the engine would ask it, many positions at a time."""
+    """Sends the expert the engine's requests, many positions at a time."""
 
     def __init__(
         self, host: ByteVocabulary, expert: Scorer, own: list[int], *, top_k: int, covers: int
@@ -117,11 +117,11 @@ class _Asking:
         return self._reading.hidden
 
     def about(self, pieces: list[bytes], targets: list[int]) -> list[Words]:
-        """Return the word after each piece of the text, with boundary handling and without.
+        """Return the distribution after each piece of the text, with boundary handling and without.
 
-        Each of `targets`, the host's tokens, comes after the piece at its place. What is asked may
-        depend on what was answered before. So the text is gone through again until no question is
-        left that has not been answered.
+        Each of `targets`, the host's tokens, comes after the piece at its place. A request may
+        depend on earlier answers, so passes over the text are repeated until every request is
+        answered.
         """
         while True:
             words = self._go_through(pieces, targets)

@@ -1,4 +1,4 @@
-"""Routers over the positions of a document, as the engine would run them, and other ways.
+"""Routers over the positions of a document, as the engine runs them, and the peers.
 
 The peers bring two vocabularies together with equal weights, on the same top K. All of them are
 given the expert's words without boundary handling, which none of them has.
@@ -34,7 +34,7 @@ class Replay:
         self.begin_document()
 
     def begin_document(self) -> None:
-        """Forget the evidence: every document is a request of its own."""
+        """Forget the evidence: every document is a separate request."""
         #: Of the present document, position by position.
         self.expert_weights: list[float] = []
         self._evidence = Evidence()

@@ -1,4 +1,4 @@
-"""The table, and what each direction comes to."""
+"""The table, and the result of each direction."""
 
 import statistics
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
 
 
 def _remarks(pair: Values) -> list[str]:
-    """Say what one direction comes to, with the default router."""
+    """Say what one direction achieves with the default router."""
     texts = list(pair["texts"].values())
     fused = [each["fused"][_DEFAULT_ROUTER] for each in texts]
     below = sum(

@@ -1,4 +1,4 @@
-"""The table, and the gate held against its targets."""
+"""The table, and the gate compared with its targets."""
 
 from typing import Any
 

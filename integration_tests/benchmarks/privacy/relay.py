@@ -1,4 +1,4 @@
-"""A relay between the device and the cloud that keeps every request as it came."""
+"""A relay between the device and the cloud that records every request byte for byte."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ class Relay:
 
 @contextmanager
 def relay(upstream: str) -> Iterator[Relay]:
-    """Run a relay in a thread of its own."""
+    """Run a relay in a separate thread."""
     loop, made = asyncio.new_event_loop(), Relay(upstream)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

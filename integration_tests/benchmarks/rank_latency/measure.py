@@ -1,4 +1,4 @@
-"""Trains at every rank, and says what that makes of rounds on each class of device."""
+"""Trains at every rank, and derives the rounds of each class of device."""
 
 import statistics
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _DEADLINES = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What this machine needs."""
+    """The measurements of this machine."""
 
     step_seconds: Mapping[int, float]  # rank, ascending -> of a step in training, at slowdown 1
     upload_bytes: Mapping[int, int]  # rank -> of an adapter's arrays in a message
@@ -170,7 +170,7 @@ def _ranks(
 
 
 def _profile(measured: Measured, device: Device) -> DeviceProfile:
-    """Return what a device of a class would tell the server."""
+    """Return the profile that a device of a class would send."""
     low, high = measured.cost.step_seconds
     slowed = (low * device.slowdown, high * device.slowdown)
     told = {key: getattr(device, key) for key in ("memory_bytes", "bandwidth")}

@@ -1,4 +1,4 @@
-"""Runs both in turn, each as a Flower App of its own."""
+"""Runs both in turn, each as a separate Flower App."""
 
 import json
 import statistics

@@ -216,7 +216,7 @@ def _timed(stage: str, name: str) -> Callable[..., Any]:
 
 
 class WatchedStrategy(FloeStrategy):
-    """`FloeStrategy`, step by step as it is; only timed."""
+    """`FloeStrategy` with its steps unchanged but timed."""
 
     watch: Watch
 

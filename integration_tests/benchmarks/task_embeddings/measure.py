@@ -1,4 +1,4 @@
-"""Embeds the texts of nodes, and clusters what comes of it."""
+"""Embeds the texts of nodes, and clusters the embeddings."""
 
 from __future__ import annotations
 

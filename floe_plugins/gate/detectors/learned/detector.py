@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MODEL = Path(__file__).with_name("model.npz")
 
-# So many words are scored at once, which bounds the memory; neighbours across the cut are seen.
+# Words scored at once, which bounds the memory; neighbours across the cut are included.
 _WORDS = 4096
 _SEEN = 2
 
@@ -28,8 +28,6 @@ class LearnedDetector:
 
     Parameters
     ----------
-    path : Path, optional
-        The model.
     threshold : float, optional
         A word is private if its best class beats "nothing" by more than this.
     """
@@ -44,7 +42,7 @@ class LearnedDetector:
         self._lock = threading.Lock()
 
     def load(self) -> Model:
-        """Read the model unless that has been done.
+        """Read the model, unless it is already loaded.
 
         Raises
         ------
@@ -102,7 +100,7 @@ def _joined(
 
 
 def _tells(stretch: str, label: str) -> bool:
-    """Tell whether a stretch is more than signs, an initial, or a number of few digits."""
+    """Return whether a stretch is more than signs, an initial, or a number of few digits."""
     if any(letter >= "\u3040" for letter in stretch):
         return True
     letters = sum(map(str.isalpha, stretch))

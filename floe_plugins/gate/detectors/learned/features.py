@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 FIRST, LAST, PLACE, COMMON, PLAIN = 1, 3, 9, 36, 216
-"""What one step of each digit of a code adds."""
+"""The value of one step of each digit of a code."""
 
 
 class Lexicon:
@@ -41,7 +41,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, codes: dict[str, int]) -> "Lexicon":
-        """Make a lexicon; of words with the same hash the last in order is kept."""
+        """Build a lexicon; of words with the same hash, the last one is kept."""
         by_hash = {key_of(word): code for word, code in sorted(codes.items())}
         hashes = sorted(by_hash)
         return cls(
@@ -63,7 +63,7 @@ BITS = 19
 ROWS = 1 << BITS
 
 OFFSETS = (0, -1, 1, -2, 2)
-"""A word speaks about the places at these distances before it: 0 is its own."""
+"""A word counts for the places at these distances before it: 0 is its own."""
 
 PAIRS = 11
 """Rows per place that depend on several words."""
@@ -73,7 +73,7 @@ _TOKEN = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\n+|[^\w\s]|_+"
 )
 
-# Longer words are told apart by their beginning, which keeps their cost bounded.
+# Longer words are distinguished by their beginning, which bounds their cost.
 _LETTERS = 32
 
 _EDGE = "\x02"
@@ -85,7 +85,7 @@ _MIX = tuple(
     for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
 )
 
-# Tells the pairs apart; the one before the last is three kinds in a row.
+# Distinguishes the pairs; the last but one is three kinds in a row.
 _NUMBERS = np.arange(1, PAIRS + 1, dtype=np.uint64)[:, None]
 _TRIPLE = PAIRS - 2
 
@@ -98,7 +98,7 @@ class Word:
     identity : int
         A hash of its lower-case form.
     kind : int
-        Its shape and what the lexicon says of it, as one number.
+        Its shape and its code in the lexicon, as one number.
     ends_sentence : bool
         Whether the next word begins a sentence.
     hashes : list of list of int
@@ -135,8 +135,8 @@ def rows_of(hashes: Sequence[int]) -> Indices:
 def tokens(text: str) -> tuple[list[str], list[int]]:
     """Return the words, numbers and signs of a text, and where each begins."""
     words, starts = [], []
-    # No match is kept: the garbage collector would walk over a million of them, and over all else
-    # that the process holds, again and again.
+    # No match is kept: the garbage collector would repeatedly traverse a million of them, and all
+    # other objects of the process.
     for match in _TOKEN.finditer(text):
         words.append(match[0])
         starts.append(match.start())
@@ -183,7 +183,7 @@ def pair_rows(identity: Hashes, kind: Hashes, ends_sentence: Hashes) -> Indices:
 
 
 def _regime(shapes: Hashes) -> np.uint64:
-    """Tell how a text uses capitals: not at all, only, mostly at beginnings of words, or mixed."""
+    """Classify a text's use of capitals: none, only, mostly at beginnings of words, or mixed."""
     lower = int(np.count_nonzero(shapes == 1))
     title = int(np.count_nonzero(shapes == 2))
     upper = int(np.count_nonzero(shapes == 3))
@@ -229,7 +229,7 @@ def _own_hashes(lower: str, whole: bytes, shape: int, code: int, known: bool) ->
         hashes += [crc32(marked[:size], 6) for size in (2, 4, 5)]
         hashes += [crc32(marked[-size:], 7) for size in (2, 4, 5)]
     else:
-        # Pieces of words are of whole letters, which take several bytes here.
+        # Parts of words consist of whole letters, which take several bytes here.
         letters = f"^{lower}$"
         hashes += [crc32(letters[i : i + 3].encode(), 5) for i in range(len(letters) - 2)]
         hashes += [crc32(letters[:size].encode(), 6) for size in (2, 4, 5)]

@@ -116,6 +116,6 @@ def test_a_model_is_written_and_read(tmp_path: Path) -> None:
     assert read.lexicon.get("two") == 2
     assert read.lexicon.get("three") == 0
     assert np.array_equal(read.scores(["one", "two"]), model.scores(["one", "two"]))
-    # Every row that speaks about a word adds 3 steps of 0.5.
+    # Every row for a word adds 3 steps of 0.5.
     rows = (model.scores(["one"])[0, 1] - 1) / 1.5
     assert rows == round(rows) > 20

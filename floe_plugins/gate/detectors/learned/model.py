@@ -22,7 +22,7 @@ CLASSES = ("NOTHING", "PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
 
 Scores = npt.NDArray[np.float32]
 
-# More words than this are not remembered: a text of random words must not fill the memory.
+# Most remembered words: a text of random words must not fill the memory.
 _REMEMBERED = 40_000
 
 
@@ -36,11 +36,11 @@ class Model:
     weights : array of int8
         Of shape (`ROWS`, classes).
     scale : array of float32
-        Per class, what one step of a weight is worth.
+        Per class, the value of one step of a weight.
     intercept : array of float32
         Per class.
     lexicon : Lexicon
-        What is known of words.
+        Known properties of words.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Model:
         Returns
         -------
         array of float32
-            Of shape (words, classes): above 0 where the word is of the class, 1 where surely.
+            Of shape (words, classes): above 0 if the word is of the class, 1 if certainly.
         """
         count = len(words)
         padded = np.array([0, 0, *self._places(words), 0, 0])
-        # Where the table has what the words around a place say about it.
+        # Rows of the table for the words around each place.
         rows_at = np.array([padded[2 - offset :][:count] for offset in OFFSETS])
         rows_at *= len(OFFSETS)
         rows_at += np.arange(len(OFFSETS))[:, None]
