@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     )
     from flower_strategy.run_folder import load_history, load_manifest
     from flower_strategy.settings import (
-        AggregationSettings,
         CheckpointSettings,
         ClusteringSettings,
         EmbeddingSettings,
@@ -50,7 +49,6 @@ _HOMES = {
     "AdapterMean": "adapters.mean",
     "AdapterState": "adapters.adapter",
     "Aggregate": "adapters.mean",
-    "AggregationSettings": "settings",
     "CheckpointSettings": "settings",
     "ClusteringSettings": "settings",
     "DeadlinePolicy": "ranks.policies",
@@ -92,7 +90,6 @@ __all__ = [
     "AdapterMean",
     "AdapterState",
     "Aggregate",
-    "AggregationSettings",
     "CheckpointSettings",
     "ClusteringSettings",
     "DeadlinePolicy",

@@ -11,19 +11,23 @@ Each takes the message, the context and the node's data, does the work, and retu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters import int8
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.stacking import is_zero, stacked
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, load_base_model
 from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.gpu import warn_of_idle_gpu
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
+from flower_strategy.device.kept_state import DeviceState, load_state
 from flower_strategy.device.loss import held_out_loss
 from flower_strategy.device.preparation import check_training
 from flower_strategy.device.training import train_adapter
@@ -34,10 +38,24 @@ from flower_strategy.device.training_cost import (
     measure_training,
     training_memory,
 )
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, ROUND_KEY, ROUNDS_KEY
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    BEGAN_KEY,
+    CONFIG_KEY,
+    DEADLINE_KEY,
+    METRICS_KEY,
+    ROUND_KEY,
+    ROUNDS_KEY,
+    RUN_KEY,
+    message_bytes,
+    received_adapter,
+)
 from flower_strategy.profile import DeviceProfile, Form
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
+
+_SLACK = 0.5
+"""Share of a step that must fit for a device to begin another one."""
 
 
 def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | None = None) -> Device:
@@ -115,19 +133,26 @@ def profile(
 def train(
     message: Message, context: Context, *, data: LocalData, device: Device | None = None
 ) -> Message:
-    """Answer ``train`` with the message's adapter, trained on the node's examples.
+    """Answer ``train``: train the device's own adapter on top of its cluster's.
 
-    The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``seconds`` (training
+    The device keeps its own adapter, AdamW's moments and its place in the data in
+    ``context.state``. The cluster's adapter, less what the device itself has sent, is added to the
+    base model and stays as it is. The reply has the device's own adapter, all that it has learned
+    since it began, in eight bits; what that rounding leaves out goes into the next one.
+
+    The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``steps`` (of this
+    round), ``began`` (the round in which the own adapter began) and ``seconds`` (download, training
     and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
     after these seconds.
 
     Parameters
     ----------
     message : Message
-        An adapter, its scaling and `TrainingSettings`; the round and the rounds of the run, which
-        the learning rates follow.
+        A cluster's adapter, its scaling and `TrainingSettings`; the round and the rounds of the
+        run, which the learning rates follow; the run's name, the round in which the server thinks
+        that the device began, and the seconds that the round may take.
     context : Context
-        The node's context.
+        The node's context; its state is changed.
     data : LocalData
         The node's local data.
     device : Device, optional
@@ -137,35 +162,85 @@ def train(
     settings = TrainingSettings.from_record(config)
     device = device or device_of(context, config)
     base = load_base_model(settings.model, settings.dtype, settings.quantization)
-    adapter = _received_adapter(message)
     watch = Stopwatch(device, threads=torch.get_num_threads())
     server_round, num_rounds = (cast(int, config.get(key, 0)) for key in (ROUND_KEY, ROUNDS_KEY))
+    cluster = received_adapter(message)
+    kept = _own_state(context, config, cluster, settings)
+    fixed = _fixed(cluster, kept)
+    down, up = message_bytes(message), int8.encoded_bytes(kept.own)
+    transfer = device.download_seconds(down) + device.upload_seconds(up)
     outcome = train_adapter(
         base,
-        adapter,
+        kept.own,
         data.train,
         settings,
-        order_seed=(settings.seed, server_round, _order_of(context)),
+        fixed=fixed,
+        progress=kept.progress,
+        order_seed=(settings.seed, _order_of(context)),
         server_round=server_round,
         num_rounds=num_rounds,
+        enough=_deadline(config, watch, transfer),
     )
-    seconds = watch.finish(upload_bytes=outcome.adapter.num_bytes)
-    return Message(
-        content=RecordDict(
-            {
-                ARRAYS_KEY: outcome.adapter.to_arrays(),
-                METRICS_KEY: MetricRecord(
-                    {
-                        "num-examples": len(data.train),
-                        "scaling": outcome.adapter.scaling,
-                        "train-loss": outcome.loss,
-                        "seconds": seconds,
-                    }
-                ),
-            }
-        ),
-        reply_to=message,
+    upload = int8.encode(outcome.adapter)
+    replace(
+        kept,
+        own=outcome.adapter,
+        steps=kept.steps + outcome.steps,
+        upload=upload,
+        upload_scaling=outcome.adapter.scaling,
+        progress=outcome.progress,
+    ).save(context.state)
+    metrics = MetricRecord(
+        {
+            "num-examples": len(data.train),
+            "scaling": outcome.adapter.scaling,
+            "train-loss": outcome.loss,
+            "steps": outcome.steps,
+            BEGAN_KEY: kept.began,
+            "seconds": watch.finish(upload_bytes=up, download_bytes=down),
+        }
     )
+    content = RecordDict({ARRAYS_KEY: upload, METRICS_KEY: metrics})
+    return Message(content=content, reply_to=message)
+
+
+def _own_state(
+    context: Context, config: ConfigRecord, cluster: AdapterState, settings: TrainingSettings
+) -> DeviceState:
+    """Return what the device goes on with, at the rank and scaling of its cluster's adapter."""
+    run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
+    initial = initial_adapter(cluster.shapes, rank=cluster.rank, seed=settings.seed)
+    kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
+    if kept is None:
+        return DeviceState(
+            run=run,
+            began=cast(int, config.get(ROUND_KEY, 0)),
+            own=initial.with_scaling(cluster.scaling),
+        )
+    return kept.at(cluster.rank, cluster.scaling, initial=initial)
+
+
+def _fixed(cluster: AdapterState, kept: DeviceState) -> AdapterState | None:
+    """Return the cluster's adapter less the device's own part in it; None if that is nothing."""
+    parts = [(1.0, cluster)]
+    if kept.sent is not None:
+        parts.append((-1.0, kept.sent))
+    parts = [(weight, adapter) for weight, adapter in parts if not is_zero(adapter)]
+    return stacked(parts) if parts else None
+
+
+def _deadline(
+    config: ConfigRecord, watch: Stopwatch, transfer_seconds: float
+) -> Callable[[int], bool]:
+    """Return whether one more step, as long as those before, would pass the round's deadline."""
+    seconds = float(cast(float, config.get(DEADLINE_KEY, 0.0)))
+
+    def enough(steps: int) -> bool:
+        # A step that is begun in time and ends a little late costs less than one left out.
+        planned = watch.seconds() * (steps + _SLACK) / steps
+        return seconds > 0 and planned > seconds - transfer_seconds
+
+    return enough
 
 
 def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
@@ -185,7 +260,7 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
     """
     settings = TrainingSettings.from_record(message.content.config_records[CONFIG_KEY])
     base = load_base_model(settings.model, settings.dtype, settings.quantization)
-    loss, tokens = held_out_loss(base, _received_adapter(message), data.held_out, settings)
+    loss, tokens = held_out_loss(base, received_adapter(message), data.held_out, settings)
     return Message(
         content=RecordDict(
             {
@@ -214,14 +289,6 @@ def _form_of(base: BaseModel, examples: tuple[Example, ...], settings: TrainingS
     ).form
     turns = sum(bool(example.messages) for example in examples)
     return form if 2 * turns >= len(examples) else "plain"
-
-
-def _received_adapter(message: Message) -> AdapterState:
-    config = message.content.config_records[CONFIG_KEY]
-    return AdapterState.from_arrays(
-        message.content.array_records[ARRAYS_KEY],
-        scaling=float(cast(float, config["scaling"])),
-    )
 
 
 def _training_cost(

@@ -9,12 +9,19 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
 from floe_plugins.errors import ConfigError
 from flower_strategy import client
-from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters import int8
+from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.training_cost import TrainingCost, measure_training
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, Envelope
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    CONFIG_KEY,
+    METRICS_KEY,
+    Envelope,
+    read_adapter,
+)
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
@@ -158,7 +165,7 @@ def test_the_learning_rate_follows_the_round_of_the_message(settings: TrainingSe
             extra=ConfigRecord({"num-rounds": 10}),
         )
         reply = client.train(message, context_of(SIMULATED), data=DATA)
-        back = AdapterState.from_arrays(reply.content.array_records[ARRAYS_KEY])
+        back = read_adapter(reply.content.array_records[ARRAYS_KEY], scaling=1.0)
         moves.append(max(float(np.abs(factors.b).max()) for factors in back.layers.values()))
     assert moves[1] < 0.2 * moves[0]
 
@@ -208,14 +215,14 @@ def test_a_device_that_waits_is_slow_for_real_and_says_what_wall_time_was(
     real = settings.changed(clock="real", local_steps=1)
     trained(real, "warm:1:1:1")
     began = time.perf_counter()
-    reported = trained(real, "slow:1:4:0.02")
+    reported = trained(real, "slow:1:4:0.005")
     wall = time.perf_counter() - began
-    upload = initial_adapter(adapted_shapes(settings.model), rank=2, seed=0).num_bytes / 0.02e6
+    upload = 2 * int8.bytes_per_rank(adapted_shapes(settings.model)) / 0.005e6
     assert upload > 0.3
     assert upload < reported <= wall
     virtual = settings.changed(local_steps=1)
     began = time.perf_counter()
-    assert trained(virtual, "far:1:1:0.0001") > 100 * upload
+    assert trained(virtual, "far:1:1:0.00001") > 400 * upload
     assert time.perf_counter() - began < 10
 
 

@@ -16,7 +16,6 @@ from pydantic import model_validator
 from floe_plugins.config import Wording
 from floe_plugins.errors import ConfigError
 from flower_strategy.config_keys import (
-    AggregationKeys,
     DataKeys,
     Keys,
     ParticipationKeys,
@@ -31,9 +30,7 @@ __all__ = ["ConfigValue", "RunConfig", "check_values"]
 ConfigValue = str | int | float | bool
 
 
-class _AllKeys(
-    ServerKeys, ReplyKeys, AggregationKeys, ParticipationKeys, DataKeys, LoopKeys, TrainingKeys
-):
+class _AllKeys(ServerKeys, ReplyKeys, ParticipationKeys, DataKeys, LoopKeys, TrainingKeys):
     """All keys, as a program sets them."""
 
 

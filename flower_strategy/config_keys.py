@@ -206,13 +206,6 @@ class TrainingKeys(Keys):
     seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Seed of data, initial adapter and batches."
     )
-    proximal: float = Field(
-        default=0.0,
-        ge=0,
-        le=1_000_000,
-        description="FedProx's mu: local training is pulled back towards the adapter that came, "
-        "by mu/2 times the squared distance of the factors; 0 does not pull.",
-    )
     clock: Literal["virtual", "real"] = Field(
         default="virtual",
         description="How a simulated device is slow: 'virtual' multiplies the processor seconds "
@@ -309,31 +302,20 @@ class ParticipationKeys(Keys):
     rank_correction: bool = Field(
         default=True, description="Correct each device's predicted seconds by what its rounds took."
     )
+    keep_uploads: int = Field(
+        default=10,
+        ge=0,
+        le=100_000,
+        description="Rounds that a device may miss, away or without a good reply, until what it "
+        "last sent no longer counts in its cluster's mean; rounds that it is not drawn for are "
+        "none.",
+    )
     readmit_every: int = Field(
         default=3,
         ge=0,
         le=100_000,
         description="Rounds after which a device that was left out is measured again; 0 never "
         "asks again.",
-    )
-
-
-class AggregationKeys(Keys):
-    """How a cluster's adapters become one."""
-
-    weighting: Weighting = Field(
-        default="exact",
-        description="How adapters of different ranks are averaged: 'exact' is the mean of the "
-        "updates; 'rank-partitioned' averages each rank term over the devices that have it.",
-    )
-    global_share: _Share = Field(
-        default=0.0, description="Share of the mean over all clusters in each cluster's."
-    )
-    momentum: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.999,
-        description="Server momentum on the clusters' updates; 0 has none.",
     )
 
 

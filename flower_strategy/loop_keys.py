@@ -26,7 +26,20 @@ class LoopKeys(Keys):
         default=3,
         ge=1,
         le=1_000_000,
-        description="Optimizer steps per device and round; not used where epochs is above 0.",
+        description="Optimizer steps per device and round that ranks are chosen for; not used "
+        "where epochs is above 0.",
+    )
+    fill_deadline: bool = Field(
+        default=True,
+        description="Let a device take as many steps as fit the round's deadline, where the rank "
+        "policy has one and epochs is 0; false keeps to local-steps.",
+    )
+    max_epochs: float = Field(
+        default=2.0,
+        ge=0,
+        le=100_000,
+        description="Most passes over a device's own examples in the whole run, spread over its "
+        "rounds, where steps fill the deadline; 0 sets no limit.",
     )
     epochs: float = Field(
         default=0.0,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 from uuid import uuid4
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters import int8
+from flower_strategy.adapters.adapter import AdapterError, AdapterState, initial_adapter
+from flower_strategy.adapters.stacking import is_zero
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 
 ARRAYS_KEY = "arrays"
@@ -19,6 +22,15 @@ METRICS_KEY = "metrics"
 ROUND_KEY = "server-round"
 ROUNDS_KEY = "num-rounds"
 """Where a message's configuration has the round, and one to train also the rounds of the run."""
+
+RUN_KEY = "run"
+BEGAN_KEY = "began"
+DEADLINE_KEY = "deadline"
+"""Where a message to train has the run's name, the round in which the device began its own
+adapter as far as the server knows (0 if it does not), and the seconds that the round may take (0 if
+they are not limited). A reply names the round in which the device began."""
+
+_LAYERS, _ROWS, _COLUMNS, _RANK = "layers", "rows", "columns", "rank"
 
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 
@@ -73,36 +85,111 @@ class Envelope:
         *,
         server_round: int,
         extra: ConfigRecord,
+        own: Mapping[int, ConfigRecord] | None = None,
+        exact: Collection[int] = (),
     ) -> list[Message]:
         """Return one message per node: its adapter and the settings that go with it.
 
         Nodes that get the same adapter object share its arrays, so Flower stores them once. The
-        result is a list because the deployment engine's grid iterates twice.
+        result is a list because the deployment engine's grid iterates twice. `received_adapter`
+        reads the adapter on the device.
 
         Parameters
         ----------
         message_type : str
             ``MessageType.TRAIN`` or ``MessageType.EVALUATE``.
         adapters : Mapping[int, AdapterState]
-            Node -> the adapter to send.
+            Node -> the adapter to send. One that changes nothing is described by its layers alone:
+            its ``a`` follows from the seed.
         server_round : int
             The round.
         extra : ConfigRecord
             Additional keys; they override training settings of the same name.
+        own : Mapping[int, ConfigRecord], optional
+            Node -> keys of its own; they override all others.
+        exact : Collection[int], optional
+            Nodes that get float32: what they reply with has all of the rounding in it, and none of
+            it would be made good later.
         """
-        contents: dict[int, RecordDict] = {}
+        records: dict[tuple[int, bool], tuple[ArrayRecord, ConfigRecord]] = {}
         messages = []
         for node, adapter in adapters.items():
-            if id(adapter) not in contents:
+            key = id(adapter), node in exact
+            if key not in records:
                 config = self.training.to_record()
                 config.update(extra)
                 config[ROUND_KEY] = server_round
                 config["scaling"] = adapter.scaling
                 config["devices"] = list(self.devices)
-                contents[id(adapter)] = RecordDict(
-                    {ARRAYS_KEY: adapter.to_arrays(), CONFIG_KEY: config}
-                )
-            messages.append(
-                Message(content=contents[id(adapter)], message_type=message_type, dst_node_id=node)
-            )
+                arrays = ArrayRecord()
+                if is_zero(adapter):
+                    config.update(_described(adapter))
+                else:
+                    arrays = adapter.to_arrays() if key[1] else int8.encode(adapter)
+                records[key] = arrays, config
+            arrays, config = records[key]
+            if own is not None:
+                config = ConfigRecord({**config, **own[node]})
+            content = RecordDict({ARRAYS_KEY: arrays, CONFIG_KEY: config})
+            messages.append(Message(content=content, message_type=message_type, dst_node_id=node))
         return messages
+
+
+def _described(adapter: AdapterState) -> ConfigRecord:
+    """Return what a device needs to make an initial adapter."""
+    shapes = adapter.shapes
+    return ConfigRecord(
+        {
+            _LAYERS: list(shapes),
+            _ROWS: [rows for rows, _ in shapes.values()],
+            _COLUMNS: [columns for _, columns in shapes.values()],
+            _RANK: adapter.rank,
+        }
+    )
+
+
+def received_adapter(message: Message) -> AdapterState:
+    """Return the adapter of a message to train or to evaluate.
+
+    Raises
+    ------
+    AdapterError
+        The message holds none.
+    """
+    config = message.content.config_records[CONFIG_KEY]
+    scaling = float(cast(float, config["scaling"]))
+    arrays = message.content.array_records[ARRAYS_KEY]
+    if arrays:
+        return read_adapter(arrays, scaling=scaling)
+    if _LAYERS not in config:
+        raise AdapterError("The message has neither an adapter nor the layers of an initial one.")
+    names = cast(list[str], config[_LAYERS])
+    sizes = zip(cast(list[int], config[_ROWS]), cast(list[int], config[_COLUMNS]), strict=True)
+    initial = initial_adapter(
+        dict(zip(names, sizes, strict=True)),
+        rank=cast(int, config[_RANK]),
+        seed=cast(int, config["seed"]),
+    )
+    return initial.with_scaling(scaling)
+
+
+def message_bytes(message: Message) -> int:
+    """Return the bytes of the arrays in a message."""
+    return sum(
+        len(array.data)
+        for arrays in message.content.array_records.values()
+        for array in arrays.values()
+    )
+
+
+def read_adapter(arrays: ArrayRecord, *, scaling: float) -> AdapterState:
+    """Return an adapter that came in eight bits, or as floats.
+
+    Raises
+    ------
+    AdapterError
+        The arrays form no adapter.
+    """
+    if int8.SCALES_KEY in arrays:
+        return int8.decode(arrays, scaling=scaling)
+    return AdapterState.from_arrays(arrays, scaling=scaling)

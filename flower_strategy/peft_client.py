@@ -24,7 +24,13 @@ from peft import LoraConfig
 from flower_strategy.adapters.adapter import AdapterError, AdapterState
 from flower_strategy.client import device_of
 from flower_strategy.device.hardware import Stopwatch
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    CONFIG_KEY,
+    METRICS_KEY,
+    message_bytes,
+    received_adapter,
+)
 
 _TRAINERS_LOSS = "train_loss"
 """What transformers' trainers call the mean training loss."""
@@ -77,9 +83,10 @@ def peft_mod(
 
     The client gets the factors under the keys of PEFT's ``get_peft_model_state_dict``, and replies
     with arrays under the same keys and ``num-examples`` and ``train_loss`` (or ``train-loss``)
-    among its metrics. To these the mod adds ``scaling`` and ``seconds``: the client's own work and
-    the upload, on the device's clock. A reply without arrays, as to ``evaluate``, and a message
-    without an adapter pass unchanged.
+    among its metrics. To these the mod adds ``scaling`` and ``seconds``: download, the client's own
+    work and upload, on the device's clock. The reply is in float32, and the client keeps nothing
+    between rounds: it trains its cluster's adapter, not one of its own. A reply without arrays, as
+    to ``evaluate``, and a message without an adapter pass unchanged.
 
     Parameters
     ----------
@@ -97,9 +104,7 @@ def peft_mod(
     """
     if ARRAYS_KEY not in message.content.array_records:
         return call_next(message, context)
-    sent = AdapterState.from_arrays(
-        message.content.array_records[ARRAYS_KEY], scaling=_scaling(message)
-    )
+    sent = received_adapter(message)
     config = message.content.config_records[CONFIG_KEY]
     # Nodes of one process share the content of their messages: it is not changed.
     received = copy.copy(message)
@@ -114,7 +119,9 @@ def peft_mod(
     if _TRAINERS_LOSS in metrics:
         metrics.setdefault("train-loss", metrics[_TRAINERS_LOSS])
     metrics["scaling"] = trained.scaling
-    metrics["seconds"] = watch.finish(upload_bytes=trained.num_bytes)
+    metrics["seconds"] = watch.finish(
+        upload_bytes=trained.num_bytes, download_bytes=message_bytes(message)
+    )
     reply.content = RecordDict(
         {
             **reply.content,

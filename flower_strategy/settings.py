@@ -13,7 +13,6 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import lora_scaling
 from flower_strategy.config import RunConfig, check_values
 from flower_strategy.config_keys import (
-    AggregationKeys,
     EvalExamples,
     Keys,
     Model,
@@ -180,13 +179,6 @@ class ClusteringSettings:
 
 class Participation(ParticipationKeys):
     """Which devices take part in a round, and how long the server waits for them.
-
-    The keys are those of the run configuration, with ``_`` for ``-``.
-    """
-
-
-class AggregationSettings(AggregationKeys):
-    """How a cluster's adapters are averaged; see `flower_strategy.adapters.mean`.
 
     The keys are those of the run configuration, with ``_`` for ``-``.
     """

@@ -4,7 +4,7 @@ A round runs these steps, each a method that can be overridden::
 
     admit               profiles -> rank per device -> cluster per device   (`server.admission`)
     configure_train     one message per device: its cluster's adapter at its rank
-    aggregate_train     per cluster: mean of adapters of different ranks   (`server.training_round`)
+    aggregate_train     per cluster: mean of the devices' own adapters     (`server.training_round`)
     configure_evaluate  one message per device: its cluster's adapter at the export rank
     aggregate_evaluate  per cluster: held-out loss
     correct_slowdowns   measured seconds -> ranks of the next round
@@ -35,9 +35,14 @@ from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.ranks.policies import policy_from_config
 from flower_strategy.schedule import asked_move
-from flower_strategy.server import admission, log, round, training_round
+from flower_strategy.server import admission, log, round, training_messages, training_round
 from flower_strategy.server.admission import NoDevicesError
-from flower_strategy.server.checkpoint import resume, save_checkpoint, set_aside_checkpoints
+from flower_strategy.server.checkpoint import (
+    resume,
+    save_checkpoint,
+    set_aside_checkpoints,
+    upload_store,
+)
 from flower_strategy.server.exchange import Patience
 from flower_strategy.server.export import export_run
 from flower_strategy.server.records import RoundRecord
@@ -45,8 +50,8 @@ from flower_strategy.server.result_folders import ExportError, ResultFolders
 from flower_strategy.server.round import Round
 from flower_strategy.server.sole_writer import sole_writer
 from flower_strategy.server.state import RunState, initial_adapter_at
+from flower_strategy.server.uploads import UploadStore
 from flower_strategy.settings import (
-    AggregationSettings,
     CheckpointSettings,
     ClusteringSettings,
     EmbeddingSettings,
@@ -76,8 +81,6 @@ class FloeStrategy(Strategy):
         How devices embed their task; by default, texts are as long as in training.
     participation : Participation, optional
         Which devices take part in a round, and how long the server waits for them.
-    aggregation : AggregationSettings, optional
-        Weighting, share of the global mean, server momentum.
     replies : ReplyRules, optional
         What a reply must satisfy, and how many a cluster needs.
     devices : Sequence[str], optional
@@ -102,6 +105,8 @@ class FloeStrategy(Strategy):
         The results in the output folder; set by `start` if there is one.
     round : Round
         The current round.
+    uploads : UploadStore
+        What devices last sent, on the disk.
     modules : AdaptedModules or None
         Which modules of the base model carry factors; set by `make_initial_arrays`.
     """
@@ -116,7 +121,6 @@ class FloeStrategy(Strategy):
         clustering: ClusteringSettings | None = None,
         embedding: EmbeddingSettings | None = None,
         participation: Participation | None = None,
-        aggregation: AggregationSettings | None = None,
         replies: ReplyRules | None = None,
         devices: Sequence[str] = (),
         export_rank: int = 16,
@@ -134,13 +138,13 @@ class FloeStrategy(Strategy):
         self.rank_policy = rank_policy
         self.clustering = clustering or ClusteringSettings()
         self.participation = participation or Participation()
-        self.aggregation = aggregation or AggregationSettings()
         self.rules = replies or ReplyRules()
         self.export_rank = export_rank
         self.output = None if output is None else Path(output).expanduser().absolute()
         self.checkpoints = checkpoints or CheckpointSettings()
         self.round = Round(record=RoundRecord(round=0))
         self.modules: AdaptedModules | None = None
+        self.uploads = UploadStore()
 
     @classmethod
     def from_config(cls, config: RunConfig) -> FloeStrategy:
@@ -151,7 +155,6 @@ class FloeStrategy(Strategy):
             clustering=ClusteringSettings.from_config(config),
             embedding=EmbeddingSettings.from_config(config),
             participation=Participation.from_config(config),
-            aggregation=AggregationSettings.from_config(config),
             replies=ReplyRules.from_config(config),
             devices=config.devices,
             export_rank=config.export_rank,
@@ -165,7 +168,6 @@ class FloeStrategy(Strategy):
             "embedding": asdict(self.envelope.embedding),
             "clustering": asdict(self.clustering),
             "participation": self.participation.model_dump(),
-            "aggregation": self.aggregation.model_dump(),
             "replies": self.rules.model_dump(),
         }
         return {
@@ -185,7 +187,6 @@ class FloeStrategy(Strategy):
             clustering=self.clustering,
             participation=self.participation,
             policy=self.rank_policy,
-            aggregation=self.aggregation,
             rules=self.rules,
             checkpoints=self.checkpoints,
             export_rank=self.export_rank,
@@ -298,6 +299,7 @@ class FloeStrategy(Strategy):
         if self.checkpoints.resume is None:
             if self.output is not None:
                 set_aside_checkpoints(self.output)
+            self.uploads = upload_store(self.output, keep=self.checkpoints.keep)
             return RunState(initial=initial), -1
         now = self.settings()
         found = resume(
@@ -309,6 +311,7 @@ class FloeStrategy(Strategy):
         )
         if self.rank_policy.deadline is None:
             self.rank_policy.deadline = found.deadline
+        self.uploads = upload_store(self.output, keep=self.checkpoints.keep, resumed=found)
         log.log_resumed(found.round, found.path, before=found.settings, now=now)
         return found.state, found.round
 
@@ -407,7 +410,7 @@ class FloeStrategy(Strategy):
 
         `arrays` is empty: the adapters are in ``state``.
         """
-        return training_round.configure_train(self, self.round, server_round, config, grid)
+        return training_messages.configure_train(self, self.round, server_round, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -430,7 +433,7 @@ class FloeStrategy(Strategy):
 
         `arrays` is empty: the adapters are in ``state``.
         """
-        return training_round.configure_evaluate(self, server_round, config, grid)
+        return training_messages.configure_evaluate(self, server_round, config, grid)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -459,6 +462,7 @@ class FloeStrategy(Strategy):
                 self.state,
                 self.output,
                 server_round=server_round,
+                uploads=self.uploads,
                 deadline=self.rank_policy.deadline,
                 settings=self.settings(),
                 keep=self.checkpoints.keep,

@@ -14,7 +14,7 @@ from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.clusters import Cluster
 from flower_strategy.config import ConfigValue
 from flower_strategy.device.base_model import adapted_shapes, load_base_model
-from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY, read_adapter, received_adapter
 from flower_strategy.profile import EMBEDDING_KEY
 from flower_strategy.report.page import write_report
 from flower_strategy.run_folder import load_history, load_manifest
@@ -43,7 +43,7 @@ def test_a_run_gives_ranks_clusters_falling_losses_and_an_export(
     assert ranks == {"slow": 2, "middle": 4, "fast": 8}
     for message in grid.sent:
         if message.metadata.message_type == "train":
-            sent = AdapterState.from_arrays(message.content.array_records[ARRAYS_KEY])
+            sent = received_adapter(message)
             assert sent.rank == state.decisions[message.metadata.dst_node_id].rank
 
     assert len(state.clusters) >= 2
@@ -122,10 +122,10 @@ def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
     def listen(node: int, message: Message, reply: Message) -> Message:
         if message.metadata.message_type == "train":
             metrics = reply.content.metric_records[METRICS_KEY]
-            adapter = AdapterState.from_arrays(
+            adapter = read_adapter(
                 reply.content.array_records[ARRAYS_KEY], scaling=_number(metrics["scaling"])
             )
-            replies.append((_number(metrics["num-examples"]), adapter))
+            replies.append((_number(metrics["steps"]), adapter))
         return reply
 
     # The adapter holds the whole mean: its rank is that of the export.
@@ -158,12 +158,15 @@ def _break(message: Message, reply: Message, how: str) -> Message | None:
         del arrays[f"{layer}.lora_A"]
     elif how == "shape":
         arrays[f"{layer}.lora_B"] = Array(factor[:-1])
-    elif how == "nan":
-        factor[0, 0] = np.nan
-        arrays[f"{layer}.lora_B"] = Array(factor)
-    elif how == "infinity":
-        factor[0, 0] = np.inf
-        arrays[f"{layer}.lora_B"] = Array(factor)
+    elif how in ("nan", "inf"):
+        scales = arrays["scales"].numpy().copy()
+        scales[0] = float(how)
+        arrays["scales"] = Array(scales)
+    elif how == "float nan":
+        for name, factors in read_adapter(arrays, scaling=1.0).layers.items():
+            factors.b[0, 0] = np.nan
+            arrays[f"{name}.lora_A"], arrays[f"{name}.lora_B"] = map(Array, (factors.a, factors.b))
+        del arrays["scales"]
     elif how == "no bytes":
         broken = Array(factor)
         broken.data = b"rubbish"
@@ -181,11 +184,13 @@ def _break(message: Message, reply: Message, how: str) -> Message | None:
     [
         ("error", "out of memory"),
         ("silent", "no reply within"),
-        ("missing layer", "1 layers differ"),
-        ("unpaired", "has no '.lora_A'"),
+        ("missing layer", "'scales' has 56 scales, 52 are needed"),
+        ("unpaired", "There is no 'model.layers.0.mlp.up_proj.lora_A'"),
         ("shape", "sent were"),
         ("nan", "not finite"),
-        ("infinity", "not finite"),
+        ("inf", "not finite"),
+        ("float nan", "not finite"),
+        ("steps=0", "steps is 0; it must be a whole number from 1"),
         ("no bytes", ""),
         ("no metrics", "there is no 'metrics'"),
         ("num-examples=0", "num-examples is 0"),

@@ -13,6 +13,9 @@ from floe_plugins.errors import ConfigError
 
 GIB = 1024**3
 
+DOWNLINK = 8.0
+"""How many times faster than it uploads a device is taken to download."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -50,6 +53,10 @@ class Device:
     def upload_seconds(self, num_bytes: int) -> float:
         """Seconds to send `num_bytes`."""
         return num_bytes / self.bandwidth
+
+    def download_seconds(self, num_bytes: int) -> float:
+        """Seconds to receive `num_bytes`."""
+        return num_bytes / self.bandwidth / DOWNLINK
 
 
 # Memory available to an app, slowdown relative to a laptop core, and uplink: of a phone on a mobile
@@ -161,14 +168,16 @@ class Stopwatch:
         """Return the seconds of the work so far on the device's clock, without waiting."""
         return self._elapsed() * self._device.slowdown
 
-    def finish(self, *, upload_bytes: int) -> float:
-        """Return the seconds of the work so far and of an upload after it.
+    def finish(self, *, upload_bytes: int, download_bytes: int = 0) -> float:
+        """Return the seconds of the work so far, of a download before it and an upload after it.
 
         A simulated device that waits sleeps here until they have passed, and returns the elapsed
         wall time. That is longer if the machine woke it late, or if the work alone took longer than
         the device would have needed (a slowdown below 1).
         """
-        expected = self.seconds() + self._device.upload_seconds(upload_bytes)
+        transfer = self._device.upload_seconds(upload_bytes)
+        transfer += self._device.download_seconds(download_bytes)
+        expected = self.seconds() + transfer
         if not self._device.waits:
             return expected
         time.sleep(max(0.0, expected - self._elapsed()))

@@ -64,7 +64,12 @@ def check_responses(
 
 @contextmanager
 def trainable(
-    base: BaseModel, adapter: AdapterState, settings: TrainingSettings, *, seed: Sequence[int]
+    base: BaseModel,
+    adapter: AdapterState,
+    settings: TrainingSettings,
+    *,
+    seed: Sequence[int],
+    fixed: AdapterState | None = None,
 ) -> Iterator[PeftModel]:
     """Put an adapter on the base model, and set both to training for the length of the block.
 
@@ -78,12 +83,14 @@ def trainable(
         Dropout and gradient checkpointing.
     seed : Sequence[int]
         What dropout is drawn from. The process's own generators stay as they are.
+    fixed : AdapterState, optional
+        A second adapter, which is not trained.
     """
     accelerators = [] if base.device.type == "cpu" else [base.device]
     with (
         # PEFT draws factors before those that came replace them.
         torch.random.fork_rng(accelerators, device_type=base.device.type),
-        adapted(base, adapter, dropout=settings.lora_dropout) as model,
+        adapted(base, adapter, dropout=settings.lora_dropout, fixed=fixed) as model,
         torch.enable_grad(),
     ):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))

@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.data.examples import Example
-from flower_strategy.device.base_model import BaseModel, from_peft
+from flower_strategy.device.base_model import BaseModel, from_peft, to_peft
+from flower_strategy.device.data_order import Place, steps_from
 from flower_strategy.device.loss import autocast, collate, response_loss
 from flower_strategy.device.preparation import check_responses, check_training, trainable
 from flower_strategy.schedule import learning_rates
 from flower_strategy.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """AdamW's two moments of an adapter's factors.
+
+    Attributes
+    ----------
+    first, second : AdapterState
+        Moments of every entry, in the adapter's own form.
+    steps : int
+        Steps that they average over, by which AdamW corrects its bias.
+    """
+
+    first: AdapterState
+    second: AdapterState
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What training goes on from.
+
+    Attributes
+    ----------
+    place : Place
+        In the order of the examples.
+    moments : Moments or None
+        None before the first step.
+    """
+
+    place: Place = field(default_factory=Place)
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +65,16 @@ class TrainingOutcome:
         The trained adapter, with the rank and scaling of the initial one.
     loss : float
         Mean loss over the steps, nats per response token.
+    steps : int
+        Steps taken.
+    progress : Progress
+        What the next round goes on from.
     """
 
     adapter: AdapterState
     loss: float
+    steps: int
+    progress: Progress
 
 
 def train_adapter(
@@ -40,16 +83,16 @@ def train_adapter(
     examples: Sequence[Example],
     settings: TrainingSettings,
     *,
+    fixed: AdapterState | None = None,
+    progress: Progress | None = None,
     order_seed: Sequence[int] = (0,),
     server_round: int = 1,
     num_rounds: int = 1,
+    enough: Callable[[int], bool] = lambda steps: False,
 ) -> TrainingOutcome:
     """Train an adapter for one round's steps; the base model stays frozen.
 
-    A step's loss is the mean over all response tokens of its batches. With ``settings.proximal`` =
-    mu above 0, training minimises it plus ``mu / 2 * |theta - theta_received|^2`` over all
-    factors: FedProx, Li et al., "Federated Optimization in Heterogeneous Networks" (arXiv
-    1812.06127), equation 2. The reported loss excludes this term.
+    A step's loss is the mean over all response tokens of its batches.
 
     Parameters
     ----------
@@ -61,10 +104,17 @@ def train_adapter(
         The device's examples.
     settings : TrainingSettings
         How to train.
+    fixed : AdapterState, optional
+        A second adapter that takes part in the forward pass and does not change.
+    progress : Progress, optional
+        Where an earlier round stopped with this adapter; by default training begins.
     order_seed : Sequence[int]
-        Seed of the examples' order and of dropout, such as (run seed, round, node).
+        Seed of the examples' order, such as (run seed, node). Dropout is seeded by it and the
+        round.
     server_round, num_rounds : int
         The round, from 1, and the rounds of the run: the learning rates follow them.
+    enough : Callable[[int], bool], optional
+        Called after every step with the number of steps taken; true ends the round early.
 
     Raises
     ------
@@ -72,16 +122,23 @@ def train_adapter(
         There are no examples, a step's examples have no token to learn, or examples could be
         longer than the model has positions. No step is taken then.
     """
+    progress = progress or Progress()
     check_training(base, examples, settings)
-    check_responses(base, _steps(examples, settings, order_seed), settings)
     steps = settings.steps(len(examples))
+    batches_of = [
+        *steps_from(progress.place, examples, settings, order_seed, steps=steps),
+    ]
+    check_responses(base, (chosen for chosen, _ in batches_of), settings)
     rates = learning_rates(settings, steps=steps, server_round=server_round, num_rounds=num_rounds)
-    losses = []
-    with trainable(base, adapter, settings, seed=order_seed) as model:
+    losses: list[torch.Tensor] = []
+    taken, place = 0, progress.place
+    seed = (*order_seed, server_round)
+    with trainable(base, adapter, settings, seed=seed, fixed=fixed) as model:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        received = [weight.detach().clone() for weight in weights] if settings.proximal else []
         optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
-        for rate, chosen in zip(rates, _steps(examples, settings, order_seed), strict=True):
+        if progress.moments is not None:
+            _set_moments(model, optimizer, progress.moments)
+        for rate, (chosen, after) in zip(rates, batches_of, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             batches = [
@@ -93,40 +150,52 @@ def train_adapter(
                 with autocast(base, settings):
                     loss = response_loss(model.get_base_model(), batch) / tokens
                 losses.append(loss.detach())
-                if settings.proximal and batch is batches[0]:
-                    loss = loss + settings.proximal / 2 * _squared_distance(weights, received)
                 loss.backward()
             if settings.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
             optimizer.step()
+            taken, place = taken + 1, after
+            if taken < steps and enough(taken):
+                break
         from peft import get_peft_model_state_dict
 
-        trained = from_peft(get_peft_model_state_dict(model), scaling=adapter.scaling)
+        state = get_peft_model_state_dict(model, adapter_name="default")
+        trained = from_peft(state, scaling=adapter.scaling)
+        moments = _moments(model, optimizer)
     # Losses are read at the end: a GPU would have to finish the step for each.
-    return TrainingOutcome(trained, math.fsum(torch.stack(losses).tolist()) / steps)
+    mean = math.fsum(torch.stack(losses).tolist()) / taken
+    return TrainingOutcome(trained, mean, taken, Progress(place, moments))
 
 
-def _steps(
-    examples: Sequence[Example], settings: TrainingSettings, seed: Sequence[int]
-) -> Iterator[list[Example]]:
-    """Yield the examples of each of a round's steps: shuffled passes, one after another.
-
-    With ``epochs`` a pass ends with the step in which its last examples are, as transformers'
-    Trainer does it; with ``local-steps`` every step is full.
-    """
-    order = np.random.default_rng(seed)
-    size = settings.batch_size * settings.gradient_accumulation_steps
-    rows: list[int] = []
-    for _ in range(settings.steps(len(examples))):
-        while len(rows) < (1 if settings.epochs else size):
-            rows += order.permutation(len(examples)).tolist()
-        yield [examples[row] for row in rows[:size]]
-        rows = rows[size:]
+def _trained_weights(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    """Return PEFT's name of a factor, as in an adapter's file -> the weight that is trained."""
+    return {
+        name.removesuffix(".default.weight") + ".weight": weight
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
-def _squared_distance(
-    weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    return torch.stack(
-        [(weight - other).square().sum() for weight, other in zip(weights, others, strict=True)]
-    ).sum()
+def _set_moments(model: PeftModel, optimizer: torch.optim.AdamW, moments: Moments) -> None:
+    first, second = to_peft(moments.first), to_peft(moments.second)
+    for name, weight in _trained_weights(model).items():
+        optimizer.state[weight] = {
+            "step": torch.tensor(float(moments.steps)),
+            "exp_avg": first[name].to(weight),
+            "exp_avg_sq": second[name].to(weight),
+        }
+
+
+def _moments(model: PeftModel, optimizer: torch.optim.AdamW) -> Moments:
+    weights = _trained_weights(model)
+    states = {name: optimizer.state[weight] for name, weight in weights.items()}
+    first, second = (
+        from_peft(
+            # A module that the text does not pass through has no gradient, and no moments.
+            {name: states[name].get(key, torch.zeros_like(weights[name])) for name in weights},
+            scaling=1.0,
+        )
+        for key in ("exp_avg", "exp_avg_sq")
+    )
+    steps = max((int(state["step"]) for state in states.values() if state), default=0)
+    return Moments(first, second, steps)

@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
@@ -42,8 +43,10 @@ from flower_strategy.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
 
-COPIES_PER_FACTOR = 4
-"""Copies that training holds of a factor: itself, its gradient, AdamW's two moments."""
+COPIES_PER_FACTOR = 12
+"""Copies that training holds of a factor: itself, its gradient, AdamW's two moments; the cluster's
+and what was sent, which take part without being trained; and what the device keeps between rounds,
+itself and the two moments, in the SuperNode's memory and in that of the ClientApp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class TrainingCost:
     bytes_per_rank : int
         Memory that one rank adds.
     upload_per_rank : int
-        Bytes of one rank's factors.
+        Bytes of one rank's factors, as sent.
     """
 
     step_ranks: tuple[int, int]
@@ -129,14 +132,14 @@ def measure_training(
         step_ranks=ranks,
         step_seconds=(steps[1].seconds, steps[2].seconds),
         fixed_bytes=base.weight_bytes + steps[0].kept_bytes,
-        bytes_per_rank=upload_per_rank(shapes) * COPIES_PER_FACTOR,
-        upload_per_rank=upload_per_rank(shapes),
+        bytes_per_rank=memory_per_rank(shapes),
+        upload_per_rank=int8.bytes_per_rank(shapes),
     )
 
 
-def upload_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the bytes of an adapter's factors per unit of rank, for layers of these shapes."""
-    return _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
+def memory_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Return the bytes of memory that a unit of rank adds, for layers of these shapes."""
+    return COPIES_PER_FACTOR * _FLOAT_BYTES * sum(out + inner for out, inner in shapes.values())
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _step(
 
 logger = logging.getLogger("flwr")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Increased whenever the meaning of a file, or the measurement, changes."""
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}

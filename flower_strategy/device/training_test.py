@@ -48,13 +48,13 @@ def test_all_seven_projections_are_found_without_loading_weights(
 
 def test_settings_travel_in_a_record_beside_other_keys() -> None:
     settings = TrainingSettings.from_config(
-        RunConfig(rslora=True, alpha=16, proximal=0.5, clock="real")
+        RunConfig(rslora=True, alpha=16, max_epochs=0.5, clock="real")
     )
     record = settings.to_record()
     record["server-round"] = 3
     assert TrainingSettings.from_record(record) == settings
     assert settings.scaling(4) == 8.0
-    assert (settings.proximal, settings.clock) == (0.5, "real")
+    assert (settings.max_epochs, settings.clock) == (0.5, "real")
     assert isinstance(record, ConfigRecord)
 
 
@@ -114,30 +114,79 @@ def moved(start: AdapterState, end: AdapterState) -> float:
     )
 
 
-def test_a_large_proximal_term_holds_the_adapter_and_is_not_in_the_reported_loss(
+def test_rounds_go_on_where_the_last_one_stopped(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
+    # More examples than a round's steps take.
+    examples = [Example(f"say {n}:", f" {n} {n}") for n in range(7)]
     start = fresh(tiny_base)
-    longer = settings.changed(local_steps=25)
-    free = train_adapter(tiny_base, start, EXAMPLES, longer)
-    held = train_adapter(tiny_base, start, EXAMPLES, longer.changed(proximal=1e4))
-    assert moved(start, held.adapter) < 0.05 * moved(start, free.adapter)
-    # The term itself is some 60 at the end.
-    first, _ = held_out_loss(tiny_base, start, EXAMPLES, settings)
-    assert free.loss < held.loss < first + 0.5
+    whole = train_adapter(tiny_base, start, examples, settings.changed(local_steps=5))
+    first = train_adapter(tiny_base, start, examples, settings.changed(local_steps=2))
+    rest = train_adapter(
+        tiny_base,
+        first.adapter,
+        examples,
+        settings.changed(local_steps=3),
+        progress=first.progress,
+        server_round=2,
+        num_rounds=2,
+    )
+    assert (first.steps, rest.steps) == (2, 3)
+    assert rest.progress.place == whole.progress.place
+    assert close(rest.adapter, whole.adapter, tolerance=0.0)
+    assert 2 * first.loss + 3 * rest.loss == pytest.approx(5 * whole.loss)
+    # Without the moments AdamW's next steps are others.
+    forgetful = replace(first.progress, moments=None)
+    other = train_adapter(
+        tiny_base,
+        first.adapter,
+        examples,
+        settings.changed(local_steps=3),
+        progress=forgetful,
+        server_round=2,
+        num_rounds=2,
+    )
+    assert not close(rest.adapter, other.adapter, tolerance=1e-3)
 
 
-def test_the_proximal_term_pulls_towards_the_adapter_that_came(
+def test_a_fixed_adapter_counts_as_weights_do_and_stays_as_it_is(
     tiny_base: BaseModel, settings: TrainingSettings
 ) -> None:
-    # There the term has no slope: one step is the same with it, bit for bit, two are not.
-    start = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, settings).adapter
-    layer = next(iter(start.layers))
-    for steps, same in ((1, True), (2, False)):
-        short = settings.changed(local_steps=steps)
-        free = train_adapter(tiny_base, start, EXAMPLES, short)
-        held = train_adapter(tiny_base, start, EXAMPLES, short.changed(proximal=10.0))
-        assert np.array_equal(free.adapter.delta(layer), held.adapter.delta(layer)) is same
+    examples = [Example("say x:", " x x")]
+    generator = np.random.default_rng(3)
+    start, fixed = fresh(tiny_base), fresh(tiny_base, rank=7)
+    for factors in fixed.layers.values():
+        factors.b[:] = 0.3 * generator.normal(size=factors.b.shape)
+    found = train_adapter(tiny_base, start, examples, settings, fixed=fixed)
+    alone = train_adapter(tiny_base, start, examples, settings)
+    merged = copy.deepcopy(tiny_base.model)
+    for name in fixed.layers:
+        merged.get_submodule(name).weight.add_(torch.from_numpy(fixed.delta(name)))
+    expected = train_adapter(replace(tiny_base, model=merged), start, examples, settings)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert close(found.adapter, expected.adapter, tolerance=2e-3)
+    assert not close(found.adapter, alone.adapter, tolerance=2e-3)
+    assert found.adapter.shapes == start.shapes
+    assert found.adapter.rank == start.rank
+    assert not any(weight.requires_grad for weight in tiny_base.model.parameters())
+
+
+def test_a_round_ends_early_when_it_is_enough(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    asked: list[int] = []
+
+    def enough(steps: int) -> bool:
+        asked.append(steps)
+        return steps == 2
+
+    how = settings.changed(local_steps=5)
+    short = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how, enough=enough)
+    two = train_adapter(tiny_base, fresh(tiny_base), EXAMPLES, how.changed(local_steps=2))
+    assert (short.steps, asked) == (2, [1, 2])
+    assert short.progress.place == two.progress.place
+    assert close(short.adapter, two.adapter, tolerance=0.0)
+    assert short.loss == pytest.approx(two.loss)
 
 
 def close(one: AdapterState, other: AdapterState, *, tolerance: float) -> bool:
@@ -153,7 +202,7 @@ def test_batches_of_a_step_add_up_to_a_larger_one(
 ) -> None:
     # Responses of different lengths: a mean of the batches' means would be another loss.
     examples = [Example(f"say {n}:", " ab" * n) for n in range(1, 9)]
-    large = settings.changed(batch_size=8, proximal=0.1)
+    large = settings.changed(batch_size=8)
     small = large.changed(batch_size=2, gradient_accumulation_steps=4)
     start = fresh(tiny_base)
     whole = train_adapter(tiny_base, start, examples, large, order_seed=(3,))
@@ -378,8 +427,9 @@ def test_measuring_counts_seconds_and_memory(
     numbers = sum(out + inner for out, inner in layer_shapes(tiny_base).values())
     assert cost.step_ranks == (2, 8)
     assert all(0 < seconds < 30 for seconds in cost.step_seconds)
-    assert cost.upload_per_rank == 4 * numbers
-    assert cost.bytes_per_rank == 16 * numbers
+    # A byte a number, and the two scales of each layer's term.
+    assert cost.upload_per_rank == numbers + 4 * 14
+    assert cost.bytes_per_rank == 48 * numbers
     wide = TrainingSettings(**{**vars(settings), "batch_size": 8})
     more = measure_training(tiny_base, EXAMPLES, wide, device, ranks=(2, 8))
     weights = tiny_base.weight_bytes

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from flower_strategy.device.hardware import DOWNLINK
 from flower_strategy.profile import DeviceProfile
 
 
@@ -107,12 +108,18 @@ def upload_seconds(profile: DeviceProfile, rank: int) -> float:
     return rank * profile.upload_per_rank / profile.bandwidth
 
 
+def download_seconds(profile: DeviceProfile, rank: int) -> float:
+    """Seconds to download an adapter of `rank`."""
+    return upload_seconds(profile, rank) / DOWNLINK
+
+
 def predicted_seconds(
     profile: DeviceProfile, rank: int, *, local_steps: int, slowdown: float = 1.0
 ) -> float:
-    """Predicted seconds of a round at `rank`: slowed-down training, then upload."""
+    """Predicted seconds of a round at `rank`: download, slowed-down training, upload."""
     training = training_seconds(profile, rank, local_steps=local_steps)
-    return slowdown * training + upload_seconds(profile, rank)
+    transfer = download_seconds(profile, rank) + upload_seconds(profile, rank)
+    return slowdown * training + transfer
 
 
 def memory_needed(profile: DeviceProfile, rank: int) -> int:

@@ -13,7 +13,12 @@ from flwr.serverapp import Grid
 
 from floe_plugins.errors import FloeError
 from flower_strategy.profile import DeviceProfile
-from flower_strategy.ranks.cost import RankDecision, training_seconds, upload_seconds
+from flower_strategy.ranks.cost import (
+    RankDecision,
+    download_seconds,
+    training_seconds,
+    upload_seconds,
+)
 from flower_strategy.server import log
 from flower_strategy.server.replies import ReplyError, read_profile
 from flower_strategy.server.round import Round, Steps
@@ -316,9 +321,11 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
                 state.slowdowns[node] = slowdown.late()
             continue
         profile = state.profiles[node]
-        trained = device.observed_seconds - upload_seconds(profile, device.rank)
-        local_steps = steps.training.steps(profile.num_examples)
-        profiled = training_seconds(profile, device.rank, local_steps=local_steps)
+        transfer = upload_seconds(profile, device.rank)
+        if device.bytes_down:
+            transfer += download_seconds(profile, device.rank)
+        trained = device.observed_seconds - transfer
+        profiled = training_seconds(profile, device.rank, local_steps=device.steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)
     steps.assign_ranks()
 

@@ -3,7 +3,9 @@
 The output folder's ``checkpoints``::
 
     round-0003/state.json           profiles, decisions, slowdowns, clusters, history
-    round-0003/arrays.safetensors   initial and cluster adapters, velocities, embeddings, sketches
+    round-0003/arrays.safetensors   initial and cluster adapters, embeddings, sketches
+    round-0003/uploads.json         the files of uploads that it needs
+    uploads/                        what devices last sent, see `flower_strategy.server.uploads`
 
 A checkpoint is written into a folder of another name, which is renamed once everything is on the
 disk, so a folder named ``round-...`` is complete whenever the server dies. Random choices are drawn
@@ -34,12 +36,19 @@ from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.run_folder import round_name, round_of
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
+from flower_strategy.server.uploads import (
+    UPLOADS_FILE,
+    UPLOADS_FOLDER,
+    Upload,
+    UploadStore,
+    files_of,
+)
 
 CHECKPOINTS_FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"
 
-_FORMAT = 1
+_FORMAT = 2
 _PREVIOUS = ".previous"
 _ABANDONED = ".abandoned"
 
@@ -74,6 +83,7 @@ def save_checkpoint(
     output: Path,
     *,
     server_round: int,
+    uploads: UploadStore,
     deadline: float | None,
     settings: Mapping[str, Any],
     keep: int,
@@ -88,6 +98,8 @@ def save_checkpoint(
         The run's output folder; made when absent.
     server_round : int
         The last finished round.
+    uploads : UploadStore
+        What devices have sent.
     deadline : float or None
         The rank policy's seconds per round.
     settings : Mapping[str, Any]
@@ -109,6 +121,7 @@ def save_checkpoint(
     target = folder / round_name(server_round)
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_parts(target)
+    uploads.sync()
     content, arrays = pack(state)
     head = {
         "format": _FORMAT,
@@ -120,12 +133,33 @@ def save_checkpoint(
         with files.new_folder(target, replace=True, durable=True) as part:
             save_file(arrays, part / ARRAYS_FILE)
             (part / STATE_FILE).write_text(json.dumps({**head, **content}), encoding="utf-8")
+            needed = json.dumps(sorted(files_of(state.uploads)))
+            (part / UPLOADS_FILE).write_text(needed, encoding="utf-8")
     # safetensors wraps errors of the disk in an error of its own.
     except SafetensorError as error:
         raise OSError(str(error)) from error
     for _, old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def upload_store(
+    output: Path | None, *, keep: int, resumed: Checkpoint | None = None
+) -> UploadStore:
+    """Return where a run keeps what devices send: beside its checkpoints, if it writes any.
+
+    Raises
+    ------
+    UploadError
+        What the resumed checkpoint needs cannot be taken over.
+    """
+    folder = None
+    if output is not None and keep:
+        folder = output / CHECKPOINTS_FOLDER / UPLOADS_FOLDER
+    store = UploadStore(folder)
+    if resumed is not None:
+        store.take_over(files_of(resumed.state.uploads), resumed.path.parent / UPLOADS_FOLDER)
+    return store
 
 
 def set_aside_checkpoints(output: Path) -> None:
@@ -293,8 +327,6 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
     _pack_adapter(arrays, "initial", state.initial)
     for name, adapter in state.cluster_adapters.items():
         _pack_adapter(arrays, f"bank/{name}", adapter)
-    for name, velocity in state.velocities.items():
-        _pack_adapter(arrays, f"velocity/{name}", velocity)
     for node, profile in state.profiles.items():
         arrays[f"embedding/{node}"] = profile.embedding
     for node, sketch in state.sketches.items():
@@ -319,7 +351,10 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
             for cluster in state.clusters
         ],
         "clusters_made": state.clusters_made,
-        "velocities": list(state.velocities),
+        "run": state.run,
+        "uploads": {str(node): asdict(upload) for node, upload in state.uploads.items()},
+        "steps": {str(node): count for node, count in state.steps.items()},
+        "stateless": [str(node) for node in sorted(state.stateless)],
         "split_by_adapter": state.split_by_adapter,
         "history": [pack_round(record) for record in state.history],
     }
@@ -363,9 +398,10 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
                 cluster["name"]: _unpack_adapter(arrays, f"bank/{cluster['name']}")
                 for cluster in content["clusters"]
             },
-            velocities={
-                name: _unpack_adapter(arrays, f"velocity/{name}") for name in content["velocities"]
-            },
+            run=content["run"],
+            uploads={int(node): Upload(**values) for node, values in content["uploads"].items()},
+            steps={int(node): count for node, count in content["steps"].items()},
+            stateless={int(node) for node in content["stateless"]},
             split_by_adapter=content["split_by_adapter"],
             history=[unpack_round(values) for values in content["history"]],
         )

@@ -18,8 +18,10 @@ from flower_strategy.server.checkpoint import (
     set_aside_checkpoints,
     set_aside_later_checkpoints,
 )
+from flower_strategy.server.contributions import checkpoint_files
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
+from flower_strategy.server.uploads import Upload, UploadStore
 from flower_strategy.settings import ClusteringSettings
 from flower_strategy.testing.models import make_profile
 
@@ -39,7 +41,11 @@ def a_state() -> RunState:
     state.place([NODE, 7], ClusteringSettings())
     layers = {"x.q_proj": LoraFactors(b=np.ones((6, 2), np.float32), a=np.ones((2, 4), np.float32))}
     state.cluster_adapters = {"cluster-0": AdapterState(layers)}
-    state.velocities = {"cluster-0": AdapterState(layers)}
+    state.uploads = {
+        NODE: Upload(began=1, file="one.safetensors", scaling=2.0, kept=0.5, move=0.1, missed=2),
+        7: Upload(began=2, anchor="two.safetensors", file="three.safetensors"),
+    }
+    state.steps, state.stateless = {NODE: 12, 7: 3, 9: 1}, {9}
     record = RoundRecord(round=2, seconds=1.25, notes=["it rained"], left_out={7: "it does not"})
     record.clusters = {"cluster-0": ClusterRound(asked=2, replies=1, discarded_by_layer={"x": 0.5})}
     record.devices = {NODE: DeviceRound(cluster="cluster-0", rank=4, observed_seconds=1.0)}
@@ -50,7 +56,13 @@ def a_state() -> RunState:
 
 def save(state: RunState, output: Path, server_round: int = 2, keep: int = 2) -> Path:
     return save_checkpoint(
-        state, output, server_round=server_round, deadline=3.5, settings={"model": "m"}, keep=keep
+        state,
+        output,
+        server_round=server_round,
+        uploads=UploadStore(),
+        deadline=3.5,
+        settings={"model": "m"},
+        keep=keep,
     )
 
 
@@ -77,12 +89,15 @@ def test_a_checkpoint_with_the_lengths_that_earlier_versions_kept_is_read(tmp_pa
 def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
     state = a_state()
     folder = save(state, tmp_path)
+    assert checkpoint_files(folder) == {f"{name}.safetensors" for name in ("one", "two", "three")}
     for path in (tmp_path, tmp_path / CHECKPOINTS_FOLDER, folder):
         found = load_checkpoint(path)
         assert (found.round, found.deadline, found.settings) == (2, 3.5, {"model": "m"})
         assert found.path == folder
     back = found.state
     for name in ("left_since", "decisions", "slowdowns", "clusters_made", "history"):
+        assert getattr(back, name) == getattr(state, name), name
+    for name in ("run", "uploads", "steps", "stateless"):
         assert getattr(back, name) == getattr(state, name), name
     for node, profile in state.profiles.items():
         ours, theirs = asdict(profile), asdict(back.profiles[node])
@@ -94,7 +109,6 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
     for adapters, known in (
         ({"": back.initial}, {"": state.initial}),
         (back.cluster_adapters, state.cluster_adapters),
-        (back.velocities, state.velocities),
     ):
         assert adapters.keys() == known.keys()
         for name in known:

@@ -14,7 +14,6 @@ from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.records import DeviceRound, RoundRecord
 from flower_strategy.server.state import RunState
 from flower_strategy.settings import (
-    AggregationSettings,
     CheckpointSettings,
     ClusteringSettings,
     EmbeddingSettings,
@@ -42,7 +41,6 @@ def log_summary(
     clustering: ClusteringSettings,
     participation: Participation,
     policy: RankPolicy,
-    aggregation: AggregationSettings,
     rules: ReplyRules,
     checkpoints: CheckpointSettings,
     export_rank: int,
@@ -54,8 +52,7 @@ def log_summary(
             f"Model: {training.model} ({training.dtype})",
             f"{_work(training)} of {training.batch_size * training.gradient_accumulation_steps} x "
             f"{training.max_length} tokens",
-            f"Learning rate: {training.learning_rate:g}, {training.lr_schedule}, proximal term "
-            f"{training.proximal:g}",
+            f"Learning rate: {training.learning_rate:g}, {training.lr_schedule}",
         ],
         "Modules": module_lines(modules),
         "Sampling": [
@@ -80,8 +77,8 @@ def log_summary(
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],
         "Aggregation": [
-            f"Weighting: {aggregation.weighting}, global share {aggregation.global_share:g}, "
-            f"momentum {aggregation.momentum:g}",
+            f"Mean of what devices last sent, by steps; kept for {participation.keep_uploads} "
+            "missed rounds",
             f"Replies needed per cluster: {rules.min_replies}, norm limit {rules.norm_limit:g}",
         ],
         "Output": [
@@ -120,7 +117,10 @@ def module_lines(modules: AdaptedModules | None) -> list[str]:
 def _work(training: TrainingSettings) -> str:
     if training.epochs:
         return f"Epochs: {training.epochs:g}, steps"
-    return f"Local steps: {training.local_steps}"
+    if not training.fill_deadline:
+        return f"Local steps: {training.local_steps}"
+    most = f", {training.max_epochs:g} epochs of the run at most" if training.max_epochs else ""
+    return f"Local steps: those that fit the deadline{most}; {training.local_steps} without one"
 
 
 def log_resumed(

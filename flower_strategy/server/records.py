@@ -23,11 +23,13 @@ class DeviceRound:
     pace : float
         Expected slowdown: how many times longer than profiled its training takes.
     predicted_seconds, observed_seconds : float or None
-        Seconds of training and upload, as predicted and as reported.
+        Seconds of download, training and upload, as predicted and as reported.
     bytes_down, bytes_up : int
         Bytes of the adapters sent to it and back, for training.
     num_examples : int
-        Training examples, its weight in the mean.
+        Training examples.
+    steps : int
+        Steps that it trained, of which the sum over the rounds is its weight in the mean.
     train_loss, held_out_loss : float or None
         Mean losses, nats per response token.
     held_out_tokens : int
@@ -42,6 +44,7 @@ class DeviceRound:
     bytes_down: int = 0
     bytes_up: int = 0
     num_examples: int = 0
+    steps: int = 0
     train_loss: float | None = None
     held_out_loss: float | None = None
     held_out_tokens: int = 0
@@ -55,10 +58,12 @@ class ClusterRound:
     ----------
     asked, replies : int
         Devices asked to train, and valid replies.
+    kept : int
+        Devices that count with what they sent in an earlier round.
     moved : bool
         Whether the cluster's adapter changed.
     train_loss : float or None
-        Mean over the replies, weighted by examples.
+        Mean over the replies, weighted by steps.
     held_out_loss : float or None
         Mean over the cluster's devices, weighted by tokens, with the adapter after this round.
     discarded_energy : float
@@ -69,6 +74,7 @@ class ClusterRound:
 
     asked: int = 0
     replies: int = 0
+    kept: int = 0
     moved: bool = False
     train_loss: float | None = None
     held_out_loss: float | None = None
@@ -130,7 +136,7 @@ class RoundRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Training and upload seconds of the slowest device, on its own clock."""
+        """Seconds of the slowest device, transfer included, on its own clock."""
         observed = [device.observed_seconds for device in self.devices.values()]
         return max((seconds for seconds in observed if seconds is not None), default=0.0)
 
@@ -162,11 +168,9 @@ class RoundRecord:
             for layer, share in outcome.discarded_by_layer.items():
                 metrics[f"{name}/discarded-energy/{layer}"] = share
             outcome.train_loss = _mean(
-                (device.train_loss, device.num_examples)
-                for device in trained
-                if device.cluster == name
+                (device.train_loss, device.steps) for device in trained if device.cluster == name
             )
-        loss = _mean((device.train_loss, device.num_examples) for device in trained)
+        loss = _mean((device.train_loss, device.steps) for device in trained)
         if loss is not None:
             metrics["train-loss"] = loss
         return metrics

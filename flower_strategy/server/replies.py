@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY
+from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, METRICS_KEY, read_adapter
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import ReplyRules
 
@@ -33,17 +33,26 @@ class Sent:
     cluster : str
         Its cluster.
     adapter : AdapterState
-        The adapter sent, at the device's rank and scaling.
+        The adapter sent, at the device's rank and scaling, as the device reads it.
     most_examples : int
-        Examples in its profile; its reply is weighted with no more.
+        Examples in its profile.
     length : float
-        Expected norm of the requested update, see `asked_length`.
+        Expected norm of the requested update of this adapter, see `asked_length`.
+    move : float
+        The sum of the learning rates of the requested steps.
+    steps : int
+        The requested steps; a reply counts for no more.
+    began : int
+        The round in which the device began its own adapter; 0 if the server does not know.
     """
 
     cluster: str
     adapter: AdapterState
     most_examples: int
     length: float
+    move: float = 0.0
+    steps: int = 1
+    began: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +62,28 @@ class TrainReply:
     Attributes
     ----------
     adapter : AdapterState
-        The trained adapter.
+        The trained adapter: the device's own, or the one sent if the device keeps no state.
+    arrays : ArrayRecord
+        The same, as it came.
     num_examples : int
-        Its weight, at most the examples in its profile.
+        The device's examples, at most those in its profile.
     loss : float
         Mean training loss.
     seconds : float
-        Training and upload on the device's clock.
+        Download, training and upload on the device's clock.
+    steps : int
+        Steps that it took, at most those requested.
+    began : int or None
+        The round in which it began its own adapter; None if it keeps no state.
     """
 
     adapter: AdapterState
+    arrays: ArrayRecord
     num_examples: int
     loss: float
     seconds: float
+    steps: int
+    began: int | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,9 @@ def read_profile(message: Message) -> DeviceProfile:
         raise ReplyError(str(error) or repr(error)) from error
 
 
-def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainReply:
+def read_train_reply(
+    message: Message, sent: Sent, rules: ReplyRules, *, server_round: int = 1
+) -> TrainReply:
     """Return a training reply that fits what was sent.
 
     Parameters
@@ -111,20 +131,22 @@ def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainRe
         What the device was sent.
     rules : ReplyRules
         Bounds on its claims.
+    server_round : int (default: 1)
+        The round.
 
     Raises
     ------
     ReplyError
         The reply is an error; its layers, shapes or scaling differ from those sent; a number is
-        not finite; or its count of examples is not a positive whole number within bounds.
+        not finite; a count of examples or steps is not a positive whole number within bounds; or it
+        goes on with an adapter that the server does not know.
     """
     _no_error(message)
     try:
         metrics = message.content.metric_records[METRICS_KEY]
         scaling = _finite(metrics, "scaling")
-        adapter = AdapterState.from_arrays(
-            message.content.array_records[ARRAYS_KEY], scaling=scaling
-        )
+        arrays = message.content.array_records[ARRAYS_KEY]
+        adapter = read_adapter(arrays, scaling=scaling)
     # As in `read_profile`.
     except Exception as error:
         raise ReplyError(_reason(error)) from error
@@ -158,7 +180,20 @@ def read_train_reply(message: Message, sent: Sent, rules: ReplyRules) -> TrainRe
             f"num-examples is {examples:g}; it must be a whole number from 1 to "
             f"{rules.max_examples}."
         )
-    return TrainReply(adapter, min(int(examples), sent.most_examples), loss, seconds)
+    began = _whole(metrics, BEGAN_KEY, least=1)
+    if began not in (None, sent.began, server_round):
+        known = sent.began or "none"
+        raise ReplyError(f"its adapter began in round {began}; the server knows {known}.")
+    taken = _whole(metrics, "steps", least=1)
+    return TrainReply(
+        adapter=adapter,
+        arrays=arrays,
+        num_examples=min(int(examples), sent.most_examples),
+        loss=loss,
+        seconds=seconds,
+        steps=sent.steps if taken is None else min(taken, sent.steps),
+        began=began,
+    )
 
 
 def read_evaluate_reply(
@@ -202,6 +237,16 @@ def _finite(metrics: MetricRecord, key: str) -> float:
     if isinstance(value, (list, bool)) or not math.isfinite(value):
         raise ReplyError(f"{key} is {value}; one finite number is needed.")
     return float(value)
+
+
+def _whole(metrics: MetricRecord, key: str, *, least: int) -> int | None:
+    """Return a whole number; None where the reply does not have it."""
+    if key not in metrics:
+        return None
+    value = _finite(metrics, key)
+    if value != int(value) or value < least:
+        raise ReplyError(f"{key} is {value:g}; it must be a whole number from {least}.")
+    return int(value)
 
 
 def _last_line(reason: str) -> str:

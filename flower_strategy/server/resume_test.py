@@ -10,6 +10,7 @@ from flower_strategy import FloeStrategy
 from flower_strategy.config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
 from flower_strategy.server.checkpoint import load_checkpoint
+from flower_strategy.server.contributions import checkpoint_files
 from flower_strategy.testing.grids import LocalGrid, start_run
 
 NODES = 6
@@ -25,7 +26,7 @@ def run_config(run_config: dict[str, ConfigValue], tmp_path: Path) -> dict[str, 
         "max-length": 48,
         "eval-examples": 4,
         "fraction-train": 0.6,
-        "momentum": 0.5,
+        "fill-deadline": False,
         "lr-schedule": "cosine",
         "learning-rate-min": 0.001,
         "warmup-ratio": 0.2,
@@ -86,11 +87,13 @@ def test_a_killed_run_goes_on_to_what_the_unbroken_one_gives(
     assert len({frozenset(round_) for round_ in trained(unbroken)[1:]}) > 1
 
     broken_config = {**run_config, "output": str(tmp_path / "broken")}
+    mortal = MortalGrid(broken_config, dies_in_round=3)
     with pytest.raises(Killed):
-        start(broken_config, MortalGrid(broken_config, dies_in_round=3))
+        start(broken_config, mortal)
     resumed_config = {**broken_config, "resume": str(tmp_path / "broken")}
     # Different node ids in a different order, as in another run.
-    resumed = start(resumed_config, LocalGrid(resumed_config, NODES, first=7000))
+    grid = LocalGrid(resumed_config, NODES, first=7000, states=mortal.states)
+    resumed = start(resumed_config, grid)
 
     assert members(resumed) == members(unbroken)
     assert trained(resumed) == trained(unbroken)
@@ -143,11 +146,16 @@ def test_a_run_that_goes_on_in_another_folder_leaves_the_first_one_as_it_is(
     run_config |= {"rounds": 2, "keep-checkpoints": 9}
     start(run_config, LocalGrid(run_config, NODES))
     first = tmp_path / "unbroken"
+    before = {path.name for path in (first / "checkpoints" / "uploads").iterdir()}
     fork = {**run_config, "output": str(tmp_path / "fork")}
     fork["resume"] = str(first / "checkpoints" / "round-0001")
     start(fork, LocalGrid(fork, NODES))
     assert load_checkpoint(first).round == load_checkpoint(tmp_path / "fork").round == 2
     assert len(load_history(tmp_path / "fork")["rounds"]) == 3
+    assert {path.name for path in (first / "checkpoints" / "uploads").iterdir()} == before
+    needed = checkpoint_files(tmp_path / "fork" / "checkpoints" / "round-0002")
+    kept = {path.name for path in (tmp_path / "fork" / "checkpoints" / "uploads").iterdir()}
+    assert needed <= kept
 
 
 def test_clusters_that_have_moved_cannot_be_split_by_adapters_any_more(

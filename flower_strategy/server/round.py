@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,8 +19,8 @@ from flower_strategy.server.exchange import Patience, drop_late, exchange
 from flower_strategy.server.records import DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.replies import ReplyError, Sent
 from flower_strategy.server.state import RunState
+from flower_strategy.server.uploads import UploadStore
 from flower_strategy.settings import (
-    AggregationSettings,
     ClusteringSettings,
     Participation,
     ReplyRules,
@@ -46,6 +47,14 @@ class Round:
         Whether this is the first round of this process; true in a resumed run as well.
     sent : dict[int, Sent]
         Node -> what it was sent to train, until its reply arrives.
+    accepted : set[int]
+        Nodes whose trained adapters count in this round.
+    absent : set[int]
+        Nodes that have sent an adapter before and cannot train in this round.
+    anchors : dict[str, str]
+        Cluster -> file of its adapter before this round, on which devices begin.
+    most_steps : float
+        Most steps that a device weighs.
     silent_since : dict[int, int]
         Node -> the round in which it did not answer the profile query.
     late_messages : set[str]
@@ -58,6 +67,10 @@ class Round:
     num_rounds: int = 1
     is_first: bool = True
     sent: dict[int, Sent] = field(default_factory=dict)
+    accepted: set[int] = field(default_factory=set)
+    absent: set[int] = field(default_factory=set)
+    anchors: dict[str, str] = field(default_factory=dict)
+    most_steps: float = math.inf
     silent_since: dict[int, int] = field(default_factory=dict)
     late_messages: set[str] = field(default_factory=set)
     reclustered_in: int = 0
@@ -111,10 +124,10 @@ class Steps(Protocol):
     rank_policy: RankPolicy
     clustering: ClusteringSettings
     participation: Participation
-    aggregation: AggregationSettings
     rules: ReplyRules
     export_rank: int
     state: RunState
+    uploads: UploadStore
 
     @property
     def server_rank(self) -> int: ...

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from uuid import uuid4
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -16,6 +17,7 @@ from flower_strategy.clusters import Cluster, cluster_devices, nearest
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.server.records import RoundRecord
+from flower_strategy.server.uploads import Upload
 from flower_strategy.settings import ClusteringSettings
 
 BAND = 1.25
@@ -93,8 +95,14 @@ class RunState:
         Number of cluster names given out so far.
     cluster_adapters : dict[str, AdapterState]
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
-    velocities : dict[str, AdapterState]
-        Cluster -> the server momentum's velocity; empty without momentum.
+    run : str
+        Name of the run, by which devices know the state that they keep of it.
+    uploads : dict[int, Upload]
+        Node -> what it last sent of its own adapter; devices that keep no state have none.
+    steps : dict[int, int]
+        Node -> steps that it has taken so far, its weight in the mean.
+    stateless : set[int]
+        Nodes that have replied without a state of their own.
     split_by_adapter : bool
         Whether the devices have been clustered by their adapters.
     history : list[RoundRecord]
@@ -110,7 +118,10 @@ class RunState:
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
     cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
-    velocities: dict[str, AdapterState] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: uuid4().hex)
+    uploads: dict[int, Upload] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+    stateless: set[int] = field(default_factory=set)
     split_by_adapter: bool = False
     history: list[RoundRecord] = field(default_factory=list)
 
@@ -170,15 +181,13 @@ class RunState:
         )
         names = {cluster.name for cluster in self.clusters}
         self.clusters_made += len(names - {cluster.name for cluster in old})
-        adapters, velocities, events = self.cluster_adapters, self.velocities, []
-        self.cluster_adapters, self.velocities = {}, {}
+        adapters, events = self.cluster_adapters, []
+        self.cluster_adapters = {}
         for cluster in self.clusters:
             parents = [before[node] for node in cluster.members if node in before]
             parent = max(sorted(set(parents)), key=parents.count, default=cluster.name)
             origin = cluster.name if cluster.name in adapters else parent
             self.cluster_adapters[cluster.name] = adapters.get(origin, self.initial)
-            if origin in velocities:
-                self.velocities[cluster.name] = velocities[origin]
             if old and origin != cluster.name:
                 events.append(f"{cluster.name} is new and begins with the adapter of {origin}")
         events += [f"{cluster.name} ended" for cluster in old if cluster.name not in names]
@@ -267,6 +276,9 @@ class RunState:
         self.decisions = {new(node): decision for node, decision in self.decisions.items()}
         self.slowdowns = {new(node): slowdown for node, slowdown in self.slowdowns.items()}
         self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}
+        self.uploads = {new(node): upload for node, upload in self.uploads.items()}
+        self.steps = {new(node): count for node, count in self.steps.items()}
+        self.stateless = {new(node) for node in self.stateless}
         self.clusters = [
             replace(cluster, members=tuple(sorted(map(new, cluster.members))))
             for cluster in self.clusters

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord
 
-from flower_strategy.adapters.adapter import AdapterError, Float32Array
-from flower_strategy.adapters.mean import AdapterMean, share_globally, with_momentum
+from flower_strategy.adapters.adapter import AdapterError, AdapterState, Float32Array
+from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.clusters import sketch_adapter
-from flower_strategy.messages import ROUNDS_KEY
 from flower_strategy.server import log
-from flower_strategy.server.records import ClusterRound
+from flower_strategy.server.contributions import (
+    add_kept,
+    begun,
+    count_misses,
+    keep,
+    keep_files,
+    standing,
+)
 from flower_strategy.server.replies import (
     ReplyError,
     Sent,
@@ -25,14 +30,16 @@ from flower_strategy.server.replies import (
     read_train_reply,
 )
 from flower_strategy.server.round import Round, Steps
-from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
-from flower_strategy.settings import TrainingSettings
+from flower_strategy.server.update_norms import LengthJudge, OwnLength, update_norm
+from flower_strategy.server.uploads import Upload
 
 logger = logging.getLogger("flwr")
 
-_FARTHEST = 4
-"""By its examples, a device may move at most so many times as far as the median one of its round.
-It names them itself, and the length that its update may have must not be its own to set."""
+_HEAVIEST = 10
+"""How many times the median steps of its round a device weighs at most: it says itself how fast it
+is, and so how many steps it is asked for."""
+
+_NOTHING = AdapterState({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +50,11 @@ class _Judged:
     cluster: str
     norm: float
     times: float
-    seconds: float
-    loss: float
-    num_examples: int
+    reply: TrainReply
     bytes_up: int
     sketch: Float32Array | None
+    upload: Upload | None
+    steps: int
 
 
 @dataclass(eq=False)
@@ -58,70 +65,21 @@ class _Folded:
     """
 
     judge: LengthJudge
+    total: int
     means: dict[str, AdapterMean] = field(default_factory=dict)
     odd_means: dict[str, AdapterMean] = field(default_factory=dict)
     odd: list[_Judged] = field(default_factory=list)
     shortened: list[_Judged] = field(default_factory=list)
+    lengths: dict[int, OwnLength] = field(default_factory=dict)
     count: int = 0
 
-
-def configure_train(
-    steps: Steps,
-    round: Round,
-    server_round: int,
-    config: ConfigRecord,
-    grid: Grid,
-) -> list[Message]:
-    """Return one message per training device: its cluster's adapter at its rank."""
-    state = steps.state
-    chosen = state.sample(
-        steps.able_nodes(grid),
-        steps.participation.fraction_train,
-        (steps.training.seed, server_round),
-        least=steps.rules.min_replies,
-    )
-    wanted = {
-        node: (state.cluster_of(node).name, rank)
-        for node in chosen
-        if (rank := state.decisions[node].rank) is not None
-    }
-    adapters = {
-        (cluster, rank): state.adapter(cluster, rank).with_scaling(steps.training.scaling(rank))
-        for cluster, rank in set(wanted.values())
-    }
-    # The caller's keys take precedence in the messages, so they do here.
-    record = steps.training.to_record()
-    record.update(config)
-    training = TrainingSettings.from_record(record)
-    # A length grows with the sum of the learning rates, which with epochs is a device's own.
-    lengths = {key: asked_length(adapter, move=1.0) for key, adapter in adapters.items()}
-    round.sent = {}
-    counts = {node: state.profiles[node].num_examples for node in wanted}
-    # With epochs a device that says it has more examples may move further: not without end.
-    most = _FARTHEST * int(np.median([*counts.values()] or [0]))
-    for node, key in wanted.items():
-        examples = counts[node]
-        move = steps.asked_move(
-            training,
-            num_examples=min(examples, max(most, 1)),
-            server_round=server_round,
-            num_rounds=round.num_rounds,
-        )
-        round.sent[node] = Sent(key[0], adapters[key], examples, move * lengths[key])
-    pace = state.slowdown_factors()
-    for node, sent in round.sent.items():
-        device = round.device(node, steps.state)
-        device.rank, device.pace = wanted[node][1], pace.get(node, 1.0)
-        device.predicted_seconds = state.decisions[node].predicted_seconds
-        device.bytes_down = sent.adapter.num_bytes
-        round.record.clusters.setdefault(sent.cluster, ClusterRound()).asked += 1
-    log.log_training(round.record)
-    return steps.envelope.adapter_messages(
-        MessageType.TRAIN,
-        {node: sent.adapter for node, sent in round.sent.items()},
-        server_round=server_round,
-        extra=ConfigRecord({**config, ROUNDS_KEY: round.num_rounds}),
-    )
+    def own_length(self, steps: Steps, adapter: AdapterState) -> OwnLength:
+        """Return how long own adapters of this one's rank and scaling are expected to be."""
+        rank = adapter.rank
+        if rank not in self.lengths:
+            initial = steps.state.initial.resized(rank).with_scaling(adapter.scaling)
+            self.lengths[rank] = OwnLength.of(initial)
+        return self.lengths[rank]
 
 
 def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> MetricRecord:
@@ -129,79 +87,106 @@ def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> M
 
     Every reply is judged by itself and then dropped. The result does not depend on the order of
     the replies (except for float32 rounding), and memory does not grow with their number; see
-    `flower_strategy.server.update_norms`.
+    `flower_strategy.server.update_norms` and `flower_strategy.server.uploads`.
     """
-    folded = _Folded(LengthJudge(steps.rules.norm_limit))
-    total = len(round.sent)
+    folded = _Folded(LengthJudge(steps.rules.norm_limit), total=len(round.sent))
+    round.most_steps = _most_steps(steps, round)
     for message in replies:
         node = message.metadata.src_node_id
         try:
             if node not in round.sent:
                 raise ReplyError("it was not asked to train in this round.")
             sent = round.sent.pop(node)
-            reply = read_train_reply(message, sent, steps.rules)
-            _fold(steps, round, folded, node, sent, reply, total)
+            # Until its reply counts, it has missed the round.
+            round.absent.add(node)
+            reply = read_train_reply(message, sent, steps.rules, server_round=round.record.round)
+            _fold(steps, round, folded, node, sent, reply)
         except (ReplyError, AdapterError) as error:
             round.refuse(node, "train", ReplyError(str(error)))
-    _judge_odd(steps, round, folded, total)
+    _judge_odd(steps, round, folded)
     _note_shortened(steps, round, folded.shortened)
+    count_misses(steps, round)
     steps.move_adapters(folded.means)
+    keep_files(steps)
     return round.record.conclude_training()
 
 
+def _most_steps(steps: Steps, round: Round) -> float:
+    """Return the most steps that a device of the round weighs."""
+    before = steps.state.steps
+    counts = [before.get(node, 0) + sent.steps for node, sent in round.sent.items()]
+    return _HEAVIEST * float(np.median(counts or [1]))
+
+
 def _fold(
-    steps: Steps,
-    round: Round,
-    folded: _Folded,
-    node: int,
-    sent: Sent,
-    reply: TrainReply,
-    total: int,
+    steps: Steps, round: Round, folded: _Folded, node: int, sent: Sent, reply: TrainReply
 ) -> None:
     """Add one reply to its cluster's mean, or to that of the absurdly long updates."""
-    norm = update_norm(sent.adapter, reply.adapter)
-    verdict = folded.judge.judge(norm, sent.length)
+    upload = begun(steps, node, sent, reply, server_round=round.record.round)
+    if upload is None:
+        norm, length = update_norm(sent.adapter, reply.adapter), sent.length
+    else:
+        norm = update_norm(reply.adapter.scaled(0.0), reply.adapter)
+        length = folded.own_length(steps, reply.adapter).after(upload.move)
+    verdict = folded.judge.judge(norm, length)
     means = folded.odd_means if verdict.odd else folded.means
     if sent.cluster not in means:
         means[sent.cluster] = steps.new_mean()
-    means[sent.cluster].add(
-        reply.adapter, weight=reply.num_examples, sent=sent.adapter, kept=verdict.kept
-    )
+    count = steps.state.steps.get(node, 0) + reply.steps
+    weight = min(count, round.most_steps)
+    if upload is None:
+        means[sent.cluster].add(reply.adapter, weight=weight, sent=sent.adapter, kept=verdict.kept)
+    else:
+        upload = replace(upload, kept=verdict.kept)
+        upload = keep(steps, round, node, upload, sent, reply.arrays)
+        means[sent.cluster].add(standing(steps, upload, reply.adapter), weight=weight)
     by_adapter = steps.clustering.by == "adapter" and not steps.state.split_by_adapter
     judged = _Judged(
         node=node,
         cluster=sent.cluster,
         norm=norm,
-        times=norm / sent.length if sent.length else math.inf,
-        seconds=reply.seconds,
-        loss=reply.loss,
-        num_examples=reply.num_examples,
-        bytes_up=reply.adapter.num_bytes,
+        times=norm / length if length else math.inf,
+        reply=replace(reply, adapter=_NOTHING, arrays=ArrayRecord()),
+        bytes_up=sum(len(array.data) for array in reply.arrays.values()),
         sketch=sketch_adapter(reply.adapter, rank=steps.rank_policy.candidates[0])
         if by_adapter and node not in steps.state.sketches
         else None,
+        upload=upload,
+        steps=count,
     )
     if verdict.odd:
         folded.odd.append(judged)
         return
     if verdict.kept < 1:
         folded.shortened.append(judged)
-    _accept(steps, round, folded, judged, total)
+    _accept(steps, round, folded, judged)
 
 
-def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged, total: int) -> None:
+def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged) -> None:
     """Record a reply that counts."""
     folded.count += 1
+    state, node, reply = steps.state, judged.node, judged.reply
+    round.accepted.add(node)
+    round.absent.discard(node)
+    state.steps[node] = judged.steps
+    if judged.upload is None:
+        state.stateless.add(node)
+        state.uploads.pop(node, None)
+    else:
+        state.stateless.discard(node)
+        if judged.upload.file:
+            state.uploads[node] = judged.upload
     if judged.sketch is not None:
-        steps.state.sketches[judged.node] = judged.sketch
-    device = round.device(judged.node, steps.state)
-    device.observed_seconds, device.train_loss = judged.seconds, judged.loss
-    device.num_examples, device.bytes_up = judged.num_examples, judged.bytes_up
-    name = steps.state.profiles[judged.node].device
-    log.log_reply(judged.node, device, name, done=folded.count, total=total)
+        state.sketches[node] = judged.sketch
+    device = round.device(node, state)
+    device.observed_seconds, device.train_loss = reply.seconds, reply.loss
+    device.num_examples, device.bytes_up = reply.num_examples, judged.bytes_up
+    device.steps = reply.steps
+    name = state.profiles[node].device
+    log.log_reply(node, device, name, done=folded.count, total=folded.total)
 
 
-def _judge_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
+def _judge_odd(steps: Steps, round: Round, folded: _Folded) -> None:
     """Refuse the absurdly long updates, or count them, shortened."""
     if folded.judge.refuses_odd:
         for judged in folded.odd:
@@ -214,7 +199,7 @@ def _judge_odd(steps: Steps, round: Round, folded: _Folded, total: int) -> None:
             folded.means[cluster] = mean
     for judged in folded.odd:
         folded.shortened.append(judged)
-        _accept(steps, round, folded, judged, total)
+        _accept(steps, round, folded, judged)
 
 
 def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> None:
@@ -237,17 +222,15 @@ def _too_long(steps: Steps, judged: _Judged) -> str:
 
 def new_mean(steps: Steps) -> AdapterMean:
     """Return an empty mean for the replies of one cluster."""
-    return AdapterMean(
-        steps.state.initial.shapes,
-        weighting=steps.aggregation.weighting,
-        ranks=steps.rank_policy.candidates,
-    )
+    return AdapterMean(steps.state.initial.shapes)
 
 
 def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> None:
-    """Move the adapters of clusters with enough valid replies; the others stay as they are."""
-    state, settings = steps.state, steps.aggregation
-    moved = {}
+    """Move the adapters of clusters with enough valid replies; the others stay as they are.
+
+    Devices that did not train in this round count with what they last sent.
+    """
+    state = steps.state
     # Devices without a rank are never asked, so their replies are not required.
     members = {
         cluster.name: sum(state.decisions[node].rank is not None for node in cluster.members)
@@ -264,6 +247,7 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
             )
             continue
         try:
+            outcome.kept = add_kept(steps, round, name, mean)
             aggregate = mean.result(steps.server_rank)
         except (AdapterError, np.linalg.LinAlgError) as error:
             round.note(f"{name} keeps its adapter: its replies have no mean ({error})")
@@ -271,56 +255,10 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
         outcome.discarded_energy = aggregate.discarded_energy
         outcome.discarded_by_layer = aggregate.discarded_by_layer
         outcome.moved = True
-        moved[name] = aggregate.adapter
-    moved = share_globally(
-        moved,
-        {name: means[name].total_weight for name in moved},
-        share=settings.global_share,
-        rank=steps.server_rank,
-    )
-    for name, mean_adapter in moved.items():
-        if not settings.momentum:
-            state.cluster_adapters[name] = mean_adapter
-            continue
-        step = with_momentum(
-            state.cluster_adapters[name],
-            mean_adapter,
-            state.velocities.get(name),
-            momentum=settings.momentum,
-            rank=steps.server_rank,
-        )
-        state.cluster_adapters[name], state.velocities[name] = step.adapter, step.velocity
+        state.cluster_adapters[name] = aggregate.adapter
 
 
 _MOST_HELD_OUT = 9  # per training example, since held-out is at most 0.9
-_SAMPLE = 1  # separates the draw of evaluating devices from that of training devices
-
-
-def configure_evaluate(
-    steps: Steps, server_round: int, config: ConfigRecord, grid: Grid
-) -> list[Message]:
-    """Return one message per evaluating device: its cluster's adapter, as exported.
-
-    The measured adapter is thus the exported one, also on devices that train at another rank or
-    not at all.
-    """
-    state, online = steps.state, set(grid.get_node_ids())
-    fraction = steps.participation.fraction_evaluate
-    if not fraction:
-        return []
-    chosen = state.sample(
-        [node for node in state.profiles if node in online],
-        fraction,
-        (steps.training.seed, server_round, _SAMPLE),
-    )
-    homes = {node: state.cluster_of(node).name for node in chosen}
-    adapters = {name: state.adapter(name, steps.export_rank) for name in set(homes.values())}
-    return steps.envelope.adapter_messages(
-        MessageType.EVALUATE,
-        {node: adapters[name] for node, name in homes.items()},
-        server_round=server_round,
-        extra=config,
-    )
 
 
 def aggregate_evaluate(

@@ -12,15 +12,16 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from flower_strategy import FloeStrategy
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.clusters import Cluster
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
+from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.round import Round
 from flower_strategy.server.state import RunState
-from flower_strategy.settings import AggregationSettings, ReplyRules, TrainingSettings
+from flower_strategy.settings import ReplyRules, TrainingSettings
 from flower_strategy.testing.grids import InProcessGrid
 from flower_strategy.testing.models import make_profile
 
@@ -49,6 +50,8 @@ class _NodesGrid(InProcessGrid):
 class Fleet:
     """A strategy between two rounds, and synthetic devices of given ranks.
 
+    With `own` they keep adapters of their own, and reply with all that these have learned.
+
     Nothing is trained: an update moves every entry of both factors, as AdamW's first steps do, by a
     device's own share of the requested change. `update_norms_test` measures real training.
     """
@@ -62,9 +65,11 @@ class Fleet:
         rslora: bool = False,
         clusters: Sequence[Sequence[int]] | None = None,
         limit: float = 10.0,
-        weighting: Any = "exact",
         examples: Mapping[int, int] | None = None,
+        own: bool = False,
     ) -> None:
+        self.own: dict[int, AdapterState] | None = {} if own else None
+        self.forgets = False
         self.nodes = list(range(len(ranks)))
         self.random = np.random.default_rng(seed)
         self.strategy = FloeStrategy(
@@ -77,7 +82,6 @@ class Fleet:
             ),
             rank_policy=DeadlinePolicy(candidates=sorted(set(ranks))),
             replies=ReplyRules(norm_limit=limit),
-            aggregation=AggregationSettings(weighting=weighting),
         )
         initial = initial_adapter(SHAPES, rank=self.strategy.server_rank, seed=seed)
         state = RunState(initial=initial)
@@ -129,7 +133,11 @@ class Fleet:
     def _reply(self, message: Message, share: float, seed: tuple[int, int]) -> Message:
         InProcessGrid.taken(message)
         # The message's adapter, without the time to decode it.
-        adapter = self.strategy.round.sent[message.metadata.dst_node_id].adapter
+        node = message.metadata.dst_node_id
+        adapter = self.strategy.round.sent[node].adapter
+        if self.own is not None:
+            initial = self.strategy.state.initial.resized(adapter.rank)
+            adapter = self.own.get(node, initial.with_scaling(adapter.scaling))
         scaling = adapter.scaling
         random, move = np.random.default_rng(seed), share * STEPS * RATE
         layers = {
@@ -141,9 +149,16 @@ class Fleet:
             for name, f in adapter.layers.items()
         }
         numbers = {"num-examples": 100, "scaling": scaling, "train-loss": 2.0, "seconds": 1.0}
+        trained = AdapterState(layers, scaling)
+        arrays = trained.to_arrays()
+        if self.own is not None:
+            arrays = int8.encode(trained)
+            numbers |= {"steps": STEPS, BEGAN_KEY: 1}
+            if not self.forgets:
+                self.own[node] = trained
         content = RecordDict(
             {
-                ARRAYS_KEY: AdapterState(layers, scaling).to_arrays(),
+                ARRAYS_KEY: arrays,
                 METRICS_KEY: MetricRecord(numbers),  # type: ignore[arg-type]
             }
         )
@@ -191,10 +206,10 @@ def test_nobody_honest_is_refused_because_others_idle_or_have_other_ranks(
         assert np.linalg.norm(fleet.adapter() - before) > 0
 
 
-@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("bad", [{1: 900.0, 8: 4000.0}, {1: 900.0, 3: 800.0, 6: 700.0, 8: 4000.0}])
 def test_the_outcome_does_not_depend_on_the_order_of_replies(
-    weighting: str, bad: dict[int, float]
+    own: bool, bad: dict[int, float]
 ) -> None:
     # The second set makes half of the trained updates absurd: then they count, shortened.
     ranks = [4, 4, 8, 16, 8, 4, 16, 16, 8, 4]
@@ -203,7 +218,7 @@ def test_the_outcome_does_not_depend_on_the_order_of_replies(
     random = np.random.default_rng(5)
     orders = [range(10), range(9, -1, -1), *(random.permutation(10).tolist() for _ in range(4))]
     for order in orders:
-        fleet = Fleet(ranks, weighting=weighting)
+        fleet = Fleet(ranks, own=own)
         record = fleet.round(shares | bad, order=list(order))
         outcomes.append((refused(record), record.notes, fleet.adapter()))
     assert outcomes[0][0] == (set(bad) if len(bad) == 2 else set())
@@ -364,10 +379,13 @@ def test_a_limit_of_zero_takes_every_length() -> None:
     assert not record.notes
 
 
-def test_memory_does_not_grow_with_the_replies_whatever_their_length() -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_memory_does_not_grow_with_the_replies_whatever_their_length(own: bool) -> None:
     peaks = []
     for count in (20, 120):
-        fleet = Fleet([8] * count)
+        fleet = Fleet([8] * count, own=own)
+        # What devices keep is not in the server's memory.
+        fleet.forgets = True
         shares = {node: (1.0, 40.0, 5000.0)[node % 3] for node in fleet.nodes}
         tracemalloc.start()
         fleet.round(shares)
@@ -377,7 +395,7 @@ def test_memory_does_not_grow_with_the_replies_whatever_their_length() -> None:
     assert peaks[1] - peaks[0] < 100 * 4_000
 
 
-def test_a_device_counts_for_no_more_examples_than_its_profile_named() -> None:
+def test_a_claim_of_examples_changes_no_weight_and_is_capped_by_the_profile() -> None:
     fleet, honest = (Fleet([8] * 3, examples={0: 10}) for _ in range(2))
     claims = {0: 5_000_000, 1: 100, 2: 7}
 
@@ -390,9 +408,34 @@ def test_a_device_counts_for_no_more_examples_than_its_profile_named() -> None:
         1: 100,
         2: 7,
     }
-    claims[0] = 10
-    honest.round(dict.fromkeys(range(3), 1.0), change=claim)
+    honest.round(dict.fromkeys(range(3), 1.0))
     np.testing.assert_allclose(fleet.adapter(), honest.adapter(), atol=1e-7)
+
+
+def test_a_device_weighs_at_most_ten_times_the_median_steps() -> None:
+    fleet = Fleet([8] * 3, own=True)
+    fleet.strategy.state.steps = {0: 100_000, 1: 27, 2: 27}
+    record = fleet.round({0: 1.0, 1: 0.0, 2: 0.0})
+    assert record.clusters["cluster-0"].replies == 3
+    assert fleet.own is not None
+    alone = np.concatenate([fleet.own[0].delta(layer).ravel() for layer in SHAPES])
+    share = 10 * 30 / (10 * 30 + 30 + 30)
+    error = np.linalg.norm(fleet.adapter() - share * alone)
+    assert error < 0.02 * np.linalg.norm(alone)
+
+
+def test_own_adapters_grow_without_being_taken_for_odd() -> None:
+    fleet = Fleet([4, 8, 16, 8, 4, 16], own=True)
+    for _ in range(8):
+        record = fleet.round(usual(fleet.random, fleet.nodes))
+        assert not refused(record)
+        assert not record.notes
+        assert record.clusters["cluster-0"].moved
+    # All have moved eight times: one that moved a thousand times as far stands out still.
+    record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | {2: 8000.0})
+    assert refused(record) == {2}
+    # What it had sent before counts instead.
+    assert record.clusters["cluster-0"].kept == 1
 
 
 @pytest.mark.parametrize(

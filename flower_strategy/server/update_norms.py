@@ -16,6 +16,14 @@ two tasks), an update was 0.66 to 0.96 of it after 3 steps at every rank from 1 
 after 10 steps, and 0.27 after 60. Unscaled lengths at one rate differ by a factor of 31 between
 these ranks.
 
+A device that keeps state replies with all that its own adapter has learned since it began, at
+:math:`B = 0`. The steps asked for since then have the sum of rates :math:`\delta`, so that
+
+.. math:: \|\Delta\|_F \approx s \, \delta \sqrt{m \|A\|_F^2 + m n r \delta^2}
+
+with the initial A: no reply changes it, and it is no sum over rounds that a device could stretch.
+It grows faster than what honest devices learn, whose steps do not all have one sign.
+
 Every reply is judged by itself when it arrives:
 
 * up to ``limit`` asked lengths, it counts unchanged, as do devices that have learned nothing;
@@ -98,6 +106,35 @@ def asked_length(sent: AdapterState, *, move: float) -> float:
         a, b = factors.a.ravel(), factors.b.ravel()
         squares += rows * float(np.vdot(a, a)) + columns * float(np.vdot(b, b))
     return abs(sent.scaling) * move * math.sqrt(squares)
+
+
+@dataclass(frozen=True)
+class OwnLength:
+    """Expected norm of a device's own adapter, by the steps since it began; see the module.
+
+    Attributes
+    ----------
+    linear, square : float
+        The squared norm after a sum of learning rates of d is ``linear * d**2 + square * d**4``.
+    """
+
+    linear: float
+    square: float
+
+    @classmethod
+    def of(cls, initial: AdapterState) -> OwnLength:
+        """Return it for the adapter that a device begins with, ``b`` zero, at its rank."""
+        linear = square = 0.0
+        for factors in initial.layers.values():
+            (rows, columns), a = factors.shape, factors.a.ravel()
+            linear += rows * float(np.vdot(a, a))
+            # The squared norm of B is at most its number of entries times d^2.
+            square += rows * columns * factors.rank
+        return cls(initial.scaling**2 * linear, initial.scaling**2 * square)
+
+    def after(self, move: float) -> float:
+        """Return the norm after all steps whose learning rates have the sum `move`."""
+        return move * math.sqrt(self.linear + self.square * move**2)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,9 @@ class LocalGrid(InProcessGrid):
         Each node's ``--node-config``, for real nodes; by default nodes are simulated.
     client_app : ClientApp, optional
         What runs on the nodes; Floe's own by default.
+    states : dict[int, RecordDict], optional
+        Place of a node -> what it keeps between messages, as a SuperNode does: `states` of an
+        earlier grid, for nodes that go on in a resumed run. A test removes what a node loses.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class LocalGrid(InProcessGrid):
         first: int = 100,
         node_configs: Sequence[NodeConfig] = (),
         client_app: ClientApp = floe_app,
+        states: dict[int, RecordDict] | None = None,
     ) -> None:
         self.nodes = {first + index: index for index in range(count)}
         self.online = set(self.nodes)
@@ -91,6 +95,7 @@ class LocalGrid(InProcessGrid):
         ]
         self._replies: dict[str, Message] = {}
         self._client_app = client_app
+        self.states = {} if states is None else states
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         identifiers = []
@@ -113,15 +118,18 @@ class LocalGrid(InProcessGrid):
 
     def _reply(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
+        place = self.nodes[node]
         context = Context(
             run_id=1,
             node_id=node,
-            node_config=dict(self._node_configs[self.nodes[node]]),
-            state=RecordDict(),
+            node_config=dict(self._node_configs[place]),
+            state=RecordDict({**self.states.get(place, RecordDict())}),
             run_config=self._run_config,
         )
         try:
-            return self._client_app(message, context)
+            reply = self._client_app(message, context)
+            self.states[place] = context.state
+            return reply
         # As in Flower: whatever the client app raises becomes an error reply.
         except Exception as error:  # noqa: BLE001
             said = f"\nException ClientAppException occurred. Message: {error}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
@@ -19,11 +20,7 @@ from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.hardware import Device, simulated_device
 from flower_strategy.device.loss import held_out_loss
 from flower_strategy.device.training import TrainingOutcome, train_adapter
-from flower_strategy.device.training_cost import (
-    COPIES_PER_FACTOR,
-    measure_training,
-    upload_per_rank,
-)
+from flower_strategy.device.training_cost import measure_training, memory_per_rank
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import StepCost
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
@@ -183,7 +180,7 @@ class World:
     @cached_property
     def profiles(self) -> dict[int, DeviceProfile]:
         """The profile of each device; its seconds are the protocol's."""
-        upload = upload_per_rank(self.shapes)
+        upload = int8.bytes_per_rank(self.shapes)
         low, high = min(self.protocol.ranks), max(self.protocol.ranks)
         how = EmbeddingSettings(max_length=self.settings.max_length)
         embedded = {
@@ -197,7 +194,7 @@ class World:
                 identity=f"partition:{index}",
                 memory_bytes=node.device.memory_bytes,
                 fixed_bytes=self.base.weight_bytes,
-                bytes_per_rank=upload * COPIES_PER_FACTOR,
+                bytes_per_rank=memory_per_rank(self.shapes),
                 upload_per_rank=upload,
                 step_ranks=(low, high),
                 step_seconds=(

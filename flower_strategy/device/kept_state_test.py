@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flower_strategy.adapters import int8
+from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.device import kept_state
+from flower_strategy.device.data_order import Place
+from flower_strategy.device.kept_state import DeviceState, load_state
+from flower_strategy.device.training import Moments, Progress
+
+SHAPES = {"up": (7, 5), "down": (5, 7)}
+
+
+def adapter(rank: int, seed: int, *, scaling: float = 1.0) -> AdapterState:
+    generator = np.random.default_rng([rank, seed])
+    layers = {
+        name: LoraFactors(
+            b=generator.normal(size=(rows, rank)).astype(np.float32),
+            a=generator.normal(size=(rank, columns)).astype(np.float32),
+        )
+        for name, (rows, columns) in SHAPES.items()
+    }
+    return AdapterState(layers, scaling)
+
+
+def state(rank: int = 3, *, scaling: float = 2.0) -> DeviceState:
+    own = adapter(rank, 0, scaling=scaling)
+    return DeviceState(
+        run="a run",
+        began=2,
+        own=own,
+        steps=12,
+        upload=int8.encode(own),
+        upload_scaling=scaling,
+        progress=Progress(Place(1, 5), Moments(adapter(rank, 1), adapter(rank, 2), 12)),
+    )
+
+
+def same(one: AdapterState, other: AdapterState) -> bool:
+    return one.scaling == other.scaling and all(
+        np.array_equal(factors.a, other.layers[name].a)
+        and np.array_equal(factors.b, other.layers[name].b)
+        for name, factors in one.layers.items()
+    )
+
+
+def loaded(records: RecordDict, *, run: str = "a run", began: int = 2) -> DeviceState | None:
+    return load_state(records, run=run, began=began, shapes=SHAPES)
+
+
+def test_the_state_comes_back_as_it_was_also_through_flowers_messages() -> None:
+    before, records = state(), RecordDict()
+    before.save(records)
+    after = loaded(recorddict_from_proto(recorddict_to_proto(records)))
+    assert after is not None
+    assert (after.run, after.began, after.steps) == ("a run", 2, 12)
+    assert same(after.own, before.own)
+    assert after.sent is not None
+    assert same(after.sent, int8.rounded(before.own))
+    assert after.progress.place == Place(1, 5)
+    old, new = before.progress.moments, after.progress.moments
+    assert old is not None
+    assert new is not None
+    assert same(new.first, old.first)
+    assert same(new.second, old.second)
+    assert new.steps == 12
+
+
+@pytest.mark.parametrize(("run", "began"), [("another", 2), ("a run", 0), ("a run", 3)])
+def test_the_state_of_another_run_or_beginning_is_not_taken(run: str, began: int) -> None:
+    records = RecordDict()
+    state().save(records)
+    assert loaded(records, run=run, began=began) is None
+    assert loaded(RecordDict(), run=run, began=began) is None
+
+
+def test_the_state_of_a_model_with_other_layers_is_not_taken() -> None:
+    records = RecordDict()
+    state().save(records)
+    assert load_state(records, run="a run", began=2, shapes={"up": (7, 5)}) is None
+
+
+@settings(deadline=None, max_examples=30)
+@given(rank=st.integers(1, 5), new=st.integers(1, 7), scaling=st.sampled_from([0.5, 1.0, 4.0]))
+def test_another_rank_and_scaling_keep_the_weight_changes(
+    rank: int, new: int, scaling: float
+) -> None:
+    before = state(rank)
+    initial = initial_adapter(SHAPES, rank=new, seed=0)
+    after = before.at(new, scaling, initial=initial)
+    assert after.own.scaling == scaling
+    assert all(factors.rank == new for factors in after.own.layers.values())
+    assert after.progress.place == before.progress.place
+    assert after.sent is not None
+    assert before.sent is not None
+    assert same(after.sent, before.sent)
+    for name in SHAPES:
+        if new >= rank:
+            np.testing.assert_allclose(after.own.delta(name), before.own.delta(name), atol=1e-4)
+        else:
+            # The best approximation leaves out the smallest singular values.
+            values = np.linalg.svd(before.own.delta(name), compute_uv=False)
+            lost = np.linalg.norm(after.own.delta(name) - before.own.delta(name))
+            assert lost == pytest.approx(float(np.linalg.norm(values[new:])), abs=1e-3)
+    assert (after.progress.moments is None) == (new < rank)
+
+
+def test_moments_follow_the_scaling_as_gradients_do() -> None:
+    before = state(scaling=2.0)
+    after = before.rescaled(1.0)
+    old, new = before.progress.moments, after.progress.moments
+    assert old is not None
+    assert new is not None
+    for name in SHAPES:
+        # B is twice as large, so its gradient is half of what it was; A's stays.
+        np.testing.assert_allclose(after.own.layers[name].b, 2 * before.own.layers[name].b)
+        np.testing.assert_allclose(new.first.layers[name].b, old.first.layers[name].b / 2)
+        np.testing.assert_allclose(new.second.layers[name].b, old.second.layers[name].b / 4)
+        assert np.array_equal(new.second.layers[name].a, old.second.layers[name].a)
+
+
+def test_what_flowers_message_cannot_hold_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    before, records = state(), RecordDict()
+    size = before.own.num_bytes + int8.encoded_bytes(before.own)
+    monkeypatch.setattr(kept_state, "MOST_BYTES", size)
+    before.save(records)
+    after = loaded(records)
+    assert after is not None
+    assert same(after.own, before.own)
+    assert (after.progress.moments, after.progress.place) == (None, Place(1, 5))
+    monkeypatch.setattr(kept_state, "MOST_BYTES", size - 1)
+    before.save(records)
+    assert loaded(records) is None
+    assert not records
+    assert "begins anew in every round" in log.text

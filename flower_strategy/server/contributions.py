@@ -1,0 +1,130 @@
+"""How a device's own adapter counts in its cluster's mean, now and in rounds without it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+from flwr.app import ArrayRecord
+
+from flower_strategy.adapters.adapter import AdapterError, AdapterState
+from flower_strategy.adapters.mean import AdapterMean
+from flower_strategy.adapters.stacking import is_zero, stacked
+from flower_strategy.server.replies import Sent, TrainReply
+from flower_strategy.server.round import Round, Steps
+from flower_strategy.server.uploads import UPLOADS_FILE, Upload, UploadError, files_of
+
+logger = logging.getLogger("flwr")
+
+
+def begun(
+    steps: Steps, node: int, sent: Sent, reply: TrainReply, *, server_round: int
+) -> Upload | None:
+    """Return what is known of a device's own adapter once its reply is here.
+
+    None stands for a device that keeps no state: it replies with all of its cluster's adapter.
+    """
+    if reply.began is None:
+        return None
+    known = steps.state.uploads.get(node)
+    if known is not None and reply.began == known.began:
+        upload = replace(known, missed=0)
+    else:
+        upload = Upload(began=server_round)
+    move = upload.move + sent.move
+    return replace(upload, scaling=reply.adapter.scaling, move=move, file="")
+
+
+def keep(
+    steps: Steps, round: Round, node: int, upload: Upload, sent: Sent, arrays: ArrayRecord
+) -> Upload:
+    """Write an upload, and the adapter that it stands on; return it with the files' names.
+
+    Without room on the disk the upload has no file, and counts in this round alone.
+    """
+    number = round.record.round
+    try:
+        if upload.began == number:
+            upload = replace(upload, anchor=_anchor(steps, round, sent.cluster))
+        name = f"round-{number:04d}-node-{node}-{uuid4().hex[:8]}"
+        return replace(upload, file=steps.uploads.write(name, arrays))
+    except UploadError as error:
+        round.note(str(error))
+        return replace(upload, anchor="")
+
+
+def _anchor(steps: Steps, round: Round, cluster: str) -> str:
+    """Return the file with a cluster's adapter before this round; empty if that is nothing."""
+    if cluster not in round.anchors:
+        adapter = steps.state.cluster_adapters[cluster]
+        name = f"round-{round.record.round:04d}-{cluster}-{uuid4().hex[:8]}"
+        round.anchors[cluster] = (
+            "" if is_zero(adapter) else steps.uploads.write(name, adapter.to_arrays())
+        )
+    return round.anchors[cluster]
+
+
+def standing(steps: Steps, upload: Upload, own: AdapterState) -> AdapterState:
+    """Return what a device stands for in the mean: its anchor and the share of its own.
+
+    Raises
+    ------
+    AdapterError
+        The anchor cannot be read.
+    """
+    if not upload.anchor:
+        return own.scaled(upload.kept) if upload.kept < 1 else own
+    try:
+        anchor = steps.uploads.read(upload.anchor)
+    except UploadError as error:
+        raise AdapterError(str(error)) from error
+    return stacked([(1.0, anchor), (upload.kept, own)])
+
+
+def add_kept(steps: Steps, round: Round, cluster: str, mean: AdapterMean) -> int:
+    """Add what devices of a cluster have sent before and not in this round; return how many.
+
+    An upload counts until its device has missed ``keep-uploads`` rounds. A device that was not
+    drawn has missed nothing. One whose files are gone is left out, with a note.
+    """
+    state, count = steps.state, 0
+    members = next(found.members for found in state.clusters if found.name == cluster)
+    for node in members:
+        upload = state.uploads.get(node)
+        if upload is None or node in round.accepted:
+            continue
+        if upload.missed > steps.participation.keep_uploads:
+            continue
+        try:
+            own = steps.uploads.read(upload.file, scaling=upload.scaling)
+            counted = standing(steps, upload, own)
+            mean.add(counted, weight=min(state.steps[node], round.most_steps))
+        except (UploadError, AdapterError) as error:
+            round.note(f"What node {node} sent before does not count: {error}")
+            continue
+        count += 1
+    return count
+
+
+def count_misses(steps: Steps, round: Round) -> None:
+    """Count a round as missed by devices that were away, or asked without a good reply."""
+    uploads = steps.state.uploads
+    for node in (round.absent | set(round.sent)) - round.accepted:
+        if node in uploads:
+            uploads[node] = uploads[node].after_a_miss()
+
+
+def keep_files(steps: Steps) -> None:
+    """Remove the files that neither the run nor one of its checkpoints needs."""
+    names = files_of(steps.state.uploads)
+    for path in steps.uploads.folder.parent.glob(f"round-*/{UPLOADS_FILE}"):
+        names |= checkpoint_files(path.parent)
+    steps.uploads.keep_only(names)
+
+
+def checkpoint_files(folder: Path) -> set[str]:
+    """Return the names of the uploads that a checkpoint needs."""
+    return set(json.loads((folder / UPLOADS_FILE).read_text("utf-8")))

@@ -1,0 +1,185 @@
+"""The messages that ask devices to train and to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType
+from flwr.serverapp import Grid
+
+from flower_strategy.messages import (
+    BEGAN_KEY,
+    DEADLINE_KEY,
+    ROUNDS_KEY,
+    RUN_KEY,
+    message_bytes,
+    received_adapter,
+)
+from flower_strategy.ranks.cost import predicted_seconds
+from flower_strategy.ranks.steps import planned_steps
+from flower_strategy.server import log
+from flower_strategy.server.records import ClusterRound
+from flower_strategy.server.replies import Sent
+from flower_strategy.server.round import Round, Steps
+from flower_strategy.server.update_norms import asked_length
+from flower_strategy.settings import TrainingSettings
+
+_SAMPLE = 1  # separates the draw of evaluating devices from that of training devices
+
+_FARTHEST = 4
+"""By its examples, a device may move at most so many times as far as the median one of its round.
+It names them itself, and the length that its update may have must not be its own to set."""
+
+
+def configure_train(
+    steps: Steps,
+    round: Round,
+    server_round: int,
+    config: ConfigRecord,
+    grid: Grid,
+) -> list[Message]:
+    """Return one message per training device: its cluster's adapter at its rank."""
+    state = steps.state
+    able = steps.able_nodes(grid)
+    round.absent = set(state.uploads) - set(able)
+    chosen = state.sample(
+        able,
+        steps.participation.fraction_train,
+        (steps.training.seed, server_round),
+        least=steps.rules.min_replies,
+    )
+    wanted = {
+        node: (state.cluster_of(node).name, rank, node in state.stateless)
+        for node in chosen
+        if (rank := state.decisions[node].rank) is not None
+    }
+    adapters = {
+        (cluster, rank): state.adapter(cluster, rank).with_scaling(steps.training.scaling(rank))
+        for cluster, rank, _ in set(wanted.values())
+    }
+    # The caller's keys take precedence in the messages, so they do here.
+    record = steps.training.to_record()
+    record.update(config)
+    training = TrainingSettings.from_record(record)
+    planned = _planned(steps, training, wanted, round, server_round)
+    began = {node: state.uploads[node].began for node in wanted if node in state.uploads}
+    filled = training.fill_deadline and not training.epochs
+    messages = steps.envelope.adapter_messages(
+        MessageType.TRAIN,
+        {node: adapters[cluster, rank] for node, (cluster, rank, _) in wanted.items()},
+        server_round=server_round,
+        extra=ConfigRecord(
+            {
+                **config,
+                ROUNDS_KEY: round.num_rounds,
+                RUN_KEY: state.run,
+                DEADLINE_KEY: (steps.rank_policy.deadline or 0.0) if filled else 0.0,
+            }
+        ),
+        own={
+            node: ConfigRecord(
+                {BEGAN_KEY: began.get(node, 0)}
+                | ({} if training.epochs else {"local-steps": planned[node]})
+            )
+            for node in wanted
+        },
+        exact=state.stateless,
+    )
+    # What devices read differs from the adapters by the rounding of eight bits.
+    first = {wanted[message.metadata.dst_node_id]: message for message in reversed(messages)}
+    read = {key: received_adapter(message) for key, message in first.items()}
+    # A length grows with the sum of the learning rates, which follows a device's own steps.
+    lengths = {key: asked_length(adapter, move=1.0) for key, adapter in read.items()}
+    counts = {node: state.profiles[node].num_examples for node in wanted}
+    # With epochs a device that says it has more examples may move further: not without end.
+    most = _FARTHEST * int(np.median([*counts.values()] or [0]))
+    round.sent = {}
+    for node, key in wanted.items():
+        asked = training if training.epochs else training.changed(local_steps=planned[node])
+        move = steps.asked_move(
+            asked,
+            num_examples=min(counts[node], max(most, 1)),
+            server_round=server_round,
+            num_rounds=round.num_rounds,
+        )
+        round.sent[node] = Sent(
+            cluster=key[0],
+            adapter=read[key],
+            most_examples=counts[node],
+            length=move * lengths[key],
+            move=move,
+            steps=planned[node],
+            began=began.get(node, 0),
+        )
+    _record(steps, round, {key: message_bytes(message) for key, message in first.items()}, wanted)
+    log.log_training(round.record)
+    return messages
+
+
+_Wanted = Mapping[int, tuple[str, int, bool]]
+"""Node -> its cluster, its rank, and whether it keeps no state."""
+
+
+def _planned(
+    steps: Steps,
+    training: TrainingSettings,
+    wanted: _Wanted,
+    round: Round,
+    server_round: int,
+) -> dict[int, int]:
+    state, pace = steps.state, steps.state.slowdown_factors()
+    return {
+        node: planned_steps(
+            state.profiles[node],
+            rank,
+            training,
+            deadline=steps.rank_policy.deadline,
+            pace=pace.get(node, 1.0),
+            taken=state.steps.get(node, 0),
+            server_round=server_round,
+            num_rounds=round.num_rounds,
+        )
+        for node, (_, rank, _) in wanted.items()
+    }
+
+
+def _record(
+    steps: Steps, round: Round, sizes: Mapping[tuple[str, int, bool], int], wanted: _Wanted
+) -> None:
+    pace = steps.state.slowdown_factors()
+    for node, sent in round.sent.items():
+        device, rank = round.device(node, steps.state), wanted[node][1]
+        device.rank, device.pace = rank, pace.get(node, 1.0)
+        device.predicted_seconds = predicted_seconds(
+            steps.state.profiles[node], rank, local_steps=sent.steps, slowdown=device.pace
+        )
+        device.bytes_down = sizes[wanted[node]]
+        round.record.clusters.setdefault(sent.cluster, ClusterRound()).asked += 1
+
+
+def configure_evaluate(
+    steps: Steps, server_round: int, config: ConfigRecord, grid: Grid
+) -> list[Message]:
+    """Return one message per evaluating device: its cluster's adapter, as exported.
+
+    The measured adapter is thus the exported one but for the rounding of eight bits, also on
+    devices that train at another rank or not at all.
+    """
+    state, online = steps.state, set(grid.get_node_ids())
+    fraction = steps.participation.fraction_evaluate
+    if not fraction:
+        return []
+    chosen = state.sample(
+        [node for node in state.profiles if node in online],
+        fraction,
+        (steps.training.seed, server_round, _SAMPLE),
+    )
+    homes = {node: state.cluster_of(node).name for node in chosen}
+    adapters = {name: state.adapter(name, steps.export_rank) for name in set(homes.values())}
+    return steps.envelope.adapter_messages(
+        MessageType.EVALUATE,
+        {node: adapters[name] for node, name in homes.items()},
+        server_round=server_round,
+        extra=config,
+    )

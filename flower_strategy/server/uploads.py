@@ -1,0 +1,193 @@
+"""What devices have last sent, kept on the disk.
+
+A device sends all that its own adapter has learned since it began. A cluster's adapter is the mean
+of what its devices last sent, also in rounds in which some of them do not train: without the
+others' share, a round with a tenth of the devices would take back what the rest has learned. The
+files are as large as the uploads and are read one by one, so the server's memory does not grow
+with the number of devices.
+
+A device begins on top of its cluster's adapter as it is then. It stands in the mean for that
+adapter, its *anchor*, plus its own: a device that joins late, or has lost its state, does not pull
+the mean towards zero. In a run's first round the anchor is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from floe_plugins import files
+from floe_plugins.errors import FloeError
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.messages import read_adapter
+
+UPLOADS_FOLDER = "uploads"
+UPLOADS_FILE = "uploads.json"
+"""In a checkpoint: the names of the files that it needs."""
+
+_SUFFIX = ".safetensors"
+_UNSAFE = re.compile(r"[^\w.-]")
+
+
+class UploadError(FloeError, OSError):
+    """A kept upload cannot be written or read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What the server knows of a device's own adapter.
+
+    Attributes
+    ----------
+    began : int
+        The round in which the device began it.
+    anchor : str
+        Name of the cluster's adapter that it began on; empty for none.
+    file : str
+        Name of the last upload.
+    scaling : float
+        The adapter's scaling.
+    kept : float
+        Share of it that counts, in (0, 1], see `flower_strategy.server.update_norms`.
+    move : float
+        The sum of the learning rates of the steps asked for since it began.
+    missed : int
+        Rounds since the last upload in which the device was away, or did not reply well.
+    """
+
+    began: int
+    anchor: str = ""
+    file: str = ""
+    scaling: float = 1.0
+    kept: float = 1.0
+    move: float = 0.0
+    missed: int = 0
+
+    def after_a_miss(self) -> Upload:
+        """Return this upload after a round without another one."""
+        return replace(self, missed=self.missed + 1)
+
+
+class UploadStore:
+    """Adapters in files of one folder; a file never changes.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Made when the first file is written; by default a temporary one, which lasts as long as
+        this object.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._unsynced: list[Path] = []
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="floe-uploads-")
+            self._folder = Path(self._temporary.name)
+        return self._folder
+
+    def write(self, name: str, arrays: ArrayRecord) -> str:
+        """Write an adapter's arrays; return the file's name.
+
+        Raises
+        ------
+        UploadError
+            The disk does not take it.
+        """
+        file = _UNSAFE.sub("-", name) + _SUFFIX
+        content = save({key: np.ascontiguousarray(array.numpy()) for key, array in arrays.items()})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_file(self.folder / file, content)
+        except OSError as error:
+            raise UploadError(
+                f"The upload {file} cannot be kept in {self.folder}: {error}."
+            ) from error
+        if self._temporary is None:
+            self._unsynced.append(self.folder / file)
+        return file
+
+    def sync(self) -> None:
+        """Wait until the disk has all files, as a checkpoint that names them needs.
+
+        Raises
+        ------
+        OSError
+            It does not take them.
+        """
+        for path in self._unsynced:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if self._unsynced:
+            files.sync_folder(self.folder)
+        self._unsynced.clear()
+
+    def read(self, file: str, *, scaling: float = 1.0) -> AdapterState:
+        """Return the adapter in a file.
+
+        Raises
+        ------
+        UploadError
+            It is not there or cannot be read.
+        AdapterError
+            It holds no adapter.
+        """
+        try:
+            arrays = load((self.folder / file).read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise UploadError(f"The upload {file} in {self.folder} is gone: {error}.") from error
+        record = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+        return read_adapter(record, scaling=scaling)
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Remove all files but these."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        kept = set(names)
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def take_over(self, names: Iterable[str], other: Path) -> None:
+        """Take files over from another folder, as links where the file system has them.
+
+        Raises
+        ------
+        UploadError
+            One is missing there, or cannot be copied.
+        """
+        for name in names:
+            here = self.folder / name
+            if here.exists():
+                continue
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(other / name, here)
+                except OSError:
+                    shutil.copyfile(other / name, here)
+            except OSError as error:
+                raise UploadError(
+                    f"The upload {name} cannot be taken over from {other}: {error}."
+                ) from error
+
+
+def files_of(uploads: Mapping[int, Upload]) -> set[str]:
+    """Return the names of all files that uploads need."""
+    names = {upload.file for upload in uploads.values()}
+    return names | {upload.anchor for upload in uploads.values() if upload.anchor}
