@@ -19,7 +19,6 @@ from flower_strategy.not_aggregated import refuse_not_aggregated
 ExportRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 EXPORT_RANKS: tuple[int, ...] = get_args(ExportRank)
 """The ranks that vLLM accepts as ``--max-lora-rank``."""
-Weighting = Literal["exact", "rank-partitioned"]
 
 ALL_LINEAR = "all-linear"
 """PEFT's name for all linear layers but the output layer."""

@@ -1,4 +1,3 @@
-import pickle
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, LoraFactors, lora_scaling
-from flower_strategy.adapters.mean import (
-    AdapterMean,
-    combine,
-    share_globally,
-    truncate,
-    with_momentum,
-)
+from flower_strategy.adapters.mean import AdapterMean, truncate
 
 LAYER = "layer"
 
@@ -180,10 +173,7 @@ def flower_mean(adapters: Sequence[AdapterState], weights: Sequence[int]) -> Ada
     return AdapterState.from_arrays(arrays, scaling=adapters[0].scaling)
 
 
-@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
-def test_with_equal_ranks_and_a_frozen_the_mean_is_that_of_flowers_fedavg(
-    weighting: Any,
-) -> None:
+def test_with_equal_ranks_and_a_frozen_the_mean_is_that_of_flowers_fedavg() -> None:
     generator = np.random.default_rng(6)
     shapes = {"first": (96, 64), "second": (32, 160)}
     rank, weights = 8, [3, 40, 11, 7, 250]
@@ -204,7 +194,7 @@ def test_with_equal_ranks_and_a_frozen_the_mean_is_that_of_flowers_fedavg(
         for _ in weights
     ]
     expected = flower_mean(adapters, weights)
-    mean = AdapterMean(shapes, weighting=weighting)
+    mean = AdapterMean(shapes)
     for adapter, weight in zip(adapters, weights, strict=True):
         mean.add(adapter, weight=weight)
     result = mean.result(rank)
@@ -255,197 +245,18 @@ def test_memory_is_bounded_by_the_stack_whatever_the_number_of_replies() -> None
     assert bound < 1000 * reply * np.mean(ranks) / max(ranks) / 3
 
 
-@pytest.mark.parametrize("weighting", ["exact", "rank-partitioned"])
-def test_a_share_of_an_update_counts_and_two_means_merge_to_that_of_all(weighting: Any) -> None:
+def test_a_share_of_an_update_counts_and_two_means_merge_to_that_of_all() -> None:
     generator, shape = np.random.default_rng(3), (9, 7)
     sent = {rank: one_layer(generator, shape, rank, 2.0) for rank in (2, 4)}
     back = {rank: one_layer(generator, shape, rank, 2.0) for rank in (2, 4)}
-    first, second = (
-        AdapterMean({LAYER: shape}, weighting=weighting, ranks=(2, 4)) for _ in range(2)
-    )
+    first, second = (AdapterMean({LAYER: shape}) for _ in range(2))
     first.add(back[2], weight=3, sent=sent[2], kept=0.25)
     second.add(back[4], weight=5)
     second.add(back[2], weight=2, sent=sent[2], kept=0.0)
     first.merge(second)
     assert (first.count, first.total_weight) == (3, 10)
     shared = sent[2].delta(LAYER) + 0.25 * (back[2].delta(LAYER) - sent[2].delta(LAYER))
-    if weighting == "exact":
-        wanted = (3 * shared + 5 * back[4].delta(LAYER) + 2 * sent[2].delta(LAYER)) / 10
-    else:
-        b, a = back[4].layers[LAYER].b, back[4].layers[LAYER].a
-        low = 3 * shared + 5 * 2.0 * (b[:, :2] @ a[:2]) + 2 * sent[2].delta(LAYER)
-        wanted = low / 10 + 2.0 * (b[:, 2:] @ a[2:])
+    wanted = (3 * shared + 5 * back[4].delta(LAYER) + 2 * sent[2].delta(LAYER)) / 10
     assert relative_error(first.result(7).adapter.delta(LAYER), wanted) < 1e-5
     with pytest.raises(AdapterError, match=r"A share of 0\.5 of an update needs what was sent"):
         first.add(back[2], weight=1, kept=0.5)
-
-
-SHAPE = (30, 44)
-
-
-def device(seed: int, rank: int, scaling: float = 1.0) -> AdapterState:
-    generator = np.random.default_rng(seed)
-    factors = LoraFactors(
-        b=generator.standard_normal((SHAPE[0], rank), dtype=np.float32),
-        a=generator.standard_normal((rank, SHAPE[1]), dtype=np.float32),
-    )
-    return AdapterState({LAYER: factors}, scaling)
-
-
-def reference(adapters: Sequence[AdapterState], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Return the dense mean of every rank-one term over the adapters that have it."""
-    total = np.zeros(SHAPE)
-    for term in range(max(adapter.rank for adapter in adapters)):
-        having = [(a, w) for a, w in zip(adapters, weights, strict=True) if a.rank > term]
-        share = sum(weight for _, weight in having)
-        for adapter, weight in having:
-            factors = adapter.layers[LAYER]
-            b, a = factors.b[:, term].astype(np.float64), factors.a[term].astype(np.float64)
-            total += weight / share * adapter.scaling * np.outer(b, a)
-    return total
-
-
-def mean_of(
-    adapters: Sequence[AdapterState], weights: Sequence[float], **options: object
-) -> AdapterMean:
-    mean = AdapterMean({LAYER: SHAPE}, weighting="rank-partitioned", **options)  # type: ignore[arg-type]
-    for adapter, weight in zip(adapters, weights, strict=True):
-        mean.add(adapter, weight=weight)
-    return mean
-
-
-def error(mean: AdapterMean, expected: NDArray[np.float64]) -> float:
-    found = mean.result(min(SHAPE)).adapter.delta(LAYER)
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    ranks=st.lists(st.sampled_from([1, 2, 3, 4, 6, 8]), min_size=1, max_size=20),
-    named=st.booleans(),
-    limit=st.sampled_from([2, 1024]),
-    seed=st.integers(0, 2**20),
-)
-def test_every_term_is_averaged_over_those_that_have_it(
-    ranks: list[int], named: bool, limit: int, seed: int
-) -> None:
-    generator = np.random.default_rng(seed)
-    weights = generator.integers(1, 100, len(ranks)).tolist()
-    adapters = [device(seed + i, rank, 1.0 + i % 3) for i, rank in enumerate(ranks)]
-    if named:
-        mean = mean_of(adapters, weights, ranks=[1, 2, 3, 4, 6, 8], stack_limit=limit)
-    else:
-        # Without named ranks, they may arrive in any order while terms are separate.
-        mean = mean_of(adapters[:3], weights[:3])
-        adapters, weights = adapters[:3], weights[:3]
-    assert error(mean, reference(adapters, weights)) < 1e-5
-
-
-def test_many_devices_are_summed_exactly_when_the_ranks_are_named() -> None:
-    ranks = [2, 4, 8] * 40
-    adapters = [device(i, rank) for i, rank in enumerate(ranks)]
-    weights = [1.0 + i % 5 for i in range(len(ranks))]
-    mean = mean_of(adapters, weights, ranks=[2, 4, 8])
-    assert error(mean, reference(adapters, weights)) < 1e-5
-    # Three partitions, each within the bound of one sum.
-    assert len(pickle.dumps(mean)) <= 3 * 2 * 4 * SHAPE[0] * SHAPE[1] + 4096
-
-
-def test_high_terms_are_not_diluted_by_weak_devices() -> None:
-    strong = device(0, 8)
-    weak = [
-        AdapterState(
-            {
-                LAYER: LoraFactors(
-                    b=np.zeros((SHAPE[0], 2), np.float32), a=np.zeros((2, SHAPE[1]), np.float32)
-                )
-            }
-        )
-    ] * 9
-    high = strong.layers[LAYER].b[:, 2:] @ strong.layers[LAYER].a[2:]
-    low = strong.layers[LAYER].b[:, :2] @ strong.layers[LAYER].a[:2]
-    assert error(mean_of([strong, *weak], [1.0] * 10), high + 0.1 * low) < 1e-5
-
-
-def test_with_equal_ranks_it_is_the_exact_mean() -> None:
-    adapters = [device(i, 4) for i in range(5)]
-    weights = [1.0, 2.0, 3.0, 4.0, 5.0]
-    exact = AdapterMean({LAYER: SHAPE})
-    for adapter, weight in zip(adapters, weights, strict=True):
-        exact.add(adapter, weight=weight)
-    expected = exact.result(30).adapter.delta(LAYER).astype(np.float64)
-    assert error(mean_of(adapters, weights), expected) < 1e-5
-
-
-def test_a_rank_that_divides_summed_terms_is_refused_and_changes_nothing() -> None:
-    adapters = [device(i, 8) for i in range(10)]
-    mean = mean_of(adapters, [1.0] * 10)
-    before = mean.result(8).adapter.delta(LAYER)
-    with pytest.raises(AdapterError, match=r"Rank 4 lies within terms 0 to 8.*known are \[8\]"):
-        mean.add(device(99, 4), weight=1.0)
-    assert mean.count == 10
-    np.testing.assert_array_equal(mean.result(8).adapter.delta(LAYER), before)
-
-
-def test_another_weighting_is_refused() -> None:
-    with pytest.raises(AdapterError, match="not 'fair'"):
-        AdapterMean({LAYER: SHAPE}, weighting="fair")  # type: ignore[arg-type]
-
-
-SHAPES = {"x": (24, 16), "y": (10, 30)}
-
-
-def adapter(seed: int, rank: int = 2) -> AdapterState:
-    generator = np.random.default_rng(seed)
-    return AdapterState(
-        {
-            name: LoraFactors(
-                b=generator.normal(size=(rows, rank)).astype(np.float32),
-                a=generator.normal(size=(rank, columns)).astype(np.float32),
-            )
-            for name, (rows, columns) in SHAPES.items()
-        },
-        scaling=1.0 + seed,
-    )
-
-
-def assert_equal(found: AdapterState, wanted: dict[str, np.ndarray]) -> None:
-    for name, dense in wanted.items():
-        np.testing.assert_allclose(found.delta(name), dense, atol=1e-4 * np.abs(dense).max())
-
-
-def test_a_combination_is_the_weighted_sum_of_the_updates() -> None:
-    one, two = adapter(0), adapter(1, rank=3)
-    found = combine([(0.25, one), (-2.0, two)], rank=5)
-    assert_equal(found.adapter, {n: 0.25 * one.delta(n) - 2.0 * two.delta(n) for n in SHAPES})
-    assert found.discarded_energy == pytest.approx(0.0, abs=1e-9)
-
-
-def test_the_global_share_mixes_in_the_mean_over_all_clusters_by_examples() -> None:
-    means, weights = {"a": adapter(0), "b": adapter(1)}, {"a": 30.0, "b": 10.0}
-    found = share_globally(means, weights, share=0.2, rank=4)
-    for name in means:
-        wanted = {
-            n: 0.8 * means[name].delta(n)
-            + 0.2 * (0.75 * means["a"].delta(n) + 0.25 * means["b"].delta(n))
-            for n in SHAPES
-        }
-        assert_equal(found[name], wanted)
-    assert share_globally(means, weights, share=0.0, rank=4) == means
-    alone = {"a": means["a"]}
-    assert share_globally(alone, weights, share=0.2, rank=4) == alone
-
-
-def test_momentum_follows_its_recurrence() -> None:
-    moved, velocity = adapter(9), None
-    dense = {n: moved.delta(n).astype(np.float64) for n in SHAPES}
-    dense_velocity = {n: np.zeros(SHAPES[n]) for n in SHAPES}
-    for seed in (1, 2, 3):
-        mean = adapter(seed)
-        step = with_momentum(moved, mean, velocity, momentum=0.5, rank=16)
-        moved, velocity = step.adapter, step.velocity
-        for n in SHAPES:
-            dense_velocity[n] = 0.5 * dense_velocity[n] + mean.delta(n) - dense[n]
-            dense[n] = dense[n] + dense_velocity[n]
-        assert_equal(moved, dense)
-        assert_equal(velocity, dense_velocity)

@@ -42,6 +42,8 @@ class Sent:
         The sum of the learning rates of the requested steps.
     steps : int
         The requested steps; a reply counts for no more.
+    usual_steps : int
+        Steps that the settings name, for a client that does not say how many it took.
     began : int
         The round in which the device began its own adapter; 0 if the server does not know.
     """
@@ -52,6 +54,7 @@ class Sent:
     length: float
     move: float = 0.0
     steps: int = 1
+    usual_steps: int = 1
     began: int = 0
 
 
@@ -191,7 +194,7 @@ def read_train_reply(
         num_examples=min(int(examples), sent.most_examples),
         loss=loss,
         seconds=seconds,
-        steps=sent.steps if taken is None else min(taken, sent.steps),
+        steps=min(sent.usual_steps if taken is None else taken, sent.steps),
         began=began,
     )
 

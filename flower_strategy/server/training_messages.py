@@ -110,6 +110,7 @@ def configure_train(
             length=move * lengths[key],
             move=move,
             steps=planned[node],
+            usual_steps=training.steps(counts[node]),
             began=began.get(node, 0),
         )
     _record(steps, round, {key: message_bytes(message) for key, message in first.items()}, wanted)
@@ -134,13 +135,14 @@ def _planned(
             state.profiles[node],
             rank,
             training,
-            deadline=steps.rank_policy.deadline,
+            # Training code of one's own may not follow the message, only the settings.
+            deadline=None if stateless else steps.rank_policy.deadline,
             pace=pace.get(node, 1.0),
             taken=state.steps.get(node, 0),
             server_round=server_round,
             num_rounds=round.num_rounds,
         )
-        for node, (_, rank, _) in wanted.items()
+        for node, (_, rank, stateless) in wanted.items()
     }
 
 
