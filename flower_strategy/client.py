@@ -209,8 +209,10 @@ def _own_state(
 ) -> DeviceState:
     """Return what the device goes on with, at the rank and scaling of its cluster's adapter."""
     run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
-    initial = initial_adapter(cluster.shapes, rank=cluster.rank, seed=settings.seed)
     kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
+    if kept is not None and kept.own.rank == cluster.rank:
+        return kept.rescaled(cluster.scaling)
+    initial = initial_adapter(cluster.shapes, rank=cluster.rank, seed=settings.seed)
     if kept is None:
         return DeviceState(
             run=run,

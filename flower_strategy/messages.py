@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 from uuid import uuid4
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from flower_strategy.adapters import int8
@@ -176,7 +178,7 @@ def received_adapter(message: Message) -> AdapterState:
 def message_bytes(message: Message) -> int:
     """Return the bytes of the arrays in a message."""
     return sum(
-        len(array.data)
+        math.prod(array.shape) * np.dtype(array.dtype).itemsize
         for arrays in message.content.array_records.values()
         for array in arrays.values()
     )

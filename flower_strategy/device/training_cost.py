@@ -33,6 +33,7 @@ import torch
 
 from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
+from flower_strategy.adapters.stacking import stacked
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.hardware import Device, Stopwatch, available_memory
@@ -158,7 +159,9 @@ def _step(
     counted: bool,
 ) -> _Step:
     """Run one step; return its seconds and, if counted, what it keeps for the backward pass."""
-    with trainable(base, adapter, settings, seed=(0,)) as model:
+    # In a round the cluster's adapter and what was sent take part, each at the device's rank.
+    fixed = stacked([(1.0, adapter), (-1.0, adapter)])
+    with trainable(base, adapter, settings, seed=(0,), fixed=fixed) as model:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
         own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}

@@ -18,10 +18,9 @@ from flower_strategy.server.checkpoint import (
     set_aside_checkpoints,
     set_aside_later_checkpoints,
 )
-from flower_strategy.server.contributions import checkpoint_files
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
-from flower_strategy.server.uploads import Upload, UploadStore
+from flower_strategy.server.uploads import Upload, UploadStore, checkpoint_files
 from flower_strategy.settings import ClusteringSettings
 from flower_strategy.testing.models import make_profile
 

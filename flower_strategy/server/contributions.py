@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import replace
-from pathlib import Path
 from uuid import uuid4
 
 from flwr.app import ArrayRecord
@@ -15,9 +12,7 @@ from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.adapters.stacking import is_zero, stacked
 from flower_strategy.server.replies import Sent, TrainReply
 from flower_strategy.server.round import Round, Steps
-from flower_strategy.server.uploads import UPLOADS_FILE, Upload, UploadError, files_of
-
-logger = logging.getLogger("flwr")
+from flower_strategy.server.uploads import Upload, UploadError
 
 
 def begun(
@@ -115,16 +110,3 @@ def count_misses(steps: Steps, round: Round) -> None:
     for node in (round.absent | set(round.sent)) - round.accepted:
         if node in uploads:
             uploads[node] = uploads[node].after_a_miss()
-
-
-def keep_files(steps: Steps) -> None:
-    """Remove the files that neither the run nor one of its checkpoints needs."""
-    names = files_of(steps.state.uploads)
-    for path in steps.uploads.folder.parent.glob(f"round-*/{UPLOADS_FILE}"):
-        names |= checkpoint_files(path.parent)
-    steps.uploads.keep_only(names)
-
-
-def checkpoint_files(folder: Path) -> set[str]:
-    """Return the names of the uploads that a checkpoint needs."""
-    return set(json.loads((folder / UPLOADS_FILE).read_text("utf-8")))

@@ -10,7 +10,7 @@ from flower_strategy import FloeStrategy
 from flower_strategy.config import ConfigValue
 from flower_strategy.run_folder import load_history, load_manifest
 from flower_strategy.server.checkpoint import load_checkpoint
-from flower_strategy.server.contributions import checkpoint_files
+from flower_strategy.server.uploads import checkpoint_files
 from flower_strategy.testing.grids import LocalGrid, start_run
 
 NODES = 6

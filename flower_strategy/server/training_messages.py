@@ -129,14 +129,14 @@ def _planned(
     round: Round,
     server_round: int,
 ) -> dict[int, int]:
-    state, pace = steps.state, steps.state.slowdown_factors()
+    state, pace, deadline = steps.state, steps.state.slowdown_factors(), steps.rank_policy.deadline
     return {
         node: planned_steps(
             state.profiles[node],
             rank,
             training,
             # Training code of one's own may not follow the message, only the settings.
-            deadline=None if stateless else steps.rank_policy.deadline,
+            deadline=None if stateless else deadline,
             pace=pace.get(node, 1.0),
             taken=state.steps.get(node, 0),
             server_round=server_round,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, Float32Array
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.clusters import sketch_adapter
@@ -19,7 +20,6 @@ from flower_strategy.server.contributions import (
     begun,
     count_misses,
     keep,
-    keep_files,
     standing,
 )
 from flower_strategy.server.replies import (
@@ -31,7 +31,7 @@ from flower_strategy.server.replies import (
 )
 from flower_strategy.server.round import Round, Steps
 from flower_strategy.server.update_norms import LengthJudge, OwnLength, update_norm
-from flower_strategy.server.uploads import Upload
+from flower_strategy.server.uploads import Upload, files_of
 
 logger = logging.getLogger("flwr")
 
@@ -107,7 +107,7 @@ def aggregate_train(steps: Steps, round: Round, replies: Iterable[Message]) -> M
     _note_shortened(steps, round, folded.shortened)
     count_misses(steps, round)
     steps.move_adapters(folded.means)
-    keep_files(steps)
+    steps.uploads.keep_only(files_of(steps.state.uploads))
     return round.record.conclude_training()
 
 
@@ -147,7 +147,9 @@ def _fold(
         norm=norm,
         times=norm / length if length else math.inf,
         reply=replace(reply, adapter=_NOTHING, arrays=ArrayRecord()),
-        bytes_up=sum(len(array.data) for array in reply.arrays.values()),
+        bytes_up=int8.encoded_bytes(reply.adapter)
+        if int8.SCALES_KEY in reply.arrays
+        else reply.adapter.num_bytes,
         sketch=sketch_adapter(reply.adapter, rank=steps.rank_policy.candidates[0])
         if by_adapter and node not in steps.state.sketches
         else None,

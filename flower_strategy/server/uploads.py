@@ -13,6 +13,7 @@ the mean towards zero. In a run's first round the anchor is nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -155,10 +156,13 @@ class UploadStore:
         return read_adapter(record, scaling=scaling)
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Remove all files but these."""
+        """Remove all files but these, and those that checkpoints beside the folder need."""
         if self._folder is None or not self._folder.is_dir():
             return
         kept = set(names)
+        if self._temporary is None:
+            for listed in self._folder.parent.glob(f"round-*/{UPLOADS_FILE}"):
+                kept |= checkpoint_files(listed.parent)
         for path in self._folder.glob(f"*{_SUFFIX}"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -187,7 +191,12 @@ class UploadStore:
                 ) from error
 
 
+def checkpoint_files(checkpoint: Path) -> set[str]:
+    """Return the names of the files that a checkpoint needs."""
+    return set(json.loads((checkpoint / UPLOADS_FILE).read_text("utf-8")))
+
+
 def files_of(uploads: Mapping[int, Upload]) -> set[str]:
     """Return the names of all files that uploads need."""
-    names = {upload.file for upload in uploads.values()}
-    return names | {upload.anchor for upload in uploads.values() if upload.anchor}
+    names = (name for upload in uploads.values() for name in (upload.file, upload.anchor))
+    return {name for name in names if name}

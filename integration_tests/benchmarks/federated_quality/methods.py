@@ -17,7 +17,13 @@ from flwr.app import Message, MessageType, MetricRecord, RecordDict
 
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
 from flower_strategy.adapters.mean import AdapterMean
-from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY, PROFILE_QUERY
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    CONFIG_KEY,
+    METRICS_KEY,
+    PROFILE_QUERY,
+    received_adapter,
+)
 from flower_strategy.strategy import FloeStrategy
 from flower_strategy.testing.grids import InProcessGrid
 from integration_tests.benchmarks.federated_quality.world import (
@@ -95,7 +101,7 @@ class WorldGrid(InProcessGrid):
         return [self._replies.pop(name) for name in message_ids if name in self._replies]
 
     def _train(self, messages: list[Message]) -> list[Message]:
-        adapters = {_index(message): _adapter(message) for message in messages}
+        adapters = {_index(message): received_adapter(message) for message in messages}
         try:
             self.clock.begin_round(loads_of(adapters))
         except BudgetSpentError:
@@ -123,12 +129,6 @@ class WorldGrid(InProcessGrid):
 
 def _index(message: Message) -> int:
     return message.metadata.dst_node_id - _FIRST_ID
-
-
-def _adapter(message: Message) -> AdapterState:
-    scaling = cast(float, message.content.config_records[CONFIG_KEY]["scaling"])
-    arrays = message.content.array_records[ARRAYS_KEY]
-    return AdapterState.from_arrays(arrays, scaling=float(scaling))
 
 
 def _reply(message: Message, content: RecordDict) -> Message:

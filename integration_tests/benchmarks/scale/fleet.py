@@ -17,10 +17,17 @@ import numpy as np
 import psutil
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, LayerShapes, LoraFactors, initial_adapter
 from flower_strategy.device.hardware import DEVICE_CLASSES
 from flower_strategy.device.training_cost import COPIES_PER_FACTOR
-from flower_strategy.messages import ARRAYS_KEY, METRICS_KEY, PROFILE_QUERY
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    BEGAN_KEY,
+    CONFIG_KEY,
+    METRICS_KEY,
+    PROFILE_QUERY,
+)
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.server.checkpoint import ARRAYS_FILE, CHECKPOINTS_FOLDER, STATE_FILE
 from flower_strategy.strategy import FloeStrategy
@@ -63,9 +70,16 @@ def trained_adapters(
 
 
 def train_reply(arrays: ArrayRecord, *, examples: int) -> RecordDict:
-    """Return what a device answers after training."""
+    """Return what a device answers after training in the first round."""
     metrics = MetricRecord(
-        {"num-examples": examples, "scaling": 1.0, "train-loss": 3.0, "seconds": 9.0}
+        {
+            "num-examples": examples,
+            "scaling": 1.0,
+            "train-loss": 3.0,
+            "seconds": 9.0,
+            "steps": 3,
+            BEGAN_KEY: 1,
+        }
     )
     return RecordDict({ARRAYS_KEY: arrays, METRICS_KEY: metrics})
 
@@ -125,11 +139,11 @@ class FleetGrid(InProcessGrid):
         if kind == MessageType.EVALUATE:
             measured = MetricRecord({"num-examples": 8, "num-tokens": 200, "held-out-loss": 3.0})
             return RecordDict({METRICS_KEY: measured})
-        sent = message.content.array_records[ARRAYS_KEY]
-        rank = next(a.shape[0] for name, a in sent.items() if name.endswith(".lora_A"))
+        # The first round's message has no arrays.
+        rank = int(str(message.content.config_records[CONFIG_KEY]["rank"]))
         if rank not in self._adapters:
             made = trained_adapters(self.shapes, rank, seed=self.seed)
-            self._adapters[rank] = [adapter.to_arrays() for adapter in made]
+            self._adapters[rank] = [int8.encode(adapter) for adapter in made]
         return train_reply(self._adapters[rank][index % _DISTINCT], examples=8 + index % 32)
 
     def _profile(self, index: int) -> DeviceProfile:
@@ -145,7 +159,7 @@ class FleetGrid(InProcessGrid):
             identity=f"name:device-{index}",
             memory_bytes=device.memory_bytes,
             fixed_bytes=0,
-            bytes_per_rank=COPIES_PER_FACTOR * self.upload_per_rank,
+            bytes_per_rank=4 * COPIES_PER_FACTOR * self.upload_per_rank,
             upload_per_rank=self.upload_per_rank,
             step_ranks=_STEP_RANKS,
             step_seconds=(low * device.slowdown, high * device.slowdown),

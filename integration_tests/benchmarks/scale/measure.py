@@ -15,14 +15,14 @@ import psutil
 import torch
 from flwr.app import Message, MessageType
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import LayerShapes, initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.device.base_model import adapted_shapes
-from flower_strategy.device.training_cost import upload_per_rank
 from flower_strategy.ranks.policies import DeadlinePolicy
 from flower_strategy.server.checkpoint import ARRAYS_FILE, STATE_FILE, pack_round
 from flower_strategy.server.replies import Sent, read_train_reply
-from flower_strategy.server.update_norms import LengthJudge, asked_length, update_norm
+from flower_strategy.server.update_norms import LengthJudge, OwnLength, update_norm
 from flower_strategy.settings import CheckpointSettings, ReplyRules, TrainingSettings
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.fusion_cost.measure import Pair, one_case, synthetic
@@ -72,7 +72,7 @@ def run(model: str, shapes: LayerShapes, *, blocks: int, devices: int, seed: int
     # A line per reply otherwise.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     some = first_blocks(shapes, blocks)
-    per_rank = upload_per_rank(shapes)
+    per_rank = int8.bytes_per_rank(shapes)
     grid = fleet.FleetGrid(some, per_rank, devices, seed=seed)
     with tempfile.TemporaryDirectory() as folder, fleet.Watch(grid) as watch:
         strategy = fleet.WatchedStrategy(
@@ -152,11 +152,11 @@ def reply_costs(
     found = []
     for rank in cli.progress(ranks, "replies"):
         sent = initial_adapter(shapes, rank=rank, seed=seed)
-        length = asked_length(sent, move=3 * 2e-3)
+        length = OwnLength.of(sent).after(3 * 2e-3)
         expected = Sent("cluster-0", sent, _EXAMPLES, length)
         (adapter,) = fleet.trained_adapters(shapes, rank, count=1, seed=seed)
         message = Message(
-            content=fleet.train_reply(adapter.to_arrays(), examples=_EXAMPLES),
+            content=fleet.train_reply(int8.encode(adapter), examples=_EXAMPLES),
             message_type=MessageType.TRAIN,
             dst_node_id=1,
         )
@@ -173,16 +173,16 @@ def _one_rank(message: Message, expected: Sent, mean: AdapterMean, count: int) -
         begun = time.process_time()
         reply = read_train_reply(message, expected, ReplyRules())
         read = time.process_time()
-        norm = update_norm(expected.adapter, reply.adapter)
+        norm = update_norm(reply.adapter.scaled(0.0), reply.adapter)
         kept = LengthJudge(ReplyRules().norm_limit).judge(norm, expected.length).kept
         judged = time.process_time()
-        mean.add(reply.adapter, weight=reply.num_examples, sent=expected.adapter, kept=kept)
+        mean.add(reply.adapter.scaled(kept) if kept < 1 else reply.adapter, weight=reply.steps)
         folded = time.process_time()
         reading, judging = reading + read - begun, judging + judged - read
         folding += folded - judged
     return {
         "count": count,
-        "bytes": reply.adapter.num_bytes,
+        "bytes": int8.encoded_bytes(reply.adapter),
         "read_s": reading / count,
         "judge_s": judging / count,
         "fold_s": folding / count,
