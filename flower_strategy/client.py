@@ -44,6 +44,7 @@ from flower_strategy.messages import (
     CONFIG_KEY,
     DEADLINE_KEY,
     METRICS_KEY,
+    RANK_KEY,
     ROUND_KEY,
     ROUNDS_KEY,
     RUN_KEY,
@@ -207,19 +208,20 @@ def train(
 def _own_state(
     context: Context, config: ConfigRecord, cluster: AdapterState, settings: TrainingSettings
 ) -> DeviceState:
-    """Return what the device goes on with, at the rank and scaling of its cluster's adapter."""
+    """Return what the device goes on with, at the rank and scaling that the message asks for."""
     run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
+    rank = cast(int, config.get(RANK_KEY, cluster.rank))
     kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
-    if kept is not None and kept.own.rank == cluster.rank:
+    if kept is not None and kept.own.rank == rank:
         return kept.rescaled(cluster.scaling)
-    initial = initial_adapter(cluster.shapes, rank=cluster.rank, seed=settings.seed)
+    initial = initial_adapter(cluster.shapes, rank=rank, seed=settings.seed)
     if kept is None:
         return DeviceState(
             run=run,
             began=cast(int, config.get(ROUND_KEY, 0)),
             own=initial.with_scaling(cluster.scaling),
         )
-    return kept.at(cluster.rank, cluster.scaling, initial=initial)
+    return kept.at(rank, cluster.scaling, initial=initial)
 
 
 def _fixed(cluster: AdapterState, kept: DeviceState) -> AdapterState | None:

@@ -28,11 +28,13 @@ ROUNDS_KEY = "num-rounds"
 RUN_KEY = "run"
 BEGAN_KEY = "began"
 DEADLINE_KEY = "deadline"
+RANK_KEY = "rank"
 """Where a message to train has the run's name, the round in which the device began its own
-adapter as far as the server knows (0 if it does not), and the seconds that the round may take (0 if
-they are not limited). A reply names the round in which the device began."""
+adapter as far as the server knows (0 if it does not), the seconds that the round may take (0 if
+they are not limited), and the rank that the device trains at. A reply names the round in which the
+device began."""
 
-_LAYERS, _ROWS, _COLUMNS, _RANK = "layers", "rows", "columns", "rank"
+_LAYERS, _ROWS, _COLUMNS = "layers", "rows", "columns"
 
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"
 
@@ -145,7 +147,7 @@ def _described(adapter: AdapterState) -> ConfigRecord:
             _LAYERS: list(shapes),
             _ROWS: [rows for rows, _ in shapes.values()],
             _COLUMNS: [columns for _, columns in shapes.values()],
-            _RANK: adapter.rank,
+            RANK_KEY: adapter.rank,
         }
     )
 
@@ -169,7 +171,7 @@ def received_adapter(message: Message) -> AdapterState:
     sizes = zip(cast(list[int], config[_ROWS]), cast(list[int], config[_COLUMNS]), strict=True)
     initial = initial_adapter(
         dict(zip(names, sizes, strict=True)),
-        rank=cast(int, config[_RANK]),
+        rank=cast(int, config[RANK_KEY]),
         seed=cast(int, config["seed"]),
     )
     return initial.with_scaling(scaling)

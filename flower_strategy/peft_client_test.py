@@ -97,7 +97,7 @@ def test_the_server_reads_what_a_client_of_ones_own_has_trained(
     message = message_with(settings, adapter)
     before = dict(message.content)
     reply = peft_mod(message, context_of(), own_training)
-    sent = Sent("cluster-0", adapter, most_examples=1000, length=1.0)
+    sent = Sent("cluster-0", adapter, most_examples=1000, length=1.0, rank=4)
     read = read_train_reply(reply, sent, ReplyRules())
     assert read.num_examples == len(DATA.train)
     assert read.adapter.scaling == adapter.scaling == 3.0

@@ -29,6 +29,7 @@ def test_a_class_can_be_written_out() -> None:
         name="watch", memory_bytes=GIB // 2, slowdown=12.0, bandwidth=1e5, simulated=True
     )
     assert device.upload_seconds(200_000) == pytest.approx(2.0)
+    assert device.download_seconds(200_000) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("text", ["fridge", "watch:1:2", "watch:1:2:x", "watch:0:1:1", ":1:1:1"])
@@ -103,6 +104,7 @@ def test_a_real_device_does_not_wait_for_the_upload_that_is_still_to_come() -> N
     began = time.perf_counter()
     watch = Stopwatch(Device(name="real", memory_bytes=1, bandwidth=1e3), threads=1)
     assert watch.finish(upload_bytes=10_000) == pytest.approx(10.0, rel=0.1)
+    assert watch.finish(upload_bytes=0, download_bytes=80_000) == pytest.approx(10.0, rel=0.1)
     assert time.perf_counter() - began < 1.0
 
 

@@ -113,6 +113,11 @@ def download_seconds(profile: DeviceProfile, rank: int) -> float:
     return upload_seconds(profile, rank) / DOWNLINK
 
 
+def transfer_seconds(profile: DeviceProfile, rank: int, *, bytes_down: int) -> float:
+    """Seconds to download so many bytes, and to upload an adapter of `rank`."""
+    return bytes_down / profile.bandwidth / DOWNLINK + upload_seconds(profile, rank)
+
+
 def predicted_seconds(
     profile: DeviceProfile, rank: int, *, local_steps: int, slowdown: float = 1.0
 ) -> float:

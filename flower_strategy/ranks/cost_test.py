@@ -21,11 +21,11 @@ def test_noise_never_makes_higher_ranks_cheaper() -> None:
     assert steep.at(8) == pytest.approx(4.0)
 
 
-def test_the_predicted_round_is_steps_and_upload() -> None:
+def test_the_predicted_round_is_download_steps_and_upload() -> None:
     profile = make_profile(
         step_ranks=(1, 11), step_seconds=(1.0, 2.0), upload_per_rank=MB, bandwidth=0.5 * MB
     )
-    assert predicted_seconds(profile, 6, local_steps=10) == pytest.approx(10 * 1.5 + 12)
+    assert predicted_seconds(profile, 6, local_steps=10) == pytest.approx(1.5 + 10 * 1.5 + 12)
     slower = predicted_seconds(profile, 6, local_steps=10, slowdown=2.0)
-    assert slower == pytest.approx(2 * 10 * 1.5 + 12)
+    assert slower == pytest.approx(1.5 + 2 * 10 * 1.5 + 12)
     assert memory_needed(make_profile(fixed_bytes=100, bytes_per_rank=7), 3) == 121

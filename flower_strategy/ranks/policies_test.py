@@ -13,12 +13,13 @@ from flower_strategy.ranks.policies import (
 )
 from flower_strategy.testing.models import make_profile
 
+# A rank takes a second: 8/9 of it to upload, 1/9 to download.
 MB = 1_000_000
 STEPS = dict.fromkeys(range(4), 4)
 
 
 def test_the_largest_rank_within_the_deadline_is_taken() -> None:
-    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
+    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
     policy = DeadlinePolicy(candidates=(16, 4, 8), deadline=12.0)
     decision = policy.assign({1: profile}, local_steps=STEPS, pace={})[1]
     assert decision.rank == 8
@@ -41,7 +42,7 @@ def test_a_device_that_cannot_meet_the_smallest_rank_is_left_out_with_the_reason
         {1: slow, 2: small}, local_steps=STEPS, pace={}
     )
     assert decisions[1].rank is None
-    assert "rank 4 needs 55.5 s, the deadline is 20.0 s" in decisions[1].reason
+    assert "rank 4 needs 58.0 s, the deadline is 20.0 s" in decisions[1].reason
     assert decisions[2].rank is None
     assert "of memory" in decisions[2].reason
 
@@ -56,11 +57,11 @@ def test_without_a_deadline_the_slowest_device_sets_it_and_nobody_is_left_out() 
     assert {node: decision.rank for node, decision in decisions.items()} == {1: 4, 2: 32, 3: None}
     later = policy.assign({1: phone, 2: laptop}, local_steps=STEPS, pace={1: 5.0, 2: 40.0})
     assert [decision.rank for decision in later.values()] == [4, 4]
-    assert later[1].predicted_seconds == pytest.approx(5 * 36 + 4 * 1_221_120 / 0.25e6)
+    assert later[1].predicted_seconds == pytest.approx(5 * 36 + 9 / 8 * 4 * 1_221_120 / 0.25e6)
 
 
 def test_a_device_of_more_steps_gets_a_lower_rank() -> None:
-    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
+    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
     profiles, steps = {1: profile, 2: profile}, {1: 4, 2: 8}
     policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=12.0)
     decisions = policy.assign(profiles, local_steps=steps, pace={})
@@ -90,7 +91,7 @@ def test_the_default_classes_get_different_ranks_on_machines_of_any_speed(speed:
 
 
 def test_a_slowdown_lowers_the_rank_and_its_end_gives_it_back() -> None:
-    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
+    profile = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
     policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=12.0)
 
     def rank(pace: dict[int, float]) -> int | None:
@@ -128,8 +129,8 @@ def test_fixed_ranks_that_cannot_be_understood_are_refused(text: str) -> None:
 
 
 def test_uniform_min_gives_all_what_the_weakest_affords_and_leaves_out_who_affords_none() -> None:
-    phone = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=MB)
-    laptop = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=MB, bandwidth=100 * MB)
+    phone = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
+    laptop = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=900 * MB)
     tiny = make_profile(memory_bytes=1)
     policy = UniformMinPolicy(candidates=(4, 8, 16), deadline=12.0)
     decisions = policy.assign({1: phone, 2: laptop, 3: tiny}, local_steps=STEPS, pace={})

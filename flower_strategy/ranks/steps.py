@@ -16,6 +16,7 @@ def planned_steps(
     *,
     deadline: float | None = None,
     pace: float = 1.0,
+    down: int | None = None,
     taken: int = 0,
     server_round: int = 1,
     num_rounds: int = 1,
@@ -38,6 +39,8 @@ def planned_steps(
         Seconds of the round.
     pace : float (default: 1.0)
         How many times longer than profiled its training takes.
+    down : int, optional
+        Rank of what it downloads; by default its own.
     taken : int (default: 0)
         Steps that the device has taken in earlier rounds.
     server_round, num_rounds : int (default: 1)
@@ -45,7 +48,8 @@ def planned_steps(
     """
     if training.epochs or not training.fill_deadline or deadline is None:
         return training.steps(profile.num_examples)
-    left = deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
+    transfer = upload_seconds(profile, rank) + download_seconds(profile, down or rank)
+    left = deadline - transfer
     # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
     steps = math.floor(left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9))
     if training.max_epochs:

@@ -15,9 +15,8 @@ from floe_plugins.errors import FloeError
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import (
     RankDecision,
-    download_seconds,
     training_seconds,
-    upload_seconds,
+    transfer_seconds,
 )
 from flower_strategy.server import log
 from flower_strategy.server.replies import ReplyError, read_profile
@@ -321,9 +320,7 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
                 state.slowdowns[node] = slowdown.late()
             continue
         profile = state.profiles[node]
-        transfer = upload_seconds(profile, device.rank)
-        if device.bytes_down:
-            transfer += download_seconds(profile, device.rank)
+        transfer = transfer_seconds(profile, device.rank, bytes_down=device.bytes_down)
         trained = device.observed_seconds - transfer
         profiled = training_seconds(profile, device.rank, local_steps=device.steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)

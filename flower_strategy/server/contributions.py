@@ -39,16 +39,21 @@ def keep(
     """Write an upload, and the adapter that it stands on; return it with the files' names.
 
     Without room on the disk the upload has no file, and counts in this round alone.
+
+    Raises
+    ------
+    AdapterError
+        There is no room for what it stands on either.
     """
     number = round.record.round
+    if upload.began == number:
+        upload = replace(upload, anchor=_anchor(steps, round, sent.cluster))
+    name = f"round-{number:04d}-node-{node}-{uuid4().hex[:8]}"
     try:
-        if upload.began == number:
-            upload = replace(upload, anchor=_anchor(steps, round, sent.cluster))
-        name = f"round-{number:04d}-node-{node}-{uuid4().hex[:8]}"
         return replace(upload, file=steps.uploads.write(name, arrays))
     except UploadError as error:
         round.note(str(error))
-        return replace(upload, anchor="")
+        return upload
 
 
 def _anchor(steps: Steps, round: Round, cluster: str) -> str:
@@ -56,9 +61,11 @@ def _anchor(steps: Steps, round: Round, cluster: str) -> str:
     if cluster not in round.anchors:
         adapter = steps.state.cluster_adapters[cluster]
         name = f"round-{round.record.round:04d}-{cluster}-{uuid4().hex[:8]}"
-        round.anchors[cluster] = (
-            "" if is_zero(adapter) else steps.uploads.write(name, adapter.to_arrays())
-        )
+        try:
+            file = "" if is_zero(adapter) else steps.uploads.write(name, adapter.to_arrays())
+        except UploadError as error:
+            raise AdapterError(str(error)) from error
+        round.anchors[cluster] = file
     return round.anchors[cluster]
 
 

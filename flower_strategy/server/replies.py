@@ -33,7 +33,9 @@ class Sent:
     cluster : str
         Its cluster.
     adapter : AdapterState
-        The adapter sent, at the device's rank and scaling, as the device reads it.
+        The adapter sent, as the device reads it: at its rank, or a higher one if it keeps state.
+    rank : int
+        The rank that it trains at.
     most_examples : int
         Examples in its profile.
     length : float
@@ -52,6 +54,7 @@ class Sent:
     adapter: AdapterState
     most_examples: int
     length: float
+    rank: int
     move: float = 0.0
     steps: int = 1
     usual_steps: int = 1
@@ -158,11 +161,12 @@ def read_train_reply(
         odd = sorted(adapter.layers.keys() ^ expected.layers.keys())
         raise ReplyError(f"{len(odd)} layers differ from those sent, among them {odd[0]}.")
     for name, factors in adapter.layers.items():
-        own = expected.layers[name]
-        if (factors.b.shape, factors.a.shape) != (own.b.shape, own.a.shape):
+        rows, columns = expected.layers[name].shape
+        asked = (rows, sent.rank), (sent.rank, columns)
+        if (factors.b.shape, factors.a.shape) != asked:
             raise ReplyError(
-                f"{name} has factors {factors.b.shape} and {factors.a.shape}, sent were "
-                f"{own.b.shape} and {own.a.shape}."
+                f"{name} has factors {factors.b.shape} and {factors.a.shape}, asked for were "
+                f"{asked[0]} and {asked[1]}."
             )
         for factor in (factors.a, factors.b):
             if not np.isfinite(factor).all():

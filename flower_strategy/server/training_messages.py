@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType
@@ -11,12 +12,13 @@ from flwr.serverapp import Grid
 from flower_strategy.messages import (
     BEGAN_KEY,
     DEADLINE_KEY,
+    RANK_KEY,
     ROUNDS_KEY,
     RUN_KEY,
     message_bytes,
     received_adapter,
 )
-from flower_strategy.ranks.cost import predicted_seconds
+from flower_strategy.ranks.cost import training_seconds, transfer_seconds
 from flower_strategy.ranks.steps import planned_steps
 from flower_strategy.server import log
 from flower_strategy.server.records import ClusterRound
@@ -50,13 +52,15 @@ def configure_train(
         least=steps.rules.min_replies,
     )
     wanted = {
-        node: (state.cluster_of(node).name, rank, node in state.stateless)
+        node: _order(steps, node, rank)
         for node in chosen
         if (rank := state.decisions[node].rank) is not None
     }
     adapters = {
-        (cluster, rank): state.adapter(cluster, rank).with_scaling(steps.training.scaling(rank))
-        for cluster, rank, _ in set(wanted.values())
+        order: state.adapter(order.cluster, order.down).with_scaling(
+            steps.training.scaling(order.rank)
+        )
+        for order in set(wanted.values())
     }
     # The caller's keys take precedence in the messages, so they do here.
     record = steps.training.to_record()
@@ -67,7 +71,7 @@ def configure_train(
     filled = training.fill_deadline and not training.epochs
     messages = steps.envelope.adapter_messages(
         MessageType.TRAIN,
-        {node: adapters[cluster, rank] for node, (cluster, rank, _) in wanted.items()},
+        {node: adapters[order] for node, order in wanted.items()},
         server_round=server_round,
         extra=ConfigRecord(
             {
@@ -79,10 +83,10 @@ def configure_train(
         ),
         own={
             node: ConfigRecord(
-                {BEGAN_KEY: began.get(node, 0)}
+                {BEGAN_KEY: began.get(node, 0), RANK_KEY: order.rank}
                 | ({} if training.epochs else {"local-steps": planned[node]})
             )
-            for node in wanted
+            for node, order in wanted.items()
         },
         exact=state.stateless,
     )
@@ -95,7 +99,7 @@ def configure_train(
     # With epochs a device that says it has more examples may move further: not without end.
     most = _FARTHEST * int(np.median([*counts.values()] or [0]))
     round.sent = {}
-    for node, key in wanted.items():
+    for node, order in wanted.items():
         asked = training if training.epochs else training.changed(local_steps=planned[node])
         move = steps.asked_move(
             asked,
@@ -104,10 +108,11 @@ def configure_train(
             num_rounds=round.num_rounds,
         )
         round.sent[node] = Sent(
-            cluster=key[0],
-            adapter=read[key],
+            cluster=order.cluster,
+            rank=order.rank,
+            adapter=read[order],
             most_examples=counts[node],
-            length=move * lengths[key],
+            length=move * lengths[order],
             move=move,
             steps=planned[node],
             usual_steps=training.steps(counts[node]),
@@ -118,14 +123,30 @@ def configure_train(
     return messages
 
 
-_Wanted = Mapping[int, tuple[str, int, bool]]
-"""Node -> its cluster, its rank, and whether it keeps no state."""
+@dataclass(frozen=True)
+class _Order:
+    """What a device is sent: its cluster's adapter, and at which rank it trains.
+
+    A device with an adapter of its own gets its cluster's at the export rank at least: what is
+    fixed need not be as small as what it trains.
+    """
+
+    cluster: str
+    rank: int
+    down: int
+    stateless: bool
+
+
+def _order(steps: Steps, node: int, rank: int) -> _Order:
+    state = steps.state
+    down = max(rank, steps.export_rank) if node in state.uploads else rank
+    return _Order(state.cluster_of(node).name, rank, down, node in state.stateless)
 
 
 def _planned(
     steps: Steps,
     training: TrainingSettings,
-    wanted: _Wanted,
+    wanted: Mapping[int, _Order],
     round: Round,
     server_round: int,
 ) -> dict[int, int]:
@@ -133,30 +154,33 @@ def _planned(
     return {
         node: planned_steps(
             state.profiles[node],
-            rank,
+            order.rank,
             training,
             # Training code of one's own may not follow the message, only the settings.
-            deadline=None if stateless else deadline,
+            deadline=None if order.stateless else deadline,
+            down=order.down,
             pace=pace.get(node, 1.0),
             taken=state.steps.get(node, 0),
             server_round=server_round,
             num_rounds=round.num_rounds,
         )
-        for node, (_, rank, stateless) in wanted.items()
+        for node, order in wanted.items()
     }
 
 
 def _record(
-    steps: Steps, round: Round, sizes: Mapping[tuple[str, int, bool], int], wanted: _Wanted
+    steps: Steps, round: Round, sizes: Mapping[_Order, int], wanted: Mapping[int, _Order]
 ) -> None:
     pace = steps.state.slowdown_factors()
     for node, sent in round.sent.items():
-        device, rank = round.device(node, steps.state), wanted[node][1]
+        device, rank = round.device(node, steps.state), wanted[node].rank
         device.rank, device.pace = rank, pace.get(node, 1.0)
-        device.predicted_seconds = predicted_seconds(
-            steps.state.profiles[node], rank, local_steps=sent.steps, slowdown=device.pace
-        )
         device.bytes_down = sizes[wanted[node]]
+        profile = steps.state.profiles[node]
+        training = training_seconds(profile, rank, local_steps=sent.steps)
+        device.predicted_seconds = device.pace * training + transfer_seconds(
+            profile, rank, bytes_down=device.bytes_down
+        )
         round.record.clusters.setdefault(sent.cluster, ClusterRound()).asked += 1
 
 

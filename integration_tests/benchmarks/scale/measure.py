@@ -153,7 +153,7 @@ def reply_costs(
     for rank in cli.progress(ranks, "replies"):
         sent = initial_adapter(shapes, rank=rank, seed=seed)
         length = OwnLength.of(sent).after(3 * 2e-3)
-        expected = Sent("cluster-0", sent, _EXAMPLES, length)
+        expected = Sent("cluster-0", sent, _EXAMPLES, length, rank)
         (adapter,) = fleet.trained_adapters(shapes, rank, count=1, seed=seed)
         message = Message(
             content=fleet.train_reply(int8.encode(adapter), examples=_EXAMPLES),
