@@ -141,9 +141,12 @@ def train(
     base model and stays as it is. The reply has the device's own adapter, all that it has learned
     since it began, in eight bits; what that rounding leaves out goes into the next one.
 
+    To a message that names no run, as Flower's FedAvg sends it, the device keeps nothing: it trains
+    the adapter that came, and replies with it in float32.
+
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``steps`` (of this
-    round), ``began`` (the round in which the own adapter began) and ``seconds`` (download, training
-    and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
+    round), ``began`` (the round in which the own adapter began, if there is one) and ``seconds``
+    (download, training and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
     after these seconds.
 
     Parameters
@@ -166,43 +169,41 @@ def train(
     watch = Stopwatch(device, threads=torch.get_num_threads())
     server_round, num_rounds = (cast(int, config.get(key, 0)) for key in (ROUND_KEY, ROUNDS_KEY))
     cluster = received_adapter(message)
-    kept = _own_state(context, config, cluster, settings)
-    fixed = _fixed(cluster, kept)
-    down, up = message_bytes(message), int8.encoded_bytes(kept.own)
+    kept = _own_state(context, config, cluster, settings) if RUN_KEY in config else None
+    own = cluster if kept is None else kept.own
+    down = message_bytes(message)
+    up = own.num_bytes if kept is None else int8.encoded_bytes(own)
     transfer = device.download_seconds(down) + device.upload_seconds(up)
+    place = _order_of(context)
     outcome = train_adapter(
         base,
-        kept.own,
+        own,
         data.train,
         settings,
-        fixed=fixed,
-        progress=kept.progress,
-        order_seed=(settings.seed, _order_of(context)),
+        fixed=_fixed(cluster, kept),
+        progress=None if kept is None else kept.progress,
+        # Who goes on in one order needs no other for each round.
+        order_seed=(settings.seed, *((server_round,) if kept is None else ()), place),
         server_round=server_round,
         num_rounds=num_rounds,
         enough=_deadline(config, watch, transfer),
     )
-    upload = int8.encode(outcome.adapter)
-    replace(
-        kept,
-        own=outcome.adapter,
-        steps=kept.steps + outcome.steps,
-        upload=upload,
-        upload_scaling=outcome.adapter.scaling,
-        progress=outcome.progress,
-    ).save(context.state)
     metrics = MetricRecord(
         {
             "num-examples": len(data.train),
             "scaling": outcome.adapter.scaling,
             "train-loss": outcome.loss,
             "steps": outcome.steps,
-            BEGAN_KEY: kept.began,
-            "seconds": watch.finish(upload_bytes=up, download_bytes=down),
         }
     )
-    content = RecordDict({ARRAYS_KEY: upload, METRICS_KEY: metrics})
-    return Message(content=content, reply_to=message)
+    if kept is None:
+        arrays = outcome.adapter.to_arrays()
+    else:
+        arrays = int8.encode(outcome.adapter)
+        kept.after(outcome, arrays).save(context.state)
+        metrics[BEGAN_KEY] = kept.began
+    metrics["seconds"] = watch.finish(upload_bytes=up, download_bytes=down)
+    return Message(content=RecordDict({ARRAYS_KEY: arrays, METRICS_KEY: metrics}), reply_to=message)
 
 
 def _own_state(
@@ -224,8 +225,10 @@ def _own_state(
     return kept.at(rank, cluster.scaling, initial=initial)
 
 
-def _fixed(cluster: AdapterState, kept: DeviceState) -> AdapterState | None:
+def _fixed(cluster: AdapterState, kept: DeviceState | None) -> AdapterState | None:
     """Return the cluster's adapter less the device's own part in it; None if that is nothing."""
+    if kept is None:
+        return None
     parts = [(1.0, cluster)]
     if kept.sent is not None:
         parts.append((-1.0, kept.sent))

@@ -10,10 +10,11 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from floe_plugins.errors import ConfigError
 from flower_strategy import client
 from flower_strategy.adapters import int8
-from flower_strategy.adapters.adapter import initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example, LocalData
-from flower_strategy.device.base_model import adapted_shapes, load_base_model
+from flower_strategy.device.base_model import BaseModel, adapted_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
+from flower_strategy.device.training import TrainingOutcome, train_adapter
 from flower_strategy.device.training_cost import TrainingCost, measure_training
 from flower_strategy.messages import (
     ARRAYS_KEY,
@@ -21,6 +22,7 @@ from flower_strategy.messages import (
     METRICS_KEY,
     Envelope,
     read_adapter,
+    received_adapter,
 )
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
@@ -162,12 +164,82 @@ def test_the_learning_rate_follows_the_round_of_the_message(settings: TrainingSe
             MessageType.TRAIN,
             {77: start},
             server_round=number,
-            extra=ConfigRecord({"num-rounds": 10}),
+            extra=ConfigRecord({"num-rounds": 10, "run": "a"}),
         )
         reply = client.train(message, context_of(SIMULATED), data=DATA)
         back = read_adapter(reply.content.array_records[ARRAYS_KEY], scaling=1.0)
         moves.append(max(float(np.abs(factors.b).max()) for factors in back.layers.values()))
     assert moves[1] < 0.2 * moves[0]
+
+
+def test_a_round_begins_at_the_clusters_model_and_goes_on_with_the_devices_own_adapter(
+    settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[AdapterState, AdapterState | None, TrainingOutcome]] = []
+
+    def noted(base: BaseModel, own: AdapterState, *others: Any, **options: Any) -> TrainingOutcome:
+        outcome = train_adapter(base, own, *others, **options)
+        seen.append((own, options["fixed"], outcome))
+        return outcome
+
+    monkeypatch.setattr("flower_strategy.client.train_adapter", noted)
+    shapes = adapted_shapes(settings.model)
+    envelope = Envelope(training=settings.changed(alpha=8.0), embedding=EmbeddingSettings())
+    context = context_of(SIMULATED)
+    generator = np.random.default_rng(1)
+    cluster, replies = initial_adapter(shapes, rank=3, seed=0).with_scaling(4.0), []
+    received: list[AdapterState] = []
+    for number in (1, 2, 3):
+        (message,) = envelope.adapter_messages(
+            MessageType.TRAIN,
+            {77: cluster},
+            server_round=number,
+            extra=ConfigRecord({"num-rounds": 3, "run": "a"}),
+            own={77: ConfigRecord({"rank": 2, "began": int(number > 1)})},
+        )
+        received.append(received_adapter(message))
+        replies.append(client.train(message, context, data=DATA))
+        layers = initial_adapter(shapes, rank=3, seed=number).layers
+        for factors in layers.values():
+            factors.b[:] = 0.1 * generator.normal(size=factors.b.shape)
+        cluster = AdapterState(layers, scaling=4.0)
+    metrics = [reply.content.metric_records[METRICS_KEY] for reply in replies]
+    assert [each["began"] for each in metrics] == [1, 1, 1]
+    assert [each["steps"] for each in metrics] == [3, 3, 3]
+    (first, nothing, outcome), (second, fixed, after), (third, _, _) = seen
+    # At the start there is nothing but what follows from the seed.
+    assert nothing is None
+    assert first.rank == second.rank == third.rank == 2
+    assert first.scaling == 4.0
+    sent = read_adapter(replies[0].content.array_records[ARRAYS_KEY], scaling=4.0)
+    assert fixed is not None
+    for name in shapes:
+        # Own adapter and moments go on, to the last bit.
+        np.testing.assert_array_equal(second.layers[name].b, outcome.adapter.layers[name].b)
+        np.testing.assert_array_equal(third.layers[name].a, after.adapter.layers[name].a)
+        model = fixed.delta(name) + second.delta(name)
+        rounding = second.delta(name) - sent.delta(name)
+        np.testing.assert_allclose(model, received[1].delta(name) + rounding, atol=1e-5)
+        assert 0 < np.abs(rounding).max() < 0.02 * np.abs(second.delta(name)).max() + 1e-6
+
+
+def test_a_server_that_names_no_run_gets_its_adapter_back_whole(
+    settings: TrainingSettings,
+) -> None:
+    start = initial_adapter(adapted_shapes(settings.model), rank=2, seed=4)
+    context, moves = context_of(SIMULATED), []
+    for number in (1, 2):
+        config = settings.to_record()
+        config.update(ConfigRecord({"scaling": 1.0, "server-round": number}))
+        content = RecordDict({ARRAYS_KEY: start.to_arrays(), CONFIG_KEY: config})
+        message = Message(content=content, message_type=MessageType.TRAIN, dst_node_id=77)
+        reply = client.train(message, context, data=DATA)
+        assert "began" not in reply.content.metric_records[METRICS_KEY]
+        moves.append(AdapterState.from_arrays(reply.content.array_records[ARRAYS_KEY]))
+    assert not context.state
+    layer = next(iter(start.layers))
+    # Another round, other examples first.
+    assert not np.array_equal(moves[0].layers[layer].b, moves[1].layers[layer].b)
 
 
 def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSettings) -> None:

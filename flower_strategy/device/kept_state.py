@@ -18,7 +18,7 @@ from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, LayerShapes
 from flower_strategy.adapters.mean import truncate
 from flower_strategy.device.data_order import Place
-from flower_strategy.device.training import Moments, Progress
+from flower_strategy.device.training import Moments, Progress, TrainingOutcome
 
 logger = logging.getLogger("flwr")
 
@@ -67,6 +67,17 @@ class DeviceState:
         if self.upload is None:
             return None
         return int8.decode(self.upload, scaling=self.upload_scaling)
+
+    def after(self, outcome: TrainingOutcome, upload: ArrayRecord) -> DeviceState:
+        """Return the state after a round's training, and its upload in eight bits."""
+        return replace(
+            self,
+            own=outcome.adapter,
+            steps=self.steps + outcome.steps,
+            upload=upload,
+            upload_scaling=outcome.adapter.scaling,
+            progress=outcome.progress,
+        )
 
     def at(self, rank: int, scaling: float, *, initial: AdapterState) -> DeviceState:
         """Return the state at a rank and a scaling, with the same weight changes.
