@@ -146,8 +146,8 @@ def train(
 
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``steps`` (of this
     round), ``began`` (the round in which the own adapter began, if there is one) and ``seconds``
-    (download, training and upload, on the device's clock). A simulated device whose clock is ``real`` replies only
-    after these seconds.
+    (download, training and upload, on the device's clock). A simulated device whose clock is
+    ``real`` replies only after these seconds.
 
     Parameters
     ----------
