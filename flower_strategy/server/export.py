@@ -49,13 +49,15 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
      "rounds": [
         {"round": 0, "seconds": 12.3,
          "device_seconds": 68.0,                           # of the slowest device, its clock
-         "clusters": {"cluster-0": {"asked": 2, "replies": 2, "moved": true, "train_loss": 1.2,
+         "clusters": {"cluster-0": {"asked": 2, "replies": 2, "kept": 0, "moved": true,
+                                    "train_loss": 1.2,
                                     "held_out_loss": 0.9, "discarded_energy": 0.01,
                                     "discarded_by_layer": {"model.layers.0...": 0.01, ...}}},
          "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "pace": 1.0,
                               "predicted_seconds": 71.2,
-                              "observed_seconds": 68.0, "bytes_down": 4884480,
-                              "bytes_up": 4884480, "num_examples": 102, "train_loss": 1.1,
+                              "observed_seconds": 68.0, "transfer_seconds": 7.1,
+                              "bytes_down": 4897920, "bytes_up": 1224480, "num_examples": 102,
+                              "steps": 9, "train_loss": 1.1,
                               "held_out_loss": 0.8, "held_out_tokens": 300}},
          "refused": [{"node": "1234", "stage": "train", "reason": "...", "late": false}],
          "left_out": {"1234": "rank 4 needs ..."},

@@ -179,13 +179,15 @@ def log_training(record: RoundRecord) -> None:
 def log_reply(node: int, device: DeviceRound, name: str, *, done: int, total: int) -> None:
     """Log one valid training reply, after a bar of the round's progress."""
     logger.info(
-        "\t├──> %s %s, %s rank %s (node %d): loss %.3f, predicted %.1f s, observed %.1f s, %s up",
+        "\t├──> %s %s, %s rank %s (node %d): loss %.3f in %d steps, predicted %.1f s, "
+        "observed %.1f s, %s up",
         progress_bar(done, total),
         device.cluster,
         name,
         device.rank,
         node,
         device.train_loss,
+        device.steps,
         device.predicted_seconds,
         device.observed_seconds,
         megabytes(device.bytes_up),
@@ -201,6 +203,15 @@ def log_losses(record: RoundRecord, state: RunState) -> None:
         len(record.refused),
         record.seconds,
     )
+    if record.device_seconds:
+        training, transfer, waiting = record.shares()
+        logger.info(
+            "devices: %.0f %% training, %.0f %% transfer, %.0f %% waiting in %.1f s",
+            100 * training,
+            100 * transfer,
+            100 * waiting,
+            record.device_seconds,
+        )
     lines = []
     for name, outcome in sorted(record.clusters.items()):
         losses = state.losses(name)

@@ -24,6 +24,8 @@ class DeviceRound:
         Expected slowdown: how many times longer than profiled its training takes.
     predicted_seconds, observed_seconds : float or None
         Seconds of download, training and upload, as predicted and as reported.
+    transfer_seconds : float or None
+        Those of them that download and upload take, by the device's bandwidth.
     bytes_down, bytes_up : int
         Bytes of the adapters sent to it and back, for training.
     num_examples : int
@@ -41,6 +43,7 @@ class DeviceRound:
     pace: float = 1.0
     predicted_seconds: float | None = None
     observed_seconds: float | None = None
+    transfer_seconds: float | None = None
     bytes_down: int = 0
     bytes_up: int = 0
     num_examples: int = 0
@@ -139,6 +142,23 @@ class RoundRecord:
         """Seconds of the slowest device, transfer included, on its own clock."""
         observed = [device.observed_seconds for device in self.devices.values()]
         return max((seconds for seconds in observed if seconds is not None), default=0.0)
+
+    def shares(self) -> tuple[float, float, float]:
+        """Return the shares of training, transfer and waiting in the time of all devices.
+
+        A device waits from its reply until the slowest one's.
+        """
+        whole = training = transfer = 0.0
+        longest = self.device_seconds
+        for device in self.devices.values():
+            if device.observed_seconds is not None:
+                moved = min(device.transfer_seconds or 0.0, device.observed_seconds)
+                whole += longest
+                transfer += moved
+                training += device.observed_seconds - moved
+        if not whole:
+            return 0.0, 0.0, 0.0
+        return training / whole, transfer / whole, 1.0 - (training + transfer) / whole
 
     def late_in_training(self) -> set[int]:
         """Return the nodes that did not send their trained adapters in time."""
