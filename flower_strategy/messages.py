@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -116,6 +116,7 @@ class Envelope:
             it would be made good later.
         """
         records: dict[tuple[int, bool], tuple[ArrayRecord, ConfigRecord]] = {}
+        contents: dict[Any, RecordDict] = {}
         messages = []
         for node, adapter in adapters.items():
             key = id(adapter), node in exact
@@ -132,9 +133,14 @@ class Envelope:
                     arrays = adapter.to_arrays() if key[1] else int8.encode(adapter)
                 records[key] = arrays, config
             arrays, config = records[key]
-            if own is not None:
-                config = ConfigRecord({**config, **own[node]})
-            content = RecordDict({ARRAYS_KEY: arrays, CONFIG_KEY: config})
+            added = {} if own is None else dict(own[node])
+            # Nodes with equal keys share their content too.
+            whole = key, tuple(added.items())
+            if whole not in contents:
+                contents[whole] = RecordDict(
+                    {ARRAYS_KEY: arrays, CONFIG_KEY: ConfigRecord({**config, **added})}
+                )
+            content = contents[whole]
             messages.append(Message(content=content, message_type=message_type, dst_node_id=node))
         return messages
 

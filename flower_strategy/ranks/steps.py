@@ -16,7 +16,6 @@ def planned_steps(
     *,
     deadline: float | None = None,
     pace: float = 1.0,
-    down: int | None = None,
     taken: int = 0,
     server_round: int = 1,
     num_rounds: int = 1,
@@ -39,8 +38,6 @@ def planned_steps(
         Seconds of the round.
     pace : float (default: 1.0)
         How many times longer than profiled its training takes.
-    down : int, optional
-        Rank of what it downloads; by default its own.
     taken : int (default: 0)
         Steps that the device has taken in earlier rounds.
     server_round, num_rounds : int (default: 1)
@@ -48,8 +45,9 @@ def planned_steps(
     """
     if training.epochs or not training.fill_deadline or deadline is None:
         return training.steps(profile.num_examples)
-    transfer = upload_seconds(profile, rank) + download_seconds(profile, down or rank)
-    left = deadline - transfer
+    # As policies reckon. A device of a low rank downloads more than that, once it has an adapter of
+    # its own; a round is that much longer rather than a whole step shorter.
+    left = deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
     # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
     steps = math.floor(left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9))
     if training.max_epochs:

@@ -158,7 +158,6 @@ def _planned(
             training,
             # Training code of one's own may not follow the message, only the settings.
             deadline=None if order.stateless else deadline,
-            down=order.down,
             pace=pace.get(node, 1.0),
             taken=state.steps.get(node, 0),
             server_round=server_round,

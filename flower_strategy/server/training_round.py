@@ -40,7 +40,7 @@ _HEAVIEST = 10
 """How many times the median steps of its round a device weighs at most: it says itself how fast it
 is, and so how many steps it is asked for."""
 
-_NOTHING = AdapterState({})
+_NOTHING, _NO_ARRAYS = AdapterState({}), ArrayRecord()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def _fold(
         cluster=sent.cluster,
         norm=norm,
         times=norm / length if length else math.inf,
-        reply=replace(reply, adapter=_NOTHING, arrays=ArrayRecord()),
+        reply=replace(reply, adapter=_NOTHING, arrays=_NO_ARRAYS),
         bytes_up=int8.encoded_bytes(reply.adapter)
         if int8.SCALES_KEY in reply.arrays
         else reply.adapter.num_bytes,
