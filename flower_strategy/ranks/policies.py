@@ -16,8 +16,9 @@ from flower_strategy.ranks.plugin_policy import plugin_policy
 class DeadlinePolicy:
     """The largest rank whose round fits the deadline and whose memory fits the device.
 
-    A round at rank r takes ``slowdown * steps * (a + b r)`` seconds of training, with a and b fitted
-    to the device's two measured ranks, and those of upload and download; see `predicted_seconds`.
+    A round at rank r takes ``slowdown * steps * (a + b r)`` seconds of training, with a and b
+    fitted to the device's two measured ranks, and those of upload and download; see
+    `predicted_seconds`.
 
     Parameters
     ----------
