@@ -32,6 +32,7 @@ from flower_strategy.device.loss import held_out_loss
 from flower_strategy.device.preparation import check_training
 from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import (
+    COPIES_PER_FACTOR,
     CostKey,
     TrainingCost,
     cached_cost,
@@ -90,7 +91,12 @@ def identity_of(context: Context) -> str:
 
 
 def profile(
-    message: Message, context: Context, *, data: LocalData, device: Device | None = None
+    message: Message,
+    context: Context,
+    *,
+    data: LocalData,
+    device: Device | None = None,
+    keeps_state: bool = True,
 ) -> Message:
     """Answer ``query.profile`` with the device's measured budget and its task embedding.
 
@@ -105,6 +111,9 @@ def profile(
         The node's local data.
     device : Device, optional
         The device; by default that of `device_of`.
+    keeps_state : bool (default: True)
+        False for training code of one's own under `peft_mod`: it sends float32, four times as many
+        bytes.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -115,6 +124,8 @@ def profile(
     device = device or device_of(context, config, memory_bytes=training_memory(base))
     warn_of_idle_gpu(base.device.type, simulated=device.simulated)
     cost = _training_cost(base, data.train, settings, device, config)
+    if not keeps_state:
+        cost = replace(cost, upload_per_rank=cost.bytes_per_rank // COPIES_PER_FACTOR)
     found = DeviceProfile(
         device=device.name,
         label=data.label if device.simulated else "",

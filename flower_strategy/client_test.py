@@ -242,6 +242,17 @@ def test_a_server_that_names_no_run_gets_its_adapter_back_whole(
     assert not np.array_equal(moves[0].layers[layer].b, moves[1].layers[layer].b)
 
 
+def test_a_client_without_state_says_that_it_sends_floats(settings: TrainingSettings) -> None:
+    envelope = Envelope(training=settings, embedding=EmbeddingSettings())
+    sizes = {}
+    for keeps in (True, False):
+        (message,) = envelope.profile_query([77], (2, 8))
+        reply = client.profile(message, context_of(SIMULATED), data=DATA, keeps_state=keeps)
+        sizes[keeps] = DeviceProfile.from_record(reply.content).upload_per_rank
+    numbers = sum(map(sum, adapted_shapes(settings.model).values()))
+    assert sizes == {True: numbers + 4 * 14, False: 4 * numbers}
+
+
 def test_a_device_is_measured_once_and_again_when_asked_to(settings: TrainingSettings) -> None:
     first = profiled(settings, {})
     assert profiled(settings, {}).step_seconds == first.step_seconds

@@ -210,7 +210,7 @@ def test_a_run_with_clients_of_ones_own(run_config: dict[str, ConfigValue]) -> N
 
     @app.query("profile")
     def profile(message: Message, context: Context) -> Message:
-        return client.profile(message, context, data=DATA)
+        return client.profile(message, context, data=DATA, keeps_state=False)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

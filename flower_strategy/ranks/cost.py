@@ -113,9 +113,9 @@ def download_seconds(profile: DeviceProfile, rank: int) -> float:
     return upload_seconds(profile, rank) / DOWNLINK
 
 
-def transfer_seconds(profile: DeviceProfile, rank: int, *, bytes_down: int) -> float:
-    """Seconds to download so many bytes, and to upload an adapter of `rank`."""
-    return bytes_down / profile.bandwidth / DOWNLINK + upload_seconds(profile, rank)
+def transfer_seconds(profile: DeviceProfile, *, bytes_up: float, bytes_down: float) -> float:
+    """Seconds to upload and to download so many bytes."""
+    return (bytes_up + bytes_down / DOWNLINK) / profile.bandwidth
 
 
 def predicted_seconds(

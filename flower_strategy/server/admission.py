@@ -13,11 +13,7 @@ from flwr.serverapp import Grid
 
 from floe_plugins.errors import FloeError
 from flower_strategy.profile import DeviceProfile
-from flower_strategy.ranks.cost import (
-    RankDecision,
-    training_seconds,
-    transfer_seconds,
-)
+from flower_strategy.ranks.cost import RankDecision, training_seconds
 from flower_strategy.server import log
 from flower_strategy.server.replies import ReplyError, read_profile
 from flower_strategy.server.round import Round, Steps
@@ -320,8 +316,7 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
                 state.slowdowns[node] = slowdown.late()
             continue
         profile = state.profiles[node]
-        transfer = transfer_seconds(profile, device.rank, bytes_down=device.bytes_down)
-        trained = device.observed_seconds - transfer
+        trained = device.observed_seconds - (device.transfer_seconds or 0.0)
         profiled = training_seconds(profile, device.rank, local_steps=device.steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)
     steps.assign_ranks()

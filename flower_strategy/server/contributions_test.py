@@ -327,7 +327,8 @@ def mixed_app(stateless: set[int]) -> ClientApp:
 
     @app.query("profile")
     def profile(message: Message, context: Context) -> Message:
-        return client.profile(message, context, data=local_data(context))
+        keeps = context.node_id not in stateless
+        return client.profile(message, context, data=local_data(context), keeps_state=keeps)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

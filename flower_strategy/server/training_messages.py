@@ -178,7 +178,7 @@ def _record(
         profile = steps.state.profiles[node]
         training = training_seconds(profile, rank, local_steps=sent.steps)
         device.predicted_seconds = device.pace * training + transfer_seconds(
-            profile, rank, bytes_down=device.bytes_down
+            profile, bytes_up=rank * profile.upload_per_rank, bytes_down=device.bytes_down
         )
         round.record.clusters.setdefault(sent.cluster, ClusterRound()).asked += 1
 

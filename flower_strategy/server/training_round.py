@@ -14,7 +14,7 @@ from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, Float32Array
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.clusters import sketch_adapter
-from flower_strategy.device.hardware import DOWNLINK
+from flower_strategy.ranks.cost import transfer_seconds
 from flower_strategy.server import log
 from flower_strategy.server.contributions import (
     add_kept,
@@ -186,8 +186,8 @@ def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged) -> Non
     device.num_examples, device.bytes_up = reply.num_examples, judged.bytes_up
     device.steps = reply.steps
     profile = state.profiles[node]
-    device.transfer_seconds = (
-        device.bytes_up / profile.bandwidth + device.bytes_down / profile.bandwidth / DOWNLINK
+    device.transfer_seconds = transfer_seconds(
+        profile, bytes_up=device.bytes_up, bytes_down=device.bytes_down
     )
     name = profile.device
     log.log_reply(node, device, name, done=folded.count, total=folded.total)
