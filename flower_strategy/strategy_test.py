@@ -187,7 +187,7 @@ def _break(message: Message, reply: Message, how: str) -> Message | None:
     [
         ("error", "out of memory"),
         ("silent", "no reply within"),
-        ("missing layer", "'scales' has 56 scales, 52 are needed"),
+        ("missing layer", "'scales' has 224 scales, 208 are needed"),
         ("unpaired", "There is no 'model.layers.0.mlp.up_proj.lora_A'"),
         ("shape", "asked for were"),
         ("nan", "not finite"),

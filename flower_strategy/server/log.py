@@ -119,8 +119,8 @@ def _work(training: TrainingSettings) -> str:
         return f"Epochs: {training.epochs:g}, steps"
     if not training.fill_deadline:
         return f"Local steps: {training.local_steps}"
-    most = f", {training.max_epochs:g} epochs of the run at most" if training.max_epochs else ""
-    return f"Local steps: those that fit the deadline{most}; {training.local_steps} without one"
+    most = f" ({training.max_epochs:g} epochs of the run at most)" if training.max_epochs else ""
+    return f"Local steps: {training.local_steps}, or those that fit a deadline{most},"
 
 
 def log_resumed(
