@@ -22,7 +22,7 @@ from flower_strategy.settings import (
         (Participation, {"quorum": 2.0}, "quorum=2.0 is not accepted: it must be a number above 0"),
         (Participation, {"fraction_train": 0.0}, "fraction_train=0.0 is not accepted"),
         (Participation, {"quorum_grace": None}, "quorum_grace=None is not accepted"),
-        (Participation, {"keep_uploads": -1}, "a whole number from 0 to 100000"),
+        (Participation, {"keep_uploads": -1}, "a whole number from 0 to 100"),
         (CheckpointSettings, {"keep": -1}, "keep_checkpoints=-1 is not accepted"),
         (ReplyRules, {"min_replies": 0}, "min_replies=0 is not accepted"),
         (ReplyRules, {"norm_limit": float("nan")}, "norm_limit=nan is not accepted"),

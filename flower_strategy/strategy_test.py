@@ -168,7 +168,8 @@ def _break(message: Message, reply: Message, how: str) -> Message | None:
     elif how == "float nan":
         for name, factors in read_adapter(arrays, scaling=1.0).layers.items():
             factors.b[0, 0] = np.nan
-            arrays[f"{name}.lora_A"], arrays[f"{name}.lora_B"] = map(Array, (factors.a, factors.b))
+            arrays[f"{name}.lora_A"] = Array(factors.a)
+            arrays[f"{name}.lora_B"] = Array(factors.b)
         del arrays["scales"]
     elif how == "no bytes":
         broken = Array(factor)

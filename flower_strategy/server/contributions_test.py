@@ -78,7 +78,9 @@ class Ledger:
     def mean(self, nodes: set[int]) -> Dense:
         total = sum(self.steps[node] for node in nodes)
         return {
-            name: sum(self.steps[node] / total * self.stands[node][name] for node in nodes)
+            name: np.sum(
+                [self.steps[node] / total * self.stands[node][name] for node in nodes], axis=0
+            )
             for name in next(iter(self.stands.values()))
         }
 
@@ -108,15 +110,14 @@ class Run:
                 ledger.hear(node, reply, cluster, number)
             return reply
 
-        self.grid = LocalGrid(run_config, nodes, tamper=listen, client_app=client_app)
-        grid = self.grid
+        local = self.grid = LocalGrid(run_config, nodes, tamper=listen, client_app=client_app)
         strategies: list[FloeStrategy] = []
 
         class Checked(FloeStrategy):
-            def admit(self, grid_: Any, timeout: float) -> None:
+            def admit(self, grid: Any, timeout: float) -> None:
                 strategies[:] = [self]
-                before(self.round.record.round, grid)
-                super().admit(grid_, timeout)
+                before(self.round.record.round, local)
+                super().admit(grid, timeout)
 
             def move_adapters(self, means: dict[str, AdapterMean]) -> None:
                 super().move_adapters(means)

@@ -82,10 +82,7 @@ def configure_train(
             }
         ),
         own={
-            node: ConfigRecord(
-                {BEGAN_KEY: began.get(node, 0), RANK_KEY: order.rank}
-                | ({} if training.epochs else {"local-steps": planned[node]})
-            )
+            node: _keys(began.get(node, 0), order.rank, None if training.epochs else planned[node])
             for node, order in wanted.items()
         },
         exact=state.stateless,
@@ -135,6 +132,14 @@ class _Order:
     rank: int
     down: int
     stateless: bool
+
+
+def _keys(began: int, rank: int, local_steps: int | None) -> ConfigRecord:
+    """Return the keys of a device's own in its message."""
+    record = ConfigRecord({BEGAN_KEY: began, RANK_KEY: rank})
+    if local_steps is not None:
+        record["local-steps"] = local_steps
+    return record
 
 
 def _order(steps: Steps, node: int, rank: int) -> _Order:

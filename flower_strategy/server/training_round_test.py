@@ -153,7 +153,7 @@ class Fleet:
         arrays = trained.to_arrays()
         if self.own is not None:
             arrays = int8.encode(trained)
-            numbers |= {"steps": STEPS, BEGAN_KEY: 1}
+            numbers["steps"], numbers[BEGAN_KEY] = STEPS, 1
             if not self.forgets:
                 self.own[node] = trained
         content = RecordDict(
