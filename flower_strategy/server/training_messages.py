@@ -68,6 +68,11 @@ def configure_train(
     training = TrainingSettings.from_record(record)
     planned = _planned(steps, training, wanted, round, server_round)
     began = {node: state.uploads[node].began for node in wanted if node in state.uploads}
+    keys = {
+        node: (began.get(node, 0), order.rank, None if training.epochs else planned[node])
+        for node, order in wanted.items()
+    }
+    records = {key: _keys(*key) for key in set(keys.values())}
     filled = training.fill_deadline and not training.epochs
     messages = steps.envelope.adapter_messages(
         MessageType.TRAIN,
@@ -81,10 +86,7 @@ def configure_train(
                 DEADLINE_KEY: (steps.rank_policy.deadline or 0.0) if filled else 0.0,
             }
         ),
-        own={
-            node: _keys(began.get(node, 0), order.rank, None if training.epochs else planned[node])
-            for node, order in wanted.items()
-        },
+        own={node: records[key] for node, key in keys.items()},
         exact=state.stateless,
     )
     # What devices read differs from the adapters by the rounding of eight bits.
