@@ -97,11 +97,11 @@ def configure_train(
     counts = {node: state.profiles[node].num_examples for node in wanted}
     # With epochs a device that says it has more examples may move further: not without end.
     most = _FARTHEST * int(np.median([*counts.values()] or [0]))
+    asked = {count: training.changed(local_steps=count) for count in set(planned.values())}
     round.sent = {}
     for node, order in wanted.items():
-        asked = training if training.epochs else training.changed(local_steps=planned[node])
         move = steps.asked_move(
-            asked,
+            training if training.epochs else asked[planned[node]],
             num_examples=min(counts[node], max(most, 1)),
             server_round=server_round,
             num_rounds=round.num_rounds,
