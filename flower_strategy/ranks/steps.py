@@ -9,6 +9,10 @@ from flower_strategy.ranks.cost import StepCost, download_seconds, upload_second
 from flower_strategy.settings import TrainingSettings
 
 
+MOST_STEPS = 1_000_000
+"""Most steps of a round, as of `local_steps`: a device says itself how fast it is."""
+
+
 def planned_steps(
     profile: DeviceProfile,
     rank: int,
@@ -55,4 +59,4 @@ def planned_steps(
         whole = training.max_epochs * profile.num_examples / size
         share = min(server_round / max(num_rounds, 1), 1.0)
         steps = min(steps, math.ceil(whole * share - 1e-9) - taken)
-    return max(steps, 1)
+    return min(max(steps, 1), MOST_STEPS)

@@ -31,6 +31,14 @@ def test_steps_fill_what_transfer_leaves_of_the_deadline(
     assert planned_steps(phone, 4, training, deadline=automatic) == 3
 
 
+def test_a_device_that_claims_to_be_endlessly_fast_is_asked_for_a_million_steps(
+    training: TrainingSettings,
+) -> None:
+    fast = make_profile(step_seconds=(1e-8, 1e-8), bandwidth=1e12, num_examples=10_000_000)
+    steps = planned_steps(fast, 4, training, deadline=1000.0)
+    assert training.changed(local_steps=steps).local_steps == 1_000_000
+
+
 def test_without_a_deadline_and_with_epochs_the_settings_say_how_many(
     phone: DeviceProfile, training: TrainingSettings
 ) -> None:

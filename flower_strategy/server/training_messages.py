@@ -97,7 +97,9 @@ def configure_train(
     counts = {node: state.profiles[node].num_examples for node in wanted}
     # With epochs a device that says it has more examples may move further: not without end.
     most = _FARTHEST * int(np.median([*counts.values()] or [0]))
-    asked = {count: training.changed(local_steps=count) for count in set(planned.values())}
+    # With epochs the settings themselves say how many steps they are.
+    counted = set() if training.epochs else set(planned.values())
+    asked = {count: training.changed(local_steps=count) for count in counted}
     round.sent = {}
     for node, order in wanted.items():
         move = steps.asked_move(
