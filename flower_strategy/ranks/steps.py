@@ -8,7 +8,6 @@ from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import StepCost, download_seconds, upload_seconds
 from flower_strategy.settings import TrainingSettings
 
-
 MOST_STEPS = 1_000_000
 """Most steps of a round, as of `local_steps`: a device says itself how fast it is."""
 
