@@ -30,8 +30,9 @@ from flower_strategy.settings import TrainingSettings
 _SAMPLE = 1  # separates the draw of evaluating devices from that of training devices
 
 _FARTHEST = 4
-"""By its examples, a device may move at most so many times as far as the median one of its round.
-It names them itself, and the length that its update may have must not be its own to set."""
+"""By its examples or its speed, a device may move at most so many times as far as the median one of
+its round. It names them itself, and the length that its update may have must not be its own to set.
+"""
 
 
 def configure_train(
@@ -95,15 +96,17 @@ def configure_train(
     # A length grows with the sum of the learning rates, which follows a device's own steps.
     lengths = {key: asked_length(adapter, move=1.0) for key, adapter in read.items()}
     counts = {node: state.profiles[node].num_examples for node in wanted}
-    # With epochs a device that says it has more examples may move further: not without end.
+    # A device that says it has more examples, or is faster, may move further: not without end.
     most = _FARTHEST * int(np.median([*counts.values()] or [0]))
+    most_steps = _FARTHEST * int(np.median([*planned.values()] or [1]))
+    counted = {node: min(count, most_steps) for node, count in planned.items()}
     # With epochs the settings themselves say how many steps they are.
-    counted = set() if training.epochs else set(planned.values())
-    asked = {count: training.changed(local_steps=count) for count in counted}
+    different = set() if training.epochs else set(counted.values())
+    asked = {count: training.changed(local_steps=count) for count in different}
     round.sent = {}
     for node, order in wanted.items():
         move = steps.asked_move(
-            training if training.epochs else asked[planned[node]],
+            training if training.epochs else asked[counted[node]],
             num_examples=min(counts[node], max(most, 1)),
             server_round=server_round,
             num_rounds=round.num_rounds,
