@@ -235,7 +235,7 @@ def test_what_suffices_is_known_before_anything_is_dealt_out(
 def test_rows_that_are_nearly_all_equal_are_found_before_the_run(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"prompt": "same", "response": " x"} for _ in range(200)]
     path = write_rows(tmp_path / "data.jsonl", [*rows, {"prompt": "other", "response": " x"}])
-    config = RunConfig(data=str(path))
+    config = RunConfig(data=str(path), max_examples=0)
     with pytest.raises(
         ConfigError, match=r"^Node \d of 4 has one example, \d\d times; at least 2 that differ"
     ):
