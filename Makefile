@@ -44,7 +44,7 @@ integration: setup ## Real Flower runs and real vLLM servers
 bench: setup ## Every benchmark, into docs/results (about an hour on two cores)
 	$(BIN)/python -m integration_tests.benchmarks
 
-bench-quick: setup ## Every benchmark on little, into docs/results/quick (about ten minutes)
+bench-quick: setup ## Every benchmark with small sizes, into docs/results/quick (about ten minutes)
 	$(BIN)/python -m integration_tests.benchmarks --quick
 
 docs: setup ## The documentation site, in site/

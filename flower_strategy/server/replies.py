@@ -38,12 +38,15 @@ class Sent:
         Examples in its profile; its reply is weighted with no more.
     length : float
         Expected norm of the requested update, see `asked_length`.
+    highest : float (default: 0.0)
+        The same with the run's highest learning rate in every step.
     """
 
     cluster: str
     adapter: AdapterState
     most_examples: int
     length: float
+    highest: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,13 +101,16 @@ def configure_train(
     most = _FARTHEST * int(np.median([*counts.values()] or [0]))
     for node, key in wanted.items():
         examples = counts[node]
+        counted = min(examples, max(most, 1))
         move = steps.asked_move(
             training,
-            num_examples=min(examples, max(most, 1)),
+            num_examples=counted,
             server_round=server_round,
             num_rounds=round.num_rounds,
         )
-        round.sent[node] = Sent(key[0], adapters[key], examples, move * lengths[key])
+        highest = training.steps(counted) * training.learning_rate
+        length = lengths[key]
+        round.sent[node] = Sent(key[0], adapters[key], examples, move * length, highest * length)
     pace = state.slowdown_factors()
     for node, sent in round.sent.items():
         device = round.device(node, steps.state)
@@ -160,7 +163,7 @@ def _fold(
 ) -> None:
     """Add one reply to its cluster's mean, or to that of the absurdly long updates."""
     norm = update_norm(sent.adapter, reply.adapter)
-    verdict = folded.judge.judge(norm, sent.length)
+    verdict = folded.judge.judge(norm, sent.length, highest=sent.highest)
     means = folded.odd_means if verdict.odd else folded.means
     if sent.cluster not in means:
         means[sent.cluster] = steps.new_mean()
@@ -178,7 +181,7 @@ def _fold(
         num_examples=reply.num_examples,
         bytes_up=reply.adapter.num_bytes,
         sketch=sketch_adapter(reply.adapter, rank=steps.rank_policy.candidates[0])
-        if by_adapter and node not in steps.state.sketches
+        if by_adapter and not steps.state.has_sketch(node)
         else None,
     )
     if verdict.odd:
@@ -229,6 +232,8 @@ def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> Non
 
 
 def _too_long(steps: Steps, judged: _Judged) -> str:
+    if math.isinf(judged.times):
+        return f"its update has norm {judged.norm:.3g}, and all learning rates of this round are 0."
     return (
         f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the steps and "
         f"learning rates asked for make; norm-limit is {steps.rules.norm_limit:g}."
