@@ -7,6 +7,7 @@ response here has the same ids, so that an adapter is trained on what it is serv
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -255,10 +256,11 @@ class Encoder:
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts in front of a text, and behind it."""
-        bare = list(self._tokenizer("a", add_special_tokens=False)["input_ids"])
-        whole = list(self._tokenizer("a")["input_ids"])
-        start = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-        return whole[:start], whole[start + len(bare) :]
+        whole = self._tokenizer("a", return_special_tokens_mask=True)
+        ids, special = list(whole["input_ids"]), list(whole["special_tokens_mask"])
+        front = len(list(itertools.takewhile(bool, special)))
+        back = len(list(itertools.takewhile(bool, reversed(special[front:]))))
+        return ids[:front], ids[len(ids) - back :]
 
     def _continuing(self, before: str, text: str) -> list[int]:
         """Return the ids of a text that goes on after another one."""
