@@ -57,10 +57,9 @@ def write_file(
         It cannot be written; the old content stays, and no part of the new one. If only the wait
         for the name fails, the new content is there.
     """
-    part = _part(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    handle = os.open(part, flags, 0o666 if mode is None else mode & 0o600)
-    try:
+    with _replaced(path, durable=durable) as part:
+        handle = os.open(part, flags, 0o666 if mode is None else mode & 0o600)
         with open(handle, "wb") as file:
             # Some file systems refuse any chmod, and a private file needs none.
             if mode is not None and mode != mode & 0o600:
@@ -69,6 +68,14 @@ def write_file(
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, *, durable: bool) -> Iterator[Path]:
+    """Yield the part to make beside `path`, and rename it into place at the end of the block."""
+    part = _part(path)
+    try:
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -127,15 +134,8 @@ def replace_link(path: Path, target: str, *, durable: bool = False) -> None:
     OSError
         It cannot be made; what was there stays. If only the wait fails, the new one is there.
     """
-    part = _part(path)
-    part.symlink_to(target)
-    try:
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_folder(path.parent)
+    with _replaced(path, durable=durable) as part:
+        part.symlink_to(target)
 
 
 def replace_by_link(path: Path, target: str, *, parts: Path) -> None:

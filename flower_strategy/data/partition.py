@@ -63,7 +63,7 @@ def partition(
     """
     names = list(tasks)
     cuts = _cuts(
-        {name: len(pool) for name, pool in tasks.items()},
+        tasks,
         num_partitions=num_partitions,
         mix=mix,
         classes=classes,
@@ -101,7 +101,7 @@ def check_shares(
         A node's share holds fewer than two different examples.
     """
     cuts = _cuts(
-        {name: len(pool) for name, pool in tasks.items()},
+        tasks,
         num_partitions=num_partitions,
         mix=mix,
         classes=classes,
@@ -178,16 +178,21 @@ class _Cut:
 
 
 def _cuts(
-    sizes: Mapping[str, int], *, num_partitions: int, mix: float, classes: int, max_examples: int
+    tasks: Mapping[str, Sequence[Example]],
+    *,
+    num_partitions: int,
+    mix: float,
+    classes: int,
+    max_examples: int,
 ) -> list[_Cut]:
-    """Return how each task of so many examples is cut."""
+    """Return how each task is cut."""
     return [
         _cut(
-            size,
-            _wants(index, len(sizes), num_partitions=num_partitions, mix=mix, classes=classes),
+            len(pool),
+            _wants(index, len(tasks), num_partitions=num_partitions, mix=mix, classes=classes),
             max_examples=max_examples,
         )
-        for index, size in enumerate(sizes.values())
+        for index, pool in enumerate(tasks.values())
     ]
 
 
