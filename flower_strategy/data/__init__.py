@@ -15,7 +15,14 @@ from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.files import find_files, is_file_name, read_rows
 from flower_strategy.data.forms import Row, Template, custom_template, to_examples
-from flower_strategy.data.partition import check_shares, chosen, hold_out, node_name, partition
+from flower_strategy.data.partition import (
+    check_different,
+    check_shares,
+    chosen,
+    hold_out,
+    node_name,
+    partition,
+)
 from flower_strategy.simulation import NodeConfig, partition_of
 
 __all__ = [
@@ -191,7 +198,8 @@ class Source:
                 key=self.key,
             )
             for partition_id, examples in enumerate(shares):
-                _drawn(examples, config, node=node_name(partition_id, num_partitions))
+                drawn = chosen(examples, most=config.max_examples, seed=config.seed)
+                check_different(drawn, node=node_name(partition_id, num_partitions))
             return
         check_shares(
             self._tasks(config),
