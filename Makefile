@@ -35,16 +35,16 @@ lint: setup ## ruff and mypy
 unit: setup ## The tests beside the code
 	$(PYTEST) --numprocesses 2 --dist loadfile $(UNIT)
 
-# Servers and runs begin with minutes of imports, each on one core: two files at a time. Benchmarks
-# measure, and have the machine for themselves.
+# Servers and runs begin with minutes of imports, each on one core: two files at a time. Tests that
+# measure time have the machine for themselves.
 integration: setup ## Real Flower runs and real vLLM servers
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore=integration_tests/benchmarks integration_tests
-	$(PYTEST) integration_tests/benchmarks
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not timed" integration_tests
+	$(PYTEST) -m timed integration_tests/benchmarks
 
 bench: setup ## Every benchmark, into docs/results (about an hour on two cores)
 	$(BIN)/python -m integration_tests.benchmarks
 
-bench-quick: setup ## Every benchmark on little, into docs/results/quick (about ten minutes)
+bench-quick: setup ## Every benchmark with small sizes, into docs/results/quick (about ten minutes)
 	$(BIN)/python -m integration_tests.benchmarks --quick
 
 docs: setup ## The documentation site, in site/

@@ -16,6 +16,8 @@ os.environ.update(
         # Tests fork, which the tokenizers' threads do not survive.
         "TOKENIZERS_PARALLELISM": "false",
         "MPLBACKEND": "Agg",
+        # TRL's import silences vLLM's servers unless a level is set.
+        "VLLM_LOGGING_LEVEL": "INFO",
     }
 )
 # The machine's own setting must not choose the tests' plugins.

@@ -7,6 +7,7 @@ renamed when it is complete. A process that is killed leaves its part; `remove_p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import glob
 import os
@@ -26,6 +27,11 @@ _TOKEN_BYTES = 4
 _TOKEN = "?" * 2 * _TOKEN_BYTES
 # Such file systems keep the names of a folder in an order of their own.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+
+# Of Linux's fcntl.h and fs.h.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write_file(
@@ -51,10 +57,9 @@ def write_file(
         It cannot be written; the old content stays, and no part of the new one. If only the wait
         for the name fails, the new content is there.
     """
-    part = _part(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    handle = os.open(part, flags, 0o666 if mode is None else mode & 0o600)
-    try:
+    with _replaced(path, durable=durable) as part:
+        handle = os.open(part, flags, 0o666 if mode is None else mode & 0o600)
         with open(handle, "wb") as file:
             # Some file systems refuse any chmod, and a private file needs none.
             if mode is not None and mode != mode & 0o600:
@@ -63,6 +68,14 @@ def write_file(
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, *, durable: bool) -> Iterator[Path]:
+    """Yield the part to make beside `path`, and rename it into place at the end of the block."""
+    part = _part(path)
+    try:
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -121,15 +134,42 @@ def replace_link(path: Path, target: str, *, durable: bool = False) -> None:
     OSError
         It cannot be made; what was there stays. If only the wait fails, the new one is there.
     """
-    part = _part(path)
+    with _replaced(path, durable=durable) as part:
+        part.symlink_to(target)
+
+
+def replace_by_link(path: Path, target: str, *, parts: Path) -> None:
+    """Put a symbolic link in the place of a file or folder, and wait until the disk has it.
+
+    A reader finds what was there or what the link points to. Where the file system cannot exchange
+    two names in one step, as some network file systems, a folder is absent for a moment.
+
+    Parameters
+    ----------
+    path : Path
+        What is replaced; it is removed.
+    target : str
+        What the link points to; a relative path counts from the link's folder.
+    parts : Path
+        A folder of the same file system, in which parts are left if the process is killed.
+
+    Raises
+    ------
+    OSError
+        It cannot be replaced; what was there stays.
+    """
+    part = _part(parts / path.name)
     part.symlink_to(target)
     try:
-        part.replace(path)
+        if path.is_dir() and not path.is_symlink():
+            _exchange(part, path)
+        else:
+            part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        _remove([part])
         raise
-    if durable:
-        sync_folder(path.parent)
+    sync_folder(path.parent)
+    _remove([part])
 
 
 def sync_folder(folder: Path) -> None:
@@ -229,6 +269,34 @@ def _remove(parts: Iterable[Path]) -> None:
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+
+
+def _exchange(link: Path, folder: Path) -> None:
+    """Exchange the names of a link and a folder."""
+    if _exchanged(link, folder):
+        return
+    aside = _part(link)
+    folder.rename(aside)
+    try:
+        link.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    aside.rename(link)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return whether system and file system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(first), None, str(second))
 
 
 def _part(path: Path) -> Path:

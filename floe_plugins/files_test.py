@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from floe_plugins import files
 from floe_plugins.files import (
     WithoutLocks,
     locked,
     new_folder,
     remove_all_parts,
     remove_parts,
+    replace_by_link,
     replace_link,
     write_file,
 )
@@ -158,6 +161,64 @@ def test_a_link_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
         replace_link(link, "elsewhere")
     assert names(tmp_path) == ["link"]
     assert names(link) == ["file"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_link_takes_the_place_of_what_is_there(
+    tmp_path: Path, kind: str, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        # Such a file system cannot be mounted here.
+        monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    for name in ("new", "parts", "path" if kind == "folder" else "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    path = tmp_path / "path"
+    if kind == "file":
+        path.touch()
+    elif kind == "link":
+        path.symlink_to("old")
+    replace_by_link(path, "new", parts=tmp_path / "parts")
+    assert os.readlink(path) == "new"
+    assert (path / "file").read_text() == "new"
+    assert names(tmp_path / "parts") == ["file"]
+    if kind == "link":
+        assert names(tmp_path / "old") == ["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_a_folder_and_a_link_are_exchanged_in_one_step(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    assert files._exchanged(tmp_path / "link", tmp_path / "folder")
+    assert (tmp_path / "link").is_dir()
+    assert not (tmp_path / "link").is_symlink()
+    assert os.readlink(tmp_path / "folder") == "folder"
+    with pytest.raises(FileNotFoundError, match="absent"):
+        files._exchanged(tmp_path / "link", tmp_path / "absent")
+
+
+def test_a_folder_that_cannot_be_exchanged_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    for path in (folder, tmp_path / "parts"):
+        path.mkdir()
+    (folder / "old").touch()
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if target == folder and path.is_symlink():
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        replace_by_link(folder, "elsewhere", parts=tmp_path / "parts")
+    assert names(folder) == ["old"]
+    assert names(tmp_path / "parts") == []
 
 
 def test_all_parts_of_a_folder_are_removed_and_not_what_links_point_to(tmp_path: Path) -> None:

@@ -179,22 +179,26 @@ class TrainingKeys(Keys):
         default=64,
         ge=8,
         le=131_072,
-        description="Most tokens of an example, no more than the model has positions; longer "
-        "prompts lose their beginning.",
+        description="Most tokens of an example, prompt and response together, and no more than "
+        "the model takes; a longer prompt loses its beginning.",
     )
     alpha: float = Field(
         default=0.0,
         ge=0,
         le=4096,
-        description="LoRA's alpha; 0 means alpha = rank on every device.",
+        description="LoRA's alpha: what an adapter adds is scaled by alpha / rank. 0 means "
+        "alpha = rank on every device, so a scaling of 1.",
     )
     rslora: bool = Field(
-        default=False, description="Scale by alpha / sqrt(rank) rather than alpha / rank."
+        default=False,
+        description="Scale by alpha / sqrt(rank), as rank-stabilised LoRA does, instead of "
+        "alpha / rank.",
     )
     target_modules: _TargetModules = Field(
         default=(ALL_LINEAR,),
-        description="Modules of the base model that carry factors: all linear layers but the "
-        "output layer, or those whose names end so, such as q_proj,v_proj (PEFT's matching).",
+        description="Modules of the base model that get LoRA factors: all linear layers but "
+        "the output layer, or those whose names end so, such as q_proj,v_proj "
+        "(PEFT's matching).",
     )
     template: Literal["auto", "none"] = Field(
         default="auto",
@@ -203,12 +207,16 @@ class TrainingKeys(Keys):
     )
     eval_examples: EvalExamples = 8
     seed: int = Field(
-        default=0, ge=0, le=2**31 - 1, description="Seed of data, initial adapter and batches."
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of the dealing out of data, of the initial adapter and of the order "
+        "of batches.",
     )
     clock: Literal["virtual", "real"] = Field(
         default="virtual",
-        description="How a simulated device is slow: 'virtual' multiplies the processor seconds "
-        "that it reports, 'real' makes it wait.",
+        description="How a simulated device is made slow: 'virtual' multiplies the processor "
+        "seconds that it reports, 'real' makes it wait as long.",
     )
 
 
@@ -218,19 +226,23 @@ class DataKeys(Keys):
     data: _Text = Field(
         default="embedded",
         description="Training text of simulated devices: 'embedded' (tasks made at run time), "
-        "JSONL files or folders separated by commas (relative paths as those of output), or a "
-        "hub data set's id (OWNER/NAME, or OWNER/NAME:CONFIGURATION). Every file is one task.",
+        "files or folders (JSONL, CSV, parquet and more) separated by commas "
+        "(relative paths as those of output), or a hub data set's id (OWNER/NAME, "
+        "or OWNER/NAME:CONFIGURATION). Every file is one task.",
     )
     prompt_template: str = Field(
         default="",
-        description="Template of the prompt over a row's fields, such as '{question}\\nAnswer:'; "
-        "empty recognises common fields.",
+        description="How the fields of a row make the prompt, such as '{question}\\nAnswer:'; "
+        "empty goes by the fields' names.",
     )
     response_template: str = Field(
         default="",
-        description="Template of the response over a row's fields; given with prompt-template.",
+        description="How the fields of a row make the response, such as ' {answer}'; given "
+        "with prompt-template.",
     )
-    tasks: _Tasks = Field(default=_TASKS, description="The embedded tasks that are dealt out.")
+    tasks: _Tasks = Field(
+        default=_TASKS, description="With data='embedded', the tasks whose examples are dealt out."
+    )
     mix: _Share = Field(
         default=0.1,
         description="Share of a node's examples that is drawn from all tasks alike: 0 gives each "
@@ -257,15 +269,16 @@ class DataKeys(Keys):
         default=8,
         ge=1,
         le=100_000,
-        description="Local texts that the task embedding averages over.",
+        description="How many of its own texts a device averages into its task embedding, by "
+        "which devices are clustered.",
     )
     embedding_noise: float = Field(
         default=0.0,
         ge=0,
         le=100,
         description="Standard deviation of the Gaussian noise that the device adds to every "
-        "number of its averaged embedding, a mean of vectors of length 1; a device answers with "
-        "more where it has done so before.",
+        "number of its averaged embedding, a mean of vectors of length 1; a device "
+        "that has answered with more noise before keeps to that.",
     )
 
 
@@ -276,21 +289,22 @@ class ParticipationKeys(Keys):
         default=1,
         ge=1,
         le=1_000_000,
-        description="Nodes to wait for before the run begins, round-timeout seconds at most.",
+        description="Nodes that must be connected before the run begins; it waits for them "
+        "round-timeout seconds at most.",
     )
     fraction_train: _Part = Field(
         default=1.0,
-        description="Share of each cluster's devices that trains in a round, at least one.",
+        description="Share of each cluster's devices that train in a round; at least one does.",
     )
     fraction_evaluate: _Share = Field(
         default=1.0,
-        description="Share of each cluster's devices that evaluates in a round, at least one; 0 "
-        "does not evaluate.",
+        description="Share of each cluster's devices that measure the held-out loss in a "
+        "round; at least one does, and none with 0.",
     )
     quorum: _Part = Field(
         default=1.0,
-        description="Share of a round's devices whose replies are waited for; then the others "
-        "have quorum-grace seconds left.",
+        description="Share of a round's devices whose replies are waited for; once they are "
+        "there, the others have quorum-grace seconds left.",
     )
     quorum_grace: float = Field(
         default=5.0,
@@ -299,7 +313,9 @@ class ParticipationKeys(Keys):
         description="Seconds for late replies once the quorum is there.",
     )
     rank_correction: bool = Field(
-        default=True, description="Correct each device's predicted seconds by what its rounds took."
+        default=True,
+        description="Correct the seconds that are predicted for a device by those that its "
+        "rounds took, and choose its next rank by them.",
     )
     keep_uploads: int = Field(
         default=10,
@@ -313,8 +329,8 @@ class ParticipationKeys(Keys):
         default=3,
         ge=0,
         le=100_000,
-        description="Rounds after which a device that was left out is measured again; 0 never "
-        "asks again.",
+        description="Rounds after which a device that was left out, since no rank fits it, is "
+        "measured again; 0 never asks again.",
     )
 
 
@@ -325,16 +341,17 @@ class ReplyKeys(Keys):
         default=1,
         ge=1,
         le=1_000_000,
-        description="Good replies that a cluster needs to move; with fewer it keeps its adapter. "
-        "A smaller cluster needs all its members.",
+        description="Valid replies that a cluster's adapter needs to change in a round; with "
+        "fewer it stays as it is. A smaller cluster needs all its members.",
     )
     norm_limit: float = Field(
         default=10.0,
         ge=0,
         le=1_000_000_000,
-        description="An update counts for at most this many times the length that the round's "
-        "steps at their learning rates make; of five or more, one ten times longer still is "
-        "refused. 0 takes every length.",
+        description="Longest update that counts in full, as a multiple of the length that the "
+        "round's steps make at their learning rates; a longer one is shortened to "
+        "it. Of five or more, one ten times longer still, also by the run's highest "
+        "rate, is refused. 0 takes every length.",
     )
 
 
@@ -352,8 +369,9 @@ class ServerKeys(Keys):
         default=0.0,
         ge=0,
         le=10_000_000,
-        description="Seconds that a device may take for a round, training and upload, by which "
-        "its rank is chosen; 0 takes what the slowest device needs at the smallest rank.",
+        description="Seconds that a device may take for a round, training and upload; its rank "
+        "is chosen to fit them. 0 takes what the slowest device needs at the "
+        "smallest rank.",
     )
     round_timeout: float = Field(
         default=3600.0,
@@ -363,14 +381,15 @@ class ServerKeys(Keys):
     )
     silhouette: _Share = Field(
         default=0.5,
-        description="Silhouette from which devices are split into clusters; 1 never splits.",
+        description="How clearly devices must fall into groups to be split into clusters: the "
+        "silhouette of the groups, near 1 where they are far apart; 1 never splits.",
     )
     separation: float = Field(
         default=3.0,
         ge=0,
         le=1000,
-        description="Standard errors of a device's embedding that two clusters must be apart; 0 "
-        "asks for no distance.",
+        description="How far apart two clusters must be, in standard errors of a device's "
+        "embedding; 0 asks for no distance.",
     )
     output: _Text = Field(
         default="floe-runs/latest",

@@ -45,8 +45,8 @@ class LoopKeys(Keys):
         default=0.0,
         ge=0,
         le=1000,
-        description="Passes over a device's own examples per round: above 0 they decide how many "
-        "steps it takes, and 0 leaves that to local-steps.",
+        description="Passes over a device's own examples per round, which then decide how many "
+        "steps it takes; 0 leaves that to local-steps.",
     )
     batch_size: int = Field(
         default=4, ge=1, le=4096, description="Examples of one forward and backward pass."
@@ -55,8 +55,8 @@ class LoopKeys(Keys):
         default=1,
         ge=1,
         le=4096,
-        description="Batches of an optimizer step: their gradients add up to that of one batch "
-        "as large as all of them, in the memory of one.",
+        description="Batches of one optimizer step: their gradients add up to that of one "
+        "batch as large as all of them, in the memory of one.",
     )
     gradient_checkpointing: bool = Field(
         default=False,
@@ -88,8 +88,8 @@ class LoopKeys(Keys):
         default=1.0,
         ge=0,
         le=1_000_000,
-        description="Longer gradients, over all factors together, are cut to this norm; 0 cuts "
-        "none.",
+        description="Longest gradient, over all factors together; a longer one is shortened to "
+        "this norm, and 0 shortens none.",
     )
     lora_dropout: float = Field(
         default=0.0,

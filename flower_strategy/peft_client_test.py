@@ -25,6 +25,7 @@ from flower_strategy.device.base_model import adapted_shapes
 from flower_strategy.messages import METRICS_KEY, Envelope, received_adapter
 from flower_strategy.run_folder import load_history
 from flower_strategy.server.replies import Sent, read_train_reply
+from flower_strategy.server.update_norms import Judgement, LengthJudge, update_norm
 from flower_strategy.settings import EmbeddingSettings, ReplyRules, TrainingSettings
 from flower_strategy.testing.grids import LocalGrid, start_run
 
@@ -109,6 +110,19 @@ def test_the_server_reads_what_a_client_of_ones_own_has_trained(
     assert dict(message.content) == before
     # A first adapter is described by its layers.
     assert not message.content.array_records["arrays"]
+
+
+def test_a_client_that_learns_nothing_at_a_rate_of_zero_is_no_liar(
+    settings: TrainingSettings,
+) -> None:
+    adapter = sent_adapter(settings, rank=4)
+    answer = echo(**{"train_loss": 1.5, "num-examples": 4})
+    reply = peft_mod(message_with(settings, adapter), context_of(), answer)
+    sent = Sent("cluster-0", adapter, most_examples=4, length=0.0, rank=4)
+    norm = update_norm(adapter, read_train_reply(reply, sent, ReplyRules()).adapter)
+    assert LengthJudge(ReplyRules().norm_limit).judge(norm, sent.length) == Judgement(
+        1.0, odd=False
+    )
 
 
 def test_the_configuration_is_the_message_s(settings: TrainingSettings) -> None:

@@ -56,10 +56,11 @@ class Check:
     look: Callable[[], str]
 
 
-def checks(config: RunConfig, *, num_partitions: int, show_texts: bool = False) -> list[Check]:
-    """Return the checks of a simulation, in order, the cheapest first.
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """The checks of a simulation.
 
-    Parameters
+    Attributes
     ----------
     config : RunConfig
         The run configuration.
@@ -68,28 +69,28 @@ def checks(config: RunConfig, *, num_partitions: int, show_texts: bool = False) 
     show_texts : bool (default: False)
         Whether the check of the text shows some of it; not where others can read the log.
     """
-    found = _Preflight(config, num_partitions, show_texts)
-    return [
-        Check("output", found.output),
-        Check("model", found.model),
-        Check("memory", found.memory),
-        Check("data", found.data),
-        Check("text", found.text),
-    ]
 
-
-@dataclass(frozen=True)
-class _Preflight:
     config: RunConfig
     num_partitions: int
-    show_texts: bool
+    show_texts: bool = False
+
+    def checks(self) -> list[Check]:
+        """Return the checks in order, the cheapest first."""
+        return [
+            Check("output", self.output),
+            Check("model", self.model),
+            Check("memory", self.memory),
+            Check("data", self.data),
+            Check("text", self.text),
+        ]
 
     @cached_property
     def _path(self) -> str:
         return models.resolve(self.config.model, progress=True)
 
     @cached_property
-    def _modules(self) -> AdaptedModules:
+    def modules(self) -> AdaptedModules:
+        """Which modules of the base model carry factors; errors as `check_base_model`."""
         return check_base_model(
             self.config.model,
             max_length=self.config.max_length,
@@ -100,7 +101,7 @@ class _Preflight:
     def model(self) -> str:
         """Check the base model's files, and that something of it can be adapted."""
         quantization_config(self.config.quantization, self.config.dtype)
-        modules = self._modules
+        modules = self.modules
         said = (
             f"{self.config.model}: {modules.architecture} of {modules.weights / 1e6:,.0f} million "
             f"weights; {len(modules.shapes)} modules with {modules.share:.0%} of them carry "
@@ -113,7 +114,7 @@ class _Preflight:
     def memory(self) -> str:
         """Check that the weights fit into what is free."""
         kind = self.config.dtype if self.config.quantization == "none" else self.config.quantization
-        needed = _BITS[kind] * self._modules.weights // 8
+        needed = _BITS[kind] * self.modules.weights // 8
         where, free = "machine", available_memory()
         # Devices of a simulation train on a GPU only where they are given a share of it.
         if torch.cuda.is_available() and (on_gpu := torch.cuda.mem_get_info()[0]) > free:
@@ -172,7 +173,7 @@ class _Preflight:
                 "user may write to; choose another output."
             )
         free = shutil.disk_usage(parent).free
-        needed = self._modules.trained(self.config.export_rank) * _FLOAT32
+        needed = self.modules.trained(self.config.export_rank) * _FLOAT32
         if needed > free:
             raise ConfigError(
                 f"The output folder {output} has {free / 1e6:.0f} MB free, and one exported "

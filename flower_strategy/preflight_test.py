@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flower_strategy.config import RunConfig
-from flower_strategy.preflight import checks
+from flower_strategy.preflight import Preflight
 from flower_strategy.testing.models import tiny_model
 
 __all__ = ["tiny_model"]
@@ -20,7 +20,7 @@ def test_texts_are_shown_only_where_they_are_asked_for(
     rows = [{"prompt": f"secret {n}", "response": f" whisper {n}"} for n in range(40)]
     data.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     config = RunConfig(model=tiny_model, data=str(data), output=str(tmp_path / "run"))
-    found = checks(config, num_partitions=3, show_texts=shown)
+    found = Preflight(config=config, num_partitions=3, show_texts=shown).checks()
     said = {check.subject: check.look() for check in found}
     assert list(said) == ["output", "model", "memory", "data", "text"]
     assert ("secret" in said["text"]) is shown

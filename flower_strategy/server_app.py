@@ -9,9 +9,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from floe_plugins.errors import FloeError
+from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.config import RunConfig
 from flower_strategy.initial_arrays import make_initial_arrays
-from flower_strategy.preflight import checks
+from flower_strategy.preflight import Preflight
 from flower_strategy.simulation import simulates
 from flower_strategy.strategy import FloeStrategy
 
@@ -37,26 +38,29 @@ def run(grid: Grid, context: Context) -> None:
     """Check the configuration, the model and, in a simulation, the data; run the strategy."""
     config = RunConfig.from_dict(context.run_config)
     strategy = FloeStrategy.from_config(config)
-    if simulates(grid):
-        check_simulation(config, grid)
+    modules = check_simulation(config, grid) if simulates(grid) else None
     strategy.start(
         grid=grid,
-        initial_arrays=make_initial_arrays(strategy),
+        initial_arrays=make_initial_arrays(strategy, modules=modules),
         num_rounds=config.rounds,
         timeout=config.round_timeout,
     )
 
 
-def check_simulation(config: RunConfig, grid: Grid) -> None:
+def check_simulation(config: RunConfig, grid: Grid) -> AdaptedModules:
     """Check what simulated nodes load from this machine, before anything is sent to them.
+
+    Returns which modules of the base model carry factors.
 
     Raises
     ------
     FloeError
         A check failed; the message is one sentence.
     """
-    for check in checks(config, num_partitions=_registered_nodes(grid)):
+    looked = Preflight(config=config, num_partitions=_registered_nodes(grid))
+    for check in looked.checks():
         logging.getLogger("flwr").info("%s: %s", check.subject, check.look())
+    return looked.modules
 
 
 def _registered_nodes(grid: Grid) -> int:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from flower_strategy.data.files import FORMATS
 from tools import data_forms
 
 
@@ -15,11 +14,12 @@ def test_every_form_that_is_known_has_a_row() -> None:
     assert data_forms.unknown() == []
 
 
-def test_the_page_names_every_format() -> None:
-    text = data_forms.PAGE.read_text("utf-8")
-    assert all(f"`{suffix}`" in text for suffix in FORMATS)
+def test_every_format_that_is_read_has_a_file() -> None:
+    assert data_forms.unread() == []
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no block"):
+    with pytest.raises(ValueError, match="there is no block <!-- forms -->"):
         data_forms.page("# Data\n")
+    with pytest.raises(ValueError, match="there is no block <!-- files -->"):
+        data_forms.page(data_forms.MARK + data_forms.END)

@@ -117,8 +117,9 @@ class ExpertConfig(ServerAccess):
     wording: ClassVar[Wording] = _wording("expert.")
 
     model: Annotated[str, Field(min_length=1), Words(accepted="a name")] = Field(
-        description="its name at its server; a request may name another (`floe_expert_model`). "
-        "Without a `url` the model itself: a folder, a hub id or `embedded:...`"
+        description="the expert's name at its server; a request may name another "
+        "(`floe_expert_model`). Without a `url` the model itself: a folder, a hub "
+        "id or `embedded:...`"
     )
     url: _Urls = Field(
         default=None,
@@ -127,44 +128,53 @@ class ExpertConfig(ServerAccess):
     )
     tokenizer: _Reference | None = Field(
         default=None,
-        description="where its tokenizer is: a folder, a hub id or `embedded:...`; with a `url` it "
-        "must be named. It is compared with the server's own at the start and by `floe-llm doctor`",
+        description="where the expert's tokenizer is: a folder, a hub id or `embedded:...`; "
+        "with a `url` it must be named. It is compared with the server's own at "
+        "the start and by `floe-llm doctor`",
     )
     trusted: bool = Field(
         default=False,
-        description="true where its owner may see private text. Otherwise only text that the gate "
-        "clears is sent. A model in this process is asked without the gate, since nothing leaves",
+        description="true where the expert's owner may see private text. Otherwise only text "
+        "that the gate clears is sent. A model in this process is asked without "
+        "the gate, since nothing leaves",
     )
     top_k: int = Field(
         default=20,
         ge=1,
         le=1000,
-        description="logprobs per token; the server must allow as many (vLLM: `--max-logprobs`)",
+        description="how many of its likeliest tokens the expert names at each place, with "
+        "their probabilities; the server must allow as many (vLLM: "
+        "`--max-logprobs`)",
     )
     context: Annotated[int, Field(ge=2, le=_MOST_CONTEXT)] | None = Field(
         default=None,
-        description="tokens that it takes at most, those to come among them (vLLM: "
-        "`--max-model-len`), more than `lookahead`; a longer text is the host's alone from then "
-        "on. Without it a server refuses the whole step's request for such a text",
+        description="most tokens that the expert takes, those to come among them (vLLM: "
+        "`--max-model-len`), more than `lookahead`; a longer text is the host's "
+        "alone from then on. Without it a server refuses the whole step's request "
+        "for such a text",
     )
     lookahead: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="most of its own next tokens that one call asks for; worth it where it is "
-        "[far away](../how-to/serve.md#a-far-expert)",
+        description="how many tokens the expert writes ahead in one call, at most; while the "
+        "answer follows them, no further call is needed. Worth it where the expert "
+        "is [far away](../how-to/serve.md#a-far-expert)",
     )
     hedge_ms: _Hedge | None = Field(
         default=None,
         description="with several URLs: milliseconds without a reply after which a second server "
         "is asked too",
     )
-    dtype: Dtype = Field(default="auto", description="of a model in this process")
+    dtype: Dtype = Field(
+        default="auto", description="type of the weights of a model in this process"
+    )
     kind: _Kind | None = Field(
         default=None,
-        description="who asks it: `completions` (a server), `in-process`, or a kind that "
-        "[a plugin registers](hooks.md#floe_register_experts); by whether there is a `url` if not "
-        "given",
+        description="how the expert is asked: `completions` (over HTTP, at a server), "
+        "`in-process`, or a kind that [a plugin "
+        "registers](hooks.md#floe_register_experts); by whether there is a `url` "
+        "if not given",
     )
 
     @field_validator("hedge_ms")
@@ -229,7 +239,8 @@ class FloeConfig(Settings):
     )
     deadline_ms: _Wait = Field(
         default=250.0,
-        description="milliseconds from the start of a call for which a token waits for it",
+        description="how long a token waits for the expert: milliseconds from the start of the "
+        "call",
     )
     first_deadline_ms: _Wait = Field(
         default=5000.0,
@@ -240,23 +251,26 @@ class FloeConfig(Settings):
     answer_budget_ms: _Positive | None = Field(
         default=None,
         description="milliseconds that one answer may wait for the expert, all its tokens "
-        "together; the host finishes it alone",
+        "together; after that the host finishes it alone",
     )
     ask: Ask = Field(
         default="always",
-        description="`always`: at every token, while the host computes. `unsure`: only where the "
-        "host is, for experts that cost money; the call then starts after its forward pass",
+        description="`always`: at every token, while the host computes. `unsure`: only where "
+        "the host is unsure, for experts that cost money; the call then starts "
+        "after the host's forward pass",
     )
     unsure_nats: _Positive = Field(
         default=1.0,
-        description="entropy of the host's distribution from which it counts as unsure",
+        description="with `ask` `unsure`: the host counts as unsure where the entropy of its "
+        "next token is at least so many nats",
     )
     covers: int = Field(
         default=3,
         ge=0,
         le=16,
-        description="most further prompts per position where the text ends inside one of the "
-        "expert's tokens; 0 asks for the text as it stands",
+        description="where the text ends inside one of the expert's tokens: most further prompts "
+        "that a call asks about, each of which ends where such a token may begin; 0 asks about the "
+        "text as it stands",
     )
     breaker_failures: int = Field(
         default=5,
@@ -266,7 +280,8 @@ class FloeConfig(Settings):
     )
     breaker_cooldown_s: _Positive = Field(
         default=5.0,
-        description="seconds for which it is; then one call probes it, for which nobody waits",
+        description="seconds for which a server is left alone after so many failures; then one "
+        "call probes it, for which nobody waits",
     )
     plugins: Names = Field(
         default=(), description="dotted paths of plugin modules to load beside the installed ones"
@@ -280,8 +295,8 @@ class FloeConfig(Settings):
         default=TIMEOUT_S,
         gt=0,
         le=MOST_TIMEOUT_S,
-        description="seconds that the gate may take for one text; one that takes longer stays "
-        "here. The step waits for it",
+        description="seconds that the privacy gate may take for one text; a text that takes "
+        "longer is not sent to the expert. The decoding step waits for the gate",
     )
     trace_file: _TraceFile | None = Field(
         default=None, description="a JSON Lines file for [figures per token](#trace-file)"

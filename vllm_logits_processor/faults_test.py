@@ -265,7 +265,8 @@ def test_a_newcomer_is_fused_from_where_it_is_when_its_reply_comes_late() -> Non
         assert run.step() == "reading"
         run.servers[0].delay_s = 0.0
         outcomes = run.until(lambda outcome: outcome == "fused", seconds=3)
-        assert set(outcomes[:-1]) <= {"reading"}
+        # On a busy machine the next call may miss its deadline, too.
+        assert set(outcomes[:-1]) <= {"reading", "late"}
         assert run.states == ["closed"]
 
 

@@ -33,16 +33,15 @@ class CloudSettings(ServerAccess):
     url: Url = Field(
         description="base URL of an OpenAI-compatible server, ending before `/chat/completions`"
     )
-    model: _ModelName | None = Field(default=None, description="the model's name there")
-    connect_timeout_s: _Seconds = Field(
-        default=2.0, description="seconds until the connection stands"
-    )
+    model: _ModelName | None = Field(default=None, description="the model's name at the cloud")
+    connect_timeout_s: _Seconds = Field(default=2.0, description="seconds to wait for a connection")
     first_byte_timeout_s: _Seconds = Field(
-        default=10.0, description="seconds until a stream begins"
+        default=10.0, description="seconds to wait for a stream to begin"
     )
     read_timeout_s: _Seconds = Field(
         default=60.0,
-        description="seconds for an answer that comes whole, and between the pieces of a stream",
+        description="seconds to wait for an answer that comes whole, and between the pieces of "
+        "a stream",
     )
     cooldown_s: _Seconds = Field(
         default=5.0, description="seconds for which a cloud that failed is left alone"
@@ -80,12 +79,14 @@ class GateSettings(Settings):
     detectors: Annotated[Names, Words(unset="all that need not be named")] | None = Field(
         default=None, description="names of detectors, see `floe-llm plugins`"
     )
-    plugins: Names = Field(default=(), description="dotted paths of plugins that are not installed")
+    plugins: Names = Field(
+        default=(), description="dotted paths of plugin modules to load beside the installed ones"
+    )
     timeout_s: float = Field(
         default=TIMEOUT_S,
         gt=0,
         le=MOST_TIMEOUT_S,
-        description="seconds that a decision waits for its detectors; after that it is local",
+        description="seconds that a decision waits for its detectors; after that the text is local",
     )
     max_chars: int = Field(
         default=MAX_CHARS,
@@ -94,7 +95,8 @@ class GateSettings(Settings):
     )
     cloud: Annotated[Mapping[str, Any] | None, Words(accepted="an object with `url`")] = Field(
         default=None,
-        description="for the middleware, [below](#pass-clear-requests-on-to-a-cloud)",
+        description="a cloud to which the middleware passes clear requests on, [see "
+        "below](#pass-clear-requests-on-to-a-cloud)",
     )
 
     @classmethod

@@ -50,7 +50,7 @@ def lines(arguments: argparse.Namespace) -> list[Line]:
     """Look everything over; what is wrong is a red line, and what rests on it is unknown."""
     # Imports torch and transformers, and the parser is made for every command.
     from flower_strategy.config import RunConfig
-    from flower_strategy.preflight import checks
+    from flower_strategy.preflight import Preflight
 
     try:
         config = RunConfig.from_dict(_run_config(Path(arguments.app), arguments.run_config))
@@ -58,7 +58,8 @@ def lines(arguments: argparse.Namespace) -> list[Line]:
         return [red("keys", str(error), _ADVICE)]
     found = [green("keys", _changed(config))]
     nodes = arguments.nodes or len(config.devices)
-    for check in checks(config, num_partitions=nodes, show_texts=True):
+    looked = Preflight(config=config, num_partitions=nodes, show_texts=True)
+    for check in looked.checks():
         try:
             found.append(green(check.subject, check.look()))
         except FloeError as error:

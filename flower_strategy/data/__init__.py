@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.data.files import find_files, is_file_name, read_rows
 from flower_strategy.data.forms import Row, Template, custom_template, to_examples
-from flower_strategy.data.partition import check_shares, chosen, hold_out, partition
+from flower_strategy.data.partition import (
+    check_different,
+    check_shares,
+    chosen,
+    hold_out,
+    node_name,
+    partition,
+)
 from flower_strategy.simulation import NodeConfig, partition_of
 
 __all__ = [
@@ -147,6 +154,7 @@ class Source:
         ConfigError
             The data does not exist, is not understood, or is too little.
         """
+        node = node_name(partition_id, num_partitions)
         if self._on_hub:
             examples = load_hub_examples(
                 self.data,
@@ -155,7 +163,7 @@ class Source:
                 template=_template(config),
                 key=self.key,
             )
-            drawn = _drawn(examples, config, label=self.data)
+            drawn = _drawn(examples, config, label=self.data, node=node)
             return replace(drawn, source=tuple(examples)) if keep_all else drawn
         tasks = self._tasks(config)
         examples, label = partition(
@@ -167,15 +175,14 @@ class Source:
             seed=config.seed,
             max_examples=config.max_examples,
         )
-        own = hold_out(examples, fraction=config.held_out, label=label)
+        own = hold_out(examples, fraction=config.held_out, label=label, node=node)
         every = (example for task in tasks.values() for example in task) if keep_all else ()
         return replace(own, source=tuple(every))
 
     def check(self, config: RunConfig, *, num_partitions: int) -> None:
         """Check that every node would get a share that it can train and be measured on.
 
-        A hub data set is fetched, as the nodes of the same machine would do next; the share of the
-        first node stands for all, since it is dealt out evenly.
+        A hub data set is fetched, as the nodes of the same machine would do next.
 
         Raises
         ------
@@ -183,13 +190,23 @@ class Source:
             As `share` for one of the nodes.
         """
         if self._on_hub:
-            self.share(config, partition_id=0, num_partitions=num_partitions)
+            shares = _hub_shares(
+                self.data,
+                range(num_partitions),
+                num_partitions=num_partitions,
+                template=_template(config),
+                key=self.key,
+            )
+            for partition_id, examples in enumerate(shares):
+                drawn = chosen(examples, most=config.max_examples, seed=config.seed)
+                check_different(drawn, node=node_name(partition_id, num_partitions))
             return
         check_shares(
-            {task: len(examples) for task, examples in self._tasks(config).items()},
+            self._tasks(config),
             num_partitions=num_partitions,
             mix=config.mix,
             classes=len(config.devices),
+            seed=config.seed,
             max_examples=config.max_examples,
         )
 
@@ -202,9 +219,9 @@ class Source:
             The data does not exist or is not understood.
         """
         if self._on_hub:
-            rows = _hub_rows(
+            (rows,) = _hub_pieces(
                 self.data,
-                lambda whole: whole.select(range(min(most, len(whole)))),
+                lambda whole: [whole.select(range(min(most, len(whole))))],
                 key=self.key,
                 what="'train'",
             )
@@ -280,10 +297,12 @@ def _template(config: RunConfig) -> Template | None:
     return custom_template(config.prompt_template, config.response_template)
 
 
-def _drawn(examples: Iterable[Example], config: RunConfig, *, label: str = "") -> LocalData:
+def _drawn(
+    examples: Iterable[Example], config: RunConfig, *, label: str = "", node: str = "The node"
+) -> LocalData:
     """Return as many examples as the configuration wants, some of them held out."""
     drawn = chosen(examples, most=config.max_examples, seed=config.seed)
-    return hold_out(drawn, fraction=config.held_out, label=label)
+    return hold_out(drawn, fraction=config.held_out, label=label, node=node)
 
 
 def load_hub_examples(
@@ -316,32 +335,47 @@ def load_hub_examples(
         The hub does not provide the data set, it has too few rows, or the rows have no known
         fields.
     """
+    (examples,) = _hub_shares(
+        name, [partition_id], num_partitions=num_partitions, template=template, key=key
+    )
+    return examples
 
-    def share(whole: Any) -> Iterable[Row]:
+
+def _hub_shares(
+    name: str,
+    partition_ids: Sequence[int],
+    *,
+    num_partitions: int,
+    template: Template | None,
+    key: str,
+) -> Iterator[list[Example]]:
+    """Yield the shares of some nodes, one after the other; errors as `load_hub_examples`."""
+
+    def shares(whole: Any) -> Iterator[Iterable[Row]]:
         # Data sets are often sorted, and a share is a piece.
         mixed = whole.shuffle(seed=_HUB_SEED)
-        piece: Iterable[Row] = mixed.shard(
-            num_shards=num_partitions, index=partition_id, contiguous=True
-        )
-        return piece
+        for index in partition_ids:
+            yield mixed.shard(num_shards=num_partitions, index=index, contiguous=True)
 
     what = f"'train' in {num_partitions} parts"
-    rows = _hub_rows(name, share, key=key, what=what)
-    if not rows:
-        raise ConfigError(f"Hub data set {name!r} gives node {partition_id} no examples.")
-    return list(to_examples(rows, source=name, template=template))
+    found = _hub_pieces(name, shares, key=key, what=what)
+    for index, rows in zip(partition_ids, found, strict=True):
+        if not rows:
+            raise ConfigError(f"Hub data set {name!r} gives node {index} no examples.")
+        yield list(to_examples(rows, source=name, template=template))
 
 
-def _hub_rows(
-    name: str, part: Callable[[Any], Iterable[Row]], *, key: str, what: str
-) -> list[tuple[int, Row]]:
-    """Return a part of a hub data set's ``train`` split, its rows numbered from 1."""
+def _hub_pieces(
+    name: str, pieces: Callable[[Any], Iterable[Iterable[Row]]], *, key: str, what: str
+) -> Iterator[list[tuple[int, Row]]]:
+    """Yield pieces of a hub data set's ``train`` split, the rows of each numbered from 1."""
     import datasets
 
     identifier, _, subset = name.partition(":")
     try:
         whole = datasets.load_dataset(identifier, subset or None, split="train")
-        return list(enumerate(part(whole), 1))
+        for piece in pieces(whole):
+            yield list(enumerate(piece, 1))
     # An unknown id or configuration, no connection, no such split: `datasets`, its hub client and
     # their HTTP library each raise classes of their own.
     except Exception as error:

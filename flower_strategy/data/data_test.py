@@ -3,6 +3,7 @@ import difflib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -11,11 +12,23 @@ from flwr.app import Context, RecordDict
 from floe_plugins.errors import ConfigError
 from flower_strategy.client_app import NODE_KEYS, local_data
 from flower_strategy.config import RunConfig
-from flower_strategy.data import Example, load_hub_examples, load_local_data, read_examples
+from flower_strategy.data import (
+    Example,
+    check_shared_data,
+    load_hub_examples,
+    load_local_data,
+    read_examples,
+)
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.files import find_files
 from flower_strategy.data.forms import custom_template
-from flower_strategy.data.partition import check_shares, hold_out, main_task, partition
+from flower_strategy.data.partition import (
+    check_shares,
+    hold_out,
+    main_task,
+    node_name,
+    partition,
+)
 from flower_strategy.simulation import NodeConfig
 
 
@@ -191,32 +204,43 @@ def test_too_little_data_is_refused() -> None:
 
 
 @pytest.mark.parametrize("count", [4, 5, 8, 13, 60])
+@pytest.mark.parametrize("kinds", [2, 7, 1000])
 @pytest.mark.parametrize(("mix", "most"), [(0.0, 0), (0.3, 0), (1.0, 0), (0.3, 2), (1.0, 3)])
 def test_what_suffices_is_known_before_anything_is_dealt_out(
-    count: int, mix: float, most: int
+    count: int, kinds: int, mix: float, most: int
 ) -> None:
-    sizes = {name: len(pool) for name, pool in pools(count).items()}
+    """Also of rows that are nearly all equal: `kinds` is how many different ones there are."""
+    tasks = {
+        name: [pool[max(0, min(row, row - len(pool) + kinds))] for row in range(len(pool))]
+        for name, pool in pools(count).items()
+    }
     for nodes in (1, 3, 7):
-        poor = []
+        said: dict[str, str] = {}
+        deal: dict[str, Any] = {"num_partitions": nodes, "mix": mix, "classes": 3, "seed": 0}
         for node in range(nodes):
             try:
-                partition(
-                    pools(count),
-                    partition_id=node,
-                    num_partitions=nodes,
-                    mix=mix,
-                    classes=3,
-                    seed=0,
-                    max_examples=most,
-                )
-            except ConfigError:
-                poor.append(node)
-        refused = False
+                share, _ = partition(tasks, partition_id=node, max_examples=most, **deal)
+                hold_out(share, fraction=0.2, node=node_name(node, nodes))
+            except ConfigError as error:
+                said[str(error)] = str(node)
+        refused = ""
         try:
-            check_shares(sizes, num_partitions=nodes, mix=mix, classes=3, max_examples=most)
-        except ConfigError:
-            refused = True
-        assert refused == bool(poor)
+            check_shares(tasks, max_examples=most, **deal)
+        except ConfigError as error:
+            refused = str(error)
+        # In the words that the device would have, whichever of them it is.
+        assert refused in said if said else not refused
+
+
+def test_rows_that_are_nearly_all_equal_are_found_before_the_run(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"prompt": "same", "response": " x"} for _ in range(200)]
+    path = write_rows(tmp_path / "data.jsonl", [*rows, {"prompt": "other", "response": " x"}])
+    config = RunConfig(data=str(path), max_examples=0)
+    with pytest.raises(
+        ConfigError, match=r"^Node \d of 4 has one example, \d\d times; at least 2 that differ"
+    ):
+        check_shared_data(config, num_partitions=4)
+    check_shared_data(config, num_partitions=1)
 
 
 def test_both_parts_of_a_node_hold_something() -> None:
@@ -340,20 +364,41 @@ def test_a_partition_that_is_not_there_is_refused(own: int, of: int) -> None:
         load_local_data(RunConfig(), {"partition-id": own, "num-partitions": of}, simulated=True)
 
 
-def test_a_hub_data_set_is_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     # A stand-in for the download: tests run without a network. What it returns is real.
     def load(path: str, name: str | None = None, *, split: str) -> datasets.Dataset:
         assert split == "train"
-        rows = [{"question": f"{path} {name} {i}", "answer": "a"} for i in range(10)]
-        return datasets.Dataset.from_list(rows)
+        said = [f"{path} {name} {i}" for i in range(10)]
+        if name == "equal":
+            said[1:] = [path] * 9
+        return datasets.Dataset.from_list([{"question": each, "answer": "a"} for each in said])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_data_set_is_dealt_out() -> None:
     for name, said in (("owner/set", "owner/set None"), ("owner/set:main", "owner/set main")):
         shares = [load_hub_examples(name, partition_id=n, num_partitions=4) for n in range(4)]
         prompts = [example.prompt for share in shares for example in share]
         assert sorted(prompts) == [f"Question: {said} {i}\nAnswer:" for i in range(10)]
         assert [len(share) for share in shares] == [3, 3, 2, 2]
         assert prompts != sorted(prompts)
+
+
+@pytest.mark.usefixtures("hub")
+def test_every_share_of_a_hub_data_set_is_looked_at_before_the_run() -> None:
+    check_shared_data(RunConfig(data="owner/set:main"), num_partitions=4)
+    config = RunConfig(data="owner/set:equal")
+    check_shared_data(config, num_partitions=1)
+    shares = [
+        load_hub_examples("owner/set:equal", partition_id=node, num_partitions=2)
+        for node in range(2)
+    ]
+    (poor,) = [node for node, share in enumerate(shares) if len(set(share)) == 1]
+    with pytest.raises(ConfigError, match=f"^Node {poor} of 2 has one example, 5 times"):
+        check_shared_data(config, num_partitions=2)
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

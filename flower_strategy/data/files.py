@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 Rows = Iterator[tuple[int, Row]]
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_SAVED = "dataset_info.json"
-"""What `Dataset.save_to_disk` leaves in a folder."""
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+"""What `Dataset.save_to_disk` and that of a `DatasetDict` leave in a folder."""
 
 
 def find_files(data: str, *, key: str = "Run configuration data") -> dict[str, Path]:
     """Return task name -> file for comma-separated files and folders.
 
     A folder stands for every file in it, at any depth, that is of a format that is read; one that
-    `Dataset.save_to_disk` wrote is one task. A task is called as its file without the suffix; where
+    ``save_to_disk`` wrote is one task. A task is called as its file without the suffix; where
     two files have one name, their folders' names tell them apart.
 
     Parameters
@@ -84,7 +84,7 @@ def _files_of(item: str, *, key: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    if (folder / _SAVED).is_file():
+    if any((folder / name).is_file() for name in _SAVED):
         return [folder]
     found: list[Path] = []
     for path in sorted(folder.iterdir()):

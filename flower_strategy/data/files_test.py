@@ -75,6 +75,16 @@ def test_all_formats_give_the_same_texts(tmp_path: Path, name: str) -> None:
     assert list(find_files(str(tmp_path)).values()) == [path]
 
 
+def test_of_saved_splits_the_one_to_train_on_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    of_the_test = datasets.Dataset.from_list([{"prompt": "of the test", "response": "a"}])
+    splits = {"test": of_the_test, "train": datasets.Dataset.from_list(ROWS)}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    assert find_files(str(tmp_path)) == {"saved": tmp_path / "saved"}
+    assert [dict(row) for _, row in read_rows(tmp_path / "saved")] == ROWS
+
+
 def test_a_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("one\n\n  \ntwo\n", "utf-8")

@@ -384,7 +384,7 @@ FORMS = (
     Form(("chosen", "rejected"), _pair("", "{chosen}"), note=_CHOSEN),
     Form(("text",), _pair("", "{text}")),
 )
-"""Tried in order; the first that fits a source's first row is taken for all of it."""
+"""Tried in order; the first that fits a row is taken for all rows of the source with its fields."""
 
 
 def custom_template(prompt: str, response: str) -> Template | None:

@@ -62,58 +62,96 @@ def partition(
         The node's share holds fewer than two examples.
     """
     names = list(tasks)
-    cuts = [
-        _cut(
-            len(tasks[name]),
-            _wants(index, len(names), num_partitions=num_partitions, mix=mix, classes=classes),
-            max_examples=max_examples,
-        )
-        for index, name in enumerate(names)
-    ]
+    cuts = _cuts(
+        tasks,
+        num_partitions=num_partitions,
+        mix=mix,
+        classes=classes,
+        max_examples=max_examples,
+    )
     _check_share(cuts, partition_id, max_examples=max_examples)
     share: list[Example] = []
-    for index, (name, cut) in enumerate(zip(names, cuts, strict=True)):
-        pool = tasks[name]
-        order = np.random.default_rng([seed, index]).permutation(len(pool))
-        start = cut.starts[partition_id]
-        share += [pool[int(row)] for row in order[start : start + cut.counts[partition_id]]]
+    for index, (pool, cut) in enumerate(zip(tasks.values(), cuts, strict=True)):
+        order = _order(pool, index, seed=seed)
+        share += [pool[int(row)] for row in order[cut.of(partition_id)]]
     mixed = np.random.default_rng([seed, len(names), partition_id]).permutation(len(share))
     main = main_task(partition_id, tasks=len(names), classes=classes)
     return [share[int(row)] for row in mixed], names[main]
 
 
 def check_shares(
-    sizes: Mapping[str, int],
+    tasks: Mapping[str, Sequence[Example]],
     *,
     num_partitions: int,
     mix: float,
     classes: int,
+    seed: int,
     max_examples: int = 0,
 ) -> None:
-    """Check that `partition` gives every node enough, without dealing anything out.
+    """Check that `hold_out` can split every share of `partition`, without making the shares.
 
     Parameters
     ----------
-    sizes : Mapping[str, int]
-        Task -> number of all its examples.
-    num_partitions, mix, classes, max_examples
+    tasks, num_partitions, mix, classes, seed, max_examples
         As for `partition`.
 
     Raises
     ------
     ConfigError
-        A node's share holds fewer than two examples.
+        A node's share holds fewer than two different examples.
     """
-    cuts = [
-        _cut(
-            size,
-            _wants(index, len(sizes), num_partitions=num_partitions, mix=mix, classes=classes),
-            max_examples=max_examples,
-        )
-        for index, size in enumerate(sizes.values())
-    ]
+    cuts = _cuts(
+        tasks,
+        num_partitions=num_partitions,
+        mix=mix,
+        classes=classes,
+        max_examples=max_examples,
+    )
     poorest = int(np.argmin(np.sum([cut.counts for cut in cuts], axis=0)))
     _check_share(cuts, poorest, max_examples=max_examples)
+    orders = [_order(pool, index, seed=seed) for index, pool in enumerate(tasks.values())]
+    for node in range(num_partitions):
+        share = (
+            pool[int(row)]
+            for pool, cut, order in zip(tasks.values(), cuts, orders, strict=True)
+            for row in order[cut.of(node)]
+        )
+        check_different(share, node=node_name(node, num_partitions))
+
+
+def node_name(node: int, nodes: int) -> str:
+    """Return what error messages call a node that holds a share, at the start of a sentence."""
+    return f"Node {node} of {nodes}"
+
+
+def check_different(examples: Iterable[Example], *, node: str = "The node") -> None:
+    """Check that a node's examples can be split in two; looks at no more than it needs.
+
+    Parameters
+    ----------
+    examples : Iterable[Example]
+        The node's examples.
+    node : str (default: "The node")
+        What the error message calls it.
+
+    Raises
+    ------
+    ConfigError
+        There are fewer than two different examples.
+    """
+    first: Example | None = None
+    count = 0
+    for example in examples:
+        count += 1
+        first = first or example
+        if example.content != first.content:
+            return
+    held = "one example" if count else "no examples"
+    often = f", {count} times" if count > 1 else ""
+    raise ConfigError(
+        f"{node} has {held}{often}; at least 2 that differ are needed, one to train on and one to "
+        "hold out."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +171,34 @@ class _Cut:
     starts: NDArray[np.int64]
     shares: NDArray[np.int64]
     counts: NDArray[np.int64]
+
+    def of(self, node: int) -> slice:
+        """Return the part of the task's shuffled examples that a node takes."""
+        return slice(self.starts[node], self.starts[node] + self.counts[node])
+
+
+def _cuts(
+    tasks: Mapping[str, Sequence[Example]],
+    *,
+    num_partitions: int,
+    mix: float,
+    classes: int,
+    max_examples: int,
+) -> list[_Cut]:
+    """Return how each task is cut."""
+    return [
+        _cut(
+            len(pool),
+            _wants(index, len(tasks), num_partitions=num_partitions, mix=mix, classes=classes),
+            max_examples=max_examples,
+        )
+        for index, pool in enumerate(tasks.values())
+    ]
+
+
+def _order(pool: Sequence[Example], task: int, *, seed: int) -> NDArray[np.int64]:
+    """Return a task's rows as they are shuffled for all nodes."""
+    return np.random.default_rng([seed, task]).permutation(len(pool))
 
 
 def _wants(
@@ -198,7 +264,9 @@ def chosen(examples: Iterable[Example], *, most: int, seed: int) -> list[Example
     return heapq.nsmallest(most, examples, key=place) if most else sorted(examples, key=place)
 
 
-def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -> LocalData:
+def hold_out(
+    examples: Sequence[Example], *, fraction: float, label: str = "", node: str = "The node"
+) -> LocalData:
     """Split a node's examples; both parts get at least one.
 
     A hash of what an example says decides for it, so that it stays where it is as examples are
@@ -212,20 +280,16 @@ def hold_out(examples: Sequence[Example], *, fraction: float, label: str = "") -
         Share that is held out, in (0, 1); of few examples about as many.
     label : str (default: "")
         Name of the node's main task, for reports of simulated runs.
+    node : str (default: "The node")
+        What the error message calls the node.
 
     Raises
     ------
     ConfigError
         There are fewer than two different examples.
     """
+    check_different(examples, node=node)
     drawn = {example.content: _drawn(example, "held out") for example in examples}
-    if len(drawn) < 2:
-        count = "no examples" if not examples else "one example"
-        often = f", {len(examples)} times" if len(examples) > 1 else ""
-        raise ConfigError(
-            f"The node has {count}{often}; at least 2 that differ are needed, one to train on and "
-            "one to hold out."
-        )
     limit = int(fraction * 2**64).to_bytes(9, "big")[1:]
     held = {content for content, number in drawn.items() if number < limit}
     if not held:

@@ -7,6 +7,7 @@ response here has the same ids, so that an adapter is trained on what it is serv
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -240,20 +241,26 @@ class Encoder:
         limit = _CHARACTERS_PER_TOKEN * self._max_length
         bos = self._tokenizer.bos_token
         if special:
-            front = self._front
+            front, back = self._around
         else:
             front = [self._tokenizer.bos_token_id] if bos and text.startswith(bos) else []
+            back = []
         while len(text) > limit:
             ids = self._tokenizer(text[-limit:], add_special_tokens=False)["input_ids"]
             # A few tokens at the cut are not those of the whole text.
             if len(ids) >= self._max_length + 8:
-                return [*front, *ids[8:]]
+                return [*front, *ids[8:], *back]
             limit *= 2
         return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
 
     @cached_property
-    def _front(self) -> list[int]:
-        return list(self._tokenizer("")["input_ids"])
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts in front of a text, and behind it."""
+        whole = self._tokenizer("a", return_special_tokens_mask=True)
+        ids, special = list(whole["input_ids"]), list(whole["special_tokens_mask"])
+        front = len(list(itertools.takewhile(bool, special)))
+        back = len(list(itertools.takewhile(bool, reversed(special[front:]))))
+        return ids[:front], ids[len(ids) - back :]
 
     def _continuing(self, before: str, text: str) -> list[int]:
         """Return the ids of a text that goes on after another one."""

@@ -3,6 +3,7 @@ import time
 from typing import Any
 
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from floe_plugins import models
@@ -105,6 +106,28 @@ def test_what_is_too_long_keeps_the_end_of_the_prompt_and_half_for_the_response(
     assert (encoded.learned.count(False), encoded.learned.count(True)) == kept
     if prompt:
         assert instruct.decode(encoded.ids[kept[0] - 1]) == "2"
+
+
+@pytest.mark.parametrize("words", [12, 2000])
+@pytest.mark.parametrize("around", [("", ""), ("<|im_start|>", ""), ("<|im_start|>", "<|im_end|>")])
+def test_a_cut_prompt_keeps_the_special_tokens_around_it(
+    around: tuple[str, str], words: int
+) -> None:
+    """Whether it is cut by its tokens alone or, much longer, before it is tokenized."""
+    tokenizer = load(SMOLLM2)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=" ".join(filter(None, (around[0], "$A", around[1]))),
+        special_tokens=[
+            (token, tokenizer.convert_tokens_to_ids(token)) for token in around if token
+        ],
+    )
+    text = " the mat was flat" * words
+    whole = tokenizer(text)["input_ids"]
+    encoder = Encoder(tokenizer, template="none", max_length=24)
+    kept = front(encoder.encode(Example(text, " fine")))
+    in_front = 1 if around[0] else 0
+    assert kept == [*whole[:in_front], *whole[len(whole) - len(kept) + in_front :]]
+    assert len(kept) < 24 < len(whole)
 
 
 def test_a_long_prompt_is_cut_before_it_is_tokenized(instruct: Any) -> None:

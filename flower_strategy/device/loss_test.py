@@ -61,6 +61,14 @@ def test_the_loss_has_the_model_s_own_scaling_and_caps(kind: str, values: dict[s
     logits = model(input_ids=ids).logits[:, :-1][targets != -100]
     expected = functional.cross_entropy(logits, targets[targets != -100], reduction="sum")
     assert float(response_loss(model, batch)) == pytest.approx(float(expected), rel=1e-5)
+    # transformers' own loss of each example, a mean over its response.
+    labels = torch.cat([torch.full((2, 1), -100), targets], dim=1)
+    for row in range(2):
+        of_row = slice(row, row + 1)
+        count = int((targets[of_row] != -100).sum())
+        one = Batch(ids[of_row], torch.ones_like(ids[of_row]), targets[of_row], count)
+        own = model(input_ids=ids[of_row], labels=labels[of_row]).loss
+        assert float(response_loss(model, one)) / count == pytest.approx(float(own), rel=1e-5)
     # What the bare head gives is another loss: the test would see one that leaves the rest out.
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state[:, :-1][targets != -100]
     bare = model.get_output_embeddings()(hidden)

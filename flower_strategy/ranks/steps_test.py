@@ -53,7 +53,7 @@ def test_the_cap_on_passes_is_spread_over_the_rounds(
 ) -> None:
     # A pass has 25 steps.
     capped = training.changed(max_epochs=2.0)
-    taken = []
+    taken: list[int] = []
     for number in (1, 2, 3, 4):
         steps = planned_steps(
             phone,

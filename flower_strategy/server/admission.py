@@ -326,7 +326,11 @@ def prepare_next_round(steps: Steps, round: Round) -> None:
     """Correct the slowdowns; split the clusters once there are adapters to split by."""
     steps.correct_slowdowns()
     state = steps.state
-    if steps.clustering.by == "adapter" and state.sketches and not state.split_by_adapter:
+    learned = {node: each for node, each in state.sketches.items() if state.has_sketch(node)}
+    # A round of a warm-up may have a learning rate of 0, in which nobody learns.
+    enough = learned and 2 * len(learned) >= len(state.sketches)
+    if steps.clustering.by == "adapter" and enough and not state.split_by_adapter:
+        state.sketches = learned
         able = sum(decision.rank is not None for decision in state.decisions.values())
         if len(state.sketches) < able:
             note = f"Split by the adapters of {len(state.sketches)} of {able} devices, once"

@@ -29,8 +29,13 @@ def begun(
         upload = replace(known, missed=0)
     else:
         upload = Upload(began=server_round)
-    move = upload.move + sent.move
-    return replace(upload, scaling=reply.adapter.scaling, move=move, file="")
+    return replace(
+        upload,
+        scaling=reply.adapter.scaling,
+        move=upload.move + sent.move,
+        highest_move=upload.highest_move + sent.highest_move,
+        file="",
+    )
 
 
 def keep(

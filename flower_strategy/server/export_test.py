@@ -178,7 +178,7 @@ class Grief:
         return step
 
 
-_STEPS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir")
+_STEPS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.link", "os.remove", "os.rmdir")
 
 
 def _below(path: object, output: str) -> bool:
@@ -188,7 +188,7 @@ def _below(path: object, output: str) -> bool:
 def _needs_room(event: str, arguments: tuple[Any, ...]) -> bool:
     if event == "open":
         return bool(arguments[2] & _WRITES)
-    return event in ("os.mkdir", "os.symlink")
+    return event in ("os.mkdir", "os.symlink", "os.link")
 
 
 def _child(
@@ -265,19 +265,35 @@ class Case:
         return folder
 
 
-@pytest.fixture(params=["first", "later", "again"])
+@pytest.fixture(params=["first", "later", "again", "old", "old and a file", "copy", "half copy"])
 def case(request: pytest.FixtureRequest, tmp_path: Path, model: Model) -> Case:
-    """Return the first result of a folder, one with fewer clusters, one of the same round."""
+    """Return the first result of a folder, one with fewer clusters, one of the same round.
+
+    Of an earlier layout, and of a copy, the files stand in the output folder themselves.
+    """
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
-    server_round = {"first": 1, "later": 2, "again": 1}[request.param]
-    if request.param != "first":
+    kind: str = request.param
+    server_round = 1 if kind in ("first", "again") else 2
+    if kind != "first":
         export(
             ResultFolders(before, after=-1),
             model,
             server_round=1,
-            clusters=2 if request.param == "again" else 3,
+            clusters=2 if kind == "again" else 3,
         )
+    if kind in ("old", "old and a file", "copy"):
+        copied = before.rename(tmp_path / "made")
+        shutil.copytree(copied if kind == "copy" else result_folder(copied), before)
+        assert not any(path.is_symlink() for path in before.rglob("*"))
+    if kind == "old and a file":
+        (before / "exports").mkdir()
+        (before / "exports" / "current").touch()
+    elif kind == "half copy":
+        (before / "exports" / "current").unlink()
+        shutil.copytree(before / "exports" / "round-0001", before / "exports" / "current")
+        (before / "cluster-0").unlink()
+        shutil.copytree(before / "exports" / "current" / "cluster-0", before / "cluster-0")
     shutil.copytree(before, after, symlinks=True)
     export(ResultFolders(after, after=server_round - 1), model, server_round=server_round)
     assert snapshot(after) != snapshot(before)

@@ -46,6 +46,8 @@ class Sent:
         The requested steps; a reply counts for no more.
     usual_steps : int
         Steps that the settings name, for a client that does not say how many it took.
+    highest, highest_move : float
+        Length and move with the run's highest learning rate in every step.
     began : int
         The round in which the device began its own adapter; 0 if the server does not know.
     """
@@ -56,6 +58,8 @@ class Sent:
     length: float
     rank: int
     move: float = 0.0
+    highest: float = 0.0
+    highest_move: float = 0.0
     steps: int = 1
     usual_steps: int = 1
     began: int = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from floe_plugins import files
 from floe_plugins.errors import ConfigError
 from flower_strategy.run_folder import result_folder
 from flower_strategy.server.result_folders import ExportError, ResultFolders
@@ -97,16 +98,106 @@ def test_a_resumed_run_keeps_the_results_of_the_rounds_before(tmp_path: Path) ->
     }
 
 
-def test_a_copy_without_links_is_set_aside_by_the_next_result(tmp_path: Path) -> None:
+def layout_of_old(output: Path, *, clusters: int, text: str = "old") -> None:
+    """Make a folder whose result stands in the folder itself."""
+    output.mkdir(exist_ok=True)
+    for name in ("manifest.json", "history.json"):
+        (output / name).write_text(text)
+    for index in range(clusters):
+        (output / f"cluster-{index}").mkdir()
+        (output / f"cluster-{index}" / "weights").write_text(text)
+
+
+def test_a_copy_without_links_is_kept_beside_the_next_result(tmp_path: Path) -> None:
     put(ResultFolders(tmp_path / "run", after=-1), 1, clusters=2)
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "run", copy)
     assert not any(path.is_symlink() for path in copy.rglob("*"))
     put(ResultFolders(copy, after=1), 2)
-    assert (copy / "manifest.json").read_text() == "round 2"
-    assert (copy / "cluster-0" / "weights").read_text() == "round 2"
-    assert (copy / "manifest.json.previous").read_text() == "round 1"
-    assert (copy / "cluster-0.previous" / "weights").read_text() == "round 1"
+    assert at_the_top(copy) == {"manifest.json", "history.json", "cluster-0/weights"}
+    for name in at_the_top(copy):
+        assert (copy / name).read_text() == "round 2"
+    assert exports(copy) == ["current", "previous", "round-0001", "round-0002"]
+    kept = copy / "exports" / "previous"
+    assert at_the_top(kept) == at_the_top(copy) | {"cluster-1/weights"}
+    for name in at_the_top(kept):
+        assert (kept / name).read_text() == "round 1"
+
+
+def test_an_old_layout_leaves_no_cluster_beside_those_of_the_new_result(tmp_path: Path) -> None:
+    layout_of_old(tmp_path, clusters=3)
+    (tmp_path / "cluster-notes").mkdir()
+    results = ResultFolders(tmp_path, after=-1)
+    assert (tmp_path / "manifest.json").read_text() == "old"
+    put(results, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("manifest.json", "history.json", "cluster-0", "cluster-notes", "exports")
+    }
+    assert (tmp_path / "cluster-0" / "weights").read_text() == "round 1"
+    assert at_the_top(tmp_path / "exports" / "previous") == {
+        *("manifest.json", "history.json", *(f"cluster-{index}/weights" for index in range(3)))
+    }
+
+
+def test_only_the_last_of_the_results_that_were_taken_over_is_kept(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4):
+        for path in [path for path in tmp_path.iterdir() if path.name != "exports"]:
+            path.unlink()
+        layout_of_old(tmp_path, clusters=1, text=f"old {number}")
+        put(ResultFolders(tmp_path, after=number - 1), number)
+        assert (tmp_path / "manifest.json").read_text() == f"round {number}"
+    assert (tmp_path / "exports" / "previous" / "manifest.json").read_text() == "old 4"
+    assert "previous-2" not in exports(tmp_path)
+
+
+def test_what_is_no_result_in_the_place_of_one_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "current").write_text("mine")
+    (tmp_path / "history.json").symlink_to("absent")
+    put(ResultFolders(tmp_path, after=-1), 1)
+    assert (tmp_path / "history.json").read_text() == "round 1"
+    assert (tmp_path / "exports" / "current.previous").read_text() == "mine"
+    assert exports(tmp_path) == ["current", "current.previous", "round-0001"]
+
+
+def test_a_file_in_the_place_of_the_results_is_said_before_the_run(tmp_path: Path) -> None:
+    layout_of_old(tmp_path, clusters=1)
+    (tmp_path / "exports").write_text("mine")
+    with pytest.raises(ConfigError, match="exports is a file, and results are kept in a folder"):
+        ResultFolders(tmp_path, after=-1)
+    assert (tmp_path / "exports").read_text() == "mine"
+    assert (tmp_path / "manifest.json").read_text() == "old"
+
+
+def test_without_exchanges_of_names_a_killed_take_over_is_whole_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout_of_old(tmp_path, clusters=2)
+    # No such file system can be mounted here. The kill comes when a folder has lost its name.
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "cluster-1":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    results = ResultFolders(tmp_path, after=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            put(results, 1)
+    assert not (tmp_path / "cluster-1").exists()
+    ResultFolders(tmp_path, after=-1)
+    assert exports(tmp_path) == ["current", "previous", "round-0001"]
+    for name in ("manifest.json", "history.json", "cluster-0/weights", "cluster-1/weights"):
+        assert (tmp_path / name).read_text() == "old"
+    results = ResultFolders(tmp_path, after=-1)
+    put(results, 1)
+    assert at_the_top(tmp_path) == {"manifest.json", "history.json", "cluster-0/weights"}
+    assert (tmp_path / "manifest.json").read_text() == "round 1"
+    put(results, 2)
+    assert exports(tmp_path) == ["current", "previous-2", "round-0001", "round-0002"]
 
 
 def test_parts_of_a_killed_process_are_removed_at_the_next_start(tmp_path: Path) -> None:

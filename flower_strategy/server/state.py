@@ -209,6 +209,10 @@ class RunState:
             self.cluster_adapters[cluster].resized(rank, fill=self.initial).balanced(self.initial)
         )
 
+    def has_sketch(self, node: int) -> bool:
+        """Return whether there is a sketch of a device that has learned something."""
+        return node in self.sketches and bool(self.sketches[node].any())
+
     @property
     def moved_unsketched(self) -> bool:
         """Whether clusters have moved in a run that kept no sketches."""

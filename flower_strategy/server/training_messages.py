@@ -105,12 +105,15 @@ def configure_train(
     asked = {count: training.changed(local_steps=count) for count in different}
     round.sent = {}
     for node, order in wanted.items():
+        own = training if training.epochs else asked[counted[node]]
+        examples = min(counts[node], max(most, 1))
         move = steps.asked_move(
-            training if training.epochs else asked[counted[node]],
-            num_examples=min(counts[node], max(most, 1)),
+            own,
+            num_examples=examples,
             server_round=server_round,
             num_rounds=round.num_rounds,
         )
+        highest_move = own.steps(examples) * training.learning_rate
         round.sent[node] = Sent(
             cluster=order.cluster,
             rank=order.rank,
@@ -118,6 +121,8 @@ def configure_train(
             most_examples=counts[node],
             length=move * lengths[order],
             move=move,
+            highest=highest_move * lengths[order],
+            highest_move=highest_move,
             steps=planned[node],
             usual_steps=training.steps(counts[node]),
             began=began.get(node, 0),

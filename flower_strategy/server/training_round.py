@@ -125,11 +125,13 @@ def _fold(
     """Add one reply to its cluster's mean, or to that of the absurdly long updates."""
     upload = begun(steps, node, sent, reply, server_round=round.record.round)
     if upload is None:
-        norm, length = update_norm(sent.adapter, reply.adapter), sent.length
+        norm = update_norm(sent.adapter, reply.adapter)
+        length, highest = sent.length, sent.highest
     else:
         norm = update_norm(reply.adapter.scaled(0.0), reply.adapter)
-        length = folded.own_length(steps, reply.adapter).after(upload.move)
-    verdict = folded.judge.judge(norm, length)
+        own = folded.own_length(steps, reply.adapter)
+        length, highest = own.after(upload.move), own.after(upload.highest_move)
+    verdict = folded.judge.judge(norm, length, highest=highest)
     means = folded.odd_means if verdict.odd else folded.means
     if sent.cluster not in means:
         means[sent.cluster] = steps.new_mean()
@@ -152,7 +154,7 @@ def _fold(
         if int8.SCALES_KEY in reply.arrays
         else reply.adapter.num_bytes,
         sketch=sketch_adapter(reply.adapter, rank=steps.rank_policy.candidates[0])
-        if by_adapter and node not in steps.state.sketches
+        if by_adapter and not steps.state.has_sketch(node)
         else None,
         upload=upload,
         steps=count,
@@ -221,6 +223,8 @@ def _note_shortened(steps: Steps, round: Round, shortened: list[_Judged]) -> Non
 
 
 def _too_long(steps: Steps, judged: _Judged) -> str:
+    if math.isinf(judged.times):
+        return f"its update has norm {judged.norm:.3g}, and all learning rates of this round are 0."
     return (
         f"its update has norm {judged.norm:.3g}, {judged.times:.3g} times what the steps and "
         f"learning rates asked for make; norm-limit is {steps.rules.norm_limit:g}."

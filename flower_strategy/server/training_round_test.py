@@ -18,6 +18,7 @@ from flower_strategy.clusters import Cluster
 from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.ranks.policies import DeadlinePolicy
+from flower_strategy.schedule import asked_move
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.round import Round
 from flower_strategy.server.state import RunState
@@ -106,12 +107,13 @@ class Fleet:
         *,
         order: Sequence[int] | None = None,
         change: Callable[[int, MetricRecord], None] | None = None,
+        num_rounds: int = 0,
     ) -> RoundRecord:
         """Train a round with node -> share of the requested change per entry; return its record."""
         strategy, state = self.strategy, self.strategy.state
         number = len(state.history) + 1
         record = RoundRecord(round=number)
-        strategy.round = Round(record=record)
+        strategy.round = Round(record=record, num_rounds=num_rounds)
         state.history.append(record)
         messages = {
             message.metadata.dst_node_id: message
@@ -298,6 +300,58 @@ def test_a_patient_minority_moves_nobodys_scale(factor: float) -> None:
         honest.round(usual(honest.random, honest.nodes))
     # The adapter's own length is in the scale; four of ten at the limit do not inflate it by much.
     assert max(sizes) < 2 * max(sent.length for sent in _sent(honest))
+
+
+def warming(fleet: Fleet, **keys: Any) -> Fleet:
+    """Let the learning rate rise from 0 over the whole run."""
+    strategy = fleet.strategy
+    strategy.training = strategy.training.changed(warmup_ratio=1.0, **keys)
+    return fleet
+
+
+def test_a_round_whose_learning_rate_is_zero_refuses_nobody() -> None:
+    fleet = warming(Fleet([8] * 6), local_steps=1)
+    before = fleet.adapter()
+    assert not asked_move(fleet.strategy.training, num_examples=100, server_round=1, num_rounds=0)
+    record = fleet.round(dict.fromkeys(fleet.nodes, 0.0))
+    assert not refused(record)
+    assert not record.notes
+    assert record.clusters["cluster-0"].replies == 6
+    np.testing.assert_array_equal(fleet.adapter(), before)
+    # A trainer of a client's own that knows nothing of the schedule.
+    fleet = warming(Fleet([8] * 6), local_steps=1)
+    record = fleet.round(dict.fromkeys(fleet.nodes, 0.0) | {2: 1.0, 4: 0.5})
+    assert not refused(record)
+    assert record.clusters["cluster-0"].replies == 6
+    (note,) = record.notes
+    assert note.startswith("2 updates were shortened to norm-limit, that of node 2 most: its ")
+    assert note.endswith(", and all learning rates of this round are 0.")
+    np.testing.assert_array_equal(fleet.adapter(), before)
+
+
+def test_at_the_begin_of_a_warm_up_who_trains_at_the_highest_rate_is_shortened_only() -> None:
+    fleet = warming(Fleet([8] * 7))
+    honest = dict.fromkeys(range(7), USUAL / 1000)
+    record = fleet.round(honest | {6: USUAL}, num_rounds=1000)
+    assert not refused(record)
+    assert record.notes[0].startswith("1 updates were shortened to norm-limit, that of node 6")
+    # What no rate of the run makes is refused as in any round.
+    assert refused(warming(Fleet([8] * 7)).round(honest | {6: 1000 * USUAL}, num_rounds=1000)) == {
+        6
+    }
+
+
+def test_clusters_wait_for_a_round_in_which_devices_learn_to_be_split_by_adapters() -> None:
+    fleet = warming(Fleet([8] * 6), local_steps=1)
+    strategy, state = fleet.strategy, fleet.strategy.state
+    strategy.clustering = replace(strategy.clustering, by="adapter")
+    strategy.participation = strategy.participation.changed(rank_correction=False)
+    for split in (False, True):
+        fleet.round(usual(fleet.random, fleet.nodes) if split else dict.fromkeys(fleet.nodes, 0.0))
+        strategy.prepare_next_round(len(state.history))
+        assert state.split_by_adapter is split
+        assert not state.moved_unsketched
+    assert all(state.has_sketch(node) for node in fleet.nodes)
 
 
 def _sent(fleet: Fleet) -> list[Any]:

@@ -29,9 +29,13 @@ Every reply is judged by itself when it arrives:
 * up to ``limit`` asked lengths, it counts unchanged, as do devices that have learned nothing;
 * a longer update is shortened to that length. A device that trains more than asked still moves its
   cluster, and one that lies moves it no further than training could;
-* an update that is `ABSURD` times longer again is refused if at least five devices of the round
-  have trained and most of them are not that long. Until the end of the round it is kept out of the
-  mean, in a second sum.
+* an update that is `ABSURD` times longer again, also by the length that the run's highest rate
+  makes, is refused if at least five devices of the round have trained and most of them are not that
+  long. Until the end of the round it is kept out of the mean, in a second sum.
+
+A warm-up begins at a rate of 0, and a cosine may end near it. Then the asked length is 0 or as
+short as rounding. Factors that went through bfloat16 are longer, and so are those of a client whose
+own trainer does not follow the rates: they are shortened, to nothing at 0, and not refused for it.
 
 An earlier version took the scale from the replies, as their median. It depends on the order of
 arrival unless all replies are kept (20 MB each for SmolLM2 at rank 16), says little about two or
@@ -171,13 +175,23 @@ class LengthJudge:
     trained: int = field(default=0, init=False)
     odd: int = field(default=0, init=False)
 
-    def judge(self, norm: float, asked: float) -> Judgement:
-        """Return the verdict on an update of this norm; `asked` is its asked length."""
+    def judge(self, norm: float, asked: float, *, highest: float = 0.0) -> Judgement:
+        """Return the verdict on an update.
+
+        Parameters
+        ----------
+        norm : float
+            Its norm.
+        asked : float
+            Its asked length.
+        highest : float (default: 0.0)
+            What the asked length would be with the run's highest learning rate in every step.
+        """
         if not self.limit or norm <= 0.0:
             return Judgement(1.0, odd=False)
         self.trained += norm >= _IDLE * asked
         most = self.limit * asked
-        odd = norm > ABSURD * most
+        odd = norm > ABSURD * self.limit * max(asked, highest)
         self.odd += odd
         return Judgement(min(1.0, most / norm), odd)
 

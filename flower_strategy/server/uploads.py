@@ -59,9 +59,11 @@ class Upload:
     scaling : float
         The adapter's scaling.
     kept : float
-        Share of it that counts, in (0, 1], see `flower_strategy.server.update_norms`.
+        Share of it that counts, in [0, 1], see `flower_strategy.server.update_norms`.
     move : float
         The sum of the learning rates of the steps asked for since it began.
+    highest_move : float
+        The same with the run's highest learning rate in every step.
     missed : int
         Rounds since the last upload in which the device was away, or did not reply well.
     """
@@ -72,6 +74,7 @@ class Upload:
     scaling: float = 1.0
     kept: float = 1.0
     move: float = 0.0
+    highest_move: float = 0.0
     missed: int = 0
 
     def after_a_miss(self) -> Upload:

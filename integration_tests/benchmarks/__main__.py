@@ -28,7 +28,9 @@ NOT_RUN = "it was not run."
 _PATIENCE_S = 30.0
 
 OPTIONS = cli.Options(__package__)
-OPTIONS.add("--quick", help="on little, into the results' folder 'quick'", action="store_true")
+OPTIONS.add(
+    "--quick", help="with small sizes, into the results' folder 'quick'", action="store_true"
+)
 NAMES = ", ".join(each.name for each in SUITE)
 OPTIONS.add("--only", help=f"of {NAMES}; the others keep their results", nargs="+", metavar="NAME")
 OPTIONS.add("--data", help="folder of JSONL files to read (each one's own default)", type=Path)

@@ -53,7 +53,11 @@ def write_index(
     left_out: Mapping[str, str],
 ) -> None:
     """Write the page that leads to all others; `left_out` says why some have no result."""
-    kind = "on little, to see that they run (`make bench-quick`)" if quick else "by `make bench`"
+    kind = (
+        "with small sizes, to see that they run (`make bench-quick`)"
+        if quick
+        else "by `make bench`"
+    )
     rows = [
         [
             f"[{benchmark.title}]({benchmark.name}.md)",

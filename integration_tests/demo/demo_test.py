@@ -20,7 +20,7 @@ import pytest
 
 MARKER = "FLOE_DEMO_TEST"
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @dataclass

@@ -12,7 +12,7 @@ What a block may be:
 - ``json``, ``toml``, ``yaml``: it is parsed. ``text``: an excerpt.
 
 Pages of benchmarks show commands that take too long here: each benchmark that they name has a test
-that runs it on little.
+that runs it with small sizes.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ PUBLIC = "Question: How many minutes are in three hours?\nAnswer:"
 PRIVATE = "Write a reply to joe.bloggs@example.org, whose card 4111 1111 1111 1111 was refused:"
 
 #: Long enough for a busy machine: these tests check answers, not their speed.
-PATIENT = {"deadline_ms": 20_000, "first_deadline_ms": 60_000}
+PATIENT = {"deadline_ms": 20_000, "first_deadline_ms": 100_000}
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -217,7 +217,11 @@ def test_a_conversation_has_the_ids_that_the_server_gives_it(
         talk = encoder.encode(Example(conversation=json.dumps(TALK[: turns + 1])))
         assert list(talk.ids[: len(ids)]) == ids, turns
         assert any(talk.learned[len(ids) :])
-        assert any(talk.learned[: len(ids)]) <= (turns > 1)
+        # Of what the server is sent, the assistant's earlier turn alone is learned.
+        shown = zip(talk.ids[: len(ids)], talk.learned[: len(ids)], strict=True)
+        spoken = [token for token, on in shown if on]
+        earlier = str(tokenizer.decode(spoken, skip_special_tokens=True)).strip()
+        assert earlier == ("First." if turns > 1 else "")
 
 
 def test_calls_of_tools_have_the_ids_that_the_server_gives_them(
@@ -236,3 +240,77 @@ def test_calls_of_tools_have_the_ids_that_the_server_gives_them(
     assert list(found.ids[: len(ids)]) == ids
     learned = [token for token, on in zip(found.ids, found.learned, strict=True) if on]
     assert "Ulm" in tokenizer.decode(learned)
+
+
+#: Cut by its tokens alone, and, much longer, before it is tokenized.
+LONG = tuple("the mat was flat, and the cat was fat. " * times for times in (12, 400))
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    """Return how many special tokens stand in front."""
+    special = set(tokenizer.all_special_ids)
+    return next(place for place, each in enumerate(ids) if each not in special)
+
+
+def _begins_a_word(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if "[CLS]" in tokenizer.all_special_tokens:
+        return not piece.startswith("##")
+    return piece.startswith(("Ġ", "▁"))
+
+
+@pytest.mark.parametrize("text", LONG, ids=["tokens", "characters"])
+def test_a_cut_prompt_has_the_ids_that_the_server_gives_what_is_kept(
+    served: tuple[PreTrainedTokenizerBase, str], text: str
+) -> None:
+    tokenizer, url = served
+    whole = _post(url, "completions", {"prompt": text, "max_tokens": 1})[0]["token_ids"]
+    front = _special(tokenizer, whole)
+    compared = 0
+    # The cut falls elsewhere at each length; within a word, it would be spelled otherwise.
+    for length in range(40, 52):
+        encoder = Encoder(tokenizer, template="none", max_length=length)
+        encoded = encoder.encode(Example(text, " fine"))
+        assert len(encoded.ids) == length < len(whole)
+        kept = list(encoded.ids[: encoded.learned.index(True)])
+        assert kept == [*whole[:front], *whole[len(whole) - len(kept) + front :]]
+        if _begins_a_word(tokenizer, kept[front]):
+            prompt = tokenizer.decode(kept, skip_special_tokens=True)
+            ids = _post(url, "completions", {"prompt": prompt, "max_tokens": 1})[0]["token_ids"]
+            assert ids == kept, prompt
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("text", LONG, ids=["tokens", "characters"])
+def test_a_cut_question_has_the_ids_that_the_server_gives_its_end(
+    served: tuple[PreTrainedTokenizerBase, str], text: str
+) -> None:
+    tokenizer, url = served
+    if not tokenizer.chat_template:
+        pytest.skip("the tokenizer has no chat template")
+    messages = [{"role": "user", "content": text.strip()}]
+    whole = _post(url, "chat/completions", {"messages": messages})["token_ids"]
+    front = _special(tokenizer, whole)
+    encoded = Encoder(tokenizer, max_length=48).encode(Example(text, " fine"))
+    assert len(encoded.ids) == 48 < len(whole)
+    kept = list(encoded.ids[: encoded.learned.index(True)])
+    assert kept == [*whole[:front], *whole[len(whole) - len(kept) + front :]]
+
+
+@pytest.mark.parametrize("text", LONG, ids=["tokens", "characters"])
+def test_a_cut_response_has_the_ids_that_the_server_gives_its_beginning(
+    served: tuple[PreTrainedTokenizerBase, str], text: str
+) -> None:
+    tokenizer, url = served
+    prompt, response = "What was flat?", f" {text}"
+    body = {"prompt": prompt + response, "max_tokens": 1}
+    whole = _post(url, "completions", body)[0]["token_ids"]
+    encoded = Encoder(tokenizer, template="none", max_length=48).encode(Example(prompt, response))
+    assert len(encoded.ids) == 48 < len(whole)
+    assert encoded.learned[-1]
+    # What is cut has no end; some tokenizers put the token of an end around every prompt.
+    end_of_text = tokenizer.eos_token_id
+    assert encoded.ids[-1] != end_of_text
+    kept = [token for token in encoded.ids if token != end_of_text]
+    assert kept == [token for token in whole if token != end_of_text][: len(kept)]

@@ -9,6 +9,7 @@ from integration_tests.benchmarks.pages import draw
 from integration_tests.harness.tiny_models import TinyModels
 
 
+@pytest.mark.timed
 def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
     tiny: TinyModels, tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:

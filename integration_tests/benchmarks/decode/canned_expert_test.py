@@ -24,6 +24,7 @@ def client(url: str, vocabulary: int) -> CompletionsExpert:
     )
 
 
+@pytest.mark.timed
 def test_answers_come_when_they_are_due_or_never(canned: LatencyExpert) -> None:
     asking = client(canned.url, 1000)
     canned.set_latency(0.2)
@@ -37,6 +38,7 @@ def test_answers_come_when_they_are_due_or_never(canned: LatencyExpert) -> None:
     asking.close()
 
 
+@pytest.mark.timed
 def test_latencies_scatter_around_their_median_and_come_again(canned: LatencyExpert) -> None:
     asking = client(canned.url, 1000)
 

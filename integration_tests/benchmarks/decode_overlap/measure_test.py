@@ -9,6 +9,7 @@ from integration_tests.benchmarks.decode_overlap.__main__ import main
 from integration_tests.harness.tiny_models import TinyModels
 
 
+@pytest.mark.timed
 def test_an_expert_that_takes_five_steps_is_waited_for(
     tiny: TinyModels, values_of: Callable[..., Any]
 ) -> None:

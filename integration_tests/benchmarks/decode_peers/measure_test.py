@@ -7,6 +7,7 @@ from integration_tests.benchmarks.decode_peers.__main__ import main
 from integration_tests.harness.tiny_models import TinyModels
 
 
+@pytest.mark.timed
 def test_both_orders_are_measured(tiny: TinyModels, values_of: Callable[..., Any]) -> None:
     few = ["--latency", "1", "--tokens", "16", "--repeats", "1"]
     values = values_of(main, "--host", tiny.host, "--expert", tiny.host, *few)
