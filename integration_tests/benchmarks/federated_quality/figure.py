@@ -7,7 +7,7 @@ _SHIFT = 0.01
 
 def draw(values: Values) -> Figure:
     curves = _curves(values)
-    figure, axes = new_figure(1 + bool(curves), size=(7.0, 5.5))
+    figure, axes = new_figure(2, size=(7.0, 5.5)) if curves else new_figure()
     levels = sorted(values["levels"], key=float)
     names = list(dict.fromkeys(name for level in levels for name in values["levels"][level]))
     methods = list(dict.fromkeys(name.partition(":")[0] for name in names))
@@ -34,19 +34,27 @@ def draw(values: Values) -> Figure:
             **style(name),
         )
     axes[0].set_xticks([float(level) for level in levels], levels)
-    axes[0].set_xlabel("level: 0 is one task per device, 1 all devices alike")
+    axes[0].set_xlabel(
+        "level: 0 is one task per device, 1 all devices alike" if not curves else "level"
+    )
     axes[0].set_ylabel("held-out loss, nats per token")
+    if not curves:
+        axes[0].legend(fontsize=9, ncols=2)
+        return figure
     for name, points in curves.items():
         axes[1].plot(*zip(*points, strict=True), label=name, **style(name))
-    if curves:
-        axes[1].set_xlabel(f"virtual seconds, level {_curve_level(values)}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axes[1].set_xlabel(f"virtual seconds, level {_curve_level(values)}")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=3
+    )
     return figure
 
 
 def _curve_level(values: Values) -> str | None:
     """Return the first level that was measured with less time."""
-    return next((level for levels in values["budget_curve"].values() for level in levels), None)
+    return next(
+        (level for levels in values.get("budget_curve", {}).values() for level in levels), None
+    )
 
 
 def _curves(values: Values) -> dict[str, list[tuple[float, float]]]:

@@ -18,15 +18,23 @@ _Better = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 def result(values: Values, _: Namespace) -> Result:
-    """Return one row per level and method, lowest loss first."""
-    levels, better = values["levels"], values["devices_better"]
-    remarks = [
-        *conclusions(levels, better),
-        *_curve(values["budget_curve"]),
-        *_few(values["few_examples"]),
-        _terms(values),
-    ]
-    return Result(header=_HEADER, rows=rows(levels, better), remarks=remarks)
+    """Return one row per level and method, lowest loss first; a column without entries is left out.
+
+    A published run may be older than what is compared beside the levels.
+    """
+    levels, better = values["levels"], values.get("devices_better", {})
+    found = rows(levels, better)
+    kept = [at for at in range(len(_HEADER)) if any(row[at] for row in found)]
+    return Result(
+        header=[_HEADER[at] for at in kept],
+        rows=[[row[at] for at in kept] for row in found],
+        remarks=[
+            *conclusions(levels, better),
+            *_curve(values.get("budget_curve", {})),
+            *_few(values.get("few_examples", {"levels": {}})),
+            _terms(values),
+        ],
+    )
 
 
 def _curve(curve: Mapping[str, Levels]) -> list[str]:
@@ -52,13 +60,14 @@ def _terms(values: Values) -> str:
     terms = values["protocol"]
     named = " and ".join(terms["data"]) if isinstance(terms["data"], dict) else terms["data"]
     base, slope = terms["step_seconds"]
+    filled = any(name.endswith(":filled") for one in values["levels"].values() for name in one)
+    steps = f", with :filled as many as fit {terms['merges']} rounds" if filled else ""
     return (
         f"Mean held-out loss over {terms['clients']} devices ({', '.join(terms['devices'])} in "
         f"turn), nats per response token; mean and standard deviation over {len(values['seeds'])} "
         f"seeds. {terms['model']}, {named}, {terms['budget']:g} virtual seconds, "
         f"{terms['local_steps']} steps of {terms['batch_size']} x {terms['max_length']} tokens a "
-        f"round, with :filled as many as fit {terms['merges']} rounds, learning rate "
-        f"{terms['learning_rate']:g}, ranks "
+        f"round{steps}, learning rate {terms['learning_rate']:g}, ranks "
         f"{', '.join(map(str, terms['ranks']))}; a step takes {base:.3g} + {slope:.2g} x rank "
         f"virtual seconds at slowdown 1, downlinks are {terms['downlink']:g} times faster than "
         "uplinks."
@@ -75,7 +84,7 @@ def rows(levels: Levels, better: _Better) -> list[list[str]]:
             loss = f"{figures['loss_mean']:.3f} ± {figures['loss_std']:.3f}"
             alone = better.get(level, {}).get(method, ())
             counts = (f"{figures[key]:g}" for key in ("rounds", "steps"))
-            idle = f"{figures['idle']:.0%}" if figures["rounds"] else ""
+            idle = f"{figures['idle']:.0%}" if figures.get("idle") else ""
             sizes = (f"{figures[key]:.0f}" for key in ("megabytes_up", "megabytes_down"))
             name = method
             if method == _REFERENCE:
