@@ -41,7 +41,7 @@ _TERMS: dict[str, tuple[str, float | None]] = {
     "learning_rate": ("", None),
     "max_length": ("tokens of an example", None),
     "eval_examples": ("held-out examples per device", 1),
-    "examples": ("examples that a device trains on at most; 0 is all", None),
+    "examples": ("examples that a device trains on at most; 0 is all", 0),
     "merges": ("rounds of a method with :filled", 1),
     "step_seconds": ("virtual seconds of a step with slowdown 1: at rank 0, and per rank", None),
     "downlink": ("times that devices download faster than they upload", None),

@@ -1,5 +1,7 @@
 """Held-out loss over the level, and over the time, one line per method."""
 
+from typing import Any
+
 from integration_tests.benchmarks.plotting import Figure, Values, new_figure, series_style
 
 _SHIFT = 0.01
@@ -12,7 +14,7 @@ def draw(values: Values) -> Figure:
     names = list(dict.fromkeys(name for level in levels for name in values["levels"][level]))
     methods = list(dict.fromkeys(name.partition(":")[0] for name in names))
 
-    def style(name: str) -> dict[str, object]:
+    def style(name: str) -> dict[str, Any]:
         method, _, way = name.partition(":")
         return {
             **series_style(methods.index(method) if method in methods else len(methods)),
@@ -62,14 +64,15 @@ def _curves(values: Values) -> dict[str, list[tuple[float, float]]]:
     level, found = _curve_level(values), dict[str, list[tuple[float, float]]]()
     if level is None:
         return {}
+    seeds: dict[str, list[str]] = {}
     for budget, levels in values["budget_curve"].items():
         for name, figures in levels.get(level, {}).items():
             found.setdefault(name, []).append((float(budget), figures["loss_mean"]))
-            seeds = figures["losses"]
+            seeds[name] = list(figures["losses"])
     for name, points in found.items():
         whole = values["levels"].get(level, {}).get(name)
         if whole is not None:
-            losses = [whole["losses"][seed] for seed in seeds]
+            losses = [whole["losses"][seed] for seed in seeds[name]]
             points.append((float(values["protocol"]["budget"]), sum(losses) / len(losses)))
         points.sort()
     return found

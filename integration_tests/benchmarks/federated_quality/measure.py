@@ -45,19 +45,13 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         seconds = world.measured_step_seconds(protocol, seed=options.seeds[0])
         protocol = replace(protocol, step_seconds=seconds)
     journal = Journal(options.resume, protocol.described())
-    main = [*product(options.levels, options.seeds, [protocol.budget], [protocol.examples])]
     some = options.seeds[: options.more_seeds]
-    curve = [*product(options.curve_levels, some, options.curve_budgets, [protocol.examples])]
-    few = [*product(options.few_levels, some, [protocol.budget], [options.few_examples])]
-    wanted = [
-        (Case(*case), methods)
-        for cases, methods in (
-            (main, options.methods),
-            (curve, options.curve_methods),
-            (few, options.few_methods),
-        )
-        for case in cases
-    ]
+    whole, every = [protocol.budget], [protocol.examples]
+    main = cases_of(options.levels, options.seeds, whole, every)
+    curve = cases_of(options.curve_levels, some, options.curve_budgets, every)
+    few = cases_of(options.few_levels, some, whole, [options.few_examples])
+    chosen = ((main, options.methods), (curve, options.curve_methods), (few, options.few_methods))
+    wanted = [(case, methods) for cases, methods in chosen for case in cases]
     tasks = plan(wanted, done=journal.records)
     total = sum(len(task.methods) for task in tasks)
     records = run_tasks(protocol, tasks, jobs=options.jobs)
@@ -70,26 +64,23 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
             )
     found = {(Case.of(each), each["method"]): each for each in journal.records}
 
-    def levels_of(cases: list[tuple[Any, ...]], methods: Sequence[str]) -> Levels:
-        return summarise([found[Case(*case), one] for one in methods for case in cases])
+    def records_of(cases: Sequence[Case], methods: Sequence[str]) -> list[Record]:
+        return [found[case, method] for method in methods for case in cases]
 
     return {
-        "levels": levels_of(main, options.methods),
+        "levels": summarise(records_of(main, options.methods)),
         "seeds": list(options.seeds),
         "protocol": protocol.described(),
-        "devices_better": devices_better(
-            [found[Case(*case), one] for one in options.methods for case in main]
-        ),
+        "devices_better": devices_better(records_of(main, options.methods)),
         "budget_curve": {
-            f"{budget:g}": levels_of(
-                [*product(options.curve_levels, some, [budget], [protocol.examples])],
-                options.curve_methods,
+            f"{budget:g}": summarise(
+                records_of([case for case in curve if case.budget == budget], options.curve_methods)
             )
             for budget in options.curve_budgets
         },
         "few_examples": {
             "examples": options.few_examples,
-            "levels": levels_of(few, options.few_methods),
+            "levels": summarise(records_of(few, options.few_methods)),
         },
     }
 
@@ -106,6 +97,16 @@ class Case:
     @staticmethod
     def of(record: Record) -> Case:
         return Case(*(record[item.name] for item in fields(Case)))
+
+
+def cases_of(
+    levels: Sequence[float],
+    seeds: Sequence[int],
+    budgets: Sequence[float],
+    examples: Sequence[int],
+) -> list[Case]:
+    """Return all combinations."""
+    return [Case(*each) for each in product(levels, seeds, budgets, examples)]
 
 
 @dataclass(frozen=True)
