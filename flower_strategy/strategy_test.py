@@ -46,8 +46,8 @@ def test_a_run_gives_ranks_clusters_falling_losses_and_an_export(
             config = message.content.config_records["config"]
             assert config["rank"] == state.decisions[message.metadata.dst_node_id].rank
             # On what it trains is at least as large as what is exported.
-            first = config["server-round"] == 1
-            assert received_adapter(message).rank == (config["rank"] if first else 8)
+            beginning = config["server-round"] == 1
+            assert received_adapter(message).rank == (config["rank"] if beginning else 8)
 
     assert len(state.clusters) >= 2
     tasks = {

@@ -21,9 +21,10 @@ matrix squares the condition number, so it is formed in float64: terms below abo
 largest are lost, which is the precision of the float32 factors themselves.
 
 If the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is formed,
-further products are folded into it in batches, and the Gram matrix is that of its smaller side.
-Memory thus stays below about that of the adapted weight, however many devices reply, and nothing is
-dropped before the last step.
+and further products are folded into it in batches. Its leading terms come from a Krylov basis
+(`flower_strategy.adapters.krylov`), those of a small matrix from the Gram matrix of its shorter
+side. Memory thus stays below about that of the adapted weight, however many devices reply, and
+nothing is dropped before the last step.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-untyped]
+from scipy.linalg import eigh, lapack, solve_triangular, svd  # type: ignore[import-untyped]
 from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from flower_strategy.adapters.adapter import AdapterError, Float32Array, LoraFactors
+from flower_strategy.adapters.krylov import TOLERANCE, is_worthwhile, leading_basis
 
 DEFAULT_STACK_LIMIT = 1024
 """Stacked rank at which a sum first looks for rows of ``a`` that devices share."""
@@ -216,18 +218,40 @@ def _of_stacks(
 
 
 def _of_matrix(matrix: Float32Array, rank: int, scale: float) -> Leading:
-    wide = matrix.shape[0] <= matrix.shape[1]
-    blocks = [matrix]
-    gram = _gram(blocks, side=1 if wide else 0)
-    total = float(np.trace(gram))
-    floor, order = _EPS * _norm(gram), len(gram)
-    energies, vectors = _top_eigenpairs(gram, rank, floor)
-    values = np.sqrt(energies)
-    if wide:
-        columns, rows = vectors, _times(blocks, (vectors / values).T, side=1)
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if tall else matrix
+    basis = leading_basis(wide, rank) if is_worthwhile(len(wide), rank) else None
+    if basis is None:
+        columns, values, rows, total, noise = _decomposed(wide, rank)
     else:
-        columns, rows = _times(blocks, vectors / values, side=0), vectors.T
-    return _split(columns, values, rows, total, scale, noise=_SLACK * order * floor)
+        columns, values, rows, total, noise = _projected(wide, basis, rank)
+    if tall:
+        columns, rows = rows.T, columns.T
+    return _split(columns, values, rows, total, scale, noise=noise)
+
+
+_Terms = tuple[Float64Array, Float64Array, Float64Array, float, float]
+"""Singular vectors and values, the energy of all terms, and its rounding error."""
+
+
+def _decomposed(wide: Float32Array, rank: int) -> _Terms:
+    gram = _gram([wide], side=1)
+    floor, order = _EPS * _norm(gram), len(gram)
+    energies, columns = _top_eigenpairs(gram, rank, floor)
+    values = np.sqrt(energies)
+    rows = _times([wide], (columns / values).T, side=1)
+    return columns, values, rows, float(np.trace(gram)), _SLACK * order * floor
+
+
+def _projected(wide: Float32Array, basis: Float32Array, rank: int) -> _Terms:
+    """Return the terms of what lies in the span of the basis."""
+    total = sum(float(np.square(strip).sum()) for _, strip in _strips([wide], side=1))
+    across, _ = np.linalg.qr(basis.astype(np.float64))
+    mixing, values, rows = svd(
+        _times([wide], across.T, side=1), full_matrices=False, check_finite=False
+    )
+    kept = min(rank, int((np.square(values) > _EPS * total).sum()))
+    return across @ mixing[:, :kept], values[:kept], rows[:kept], total, TOLERANCE**2 * total
 
 
 def _split(

@@ -58,7 +58,7 @@ _TITLES = {
     "scale": "10,000 devices and 1,000 streams: server time, memory, bytes",
 }
 _FULL = {
-    "federated_quality": "--max-length 24 --eval-examples 4",
+    "federated_quality": "--seeds 0 --max-length 24 --eval-examples 8",
     "rank_latency": "--repeats 2",
     "aggregation_cost": "--clients 32 128 --repeats 2",
     "round_overhead": "--rounds 2 --repeats 1",
@@ -71,7 +71,8 @@ _FULL = {
 }
 _QUICK = {
     "federated_quality": "--model {tiny} --seeds 0 --levels 1,0 --methods floe,fedavg,untrained "
-    "--budget 30 --local-steps 1 --batch-size 1 --eval-examples 2 --max-length 24",
+    "--budget 30 --local-steps 1 --batch-size 1 --eval-examples 2 --max-length 24 "
+    "--curve-budgets 18 --curve-methods floe --few-levels 1 --few-methods floe",
     "rank_latency": "--ranks 4 16 64 --repeats 1 --local-steps 2 --max-length 32",
     "task_embeddings": "--nodes 9 --texts 4 --mixed 2 --noise 0 0.05",
     "aggregation_cost": "--size 576x1536 --clients 32 --repeats 3",

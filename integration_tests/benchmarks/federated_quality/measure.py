@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.federated_quality import world
-from integration_tests.benchmarks.federated_quality.methods import METHODS
+from integration_tests.benchmarks.federated_quality.methods import method_of
 
-#: One method at one level and seed: ``level``, ``seed``, ``method``, ``loss`` and what it took.
+#: One method in one case: ``level``, ``seed``, ``budget``, ``examples``, ``method``, ``loss`` and
+#: what it took.
 Record = dict[str, Any]
 Levels = dict[str, dict[str, dict[str, Any]]]  # level -> method -> figures
 
 _REFERENCE = "floe"
 _POLL_SECONDS = 1.0
-_ALONE = ("local",)  # shares no training with other methods, and is as long as all of them
+_ALONE = ("local", "local_tuned")  # share no training with other methods, and are as long as they
 
 
 def measure(options: cli.Namespace) -> dict[str, Any]:
@@ -44,7 +45,14 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         seconds = world.measured_step_seconds(protocol, seed=options.seeds[0])
         protocol = replace(protocol, step_seconds=seconds)
     journal = Journal(options.resume, protocol.described())
-    tasks = plan(options.levels, options.seeds, options.methods, done=journal.records)
+    some = options.seeds[: options.more_seeds]
+    whole, every = [protocol.budget], [protocol.examples]
+    main = cases_of(options.levels, options.seeds, whole, every)
+    curve = cases_of(options.curve_levels, some, options.curve_budgets, every)
+    few = cases_of(options.few_levels, some, whole, [options.few_examples])
+    chosen = ((main, options.methods), (curve, options.curve_methods), (few, options.few_methods))
+    wanted = [(case, methods) for cases, methods in chosen for case in cases]
+    tasks = plan(wanted, done=journal.records)
     total = sum(len(task.methods) for task in tasks)
     records = run_tasks(protocol, tasks, jobs=options.jobs)
     with cli.progress(records, "federated_quality", total=total) as bar:
@@ -54,33 +62,71 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
                 f"{record['method']} level {record['level']:g} seed {record['seed']}: "
                 f"{record['loss']:.3f}"
             )
-    found = {(each["level"], each["seed"], each["method"]): each for each in journal.records}
-    chosen = product(options.levels, options.methods, options.seeds)
-    wanted = [found[level, seed, method] for level, method, seed in chosen]
-    terms = protocol.described()
-    return {"levels": summarise(wanted), "seeds": list(options.seeds), "protocol": terms}
+    found = {(Case.of(each), each["method"]): each for each in journal.records}
+
+    def records_of(cases: Sequence[Case], methods: Sequence[str]) -> list[Record]:
+        return [found[case, method] for method in methods for case in cases]
+
+    return {
+        "levels": summarise(records_of(main, options.methods)),
+        "seeds": list(options.seeds),
+        "protocol": protocol.described(),
+        "devices_better": devices_better(records_of(main, options.methods)),
+        "budget_curve": {
+            f"{budget:g}": summarise(
+                records_of([case for case in curve if case.budget == budget], options.curve_methods)
+            )
+            for budget in options.curve_budgets
+        },
+        "few_examples": {
+            "examples": options.few_examples,
+            "levels": summarise(records_of(few, options.few_methods)),
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """What methods are compared on: a level and a seed, virtual seconds, examples (0 is all)."""
+
+    level: float
+    seed: int
+    budget: float
+    examples: int
+
+    @staticmethod
+    def of(record: Record) -> Case:
+        return Case(*(record[item.name] for item in fields(Case)))
+
+
+def cases_of(
+    levels: Sequence[float],
+    seeds: Sequence[int],
+    budgets: Sequence[float],
+    examples: Sequence[int],
+) -> list[Case]:
+    """Return all combinations."""
+    return [Case(*each) for each in product(levels, seeds, budgets, examples)]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Methods of one level and seed that one process runs, so that they share first rounds."""
+    """Methods of one case that one process runs, so that they share first rounds."""
 
-    level: float
-    seed: int
+    case: Case
     methods: tuple[str, ...]
 
 
-def plan(
-    levels: Sequence[float], seeds: Sequence[int], methods: Sequence[str], *, done: Sequence[Record]
-) -> list[Task]:
+def plan(wanted: Sequence[tuple[Case, Sequence[str]]], *, done: Sequence[Record]) -> list[Task]:
     """Return the remaining tasks, in pieces of about the same length."""
-    finished = {(record["level"], record["seed"], record["method"]) for record in done}
-    tasks = []
-    for seed, level in product(seeds, levels):
-        left = [name for name in methods if (level, seed, name) not in finished]
+    finished = {(Case.of(record), record["method"]) for record in done}
+    tasks: list[Task] = []
+    for case, methods in wanted:
+        left = [name for name in methods if (case, name) not in finished]
+        finished |= {(case, name) for name in left}
         alone = tuple(name for name in left if name in _ALONE)
         together = tuple(name for name in left if name not in _ALONE)
-        tasks += [Task(level, seed, names) for names in (alone, together) if names]
+        tasks += [Task(case, names) for names in (alone, together) if names]
     return tasks
 
 
@@ -90,23 +136,28 @@ def run_task(
     """Run a task's methods one after another; `emit` gets each record as soon as it is there."""
     # Every round is logged otherwise; warnings (a refused reply) still show.
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    case = task.case
+    protocol = replace(protocol, budget=case.budget, examples=case.examples)
     bench = world.Workbench(
-        world.World(protocol, level=task.level, seed=task.seed), remember=remember
+        world.World(protocol, level=case.level, seed=case.seed), remember=remember
     )
     for name in task.methods:
         started, trained = time.monotonic(), bench.trainings
-        outcome = METHODS[name](bench)
+        run = method_of(name)
+        if run is None:
+            raise ConfigError(f"There is no method {name!r}.")
+        outcome = run(bench)
         clock, served = outcome.clock, outcome.served
         losses = [bench.held_out(node, served[node]) for node in sorted(served)]
         emit(
             {
-                "level": task.level,
-                "seed": task.seed,
+                **asdict(case),
                 "method": name,
                 "loss": math.fsum(losses) / len(losses),
                 "device_losses": losses,
                 "rounds": clock.rounds,
                 "virtual_seconds": clock.seconds,
+                "idle": clock.idle,
                 "steps": outcome.steps,
                 "megabytes_down": clock.bytes_down / 1e6,
                 "megabytes_up": clock.bytes_up / 1e6,
@@ -215,11 +266,29 @@ def _figures(records: Sequence[Record], reference: Sequence[Record]) -> dict[str
     }
     if gaps:
         figures |= {"gap_mean": statistics.fmean(gaps), "gap_std": _spread(gaps)}
-    for key in ("rounds", "steps", "virtual_seconds", "megabytes_up", "megabytes_down"):
+    for key in ("rounds", "steps", "idle", "virtual_seconds", "megabytes_up", "megabytes_down"):
         figures[key] = statistics.fmean(record[key] for record in records)
     if "clusters" in records[0]:
         figures["clusters"] = {str(record["seed"]): len(record["clusters"]) for record in records}
     return figures
+
+
+def devices_better(records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
+    """Return level -> method -> devices that it serves better than training alone, and of how many.
+
+    A device counts once for each seed. Empty where nothing was trained alone.
+    """
+    alone = {Case.of(each): each["device_losses"] for each in records if each["method"] == "local"}
+    found: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        own = alone.get(Case.of(record))
+        if own is None or record["method"] == "local":
+            continue
+        counts = found.setdefault(f"{record['level']:g}", {}).setdefault(record["method"], [0, 0])
+        pairs = zip(record["device_losses"], own, strict=True)
+        counts[0] += sum(loss < other for loss, other in pairs)
+        counts[1] += len(own)
+    return found
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -11,125 +11,45 @@ import torch
 from matplotlib.container import ErrorbarContainer
 
 from floe_plugins.errors import ConfigError
-from flower_strategy.adapters.adapter import AdapterState, Float32Array, LoraFactors
 from flower_strategy.device.base_model import load_base_model
 from flower_strategy.device.hardware import DEVICE_CLASSES
+from integration_tests.benchmarks.cli import Namespace
 from integration_tests.benchmarks.federated_quality import world
 from integration_tests.benchmarks.federated_quality.__main__ import main
 from integration_tests.benchmarks.federated_quality.figure import draw
+from integration_tests.benchmarks.federated_quality.floe import affordable_ranks, run_floe
 from integration_tests.benchmarks.federated_quality.measure import (
+    Case,
     Journal,
     Record,
     Task,
+    devices_better,
     plan,
     run_task,
     summarise,
 )
 from integration_tests.benchmarks.federated_quality.methods import (
-    METHODS,
+    DEFAULT_METHODS,
+    TUNED,
     FedAvg,
+    Federation,
     FlexLora,
     Flora,
     HetLora,
-    affordable_ranks,
-    decomposed_mean,
-    factor_mean,
-    joined,
-    product_norm,
-    run_floe,
-    stack,
-    zero_padded_mean,
+    loads_of,
+    method_of,
+    run_rounds,
 )
-from integration_tests.benchmarks.federated_quality.result import conclusions, rows
-
-SHAPES = {"one": (12, 9), "two": (7, 10)}
-
-
-def adapters(ranks: tuple[int, ...], *, scaling: float = 1.0) -> list[AdapterState]:
-    generator = np.random.default_rng(0)
-    return [
-        AdapterState(
-            {
-                name: LoraFactors(
-                    b=generator.normal(size=(out, rank)).astype(np.float32),
-                    a=generator.normal(size=(rank, inner)).astype(np.float32),
-                )
-                for name, (out, inner) in SHAPES.items()
-            },
-            scaling,
-        )
-        for rank in ranks
-    ]
-
-
-def dense_mean(given: list[AdapterState], weights: list[float], layer: str) -> Float32Array:
-    total = sum(weights)
-    moves = [weight / total * one.delta(layer) for weight, one in zip(weights, given, strict=True)]
-    return np.asarray(np.sum(moves, axis=0), dtype=np.float32)
-
-
-# ----------------------------------------------------------------- averaging
-
-
-def test_fedavg_averages_the_factors_each_for_itself() -> None:
-    given = adapters((3, 3), scaling=0.5)
-    mean = factor_mean(given, [1, 3])
-    assert mean.scaling == 0.5
-    for name in SHAPES:
-        left, right = (one.layers[name] for one in given)
-        np.testing.assert_allclose(mean.layers[name].a, 0.25 * left.a + 0.75 * right.a, rtol=1e-5)
-        np.testing.assert_allclose(mean.layers[name].b, 0.25 * left.b + 0.75 * right.b, rtol=1e-5)
-        assert not np.allclose(mean.delta(name), dense_mean(given, [1, 3], name), rtol=0.1)
-
-
-def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_update() -> None:
-    small, large = adapters((2, 5), scaling=2.0)
-    norms = [
-        float(np.sqrt(sum(np.sum(one.delta(name) ** 2) for name in SHAPES)))
-        for one in (small, large)
-    ]
-    assert product_norm(small) == pytest.approx(norms[0], rel=1e-5)
-    share = norms[0] / sum(norms)
-    mean = zero_padded_mean([small, large], 5)
-    for name in SHAPES:
-        padded = np.pad(small.layers[name].a, ((0, 3), (0, 0)))
-        expected = share * padded + (1 - share) * large.layers[name].a
-        np.testing.assert_allclose(mean.layers[name].a, expected, rtol=1e-4, atol=1e-6)
-        padded = np.pad(small.layers[name].b, ((0, 0), (0, 3)))
-        expected = share * padded + (1 - share) * large.layers[name].b
-        np.testing.assert_allclose(mean.layers[name].b, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("rank", [2, 6])
-def test_flexlora_is_the_decomposition_of_the_dense_mean(rank: int) -> None:
-    given = adapters((2, 5), scaling=0.5)
-    mean = decomposed_mean(given, [2, 1], rank)
-    for name in SHAPES:
-        left, values, right = np.linalg.svd(dense_mean(given, [2, 1], name), full_matrices=False)
-        best = (left[:, :rank] * values[:rank]) @ right[:rank]
-        np.testing.assert_allclose(mean.delta(name), best, rtol=1e-3, atol=1e-4)
-        rows = mean.layers[name].a
-        np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-4)
-
-
-def test_floras_stack_is_the_mean_product_exactly_and_sums_of_stacks_add_up() -> None:
-    given = adapters((2, 5), scaling=0.5)
-    stacked = stack(given, [2, 1])
-    assert stacked.rank == 7
-    twice = joined([stacked, stacked])
-    for name in SHAPES:
-        mean = dense_mean(given, [2, 1], name)
-        np.testing.assert_allclose(stacked.delta(name), mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(twice.delta(name), 2 * mean, rtol=1e-4, atol=1e-5)
-
+from integration_tests.benchmarks.federated_quality.result import conclusions, result, rows
+from integration_tests.benchmarks.federated_quality.ways import Way, planned, split_name
 
 # --------------------------------------------------------------------- clock
 
 
 def test_a_round_takes_what_its_slowest_device_needs_and_none_begins_too_late() -> None:
-    protocol = world.Protocol(step_seconds=(1.0, 0.5), local_steps=2, downlink=4.0)
+    protocol = world.Protocol(step_seconds=(1.0, 0.5), downlink=4.0)
     phone, laptop = DEVICE_CLASSES["phone"], DEVICE_CLASSES["laptop"]
-    load = world.Load(rank=2, bytes_down=1_000_000, bytes_up=500_000)
+    load = world.Load(rank=2, steps=2, bytes_down=1_000_000, bytes_up=500_000)
     # 4 MB/s down, 0.25 up, two steps of 1 + 0.5 * 2 seconds, three times slower.
     assert world.load_seconds(phone, load, protocol) == pytest.approx(1.0 + 2 * 2 * 3 + 2.0)
     clock = world.Clock({0: phone, 1: laptop}, protocol, budget=31.0)
@@ -140,6 +60,22 @@ def test_a_round_takes_what_its_slowest_device_needs_and_none_begins_too_late() 
     assert clock.rounds == 2
     assert clock.seconds == pytest.approx(30.0)
     assert (clock.bytes_up, clock.bytes_down) == (2_000_000, 4_000_000)
+    # The laptop needs 32 times less for messages and 3 for steps: 1/32 + 4 + 1/16 of 15 seconds.
+    assert clock.idle == pytest.approx(0.5 * (1 - (3 / 32 + 4) / 15))
+    clock.download_last({0: load, 1: load})
+    assert clock.seconds == pytest.approx(31.0)
+    assert clock.bytes_down == 6_000_000
+
+
+def test_a_round_leaves_time_for_the_download_of_its_result() -> None:
+    protocol = world.Protocol(step_seconds=(1.0, 0.5), downlink=4.0)
+    load = world.Load(rank=2, steps=2, bytes_down=1_000_000, bytes_up=500_000)
+    clock = world.Clock({0: DEVICE_CLASSES["phone"]}, protocol, budget=16.0)
+    with pytest.raises(world.BudgetSpentError):
+        clock.begin_round({0: load}, reserve=1.1)
+    clock.begin_round({0: load}, reserve=1.0)
+    # Nothing travels down in the first round: the initial adapter follows from the seed.
+    assert load.without_download().bytes_down == 0
 
 
 # ------------------------------------------------------------------- methods
@@ -158,6 +94,12 @@ def protocol(tiny_model: str) -> world.Protocol:
         eval_examples=4,
         step_seconds=(0.5, 0.01),
     )
+
+
+def run(bench: world.Workbench, name: str) -> world.Outcome:
+    method = method_of(name)
+    assert method is not None
+    return method(bench)
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +136,10 @@ def test_stronger_devices_train_at_higher_ranks(bench: world.Workbench) -> None:
     assert sorted(ranks) == list(range(6))
     assert ranks[0] == 2
     assert ranks[2] == 8
-    fedavg = FedAvg(bench, ranks)
+    fedavg = FedAvg(bench.world, ranks)
     assert {fedavg.adapter_for(node).rank for node in ranks} == {2}
     for method in (HetLora, FlexLora, Flora):
-        federation = method(bench, ranks)
+        federation: Federation = method(bench.world, ranks)
         assert {node: federation.adapter_for(node).rank for node in ranks} == ranks
 
 
@@ -208,7 +150,7 @@ def test_a_round_of_floe_and_of_flexlora_is_the_same_mean_where_there_is_one_clu
     bench = world.Workbench(world.World(one_round, level=1.0, seed=0))
     floe = run_floe(bench)
     trained = bench.trainings
-    flexlora = METHODS["flexlora"](bench)
+    flexlora = run(bench, "flexlora")
     assert floe.clock.rounds == flexlora.clock.rounds == 1
     assert floe.details["clusters"] == [[0, 1, 2, 3, 4, 5]]
     assert bench.trainings == trained, "the first round's training is the same for both"
@@ -220,10 +162,104 @@ def test_a_round_of_floe_and_of_flexlora_is_the_same_mean_where_there_is_one_clu
 
 
 def test_floras_devices_download_the_whole_stack(bench: world.Workbench) -> None:
-    flora = Flora(bench, {0: 2, 1: 4})
-    loads = flora.loads({node: flora.adapter_for(node) for node in flora.ranks})
+    loads = loads_of(Flora(bench.world, {0: 2, 1: 4}), Way())
     assert loads[0].bytes_down == loads[1].bytes_down == loads[0].bytes_up + loads[1].bytes_up
     assert loads[1].bytes_up == 2 * loads[0].bytes_up
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("fedavg", Way()),
+        ("fedavg:int8", Way(int8=True)),
+        ("fedavg:filled:int8", Way(int8=True, filled=True)),
+    ],
+)
+def test_a_name_says_how_a_method_travels(name: str, way: Way) -> None:
+    assert split_name(name) == ("fedavg", way)
+    assert method_of(name) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["fedprox", "floe:int8", "local:filled", "fedavg:", "fedavg:int8:int8", "fedavg:int4"]
+)
+def test_other_names_are_none_of_a_method(name: str) -> None:
+    assert method_of(name) is None
+
+
+def test_eight_bits_are_a_quarter_of_the_bytes_and_both_ends_see_the_same(
+    bench: world.Workbench,
+) -> None:
+    way, model = Way(int8=True), FlexLora(bench.world, {0: 2, 1: 4})
+    wide, narrow = loads_of(model, Way()), loads_of(model, way)
+    for node, load in narrow.items():
+        assert 0.25 * wide[node].bytes_up < load.bytes_up < 0.35 * wide[node].bytes_up
+    trained = bench.train(0, model.adapter_for(0), server_round=1).adapter
+    arrived = way.carried(trained)
+    model.combine([arrived, arrived], [1, 1])
+    for layer, factors in arrived.layers.items():
+        assert not np.array_equal(factors.b, trained.layers[layer].b)
+        exact = trained.delta(layer)
+        assert np.linalg.norm(arrived.delta(layer) - exact) < 0.02 * np.linalg.norm(exact)
+        np.testing.assert_allclose(
+            model.received(1, Way()).delta(layer), arrived.delta(layer), atol=1e-5
+        )
+
+
+def test_steps_fill_rounds_of_equal_length(bench: world.Workbench) -> None:
+    protocol, way = bench.world.protocol, Way(int8=True, filled=True)
+    ranks = affordable_ranks(bench)
+    loads = loads_of(HetLora(bench.world, ranks), way)
+    found = planned(bench.world, loads, way=way)
+    assert found.rounds == protocol.merges == 3
+    length = (protocol.budget - found.last_seconds) / 3
+    for node, load in loads.items():
+        device = bench.world.nodes[node].device
+        full = load.with_steps(found.steps[node])
+        assert world.load_seconds(device, full, protocol) <= length * (1 + 1e-9)
+        more = load.with_steps(found.steps[node] + 1)
+        assert world.load_seconds(device, more, protocol) > length
+    assert found.steps[2] > found.steps[0]
+    slow = replace(protocol, budget=3.5)
+    bench.world.protocol = slow
+    try:
+        # A phone's step takes 1.6 seconds: two rounds, and with 1 second none.
+        assert planned(bench.world, loads, way=way).rounds == 2
+        bench.world.protocol = replace(slow, budget=1.0)
+        assert planned(bench.world, loads, way=way).rounds == 0
+        outcome = run_rounds(bench, HetLora(bench.world, ranks), way)
+        assert (outcome.steps, outcome.clock.seconds) == (0, 0.0)
+    finally:
+        bench.world.protocol = protocol
+
+
+def test_filled_rounds_use_the_whole_budget_and_wait_less(bench: world.Workbench) -> None:
+    plain, filled = run(bench, "hetlora"), run(bench, "hetlora:int8:filled")
+    assert filled.steps > plain.steps
+    assert filled.clock.idle < plain.clock.idle
+    assert plain.clock.bytes_up > 3 * filled.clock.bytes_up
+    assert filled.clock.seconds <= bench.world.protocol.budget * (1 + 1e-9)
+    assert filled.clock.bytes_down == filled.clock.bytes_up
+
+
+def test_a_tuned_rate_is_one_of_three_and_no_worse_than_the_given_one(
+    bench: world.Workbench,
+) -> None:
+    def loss(outcome: world.Outcome) -> float:
+        return float(np.mean([bench.held_out(node, one) for node, one in outcome.served.items()]))
+
+    tuned = run(bench, "local_tuned")
+    before = bench.trainings
+    assert loss(tuned) <= loss(run(bench, "local"))
+    assert bench.trainings == before, "training alone at the given rate is remembered"
+    rates = [factor * bench.world.protocol.learning_rate for factor in TUNED]
+    assert tuned.details["learning_rate"] in rates
+
+
+def test_devices_of_few_examples_have_so_many(protocol: world.Protocol) -> None:
+    few = world.World(replace(protocol, examples=5), level=1.0, seed=0)
+    assert {len(node.data.train) for node in few.nodes.values()} == {5}
+    assert {profile.num_examples for profile in few.profiles.values()} == {5}
 
 
 def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> None:
@@ -234,7 +270,7 @@ def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> 
         ways[way] = {
             name: [
                 way.held_out(node, adapter)
-                for node, adapter in sorted(METHODS[name](way).served.items())
+                for node, adapter in sorted(run(way, name).served.items())
             ]
             for name in methods
         }
@@ -252,17 +288,19 @@ def test_every_method_uses_the_same_budget(
     tiny_model: str, tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:
     journal = tmp_path / "results.jsonl"
+    names = (*DEFAULT_METHODS, "flora")
     arguments = [
         *("--model", tiny_model, "--data", "embedded", "--ranks", "2,4,8", "--budget", "15"),
         *("--local-steps", "3", "--learning-rate", "0.02", "--max-length", "48"),
         *("--eval-examples", "4", "--step-seconds", "0.5,0.01"),
-        *("--seeds", "0", "--levels", "1,0", "--jobs", "1"),
-        *("--resume", str(journal), "--methods", ",".join(METHODS)),
+        *("--seeds", "0", "--levels", "1,0", "--jobs", "1", "--few-examples", "6"),
+        *("--curve-budgets", "6", "--curve-methods", "floe,local", "--few-methods", "floe"),
+        *("--resume", str(journal), "--methods", ",".join(names)),
     ]
     values = values_of(main, *arguments)
     assert list(values["levels"]) == ["1", "0"]
-    for methods in values["levels"].values():
-        assert sorted(methods) == sorted(METHODS)
+    for level, methods in values["levels"].items():
+        assert sorted(methods) == sorted(names)
         assert methods["untrained"]["steps"] == 0
         for name, figures in methods.items():
             assert 0 < figures["loss_mean"] < 10
@@ -270,40 +308,57 @@ def test_every_method_uses_the_same_budget(
             assert figures["gap_mean"] == pytest.approx(
                 figures["loss_mean"] - methods["floe"]["loss_mean"]
             )
-            assert figures["virtual_seconds"] <= 15
-            if name not in ("untrained", "local"):
+            assert figures["virtual_seconds"] <= 15 * (1 + 1e-9)
+            if name not in ("untrained", "local", "local_tuned"):
                 assert figures["rounds"] == 3
-                assert figures["steps"] == 3 * 3 * 6
                 assert figures["loss_mean"] < methods["untrained"]["loss_mean"]
+                assert (figures["steps"] > 3 * 3 * 6) == name.endswith(":filled")
+            if name != "local":
+                better, of = values["devices_better"][level][name]
+                assert of == 6
+                assert 0 <= better <= 6
         # A device that neither waits nor communicates makes more steps.
         assert methods["local"]["steps"] > methods["floe"]["steps"]
         assert methods["local"]["megabytes_up"] == 0 < methods["fedavg"]["megabytes_up"]
-    assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * len(METHODS)
+    assert sorted(values["budget_curve"]["6"]["1"]) == ["floe", "local"]
+    assert values["budget_curve"]["6"]["1"]["local"]["steps"] < methods["local"]["steps"]
+    assert values["few_examples"]["examples"] == 6
+    assert sorted(values["few_examples"]["levels"]) == ["0", "1"]
+    assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * len(names) + 2 + 2
+    shown = result(values, Namespace())
+    assert {len(row) for row in shown.rows} == {len(shown.header)}
+    assert any("virtual seconds: with 6 floe" in said for said in shown.remarks)
+    assert any("devices of 6 examples: floe" in said for said in shown.remarks)
     figure = draw(values)
-    (axes,) = figure.axes
-    assert axes.get_xlabel().startswith("level")
-    assert len(axes.containers) == len(METHODS)
-    bars = [each for each in axes.containers if isinstance(each, ErrorbarContainer)]
+    over_level, over_time = figure.axes
+    assert over_level.get_xlabel().startswith("level")
+    assert len(over_level.containers) == len(names)
+    bars = [each for each in over_level.containers if isinstance(each, ErrorbarContainer)]
     (floe,) = (each for each in bars if each.get_label() == "floe")
     losses = {level: methods["floe"]["loss_mean"] for level, methods in values["levels"].items()}
     assert np.asarray(floe.lines[0].get_ydata()).tolist() == [losses["0"], losses["1"]]
+    (line,) = (each for each in over_time.lines if each.get_label() == "floe")
+    assert np.asarray(line.get_xdata()).tolist() == [6.0, 15.0]
+    assert np.asarray(line.get_ydata())[1] == losses["1"]
     figure.canvas.draw()
 
 
 def test_a_benchmark_goes_on_where_it_was_cut_off(protocol: world.Protocol, tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     journal = Journal(path, protocol.described())
-    run_task(protocol, Task(0.0, 0, ("untrained",)), journal.add)
+    case, other = (Case(level, 0, protocol.budget, 0) for level in (0.0, 1.0))
+    run_task(protocol, Task(case, ("untrained",)), journal.add)
     with path.open("a", encoding="utf-8") as file:
         file.write('{"level": 0.0, "seed": 0, "meth')
     resumed = Journal(path, protocol.described())
     assert [record["method"] for record in resumed.records] == ["untrained"]
-    left = plan([1.0, 0.0], [0], ["floe", "local", "untrained"], done=resumed.records)
+    names = ["floe", "local", "untrained"]
+    left = plan([(other, names), (case, names), (case, ["floe"])], done=resumed.records)
     assert left == [
-        Task(1.0, 0, ("local",)),
-        Task(1.0, 0, ("floe", "untrained")),
-        Task(0.0, 0, ("local",)),
-        Task(0.0, 0, ("floe",)),
+        Task(other, ("local",)),
+        Task(other, ("floe", "untrained")),
+        Task(case, ("local",)),
+        Task(case, ("floe",)),
     ]
     with pytest.raises(ConfigError, match="another budget"):
         Journal(path, replace(protocol, budget=16.0).described())
@@ -317,7 +372,7 @@ def test_a_step_can_be_timed_on_this_machine(protocol: world.Protocol) -> None:
 def test_mean_and_spread_are_over_seeds() -> None:
     def record(method: str, seed: int, loss: float) -> Record:
         zeros = dict.fromkeys(
-            ("rounds", "steps", "virtual_seconds", "megabytes_up", "megabytes_down"), 0
+            ("rounds", "steps", "idle", "virtual_seconds", "megabytes_up", "megabytes_down"), 0
         )
         extra = {"clusters": [[0], [1]]} if method == "floe" else {}
         return {"level": 0.0, "seed": seed, "method": method, "loss": loss, **zeros, **extra}
@@ -330,9 +385,27 @@ def test_mean_and_spread_are_over_seeds() -> None:
     )["0"]
     assert (found["local"]["loss_mean"], found["local"]["loss_std"]) == (2.5, 1.0)
     assert (found["local"]["gap_mean"], found["local"]["gap_std"]) == (0.5, 0.0)
-    first, second = rows({"0": found})
-    assert first[:4] == ["0", "floe (2 clusters)", "2.000 ± 1.000", ""]
-    assert second[:4] == ["0", "local", "2.500 ± 1.000", "+0.500 ± 0.000"]
+    first, second = rows({"0": found}, {"0": {"floe": [5, 6]}})
+    assert first[:5] == ["0", "floe (2 clusters)", "2.000 ± 1.000", "", "5 of 6"]
+    assert second[:5] == ["0", "local", "2.500 ± 1.000", "+0.500 ± 0.000", ""]
+
+
+def test_devices_are_compared_with_themselves_alone() -> None:
+    def record(method: str, seed: int, losses: list[float], budget: float = 86.0) -> Record:
+        case = {"level": 0.5, "seed": seed, "budget": budget, "examples": 0}
+        return {**case, "method": method, "device_losses": losses}
+
+    found = devices_better(
+        [
+            record("floe", 0, [1.0, 2.0, 3.0]),
+            record("local", 0, [2.0, 2.0, 4.0]),
+            record("floe", 1, [1.0, 2.0, 3.0]),
+            record("local", 1, [0.0, 0.0, 4.0]),
+            record("fedavg", 1, [9.0, 9.0, 9.0]),
+            record("floe", 1, [0.0, 0.0, 0.0], budget=18.0),
+        ]
+    )
+    assert found == {"0.5": {"floe": [3, 6], "fedavg": [0, 3]}}
 
 
 def test_conclusions_follow_from_the_differences() -> None:
@@ -352,9 +425,10 @@ def test_conclusions_follow_from_the_differences() -> None:
         "hetlora": figures([1.9, 2.4], [-0.1, 0.2]),
         "untrained": figures([3.0, 3.2], [1.0, 1.0]),
     }
-    (said,) = conclusions({"0": methods})
+    (said,) = conclusions({"0": methods}, {"0": {"floe": [11, 12]}})
+    assert "serves 11 of 12 devices better than training alone" in said
     assert "makes 2 clusters and is number 2 of 5" in said
     assert "lower than that of fedavg, untrained, higher than that of local" in said
     assert "within one standard deviation of hetlora" in said
     assert "1.000 nats below the untrained model" in said
-    assert conclusions({"0": {"local": methods["local"]}}) == []
+    assert conclusions({"0": {"local": methods["local"]}}, {}) == []

@@ -1,5 +1,7 @@
 """Shared by all methods: terms, devices, the virtual clock, real local training and evaluation."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +45,9 @@ class Protocol:
     batch_size: int = 2
     learning_rate: float = 2e-3
     max_length: int = 32
-    eval_examples: int = 6  # held-out, per device
+    eval_examples: int = 16  # held-out, per device
+    examples: int = 0  # that a device trains on at most; 0 is all it has
+    merges: int = 3  # rounds of a method whose steps fill them
     #: Seconds of a step on a device with slowdown 1: at rank 0, and what one rank adds.
     step_seconds: tuple[float, float] = (2.2, 0.008)
     downlink: float = 8.0  # how many times faster than its uplink a device downloads
@@ -84,8 +88,16 @@ class Load:
     """One device's part of a round."""
 
     rank: int  # that it trains at
+    steps: int
     bytes_down: int
     bytes_up: int
+
+    def with_steps(self, steps: int) -> Load:
+        return replace(self, steps=steps)
+
+    def without_download(self) -> Load:
+        """Return it in the first round: the initial adapter follows from the seed."""
+        return replace(self, bytes_down=0)
 
 
 def step_seconds(device: Device, rank: int, protocol: Protocol) -> float:
@@ -94,11 +106,16 @@ def step_seconds(device: Device, rank: int, protocol: Protocol) -> float:
     return (base + slope * rank) * device.slowdown
 
 
+def download_seconds(device: Device, load: Load, protocol: Protocol) -> float:
+    """Return the virtual seconds of a download."""
+    return device.upload_seconds(load.bytes_down) / protocol.downlink
+
+
 def load_seconds(device: Device, load: Load, protocol: Protocol) -> float:
     """Return the virtual seconds of download, local steps and upload."""
     return (
-        device.upload_seconds(load.bytes_down) / protocol.downlink
-        + protocol.local_steps * step_seconds(device, load.rank, protocol)
+        download_seconds(device, load, protocol)
+        + load.steps * step_seconds(device, load.rank, protocol)
         + device.upload_seconds(load.bytes_up)
     )
 
@@ -112,20 +129,40 @@ class Clock:
 
     def __init__(self, devices: Mapping[int, Device], protocol: Protocol, budget: float) -> None:
         self._devices, self._protocol, self._budget = devices, protocol, budget
-        self.seconds = 0.0
+        self.seconds = self._busy = self._held = 0.0
         self.rounds = self.bytes_down = self.bytes_up = 0
 
-    def begin_round(self, loads: Mapping[int, Load]) -> None:
-        """Count a round in; one that would not end in time is a `BudgetSpentError`, uncounted."""
-        slowest = max(
+    def begin_round(self, loads: Mapping[int, Load], *, reserve: float = 0.0) -> None:
+        """Count a round in; one that would not end in time is a `BudgetSpentError`, uncounted.
+
+        `reserve` are the seconds that must be left after it.
+        """
+        needed = [
             load_seconds(self._devices[node], load, self._protocol) for node, load in loads.items()
-        )
-        if self.seconds + slowest > self._budget:
+        ]
+        slowest = max(needed)
+        # A plan that fills the budget may exceed it by a rounding error.
+        if self.seconds + slowest + reserve > self._budget * (1 + 1e-9):
             raise BudgetSpentError
         self.seconds += slowest
+        self._busy += sum(needed)
+        self._held += slowest * len(needed)
         self.rounds += 1
         self.bytes_down += sum(load.bytes_down for load in loads.values())
         self.bytes_up += sum(load.bytes_up for load in loads.values())
+
+    def download_last(self, loads: Mapping[int, Load]) -> None:
+        """Count in the download of the result, which every device has to make."""
+        self.seconds += max(
+            download_seconds(self._devices[node], load, self._protocol)
+            for node, load in loads.items()
+        )
+        self.bytes_down += sum(load.bytes_down for load in loads.values())
+
+    @property
+    def idle(self) -> float:
+        """Share of all rounds that devices have waited for the slowest one."""
+        return 1.0 - self._busy / self._held if self._held else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +200,10 @@ class World:
         for index in range(protocol.clients):
             place = {"partition-id": index, "num-partitions": protocol.clients}
             device = simulated_device(protocol.devices, index)
-            self.nodes[index] = Node(device, load_local_data(self.config, place, simulated=True))
+            data = load_local_data(self.config, place, simulated=True)
+            if protocol.examples:
+                data = replace(data, train=data.train[: protocol.examples])
+            self.nodes[index] = Node(device, data)
 
     def initial(self, rank: int, *, variant: int = 0) -> AdapterState:
         """Return the adapter that training begins with; ranks share the rows they have in common.
@@ -225,9 +265,9 @@ def measured_step_seconds(protocol: Protocol, *, seed: int) -> tuple[float, floa
 class Workbench:
     """Trains and evaluates for all methods of one level and seed.
 
-    A local training is a function of the adapter sent, the node, the round and the number of
-    steps. Methods send the same adapters in the first round, so its results are remembered; later
-    rounds have no two alike, and are not.
+    A local training is a function of the adapter sent, the node, the round, the number of steps and
+    the learning rate. Methods send the same adapters in the first round, so its results are
+    remembered, training alone included; later rounds have no two alike, and are not.
     """
 
     def __init__(self, world: World, *, remember: bool = True) -> None:
@@ -241,19 +281,23 @@ class Workbench:
         *,
         server_round: int,
         steps: int | None = None,
+        rate: float = 1.0,
         frozen: AdapterState | None = None,
     ) -> TrainingOutcome:
         """Train an adapter on a node's examples.
 
         With seed and node the round decides the order of the batches, for all methods alike.
-        `frozen` is a move of the base weights that training builds on and leaves alone.
+        `rate` is a factor of the learning rate, `frozen` a move of the base weights that training
+        builds on and leaves alone.
         """
         settings = self.world.settings
+        if rate != 1.0:
+            settings = settings.changed(learning_rate=rate * settings.learning_rate)
         if steps is not None:
             settings = settings.changed(local_steps=steps)
         key = ""
         if self._remember and server_round == 1 and frozen is None:
-            key = f"{node} {settings.local_steps} {fingerprint(adapter)}"
+            key = f"{node} {settings.local_steps} {rate} {fingerprint(adapter)}"
             if key in self._known:
                 return self._known[key]
         self.trainings += 1
