@@ -49,7 +49,7 @@ def test_devices_fill_the_budget_and_end_with_more_than_their_clusters_adapter(
 ) -> None:
     ranks = affordable_ranks(bench)
     outcome = run_floe(bench)
-    assert outcome.details["ranks"] == ranks == {0: 2, 1: 2, 2: 8}
+    assert outcome.details["ranks"] == ranks == {0: 2, 1: 4, 2: 8}
     clock, protocol = outcome.clock, bench.world.protocol
     assert clock.rounds == 3
     assert 0.85 * protocol.budget < clock.seconds <= protocol.budget
