@@ -169,6 +169,8 @@ class UploadStore:
         for path in self._folder.glob(f"*{_SUFFIX}"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        # A round whose checkpoint could not be written leaves files that no later one needs.
+        self._unsynced = [path for path in self._unsynced if path.name in kept]
 
     def take_over(self, names: Iterable[str], other: Path) -> None:
         """Take files over from another folder, as links where the file system has them.
