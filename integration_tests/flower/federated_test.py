@@ -44,6 +44,8 @@ def test_real_text_lowers_the_held_out_loss_in_every_cluster(tmp_path: Path) -> 
         "data": ",".join(SHARED),
         "rounds": 1,
         "local-steps": 2,
+        # Two passes over so few are seven steps: a laptop would take some thirty.
+        "max-examples": 16,
         "eval-examples": 4,
         "output": str(output),
         "devices": "phone,laptop",
