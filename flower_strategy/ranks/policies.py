@@ -11,10 +11,15 @@ from flower_strategy.config_keys import EXPORT_RANKS, split_list
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.ranks.plugin_policy import plugin_policy
+from flower_strategy.ranks.steps import learning, steps_within
 
 
 class DeadlinePolicy:
-    """The largest rank whose round fits the deadline and whose memory fits the device.
+    """The rank whose round fits the deadline and whose memory fits the device.
+
+    Where devices take as many steps as the deadline leaves them, it is the one of these ranks that
+    learns most in them, see `learning`: a smaller rank uploads sooner and may buy a step. Where the
+    number of steps is given, it is the largest.
 
     A round at rank r takes ``slowdown * steps * (a + b r)`` seconds of training, with a and b
     fitted to the device's two measured ranks, and those of upload and download; see
@@ -28,13 +33,22 @@ class DeadlinePolicy:
         Seconds that a round may take. None derives it from the first profiles: the time of the
         smallest rank on the slowest device that can hold it. No device is then ever left out for
         its speed, and the others use the time that they would spend waiting.
+    steps_fill : bool (default: False)
+        Whether devices take as many steps as the deadline leaves them.
     """
 
     name = "deadline"
 
-    def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        candidates: Sequence[int],
+        deadline: float | None = None,
+        steps_fill: bool = False,
+    ) -> None:
         self.candidates = tuple(sorted(candidates))
         self.deadline = deadline
+        self.steps_fill = steps_fill
         self._automatic = deadline is None
 
     def assign(
@@ -53,17 +67,29 @@ class DeadlinePolicy:
                 if memory_needed(profile, smallest) <= profile.memory_bytes
             ]
             self.deadline = max(needed, default=None)
-        return {
+        deadline = math.inf if self.deadline is None else self.deadline
+        decisions = {
             node: _largest(
                 profile,
                 self.candidates,
                 local_steps=local_steps[node],
-                deadline=math.inf if self.deadline is None else self.deadline,
+                deadline=deadline,
                 smallest_always=self._automatic,
                 slowdown=pace.get(node, 1.0),
             )
             for node, profile in profiles.items()
         }
+        if self.steps_fill and self.deadline is not None:
+            for node, largest in decisions.items():
+                decisions[node] = _most_learning(
+                    profiles[node],
+                    largest,
+                    [rank for rank in self.candidates if rank <= (largest.rank or 0)],
+                    local_steps=local_steps[node],
+                    deadline=deadline,
+                    slowdown=pace.get(node, 1.0),
+                )
+        return decisions
 
 
 class MemoryPolicy:
@@ -217,7 +243,11 @@ def policy_from_config(config: RunConfig) -> RankPolicy:
     if config.rank_policy == "uniform-min":
         return UniformMinPolicy(candidates=config.ranks, deadline=deadline)
     if config.rank_policy == "deadline":
-        return DeadlinePolicy(candidates=config.ranks, deadline=deadline)
+        return DeadlinePolicy(
+            candidates=config.ranks,
+            deadline=deadline,
+            steps_fill=config.fill_deadline and not config.epochs,
+        )
     return plugin_policy(config)
 
 
@@ -271,3 +301,30 @@ def _largest(
         else:
             return RankDecision(rank, seconds, refusal)
     return RankDecision(None, seconds, refusal)
+
+
+def _most_learning(
+    profile: DeviceProfile,
+    largest: RankDecision,
+    fitting: Sequence[int],
+    *,
+    local_steps: int,
+    deadline: float,
+    slowdown: float,
+) -> RankDecision:
+    """Return the rank, of those that fit, whose steps within the deadline learn most."""
+    if largest.rank is None:
+        return largest
+    steps = {
+        rank: max(1, steps_within(profile, rank, deadline=deadline, pace=slowdown))
+        for rank in fitting
+    }
+    best = max(fitting, key=lambda rank: (learning(rank, steps[rank]), rank))
+    if best == largest.rank:
+        return largest
+    seconds = predicted_seconds(profile, best, local_steps=local_steps, slowdown=slowdown)
+    reason = (
+        f"{steps[best]} steps at rank {best} learn more than {steps[largest.rank]} at rank "
+        f"{largest.rank}"
+    )
+    return RankDecision(best, seconds, reason)

@@ -158,3 +158,22 @@ def test_the_configuration_names_the_policy(name: str, kind: type) -> None:
     assert policy.name == name
     assert policy.candidates == ((8,) if name == "fixed" else (4, 8))
     assert policy.deadline == (30.0 if name in ("deadline", "uniform-min") else None)
+
+
+def test_where_steps_fill_the_deadline_the_rank_is_the_one_that_learns_most() -> None:
+    # A step takes a second at every rank. A rank takes a second to travel on one device, and next
+    # to nothing on the other.
+    slow_link = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
+    fast_link = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=900 * MB)
+    profiles = {1: slow_link, 2: fast_link}
+    filled = DeadlinePolicy(candidates=(4, 8, 16), deadline=20.0, steps_fill=True)
+    decisions = filled.assign(profiles, local_steps=STEPS, pace={})
+    assert {node: decision.rank for node, decision in decisions.items()} == {1: 4, 2: 16}
+    assert decisions[1].reason == "16 steps at rank 4 learn more than 4 at rank 16"
+    assert decisions[1].predicted_seconds == predicted_seconds(slow_link, 4, local_steps=4)
+    alone = DeadlinePolicy(candidates=(4, 8, 16), deadline=20.0)
+    given = alone.assign(profiles, local_steps=STEPS, pace={})
+    assert {node: decision.rank for node, decision in given.items()} == {1: 16, 2: 16}
+    # Of two ranks that buy the same number of steps, the larger one.
+    few = DeadlinePolicy(candidates=(4, 5), deadline=13.5, steps_fill=True)
+    assert few.assign({1: slow_link}, local_steps={1: 4}, pace={1: 2.0})[1].rank == 5

@@ -1,8 +1,10 @@
-"""How many steps a device takes in a round."""
+"""How many steps a device takes in a round, and how much it learns in them."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import StepCost, download_seconds, upload_seconds
@@ -10,6 +12,41 @@ from flower_strategy.settings import TrainingSettings
 
 MOST_STEPS = 1_000_000
 """Most steps of a round, as of `local_steps`: a device says itself how fast it is."""
+
+
+def learning(rank: int, steps: int) -> float:
+    r"""Return how much steps at a rank learn, to compare it: :math:`\text{steps} \cdot r^{1/3}`.
+
+    Fitted to what the held-out loss of SmolLM2-135M fell by after 3, 6, 12 and 24 steps at the
+    ranks 2, 4, 8, 16 and 32 (GSM8K and PubMedQA mixed, two seeds, learning rate 2e-3, alpha =
+    rank): it goes with steps^0.52 and rank^0.17, so a doubled rank is worth 1.25 times the steps,
+    whatever the number. From rank 4 or from 6 steps on it is worth less (exponents 0.26 and
+    0.13 instead of 0.32), for the ranks up to 16 more (0.38).
+    """
+    return float(steps * np.cbrt(rank))
+
+
+def steps_within(profile: DeviceProfile, rank: int, *, deadline: float, pace: float = 1.0) -> int:
+    """Return the steps that fit between download and upload; 0 or less where none does.
+
+    A device of a low rank downloads more than is reckoned here, once it has an adapter of its own:
+    a round is that much longer rather than a whole step shorter.
+
+    Parameters
+    ----------
+    profile : DeviceProfile
+        The device's profile.
+    rank : int
+        Its rank.
+    deadline : float
+        Seconds of the round.
+    pace : float (default: 1.0)
+        How many times longer than profiled its training takes.
+    """
+    left = deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
+    # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
+    steps = left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9)
+    return math.floor(min(steps, MOST_STEPS))
 
 
 def planned_steps(
@@ -48,11 +85,7 @@ def planned_steps(
     """
     if training.epochs or not training.fill_deadline or deadline is None:
         return training.steps(profile.num_examples)
-    # As policies reckon. A device of a low rank downloads more than that, once it has an adapter of
-    # its own; a round is that much longer rather than a whole step shorter.
-    left = deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
-    # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
-    steps = math.floor(left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9))
+    steps = steps_within(profile, rank, deadline=deadline, pace=pace)
     if training.max_epochs:
         size = training.batch_size * training.gradient_accumulation_steps
         whole = training.max_epochs * profile.num_examples / size
