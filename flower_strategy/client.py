@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -27,8 +28,9 @@ from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.gpu import warn_of_idle_gpu
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
+from flower_strategy.device.kept_model import FOLDER_KEY, choose_model, write_model
 from flower_strategy.device.kept_state import DeviceState, load_state
-from flower_strategy.device.loss import held_out_loss
+from flower_strategy.device.loss import example_losses, held_out_loss
 from flower_strategy.device.preparation import check_training
 from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import (
@@ -44,6 +46,8 @@ from flower_strategy.messages import (
     BEGAN_KEY,
     CONFIG_KEY,
     DEADLINE_KEY,
+    FINAL_KEY,
+    KEEPS,
     METRICS_KEY,
     RANK_KEY,
     ROUND_KEY,
@@ -262,37 +266,45 @@ def _deadline(
 
 
 def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
-    """Answer ``evaluate`` with the loss on the node's held-out examples.
+    """Answer ``evaluate`` with the loss on the node's held-out and validation examples.
 
     The reply's metrics are ``num-examples``, ``num-tokens`` (their response tokens, the loss's
-    weight) and ``held-out-loss`` in nats per response token.
+    weight) and ``held-out-loss`` in nats per response token, and, of a device that has validation
+    examples, ``validation-loss`` and ``validation-tokens``. To its last message of a run a device
+    adds which model it ``keeps``, see `flower_strategy.device.kept_model`; it writes that model's
+    adapter into the folder ``device-adapter`` of its ``--node-config``, if that names one.
 
     Parameters
     ----------
     message : Message
-        An adapter, its scaling and `TrainingSettings`.
+        An adapter, its scaling and `TrainingSettings`; whether it is ``final``, and then the run's
+        name and the round in which the server thinks that the device began.
     context : Context
-        The node's context; unused, but Flower passes it to every function.
+        The node's context.
     data : LocalData
         The node's local data.
     """
-    settings = TrainingSettings.from_record(message.content.config_records[CONFIG_KEY])
+    config = message.content.config_records[CONFIG_KEY]
+    settings = TrainingSettings.from_record(config)
     base = load_base_model(settings.model, settings.dtype, settings.quantization)
-    loss, tokens = held_out_loss(base, received_adapter(message), data.held_out, settings)
-    return Message(
-        content=RecordDict(
-            {
-                METRICS_KEY: MetricRecord(
-                    {
-                        "num-examples": len(data.held_out),
-                        "num-tokens": tokens,
-                        "held-out-loss": loss,
-                    }
-                )
-            }
-        ),
-        reply_to=message,
+    cluster = received_adapter(message)
+    loss, tokens = held_out_loss(base, cluster, data.held_out, settings)
+    metrics = MetricRecord(
+        {"num-examples": len(data.held_out), "num-tokens": tokens, "held-out-loss": loss}
     )
+    measured = None
+    if data.validation:
+        measured = example_losses(base, cluster, data.validation, settings)
+        metrics["validation-loss"] = measured.mean
+        metrics["validation-tokens"] = measured.num_tokens
+    if config.get(FINAL_KEY, False):
+        run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
+        kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
+        model = choose_model(base, cluster, kept, data.validation, settings, measured=measured)
+        metrics["keeps"] = KEEPS.index(model.name)
+        if folder := str(context.node_config.get(FOLDER_KEY, "")):
+            write_model(Path(folder), model, base, settings)
+    return Message(content=RecordDict({METRICS_KEY: metrics}), reply_to=message)
 
 
 def _order_of(context: Context) -> int:

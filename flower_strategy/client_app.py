@@ -15,6 +15,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy import client
 from flower_strategy.config import RunConfig
 from flower_strategy.data import LocalData, load_local_data
+from flower_strategy.device.kept_model import FOLDER_KEY
 from flower_strategy.simulation import is_simulated
 
 logger = logging.getLogger("flwr")
@@ -31,6 +32,7 @@ NODE_KEYS = (
     "bandwidth-mbps",
     "memory-gib",
     "min-embedding-noise",
+    FOLDER_KEY,
     "name",
     "simulated",
 )

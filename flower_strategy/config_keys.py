@@ -260,6 +260,14 @@ class DataKeys(Keys):
         le=0.9,
         description="Share of a node's examples kept out of training, to measure the loss on.",
     )
+    validation: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of a node's other examples that is kept out of training too, at least "
+        "one of four, for patience and for the model that a device keeps; 0 keeps none, and "
+        "neither does fraction-evaluate 0.",
+    )
     devices: _Devices = Field(
         default=("phone", "jetson", "laptop"),
         description="Classes of the simulated devices, given to the nodes in turn. A real "
@@ -300,6 +308,13 @@ class ParticipationKeys(Keys):
         default=1.0,
         description="Share of each cluster's devices that measure the held-out loss in a "
         "round; at least one does, and none with 0.",
+    )
+    patience: int = Field(
+        default=2,
+        ge=0,
+        le=100_000,
+        description="Rounds without a lower loss on its devices' validation examples after which "
+        "a cluster stops training; 0 never stops it. Its best adapter is exported either way.",
     )
     quorum: _Part = Field(
         default=1.0,

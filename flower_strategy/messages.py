@@ -34,6 +34,13 @@ adapter as far as the server knows (0 if it does not), the seconds that the roun
 they are not limited), and the rank that the device trains at. A reply names the round in which the
 device began."""
 
+FINAL_KEY = "final"
+"""Whether a message to evaluate is a device's last one: it then chooses the model that it keeps."""
+
+KEEPS = ("own", "cluster", "alone")
+"""What a device can keep: the cluster's adapter with its own part, the cluster's, or its own
+adapter alone. Its reply has the place in this list as ``keeps``."""
+
 _LAYERS, _ROWS, _COLUMNS = "layers", "rows", "columns"
 
 PROFILE_QUERY = f"{MessageType.QUERY}.profile"

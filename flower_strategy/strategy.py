@@ -43,6 +43,7 @@ from flower_strategy.server.checkpoint import (
     set_aside_checkpoints,
     upload_store,
 )
+from flower_strategy.server.early_stop import all_stopped, conclude_evaluation
 from flower_strategy.server.exchange import Patience
 from flower_strategy.server.export import export_run
 from flower_strategy.server.records import RoundRecord
@@ -244,12 +245,13 @@ class FloeStrategy(Strategy):
             self.state, finished = self._begin(initial_arrays)
             if self.output is not None:
                 self.results = ResultFolders(self.output, after=finished)
-            train_config = train_config or ConfigRecord()
             evaluate_config = evaluate_config or ConfigRecord()
             result = Result()
             # The adapters are in the state; serialising them takes as long as sending them.
             none = ArrayRecord()
             for server_round in range(finished + 1, num_rounds + 1):
+                if all_stopped(self):
+                    break
                 started = time.monotonic()
                 log.log_round(server_round, num_rounds)
                 if server_round == finished + 1:
@@ -264,13 +266,15 @@ class FloeStrategy(Strategy):
                     raise
                 self.state.history.append(self.round.record)
                 if server_round:
-                    messages = self.configure_train(server_round, none, train_config, grid)
+                    how = train_config or ConfigRecord()
+                    messages = self.configure_train(server_round, none, how, grid)
                     replies = self.receive(grid, messages, timeout, stage="train")
                     _, metrics = self.aggregate_train(server_round, replies)
                     result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
                 messages = self.configure_evaluate(server_round, none, evaluate_config, grid)
                 replies = self.receive(grid, messages, timeout, stage="evaluate")
                 evaluated = self.aggregate_evaluate(server_round, replies)
+                conclude_evaluation(self, self.round, grid, evaluate_config, timeout)
                 result.evaluate_metrics_clientapp[server_round] = evaluated or MetricRecord()
                 if evaluate_fn is not None:
                     found = evaluate_fn(server_round, self.state.to_arrays())
@@ -283,7 +287,7 @@ class FloeStrategy(Strategy):
                 if server_round < num_rounds and self.checkpoints.exports_after(server_round):
                     self.export_so_far()
             self.export()
-            result.arrays = self.state.to_arrays()
+            result.arrays = self.state.to_arrays(best=True)
             return result
 
     def _end_without_devices(self, error: NoDevicesError, *, seconds: float) -> None:
@@ -406,10 +410,7 @@ class FloeStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one message per training device: its cluster's adapter at its rank.
-
-        `arrays` is empty: the adapters are in ``state``.
-        """
+        """Return one message per training device; `arrays` is empty, adapters are in ``state``."""
         return training_messages.configure_train(self, self.round, server_round, config, grid)
 
     def aggregate_train(
@@ -429,11 +430,8 @@ class FloeStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one message per evaluating device: its cluster's adapter, as exported.
-
-        `arrays` is empty: the adapters are in ``state``.
-        """
-        return training_messages.configure_evaluate(self, server_round, config, grid)
+        """Return one message per evaluating device; `arrays` is empty, as in training."""
+        return training_messages.configure_evaluate(self, self.round, server_round, config, grid)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

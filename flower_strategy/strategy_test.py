@@ -382,9 +382,9 @@ def test_adapters_are_written_out_only_for_those_who_read_them(
     written: list[int] = []
     whole = RunState.to_arrays
 
-    def counted(state: RunState) -> ArrayRecord:
+    def counted(state: RunState, *, best: bool = False) -> ArrayRecord:
         written.append(len(state.history))
-        return whole(state)
+        return whole(state, best=best)
 
     monkeypatch.setattr(RunState, "to_arrays", counted)
     strategy = FloeStrategy.from_config(RunConfig.from_dict(run_config))

@@ -175,7 +175,7 @@ class Source:
             seed=config.seed,
             max_examples=config.max_examples,
         )
-        own = hold_out(examples, fraction=config.held_out, label=label, node=node)
+        own = _split(examples, config, label=label, node=node)
         every = (example for task in tasks.values() for example in task) if keep_all else ()
         return replace(own, source=tuple(every))
 
@@ -302,7 +302,13 @@ def _drawn(
 ) -> LocalData:
     """Return as many examples as the configuration wants, some of them held out."""
     drawn = chosen(examples, most=config.max_examples, seed=config.seed)
-    return hold_out(drawn, fraction=config.held_out, label=label, node=node)
+    return _split(drawn, config, label=label, node=node)
+
+
+def _split(examples: Sequence[Example], config: RunConfig, *, label: str, node: str) -> LocalData:
+    # Without evaluation nobody would look at them.
+    held_out, validation = config.held_out, config.validation if config.fraction_evaluate else 0.0
+    return hold_out(examples, fraction=held_out, validation=validation, label=label, node=node)
 
 
 def load_hub_examples(

@@ -250,7 +250,9 @@ def test_both_parts_of_a_node_hold_something() -> None:
             data = hold_out(examples, fraction=fraction)
             assert data.held_out
             assert data.train
-            assert sorted((*data.train, *data.held_out), key=str) == sorted(examples, key=str)
+            assert sorted((*data.train, *data.validation, *data.held_out), key=str) == sorted(
+                examples, key=str
+            )
 
 
 def test_about_the_share_that_was_asked_for_is_held_out() -> None:
@@ -266,6 +268,29 @@ def test_held_out_rows_stay_held_out_as_files_grow() -> None:
     before = hold_out(examples[:150], fraction=0.2)
     after = hold_out(examples, fraction=0.2)
     assert set(before.held_out) <= set(after.held_out)
+    assert set(before.train) <= set(after.train)
+
+
+@pytest.mark.parametrize(("count", "fewest"), [(2, 0), (4, 0), (8, 1), (200, 8)])
+def test_validation_examples_are_neither_trained_on_nor_held_out(count: int, fewest: int) -> None:
+    examples = [Example(str(index), " x") for index in range(count)]
+    plain = hold_out(examples, fraction=0.2)
+    data = hold_out(examples, fraction=0.2, validation=0.1)
+    assert data.held_out == plain.held_out
+    assert set(data.train) | set(data.validation) == set(plain.train)
+    assert not set(data.train) & set(data.validation)
+    assert len(data.train) + len(data.validation) == len(plain.train)
+    assert (len(data.validation) > 0) == (len(plain.train) >= 4)
+    assert fewest <= len(data.validation) < 40
+    assert set(data.everything) == set(examples)
+
+
+def test_validation_rows_stay_so_as_files_grow() -> None:
+    examples = [Example(str(index % 180), " x") for index in range(200)]
+    before = hold_out(examples[:150], fraction=0.2, validation=0.2)
+    after = hold_out(examples, fraction=0.2, validation=0.2)
+    assert before.validation
+    assert set(before.validation) <= set(after.validation)
     assert set(before.train) <= set(after.train)
 
 
@@ -286,7 +311,7 @@ def test_nodes_hold_mostly_one_embedded_task() -> None:
     for node in range(6):
         data = load_local_data(config, {"partition-id": node, "num-partitions": 6}, simulated=True)
         labels.append(data.label)
-        assert 90 <= len(data.train) + len(data.held_out) <= 128
+        assert 90 <= len((*data.train, *data.validation, *data.held_out)) <= 128
     assert labels == ["code", "arithmetic", "records", "arithmetic", "records", "code"]
 
 
@@ -296,7 +321,7 @@ def test_a_real_node_reads_its_own_path(tmp_path: Path) -> None:
     ]
     path = write_rows(tmp_path / "mine.jsonl", rows)
     data = load_local_data(RunConfig(data="embedded"), {"data-path": str(path)}, simulated=False)
-    prompts = [example.prompt for example in (*data.train, *data.held_out)]
+    prompts = [example.prompt for example in (*data.train, *data.validation, *data.held_out)]
     assert sorted(prompts) == sorted(str(row["prompt"]) for row in rows)
     assert data.held_out
     assert data.label == ""
@@ -311,7 +336,7 @@ def test_a_real_node_draws_from_all_its_files(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", rows)
     config = RunConfig(data="embedded", max_examples=100, held_out=0.2)
     data = load_local_data(config, {"data-path": str(tmp_path)}, simulated=False)
-    assert len(data.train) + len(data.held_out) == 100
+    assert len((*data.train, *data.validation, *data.held_out)) == 100
     assert 4 <= len(data.held_out) <= 36  # four standard deviations of as many fair draws
     for part in (data.train, data.held_out):
         prompts = [example.prompt for example in part]
@@ -345,7 +370,11 @@ def test_a_real_node_opts_in_to_its_share_of_common_data(tmp_path: Path) -> None
         )
         for node in range(4)
     ]
-    prompts = [example.prompt for share in shares for example in (*share.train, *share.held_out)]
+    prompts = [
+        example.prompt
+        for share in shares
+        for example in (*share.train, *share.validation, *share.held_out)
+    ]
     assert sorted(prompts, key=int) == [row["prompt"] for row in rows]
     own: NodeConfig = {"data": "embedded", "partition-id": 1, "num-partitions": 6}
     embedded = load_local_data(config, own, simulated=False)
@@ -422,7 +451,9 @@ def test_two_files_of_one_name_are_fine_on_a_real_node(tmp_path: Path) -> None:
         write_rows(tmp_path / folder / "notes.jsonl", rows)
     paths = f"{tmp_path / 'home' / 'notes.jsonl'},{tmp_path / 'work' / 'notes.jsonl'}"
     data = load_local_data(RunConfig(), {"data-path": paths}, simulated=False)
-    prompts = {example.prompt.split()[0] for example in (*data.train, *data.held_out)}
+    prompts = {
+        example.prompt.split()[0] for example in (*data.train, *data.validation, *data.held_out)
+    }
     assert prompts == {"home", "work"}
 
 

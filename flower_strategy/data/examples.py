@@ -102,15 +102,19 @@ class LocalData:
         All that the device holds, where the server's settings choose which of it take part, such
         as ``seed`` and ``max-examples``. With noise on the task embedding a device that still
         holds the texts of its last answer repeats that answer, see
-        `flower_strategy.device.embedding_noise`. Empty where `train` and `held_out` are all.
+        `flower_strategy.device.embedding_noise`. Empty where the other parts are all.
+    validation : tuple[Example, ...] (default: ())
+        Others that are not trained on: by the loss on them the server stops a cluster, and a device
+        chooses the model that it keeps.
     """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
     label: str = ""
     source: Iterable[Example] = field(default=(), repr=False, compare=False)
+    validation: tuple[Example, ...] = ()
 
     @property
     def everything(self) -> Iterable[Example]:
         """All examples that the device holds; files are read again at every look."""
-        return self.source or (*self.train, *self.held_out)
+        return self.source or (*self.train, *self.validation, *self.held_out)

@@ -264,10 +264,18 @@ def chosen(examples: Iterable[Example], *, most: int, seed: int) -> list[Example
     return heapq.nsmallest(most, examples, key=place) if most else sorted(examples, key=place)
 
 
+_FEWEST_TO_VALIDATE = 4
+
+
 def hold_out(
-    examples: Sequence[Example], *, fraction: float, label: str = "", node: str = "The node"
+    examples: Sequence[Example],
+    *,
+    fraction: float,
+    validation: float = 0.0,
+    label: str = "",
+    node: str = "The node",
 ) -> LocalData:
-    """Split a node's examples; both parts get at least one.
+    """Split a node's examples; training and held-out examples are at least one each.
 
     A hash of what an example says decides for it, so that it stays where it is as examples are
     added, and equal ones are on one side.
@@ -278,6 +286,9 @@ def hold_out(
         The node's examples.
     fraction : float
         Share that is held out, in (0, 1); of few examples about as many.
+    validation : float (default: 0.0)
+        Share of the others that is kept for validation, in [0, 1), at least one; none of fewer than
+        four different ones.
     label : str (default: "")
         Name of the node's main task, for reports of simulated runs.
     node : str (default: "The node")
@@ -290,17 +301,29 @@ def hold_out(
     """
     check_different(examples, node=node)
     drawn = {example.content: _drawn(example, "held out") for example in examples}
-    limit = int(fraction * 2**64).to_bytes(9, "big")[1:]
-    held = {content for content, number in drawn.items() if number < limit}
-    if not held:
-        held = {min(drawn, key=drawn.__getitem__)}
-    elif len(held) == len(drawn):
-        held.remove(max(drawn, key=drawn.__getitem__))
+    held = _share(drawn, fraction)
+    rest = [example for example in examples if example.content not in held]
+    drawn = {example.content: _drawn(example, "validation") for example in rest}
+    kept = set()
+    if validation and len(drawn) >= _FEWEST_TO_VALIDATE:
+        kept = _share(drawn, validation)
     return LocalData(
-        tuple(example for example in examples if example.content not in held),
+        tuple(example for example in rest if example.content not in kept),
         tuple(example for example in examples if example.content in held),
         label,
+        validation=tuple(example for example in rest if example.content in kept),
     )
+
+
+def _share(drawn: Mapping[bytes, bytes], fraction: float) -> set[bytes]:
+    """Return about a share of what numbers were drawn for, at least one and not all."""
+    limit = int(fraction * 2**64).to_bytes(9, "big")[1:]
+    found = {content for content, number in drawn.items() if number < limit}
+    if not found:
+        return {min(drawn, key=drawn.__getitem__)}
+    if len(found) == len(drawn):
+        found.remove(max(drawn, key=drawn.__getitem__))
+    return found
 
 
 def _drawn(example: Example, purpose: str, seed: int = 0) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from floe_plugins.errors import ConfigError
@@ -64,8 +67,8 @@ def autocast(base: BaseModel, settings: TrainingSettings) -> torch.autocast:
     return torch.autocast(base.device.type, torch.bfloat16, enabled=settings.bf16)
 
 
-def response_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the summed negative log likelihood of the response tokens.
+def response_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Tensor:
+    """Return the summed negative log likelihood of the response tokens; with ``none``, of each.
 
     The logits are those of the model's own forward pass, with what it does to them: scales them,
     caps them. They are formed at these positions only: with 49,152 tokens in the vocabulary, all
@@ -83,7 +86,7 @@ def response_loss(model: Any, batch: Batch) -> torch.Tensor:
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[0]
     finally:
         hook.remove()
-    return functional.cross_entropy(logits.float(), batch.targets[wanted], reduction="sum")
+    return functional.cross_entropy(logits.float(), batch.targets[wanted], reduction=reduction)
 
 
 def held_out_loss(
@@ -115,13 +118,71 @@ def held_out_loss(
             "This device holds out 0 examples, and 1 is needed to measure the loss on: give it "
             "more data, or set fraction-evaluate=0."
         )
+    measured = example_losses(base, adapter, examples, settings)
+    return measured.mean, measured.num_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleLosses:
+    """The loss on each of some examples.
+
+    Attributes
+    ----------
+    sums : NDArray[np.float64]
+        Summed loss of each example's response tokens, nats.
+    tokens : NDArray[np.int64]
+        How many these are.
+    """
+
+    sums: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens of all examples."""
+        return int(self.tokens.sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean loss per response token."""
+        return float(self.sums.sum()) / max(self.num_tokens, 1)
+
+    def better_by(self, other: ExampleLosses) -> tuple[float, float]:
+        """Return how much lower the losses of the same examples are than others, and its error.
+
+        Returns
+        -------
+        tuple[float, float]
+            Mean over the examples of the difference per response token, and its standard error,
+            infinite for fewer than two examples.
+        """
+        counts = self.tokens > 0
+        gains = (other.sums[counts] - self.sums[counts]) / self.tokens[counts]
+        if len(gains) < 2:
+            return (float(gains.sum()), math.inf)
+        return float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(gains))
+
+
+def example_losses(
+    base: BaseModel,
+    adapter: AdapterState,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+) -> ExampleLosses:
+    """Return the loss on each of the first ``settings.eval_examples`` examples, or on all with 0.
+
+    Parameters are those of `held_out_loss`.
+    """
     if settings.eval_examples:
         examples = examples[: settings.eval_examples]
-    total, tokens = 0.0, 0
+    sums = np.zeros(len(examples))
+    tokens = np.zeros(len(examples), np.int64)
     with adapted(base, adapter) as model, torch.no_grad():
         for start in range(0, len(examples), settings.batch_size):
             batch = collate(examples[start : start + settings.batch_size], base, settings)
             with autocast(base, settings):
-                total += float(response_loss(model.get_base_model(), batch))
-            tokens += batch.num_targets
-    return total / max(tokens, 1), tokens
+                losses = response_loss(model.get_base_model(), batch, reduction="none")
+            rows = start + (batch.targets != _IGNORED).nonzero()[:, 0].cpu().numpy()
+            np.add.at(sums, rows, losses.double().cpu().numpy())
+            np.add.at(tokens, rows, 1)
+    return ExampleLosses(sums, tokens)

@@ -1,5 +1,7 @@
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -10,7 +12,14 @@ from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.encoding import Encoder
-from flower_strategy.device.loss import Batch, collate, held_out_loss, response_loss
+from flower_strategy.device.loss import (
+    Batch,
+    ExampleLosses,
+    collate,
+    example_losses,
+    held_out_loss,
+    response_loss,
+)
 from flower_strategy.settings import TrainingSettings
 
 EXAMPLES = [Example(f"say {word}:", f" {word} {word}") for word in ("ab", "cd", "ef", "gh")]
@@ -83,6 +92,30 @@ def test_eval_examples_limits_what_is_measured(
     limited = TrainingSettings(**{**vars(settings), "eval_examples": 1})
     _, tokens = held_out_loss(tiny_base, adapter, EXAMPLES, limited)
     assert tokens == len(EXAMPLES[0].response) + 1
+
+
+def test_losses_of_examples_add_up_to_the_mean_and_do_not_depend_on_the_batch(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    adapter = initial_adapter(layer_shapes(tiny_base), rank=4, seed=0)
+    found = example_losses(tiny_base, adapter, EXAMPLES, settings.changed(batch_size=3))
+    alone = [example_losses(tiny_base, adapter, [example], settings) for example in EXAMPLES]
+    assert [one.num_tokens for one in alone] == found.tokens.tolist()
+    np.testing.assert_allclose(found.sums, [one.sums[0] for one in alone], rtol=1e-5)
+    mean, tokens = held_out_loss(tiny_base, adapter, EXAMPLES, settings)
+    assert (found.mean, found.num_tokens) == (pytest.approx(mean, rel=1e-5), tokens)
+
+
+def test_a_gain_has_the_standard_error_of_its_pairs() -> None:
+    tokens = np.array([2, 4, 1, 0])
+    one = ExampleLosses(np.array([2.0, 8.0, 1.0, 0.0]), tokens)
+    other = ExampleLosses(np.array([4.0, 16.0, 4.0, 0.0]), tokens)
+    gain, error = one.better_by(other)
+    # Per token 1, 2 and 3; the last example has no token to learn.
+    assert (gain, error) == (pytest.approx(2.0), pytest.approx(1 / 3**0.5))
+    assert other.better_by(one)[0] == pytest.approx(-2.0)
+    single = ExampleLosses(one.sums[:1], tokens[:1])
+    assert single.better_by(ExampleLosses(other.sums[:1], tokens[:1])) == (1.0, math.inf)
 
 
 def test_a_device_that_holds_out_nothing_cannot_measure(

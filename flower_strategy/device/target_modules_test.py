@@ -14,6 +14,7 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.adapters.modules import AdaptedModules
+from flower_strategy.adapters.peft_folder import save_adapter
 from flower_strategy.config import RunConfig
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import (
@@ -27,7 +28,6 @@ from flower_strategy.device.base_model import (
 from flower_strategy.device.model_checks import empty_model
 from flower_strategy.device.target_modules import LINEAR, find_modules
 from flower_strategy.device.training import train_adapter
-from flower_strategy.server.export import save_adapter
 from flower_strategy.settings import TrainingSettings
 from flower_strategy.testing.architectures import ARCHITECTURES, BY_KIND, write_checkpoint
 

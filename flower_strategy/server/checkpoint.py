@@ -34,6 +34,7 @@ from flower_strategy.clusters import Cluster
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
 from flower_strategy.run_folder import round_name, round_of
+from flower_strategy.server.best import Best
 from flower_strategy.server.records import ClusterRound, DeviceRound, Refusal, RoundRecord
 from flower_strategy.server.state import RunState, Slowdown
 from flower_strategy.server.uploads import (
@@ -327,6 +328,9 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
     _pack_adapter(arrays, "initial", state.initial)
     for name, adapter in state.cluster_adapters.items():
         _pack_adapter(arrays, f"bank/{name}", adapter)
+    for name, best in state.best.items():
+        if best.adapter is not state.cluster_adapters[name]:
+            _pack_adapter(arrays, f"best/{name}", best.adapter)
     for node, profile in state.profiles.items():
         arrays[f"embedding/{node}"] = profile.embedding
     for node, sketch in state.sketches.items():
@@ -351,6 +355,7 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
             for cluster in state.clusters
         ],
         "clusters_made": state.clusters_made,
+        "best": {name: _pack_best(best) for name, best in state.best.items()},
         "run": state.run,
         "uploads": {str(node): asdict(upload) for node, upload in state.uploads.items()},
         "steps": {str(node): count for node, count in state.steps.items()},
@@ -370,6 +375,10 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
         A value is missing or has the wrong type.
     """
     try:
+        adapters = {
+            cluster["name"]: _unpack_adapter(arrays, f"bank/{cluster['name']}")
+            for cluster in content["clusters"]
+        }
         return RunState(
             initial=_unpack_adapter(arrays, "initial"),
             profiles={
@@ -394,9 +403,10 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
                 for cluster in content["clusters"]
             ],
             clusters_made=content["clusters_made"],
-            cluster_adapters={
-                cluster["name"]: _unpack_adapter(arrays, f"bank/{cluster['name']}")
-                for cluster in content["clusters"]
+            cluster_adapters=adapters,
+            best={
+                name: _unpack_best(name, values, arrays, current=adapters[name])
+                for name, values in content["best"].items()
             },
             run=content["run"],
             uploads={int(node): Upload(**values) for node, values in content["uploads"].items()},
@@ -443,6 +453,26 @@ def _profile(values: Mapping[str, Any], embedding: NDArray[np.float32]) -> Devic
     # Checkpoints from before smoothness-steps was removed have one more number.
     known = {name: value for name, value in values.items() if name != "smoothness"}
     return DeviceProfile(**{**known, **pairs}, embedding=embedding)
+
+
+def _pack_best(best: Best) -> dict[str, Any]:
+    losses = {str(node): list(measured) for node, measured in best.losses.items()}
+    numbers = {name: getattr(best, name) for name in ("round", "waited", "stopped_in")}
+    return {**numbers, "losses": losses}
+
+
+def _unpack_best(
+    name: str,
+    values: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[np.float32]],
+    *,
+    current: AdapterState,
+) -> Best:
+    """Return a cluster's best round; without arrays of its own its adapter is the current one."""
+    own = any(key.startswith(f"best/{name}/") for key in arrays)
+    losses = {int(node): (loss, tokens) for node, (loss, tokens) in values["losses"].items()}
+    adapter = _unpack_adapter(arrays, f"best/{name}") if own else current
+    return Best(**{**values, "losses": losses}, adapter=adapter)
 
 
 def _pack_adapter(arrays: Arrays, name: str, adapter: AdapterState) -> None:

@@ -1,6 +1,6 @@
 import json
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
 from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.server.best import Best
 from flower_strategy.server.checkpoint import (
     ARRAYS_FILE,
     CHECKPOINTS_FOLDER,
@@ -40,6 +41,15 @@ def a_state() -> RunState:
     state.place([NODE, 7], ClusteringSettings())
     layers = {"x.q_proj": LoraFactors(b=np.ones((6, 2), np.float32), a=np.ones((2, 4), np.float32))}
     state.cluster_adapters = {"cluster-0": AdapterState(layers)}
+    state.best = {
+        "cluster-0": Best(
+            round=1,
+            adapter=state.initial,
+            losses={NODE: (2.5, 30), 7: (2.0, 4)},
+            waited=2,
+            stopped_in=2,
+        )
+    }
     state.uploads = {
         NODE: Upload(began=1, file="one.safetensors", scaling=2.0, kept=0.5, move=0.1, missed=2),
         7: Upload(began=2, anchor="two.safetensors", file="three.safetensors"),
@@ -114,6 +124,21 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
             factors = adapters[name].layers["x.q_proj"]
             np.testing.assert_array_equal(factors.a, known[name].layers["x.q_proj"].a)
             np.testing.assert_array_equal(factors.b, known[name].layers["x.q_proj"].b)
+
+
+def test_the_best_round_of_a_cluster_returns_with_its_adapter(tmp_path: Path) -> None:
+    state = a_state()
+    best = state.best["cluster-0"]
+    for adapter in (state.initial, state.cluster_adapters["cluster-0"]):
+        state.best = {"cluster-0": replace(best, adapter=adapter)}
+        save(state, tmp_path)
+        back = load_checkpoint(tmp_path).state
+        found = back.best["cluster-0"]
+        for name in ("round", "losses", "waited", "stopped_in"):
+            assert getattr(found, name) == getattr(best, name)
+        np.testing.assert_array_equal(found.adapter.delta("x.q_proj"), adapter.delta("x.q_proj"))
+    # The last one is the cluster's own, and is written once.
+    assert found.adapter is back.cluster_adapters["cluster-0"]
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:

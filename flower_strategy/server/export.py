@@ -31,7 +31,10 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
          "members": ["1234"],                              # node ids, as text: they have 64 bits
          "centroid": [0.01, ...],                          # unit length
          "discarded_energy": 0.02,                         # in [0, 1], of the last mean
-         "loss_before": 2.1, "loss_after": 0.9}],          # held-out, nats per response token
+         "loss_before": 2.1, "loss_after": 0.9,            # held-out, nats per response token
+         "best_round": 3,                                  # whose adapter this is, by validation
+         "stopped_in": null}],                             # round in which training stopped
+     "devices_keep": {"own": 5, "cluster": 1, "alone": 0}, # of those that were asked
      "devices": [
         {"node": "1234", "device": "phone", "label": "code", "cluster": "cluster-0",
          "identity": "partition:0",                        # empty if it has none
@@ -39,6 +42,7 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
          "reason": "rank 8 needs 90.1 s, the deadline is 71.2 s",
          "pace": 1.0,                                      # times slower than profiled
          "predicted_seconds": 71.2, "observed_seconds": 68.0,   # of the last round, or null
+         "keeps": "own",                                   # see `KEEPS`; null if not asked
          "form": "chat", "examples": 102, "memory_bytes": 3221225472,
          "bandwidth": 250000.0,                            # bytes per second, null if not known
          "embedding": [0.01, ...]}]}                       # for the heatmap: cosines of these
@@ -51,14 +55,16 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
          "device_seconds": 68.0,                           # of the slowest device, its clock
          "clusters": {"cluster-0": {"asked": 2, "replies": 2, "kept": 0, "moved": true,
                                     "train_loss": 1.2,
-                                    "held_out_loss": 0.9, "discarded_energy": 0.01,
+                                    "held_out_loss": 0.9, "validation_loss": 0.9,
+                                    "discarded_energy": 0.01,
                                     "discarded_by_layer": {"model.layers.0...": 0.01, ...}}},
          "devices": {"1234": {"cluster": "cluster-0", "rank": 4, "pace": 1.0,
                               "predicted_seconds": 71.2,
                               "observed_seconds": 68.0, "transfer_seconds": 7.1,
                               "bytes_down": 4897920, "bytes_up": 1224480, "num_examples": 102,
                               "steps": 9, "train_loss": 1.1,
-                              "held_out_loss": 0.8, "held_out_tokens": 300}},
+                              "held_out_loss": 0.8, "held_out_tokens": 300,
+                              "validation_loss": 0.8, "validation_tokens": 90, "keeps": "own"}},
          "refused": [{"node": "1234", "stage": "train", "reason": "...", "late": false}],
          "left_out": {"1234": "rank 4 needs ..."},
          "notes": ["node 1234: rank 16 -> rank 8, since ..."]}]}
@@ -76,14 +82,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save
-
 from floe_plugins import models
-from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.adapters.mean import truncate
 from flower_strategy.adapters.modules import AdaptedModules
+from flower_strategy.adapters.peft_folder import save_adapter
 from flower_strategy.adapters.vllm_support import vllm_support
 from flower_strategy.clusters import Cluster
+from flower_strategy.messages import KEEPS
 from flower_strategy.profile import Form
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.run_folder import FORMAT, HISTORY_FILE, MANIFEST_FILE
@@ -130,9 +135,11 @@ def export_run(
     """
     base_model = models.resolve(training.model)
     folder.mkdir(parents=True, exist_ok=True)
+    kept = state.kept_models()
     clusters = []
     for cluster in state.clusters:
-        served = truncate(state.cluster_adapters[cluster.name], rank)
+        served = truncate(state.served(cluster.name), rank)
+        best = state.best.get(cluster.name)
         save_adapter(
             served.adapter,
             folder / cluster.name,
@@ -140,13 +147,15 @@ def export_run(
             base_model=base_model,
             modules=modules,
         )
-        kept = 1.0 - served.discarded_energy
+        energy = 1.0 - served.discarded_energy
         for record in reversed(state.history):
+            if best is not None and record.round > best.round:
+                continue
             outcome = record.clusters.get(cluster.name)
             if outcome is not None and outcome.moved:
-                kept *= 1.0 - outcome.discarded_energy
+                energy *= 1.0 - outcome.discarded_energy
                 break
-        losses = state.losses(cluster.name)
+        losses = state.losses(cluster.name, until=None if best is None else best.round)
         clusters.append(
             {
                 "name": cluster.name,
@@ -154,9 +163,11 @@ def export_run(
                 "form": _form(state, cluster),
                 "members": [str(node) for node in cluster.members],
                 "centroid": cluster.centroid.tolist(),
-                "discarded_energy": 1.0 - kept,
+                "discarded_energy": 1.0 - energy,
                 "loss_before": losses[0] if losses else None,
                 "loss_after": losses[-1] if losses else None,
+                "best_round": None if best is None else best.round,
+                "stopped_in": None if best is None else best.stopped_in,
             }
         )
     manifest = {
@@ -174,7 +185,8 @@ def export_run(
         "embedding": asdict(embedding),
         "clustering": asdict(clustering),
         "clusters": clusters,
-        "devices": [_device(state, node) for node in state.profiles],
+        "devices_keep": {name: list(kept.values()).count(name) for name in KEEPS},
+        "devices": [{**_device(state, node), "keeps": kept.get(node)} for node in state.profiles],
     }
     _write(folder / MANIFEST_FILE, manifest)
     _write(
@@ -182,53 +194,6 @@ def export_run(
         {"format": FORMAT, "rounds": [pack_round(record) for record in state.history]},
     )
     return manifest
-
-
-def save_adapter(
-    adapter: AdapterState,
-    folder: Path,
-    *,
-    rank: int,
-    base_model: str,
-    modules: AdaptedModules | None = None,
-) -> None:
-    """Write one adapter in PEFT's format, with alpha equal to the rank, for vLLM to serve.
-
-    vLLM expects one rank and one scaling for all layers. Every layer therefore gets `rank` terms,
-    padded with zeros, and the scaling is multiplied into the factors.
-
-    Parameters
-    ----------
-    adapter : AdapterState
-        The adapter; at most `rank` terms.
-    folder : Path
-        The adapter's folder; made when absent.
-    rank : int
-        The rank.
-    base_model : str
-        The base model that PEFT's configuration names.
-    modules : AdaptedModules, optional
-        How PEFT finds the adapter's modules, and how they store their weights. By default it finds
-        them by the last parts of their names, and they store them as (out, in).
-    """
-    # PEFT writes the file, because its fields differ between releases. Imported late: it imports
-    # torch.
-    from peft import LoraConfig
-
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = adapter.with_scaling(1.0).resized(rank)
-    ends = sorted({layer.rpartition(".")[2] for layer in whole.layers})
-    LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=list(modules.targets) if modules else ends,
-        fan_in_fan_out=modules is not None and modules.transposed,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base_model,
-        inference_mode=True,
-    ).save_pretrained(str(folder))
-    weights = save(whole.to_peft(), metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").write_bytes(weights)
 
 
 def _form(state: RunState, cluster: Cluster) -> Form:

@@ -73,6 +73,7 @@ def log_summary(
             f"By {clustering.by}, silhouette to split {clustering.threshold:g}, at least "
             f"{clustering.smallest} devices",
             f"Task embedding: {embedding.texts} texts, noise {embedding.noise:g}",
+            "Stopped: " + _patience(participation.patience),
             "Clustered again: "
             + (f"every {clustering.every} rounds" if clustering.every else "never"),
         ],
@@ -112,6 +113,10 @@ def module_lines(modules: AdaptedModules | None) -> list[str]:
         share = sum(group.weights for group in groups) / modules.weights
         lines.append(f"Without ({share:.1%}): {names}: {reason}")
     return [*lines, vllm_support(modules).says]
+
+
+def _patience(rounds: int) -> str:
+    return f"after {rounds} rounds without a lower validation loss" if rounds else "never"
 
 
 def _work(training: TrainingSettings) -> str:

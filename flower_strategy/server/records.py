@@ -36,6 +36,13 @@ class DeviceRound:
         Mean losses, nats per response token.
     held_out_tokens : int
         Response tokens that the held-out loss is measured on.
+    validation_loss : float or None
+        Mean loss on its validation examples.
+    validation_tokens : int
+        Response tokens that this loss is measured on.
+    keeps : str
+        The model that it keeps, one of `flower_strategy.messages.KEEPS`; empty before it has
+        chosen.
     """
 
     cluster: str
@@ -51,6 +58,9 @@ class DeviceRound:
     train_loss: float | None = None
     held_out_loss: float | None = None
     held_out_tokens: int = 0
+    validation_loss: float | None = None
+    validation_tokens: int = 0
+    keeps: str = ""
 
 
 @dataclass(kw_only=True)
@@ -69,6 +79,8 @@ class ClusterRound:
         Mean over the replies, weighted by steps.
     held_out_loss : float or None
         Mean over the cluster's devices, weighted by tokens, with the adapter after this round.
+    validation_loss : float or None
+        The same on the validation examples.
     discarded_energy : float
         Share of the mean's squared singular values cut off at the server's rank.
     discarded_by_layer : dict[str, float]
@@ -81,6 +93,7 @@ class ClusterRound:
     moved: bool = False
     train_loss: float | None = None
     held_out_loss: float | None = None
+    validation_loss: float | None = None
     discarded_energy: float = 0.0
     discarded_by_layer: dict[str, float] = field(default_factory=dict)
 
@@ -208,6 +221,14 @@ class RoundRecord:
             if loss is not None:
                 self.clusters.setdefault(name, ClusterRound()).held_out_loss = loss
                 metrics[f"{name}/held-out-loss"] = loss
+            loss = _mean(
+                (device.validation_loss, device.validation_tokens)
+                for device in measured
+                if device.cluster == name
+            )
+            if loss is not None:
+                self.clusters.setdefault(name, ClusterRound()).validation_loss = loss
+                metrics[f"{name}/validation-loss"] = loss
         loss = _mean((device.held_out_loss, device.held_out_tokens) for device in measured)
         if loss is None:
             return None

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, METRICS_KEY, read_adapter
+from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, KEEPS, METRICS_KEY, read_adapter
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import ReplyRules
 
@@ -106,10 +106,19 @@ class EvaluateReply:
         Held-out loss, nats per response token.
     num_tokens : int
         Its weight.
+    validation_loss : float or None (default: None)
+        The loss on validation examples; None from a device that has none.
+    validation_tokens : int (default: 0)
+        Its weight.
+    keeps : str (default: "")
+        The model that the device keeps, one of `KEEPS`; empty if it was not asked.
     """
 
     loss: float
     num_tokens: int
+    validation_loss: float | None = None
+    validation_tokens: int = 0
+    keeps: str = ""
 
 
 def read_profile(message: Message) -> DeviceProfile:
@@ -219,7 +228,7 @@ def read_evaluate_reply(
     rules : ReplyRules
         Bounds on its claims.
     most_tokens : int, optional
-        Most tokens that its loss is weighted with; a larger count is capped.
+        Most tokens that each of its losses is weighted with; a larger count is capped.
 
     Raises
     ------
@@ -230,12 +239,27 @@ def read_evaluate_reply(
     try:
         metrics = message.content.metric_records[METRICS_KEY]
         loss, tokens = _finite(metrics, "held-out-loss"), _finite(metrics, "num-tokens")
+        measured = (0.0, 0.0)
+        if "validation-loss" in metrics:
+            measured = _finite(metrics, "validation-loss"), _finite(metrics, "validation-tokens")
     # As in `read_profile`.
     except Exception as error:
         raise ReplyError(_reason(error)) from error
     if not 0 <= loss <= _LARGEST_LOSS or not 1 <= tokens <= 1e4 * rules.max_examples:
         raise ReplyError(f"held-out-loss is {loss:g} over {tokens:g} tokens.")
-    return EvaluateReply(loss, min(int(tokens), most_tokens or int(tokens)))
+    validation, weight = measured
+    if not 0 <= validation <= _LARGEST_LOSS or not 0 <= weight <= 1e4 * rules.max_examples:
+        raise ReplyError(f"validation-loss is {validation:g} over {weight:g} tokens.")
+    place = _whole(metrics, "keeps", least=0)
+    if place is not None and place >= len(KEEPS):
+        raise ReplyError(f"keeps is {place}; the models to keep are 0 to {len(KEEPS) - 1}.")
+    return EvaluateReply(
+        loss,
+        min(int(tokens), most_tokens or int(tokens)),
+        validation if weight >= 1 else None,
+        min(int(weight), most_tokens or int(weight)),
+        "" if place is None else KEEPS[place],
+    )
 
 
 def _no_error(message: Message) -> None:

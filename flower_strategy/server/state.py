@@ -16,6 +16,7 @@ from flower_strategy.adapters.adapter import AdapterState, Float32Array
 from flower_strategy.clusters import Cluster, cluster_devices, nearest
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision
+from flower_strategy.server.best import Best
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.uploads import Upload
 from flower_strategy.settings import ClusteringSettings
@@ -95,6 +96,9 @@ class RunState:
         Number of cluster names given out so far.
     cluster_adapters : dict[str, AdapterState]
         Cluster -> its adapter, scaling 1, terms ordered by singular value.
+    best : dict[str, Best]
+        Cluster -> its best adapter so far, and whether it has stopped training; clusters whose
+        devices have measured no validation loss have none.
     run : str
         Name of the run, by which devices know the state that they keep of it.
     uploads : dict[int, Upload]
@@ -118,6 +122,7 @@ class RunState:
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
     cluster_adapters: dict[str, AdapterState] = field(default_factory=dict)
+    best: dict[str, Best] = field(default_factory=dict)
     run: str = field(default_factory=lambda: uuid4().hex)
     uploads: dict[int, Upload] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
@@ -158,7 +163,8 @@ class RunState:
         """Cluster all devices again; return one phrase per cluster that was added or removed.
 
         A cluster that continues keeps its name and its adapter. A new one starts with the adapter
-        of the cluster that most of its devices were in.
+        of the cluster that most of its devices were in. With other members a cluster that has
+        stopped trains again, and its best adapter is looked for anew.
 
         Parameters
         ----------
@@ -192,6 +198,12 @@ class RunState:
                 events.append(f"{cluster.name} is new and begins with the adapter of {origin}")
         events += [f"{cluster.name} ended" for cluster in old if cluster.name not in names]
         self.place([node for node in self.profiles if node not in known], settings)
+        same = {cluster.name: cluster.members for cluster in old}
+        self.best = {
+            cluster.name: self.best[cluster.name]
+            for cluster in self.clusters
+            if cluster.name in self.best and same[cluster.name] == cluster.members
+        }
         return events
 
     def cluster_of(self, node: int) -> Cluster:
@@ -203,11 +215,29 @@ class RunState:
                 return cluster
         return nearest(self.profiles[node].embedding, self.clusters)
 
-    def adapter(self, cluster: str, rank: int) -> AdapterState:
-        """Return a cluster's adapter at a rank, with every term able to learn."""
-        return (
-            self.cluster_adapters[cluster].resized(rank, fill=self.initial).balanced(self.initial)
-        )
+    def adapter(self, cluster: str, rank: int, *, best: bool = False) -> AdapterState:
+        """Return a cluster's adapter, or its best one, at a rank, every term able to learn."""
+        adapter = self.served(cluster) if best else self.cluster_adapters[cluster]
+        return adapter.resized(rank, fill=self.initial).balanced(self.initial)
+
+    def served(self, cluster: str) -> AdapterState:
+        """Return the adapter of a cluster that is exported: its best one so far."""
+        best = self.best.get(cluster)
+        return self.cluster_adapters[cluster] if best is None else best.adapter
+
+    def stopped(self, node: int) -> bool:
+        """Return whether a device's cluster has stopped training."""
+        best = self.best.get(self.cluster_of(node).name) if self.best else None
+        return best is not None and best.stopped_in is not None
+
+    def kept_models(self) -> dict[int, str]:
+        """Return node -> the model that it keeps, for devices that have chosen one."""
+        return {
+            node: device.keeps
+            for record in self.history
+            for node, device in record.devices.items()
+            if device.keeps
+        }
 
     def has_sketch(self, node: int) -> bool:
         """Return whether there is a sketch of a device that has learned something."""
@@ -287,6 +317,9 @@ class RunState:
             replace(cluster, members=tuple(sorted(map(new, cluster.members))))
             for cluster in self.clusters
         ]
+        for name, best in self.best.items():
+            losses = {new(node): measured for node, measured in best.losses.items()}
+            self.best[name] = replace(best, losses=losses)
         for record in self.history:
             record.devices = {new(node): device for node, device in record.devices.items()}
             record.left_out = {new(node): reason for node, reason in record.left_out.items()}
@@ -296,17 +329,22 @@ class RunState:
 
     # ----------------------------------------------------------------- result
 
-    def losses(self, cluster: str) -> list[float]:
-        """Return a cluster's held-out losses, oldest first."""
-        outcomes = (record.clusters.get(cluster) for record in self.history)
+    def losses(self, cluster: str, *, until: int | None = None) -> list[float]:
+        """Return a cluster's held-out losses, oldest first, up to a round."""
+        records = (each for each in self.history if until is None or each.round <= until)
+        outcomes = (record.clusters.get(cluster) for record in records)
         losses = (outcome.held_out_loss for outcome in outcomes if outcome is not None)
         return [loss for loss in losses if loss is not None]
 
-    def to_arrays(self) -> ArrayRecord:
-        """Return all adapters in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``."""
+    def to_arrays(self, *, best: bool = False) -> ArrayRecord:
+        """Return all adapters in one record, keys ``<cluster>/<layer>.lora_A`` and ``.lora_B``.
+
+        With `best` they are those that are exported.
+        """
         record = ArrayRecord()
         for name, adapter in self.cluster_adapters.items():
-            record.update(adapter.to_arrays(prefix=f"{name}/"))
+            found = self.served(name) if best else adapter
+            record.update(found.to_arrays(prefix=f"{name}/"))
         return record
 
 

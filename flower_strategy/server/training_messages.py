@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flower_strategy.messages import (
     BEGAN_KEY,
     DEADLINE_KEY,
+    FINAL_KEY,
     RANK_KEY,
     ROUNDS_KEY,
     RUN_KEY,
@@ -55,7 +56,7 @@ def configure_train(
     wanted = {
         node: _order(steps, node, rank)
         for node in chosen
-        if (rank := state.decisions[node].rank) is not None
+        if (rank := state.decisions[node].rank) is not None and not state.stopped(node)
     }
     adapters = {
         order: state.adapter(order.cluster, order.down).with_scaling(
@@ -201,27 +202,64 @@ def _record(
 
 
 def configure_evaluate(
-    steps: Steps, server_round: int, config: ConfigRecord, grid: Grid
+    steps: Steps, round: Round, server_round: int, config: ConfigRecord, grid: Grid
 ) -> list[Message]:
     """Return one message per evaluating device: its cluster's adapter, as exported.
 
     The measured adapter is thus the exported one but for the rounding of eight bits, also on
-    devices that train at another rank or not at all.
+    devices that train at another rank or not at all. The last round's messages are final. Devices
+    of a cluster that has stopped are asked then, and only if they were not asked when it did.
     """
-    state, online = steps.state, set(grid.get_node_ids())
-    fraction = steps.participation.fraction_evaluate
+    state, last = steps.state, server_round == round.num_rounds
+    asked = state.kept_models() if last else {}
+    nodes = [
+        node
+        for node in _evaluating(steps, grid)
+        if not state.stopped(node) or (last and node not in asked)
+    ]
+    return _evaluation(steps, nodes, server_round, config, final=last)
+
+
+def closing_messages(
+    steps: Steps, clusters: Collection[str], server_round: int, config: ConfigRecord, grid: Grid
+) -> list[Message]:
+    """Return the final messages to devices of some clusters, with these clusters' best adapters."""
+    home = steps.state.cluster_of
+    nodes = [node for node in _evaluating(steps, grid) if home(node).name in clusters]
+    return _evaluation(steps, nodes, server_round, config, final=True, best=True)
+
+
+def _evaluating(steps: Steps, grid: Grid) -> list[int]:
+    """Return the devices that evaluate: the same ones in every round, so that rounds compare."""
+    fraction, online = steps.participation.fraction_evaluate, set(grid.get_node_ids())
     if not fraction:
         return []
-    chosen = state.sample(
-        [node for node in state.profiles if node in online],
-        fraction,
-        (steps.training.seed, server_round, _SAMPLE),
-    )
-    homes = {node: state.cluster_of(node).name for node in chosen}
-    adapters = {name: state.adapter(name, steps.export_rank) for name in set(homes.values())}
+    present = [node for node in steps.state.profiles if node in online]
+    return steps.state.sample(present, fraction, (steps.training.seed, 0, _SAMPLE))
+
+
+def _evaluation(
+    steps: Steps,
+    nodes: Sequence[int],
+    server_round: int,
+    config: ConfigRecord,
+    *,
+    final: bool,
+    best: bool = False,
+) -> list[Message]:
+    state = steps.state
+    homes = {node: state.cluster_of(node).name for node in nodes}
+    rank = steps.export_rank
+    adapters = {name: state.adapter(name, rank, best=best) for name in set(homes.values())}
+    own = None
+    if final:
+        config = ConfigRecord({**config, FINAL_KEY: True, RUN_KEY: state.run})
+        began = {node: state.uploads[node].began for node in nodes if node in state.uploads}
+        own = {node: ConfigRecord({BEGAN_KEY: began.get(node, 0)}) for node in nodes}
     return steps.envelope.adapter_messages(
         MessageType.EVALUATE,
         {node: adapters[name] for node, name in homes.items()},
         server_round=server_round,
         extra=config,
+        own=own,
     )

@@ -269,7 +269,8 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
         state.cluster_adapters[name] = aggregate.adapter
 
 
-_MOST_HELD_OUT = 9  # per training example, since held-out is at most 0.9
+_MOST_HELD_OUT = 18
+"""Per training example: held-out is at most 0.9, and validation half of the others."""
 
 
 def aggregate_evaluate(
@@ -287,14 +288,16 @@ def aggregate_evaluate(
             continue
         device = round.device(node, steps.state)
         device.held_out_loss, device.held_out_tokens = reply.loss, reply.num_tokens
+        device.validation_loss = reply.validation_loss
+        device.validation_tokens, device.keeps = reply.validation_tokens, reply.keeps
     return round.record.conclude_evaluation()
 
 
 def most_tokens(steps: Steps, node: int) -> int:
-    """Return the most tokens that a device's held-out loss is weighted with.
+    """Return the most tokens that a device's losses are weighted with.
 
-    A device holds out at most nine examples per training example (``held-out``), and an example
-    has at most ``max-length`` tokens.
+    A device holds out at most 18 examples per training example (``held-out``, ``validation``), and
+    an example has at most ``max-length`` tokens.
     """
     examples = _MOST_HELD_OUT * steps.state.profiles[node].num_examples
     if steps.training.eval_examples:

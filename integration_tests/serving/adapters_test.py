@@ -14,9 +14,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.peft_folder import save_adapter
 from flower_strategy.adapters.vllm_support import REFUSES, RELEASE, TAKES, vllm_support
 from flower_strategy.device.base_model import adapted_modules
-from flower_strategy.server.export import save_adapter
 from flower_strategy.testing.architectures import write_checkpoint
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 
