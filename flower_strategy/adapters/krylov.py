@@ -93,10 +93,11 @@ def leading_basis(matrix: Float32Array, count: int) -> Float32Array | None:
         product = (left[:, now].T @ matrix).T
         scale = max(scale, float(np.linalg.norm(product, axis=0).max()))
         if begin:
-            product = product - right[:, before] @ beyond.T
+            product -= right[:, before] @ beyond.T
         right[:, now], part = _orthonormal(product, right[:, :begin], scale)
         core[now, now], core[now, before] = part.T, beyond[:, : before.stop - before.start]
-        product = matrix @ right[:, now] - left[:, now] @ part.T
+        product = matrix @ right[:, now]
+        product -= left[:, now] @ part.T
         block, beyond = _orthonormal(product, left[:, :size], scale)
         if size < look:
             continue

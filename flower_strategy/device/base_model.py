@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig, LoraModel, PeftModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +258,7 @@ def adapted(
         if fixed is not None:
             model.add_adapter(_FIXED, _config_of(fixed, dropout=0.0, transposed=transposed))
             set_peft_model_state_dict(model, to_peft(fixed), adapter_name=_FIXED)
-            model.base_model.set_adapter([_OWN, _FIXED])
+            cast("LoraModel", model.base_model).set_adapter([_OWN, _FIXED])
             for name, weight in model.named_parameters():
                 if name.endswith(f".{_FIXED}.weight"):
                     weight.requires_grad_(False)

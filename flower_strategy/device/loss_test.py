@@ -103,7 +103,8 @@ def test_losses_of_examples_add_up_to_the_mean_and_do_not_depend_on_the_batch(
     assert [one.num_tokens for one in alone] == found.tokens.tolist()
     np.testing.assert_allclose(found.sums, [one.sums[0] for one in alone], rtol=1e-5)
     mean, tokens = held_out_loss(tiny_base, adapter, EXAMPLES, settings)
-    assert (found.mean, found.num_tokens) == (pytest.approx(mean, rel=1e-5), tokens)
+    assert found.mean == pytest.approx(mean, rel=1e-5)
+    assert found.num_tokens == tokens
 
 
 def test_a_gain_has_the_standard_error_of_its_pairs() -> None:
@@ -112,7 +113,8 @@ def test_a_gain_has_the_standard_error_of_its_pairs() -> None:
     other = ExampleLosses(np.array([4.0, 16.0, 4.0, 0.0]), tokens)
     gain, error = one.better_by(other)
     # Per token 1, 2 and 3; the last example has no token to learn.
-    assert (gain, error) == (pytest.approx(2.0), pytest.approx(1 / 3**0.5))
+    assert gain == pytest.approx(2.0)
+    assert error == pytest.approx(1 / 3**0.5)
     assert other.better_by(one)[0] == pytest.approx(-2.0)
     single = ExampleLosses(one.sums[:1], tokens[:1])
     assert single.better_by(ExampleLosses(other.sums[:1], tokens[:1])) == (1.0, math.inf)
