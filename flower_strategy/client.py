@@ -53,6 +53,7 @@ from flower_strategy.messages import (
     ROUND_KEY,
     ROUNDS_KEY,
     RUN_KEY,
+    TRAINING_SECONDS_KEY,
     message_bytes,
     received_adapter,
 )
@@ -160,9 +161,9 @@ def train(
     the adapter that came, and replies with it in float32.
 
     The reply's metrics are ``num-examples``, ``scaling``, ``train-loss``, ``steps`` (of this
-    round), ``began`` (the round in which the own adapter began, if there is one) and ``seconds``
-    (download, training and upload, on the device's clock). A simulated device whose clock is
-    ``real`` replies only after these seconds.
+    round), ``began`` (the round in which the own adapter began, if there is one),
+    ``training-seconds`` and ``seconds`` (download, training and upload), on the device's clock. A
+    simulated device whose clock is ``real`` replies only after these seconds.
 
     Parameters
     ----------
@@ -217,6 +218,7 @@ def train(
         arrays = int8.encode(outcome.adapter)
         kept.after(outcome, arrays).save(context.state)
         metrics[BEGAN_KEY] = kept.began
+    metrics[TRAINING_SECONDS_KEY] = watch.seconds()
     metrics["seconds"] = watch.finish(upload_bytes=up, download_bytes=down)
     return Message(content=RecordDict({ARRAYS_KEY: arrays, METRICS_KEY: metrics}), reply_to=message)
 

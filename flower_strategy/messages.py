@@ -27,6 +27,7 @@ ROUNDS_KEY = "num-rounds"
 
 RUN_KEY = "run"
 BEGAN_KEY = "began"
+TRAINING_SECONDS_KEY = "training-seconds"
 DEADLINE_KEY = "deadline"
 RANK_KEY = "rank"
 """Where a message to train has the run's name, the round in which the device began its own

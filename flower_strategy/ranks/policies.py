@@ -49,7 +49,7 @@ class DeadlinePolicy:
         self.candidates = tuple(sorted(candidates))
         self.deadline = deadline
         self.steps_fill = steps_fill
-        self._automatic = deadline is None
+        self.automatic = deadline is None
 
     def assign(
         self,
@@ -74,7 +74,7 @@ class DeadlinePolicy:
                 self.candidates,
                 local_steps=local_steps[node],
                 deadline=deadline,
-                smallest_always=self._automatic,
+                smallest_always=self.automatic,
                 slowdown=pace.get(node, 1.0),
             )
             for node, profile in profiles.items()
@@ -186,6 +186,11 @@ class UniformMinPolicy:
     def __init__(self, *, candidates: Sequence[int], deadline: float | None = None) -> None:
         self.affords = DeadlinePolicy(candidates=candidates, deadline=deadline)
         self.candidates = self.affords.candidates
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the deadline follows from the first profiles."""
+        return self.affords.automatic
 
     @property
     def deadline(self) -> float | None:

@@ -15,6 +15,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, training_seconds
 from flower_strategy.server import log
+from flower_strategy.server.links import corrected, deadline_links, with_links
 from flower_strategy.server.replies import ReplyError, read_profile
 from flower_strategy.server.round import Round, Steps
 from flower_strategy.server.state import Slowdown
@@ -228,6 +229,7 @@ def take_profiles(
             continue
         if node in again and state.left_since.pop(node, None) is not None:
             state.slowdowns.pop(node, None)
+            state.links.pop(node, None)
         state.profiles[node] = profile
     steps.assign_ranks()
     if new:
@@ -262,7 +264,7 @@ def assign_ranks(steps: Steps, round: Round) -> None:
     state = steps.state
     before = state.decisions
     state.decisions = steps.rank_policy.assign(
-        state.profiles,
+        with_links(state.profiles, deadline_links(steps.rank_policy, state.links)),
         local_steps={
             node: steps.training.steps(profile.num_examples)
             for node, profile in state.profiles.items()
@@ -303,7 +305,7 @@ def recluster(steps: Steps, round: Round) -> None:
 
 
 def correct_slowdowns(steps: Steps, round: Round) -> None:
-    """Update the slowdowns from the round's timings, then assign the next round's ranks."""
+    """Update slowdowns and links from the round's timings, then assign the next round's ranks."""
     if not steps.participation.rank_correction:
         return
     state, late = steps.state, round.record.late_in_training()
@@ -316,6 +318,8 @@ def correct_slowdowns(steps: Steps, round: Round) -> None:
                 state.slowdowns[node] = slowdown.late()
             continue
         profile = state.profiles[node]
+        if device.transfer_measured:
+            state.links[node] = corrected(state.links.get(node), device, profile)
         trained = device.observed_seconds - (device.transfer_seconds or 0.0)
         profiled = training_seconds(profile, device.rank, local_steps=device.steps)
         state.slowdowns[node] = slowdown.observed(max(trained, 1e-9) / profiled)

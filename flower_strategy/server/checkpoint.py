@@ -349,6 +349,7 @@ def pack(state: RunState) -> tuple[dict[str, Any], Arrays]:
         "left_since": {str(node): number for node, number in state.left_since.items()},
         "decisions": {str(node): asdict(decision) for node, decision in state.decisions.items()},
         "paces": {str(node): asdict(slowdown) for node, slowdown in state.slowdowns.items()},
+        "links": {str(node): asdict(link) for node, link in state.links.items()},
         "sketches": [str(node) for node in state.sketches],
         "clusters": [
             {"name": cluster.name, "members": [str(node) for node in cluster.members]}
@@ -392,6 +393,10 @@ def unpack(content: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]
             slowdowns={
                 int(node): Slowdown(values["factor"], tuple(values["outside"]))
                 for node, values in content["paces"].items()
+            },
+            links={
+                int(node): Slowdown(values["factor"], tuple(values["outside"]))
+                for node, values in content["links"].items()
             },
             sketches={int(node): arrays[f"sketch/{node}"] for node in content["sketches"]},
             clusters=[

@@ -37,6 +37,7 @@ def a_state() -> RunState:
         7: RankDecision(None, 99.0, "it does not"),
     }
     state.slowdowns = {7: Slowdown(2.5, (1.0, 1.1))}
+    state.links = {7: Slowdown(0.5, (0.2,))}
     state.sketches = {7: np.arange(3, dtype=np.float32)}
     state.place([NODE, 7], ClusteringSettings())
     layers = {"x.q_proj": LoraFactors(b=np.ones((6, 2), np.float32), a=np.ones((2, 4), np.float32))}
@@ -104,7 +105,7 @@ def test_a_checkpoint_gives_back_all_of_the_state(tmp_path: Path) -> None:
         assert (found.round, found.deadline, found.settings) == (2, 3.5, {"model": "m"})
         assert found.path == folder
     back = found.state
-    for name in ("left_since", "decisions", "slowdowns", "clusters_made", "history"):
+    for name in ("left_since", "decisions", "slowdowns", "links", "clusters_made", "history"):
         assert getattr(back, name) == getattr(state, name), name
     for name in ("run", "uploads", "steps", "stateless"):
         assert getattr(back, name) == getattr(state, name), name

@@ -47,6 +47,7 @@ def exchange(
     missing: Callable[[int, str], None],
     gone: Callable[[int, str], None],
     late: set[str] | None = None,
+    arrived: Callable[[int, float], None] | None = None,
 ) -> Iterator[Message]:
     """Send messages and yield the replies as they arrive, until all are here or time is up.
 
@@ -70,6 +71,9 @@ def exchange(
         Called with a node that cannot reply or whose reply is unreadable, and the reason.
     late : set[str], optional
         Receives the ids of the messages whose replies are no longer awaited.
+    arrived : Callable[[int, float], None], optional
+        Called with a node before its reply is yielded, and the seconds since the messages were
+        pushed.
     """
     if not messages:
         return
@@ -95,6 +99,8 @@ def exchange(
                 gone(node, (reply.error.reason if reply.has_error() else "") or _NOT_ITS_OWN)
                 continue
             good += not reply.has_error()
+            if arrived is not None:
+                arrived(node, time.monotonic() - started)
             yield reply
         # A failure must not cut off the nodes that are still working.
         able = good + len(waiting)

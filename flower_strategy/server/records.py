@@ -25,7 +25,9 @@ class DeviceRound:
     predicted_seconds, observed_seconds : float or None
         Seconds of download, training and upload, as predicted and as reported.
     transfer_seconds : float or None
-        Those of them that download and upload take, by the device's bandwidth.
+        Those of them that download and upload take, by the device's bandwidth or as measured.
+    transfer_measured : bool
+        Whether the server measured them.
     bytes_down, bytes_up : int
         Bytes of the adapters sent to it and back, for training.
     num_examples : int
@@ -51,6 +53,7 @@ class DeviceRound:
     predicted_seconds: float | None = None
     observed_seconds: float | None = None
     transfer_seconds: float | None = None
+    transfer_measured: bool = False
     bytes_down: int = 0
     bytes_up: int = 0
     num_examples: int = 0

@@ -10,7 +10,14 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
-from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, KEEPS, METRICS_KEY, read_adapter
+from flower_strategy.messages import (
+    ARRAYS_KEY,
+    BEGAN_KEY,
+    KEEPS,
+    METRICS_KEY,
+    TRAINING_SECONDS_KEY,
+    read_adapter,
+)
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.settings import ReplyRules
 
@@ -81,6 +88,8 @@ class TrainReply:
         Mean training loss.
     seconds : float
         Download, training and upload on the device's clock.
+    training_seconds : float or None
+        Training alone; None if the client does not say.
     steps : int
         Steps that it took, at most those requested.
     began : int or None
@@ -94,6 +103,7 @@ class TrainReply:
     seconds: float
     steps: int
     began: int | None
+    training_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -191,10 +201,15 @@ def read_train_reply(
     try:
         loss, seconds = _finite(metrics, "train-loss"), _finite(metrics, "seconds")
         examples = _finite(metrics, "num-examples")
+        trained = None
+        if TRAINING_SECONDS_KEY in metrics:
+            trained = _finite(metrics, TRAINING_SECONDS_KEY)
     except (KeyError, OverflowError) as error:
         raise ReplyError(_reason(error)) from error
     if not (0 <= loss <= _LARGEST_LOSS and 0 <= seconds <= _MOST_SECONDS):
         raise ReplyError(f"train-loss is {loss:g} after {seconds:g} s; that cannot be.")
+    if trained is not None and not 0 <= trained <= _MOST_SECONDS:
+        raise ReplyError(f"training-seconds is {trained:g}; that cannot be.")
     if not 1 <= examples <= rules.max_examples or examples != int(examples):
         raise ReplyError(
             f"num-examples is {examples:g}; it must be a whole number from 1 to "
@@ -213,6 +228,7 @@ def read_train_reply(
         seconds=seconds,
         steps=min(sent.usual_steps if taken is None else taken, sent.steps),
         began=began,
+        training_seconds=trained,
     )
 
 

@@ -51,6 +51,8 @@ class Round:
         Nodes whose trained adapters count in this round.
     absent : set[int]
         Nodes that have sent an adapter before and cannot train in this round.
+    seen_seconds : dict[int, float]
+        Node -> seconds from the push of its message to train until its reply was there.
     anchors : dict[str, str]
         Cluster -> file of its adapter before this round, on which devices begin.
     most_steps : float
@@ -69,6 +71,7 @@ class Round:
     sent: dict[int, Sent] = field(default_factory=dict)
     accepted: set[int] = field(default_factory=set)
     absent: set[int] = field(default_factory=set)
+    seen_seconds: dict[int, float] = field(default_factory=dict)
     anchors: dict[str, str] = field(default_factory=dict)
     most_steps: float = math.inf
     silent_since: dict[int, int] = field(default_factory=dict)
@@ -211,6 +214,7 @@ def receive(
         missing=lambda node, reason: round.late(node, stage, reason),
         gone=lambda node, reason: round.refuse(node, stage, ReplyError(reason)),
         late=round.late_messages,
+        arrived=round.seen_seconds.__setitem__ if stage == "train" else None,
     )
 
 

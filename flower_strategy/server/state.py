@@ -87,6 +87,8 @@ class RunState:
         Node -> its rank.
     slowdowns : dict[int, Slowdown]
         Node -> its slowdown; nodes without one are as fast as profiled.
+    links : dict[int, Slowdown]
+        Node -> how many times longer its transport takes than by its bandwidth, where measured.
     sketches : dict[int, Float32Array]
         Node -> sketch of the B matrices that it trained first; empty unless devices are clustered
         by them.
@@ -118,6 +120,7 @@ class RunState:
     left_since: dict[int, int] = field(default_factory=dict)
     decisions: dict[int, RankDecision] = field(default_factory=dict)
     slowdowns: dict[int, Slowdown] = field(default_factory=dict)
+    links: dict[int, Slowdown] = field(default_factory=dict)
     sketches: dict[int, Float32Array] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_made: int = 0
@@ -309,6 +312,7 @@ class RunState:
         self.left_since = {new(node): number for node, number in self.left_since.items()}
         self.decisions = {new(node): decision for node, decision in self.decisions.items()}
         self.slowdowns = {new(node): slowdown for node, slowdown in self.slowdowns.items()}
+        self.links = {new(node): link for node, link in self.links.items()}
         self.sketches = {new(node): sketch for node, sketch in self.sketches.items()}
         self.uploads = {new(node): upload for node, upload in self.uploads.items()}
         self.steps = {new(node): count for node, count in self.steps.items()}

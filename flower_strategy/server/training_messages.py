@@ -22,6 +22,7 @@ from flower_strategy.messages import (
 from flower_strategy.ranks.cost import training_seconds, transfer_seconds
 from flower_strategy.ranks.steps import planned_steps
 from flower_strategy.server import log
+from flower_strategy.server.links import deadline_links, with_links
 from flower_strategy.server.records import ClusterRound
 from flower_strategy.server.replies import Sent
 from flower_strategy.server.round import Round, Steps
@@ -169,9 +170,10 @@ def _planned(
     server_round: int,
 ) -> dict[int, int]:
     state, pace, deadline = steps.state, steps.state.slowdown_factors(), steps.rank_policy.deadline
+    profiles = with_links(state.profiles, deadline_links(steps.rank_policy, state.links))
     return {
         node: planned_steps(
-            state.profiles[node],
+            profiles[node],
             order.rank,
             training,
             # Training code of one's own may not follow the message, only the settings.
@@ -189,11 +191,12 @@ def _record(
     steps: Steps, round: Round, sizes: Mapping[_Order, int], wanted: Mapping[int, _Order]
 ) -> None:
     pace = steps.state.slowdown_factors()
+    profiles = with_links(steps.state.profiles, steps.state.links)
     for node, sent in round.sent.items():
         device, rank = round.device(node, steps.state), wanted[node].rank
         device.rank, device.pace = rank, pace.get(node, 1.0)
         device.bytes_down = sizes[wanted[node]]
-        profile = steps.state.profiles[node]
+        profile = profiles[node]
         training = training_seconds(profile, rank, local_steps=sent.steps)
         device.predicted_seconds = device.pace * training + transfer_seconds(
             profile, bytes_up=rank * profile.upload_per_rank, bytes_down=device.bytes_down

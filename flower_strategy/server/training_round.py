@@ -14,7 +14,6 @@ from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterError, AdapterState, Float32Array
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.clusters import sketch_adapter
-from flower_strategy.ranks.cost import transfer_seconds
 from flower_strategy.server import log
 from flower_strategy.server.contributions import (
     add_kept,
@@ -23,6 +22,7 @@ from flower_strategy.server.contributions import (
     keep,
     standing,
 )
+from flower_strategy.server.links import measure
 from flower_strategy.server.replies import (
     ReplyError,
     Sent,
@@ -184,13 +184,11 @@ def _accept(steps: Steps, round: Round, folded: _Folded, judged: _Judged) -> Non
     if judged.sketch is not None:
         state.sketches[node] = judged.sketch
     device = round.device(node, state)
-    device.observed_seconds, device.train_loss = reply.seconds, reply.loss
+    device.train_loss = reply.loss
     device.num_examples, device.bytes_up = reply.num_examples, judged.bytes_up
     device.steps = reply.steps
     profile = state.profiles[node]
-    device.transfer_seconds = transfer_seconds(
-        profile, bytes_up=device.bytes_up, bytes_down=device.bytes_down
-    )
+    measure(device, profile, reply, round.seen_seconds.get(node))
     name = profile.device
     log.log_reply(node, device, name, done=folded.count, total=folded.total)
 

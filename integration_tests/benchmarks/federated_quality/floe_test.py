@@ -54,8 +54,8 @@ def test_devices_fill_the_budget_and_end_with_more_than_their_clusters_adapter(
     assert clock.rounds == 3
     assert 0.85 * protocol.budget < clock.seconds <= protocol.budget
     assert clock.idle < 0.15
-    # A laptop steps three times as fast as a phone.
-    assert outcome.steps > 3 * (3 + 3 + 8)
+    # A laptop steps more often than a phone, which the three steps are for.
+    assert outcome.steps > 3 * (3 + 3 + 3)
     # Nothing travels down before the first round, and the result does after the last.
     sizes = int8.bytes_per_rank(bench.world.shapes)
     assert clock.bytes_up == 3 * sum(ranks.values()) * sizes

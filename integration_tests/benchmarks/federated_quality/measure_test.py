@@ -17,7 +17,7 @@ from integration_tests.benchmarks.cli import Namespace
 from integration_tests.benchmarks.federated_quality import world
 from integration_tests.benchmarks.federated_quality.__main__ import main
 from integration_tests.benchmarks.federated_quality.figure import draw
-from integration_tests.benchmarks.federated_quality.floe import affordable_ranks, run_floe
+from integration_tests.benchmarks.federated_quality.floe import affordable_ranks
 from integration_tests.benchmarks.federated_quality.measure import (
     Case,
     Journal,
@@ -143,24 +143,6 @@ def test_stronger_devices_train_at_higher_ranks(bench: world.Workbench) -> None:
         assert {node: federation.adapter_for(node).rank for node in ranks} == ranks
 
 
-def test_a_round_of_floe_and_of_flexlora_is_the_same_mean_where_there_is_one_cluster(
-    protocol: world.Protocol,
-) -> None:
-    one_round = replace(protocol, budget=7.0)
-    bench = world.Workbench(world.World(one_round, level=1.0, seed=0))
-    floe = run_floe(bench)
-    trained = bench.trainings
-    flexlora = run(bench, "flexlora")
-    assert floe.clock.rounds == flexlora.clock.rounds == 1
-    assert floe.details["clusters"] == [[0, 1, 2, 3, 4, 5]]
-    assert bench.trainings == trained, "the first round's training is the same for both"
-    for node, adapter in floe.served.items():
-        for layer in adapter.layers:
-            np.testing.assert_allclose(
-                adapter.delta(layer), flexlora.served[node].delta(layer), atol=1e-5
-            )
-
-
 def test_floras_devices_download_the_whole_stack(bench: world.Workbench) -> None:
     loads = loads_of(Flora(bench.world, {0: 2, 1: 4}), Way())
     assert loads[0].bytes_down == loads[1].bytes_down == loads[0].bytes_up + loads[1].bytes_up
@@ -276,9 +258,12 @@ def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> 
         }
     remembered, anew = ways
     for name in methods:
-        # Two trainings of one adapter may differ in the last bit, by where its arrays lie.
-        assert ways[remembered][name] == pytest.approx(ways[anew][name], rel=1e-5), name
-    assert remembered.trainings == anew.trainings - 3 * 6
+        # Two trainings of one adapter may differ in the last bit, by where its arrays lie. Floe's
+        # rounding to eight bits makes a step of the scale of it.
+        close = 2e-3 if name == "floe" else 1e-5
+        assert ways[remembered][name] == pytest.approx(ways[anew][name], rel=close), name
+    # HetLoRA, FlexLoRA and FLoRA begin alike; Floe's devices train as in the product.
+    assert remembered.trainings == anew.trainings - 2 * 6
 
 
 # ------------------------------------------------------------ the whole thing
@@ -312,7 +297,8 @@ def test_every_method_uses_the_same_budget(
             if name not in ("untrained", "local", "local_tuned"):
                 assert figures["rounds"] == 3
                 assert figures["loss_mean"] < methods["untrained"]["loss_mean"]
-                assert (figures["steps"] > 3 * 3 * 6) == name.endswith(":filled")
+                filled = name == "floe" or name.endswith(":filled")
+                assert (figures["steps"] > 3 * 3 * 6) == filled
             if name != "local":
                 better, of = values["devices_better"][level][name]
                 assert of == 6

@@ -266,8 +266,9 @@ class Workbench:
     """Trains and evaluates for all methods of one level and seed.
 
     A local training is a function of the adapter sent, the node, the round, the number of steps and
-    the learning rate. Methods send the same adapters in the first round, so its results are
-    remembered, training alone included; later rounds have no two alike, and are not.
+    the learning rate. Methods but Floe, whose devices train as in the product, send the same
+    adapters in the first round, so its results are remembered, training alone included; later
+    rounds have no two alike, and are not.
     """
 
     def __init__(self, world: World, *, remember: bool = True) -> None:
