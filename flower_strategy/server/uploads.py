@@ -169,6 +169,8 @@ class UploadStore:
         for path in self._folder.glob(f"*{_SUFFIX}"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        # After a round without a checkpoint some were never waited for.
+        self._unsynced = [path for path in self._unsynced if path.exists()]
 
     def take_over(self, names: Iterable[str], other: Path) -> None:
         """Take files over from another folder, as links where the file system has them.
