@@ -286,6 +286,7 @@ class FloeStrategy(Strategy):
                 self.save(server_round)
                 if server_round < num_rounds and self.checkpoints.exports_after(server_round):
                     self.export_so_far()
+            log.log_time(self.state)
             self.export()
             result.arrays = self.state.to_arrays(best=True)
             return result

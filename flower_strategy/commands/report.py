@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from floe_plugins.commands.output import add_json_option, print_json
 
@@ -13,7 +14,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "report",
         help="show a federated run as one HTML page",
         description="Write one self-contained HTML page about a federated run: losses, ranks, "
-        "latencies, task embeddings, communication, discarded energy, refused replies.",
+        "latencies, time of devices, task embeddings, communication, discarded energy, refused "
+        "replies.",
     )
     parser.add_argument("folder", metavar="RUN_DIR", help="the run's output folder")
     parser.add_argument(
@@ -31,4 +33,9 @@ def _report(arguments: argparse.Namespace) -> int:
         print_json(written)
     else:
         print(written["page"])
+        # Standard output is the page alone, for a shell to open it.
+        for kind, spent in written["figures"]["time"]["classes"].items():
+            parts = ", ".join(f"{spent[p]:.1f} s {p}" for p in ("training", "transport", "idle"))
+            idle = f"({spent['idle_share']:.0%})"
+            print(f"{kind} ({spent['devices']}): {parts} {idle}", file=sys.stderr)
     return 0

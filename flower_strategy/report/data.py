@@ -7,8 +7,9 @@ on, and every text is a string.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator
 
 from floe_plugins.checks import is_number
+from flower_strategy.device_time import TimeSpent, summed, time_spent
 from flower_strategy.run_folder import load_history, load_manifest, result_folder
 
 MOST_DEVICES = 60
@@ -78,6 +80,7 @@ class ShownDeviceRound(BaseModel, frozen=True):
     rank: Integer = None
     predicted_seconds: Number = None
     observed_seconds: Number = None
+    transfer_seconds: Number = None
     bytes_down: Amount = 0.0
     bytes_up: Amount = 0.0
     held_out_loss: Number = None
@@ -179,6 +182,7 @@ def figure_data(run: ShownRun) -> dict[str, dict[str, Any]]:
         "loss": {"rounds": rounds, "clusters": losses},
         "ranks": _ranks(run),
         "latency": _latency(run),
+        "time": _time(run),
         "embedding": _embedding(run),
         "communication": _communication(run, rounds),
         "energy": {"rounds": rounds, "clusters": energy},
@@ -243,6 +247,41 @@ def _latency(run: ShownRun) -> dict[str, Any]:
         "deadline_seconds": number(run.manifest.get("deadline_seconds")),
         "classes": classes,
     }
+
+
+def _time(run: ShownRun) -> dict[str, Any]:
+    """Return the seconds of training, transport and idle of each class and each device.
+
+    They are sums over the rounds in which a device trained; ``rounds`` counts them.
+    """
+    rounds = [
+        time_spent(
+            (node, done.observed_seconds, done.transfer_seconds)
+            for node, done in entry.devices.items()
+            if node in run.by_node
+        )
+        for entry in run.rounds
+    ]
+    spent, counts = summed(rounds), Counter(node for entry in rounds for node in entry)
+    devices = [one for one in run.devices if one.node in spent]
+    classes: dict[str, dict[str, Any]] = {}
+    for kind in sorted({one.device for one in devices}):
+        nodes = [one.node for one in devices if one.device == kind]
+        whole = sum((spent[node] for node in nodes), TimeSpent())
+        count = sum(counts[node] for node in nodes)
+        classes[kind] = {"devices": len(nodes), "rounds": count, **_parts(whole)}
+    return {
+        "classes": classes,
+        "devices": [
+            {**_named(one), "rounds": counts[one.node], **_parts(spent[one.node])}
+            for one in devices
+        ],
+    }
+
+
+def _parts(spent: TimeSpent) -> dict[str, float]:
+    """Return seconds by what they were spent on, and the share that was idle."""
+    return {**asdict(spent), "idle_share": spent.shares()[2]}
 
 
 def _embedding(run: ShownRun) -> dict[str, Any]:

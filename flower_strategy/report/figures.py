@@ -54,6 +54,7 @@ def figures(data: Mapping[str, Any], clusters: Sequence[str]) -> dict[str, Any]:
             "{name}, round {round}: held-out loss {value:number}{train:trained}",
         ),
         "latency": _latency(data["latency"]),
+        "time": _time(data["time"]),
         "ranks": _ranks(data["ranks"], clusters),
         "embedding": _embedding(data["embedding"], clusters),
         "communication": _communication(moved),
@@ -115,6 +116,23 @@ def _latency(data: Mapping[str, Any]) -> Drawing:
         said = level.mark_text(align="left", dy=-7, text=f"deadline {deadline:,g} s")
         layers += [level.mark_rule(strokeDash=[8, 4]), said.encode(x=alt.value(4))]
     return rows, alt.layer(*layers)
+
+
+def _time(data: Mapping[str, Any]) -> Drawing:
+    """Draw the mean seconds of a round by what devices of a class spent them on."""
+    parts = ("training", "transport", "idle")
+    rows = [
+        {"name": kind, "part": part, "value": one[part] / one["rounds"], "order": index}
+        for kind, one in data["classes"].items()
+        for index, part in enumerate(parts)
+    ]
+    chart = _chart(rows, "{name}: {value:seconds} {part} in a round").mark_bar()
+    return rows, chart.encode(
+        x=alt.X("value:Q", title="seconds of a round, mean"),
+        y=alt.Y("name:N", title=None).scale(paddingInner=0.2),
+        color=_colour("part", parts),
+        order="order:Q",
+    )
 
 
 def _ranks(data: Mapping[str, Any], clusters: Sequence[str]) -> Drawing:

@@ -77,6 +77,7 @@ def _page(run: ShownRun, content: Mapping[str, Any]) -> str:
         drawings=figures(content["figures"], run.clusters),
         clusters=[_cluster(run, entry) for entry in run.manifest["clusters"]],
         lines=list(_flat(content["settings"])),
+        times=[_time_row(one) for one in content["figures"]["time"]["devices"]],
     )
 
 
@@ -87,6 +88,12 @@ def _cluster(run: ShownRun, entry: Mapping[str, Any]) -> dict[str, Any]:
     before, after = (number_text(number(entry.get(f"loss_{when}"))) for when in ("before", "after"))
     counted = {"loss": f"{before} → {after}", "devices": len(nodes), "members": ", ".join(nodes)}
     return {"name": "", "adapter": "", **entry, **counted}
+
+
+def _time_row(device: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of the devices' time."""
+    seconds = {key: seconds_text(device[key]) for key in ("training", "transport", "idle")}
+    return {**device, **seconds, "idle_share": f"{device['idle_share']:.0%}"}
 
 
 def _headline(run: ShownRun) -> dict[str, Any]:

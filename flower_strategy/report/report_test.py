@@ -121,6 +121,7 @@ def test_nothing_that_a_device_says_becomes_markup(tmp_path: Path) -> None:
     assert set(drawn) == {
         "loss",
         "latency",
+        "time",
         "ranks",
         "embedding",
         "communication",
@@ -203,6 +204,40 @@ def test_states_of_ranks(tmp_path: Path) -> None:
     assert data["latency"]["classes"]["phone"] == [
         {"rank": 4, "count": 2, "observed": 12, "least": 12, "greatest": 12, "predicted": 10}
     ]
+
+
+def test_time_is_training_transport_or_idle_per_class_and_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices = [device("1"), device("2", device="laptop"), device("3")]
+    one = {
+        "1": trained(observed_seconds=12.0, transfer_seconds=3.0),
+        "2": trained(observed_seconds=9.0),
+        "3": trained(rank=None, observed_seconds=None),
+    }
+    two = {"1": trained(observed_seconds=8.0, transfer_seconds=3.0)}
+    folder = write(tmp_path, devices, [{"round": 1, "devices": one}, {"round": 2, "devices": two}])
+    time = figure_data(read_run(folder))["time"]
+    assert time["classes"] == {
+        "laptop": {
+            **{"devices": 1, "rounds": 1, "training": 9.0, "transport": 0.0, "idle": 3.0},
+            "idle_share": 0.25,
+        },
+        "phone": {
+            **{"devices": 1, "rounds": 2, "training": 14.0, "transport": 6.0, "idle": 0.0},
+            "idle_share": 0.0,
+        },
+    }
+    assert [(entry["node"], entry["idle"]) for entry in time["devices"]] == [("2", 3.0), ("1", 0.0)]
+    assert main(["report", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{folder / 'report.html'}\n"
+    assert "laptop (1): 9.0 s training, 0.0 s transport, 3.0 s idle (25%)" in err
+    page = (folder / "report.html").read_text()
+    assert "Time per device" in page
+    assert "<td>25%</td>" in page
+    rows = drawings(folder / "report.html")["time"]["datasets"]["rows"]
+    assert [row["value"] for row in rows if row["name"] == "phone"] == [7.0, 3.0, 0.0]
 
 
 def test_of_many_devices_some_of_each_cluster_are_shown(tmp_path: Path) -> None:

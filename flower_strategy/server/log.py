@@ -10,6 +10,7 @@ from typing import Any
 
 from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.adapters.vllm_support import vllm_support
+from flower_strategy.device_time import TimeSpent, summed
 from flower_strategy.ranks.cost import RankPolicy
 from flower_strategy.server.records import DeviceRound, RoundRecord
 from flower_strategy.server.state import RunState
@@ -25,6 +26,7 @@ from flower_strategy.settings import (
 logger = logging.getLogger("flwr")
 
 _BAR_WIDTH = 12
+_MOST_DEVICES = 24
 
 
 def log_tree(lines: Sequence[str], *, indent: str = "\t") -> None:
@@ -232,6 +234,25 @@ def log_losses(record: RoundRecord, state: RunState) -> None:
     log_tree(lines)
 
 
+def log_time(state: RunState) -> None:
+    """Log how the devices of each class spent the run, and each device if they are few."""
+    spent = summed(record.time_spent() for record in state.history)
+    if not spent:
+        return
+    classes: dict[str, list[int]] = {}
+    for node in spent:
+        classes.setdefault(state.profiles[node].device, []).append(node)
+    logger.info("")
+    logger.info("Time of the devices in the rounds that they trained in:")
+    lines = []
+    for kind, nodes in sorted(classes.items()):
+        whole = sum((spent[node] for node in nodes), TimeSpent())
+        lines.append(f"{kind} ({len(nodes)}): {time_text(whole)}")
+        if len(spent) <= _MOST_DEVICES:
+            lines += [f"    node {node}: {time_text(spent[node])}" for node in sorted(nodes)]
+    log_tree(lines)
+
+
 def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Log what was written."""
     logger.info("")
@@ -249,6 +270,17 @@ def progress_bar(done: int, total: int) -> str:
     """
     filled = _BAR_WIDTH * done // max(total, 1)
     return f"[{'█' * filled}{'░' * (_BAR_WIDTH - filled)}] {done}/{total}"
+
+
+def time_text(spent: TimeSpent) -> str:
+    """Return seconds and shares of training, transport and idle as text."""
+    parts = zip(
+        ("training", "transport", "idle"),
+        (spent.training, spent.transport, spent.idle),
+        spent.shares(),
+        strict=True,
+    )
+    return ", ".join(f"{name} {seconds:.1f} s ({share:.0%})" for name, seconds, share in parts)
 
 
 def megabytes(count: int) -> str:

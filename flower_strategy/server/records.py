@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from flwr.app import MetricRecord
 
+from flower_strategy.device_time import TimeSpent, time_spent
+
 _MOST_NAMED = 5
 
 
@@ -159,22 +161,19 @@ class RoundRecord:
         observed = [device.observed_seconds for device in self.devices.values()]
         return max((seconds for seconds in observed if seconds is not None), default=0.0)
 
+    def time_spent(self) -> dict[int, TimeSpent]:
+        """Return how each device that trained spent the round."""
+        return time_spent(
+            (node, device.observed_seconds, device.transfer_seconds)
+            for node, device in self.devices.items()
+        )
+
     def shares(self) -> tuple[float, float, float]:
         """Return the shares of training, transfer and waiting in the time of all devices.
 
         A device waits from its reply until the slowest one's.
         """
-        whole = training = transfer = 0.0
-        longest = self.device_seconds
-        for device in self.devices.values():
-            if device.observed_seconds is not None:
-                moved = min(device.transfer_seconds or 0.0, device.observed_seconds)
-                whole += longest
-                transfer += moved
-                training += device.observed_seconds - moved
-        if not whole:
-            return 0.0, 0.0, 0.0
-        return training / whole, transfer / whole, 1.0 - (training + transfer) / whole
+        return sum(self.time_spent().values(), TimeSpent()).shares()
 
     def late_in_training(self) -> set[int]:
         """Return the nodes that did not send their trained adapters in time."""

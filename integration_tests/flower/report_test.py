@@ -26,6 +26,7 @@ __all__ = ["tiny_model"]
 FIGURES = (
     "loss",
     "latency",
+    "time",
     "ranks",
     "embedding",
     "communication",
