@@ -413,9 +413,9 @@ class ServerKeys(Keys):
     )
     rank_policy: _Policy = Field(
         default="deadline",
-        description="How a device gets its rank: 'deadline' takes the largest that fits the "
-        "round's deadline and the memory, 'memory' the largest that fits the memory, 'fixed' "
-        "what fixed-ranks says, 'uniform-min' gives all what the weakest affords.",
+        description="How a device gets its rank: 'deadline' takes the one that learns most "
+        "within the round's deadline and the memory, 'memory' the largest that fits the memory, "
+        "'fixed' what fixed-ranks says, 'uniform-min' gives all what the weakest affords.",
     )
     fixed_ranks: str = Field(
         default="",
