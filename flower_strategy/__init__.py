@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         MemoryPolicy,
         UniformMinPolicy,
     )
+    from flower_strategy.ranks.steps import FilledRounds
     from flower_strategy.run_folder import load_history, load_manifest
     from flower_strategy.settings import (
         CheckpointSettings,
@@ -56,6 +57,7 @@ _HOMES = {
     "DeviceProfile": "profile",
     "EmbeddingSettings": "settings",
     "Example": "data.examples",
+    "FilledRounds": "ranks.steps",
     "FixedPolicy": "ranks.policies",
     "FloeStrategy": "strategy",
     "LocalData": "data.examples",
@@ -97,6 +99,7 @@ __all__ = [
     "DeviceProfile",
     "EmbeddingSettings",
     "Example",
+    "FilledRounds",
     "FixedPolicy",
     "FloeStrategy",
     "LocalData",

@@ -11,7 +11,7 @@ from flower_strategy.config_keys import EXPORT_RANKS, split_list
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, predicted_seconds
 from flower_strategy.ranks.plugin_policy import plugin_policy
-from flower_strategy.ranks.steps import learning, steps_within
+from flower_strategy.ranks.steps import FilledRounds, learning
 
 
 class DeadlinePolicy:
@@ -33,8 +33,8 @@ class DeadlinePolicy:
         Seconds that a round may take. None derives it from the first profiles: the time of the
         smallest rank on the slowest device that can hold it. No device is then ever left out for
         its speed, and the others use the time that they would spend waiting.
-    steps_fill : bool (default: False)
-        Whether devices take as many steps as the deadline leaves them.
+    filled : FilledRounds, optional
+        How devices fill what the deadline leaves them with steps; None if their number is given.
     """
 
     name = "deadline"
@@ -44,11 +44,11 @@ class DeadlinePolicy:
         *,
         candidates: Sequence[int],
         deadline: float | None = None,
-        steps_fill: bool = False,
+        filled: FilledRounds | None = None,
     ) -> None:
         self.candidates = tuple(sorted(candidates))
         self.deadline = deadline
-        self.steps_fill = steps_fill
+        self.filled = filled
         self.automatic = deadline is None
 
     def assign(
@@ -79,12 +79,13 @@ class DeadlinePolicy:
             )
             for node, profile in profiles.items()
         }
-        if self.steps_fill and self.deadline is not None:
+        if self.filled is not None and self.deadline is not None:
             for node, largest in decisions.items():
                 decisions[node] = _most_learning(
                     profiles[node],
                     largest,
                     [rank for rank in self.candidates if rank <= (largest.rank or 0)],
+                    self.filled,
                     local_steps=local_steps[node],
                     deadline=deadline,
                     slowdown=pace.get(node, 1.0),
@@ -251,9 +252,19 @@ def policy_from_config(config: RunConfig) -> RankPolicy:
         return DeadlinePolicy(
             candidates=config.ranks,
             deadline=deadline,
-            steps_fill=config.fill_deadline and not config.epochs,
+            filled=_filled(config),
         )
     return plugin_policy(config)
+
+
+def _filled(config: RunConfig) -> FilledRounds | None:
+    if config.epochs or not config.fill_deadline:
+        return None
+    return FilledRounds(
+        most_epochs=config.max_epochs,
+        batch_size=config.batch_size * config.gradient_accumulation_steps,
+        rounds=config.rounds,
+    )
 
 
 def parse_fixed_ranks(text: str) -> dict[str, int]:
@@ -312,6 +323,7 @@ def _most_learning(
     profile: DeviceProfile,
     largest: RankDecision,
     fitting: Sequence[int],
+    filled: FilledRounds,
     *,
     local_steps: int,
     deadline: float,
@@ -321,8 +333,7 @@ def _most_learning(
     if largest.rank is None:
         return largest
     steps = {
-        rank: max(1, steps_within(profile, rank, deadline=deadline, pace=slowdown))
-        for rank in fitting
+        rank: filled.steps(profile, rank, deadline=deadline, pace=slowdown) for rank in fitting
     }
     best = max(fitting, key=lambda rank: (learning(rank, steps[rank]), rank))
     if best == largest.rank:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from floe_plugins.errors import ConfigError
@@ -11,6 +13,7 @@ from flower_strategy.ranks.policies import (
     parse_fixed_ranks,
     policy_from_config,
 )
+from flower_strategy.ranks.steps import FilledRounds
 from flower_strategy.testing.models import make_profile
 
 # A rank takes a second: 8/9 of it to upload, 1/9 to download.
@@ -166,7 +169,7 @@ def test_where_steps_fill_the_deadline_the_rank_is_the_one_that_learns_most() ->
     slow_link = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=9 * MB)
     fast_link = make_profile(step_seconds=(1.0, 1.0), upload_per_rank=8 * MB, bandwidth=900 * MB)
     profiles = {1: slow_link, 2: fast_link}
-    filled = DeadlinePolicy(candidates=(4, 8, 16), deadline=20.0, steps_fill=True)
+    filled = DeadlinePolicy(candidates=(4, 8, 16), deadline=20.0, filled=FilledRounds())
     decisions = filled.assign(profiles, local_steps=STEPS, pace={})
     assert {node: decision.rank for node, decision in decisions.items()} == {1: 4, 2: 16}
     assert decisions[1].reason == "16 steps at rank 4 learn more than 4 at rank 16"
@@ -175,5 +178,10 @@ def test_where_steps_fill_the_deadline_the_rank_is_the_one_that_learns_most() ->
     given = alone.assign(profiles, local_steps=STEPS, pace={})
     assert {node: decision.rank for node, decision in given.items()} == {1: 16, 2: 16}
     # Of two ranks that buy the same number of steps, the larger one.
-    few = DeadlinePolicy(candidates=(4, 5), deadline=13.5, steps_fill=True)
+    few = DeadlinePolicy(candidates=(4, 5), deadline=13.5, filled=FilledRounds())
     assert few.assign({1: slow_link}, local_steps={1: 4}, pace={1: 2.0})[1].rank == 5
+    # And where a cap on passes leaves both the same: 60 examples, 2 passes, 5 rounds.
+    capped = FilledRounds(most_epochs=2.0, batch_size=6, rounds=5)
+    policy = DeadlinePolicy(candidates=(4, 8, 16), deadline=20.0, filled=capped)
+    many = replace(slow_link, num_examples=60)
+    assert policy.assign({1: many}, local_steps=STEPS, pace={})[1].rank == 16

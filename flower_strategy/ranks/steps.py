@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,6 +48,35 @@ def steps_within(profile: DeviceProfile, rank: int, *, deadline: float, pace: fl
     # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
     steps = left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9)
     return math.floor(min(steps, MOST_STEPS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledRounds:
+    """How devices fill rounds with steps, as far as ranks depend on it.
+
+    Attributes
+    ----------
+    most_epochs : float (default: 0.0)
+        Most passes over a device's examples in the run; 0 sets no limit.
+    batch_size : int (default: 1)
+        Examples of a step.
+    rounds : int (default: 1)
+        Rounds of the run.
+    """
+
+    most_epochs: float = 0.0
+    batch_size: int = 1
+    rounds: int = 1
+
+    def steps(
+        self, profile: DeviceProfile, rank: int, *, deadline: float, pace: float = 1.0
+    ) -> int:
+        """Return the steps of a round at a rank, at least 1; see `steps_within`."""
+        steps = steps_within(profile, rank, deadline=deadline, pace=pace)
+        if self.most_epochs:
+            whole = self.most_epochs * profile.num_examples / self.batch_size
+            steps = min(steps, math.ceil(whole / self.rounds))
+        return max(steps, 1)
 
 
 def planned_steps(
