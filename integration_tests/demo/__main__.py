@@ -68,7 +68,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
         progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
         federation = federate(
             folder,
-            config={"rounds": options.rounds},
+            # A phone takes one step a round, the others as many as they can meanwhile.
+            config={"rounds": options.rounds, "local-steps": 1},
             on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
         )
     else:
