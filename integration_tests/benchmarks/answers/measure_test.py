@@ -175,7 +175,6 @@ def test_the_meter_reads_processor_seconds_and_joules_over_a_wrap(tmp_path: Path
 # ---------------------------------------------------------------- the command
 
 
-@pytest.mark.timed
 def test_a_whole_run_from_training_to_the_figure(
     tiny: TinyModels, tmp_path: Path, values_of: Callable[..., Any], error_of: Callable[..., str]
 ) -> None:
