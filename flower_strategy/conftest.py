@@ -74,6 +74,8 @@ def run_config(tiny_model: str, tmp_path: Path) -> dict[str, ConfigValue]:
         "learning-rate": 0.02,
         "max-length": 64,
         "max-examples": 40,
+        # Four steps in each of two rounds, where they fill the deadline.
+        "max-epochs": 1.0,
         "eval-examples": 6,
         "ranks": "2,4,8",
         "export-rank": 8,
