@@ -84,7 +84,10 @@ def _communication(data: Mapping[str, Any]) -> Drawing:
     """Draw the bytes of each round."""
     ways = {"down": "down to the devices", "up": "up to the server"}
     rows = [{"way": ways[way], "round": data["rounds"], "value": data[way]} for way in ways]
-    chart = _chart(rows, "round {round}: {value:bytes} {way}").transform_filter("datum.round > 0")
+    chart = _chart(rows, "round {round}: {value:bytes} {way}").transform_filter(
+        # In the first round nothing goes down; a bar without a length would still take the focus.
+        "datum.round > 0 && datum.value > 0"
+    )
     return rows if any(data["total"]) else [], chart.mark_bar().encode(
         x=alt.X("round:O", title="round").axis(labelAngle=0).scale(paddingInner=0.2),
         y=alt.Y("value:Q", title="bytes", axis=_BYTES),
@@ -125,9 +128,10 @@ def _time(data: Mapping[str, Any]) -> Drawing:
         {"name": kind, "part": part, "value": one[part] / one["rounds"], "order": index}
         for kind, one in data["classes"].items()
         for index, part in enumerate(parts)
+        if one[part] > 0
     ]
     chart = _chart(rows, "{name}: {value:seconds} {part} in a round").mark_bar()
-    return rows, chart.encode(
+    return rows, chart.properties(height=max(120, 32 * len(data["classes"]))).encode(
         x=alt.X("value:Q", title="seconds of a round, mean"),
         y=alt.Y("name:N", title=None).scale(paddingInner=0.2),
         color=_colour("part", parts),
