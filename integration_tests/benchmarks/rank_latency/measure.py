@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import initial_adapter
 from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import make_examples
@@ -75,7 +76,7 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     measured = Measured(
         step_seconds={rank: statistics.median(all_of) for rank, all_of in seconds.items()},
         upload_bytes={
-            rank: sum(len(array.data) for array in adapter.to_arrays().values())
+            rank: sum(len(array.data) for array in int8.encode(adapter).values())
             for rank, adapter in initial.items()
         },
         costs=tuple(costs),
@@ -135,14 +136,17 @@ def compare(measured: Measured, classes: Mapping[str, Device]) -> dict[str, Any]
 def _round(measured: Measured, device: Device, profile: DeviceProfile, rank: int) -> dict[str, Any]:
     training = measured.local_steps * measured.step_seconds[rank] * device.slowdown
     upload = device.upload_seconds(measured.upload_bytes[rank])
+    download = device.download_seconds(measured.upload_bytes[rank])
+    whole = training + upload + download
     predicted = predicted_seconds(profile, rank, local_steps=measured.local_steps)
     return {
         "rank": rank,
         "training_s": training,
         "upload_s": upload,
-        "round_s": training + upload,
+        "download_s": download,
+        "round_s": whole,
         "predicted_s": predicted,
-        "error_percent": (predicted / (training + upload) - 1) * 100,
+        "error_percent": (predicted / whole - 1) * 100,
         "fitted": rank in profile.step_ranks,
     }
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from flower_strategy.device.hardware import DEVICE_CLASSES
+from flower_strategy.device.hardware import DEVICE_CLASSES, DOWNLINK
 from flower_strategy.device.training_cost import TrainingCost
 from integration_tests.benchmarks.rank_latency.__main__ import main
 from integration_tests.benchmarks.rank_latency.figure import draw
@@ -35,7 +35,9 @@ def test_a_round_is_measured_and_predicted_for_every_class_and_rank(
         for each in device["rounds"]:
             expected = sizes[[2, 4, 8].index(each["rank"])] / DEVICE_CLASSES[name].bandwidth
             assert each["upload_s"] == pytest.approx(expected)
-            assert each["round_s"] == pytest.approx(each["training_s"] + each["upload_s"])
+            assert each["download_s"] == pytest.approx(expected / DOWNLINK)
+            parts = each["training_s"] + each["upload_s"] + each["download_s"]
+            assert each["round_s"] == pytest.approx(parts)
             assert each["round_s"] * (1 + each["error_percent"] / 100) == pytest.approx(
                 each["predicted_s"]
             )
@@ -62,8 +64,8 @@ def test_a_line_that_bends_is_told_by_the_ranks_between() -> None:
     low, middle, high = found["classes"]["laptop"]["rounds"]
     assert low["error_percent"] == pytest.approx(0)
     assert high["error_percent"] == pytest.approx(0)
-    # The line is 1.5 at rank 8; 2 steps and 1 s of upload.
-    assert middle["error_percent"] == pytest.approx((4.0 / 5.0 - 1) * 100)
+    # The line is 1.5 at rank 8; 2 steps, 1 s of upload and an eighth of download.
+    assert middle["error_percent"] == pytest.approx((4.125 / 5.125 - 1) * 100)
     assert found["single_probe_error_percent"]["least"] < -25
     assert found["single_probe_error_percent"]["most"] > -25
 
@@ -79,8 +81,9 @@ def test_deadlines_give_the_slow_a_smaller_rank_and_equal_ranks_wait_for_them() 
     found = compare(measured, DEVICE_CLASSES)
     assert found["deadlines"][0]["ranks"] == {"phone": None, "jetson": None, "laptop": None}
     assert found["deadlines"][-1]["ranks"] == {"phone": 16, "jetson": 16, "laptop": 16}
-    # The phone needs 6 + 16 s at rank 4, by which the jetson (5.5 + 12.8 s) is done at rank 16.
+    # The phone needs 6 + 16 + 2 s at rank 4, by which the jetson (5.5 + 12.8 + 1.6 s) is done at
+    # rank 16.
     same = found["homogeneous"]
     assert same["ranks"] == {"phone": 4, "jetson": 16, "laptop": 16}
-    assert (same["slowest"], same["round_s"]) == ("phone", pytest.approx(22.0))
-    assert same["ratio"] == pytest.approx((6 + 64) / 22)
+    assert (same["slowest"], same["round_s"]) == ("phone", pytest.approx(24.0))
+    assert same["ratio"] == pytest.approx((6 + 72) / 24)
