@@ -100,6 +100,7 @@ def test_too_few_prompts_are_said_to_be_too_few(tmp_path: Path) -> None:
         load_prompts(str(file), private=2, public=1, seed=0)
 
 
+@pytest.mark.timed
 def test_private_spans_stay_and_public_prompts_are_helped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
