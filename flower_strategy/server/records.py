@@ -215,22 +215,16 @@ class RoundRecord:
         measured = [device for device in self.devices.values() if device.held_out_loss is not None]
         metrics = MetricRecord()
         for name in sorted({device.cluster for device in measured}):
-            loss = _mean(
-                (device.held_out_loss, device.held_out_tokens)
-                for device in measured
-                if device.cluster == name
+            own = [device for device in measured if device.cluster == name]
+            outcome = self.clusters.setdefault(name, ClusterRound())
+            outcome.held_out_loss = _mean((one.held_out_loss, one.held_out_tokens) for one in own)
+            outcome.validation_loss = _mean(
+                (one.validation_loss, one.validation_tokens) for one in own
             )
-            if loss is not None:
-                self.clusters.setdefault(name, ClusterRound()).held_out_loss = loss
-                metrics[f"{name}/held-out-loss"] = loss
-            loss = _mean(
-                (device.validation_loss, device.validation_tokens)
-                for device in measured
-                if device.cluster == name
-            )
-            if loss is not None:
-                self.clusters.setdefault(name, ClusterRound()).validation_loss = loss
-                metrics[f"{name}/validation-loss"] = loss
+            if outcome.held_out_loss is not None:
+                metrics[f"{name}/held-out-loss"] = outcome.held_out_loss
+            if outcome.validation_loss is not None:
+                metrics[f"{name}/validation-loss"] = outcome.validation_loss
         loss = _mean((device.held_out_loss, device.held_out_tokens) for device in measured)
         if loss is None:
             return None
