@@ -6,26 +6,12 @@ from hypothesis import strategies as st
 from flower_strategy.adapters.adapter import (
     AdapterError,
     AdapterState,
-    LoraFactors,
     initial_adapter,
 )
 from flower_strategy.adapters.int8 import rounded
 from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.adapters.stacking import is_zero, stacked
-
-SHAPES = {"up": (7, 5), "down": (5, 7)}
-
-
-def adapter(rank: int, seed: int, *, scaling: float = 1.0) -> AdapterState:
-    generator = np.random.default_rng([rank, seed])
-    layers = {
-        name: LoraFactors(
-            b=generator.normal(size=(rows, rank)).astype(np.float32),
-            a=generator.normal(size=(rank, columns)).astype(np.float32),
-        )
-        for name, (rows, columns) in SHAPES.items()
-    }
-    return AdapterState(layers, scaling)
+from flower_strategy.testing.adapters import SHAPES, random_adapter
 
 
 def dense(whole: AdapterState, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -43,7 +29,7 @@ def test_a_sum_is_that_of_the_dense_matrices(
 ) -> None:
     ranks = ranks[:8]
     parts = [
-        (weights[place], adapter(rank, place, scaling=scaling))
+        (weights[place], random_adapter(rank, place, scaling=scaling))
         for place, (rank, scaling) in enumerate(ranks)
     ]
     total = stacked(parts)
@@ -62,7 +48,7 @@ def test_a_sum_is_that_of_the_dense_matrices(
 def test_a_devices_model_and_the_mean_are_what_dense_matrices_give(
     ranks: list[int], steps: list[int], seed: int
 ) -> None:
-    own = [adapter(rank, seed + place, scaling=0.5) for place, rank in enumerate(ranks)]
+    own = [random_adapter(rank, seed + place, scaling=0.5) for place, rank in enumerate(ranks)]
     sent = [rounded(one) for one in own]
     mean = AdapterMean(SHAPES)
     for one, weight in zip(sent, steps, strict=False):
@@ -82,9 +68,9 @@ def test_a_devices_model_and_the_mean_are_what_dense_matrices_give(
 
 
 def test_adapters_of_other_layers_have_no_sum() -> None:
-    other = AdapterState({"up": adapter(2, 0).layers["up"]})
+    other = AdapterState({"up": random_adapter(2, 0).layers["up"]})
     with pytest.raises(AdapterError, match="different layers"):
-        stacked([(1.0, adapter(2, 0)), (1.0, other)])
+        stacked([(1.0, random_adapter(2, 0)), (1.0, other)])
     with pytest.raises(AdapterError, match="sum of 0 adapters"):
         stacked([])
 

@@ -7,29 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flower_strategy.adapters import int8
-from flower_strategy.adapters.adapter import AdapterState, LoraFactors, initial_adapter
+from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.device import kept_state
 from flower_strategy.device.data_order import Place
 from flower_strategy.device.kept_state import DeviceState, load_state
 from flower_strategy.device.training import Moments, Progress
-
-SHAPES = {"up": (7, 5), "down": (5, 7)}
-
-
-def adapter(rank: int, seed: int, *, scaling: float = 1.0) -> AdapterState:
-    generator = np.random.default_rng([rank, seed])
-    layers = {
-        name: LoraFactors(
-            b=generator.normal(size=(rows, rank)).astype(np.float32),
-            a=generator.normal(size=(rank, columns)).astype(np.float32),
-        )
-        for name, (rows, columns) in SHAPES.items()
-    }
-    return AdapterState(layers, scaling)
+from flower_strategy.testing.adapters import SHAPES, random_adapter
 
 
 def state(rank: int = 3, *, scaling: float = 2.0) -> DeviceState:
-    own = adapter(rank, 0, scaling=scaling)
+    own = random_adapter(rank, 0, scaling=scaling)
     return DeviceState(
         run="a run",
         began=2,
@@ -37,7 +24,9 @@ def state(rank: int = 3, *, scaling: float = 2.0) -> DeviceState:
         steps=12,
         upload=int8.encode(own),
         upload_scaling=scaling,
-        progress=Progress(Place(1, 5), Moments(adapter(rank, 1), adapter(rank, 2), 12)),
+        progress=Progress(
+            Place(1, 5), Moments(random_adapter(rank, 1), random_adapter(rank, 2), 12)
+        ),
     )
 
 
