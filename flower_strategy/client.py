@@ -45,6 +45,7 @@ from flower_strategy.messages import (
     ARRAYS_KEY,
     BEGAN_KEY,
     CONFIG_KEY,
+    COUNTED_KEY,
     DEADLINE_KEY,
     FINAL_KEY,
     KEEPS,
@@ -57,7 +58,7 @@ from flower_strategy.messages import (
     message_bytes,
     received_adapter,
 )
-from flower_strategy.profile import DeviceProfile, Form
+from flower_strategy.profile import SIMULATED_IDENTITY, DeviceProfile, Form
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from flower_strategy.simulation import is_simulated, partition_of
 
@@ -90,7 +91,7 @@ def device_of(context: Context, config: ConfigRecord, *, memory_bytes: int | Non
 def identity_of(context: Context) -> str:
     """Return the node's identity, which outlives its id; see `DeviceProfile`."""
     if is_simulated(context):
-        return f"partition:{partition_of(context.node_config)[0]}"
+        return f"{SIMULATED_IDENTITY}{partition_of(context.node_config)[0]}"
     name = context.node_config.get("name", "")
     return f"name:{name}" if name != "" else ""
 
@@ -117,8 +118,8 @@ def profile(
     device : Device, optional
         The device; by default that of `device_of`.
     keeps_state : bool (default: True)
-        False for training code of one's own under `peft_mod`: it sends float32, four times as many
-        bytes.
+        False for training code of one's own under `peft_mod`: it trains all that it gets, and sends
+        float32, four times as many bytes.
     """
     config = message.content.config_records[CONFIG_KEY]
     settings = TrainingSettings.from_record(config)
@@ -142,6 +143,7 @@ def profile(
         embedding=embedding.vector,
         embedding_error=embedding.error,
         embedding_noise=embedding.noise,
+        keeps_state=keeps_state,
         **vars(cost),
     )
     return Message(content=found.to_record(), reply_to=message)
@@ -189,7 +191,6 @@ def train(
     own = cluster if kept is None else kept.own
     down = message_bytes(message)
     up = own.num_bytes if kept is None else int8.encoded_bytes(own)
-    transfer = device.download_seconds(down) + device.upload_seconds(up)
     place = _order_of(context)
     outcome = train_adapter(
         base,
@@ -202,7 +203,7 @@ def train(
         order_seed=(settings.seed, *((server_round,) if kept is None else ()), place),
         server_round=server_round,
         num_rounds=num_rounds,
-        enough=_deadline(config, watch, transfer),
+        enough=_deadline(config, watch),
     )
     metrics = MetricRecord(
         {
@@ -216,7 +217,7 @@ def train(
         arrays = outcome.adapter.to_arrays()
     else:
         arrays = int8.encode(outcome.adapter)
-        kept.after(outcome, arrays).save(context.state)
+        kept.after(outcome, arrays, server_round=server_round).save(context.state)
         metrics[BEGAN_KEY] = kept.began
     metrics[TRAINING_SECONDS_KEY] = watch.seconds()
     metrics["seconds"] = watch.finish(upload_bytes=up, download_bytes=down)
@@ -227,19 +228,32 @@ def _own_state(
     context: Context, config: ConfigRecord, cluster: AdapterState, settings: TrainingSettings
 ) -> DeviceState:
     """Return what the device goes on with, at the rank and scaling that the message asks for."""
-    run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
     rank = cast(int, config.get(RANK_KEY, cluster.rank))
-    kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
+    kept = _kept_state(context, config, cluster)
     if kept is not None and kept.own.rank == rank:
         return kept.rescaled(cluster.scaling)
     initial = initial_adapter(cluster.shapes, rank=rank, seed=settings.seed)
     if kept is None:
         return DeviceState(
-            run=run,
+            run=str(config[RUN_KEY]),
             began=cast(int, config.get(ROUND_KEY, 0)),
             own=initial.with_scaling(cluster.scaling),
         )
     return kept.at(rank, cluster.scaling, initial=initial)
+
+
+def _kept_state(
+    context: Context, config: ConfigRecord, cluster: AdapterState
+) -> DeviceState | None:
+    """Return what the device keeps of the message's run."""
+    began, counted = (cast(int, config.get(key, 0)) for key in (BEGAN_KEY, COUNTED_KEY))
+    return load_state(
+        context.state,
+        run=str(config.get(RUN_KEY, "")),
+        began=began,
+        counted=counted,
+        shapes=cluster.shapes,
+    )
 
 
 def _fixed(cluster: AdapterState, kept: DeviceState | None) -> AdapterState | None:
@@ -253,16 +267,14 @@ def _fixed(cluster: AdapterState, kept: DeviceState | None) -> AdapterState | No
     return stacked(parts) if parts else None
 
 
-def _deadline(
-    config: ConfigRecord, watch: Stopwatch, transfer_seconds: float
-) -> Callable[[int], bool]:
-    """Return whether one more step, as long as those before, would pass the round's deadline."""
+def _deadline(config: ConfigRecord, watch: Stopwatch) -> Callable[[int], bool]:
+    """Return whether one more step, as long as those before, would pass the training's deadline."""
     seconds = float(cast(float, config.get(DEADLINE_KEY, 0.0)))
 
     def enough(steps: int) -> bool:
         # A step that is begun in time and ends a little late costs less than one left out.
         planned = watch.seconds() * (steps + _SLACK) / steps
-        return seconds > 0 and planned > seconds - transfer_seconds
+        return seconds > 0 and planned > seconds
 
     return enough
 
@@ -300,8 +312,7 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
         metrics["validation-loss"] = measured.mean
         metrics["validation-tokens"] = measured.num_tokens
     if config.get(FINAL_KEY, False):
-        run, began = str(config.get(RUN_KEY, "")), cast(int, config.get(BEGAN_KEY, 0))
-        kept = load_state(context.state, run=run, began=began, shapes=cluster.shapes)
+        kept = _kept_state(context, config, cluster)
         model = choose_model(base, cluster, kept, data.validation, settings, measured=measured)
         metrics["keeps"] = KEEPS.index(model.name)
         if folder := str(context.node_config.get(FOLDER_KEY, "")):

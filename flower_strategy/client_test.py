@@ -195,7 +195,10 @@ def test_a_round_begins_at_the_clusters_model_and_goes_on_with_the_devices_own_a
             {77: cluster},
             server_round=number,
             extra=ConfigRecord({"num-rounds": 3, "run": "a"}),
-            own={77: ConfigRecord({"rank": 2, "began": int(number > 1)})},
+            # The second upload is lost: the third round's adapter still has the first.
+            own={
+                77: ConfigRecord({"rank": 2, "began": int(number > 1), "counted": int(number > 1)})
+            },
         )
         received.append(received_adapter(message))
         replies.append(client.train(message, context, data=DATA))
@@ -206,13 +209,14 @@ def test_a_round_begins_at_the_clusters_model_and_goes_on_with_the_devices_own_a
     metrics = [reply.content.metric_records[METRICS_KEY] for reply in replies]
     assert [each["began"] for each in metrics] == [1, 1, 1]
     assert [each["steps"] for each in metrics] == [3, 3, 3]
-    (first, nothing, outcome), (second, fixed, after), (third, _, _) = seen
+    (first, nothing, outcome), (second, fixed, after), (third, later, _) = seen
     # At the start there is nothing but what follows from the seed.
     assert nothing is None
     assert first.rank == second.rank == third.rank == 2
     assert first.scaling == 4.0
     sent = read_adapter(replies[0].content.array_records[ARRAYS_KEY], scaling=4.0)
     assert fixed is not None
+    assert later is not None
     for name in shapes:
         # Own adapter and moments go on, to the last bit.
         np.testing.assert_array_equal(second.layers[name].b, outcome.adapter.layers[name].b)
@@ -221,6 +225,10 @@ def test_a_round_begins_at_the_clusters_model_and_goes_on_with_the_devices_own_a
         rounding = second.delta(name) - sent.delta(name)
         np.testing.assert_allclose(model, received[1].delta(name) + rounding, atol=1e-5)
         assert 0 < np.abs(rounding).max() < 0.02 * np.abs(second.delta(name)).max() + 1e-6
+        # What was lost is still in the device's model.
+        np.testing.assert_allclose(
+            later.delta(name) + sent.delta(name), received[2].delta(name), atol=1e-5
+        )
 
 
 def test_a_server_that_names_no_run_gets_its_adapter_back_whole(

@@ -20,6 +20,9 @@ DEVICE_KEY = "device"
 EMBEDDING_KEY = "embedding"
 _FORMS: tuple[Form, ...] = get_args(Form)
 _LONGEST_NAME = 64
+SIMULATED_IDENTITY = "partition:"
+"""What the identity of a simulated node begins with."""
+
 MOST_EXAMPLES = 10_000_000
 """Most examples that a device may say it has."""
 
@@ -70,6 +73,11 @@ class DeviceProfile:
     embedding_noise : float
         Noise in the embedding, which may be more than requested, see
         `flower_strategy.device.embedding_noise`.
+    keeps_state : bool (default: True)
+        Whether the device keeps an adapter of its own between rounds.
+    download_rank : int (default: 0)
+        The rank at which its cluster's adapter comes down at least. The server sets it; a device
+        does not send it.
     """
 
     device: str
@@ -87,6 +95,8 @@ class DeviceProfile:
     embedding: Float32Array
     embedding_error: float = 0.0
     embedding_noise: float = 0.0
+    keeps_state: bool = True
+    download_rank: int = 0
 
     def to_record(self) -> RecordDict:
         """Write the profile into the content of a reply."""
@@ -112,6 +122,7 @@ class DeviceProfile:
                         "label": self.label,
                         "identity": self.identity,
                         "form": self.form,
+                        "keeps-state": self.keeps_state,
                     }
                 ),
                 EMBEDDING_KEY: ArrayRecord({"embedding": Array(self.embedding)}),
@@ -148,6 +159,7 @@ class DeviceProfile:
                 embedding=embedding.astype(np.float32),
                 embedding_error=_real(numbers, "embedding-error"),
                 embedding_noise=_real(numbers, "embedding-noise"),
+                keeps_state=bool(words["keeps-state"]),
             )
         except KeyError as error:
             raise ProfileError(f"The profile has no {error}.") from error

@@ -13,7 +13,7 @@ from flower_strategy.adapters.stacking import stacked
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
 from flower_strategy.device.kept_model import KeptModel, choose_model, compact, write_model
-from flower_strategy.device.kept_state import DeviceState
+from flower_strategy.device.kept_state import DeviceState, SentUpload
 from flower_strategy.device.loss import ExampleLosses, example_losses
 from flower_strategy.device.training import train_adapter
 from flower_strategy.settings import TrainingSettings
@@ -31,7 +31,11 @@ def trained(tiny_base: BaseModel, settings: TrainingSettings) -> AdapterState:
 
 
 def state_of(own: AdapterState) -> DeviceState:
-    return DeviceState(run="a", began=1, own=own, upload=int8.encode(own))
+    return DeviceState(run="a", began=1, own=own, counted=upload_of(own))
+
+
+def upload_of(own: AdapterState) -> SentUpload:
+    return SentUpload(1, int8.encode(own), own.scaling)
 
 
 def chosen(
@@ -57,14 +61,14 @@ def test_the_cluster_s_is_kept_where_what_only_the_device_has_harms(
     tiny_base: BaseModel, settings: TrainingSettings, trained: AdapterState
 ) -> None:
     # It has sent nothing of what it has learned, and learned the opposite.
-    kept = replace(state_of(trained.scaled(-1.0)), upload=None)
+    kept = replace(state_of(trained.scaled(-1.0)), counted=None)
     assert chosen(tiny_base, trained, kept, settings).name == "cluster"
 
 
 def test_own_is_the_cluster_s_and_what_the_server_does_not_have(
     tiny_base: BaseModel, settings: TrainingSettings, trained: AdapterState
 ) -> None:
-    kept = replace(state_of(trained), upload=int8.encode(trained.scaled(0.5)))
+    kept = replace(state_of(trained), counted=upload_of(trained.scaled(0.5)))
     cluster = trained.scaled(0.5)
     found = chosen(tiny_base, cluster, kept, settings)
     assert found.name == "own"

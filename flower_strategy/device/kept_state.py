@@ -22,13 +22,32 @@ from flower_strategy.device.training import Moments, Progress, TrainingOutcome
 
 logger = logging.getLogger("flwr")
 
-_STATE, _OWN, _FIRST, _SECOND, _SENT = (
-    f"floe-{name}" for name in ("state", "own", "first", "second", "sent")
+_STATE, _OWN, _FIRST, _SECOND, _COUNTED, _LATEST = (
+    f"floe-{name}" for name in ("state", "own", "first", "second", "counted", "latest")
 )
-_RECORDS = (_STATE, _OWN, _FIRST, _SECOND, _SENT)
+_RECORDS = (_STATE, _OWN, _FIRST, _SECOND, _COUNTED, _LATEST)
 
 MOST_BYTES = 1_900_000_000
 """Most bytes of arrays that are kept: the message has room for little more."""
+
+
+@dataclass(frozen=True, eq=False)
+class SentUpload:
+    """What a device has sent in a round.
+
+    Attributes
+    ----------
+    round : int
+        The round.
+    arrays : ArrayRecord
+        Its own adapter, in eight bits.
+    scaling : float
+        The scaling that went with it.
+    """
+
+    round: int
+    arrays: ArrayRecord
+    scaling: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,10 +64,10 @@ class DeviceState:
         Steps that it has been trained for.
     own : AdapterState
         The adapter, in float32.
-    upload : ArrayRecord or None
-        What the device last sent, in eight bits; None before it has sent any.
-    upload_scaling : float
-        The scaling that went with it.
+    counted : SentUpload or None
+        The upload that is in its cluster's adapter, as the server says; None if none is.
+    latest : SentUpload or None
+        The last one. Whether it arrived in time, and counts, the next message will tell.
     progress : Progress
         AdamW's moments, and the place in the order of the examples.
     """
@@ -57,25 +76,26 @@ class DeviceState:
     began: int
     own: AdapterState
     steps: int = 0
-    upload: ArrayRecord | None = None
-    upload_scaling: float = 1.0
+    counted: SentUpload | None = None
+    latest: SentUpload | None = None
     progress: Progress = field(default_factory=Progress)
 
     @property
     def sent(self) -> AdapterState | None:
-        """What the server has of the device's adapter; None before the first upload."""
-        if self.upload is None:
+        """The device's own part in its cluster's adapter; None if it has none."""
+        if self.counted is None:
             return None
-        return int8.decode(self.upload, scaling=self.upload_scaling)
+        return int8.decode(self.counted.arrays, scaling=self.counted.scaling)
 
-    def after(self, outcome: TrainingOutcome, upload: ArrayRecord) -> DeviceState:
+    def after(
+        self, outcome: TrainingOutcome, upload: ArrayRecord, *, server_round: int
+    ) -> DeviceState:
         """Return the state after a round's training, and its upload in eight bits."""
         return replace(
             self,
             own=outcome.adapter,
             steps=self.steps + outcome.steps,
-            upload=upload,
-            upload_scaling=outcome.adapter.scaling,
+            latest=SentUpload(server_round, upload, outcome.adapter.scaling),
             progress=outcome.progress,
         )
 
@@ -125,7 +145,7 @@ class DeviceState:
         """
         forget(records)
         moments = self.progress.moments
-        size = self.own.num_bytes + int8.encoded_bytes(self.own)
+        size = self.own.num_bytes + 2 * int8.encoded_bytes(self.own)
         if size > MOST_BYTES:
             logger.warning(
                 "The adapter's %.1f GB do not fit into Flower's state of a device: it begins anew "
@@ -140,16 +160,20 @@ class DeviceState:
         if moments is not None:
             records[_FIRST] = moments.first.to_arrays()
             records[_SECOND] = moments.second.to_arrays()
-        if self.upload is not None:
-            records[_SENT] = self.upload
         place = self.progress.place
+        uploads = {_COUNTED: self.counted, _LATEST: self.latest}
+        values: dict[str, int | float] = {}
+        for name, upload in uploads.items():
+            if upload is not None:
+                records[name] = upload.arrays
+                values |= {f"{name}-round": upload.round, f"{name}-scaling": upload.scaling}
         records[_STATE] = ConfigRecord(
             {
+                **values,
                 "run": self.run,
                 "began": self.began,
                 "steps": self.steps,
                 "scaling": self.own.scaling,
-                "upload-scaling": self.upload_scaling,
                 "moment-steps": moments.steps if moments is not None else 0,
                 "passes": place.passes,
                 "used": place.used,
@@ -158,9 +182,9 @@ class DeviceState:
 
 
 def load_state(
-    records: RecordDict, *, run: str, began: int, shapes: LayerShapes
+    records: RecordDict, *, run: str, began: int, counted: int, shapes: LayerShapes
 ) -> DeviceState | None:
-    """Return what the device keeps of a run; None if it keeps none, or of another beginning.
+    """Return what the device keeps of a run; None if it keeps none that the server can go on with.
 
     Parameters
     ----------
@@ -170,6 +194,9 @@ def load_state(
         Name of the run.
     began : int
         The round in which the device's adapter began, as far as the server knows.
+    counted : int
+        The round of its upload that is in its cluster's adapter; 0 for none. What it sent in other
+        rounds is lost to the cluster, or will be.
     shapes : LayerShapes
         Layers of the adapters.
     """
@@ -177,6 +204,15 @@ def load_state(
     if values is None or values["run"] != run or values["began"] != began:
         return None
     arrays = records.array_records
+
+    found = None
+    for name in (_COUNTED, _LATEST):
+        if name in arrays and values[f"{name}-round"] == counted:
+            scaling = float(cast(float, values[f"{name}-scaling"]))
+            found = SentUpload(counted, arrays[name], scaling)
+    if counted and found is None:
+        # The server has gone back further than the device remembers.
+        return None
 
     def adapter(name: str, scaling: float = 1.0) -> AdapterState | None:
         return AdapterState.from_arrays(arrays[name], scaling=scaling) if name in arrays else None
@@ -198,8 +234,7 @@ def load_state(
         began=began,
         steps=number["steps"],
         own=own,
-        upload=arrays.get(_SENT),
-        upload_scaling=float(cast(float, values["upload-scaling"])),
+        counted=found,
         progress=Progress(Place(number["passes"], number["used"]), moments),
     )
 

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.device import kept_state
 from flower_strategy.device.data_order import Place
-from flower_strategy.device.kept_state import DeviceState, load_state
+from flower_strategy.device.kept_state import DeviceState, SentUpload, load_state
 from flower_strategy.device.training import Moments, Progress
 from flower_strategy.testing.adapters import SHAPES, random_adapter
 
@@ -22,8 +23,7 @@ def state(rank: int = 3, *, scaling: float = 2.0) -> DeviceState:
         began=2,
         own=own,
         steps=12,
-        upload=int8.encode(own),
-        upload_scaling=scaling,
+        counted=SentUpload(3, int8.encode(own), scaling),
         progress=Progress(
             Place(1, 5), Moments(random_adapter(rank, 1), random_adapter(rank, 2), 12)
         ),
@@ -38,8 +38,10 @@ def same(one: AdapterState, other: AdapterState) -> bool:
     )
 
 
-def loaded(records: RecordDict, *, run: str = "a run", began: int = 2) -> DeviceState | None:
-    return load_state(records, run=run, began=began, shapes=SHAPES)
+def loaded(
+    records: RecordDict, *, run: str = "a run", began: int = 2, counted: int = 3
+) -> DeviceState | None:
+    return load_state(records, run=run, began=began, counted=counted, shapes=SHAPES)
 
 
 def test_the_state_comes_back_as_it_was_also_from_another_process() -> None:
@@ -61,6 +63,21 @@ def test_the_state_comes_back_as_it_was_also_from_another_process() -> None:
     assert new.steps == 12
 
 
+def test_the_server_says_which_upload_counts() -> None:
+    later, records = random_adapter(3, 7), RecordDict()
+    replace(state(), latest=SentUpload(5, int8.encode(later), 1.0)).save(records)
+    counted = {number: loaded(records, counted=number) for number in (0, 3, 4, 5)}
+    # The server went back to a round that the device no longer remembers.
+    assert counted.pop(4) is None
+    sent = {number: found.sent for number, found in counted.items() if found is not None}
+    assert sent.keys() == {0, 3, 5}
+    assert sent[0] is None
+    for number, adapter in ((3, state().own), (5, later)):
+        found = sent[number]
+        assert found is not None
+        assert same(found, int8.rounded(adapter))
+
+
 @pytest.mark.parametrize(("run", "began"), [("another", 2), ("a run", 0), ("a run", 3)])
 def test_the_state_of_another_run_or_beginning_is_not_taken(run: str, began: int) -> None:
     records = RecordDict()
@@ -72,7 +89,7 @@ def test_the_state_of_another_run_or_beginning_is_not_taken(run: str, began: int
 def test_the_state_of_a_model_with_other_layers_is_not_taken() -> None:
     records = RecordDict()
     state().save(records)
-    assert load_state(records, run="a run", began=2, shapes={"up": (7, 5)}) is None
+    assert load_state(records, run="a run", began=2, counted=3, shapes={"up": (7, 5)}) is None
 
 
 @settings(deadline=None, max_examples=30)
@@ -118,7 +135,7 @@ def test_what_flowers_message_cannot_hold_is_left_out(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
     before, records = state(), RecordDict()
-    size = before.own.num_bytes + int8.encoded_bytes(before.own)
+    size = before.own.num_bytes + 2 * int8.encoded_bytes(before.own)
     monkeypatch.setattr(kept_state, "MOST_BYTES", size)
     before.save(records)
     after = loaded(records)

@@ -109,8 +109,8 @@ def upload_seconds(profile: DeviceProfile, rank: int) -> float:
 
 
 def download_seconds(profile: DeviceProfile, rank: int) -> float:
-    """Seconds to download an adapter of `rank`."""
-    return upload_seconds(profile, rank) / DOWNLINK
+    """Seconds to download the cluster's adapter on a device that trains at `rank`."""
+    return upload_seconds(profile, max(rank, profile.download_rank)) / DOWNLINK
 
 
 def transfer_seconds(profile: DeviceProfile, *, bytes_up: float, bytes_down: float) -> float:

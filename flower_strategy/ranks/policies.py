@@ -13,6 +13,15 @@ from flower_strategy.ranks.cost import RankDecision, RankPolicy, memory_needed, 
 from flower_strategy.ranks.plugin_policy import plugin_policy
 from flower_strategy.ranks.steps import FilledRounds, learning
 
+_LONGER_PERCENT = 25
+"""How much longer than its slowest device needs an automatic deadline may be."""
+
+_LITTLE_IDLE = 0.05
+"""The share of a round that each device may wait without another deadline being tried."""
+
+_MOST_FITTED = 100
+"""Devices that an automatic deadline is fitted to; of more, so many are taken."""
+
 
 class DeadlinePolicy:
     """The rank whose round fits the deadline and whose memory fits the device.
@@ -32,7 +41,9 @@ class DeadlinePolicy:
     deadline : float, optional
         Seconds that a round may take. None derives it from the first profiles: the time of the
         smallest rank on the slowest device that can hold it. No device is then ever left out for
-        its speed, and the others use the time that they would spend waiting.
+        its speed, and the others use the time that they would spend waiting. Steps are whole, so
+        a device may wait for most of one; with `filled` the deadline is therefore up to a quarter
+        longer, where that leaves devices less time to wait.
     filled : FilledRounds, optional
         How devices fill what the deadline leaves them with steps; None if their number is given.
     """
@@ -60,14 +71,17 @@ class DeadlinePolicy:
     ) -> dict[int, RankDecision]:
         """Return one decision per profile; see `RankPolicy.assign`."""
         if self.deadline is None:
-            smallest = self.candidates[0]
-            needed = [
-                predicted_seconds(profile, smallest, local_steps=local_steps[node])
-                for node, profile in profiles.items()
-                if memory_needed(profile, smallest) <= profile.memory_bytes
-            ]
-            self.deadline = max(needed, default=None)
-        deadline = math.inf if self.deadline is None else self.deadline
+            self.deadline = self._automatic_deadline(profiles, local_steps)
+        return self._decisions(profiles, local_steps, pace, self.deadline)
+
+    def _decisions(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        local_steps: Mapping[int, int],
+        pace: Mapping[int, float],
+        seconds: float | None,
+    ) -> dict[int, RankDecision]:
+        deadline = math.inf if seconds is None else seconds
         decisions = {
             node: _largest(
                 profile,
@@ -79,7 +93,7 @@ class DeadlinePolicy:
             )
             for node, profile in profiles.items()
         }
-        if self.filled is not None and self.deadline is not None:
+        if self.filled is not None and seconds is not None:
             for node, largest in decisions.items():
                 decisions[node] = _most_learning(
                     profiles[node],
@@ -91,6 +105,48 @@ class DeadlinePolicy:
                     slowdown=pace.get(node, 1.0),
                 )
         return decisions
+
+    def _automatic_deadline(
+        self, profiles: Mapping[int, DeviceProfile], local_steps: Mapping[int, int]
+    ) -> float | None:
+        """Return what the slowest device needs, or the better length a little above it."""
+        smallest = self.candidates[0]
+        needed = {
+            node: predicted_seconds(profile, smallest, local_steps=local_steps[node])
+            for node, profile in profiles.items()
+            if memory_needed(profile, smallest) <= profile.memory_bytes
+        }
+        if not needed:
+            return None
+        slowest = max(needed, key=lambda node: needed[node])
+        if self.filled is None:
+            return needed[slowest]
+        every = math.ceil(len(needed) / _MOST_FITTED)
+        some = {node: profiles[node] for node in [*list(needed)[::every], slowest]}
+        best, least = needed[slowest], math.inf
+        for percent in range(_LONGER_PERCENT + 1):
+            deadline = needed[slowest] * (1 + percent / 100)
+            idle = self._idle(some, local_steps, deadline, self.filled)
+            if max(idle) <= _LITTLE_IDLE:
+                return deadline
+            if (waste := math.fsum(share**2 for share in idle)) < least:
+                best, least = deadline, waste
+        return best
+
+    def _idle(
+        self,
+        profiles: Mapping[int, DeviceProfile],
+        local_steps: Mapping[int, int],
+        deadline: float,
+        filled: FilledRounds,
+    ) -> list[float]:
+        """Return which share of a round each device would wait for the longest one."""
+        busy = []
+        for node, decision in self._decisions(profiles, local_steps, {}, deadline).items():
+            rank = decision.rank or self.candidates[0]
+            steps = filled.steps(profiles[node], rank, deadline=deadline)
+            busy.append(predicted_seconds(profiles[node], rank, local_steps=steps))
+        return [1 - seconds / max(busy) for seconds in busy]
 
 
 class MemoryPolicy:

@@ -27,11 +27,13 @@ def learning(rank: int, steps: int) -> float:
     return float(steps * np.cbrt(rank))
 
 
+def training_time(profile: DeviceProfile, rank: int, *, deadline: float) -> float:
+    """Return the seconds that download and upload leave of a round; below 0 they need more."""
+    return deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
+
+
 def steps_within(profile: DeviceProfile, rank: int, *, deadline: float, pace: float = 1.0) -> int:
     """Return the steps that fit between download and upload; 0 or less where none does.
-
-    A device of a low rank downloads more than is reckoned here, once it has an adapter of its own:
-    a round is that much longer rather than a whole step shorter.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def steps_within(profile: DeviceProfile, rank: int, *, deadline: float, pace: fl
     pace : float (default: 1.0)
         How many times longer than profiled its training takes.
     """
-    left = deadline - upload_seconds(profile, rank) - download_seconds(profile, rank)
+    left = training_time(profile, rank, deadline=deadline)
     # The slack is for rounding: an automatic deadline is itself a sum of these seconds.
     steps = left / (pace * StepCost.fit(profile).at(rank)) * (1 + 1e-9)
     return math.floor(min(steps, MOST_STEPS))
@@ -74,9 +76,15 @@ class FilledRounds:
         """Return the steps of a round at a rank, at least 1; see `steps_within`."""
         steps = steps_within(profile, rank, deadline=deadline, pace=pace)
         if self.most_epochs:
-            whole = self.most_epochs * profile.num_examples / self.batch_size
-            steps = min(steps, math.ceil(whole / self.rounds))
+            epochs = self.most_epochs / self.rounds
+            steps = min(steps, steps_of(epochs, profile, batch_size=self.batch_size))
         return max(steps, 1)
+
+
+def steps_of(epochs: float, profile: DeviceProfile, *, batch_size: int) -> int:
+    """Return the steps of so many passes over a device's examples, rounded up."""
+    # The slack is for the rounding of a share of the passes.
+    return math.ceil(epochs * profile.num_examples / batch_size - 1e-9)
 
 
 def planned_steps(
@@ -118,7 +126,6 @@ def planned_steps(
     steps = steps_within(profile, rank, deadline=deadline, pace=pace)
     if training.max_epochs:
         size = training.batch_size * training.gradient_accumulation_steps
-        whole = training.max_epochs * profile.num_examples / size
-        share = min(server_round / max(num_rounds, 1), 1.0)
-        steps = min(steps, math.ceil(whole * share - 1e-9) - taken)
+        epochs = training.max_epochs * min(server_round / max(num_rounds, 1), 1.0)
+        steps = min(steps, steps_of(epochs, profile, batch_size=size) - taken)
     return min(max(steps, 1), MOST_STEPS)

@@ -15,7 +15,7 @@ from floe_plugins.errors import FloeError
 from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import RankDecision, training_seconds
 from flower_strategy.server import log
-from flower_strategy.server.links import corrected, deadline_links, with_links
+from flower_strategy.server.links import corrected, planning_profiles
 from flower_strategy.server.replies import ReplyError, read_profile
 from flower_strategy.server.round import Round, Steps
 from flower_strategy.server.state import Slowdown
@@ -264,7 +264,7 @@ def assign_ranks(steps: Steps, round: Round) -> None:
     state = steps.state
     before = state.decisions
     state.decisions = steps.rank_policy.assign(
-        with_links(state.profiles, deadline_links(steps.rank_policy, state.links)),
+        planning_profiles(steps),
         local_steps={
             node: steps.training.steps(profile.num_examples)
             for node, profile in state.profiles.items()

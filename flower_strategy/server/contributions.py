@@ -34,6 +34,7 @@ def begun(
         scaling=reply.adapter.scaling,
         move=upload.move + sent.move,
         highest_move=upload.highest_move + sent.highest_move,
+        round=server_round,
         file="",
     )
 
@@ -91,15 +92,14 @@ def standing(steps: Steps, upload: Upload, own: AdapterState) -> AdapterState:
     return stacked([(1.0, anchor), (upload.kept, own)])
 
 
-def add_kept(steps: Steps, round: Round, cluster: str, mean: AdapterMean) -> int:
-    """Add what devices of a cluster have sent before and not in this round; return how many.
+def add_kept(steps: Steps, round: Round, cluster: str, mean: AdapterMean) -> set[int]:
+    """Add what devices of a cluster have sent before and not in this round; return these devices.
 
     An upload counts until its device has missed ``keep-uploads`` rounds. A device that was not
     drawn has missed nothing. One whose files are gone is left out, with a note.
     """
-    state, count = steps.state, 0
-    members = next(found.members for found in state.clusters if found.name == cluster)
-    for node in members:
+    state, added = steps.state, set[int]()
+    for node in _members(steps, cluster):
         upload = state.uploads.get(node)
         if upload is None or node in round.accepted:
             continue
@@ -112,8 +112,32 @@ def add_kept(steps: Steps, round: Round, cluster: str, mean: AdapterMean) -> int
         except (UploadError, AdapterError) as error:
             round.note(f"What node {node} sent before does not count: {error}")
             continue
-        count += 1
-    return count
+        added.add(node)
+    return added
+
+
+def note_counted(steps: Steps, round: Round, cluster: str, kept: set[int]) -> None:
+    """Note which upload of each device is in its cluster's adapter, which has just moved.
+
+    Parameters
+    ----------
+    steps : Steps
+    round : Round
+    cluster : str
+        The cluster.
+    kept : set[int]
+        Its devices that count with what they sent before.
+    """
+    uploads = steps.state.uploads
+    for node in _members(steps, cluster):
+        if node in uploads:
+            upload = uploads[node]
+            counts = node in round.accepted or node in kept
+            uploads[node] = replace(upload, counted=upload.round if counts else 0)
+
+
+def _members(steps: Steps, cluster: str) -> tuple[int, ...]:
+    return next(found.members for found in steps.state.clusters if found.name == cluster)
 
 
 def count_misses(steps: Steps, round: Round) -> None:

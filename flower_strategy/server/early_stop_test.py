@@ -296,8 +296,13 @@ def test_a_device_with_odd_data_keeps_what_it_has_learned_alone_and_writes_it(
         names = {path.name for path in (tmp_path / f"kept-{node}").iterdir()}
         assert names == {"adapter_config.json", "adapter_model.safetensors"}
     state = strategy.state
+    upload = state.uploads[104]
     own = load_state(
-        grid.states[4], run=state.run, began=state.uploads[104].began, shapes=state.initial.shapes
+        grid.states[4],
+        run=state.run,
+        began=upload.began,
+        counted=upload.counted,
+        shapes=state.initial.shapes,
     )
     assert own is not None
     written = AdapterState.from_peft(

@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flower_strategy.profile import DeviceProfile
+from flower_strategy.profile import SIMULATED_IDENTITY, DeviceProfile
 from flower_strategy.ranks.cost import RankPolicy, transfer_seconds
 from flower_strategy.server.records import DeviceRound
 from flower_strategy.server.replies import TrainReply
+from flower_strategy.server.round import Steps
 from flower_strategy.server.state import Slowdown
 
 _REFERENCE = 1e6
 """Bytes a second that a factor refers to where a device names no bandwidth."""
-
-_SIMULATED = "partition:"
 
 
 def measure(
@@ -42,7 +41,7 @@ def measure(
         Seconds between the message's push and the reply's arrival.
     """
     trained = reply.training_seconds
-    real = not profile.identity.startswith(_SIMULATED)
+    real = not profile.identity.startswith(SIMULATED_IDENTITY)
     if real and seen is not None and trained is not None and trained < seen:
         device.observed_seconds, device.transfer_seconds = seen, seen - trained
         device.transfer_measured = True
@@ -79,6 +78,22 @@ def with_links(
         node: replace(profile, bandwidth=max(1.0, _guess(profile) / links[node].factor))
         if node in links
         else profile
+        for node, profile in profiles.items()
+    }
+
+
+def planning_profiles(steps: Steps) -> dict[int, DeviceProfile]:
+    """Return the profiles that ranks and steps are planned with.
+
+    They have the bandwidths of `deadline_links`, and the rank at which the cluster's adapter comes
+    down at least: what is fixed on a device need not be as small as what it trains.
+    """
+    state = steps.state
+    profiles = with_links(state.profiles, deadline_links(steps.rank_policy, state.links))
+    return {
+        node: profile
+        if not state.keeps_state(node)
+        else replace(profile, download_rank=steps.export_rank)
         for node, profile in profiles.items()
     }
 

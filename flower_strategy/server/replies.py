@@ -183,13 +183,16 @@ def read_train_reply(
     if adapter.layers.keys() != expected.layers.keys():
         odd = sorted(adapter.layers.keys() ^ expected.layers.keys())
         raise ReplyError(f"{len(odd)} layers differ from those sent, among them {odd[0]}.")
+    hint = ""
+    if sent.rank != expected.rank == adapter.rank:
+        hint = " A client that keeps no state says so: client.profile(..., keeps_state=False)."
     for name, factors in adapter.layers.items():
         rows, columns = expected.layers[name].shape
         asked = (rows, sent.rank), (sent.rank, columns)
         if (factors.b.shape, factors.a.shape) != asked:
             raise ReplyError(
                 f"{name} has factors {factors.b.shape} and {factors.a.shape}, asked for were "
-                f"{asked[0]} and {asked[1]}."
+                f"{asked[0]} and {asked[1]}.{hint}"
             )
         for factor in (factors.a, factors.b):
             if not np.isfinite(factor).all():

@@ -299,6 +299,12 @@ class RunState:
                 chosen |= {present[int(row)] for row in drawn}
         return [node for node in nodes if node in chosen]
 
+    def keeps_state(self, node: int) -> bool:
+        """Return whether a device keeps an adapter of its own: by its replies, else its profile."""
+        if node in self.uploads:
+            return True
+        return node not in self.stateless and self.profiles[node].keeps_state
+
     def _lasting_key(self, node: int) -> tuple[str, int]:
         return self.profiles[node].identity, node
 

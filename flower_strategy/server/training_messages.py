@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from flower_strategy.messages import (
     BEGAN_KEY,
+    COUNTED_KEY,
     DEADLINE_KEY,
     FINAL_KEY,
     RANK_KEY,
@@ -19,14 +20,16 @@ from flower_strategy.messages import (
     message_bytes,
     received_adapter,
 )
+from flower_strategy.profile import DeviceProfile
 from flower_strategy.ranks.cost import training_seconds, transfer_seconds
-from flower_strategy.ranks.steps import planned_steps
+from flower_strategy.ranks.steps import planned_steps, training_time
 from flower_strategy.server import log
-from flower_strategy.server.links import deadline_links, with_links
+from flower_strategy.server.links import planning_profiles, with_links
 from flower_strategy.server.records import ClusterRound
 from flower_strategy.server.replies import Sent
 from flower_strategy.server.round import Round, Steps
 from flower_strategy.server.update_norms import asked_length
+from flower_strategy.server.uploads import Upload
 from flower_strategy.settings import TrainingSettings
 
 _SAMPLE = 1  # separates the draw of evaluating devices from that of training devices
@@ -69,14 +72,22 @@ def configure_train(
     record = steps.training.to_record()
     record.update(config)
     training = TrainingSettings.from_record(record)
-    planned = _planned(steps, training, wanted, round, server_round)
-    began = {node: state.uploads[node].began for node in wanted if node in state.uploads}
-    keys = {
-        node: (began.get(node, 0), order.rank, None if training.epochs else planned[node])
-        for node, order in wanted.items()
-    }
-    records = {key: _keys(*key) for key in set(keys.values())}
+    profiles = planning_profiles(steps)
+    planned = _planned(steps, profiles, training, wanted, round, server_round)
     filled = training.fill_deadline and not training.epochs
+    deadline = steps.rank_policy.deadline if filled else None
+    keys = {
+        node: _Keys(
+            began=known.began,
+            counted=known.counted,
+            rank=order.rank,
+            local_steps=None if training.epochs else planned[node],
+            deadline=_training_deadline(profiles[node], order.rank, deadline),
+        )
+        for node, order in wanted.items()
+        for known in [state.uploads.get(node, _UNKNOWN)]
+    }
+    records = {key: key.to_record() for key in set(keys.values())}
     messages = steps.envelope.adapter_messages(
         MessageType.TRAIN,
         {node: adapters[order] for node, order in wanted.items()},
@@ -86,11 +97,10 @@ def configure_train(
                 **config,
                 ROUNDS_KEY: round.num_rounds,
                 RUN_KEY: state.run,
-                DEADLINE_KEY: (steps.rank_policy.deadline or 0.0) if filled else 0.0,
             }
         ),
         own={node: records[key] for node, key in keys.items()},
-        exact=state.stateless,
+        exact={node for node, order in wanted.items() if order.stateless},
     )
     # What devices read differs from the adapters by the rounding of eight bits.
     first = {wanted[message.metadata.dst_node_id]: message for message in reversed(messages)}
@@ -127,7 +137,7 @@ def configure_train(
             highest_move=highest_move,
             steps=planned[node],
             usual_steps=training.steps(counts[node]),
-            began=began.get(node, 0),
+            began=keys[node].began,
         )
     _record(steps, round, {key: message_bytes(message) for key, message in first.items()}, wanted)
     log.log_training(round.record)
@@ -138,8 +148,8 @@ def configure_train(
 class _Order:
     """What a device is sent: its cluster's adapter, and at which rank it trains.
 
-    A device with an adapter of its own gets its cluster's at the export rank at least: what is
-    fixed need not be as small as what it trains.
+    A device that keeps an adapter of its own gets its cluster's at the export rank at least; one
+    that keeps nothing trains all that it gets.
     """
 
     cluster: str
@@ -148,29 +158,60 @@ class _Order:
     stateless: bool
 
 
-def _keys(began: int, rank: int, local_steps: int | None) -> ConfigRecord:
-    """Return the keys of a device's own in its message."""
-    record = ConfigRecord({BEGAN_KEY: began, RANK_KEY: rank})
-    if local_steps is not None:
-        record["local-steps"] = local_steps
-    return record
+_UNKNOWN = Upload(began=0)
+"""What is known of a device that has not sent an adapter of its own."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What a message has for its device alone, see `flower_strategy.messages`."""
+
+    began: int
+    counted: int
+    rank: int
+    local_steps: int | None
+    deadline: float
+
+    def to_record(self) -> ConfigRecord:
+        record = ConfigRecord(
+            {
+                BEGAN_KEY: self.began,
+                COUNTED_KEY: self.counted,
+                RANK_KEY: self.rank,
+                DEADLINE_KEY: self.deadline,
+            }
+        )
+        if self.local_steps is not None:
+            record["local-steps"] = self.local_steps
+        return record
+
+
+def _training_deadline(profile: DeviceProfile, rank: int, deadline: float | None) -> float:
+    """Return the seconds that a round's transport leaves for training; 0 without a deadline.
+
+    Milliseconds are enough, and devices with the same keys share a message.
+    """
+    if deadline is None:
+        return 0.0
+    return max(round(training_time(profile, rank, deadline=deadline), 3), 0.001)
 
 
 def _order(steps: Steps, node: int, rank: int) -> _Order:
     state = steps.state
-    down = max(rank, steps.export_rank) if node in state.uploads else rank
-    return _Order(state.cluster_of(node).name, rank, down, node in state.stateless)
+    stateless = not state.keeps_state(node)
+    down = rank if stateless else max(rank, steps.export_rank)
+    return _Order(state.cluster_of(node).name, rank, down, stateless)
 
 
 def _planned(
     steps: Steps,
+    profiles: Mapping[int, DeviceProfile],
     training: TrainingSettings,
     wanted: Mapping[int, _Order],
     round: Round,
     server_round: int,
 ) -> dict[int, int]:
     state, pace, deadline = steps.state, steps.state.slowdown_factors(), steps.rank_policy.deadline
-    profiles = with_links(state.profiles, deadline_links(steps.rank_policy, state.links))
     return {
         node: planned_steps(
             profiles[node],
@@ -257,8 +298,11 @@ def _evaluation(
     own = None
     if final:
         config = ConfigRecord({**config, FINAL_KEY: True, RUN_KEY: state.run})
-        began = {node: state.uploads[node].began for node in nodes if node in state.uploads}
-        own = {node: ConfigRecord({BEGAN_KEY: began.get(node, 0)}) for node in nodes}
+        uploads = {node: state.uploads.get(node, _UNKNOWN) for node in nodes}
+        own = {
+            node: ConfigRecord({BEGAN_KEY: known.began, COUNTED_KEY: known.counted})
+            for node, known in uploads.items()
+        }
     return steps.envelope.adapter_messages(
         MessageType.EVALUATE,
         {node: adapters[name] for node, name in homes.items()},

@@ -20,6 +20,7 @@ from flower_strategy.server.contributions import (
     begun,
     count_misses,
     keep,
+    note_counted,
     standing,
 )
 from flower_strategy.server.links import measure
@@ -256,15 +257,17 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
             )
             continue
         try:
-            outcome.kept = add_kept(steps, round, name, mean)
+            kept = add_kept(steps, round, name, mean)
             aggregate = mean.result(steps.server_rank)
         except (AdapterError, np.linalg.LinAlgError) as error:
             round.note(f"{name} keeps its adapter: its replies have no mean ({error})")
             continue
+        outcome.kept = len(kept)
         outcome.discarded_energy = aggregate.discarded_energy
         outcome.discarded_by_layer = aggregate.discarded_by_layer
         outcome.moved = True
         state.cluster_adapters[name] = aggregate.adapter
+        note_counted(steps, round, name, kept)
 
 
 _MOST_HELD_OUT = 18

@@ -88,7 +88,8 @@ class Fleet:
         state = RunState(initial=initial)
         counts = examples or {}
         state.profiles = {
-            node: make_profile(num_examples=counts.get(node, 100)) for node in self.nodes
+            node: make_profile(num_examples=counts.get(node, 100), keeps_state=own)
+            for node in self.nodes
         }
         state.decisions = {
             node: RankDecision(rank, 1.0, "it fits") for node, rank in enumerate(ranks)

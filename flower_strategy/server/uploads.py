@@ -54,6 +54,10 @@ class Upload:
         The round in which the device began it.
     anchor : str
         Name of the cluster's adapter that it began on; empty for none.
+    round : int
+        The round of the last upload.
+    counted : int
+        The round of the upload that is in the cluster's adapter; 0 if none is.
     file : str
         Name of the last upload.
     scaling : float
@@ -70,6 +74,8 @@ class Upload:
 
     began: int
     anchor: str = ""
+    round: int = 0
+    counted: int = 0
     file: str = ""
     scaling: float = 1.0
     kept: float = 1.0

@@ -175,10 +175,12 @@ class WorldGrid(InProcessGrid):
         config = self._asked.get(node)
         kept = None
         if config is not None:
+            upload = strategy.state.uploads[node + _FIRST_ID]
             kept = load_state(
                 self._states[node],
                 run=strategy.state.run,
-                began=strategy.state.uploads[node + _FIRST_ID].began,
+                began=upload.began,
+                counted=upload.counted,
                 shapes=cluster.shapes,
             )
         if kept is None or kept.sent is None:

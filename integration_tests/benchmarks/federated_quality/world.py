@@ -23,7 +23,7 @@ from flower_strategy.device.hardware import Device, simulated_device
 from flower_strategy.device.loss import held_out_loss
 from flower_strategy.device.training import TrainingOutcome, train_adapter
 from flower_strategy.device.training_cost import measure_training, memory_per_rank
-from flower_strategy.profile import DeviceProfile
+from flower_strategy.profile import SIMULATED_IDENTITY, DeviceProfile
 from flower_strategy.ranks.cost import StepCost
 from flower_strategy.settings import EmbeddingSettings, TrainingSettings
 from integration_tests.benchmarks.data import SMOLLM2
@@ -231,7 +231,7 @@ class World:
             index: DeviceProfile(
                 device=node.device.name,
                 label=node.data.label,
-                identity=f"partition:{index}",
+                identity=f"{SIMULATED_IDENTITY}{index}",
                 memory_bytes=node.device.memory_bytes,
                 fixed_bytes=self.base.weight_bytes,
                 bytes_per_rank=memory_per_rank(self.shapes),
