@@ -4,6 +4,7 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.config import RunConfig
+from flower_strategy.device.hardware import DEVICE_CLASSES
 from flower_strategy.ranks.cost import RankPolicy, predicted_seconds
 from flower_strategy.ranks.policies import (
     DeadlinePolicy,
@@ -61,6 +62,45 @@ def test_without_a_deadline_the_slowest_device_sets_it_and_nobody_is_left_out() 
     later = policy.assign({1: phone, 2: laptop}, local_steps=STEPS, pace={1: 5.0, 2: 40.0})
     assert [decision.rank for decision in later.values()] == [4, 4]
     assert later[1].predicted_seconds == pytest.approx(5 * 36 + 9 / 8 * 4 * 1_221_120 / 0.25e6)
+
+
+def test_the_slowest_device_sets_a_deadline_that_leaves_none_much_time_to_wait() -> None:
+    """Steps of 0.3 to 8 s on the default classes, SmolLM2's adapters in eight bits."""
+    waits = {"whole": 0.0, "fitted": 0.0}
+    for seconds in (0.3, 1.0, 1.5, 2.2, 2.9, 3.6, 5.0, 8.0):
+        profiles = {
+            node: make_profile(
+                device=device.name,
+                memory_bytes=device.memory_bytes,
+                step_seconds=(
+                    (seconds + 0.03) * device.slowdown,
+                    (seconds + 0.25) * device.slowdown,
+                ),
+                upload_per_rank=305_280,
+                bandwidth=device.bandwidth,
+                download_rank=16,
+                num_examples=10_000,
+            )
+            for node, device in enumerate(DEVICE_CLASSES.values())
+        }
+        filled = FilledRounds()
+        ranks = (4, 8, 16, 32)
+        fitted = DeadlinePolicy(candidates=ranks, filled=filled)
+        fitted.assign(profiles, local_steps=dict.fromkeys(profiles, 3), pace={})
+        shortest = max(predicted_seconds(each, 4, local_steps=3) for each in profiles.values())
+        assert fitted.deadline is not None
+        assert shortest <= fitted.deadline <= 1.25 * shortest
+        for name, deadline in (("whole", shortest), ("fitted", fitted.deadline)):
+            policy = DeadlinePolicy(candidates=ranks, filled=filled, deadline=deadline)
+            busy = []
+            for node, decision in policy.assign(
+                profiles, local_steps=dict.fromkeys(profiles, 1), pace={}
+            ).items():
+                rank = decision.rank or 0
+                steps = filled.steps(profiles[node], rank, deadline=deadline)
+                busy.append(predicted_seconds(profiles[node], rank, local_steps=steps))
+            waits[name] = max(waits[name], 1 - min(busy) / max(busy))
+    assert waits["fitted"] < 0.1 < waits["whole"]
 
 
 def test_a_device_of_more_steps_gets_a_lower_rank() -> None:
