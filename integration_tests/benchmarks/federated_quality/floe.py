@@ -5,7 +5,6 @@ Messages take virtual time, by their bytes; a device's steps are those that the 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,10 +20,12 @@ from flower_strategy.device.kept_state import load_state
 from flower_strategy.messages import (
     CONFIG_KEY,
     DEADLINE_KEY,
+    KEEPS,
     METRICS_KEY,
     PROFILE_QUERY,
     RANK_KEY,
     message_bytes,
+    received_adapter,
 )
 from flower_strategy.strategy import FloeStrategy
 from flower_strategy.testing.grids import InProcessGrid
@@ -37,7 +38,6 @@ from integration_tests.benchmarks.federated_quality.world import (
     World,
     download_seconds,
     load_seconds,
-    step_seconds,
 )
 
 _FIRST_ID = 100
@@ -47,8 +47,8 @@ _PATIENCE = 1e9  # seconds of wall time; the budget alone ends a run
 def run_floe(bench: Workbench) -> Outcome:
     world = bench.world
     grid = WorldGrid(bench, world.clock())
-    rounds, steps = schedule(world)
-    strategy = _strategy(world, steps=steps)
+    rounds, seconds = schedule(world)
+    strategy = _strategy(world, rounds=rounds, seconds=seconds)
     clusters, details = [list(world.nodes)], {}
     if rounds:
         initial = world.initial(strategy.server_rank)
@@ -57,7 +57,7 @@ def run_floe(bench: Workbench) -> Outcome:
         clusters = [
             [node - _FIRST_ID for node in cluster.members] for cluster in strategy.state.clusters
         ]
-        details = {"discarded_energy": _discarded(strategy)}
+        details = {"discarded_energy": _discarded(strategy), "keeps": grid.keeps}
     return Outcome(
         clock=grid.clock,
         served={
@@ -72,7 +72,8 @@ def run_floe(bench: Workbench) -> Outcome:
 def affordable_ranks(bench: Workbench) -> dict[int, int]:
     """Return the rank that Floe gives each device, as read from a first round's messages."""
     grid = WorldGrid(bench, bench.world.clock(budget=0.0))
-    strategy = _strategy(bench.world, steps=max(1, schedule(bench.world)[1]))
+    rounds, seconds = schedule(bench.world)
+    strategy = _strategy(bench.world, rounds=rounds, seconds=seconds)
     initial = bench.world.initial(strategy.server_rank)
     try:
         strategy.start(grid, initial.to_arrays(), num_rounds=sys.maxsize, timeout=_PATIENCE)
@@ -81,35 +82,29 @@ def affordable_ranks(bench: Workbench) -> dict[int, int]:
     raise AssertionError("A run took a round without a budget.")
 
 
-def schedule(world: World) -> tuple[int, int]:
-    """Return the rounds, and the steps of the slowest device in each.
+def schedule(world: World) -> tuple[int, float]:
+    """Return the rounds, and the seconds of each.
 
-    They are the protocol's ``merges``, or fewer if those leave a device no time for a step. The
-    deadline follows from the steps that the slowest device is given.
+    They are the protocol's ``merges``, or fewer if those leave a device no time for a step.
     """
     protocol, export = world.protocol, world.config.export_rank
     rank = min(protocol.ranks)
     each = int8.bytes_per_rank(world.shapes)
-    load = Load(rank=rank, steps=0, bytes_down=max(export, rank) * each, bytes_up=rank * each)
+    load = Load(rank=rank, steps=1, bytes_down=max(export, rank) * each, bytes_up=rank * each)
     devices = [node.device for node in world.nodes.values()]
     last = max(download_seconds(device, load, protocol) for device in devices)
+    shortest = max(load_seconds(device, load, protocol) for device in devices)
     for rounds in range(protocol.merges, 0, -1):
         length = (protocol.budget - last) / rounds
-        steps = min(
-            math.floor(
-                (length - load_seconds(device, load, protocol))
-                / step_seconds(device, rank, protocol)
-            )
-            for device in devices
-        )
-        if steps >= 1:
-            return rounds, steps
-    return 0, 0
+        if length >= shortest:
+            return rounds, length
+    return 0, shortest
 
 
-def _strategy(world: World, *, steps: int) -> FloeStrategy:
-    protocol = replace(world.protocol, local_steps=max(1, steps))
-    strategy = FloeStrategy.from_config(protocol.run_config(world.level, world.seed))
+def _strategy(world: World, *, rounds: int, seconds: float) -> FloeStrategy:
+    # A device takes part if it has time for a step, and takes as many as it has time for.
+    changes = {"rounds": max(1, rounds), "local-steps": 1, "round-deadline": seconds}
+    strategy = FloeStrategy.from_config(world.protocol.run_config(world.level, world.seed, changes))
     strategy.output = None
     return strategy
 
@@ -133,6 +128,8 @@ class WorldGrid(InProcessGrid):
         self.clock, self._bench = clock, bench
         self.ranks: dict[int, int] = {}
         self.steps = 0
+        self.keeps: dict[int, str] = {}  # node -> which model it keeps, where devices validate
+        self._last: dict[int, AdapterState] = {}  # node -> its cluster's adapter in the end
         self._states = {node: RecordDict() for node in bench.world.nodes}
         self._asked: dict[int, ConfigRecord] = {}  # node -> the last message's configuration
         self._replies: dict[str, Message] = {}
@@ -149,8 +146,10 @@ class WorldGrid(InProcessGrid):
         elif kinds == {MessageType.TRAIN}:
             self._begin_round(asked)
             replies = [self._trained(each) for each in asked]
+        elif kinds == {MessageType.EVALUATE}:
+            replies = [self._evaluated(each) for each in asked]
         else:
-            raise ValueError(f"These devices train and tell their profile, got {sorted(kinds)}.")
+            raise ValueError(f"These devices do not answer {sorted(kinds)}.")
         self._replies |= {reply.metadata.reply_to_message_id: reply for reply in replies}
         return [reply.metadata.reply_to_message_id for reply in replies]
 
@@ -170,8 +169,11 @@ class WorldGrid(InProcessGrid):
         }
 
     def model_of(self, node: int, strategy: FloeStrategy) -> AdapterState:
-        """Return what a device uses: its cluster's adapter, and what is its own beyond that."""
-        cluster = int8.rounded(_cluster_of(node, strategy))
+        """Return what a device uses: its cluster's adapter, and what is its own beyond that.
+
+        A device that validates has chosen.
+        """
+        cluster = self._last.get(node) or int8.rounded(_cluster_of(node, strategy))
         config = self._asked.get(node)
         kept = None
         if config is not None:
@@ -183,7 +185,10 @@ class WorldGrid(InProcessGrid):
                 counted=upload.counted,
                 shapes=cluster.shapes,
             )
-        if kept is None or kept.sent is None:
+        choice = self.keeps.get(node, "own")
+        if kept is not None and choice == "alone":
+            return kept.own
+        if kept is None or kept.sent is None or choice == "cluster":
             return cluster
         return stacked([(1.0, cluster), (1.0, kept.own), (-1.0, kept.sent)])
 
@@ -200,6 +205,33 @@ class WorldGrid(InProcessGrid):
         self.clock.begin_round(loads)
         self.steps += sum(load.steps for load in loads.values())
 
+    def _context(self, node: int) -> Context:
+        return Context(
+            run_id=1,
+            node_id=node + _FIRST_ID,
+            node_config={
+                "partition-id": node,
+                "num-partitions": len(self._bench.world.nodes),
+                "simulated": True,
+            },
+            state=self._states[node],
+            run_config={},
+        )
+
+    def _evaluated(self, message: Message) -> Message:
+        node = _index(message)
+        InProcessGrid.taken(message)
+        data = self._bench.world.nodes[node].data
+        # What is held out is measured when the budget is spent.
+        reply = client.evaluate(
+            message, self._context(node), data=replace(data, held_out=data.held_out[:1])
+        )
+        metrics = reply.content.metric_records[METRICS_KEY]
+        if "keeps" in metrics:
+            self.keeps[node] = KEEPS[int(cast(int, metrics["keeps"]))]
+            self._last[node] = received_adapter(message)
+        return reply
+
     def _trained(self, message: Message) -> Message:
         world, node = self._bench.world, _index(message)
         InProcessGrid.taken(message)
@@ -209,19 +241,11 @@ class WorldGrid(InProcessGrid):
         message.content = RecordDict(
             {**message.content, CONFIG_KEY: ConfigRecord({**config, DEADLINE_KEY: 0.0})}
         )
-        context = Context(
-            run_id=1,
-            node_id=message.metadata.dst_node_id,
-            node_config={
-                "partition-id": node,
-                "num-partitions": len(world.nodes),
-                "simulated": True,
-            },
-            state=self._states[node],
-            run_config={},
-        )
         reply = client.train(
-            message, context, data=world.nodes[node].data, device=world.nodes[node].device
+            message,
+            self._context(node),
+            data=world.nodes[node].data,
+            device=world.nodes[node].device,
         )
         self._bench.trainings += 1
         load = Load(

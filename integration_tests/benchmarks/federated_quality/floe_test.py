@@ -29,15 +29,17 @@ def bench(tiny_model: str) -> world.Workbench:
     return world.Workbench(world.World(protocol, level=1.0, seed=0))
 
 
-def test_the_slowest_device_gets_as_many_steps_as_fit_all_rounds(bench: world.Workbench) -> None:
-    # 5 seconds, less what a message takes, and 1.56 for a phone's step at rank 2.
-    assert schedule(bench.world) == (3, 3)
+def test_rounds_are_as_many_as_give_the_slowest_device_a_step_in_each(
+    bench: world.Workbench,
+) -> None:
+    # A phone's step at rank 2 takes 1.56 s, and messages little.
     protocol = bench.world.protocol
     try:
-        bench.world.protocol = replace(protocol, budget=3.6)
-        assert schedule(bench.world) == (2, 1)
-        bench.world.protocol = replace(protocol, budget=1.5)
-        assert schedule(bench.world) == (0, 0)
+        for budget, expected in ((15.0, 3), (3.6, 2), (1.5, 0)):
+            bench.world.protocol = replace(protocol, budget=budget)
+            rounds, seconds = schedule(bench.world)
+            assert rounds == expected
+            assert seconds == pytest.approx(budget / rounds if rounds else 1.56, rel=0.05)
         outcome = run_floe(bench)
         assert (outcome.steps, outcome.clock.seconds) == (0, 0.0)
     finally:
@@ -49,7 +51,7 @@ def test_devices_fill_the_budget_and_end_with_more_than_their_clusters_adapter(
 ) -> None:
     ranks = affordable_ranks(bench)
     outcome = run_floe(bench)
-    assert outcome.details["ranks"] == ranks == {0: 2, 1: 4, 2: 8}
+    assert outcome.details["ranks"] == ranks == {0: 4, 1: 8, 2: 8}
     clock, protocol = outcome.clock, bench.world.protocol
     assert clock.rounds == 3
     assert 0.85 * protocol.budget < clock.seconds <= protocol.budget
@@ -68,3 +70,18 @@ def test_devices_fill_the_budget_and_end_with_more_than_their_clusters_adapter(
     layer = next(iter(first.layers))
     apart = np.linalg.norm(first.delta(layer) - second.delta(layer))
     assert 0 < apart < 0.1 * np.linalg.norm(first.delta(layer))
+
+
+def test_devices_of_few_examples_validate_and_choose(bench: world.Workbench) -> None:
+    protocol = replace(bench.world.protocol, examples=8)
+    few = world.Workbench(world.World(protocol, level=1.0, seed=0))
+    for node in few.world.nodes.values():
+        assert (len(node.data.train), len(node.data.validation)) == (7, 1)
+        # Methods that do not validate train on all of them.
+        assert len(node.examples) == 8
+    outcome = run_floe(few)
+    assert outcome.details["keeps"].keys() == {0, 1, 2}
+    assert outcome.clock.rounds == 3
+    untrained = few.world.initial(1)
+    for node, served in outcome.served.items():
+        assert few.held_out(node, served) < few.held_out(node, untrained)

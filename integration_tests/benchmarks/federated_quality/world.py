@@ -14,8 +14,9 @@ import torch
 
 from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
-from flower_strategy.config import RunConfig
+from flower_strategy.config import ConfigValue, RunConfig
 from flower_strategy.data import LocalData, load_local_data
+from flower_strategy.data.examples import Example
 from flower_strategy.data.files import find_files
 from flower_strategy.device.base_model import BaseModel, layer_shapes, load_base_model
 from flower_strategy.device.embedding import task_embedding
@@ -52,7 +53,10 @@ class Protocol:
     step_seconds: tuple[float, float] = (2.2, 0.008)
     downlink: float = 8.0  # how many times faster than its uplink a device downloads
 
-    def run_config(self, level: float, seed: int) -> RunConfig:
+    def run_config(
+        self, level: float, seed: int, changes: Mapping[str, ConfigValue] | None = None
+    ) -> RunConfig:
+        """Return Floe's run, with some keys changed."""
         alike = ("local_steps", "batch_size", "learning_rate", "max_length", "eval_examples")
         return RunConfig.from_dict(
             {
@@ -64,9 +68,11 @@ class Protocol:
                 "seed": seed,
                 **{name.replace("_", "-"): getattr(self, name) for name in alike},
                 # Devices are measured once, by the same rule for all methods, when the budget is
-                # spent; nothing needs to survive the process.
-                "fraction-evaluate": 0.0,
+                # spent; nothing needs to survive the process. Where they have few examples, Floe's
+                # validate, so that it can stop.
+                "fraction-evaluate": 1.0 if self.examples else 0.0,
                 "keep-checkpoints": 0,
+                **(changes or {}),
             }
         )
 
@@ -182,6 +188,11 @@ class Node(NamedTuple):
     device: Device
     data: LocalData
 
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """What methods train on that keep no examples for validation."""
+        return (*self.data.train, *self.data.validation)
+
 
 class World:
     """The devices of one level and seed: their data, their hardware and their profiles.
@@ -202,7 +213,13 @@ class World:
             device = simulated_device(protocol.devices, index)
             data = load_local_data(self.config, place, simulated=True)
             if protocol.examples:
-                data = replace(data, train=data.train[: protocol.examples])
+                # As few as a device with so many examples would validate with.
+                kept = max(1, round(self.config.validation * protocol.examples))
+                data = replace(
+                    data,
+                    train=data.train[: protocol.examples - kept],
+                    validation=data.validation[:kept],
+                )
             self.nodes[index] = Node(device, data)
 
     def initial(self, rank: int, *, variant: int = 0) -> AdapterState:
@@ -302,7 +319,7 @@ class Workbench:
             if key in self._known:
                 return self._known[key]
         self.trainings += 1
-        base, examples = self.world.base, self.world.nodes[node].data.train
+        base, examples = self.world.base, self.world.nodes[node].examples
         order = (self.world.seed, server_round, node)
         with moved(base, frozen):
             outcome = train_adapter(base, adapter, examples, settings, order_seed=order)
