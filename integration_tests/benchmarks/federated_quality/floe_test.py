@@ -15,18 +15,8 @@ from integration_tests.benchmarks.federated_quality.floe import (
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_model: str) -> world.Workbench:
-    protocol = world.Protocol(
-        model=tiny_model,
-        clients=3,
-        ranks=(2, 4, 8),
-        budget=15.0,
-        learning_rate=0.02,
-        max_length=48,
-        eval_examples=4,
-        step_seconds=(0.5, 0.01),
-    )
-    return world.Workbench(world.World(protocol, level=1.0, seed=0))
+def bench(protocol: world.Protocol) -> world.Workbench:
+    return world.Workbench(world.World(replace(protocol, clients=3), level=1.0, seed=0))
 
 
 def test_rounds_are_as_many_as_give_the_slowest_device_a_step_in_each(

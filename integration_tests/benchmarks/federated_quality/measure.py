@@ -9,6 +9,7 @@ import multiprocessing
 import queue
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,6 +23,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.federated_quality import world
+from integration_tests.benchmarks.federated_quality.ablation import ablation
 from integration_tests.benchmarks.federated_quality.methods import method_of
 
 #: One method in one case: ``level``, ``seed``, ``budget``, ``examples``, ``method``, ``loss`` and
@@ -67,8 +69,10 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     def records_of(cases: Sequence[Case], methods: Sequence[str]) -> list[Record]:
         return [found[case, method] for method in methods for case in cases]
 
+    levels = summarise(records_of(main, options.methods))
     return {
-        "levels": summarise(records_of(main, options.methods)),
+        "levels": levels,
+        "ablation": ablation(levels),
         "seeds": list(options.seeds),
         "protocol": protocol.described(),
         "devices_better": devices_better(records_of(main, options.methods)),
@@ -240,7 +244,8 @@ def summarise(records: Sequence[Record]) -> Levels:
 
     ``loss_std`` is the sample standard deviation over seeds, 0 for one seed, of the mean held-out
     loss over devices, nats per response token. ``gap_mean`` and ``gap_std`` are of the loss less
-    Floe's with the same seed, where Floe was run. Floe's ``clusters`` is their number by seed.
+    Floe's with the same seed, where Floe was run. Floe's ``clusters`` is their number by seed, and
+    its ``keeps`` which model how many devices keep, where they validate.
     """
     levels: Levels = {}
     for record in records:
@@ -268,6 +273,9 @@ def _figures(records: Sequence[Record], reference: Sequence[Record]) -> dict[str
         figures |= {"gap_mean": statistics.fmean(gaps), "gap_std": _spread(gaps)}
     for key in ("rounds", "steps", "idle", "virtual_seconds", "megabytes_up", "megabytes_down"):
         figures[key] = statistics.fmean(record[key] for record in records)
+    if any("keeps" in record for record in records):
+        kept = Counter(name for record in records for name in record.get("keeps", {}).values())
+        figures["keeps"] = dict(kept)
     if "clusters" in records[0]:
         figures["clusters"] = {str(record["seed"]): len(record["clusters"]) for record in records}
     return figures

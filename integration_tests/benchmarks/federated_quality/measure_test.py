@@ -16,6 +16,7 @@ from flower_strategy.device.hardware import DEVICE_CLASSES
 from integration_tests.benchmarks.cli import Namespace
 from integration_tests.benchmarks.federated_quality import world
 from integration_tests.benchmarks.federated_quality.__main__ import main
+from integration_tests.benchmarks.federated_quality.ablation import PARTS, ablation
 from integration_tests.benchmarks.federated_quality.figure import draw
 from integration_tests.benchmarks.federated_quality.floe import affordable_ranks
 from integration_tests.benchmarks.federated_quality.measure import (
@@ -81,21 +82,6 @@ def test_a_round_leaves_time_for_the_download_of_its_result() -> None:
 # ------------------------------------------------------------------- methods
 
 
-@pytest.fixture(scope="module")
-def protocol(tiny_model: str) -> world.Protocol:
-    return world.Protocol(
-        model=tiny_model,
-        clients=6,
-        ranks=(2, 4, 8),
-        budget=15.0,
-        local_steps=3,
-        learning_rate=0.02,
-        max_length=48,
-        eval_examples=4,
-        step_seconds=(0.5, 0.01),
-    )
-
-
 def run(bench: world.Workbench, name: str) -> world.Outcome:
     method = method_of(name)
     assert method is not None
@@ -134,10 +120,9 @@ def test_training_on_a_merged_move_is_training_beside_it(bench: world.Workbench)
 def test_stronger_devices_train_at_higher_ranks(bench: world.Workbench) -> None:
     ranks = affordable_ranks(bench)
     assert sorted(ranks) == list(range(6))
-    assert ranks[0] == 2
-    assert ranks[2] == 8
+    assert (ranks[0], ranks[2]) == (4, 8)
     fedavg = FedAvg(bench.world, ranks)
-    assert {fedavg.adapter_for(node).rank for node in ranks} == {2}
+    assert {fedavg.adapter_for(node).rank for node in ranks} == {4}
     for method in (HetLora, FlexLora, Flora):
         federation: Federation = method(bench.world, ranks)
         assert {node: federation.adapter_for(node).rank for node in ranks} == ranks
@@ -240,8 +225,9 @@ def test_a_tuned_rate_is_one_of_three_and_no_worse_than_the_given_one(
 
 def test_devices_of_few_examples_have_so_many(protocol: world.Protocol) -> None:
     few = world.World(replace(protocol, examples=5), level=1.0, seed=0)
-    assert {len(node.data.train) for node in few.nodes.values()} == {5}
-    assert {profile.num_examples for profile in few.profiles.values()} == {5}
+    assert {len(node.examples) for node in few.nodes.values()} == {5}
+    # Floe keeps one to validate with.
+    assert {profile.num_examples for profile in few.profiles.values()} == {4}
 
 
 def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> None:
@@ -310,11 +296,19 @@ def test_every_method_uses_the_same_budget(
     assert values["budget_curve"]["6"]["1"]["local"]["steps"] < methods["local"]["steps"]
     assert values["few_examples"]["examples"] == 6
     assert sorted(values["few_examples"]["levels"]) == ["0", "1"]
+    for methods in values["few_examples"]["levels"].values():
+        assert sum(methods["floe"]["keeps"].values()) == 6
+    for level, parts in values["ablation"].items():
+        assert parts.keys() == PARTS.keys()
+        losses = {name: one["loss_mean"] for name, one in values["levels"][level].items()}
+        for part, (without, having) in PARTS.items():
+            assert parts[part]["mean"] == pytest.approx(losses[having] - losses[without])
     assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * len(names) + 2 + 2
     shown = result(values, Namespace())
     assert {len(row) for row in shown.rows} == {len(shown.header)}
     assert any("virtual seconds: with 6 floe" in said for said in shown.remarks)
     assert any("devices of 6 examples: floe" in said for said in shown.remarks)
+    assert any("(flexlora to flexlora:int8) " in said for said in shown.remarks)
     figure = draw(values)
     over_level, over_time = figure.axes
     assert over_level.get_xlabel().startswith("level")
@@ -353,6 +347,18 @@ def test_a_benchmark_goes_on_where_it_was_cut_off(protocol: world.Protocol, tmp_
 def test_a_step_can_be_timed_on_this_machine(protocol: world.Protocol) -> None:
     base, slope = world.measured_step_seconds(protocol, seed=0)
     assert 0 <= slope < base + 8 * slope < 60
+
+
+def test_an_ablation_is_over_equal_seeds() -> None:
+    levels = {
+        "1": {
+            "floe": {"losses": {"0": 2.0, "1": 3.0}},
+            "local": {"losses": {"0": 2.5, "1": 3.1, "2": 9.0}},
+        }
+    }
+    assert ablation(levels) == {
+        "1": {"sharing": {"mean": pytest.approx(-0.3), "std": pytest.approx(0.08**0.5)}}
+    }
 
 
 def test_mean_and_spread_are_over_seeds() -> None:

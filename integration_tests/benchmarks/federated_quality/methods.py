@@ -263,6 +263,8 @@ DEFAULT_METHODS = (
     "floe",
     *(name for name in _FEDERATED if name != "flora"),
     *(name + SAME for name in _FEDERATED),
+    # The step between the two, for what transport alone changes.
+    "flexlora:int8",
     "local",
     "local_tuned",
     "untrained",

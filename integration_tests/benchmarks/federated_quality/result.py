@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from integration_tests.benchmarks.cli import Namespace, Result, Values
+from integration_tests.benchmarks.federated_quality.ablation import ablation_remarks
 from integration_tests.benchmarks.federated_quality.measure import Levels
 
 _HEADER = (
@@ -30,6 +31,7 @@ def result(values: Values, _: Namespace) -> Result:
         rows=[[row[at] for at in kept] for row in found],
         remarks=[
             *conclusions(levels, better),
+            *ablation_remarks(values.get("ablation", {})),
             *_curve(values.get("budget_curve", {})),
             *_few(values.get("few_examples", {"levels": {}})),
             _terms(values),
@@ -47,9 +49,15 @@ def _curve(curve: Mapping[str, Levels]) -> list[str]:
 
 def _few(few: Mapping[str, Any]) -> list[str]:
     return [
-        f"Level {level}, devices of {few['examples']} examples: {_losses(methods)}."
+        f"Level {level}, devices of {few['examples']} examples: {_losses(methods)}"
+        f"{_kept(methods.get(_REFERENCE, {}))}."
         for level, methods in few["levels"].items()
     ]
+
+
+def _kept(figures: Mapping[str, Any]) -> str:
+    counts = [f"{count} {name}" for name, count in figures.get("keeps", {}).items()]
+    return f"; of Floe's devices keep {', '.join(counts)}" if counts else ""
 
 
 def _losses(methods: Mapping[str, Mapping[str, Any]]) -> str:
