@@ -117,7 +117,7 @@ class FactoredSum:
     def stacked_rank(self) -> int:
         """Number of rank-one terms held beside the matrix."""
         waiting = self._waiting.count if self._waiting else 0
-        return waiting + sum(block.shape[1] for block in self._left)
+        return int(waiting + sum(block.shape[1] for block in self._left))
 
     def add(self, factors: LoraFactors, weight: float) -> None:
         """Add ``weight * b @ a``."""

@@ -21,6 +21,7 @@ vectors.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -45,6 +46,12 @@ _LEAST_ORDER, _LEAST_BLOCKS = 1024, 12
 
 _LEAST_SQUARE, _LEAST_SHARE = 128, 4
 """Shorter side, and its share over the vectors wanted, from which float32 saves time."""
+
+_TILE = 128
+"""Rows and columns of a matrix that are transposed at once."""
+
+_GROWTH = 8
+"""Blocks by which the bases grow."""
 
 _FIRST_LOOK = 4
 """Blocks before the first look at the error."""
@@ -97,9 +104,9 @@ def leading_basis(matrix: Float32Array, count: int) -> Float32Array | None:
     """
     (order, across), width = matrix.shape, _width(count)
     most = order // 2 // width * width
-    # Pages that are not written to are not held.
-    left = np.empty((order, most), np.float32, order="F")
-    right = np.empty((across, most), np.float32, order="F")
+    # BLAS takes about twice as long where it has to transpose the matrix.
+    matrix, transposed = _by_rows(matrix), _by_rows(matrix.T)
+    left, right = (np.empty((size, 0), np.float32) for size in (order, across))
     core = np.zeros((most, most), np.float32)
     start = np.random.default_rng(0).standard_normal((order, width), dtype=np.float32)
     block, beyond = _factorised(start)[0], np.zeros((width, width), np.float32)
@@ -107,8 +114,11 @@ def leading_basis(matrix: Float32Array, count: int) -> Float32Array | None:
     for begin in range(0, most, width):
         size = begin + width
         before, now = slice(max(0, begin - width), begin), slice(begin, size)
+        if left.shape[1] < size:
+            wider = min(begin + _GROWTH * width, most)
+            left, right = _widened(left, wider), _widened(right, wider)
         left[:, now] = block
-        product = matrix.T @ left[:, now]
+        product = transposed @ left[:, now]
         scale = max(scale, float(np.linalg.norm(product, axis=0).max()))
         if begin:
             product -= right[:, before] @ beyond.T
@@ -129,6 +139,25 @@ def leading_basis(matrix: Float32Array, count: int) -> Float32Array | None:
         ahead = width * math.ceil(_BLOCKS_PER_DIGIT * math.log10(error / TOLERANCE))
         look = min(size + ahead, most)
     return None
+
+
+def _by_rows(matrix: Float32Array) -> Float32Array:
+    """Return the matrix with contiguous rows; a copy is made in tiles that fit into a cache."""
+    if matrix.flags.c_contiguous:
+        return matrix
+    copy = np.empty(matrix.shape, np.float32)
+    starts = [range(0, size, _TILE) for size in matrix.shape]
+    for row, column in itertools.product(*starts):
+        tile = slice(row, row + _TILE), slice(column, column + _TILE)
+        copy[tile] = matrix[tile]
+    return copy
+
+
+def _widened(basis: Float32Array, columns: int) -> Float32Array:
+    """Return the columns, and room for more."""
+    wider = np.empty((len(basis), columns), np.float32, order="F")
+    wider[:, : basis.shape[1]] = basis
+    return wider
 
 
 def _orthonormal(
