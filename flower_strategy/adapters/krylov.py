@@ -17,6 +17,10 @@ often as it occurs. Every block is made orthogonal to all before it; else values
 All large products are in float32, the matrix's own precision, and are products of matrices, which
 is what makes this faster than a reduction to tridiagonal form, half of which are products with
 vectors.
+
+Below a width of about a thousand a basis has half as many columns as the matrix. There :math:`S S^T`
+is reduced in float32, and the vectors are held against S itself, since the square hides small terms
+beside large ones.
 """
 
 from __future__ import annotations
