@@ -22,10 +22,10 @@ largest are lost, which is the precision of the float32 factors themselves.
 
 If the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is formed,
 and further products are folded into it in batches. Its leading terms come from a basis found in
-float32 (`flower_strategy.adapters.krylov`); those of a small matrix, or where no such basis is right
-to 1e-5, from the Gram matrix of its shorter side. Memory thus stays below about that of the adapted
-weight, however many devices reply, and finding the terms takes about as much again, for one layer
-at a time. Nothing is dropped before the last step.
+float32 (`flower_strategy.adapters.krylov`); those of a small matrix, or where no such basis is
+right to 1e-5, from the Gram matrix of its shorter side. Memory thus stays below about that of the
+adapted weight, however many devices reply, and finding the terms takes two to three times that of
+one layer at a time. Nothing is dropped before the last step.
 """
 
 from __future__ import annotations

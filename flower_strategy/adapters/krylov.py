@@ -18,9 +18,9 @@ All large products are in float32, the matrix's own precision, and are products 
 is what makes this faster than a reduction to tridiagonal form, half of which are products with
 vectors.
 
-Below a width of about a thousand a basis has half as many columns as the matrix. There :math:`S S^T`
-is reduced in float32, and the vectors are held against S itself, since the square hides small terms
-beside large ones.
+Below a width of about a thousand a basis has half as many columns as the matrix. There
+:math:`S S^T` is reduced in float32, and the vectors are held against S itself, since the square
+hides small terms beside large ones.
 """
 
 from __future__ import annotations
