@@ -21,10 +21,11 @@ matrix squares the condition number, so it is formed in float64: terms below abo
 largest are lost, which is the precision of the float32 factors themselves.
 
 If the stacks would hold more numbers than the matrix itself, R (m + n) > m n, the matrix is formed,
-and further products are folded into it in batches. Its leading terms come from a Krylov basis
-(`flower_strategy.adapters.krylov`), those of a small matrix from the Gram matrix of its shorter
-side. Memory thus stays below about that of the adapted weight, however many devices reply, and
-nothing is dropped before the last step.
+and further products are folded into it in batches. Its leading terms come from a basis found in
+float32 (`flower_strategy.adapters.krylov`); those of a small matrix, or where no such basis is
+right to 1e-5, from the Gram matrix of its shorter side. Memory thus stays below about that of the
+adapted weight, however many devices reply, and finding the terms takes two to three times that of
+one layer at a time. Nothing is dropped before the last step.
 """
 
 from __future__ import annotations
@@ -34,18 +35,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, lapack, solve_triangular, svd  # type: ignore[import-untyped]
+from scipy.linalg import eigh, lapack, solve_triangular  # type: ignore[import-untyped]
 from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from flower_strategy.adapters.adapter import AdapterError, Float32Array, LoraFactors
-from flower_strategy.adapters.krylov import TOLERANCE, is_worthwhile, leading_basis
+from flower_strategy.adapters.krylov import TOLERANCE, basis_of
 
 DEFAULT_STACK_LIMIT = 1024
 """Stacked rank at which a sum first looks for rows of ``a`` that devices share."""
 
 _FOLD = 256
 """Terms folded into a dense sum at once: enough for a matrix product at full speed."""
+
+_SAMPLE = 64
+"""Rows and columns beyond the rank in question in a sample that is to have more."""
+
+_CLEAR = 1e-3
+"""Share of the largest pivot above which one in float32 is no rounding error."""
 
 _STRIP = 1024
 """Rows or columns turned into float64 at once."""
@@ -105,62 +112,44 @@ class FactoredSum:
         self._left: list[Float32Array] = []
         self._right: list[Float32Array] = []
         self._dense: Float32Array | None = None
-        self._separate = True
-
-    @property
-    def is_separate(self) -> bool:
-        """Whether the terms are still separate, so that `split` can tell them apart."""
-        return self._separate
+        self._waiting: _Waiting | None = None
 
     @property
     def stacked_rank(self) -> int:
         """Number of rank-one terms held beside the matrix."""
-        return sum(block.shape[1] for block in self._left)
+        waiting = self._waiting.count if self._waiting else 0
+        return int(waiting + sum(block.shape[1] for block in self._left))
 
     def add(self, factors: LoraFactors, weight: float) -> None:
         """Add ``weight * b @ a``."""
         if factors.shape != self.shape:
             raise AdapterError(f"Factors of a {factors.shape} weight in a sum of {self.shape}.")
+        if self._dense is not None:
+            self._fold_in(self._dense, factors.b, factors.a, weight)
+            return
         self._left.append(np.float32(weight) * factors.b)
         self._right.append(factors.a)
-        rank = self.stacked_rank
-        if self._dense is not None:
-            if rank > min(_FOLD, self._widest):
-                self._fold(self._dense)
-        elif rank > self._limit:
+        if self.stacked_rank > self._limit:
             self._merge_dependent()
-            rank = self.stacked_rank
-        if self._dense is None and rank > self._widest:
-            self._dense = np.hstack(self._left) @ np.vstack(self._right)
-            self._left, self._right = [], []
-            self._separate = False
+        if self.stacked_rank > self._widest:
+            self._form()
 
     def merge(self, other: FactoredSum, weight: float) -> None:
         """Add ``weight`` times another sum of the same shape, which does not change."""
         if other._dense is not None:
-            if self._dense is None:
-                self._dense = np.zeros(self.shape, np.float32)
-                self._separate = False
-            self._dense += np.float32(weight) * other._dense
-        for b, a in zip(other._left, other._right, strict=True):
+            dense = self._form()
+            dense += np.float32(weight) * other._dense
+        blocks = list(zip(other._left, other._right, strict=True))
+        if other._waiting:
+            blocks.append(other._waiting.terms())
+        for b, a in blocks:
             self.add(LoraFactors(b=b, a=a), weight)
-
-    def split(self, terms: int) -> tuple[FactoredSum, FactoredSum]:
-        """Return the sums of the first `terms` terms of every product added, and of the rest."""
-        if not self._separate:
-            raise AdapterError("The terms of this sum can no longer be told apart.")
-        parts = []
-        for span in (slice(None, terms), slice(terms, None)):
-            part = FactoredSum(self.shape, stack_limit=self._limit)
-            part._left = [np.ascontiguousarray(b[:, span]) for b in self._left]
-            part._right = [a[span] for a in self._right]
-            parts.append(part)
-        return parts[0], parts[1]
 
     def leading(self, rank: int, *, scale: float = 1.0) -> Leading:
         """Return the leading `rank` singular terms of ``scale`` times the sum."""
-        if self._dense is not None and self._left:
-            self._fold(self._dense)
+        if self._dense is not None and self._waiting:
+            self._waiting.fold(self._dense)
+            self._waiting = None
         order = min(self.shape) if self._dense is not None else self.stacked_rank
         if not order:
             return _no_terms(self.shape)
@@ -169,32 +158,86 @@ class FactoredSum:
                 return _of_stacks(self._left, self._right, rank, scale)
             return _of_matrix(self._dense, rank, scale)
 
-    def _fold(self, dense: Float32Array) -> None:
-        # BLAS takes the transposes without a copy and adds in place.
-        sgemm(
-            1.0,
-            np.vstack(self._right).T,
-            np.hstack(self._left).T,
-            beta=1.0,
-            c=dense.T,
-            overwrite_c=1,
-        )
-        self._left, self._right = [], []
+    def _form(self) -> Float32Array:
+        """Return the matrix, which holds the stacks from now on."""
+        if self._dense is None:
+            self._dense = np.zeros(self.shape, np.float32)
+            for b, a in zip(self._left, self._right, strict=True):
+                self._fold_in(self._dense, b, a, 1.0)
+            self._left, self._right = [], []
+        return self._dense
+
+    def _fold_in(
+        self, dense: Float32Array, b: Float32Array, a: Float32Array, weight: float
+    ) -> None:
+        if self._waiting is None:
+            self._waiting = _Waiting(self.shape, min(_FOLD, self._widest))
+        done = 0
+        while done < len(a):
+            done += self._waiting.take(b[:, done:], a[done:], weight)
+            if self._waiting.is_full:
+                self._waiting.fold(dense)
 
     def _merge_dependent(self) -> None:
         """Express rows of ``a`` that depend on others as combinations of those."""
         rows = np.vstack(self._right)
+        if _rank_exceeds(rows, self._limit // 2):
+            self._limit *= 2
+            return
         factor, order, count = _pivoted_cholesky(_gram(self._right, side=1))
         if 2 * count > self._limit:
             self._limit *= 2
             return
-        self._separate = False
         combinations = np.empty((len(rows), count))
         combinations[order] = solve_triangular(
             factor[:count, :count], factor[:, :count].T, lower=True, trans="T", check_finite=False
         ).T
         self._left = [np.hstack(self._left) @ combinations.astype(np.float32)]
         self._right = [rows[order[:count]]]
+
+
+class _Waiting:
+    """Terms that wait to be folded into a matrix, in one product at full speed."""
+
+    def __init__(self, shape: tuple[int, int], most: int) -> None:
+        most = max(most, 1)
+        self._left = np.empty((shape[0], most), np.float32)
+        self._right = np.empty((most, shape[1]), np.float32)
+        self.count = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.count == len(self._right)
+
+    def take(self, b: Float32Array, a: Float32Array, weight: float) -> int:
+        """Take the first terms of ``weight * b @ a``, as many as fit; return how many."""
+        taken = min(len(a), len(self._right) - self.count)
+        span = slice(self.count, self.count + taken)
+        np.multiply(b[:, :taken], np.float32(weight), out=self._left[:, span])
+        self._right[span] = a[:taken]
+        self.count += taken
+        return taken
+
+    def terms(self) -> tuple[Float32Array, Float32Array]:
+        return self._left[:, : self.count], self._right[: self.count]
+
+    def fold(self, dense: Float32Array) -> None:
+        """Add the terms to a matrix; none wait then."""
+        left, right = self.terms()
+        # BLAS takes the transposes without a copy and adds in place.
+        sgemm(1.0, right.T, left.T, beta=1.0, c=dense.T, overwrite_c=1)
+        self.count = 0
+
+
+def _rank_exceeds(rows: Float32Array, rank: int) -> bool:
+    """Return whether the rank is above this for certain, as the rank of a part of the rows is."""
+    sides = [np.arange(rank + _SAMPLE) * (size / (rank + _SAMPLE)) for size in rows.shape]
+    if any(len(side) > size for side, size in zip(sides, rows.shape, strict=True)):
+        return False
+    sample = rows[np.ix_(*(side.astype(np.intp) for side in sides))]
+    gram = sample @ sample.T
+    largest = float(gram.diagonal().max())
+    return int(lapack.spstrf(gram, lower=1, tol=_CLEAR * largest)[2]) > rank
 
 
 def _of_stacks(
@@ -220,7 +263,7 @@ def _of_stacks(
 def _of_matrix(matrix: Float32Array, rank: int, scale: float) -> Leading:
     tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if tall else matrix
-    basis = leading_basis(wide, rank) if is_worthwhile(len(wide), rank) else None
+    basis = basis_of(wide, rank)
     if basis is None:
         columns, values, rows, total, noise = _decomposed(wide, rank)
     else:
@@ -234,7 +277,7 @@ _Terms = tuple[Float64Array, Float64Array, Float64Array, float, float]
 """Singular vectors and values, the energy of all terms, and its rounding error."""
 
 
-def _decomposed(wide: Float32Array, rank: int) -> _Terms:
+def _decomposed(wide: Float32Array | Float64Array, rank: int) -> _Terms:
     gram = _gram([wide], side=1)
     floor, order = _EPS * _norm(gram), len(gram)
     energies, columns = _top_eigenpairs(gram, rank, floor)
@@ -245,13 +288,13 @@ def _decomposed(wide: Float32Array, rank: int) -> _Terms:
 
 def _projected(wide: Float32Array, basis: Float32Array, rank: int) -> _Terms:
     """Return the terms of what lies in the span of the basis."""
-    total = sum(float(np.square(strip).sum()) for _, strip in _strips([wide], side=1))
     across, _ = np.linalg.qr(basis.astype(np.float64))
-    mixing, values, rows = svd(
-        _times([wide], across.T, side=1), full_matrices=False, check_finite=False
-    )
-    kept = min(rank, int((np.square(values) > _EPS * total).sum()))
-    return across @ mixing[:, :kept], values[:kept], rows[:kept], total, TOLERANCE**2 * total
+    inside, total = np.empty((across.shape[1], wide.shape[1])), 0.0
+    for span, strip in _strips([wide], side=1):
+        inside[:, span] = across.T @ strip
+        total += float(np.vdot(strip, strip))
+    mixing, values, rows, _, _ = _decomposed(inside, rank)
+    return across @ mixing, values, rows, total, TOLERANCE**2 * total
 
 
 def _split(
@@ -313,7 +356,7 @@ def _pivoted_cholesky(gram: Float64Array) -> tuple[Float64Array, NDArray[np.intp
     return factor, order.astype(np.intp) - 1, int(count)
 
 
-def _gram(blocks: Sequence[Float32Array], *, side: int) -> Float64Array:
+def _gram(blocks: Sequence[Float32Array | Float64Array], *, side: int) -> Float64Array:
     """Return the products of the stacked blocks' columns (side 0) or rows (side 1), float64."""
     total: Float64Array | None = None
     for _, strip in _strips(blocks, side=side):
@@ -323,7 +366,9 @@ def _gram(blocks: Sequence[Float32Array], *, side: int) -> Float64Array:
     return total
 
 
-def _times(blocks: Sequence[Float32Array], matrix: Float64Array, *, side: int) -> Float64Array:
+def _times(
+    blocks: Sequence[Float32Array | Float64Array], matrix: Float64Array, *, side: int
+) -> Float64Array:
     """Return stacked columns times matrix (side 0) or matrix times stacked rows (side 1)."""
     length = blocks[0].shape[side]
     count = matrix.shape[1 - side]
@@ -336,7 +381,9 @@ def _times(blocks: Sequence[Float32Array], matrix: Float64Array, *, side: int) -
     return result
 
 
-def _strips(blocks: Sequence[Float32Array], *, side: int) -> Iterator[tuple[slice, Float64Array]]:
+def _strips(
+    blocks: Sequence[Float32Array | Float64Array], *, side: int
+) -> Iterator[tuple[slice, Float64Array]]:
     """Yield the stack of the blocks in strips of its long side, as float64."""
     for start in range(0, blocks[0].shape[side], _STRIP):
         span = slice(start, start + _STRIP)

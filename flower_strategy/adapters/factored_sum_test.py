@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flower_strategy.adapters.adapter import AdapterError, Float32Array, LoraFactors
-from flower_strategy.adapters.factored_sum import FactoredSum
+from flower_strategy.adapters.factored_sum import FactoredSum, _rank_exceeds
 
 SIZE = 120
 Blocks = Sequence[Float32Array]
@@ -135,6 +135,19 @@ def test_memory_stops_growing_at_twice_the_size_of_the_matrix() -> None:
     assert most <= 2 * 4 * shape[0] * shape[1] + 4096
 
 
+def test_independent_rows_are_told_from_shared_ones() -> None:
+    shared = normal(3, 16, 300)
+    mixed = normal(4, 64, 16) @ shared
+    for rows, rank, exceeds in (
+        (normal(5, 200, 300), 100, True),
+        (mixed, 16, False),
+        (mixed + np.float32(1e-6) * normal(6, 64, 300), 16, False),
+        # A sample of 164 rows does not fit: nothing is certain.
+        (normal(5, 120, 300), 100, False),
+    ):
+        assert _rank_exceeds(rows, rank) is exceeds
+
+
 def test_replies_that_share_a_stay_small_for_any_number_of_devices() -> None:
     shared = normal(0, 4, 300)
     total = FactoredSum((200, 300), stack_limit=16)
@@ -157,17 +170,6 @@ def test_a_sum_is_merged_into_another(devices: int) -> None:
     halves = [np.float32(0.25) * b for b in left]
     reference, _ = cut([B, *halves], [A, *right], 12)
     assert error(whole, reference, 12) < 1e-5
-
-
-def test_a_sum_is_split_only_while_its_terms_are_apart() -> None:
-    left, right = HARD["independent"]
-    low, high = folded(left, right).split(3)
-    for part, span in ((low, slice(None, 3)), (high, slice(3, None))):
-        reference, _ = cut([b[:, span] for b in left], [a[span] for a in right], 8)
-        assert error(part, reference, 8) < 1e-5
-    for name in ("a frozen", "wider than the matrix"):
-        with pytest.raises(AdapterError, match="told apart"):
-            folded(*HARD[name], stack_limit=20).split(3)
 
 
 def test_other_shapes_are_refused() -> None:

@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 
 from flower_strategy.adapters.adapter import Float32Array, LoraFactors
 from flower_strategy.adapters.factored_sum import FactoredSum
-from flower_strategy.adapters.krylov import is_worthwhile, leading_basis
+from flower_strategy.adapters.krylov import basis_by_square, basis_of, leading_basis
 
 ORDER, WIDTH = 400, 520
 
@@ -81,10 +81,31 @@ def test_the_same_matrix_has_the_same_basis() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize(("order", "count"), [(1023, 4), (1024, 86), (4096, 342)])
-def test_small_matrices_and_high_ranks_are_decomposed(order: int, count: int) -> None:
-    assert not is_worthwhile(order, count)
-    assert is_worthwhile(max(order, 1024), count - 1)
+@pytest.mark.parametrize("count", [2, 20])
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_square_has_the_leading_terms_too_or_says_that_it_lacks_them(
+    name: str, count: int
+) -> None:
+    matrix = MATRICES[name]
+    basis = basis_by_square(matrix, count)
+    # The square of the large term hides all others; any two of equal terms are as close.
+    if name == "one large term" or (name, count) == ("repeated values", 2):
+        assert basis is None
+        return
+    assert basis is not None
+    assert basis.dtype == np.float32
+    equal = name == "fewer terms than wanted" and count == 2
+    error = energy_error if equal else relative_error
+    assert error(matrix, basis, count) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("order", "count", "exists"), [(127, 4, False), (128, 4, True), (128, 33, False)]
+)
+def test_small_matrices_and_high_ranks_are_left_to_float64(
+    order: int, count: int, exists: bool
+) -> None:
+    assert (basis_of(normal(0, order, order), count) is not None) is exists
 
 
 @pytest.mark.parametrize("shape", [(1024, 1100), (1100, 1024)])
