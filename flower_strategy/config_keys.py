@@ -386,7 +386,7 @@ class ServerKeys(Keys):
         le=10_000_000,
         description="Seconds that a device may take for a round, training and upload; its rank "
         "is chosen to fit them. 0 takes what the slowest device needs at the "
-        "smallest rank.",
+        "smallest rank, or up to a quarter more, where devices then wait less.",
     )
     round_timeout: float = Field(
         default=3600.0,
