@@ -77,9 +77,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
         progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
         federation = federate(
             folder,
-            # A phone takes two steps a round, the others as many as they can meanwhile. These are
-            # few, so they are long ones.
-            config={"rounds": options.rounds, "local-steps": 2, "learning-rate": 0.004},
+            # Rounds are as long as the slowest device needs for the default number of steps.
+            config={"rounds": options.rounds},
             on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
         )
     else:
