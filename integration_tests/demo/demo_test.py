@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -128,7 +129,7 @@ def test_page_and_figure_show_the_losses_of_the_results(finished: Finished, tmp_
         assert f"{cells}</tr>" in page
     figure = draw_loss(clusters)
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
-    drawn = [list(line.get_ydata()) for line in dotted]
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in dotted]
     # The last one stands in the legend for all.
     assert drawn == [*(cluster["alone"] for cluster in clusters), []]
     again = save_figure(figure, tmp_path / "again.png")
