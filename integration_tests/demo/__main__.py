@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ from rich.table import Table
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
+from integration_tests.demo.alone import elapsed, finish, read_alone, training_alone
 from integration_tests.demo.answering import Answer, Device, check_forms
 from integration_tests.demo.federation import DemoError, Federation, federate, readable
-from integration_tests.demo.page import COLUMNS, WIDE, cluster_rows, row, write_page
+from integration_tests.demo.page import (
+    CLUSTER_COLUMNS,
+    COLUMNS,
+    WIDE,
+    cluster_rows,
+    row,
+    write_page,
+)
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
@@ -68,8 +77,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
         progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
         federation = federate(
             folder,
-            # A phone takes one step a round, the others as many as they can meanwhile.
-            config={"rounds": options.rounds, "local-steps": 1},
+            # Rounds are as long as the slowest device needs for the default number of steps.
+            config={"rounds": options.rounds},
             on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
         )
     else:
@@ -77,9 +86,39 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     clusters = _clusters(federation)
     if len(clusters) < 2:
         raise DemoError("The run found one cluster; the embedded tasks should give at least two.")
-    for name, devices, before, after in cluster_rows(clusters):
+    for name, devices, before, after, _ in cluster_rows(clusters):
         progress.note(f"{name}: {devices}; held-out loss {before} before, {after} after")
 
+    log = folder / "alone.log"
+    with training_alone(federation, log=log) if options.run is None else nullcontext() as lone:
+        answers = _answers(options, federation, folder, progress)
+        if lone is not None:
+            progress.step("Comparison: each device alone, for as long as the run on its own clock.")
+            finish(lone, log=log)
+    clusters = _clusters(federation)
+
+    progress.step("Figures and page.")
+    # Imported here: matplotlib takes a while, and nothing before it needs it.
+    from integration_tests.demo.figures import draw_all
+
+    figures = draw_all(federation, clusters, answers, folder)
+    write_page(folder / "index.html", clusters=clusters, answers=answers, figures=figures)
+    results = {
+        "seconds": round(progress.seconds, 1),
+        "device_seconds": elapsed(federation),
+        "clusters": clusters,
+        "answers": [_result(answer) for answer in answers],
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    _show(options, results, clusters, answers)
+    progress.step(f"Done. Open {folder / 'index.html'}")
+    if all(answer.host_text == answer.text for answer in answers if answer.host_text is not None):
+        raise DemoError("Every fused answer equals the host's own: the expert changed nothing.")
+
+
+def _answers(
+    options: argparse.Namespace, federation: Federation, folder: Path, progress: Progress
+) -> list[Answer]:
     adapters = federation.adapters_for(PROMPTS)
     check_forms({federation.forms[name] for name in adapters.values()}, resolve(CLOUD_MODEL))
     progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
@@ -104,40 +143,26 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
         for prompt in PROMPTS:
             answers.append(device.ask(prompt))
             progress.note(f"{prompt.name}: {answers[-1].verdict}")
-
-    progress.step("Figures and page.")
-    # Imported here: matplotlib takes a while, and nothing before it needs it.
-    from integration_tests.demo.figures import draw_all
-
-    figures = draw_all(federation, answers, folder)
-    write_page(folder / "index.html", clusters=clusters, answers=answers, figures=figures)
-    results = _results(clusters, answers, seconds=progress.seconds)
-    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    _show(options, results, clusters, answers)
-    progress.step(f"Done. Open {folder / 'index.html'}")
-    if all(answer.host_text == answer.text for answer in answers if answer.host_text is not None):
-        raise DemoError("Every fused answer equals the host's own: the expert changed nothing.")
+    return answers
 
 
 def _clusters(federation: Federation) -> list[dict[str, Any]]:
+    """Return the clusters with their losses by round, and their devices' alone once they exist."""
+    alone = read_alone(federation)
+    rounds = federation.history["rounds"]
     devices = {each["node"]: each for each in federation.manifest["devices"]}
     clusters = []
     for cluster in federation.manifest["clusters"]:
-        members = [devices[node] for node in cluster["members"]]
+        name, members = cluster["name"], [devices[node] for node in cluster["members"]]
         names = [f"{each['device']} ({each['label']}, rank {each['rank']})" for each in members]
         kept = {key: cluster[key] for key in ("name", "loss_before", "loss_after")}
-        clusters.append({**kept, "devices": names})
+        losses = [entry["clusters"].get(name, {}).get("held_out_loss") for entry in rounds]
+        clusters.append({**kept, "devices": names, "losses": losses, "alone": alone.get(name, [])})
     return clusters
 
 
-def _results(
-    clusters: Sequence[dict[str, Any]], answers: Sequence[Answer], *, seconds: float
-) -> dict[str, Any]:
-    rows = [
-        {**asdict(answer), "mean_weight": answer.mean_weight, "bytes_left": answer.bytes_left}
-        for answer in answers
-    ]
-    return {"seconds": round(seconds, 1), "clusters": list(clusters), "answers": rows}
+def _result(answer: Answer) -> dict[str, Any]:
+    return {**asdict(answer), "mean_weight": answer.mean_weight, "bytes_left": answer.bytes_left}
 
 
 def _show(
@@ -150,7 +175,7 @@ def _show(
         print(json.dumps(results))
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    losses = Table("cluster", "devices", "loss before", "loss after", title="Held-out loss")
+    losses = Table(*CLUSTER_COLUMNS, title="Held-out loss")
     for cells in cluster_rows(clusters):
         losses.add_row(*cells)
     table = Table(title="Answers", show_lines=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -15,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+
+from integration_tests.demo.alone import elapsed, read_alone
+from integration_tests.demo.federation import Federation
+from integration_tests.demo.figures import draw_loss, save_figure
+from integration_tests.demo.page import ALONE
 
 MARKER = "FLOE_DEMO_TEST"
 
@@ -96,6 +103,37 @@ def test_the_run_clusters_the_devices_and_the_loss_falls(finished: Finished) -> 
     assert sum(len(cluster["devices"]) for cluster in clusters) == 6
     for cluster in clusters:
         assert cluster["loss_after"] < cluster["loss_before"]
+
+
+def test_each_device_has_trained_alone_for_the_same_time(finished: Finished) -> None:
+    run = Federation.read(finished.folder / "run")
+    assert finished.results["device_seconds"] == elapsed(run)
+    assert elapsed(run)[0] == 0 < elapsed(run)[1]
+    for cluster in finished.results["clusters"]:
+        untrained, trained = cluster["alone"]
+        # Measured in another process than the run's: the same model, devices and texts.
+        assert untrained == pytest.approx(cluster["losses"][0], rel=1e-4)
+        assert untrained == pytest.approx(cluster["loss_before"], rel=1e-4)
+        assert 0 < trained < untrained
+        assert trained != cluster["losses"][1]
+    assert read_alone(run) == {each["name"]: each["alone"] for each in finished.results["clusters"]}
+
+
+def test_page_and_figure_show_the_losses_of_the_results(finished: Finished, tmp_path: Path) -> None:
+    page = (finished.folder / "index.html").read_text("utf-8")
+    clusters = finished.results["clusters"]
+    assert ALONE in page
+    for cluster in clusters:
+        before, after, alone = cluster["losses"][0], cluster["loss_after"], cluster["alone"][-1]
+        cells = "".join(f"<td>{loss:.3f}</td>" for loss in (before, after, alone))
+        assert f"{cells}</tr>" in page
+    figure = draw_loss(clusters)
+    dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in dotted]
+    # The last one stands in the legend for all.
+    assert drawn == [*(cluster["alone"] for cluster in clusters), []]
+    again = save_figure(figure, tmp_path / "again.png")
+    assert base64.b64encode(again.read_bytes()).decode() in page
 
 
 def test_clear_prompts_are_fused_and_private_ones_stay(finished: Finished) -> None:

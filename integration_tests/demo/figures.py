@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -17,21 +18,31 @@ from integration_tests.demo.answering import Answer
 from integration_tests.demo.federation import Federation
 
 
-def draw_all(federation: Federation, answers: Sequence[Answer], folder: Path) -> dict[str, Path]:
+def draw_all(
+    federation: Federation,
+    clusters: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answer],
+    folder: Path,
+) -> dict[str, Path]:
     """Draw every figure into `folder`; return its file under its title."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "Task embeddings: cosine between devices": ("embeddings", _embeddings(federation)),
         "LoRA rank per device": ("ranks", _ranks(federation)),
-        "Held-out loss per round": ("loss", _loss(federation)),
+        "Held-out loss per round": ("loss", draw_loss(clusters)),
         "Weight of the expert over the answer": ("weights", _weights(answers)),
     }
-    files = {}
-    for title, (name, figure) in figures.items():
-        files[title] = folder / f"{name}.png"
-        figure.savefig(files[title], dpi=110, bbox_inches="tight")
-        plt.close(figure)
-    return files
+    return {
+        title: save_figure(figure, folder / f"{name}.png")
+        for title, (name, figure) in figures.items()
+    }
+
+
+def save_figure(figure: Figure, file: Path) -> Path:
+    """Write and close a figure; return the file."""
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return file
 
 
 def _devices(federation: Federation) -> list[dict[str, object]]:
@@ -73,18 +84,16 @@ def _ranks(federation: Federation) -> Figure:
     return figure
 
 
-def _loss(federation: Federation) -> Figure:
+def draw_loss(clusters: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw each cluster's losses by round, and dotted those of its devices alone."""
     figure, axes = plt.subplots(figsize=(6, 3.5))
-    rounds = federation.history["rounds"]
-    for cluster in federation.manifest["clusters"]:
-        name = cluster["name"]
-        points = [
-            (entry["round"], entry["clusters"][name]["held_out_loss"])
-            for entry in rounds
-            if name in entry["clusters"]
-        ]
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set_xticks([entry["round"] for entry in rounds])
+    for place, cluster in enumerate(clusters):
+        colour = f"C{place}"
+        axes.plot(cluster["losses"], marker="o", color=colour, label=cluster["name"])
+        axes.plot(cluster["alone"], marker=".", linestyle=":", color=colour)
+    if any(cluster["alone"] for cluster in clusters):
+        axes.plot([], [], marker=".", linestyle=":", color="black", label="each device alone")
+    axes.set_xticks(range(max(len(cluster["losses"]) for cluster in clusters)))
     axes.set_xlabel("round")
     axes.set_ylabel("held-out loss, nats per token")
     axes.legend()

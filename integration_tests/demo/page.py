@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from integration_tests.demo.answering import Answer
 
@@ -18,6 +19,16 @@ COLUMNS = (
     "tokens fused",
     "deadline misses",
     "bytes that left",
+)
+
+CLUSTER_COLUMNS = ("cluster", "devices", "before", "after", "each device alone")
+
+#: What the last of these columns is, and the dotted lines of the figure.
+ALONE = (
+    "Each device alone, dotted in the figure: the loss that the same devices reach on the same "
+    "held-out texts if each trains for itself for as long, on its own clock, as the rounds took. "
+    "Model, rank, learning rate and batch size are the same; nothing is sent, so all of that time "
+    "is training."
 )
 
 #: Columns that hold text and need the room.
@@ -51,14 +62,15 @@ def row(answer: Answer) -> list[str]:
     ]
 
 
-def cluster_rows(clusters: Sequence[Mapping[str, object]]) -> list[list[str]]:
-    """Return the cells of the clusters: name, devices, held-out loss before and after."""
+def cluster_rows(clusters: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the cells of the clusters, in the order of `CLUSTER_COLUMNS`."""
     return [
         [
             str(cluster["name"]),
-            ", ".join(str(device) for device in cluster["devices"]),  # type: ignore[attr-defined]
+            ", ".join(str(device) for device in cluster["devices"]),
             f"{cluster['loss_before']:.3f}",
             f"{cluster['loss_after']:.3f}",
+            f"{alone[-1]:.3f}" if (alone := cluster["alone"]) else "-",
         ]
         for cluster in clusters
     ]
@@ -67,7 +79,7 @@ def cluster_rows(clusters: Sequence[Mapping[str, object]]) -> list[list[str]]:
 def write_page(
     path: Path,
     *,
-    clusters: Sequence[Mapping[str, object]],
+    clusters: Sequence[Mapping[str, Any]],
     answers: Sequence[Answer],
     figures: Mapping[str, Path],
 ) -> None:
@@ -78,7 +90,8 @@ def write_page(
         f"<link rel='icon' href='data:,'><title>Floe: demonstration</title><style>{_STYLE}</style>",
         "</head><body><h1>Floe: demonstration</h1>",
         "<h2>Held-out loss per cluster</h2>",
-        _table(("cluster", "devices", "before", "after"), cluster_rows(clusters)),
+        _table(CLUSTER_COLUMNS, cluster_rows(clusters)),
+        f"<p>{escape(ALONE)}</p>" if any(cluster["alone"] for cluster in clusters) else "",
         "<h2>Answers</h2>",
         _table(COLUMNS, [row(answer) for answer in answers]),
     ]
