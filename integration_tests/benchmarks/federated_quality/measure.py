@@ -75,6 +75,8 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         "ablation": ablation(levels),
         "seeds": list(options.seeds),
         "protocol": protocol.described(),
+        # Also of what an interrupted run had done before.
+        "work_seconds": math.fsum(record["wall_seconds"] for record in found.values()),
         "devices_better": devices_better(records_of(main, options.methods)),
         "budget_curve": {
             f"{budget:g}": summarise(

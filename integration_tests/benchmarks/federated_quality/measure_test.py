@@ -295,6 +295,7 @@ def test_every_method_uses_the_same_budget(
     assert sorted(values["budget_curve"]["6"]["1"]) == ["floe", "local"]
     assert values["budget_curve"]["6"]["1"]["local"]["steps"] < methods["local"]["steps"]
     assert values["few_examples"]["examples"] == 6
+    assert values["work_seconds"] > 0
     assert sorted(values["few_examples"]["levels"]) == ["0", "1"]
     for methods in values["few_examples"]["levels"].values():
         assert sum(methods["floe"]["keeps"].values()) == 6

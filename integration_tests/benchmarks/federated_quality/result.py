@@ -78,8 +78,13 @@ def _terms(values: Values) -> str:
         f"round{steps}, learning rate {terms['learning_rate']:g}, ranks "
         f"{', '.join(map(str, terms['ranks']))}; a step takes {base:.3g} + {slope:.2g} x rank "
         f"virtual seconds at slowdown 1, downlinks are {terms['downlink']:g} times faster than "
-        "uplinks."
+        f"uplinks.{_work(values)}"
     )
+
+
+def _work(values: Values) -> str:
+    seconds = values.get("work_seconds")
+    return "" if seconds is None else f" All runs took {seconds:.0f} seconds of one process."
 
 
 def rows(levels: Levels, better: _Better) -> list[list[str]]:
