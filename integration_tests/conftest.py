@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from integration_tests.harness import prepared
 from integration_tests.harness.hosted import Hosted, with_adapter
 from integration_tests.harness.tiny_models import TinyModels, canned_expert, make_models
 from integration_tests.harness.vllm_servers import ServerSpec, running
@@ -32,6 +33,10 @@ CHROME_OPTIONS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+
+# What is tested is what servers answer; the tests of README, plugins and demonstration start
+# theirs by the commands that users give.
+prepared.prepare()
 
 
 @pytest.fixture(scope="session")
