@@ -1,6 +1,6 @@
 """What devices train on has the token ids that a server gives a prompt.
 
-`integration_tests.harness.render` serves without an engine, and reads prompts as vLLM's server does.
+`integration_tests.harness.render` serves without an engine; it reads prompts as whole servers do.
 """
 
 from __future__ import annotations
