@@ -29,6 +29,7 @@ _MODULES = (
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
     "vllm_logits_processor.processor",
 )
 
@@ -101,10 +102,13 @@ def run(module: str, arguments: Sequence[str]) -> None:
     """Run a module that uses vLLM as the main one here; what it would spawn it forks."""
     import torch
     from vllm import envs
+    from vllm.model_executor.models import registry
 
     torch.set_num_threads(1)
     # Not the variable of this name: vLLM sets that itself on CPUs.
     envs.environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = lambda: "fork"
+    # A model is looked at in a process of its own lest CUDA be initialised here.
+    vars(registry)["_run_in_subprocess"] = lambda look: look()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
