@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ LONGEST = (
 
 # What is tested is what servers answer; the tests of README, plugins and demonstration start
 # theirs by the commands that users give.
-prepared.prepare()
+prepared.prepare(bind="PYTEST_XDIST_WORKER" not in os.environ)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,14 +2,15 @@
 
 A server on a CPU is three processes, each of which imports vLLM and torch for a dozen seconds. vLLM
 spawns them there because it binds OpenMP's threads by variables that are read when a process
-starts; elsewhere it forks. Servers that are started here fork too: each of their processes has one
-thread, which is not bound to a core. All that runs is vLLM's own code.
+starts; elsewhere it forks. Servers that are started here fork too, and each of their processes has
+one thread, which is bound to its core all the same. All that runs is vLLM's own code.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import sys
 import time
@@ -33,12 +34,17 @@ _MODULES = (
     "vllm_logits_processor.processor",
 )
 
-_asked: list[bool] = []
+#: Of a call of `prepare`: further environment variables of forks.
+_asked: list[dict[str, str]] = []
 
 
-def prepare() -> None:
-    """Have `vllm_servers.running` fork the servers of this process from now on."""
-    _asked.append(True)
+def prepare(*, bind: bool) -> None:
+    """Have `vllm_servers.running` fork the servers of this process from now on.
+
+    Where other processes start servers too, theirs are bound to the same cores: then `bind` is
+    False, and the machine chooses.
+    """
+    _asked.append({} if bind else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
 
 
 def is_prepared() -> bool:
@@ -92,7 +98,7 @@ def fork(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, 
     context.set_forkserver_preload(list(_MODULES))
     with _one_thread():
         forkserver.ensure_running()
-    variables = {**os.environ, **env}
+    variables = {**os.environ, **env, **(_asked[-1] if _asked else {})}
     process = context.Process(target=_begin, args=(module, list(arguments), str(log), variables))
     process.start()
     return Forked(process)
@@ -105,6 +111,7 @@ def run(module: str, arguments: Sequence[str]) -> None:
     from vllm.model_executor.models import registry
 
     torch.set_num_threads(1)
+    os.register_at_fork(after_in_child=_bind)
     # Not the variable of this name: vLLM sets that itself on CPUs.
     envs.environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = lambda: "fork"
     # A model is looked at in a process of its own lest CUDA be initialised here.
@@ -122,6 +129,12 @@ def _begin(module: str, arguments: Sequence[str], log: str, variables: Mapping[s
     os.environ.update(variables)
     sys.path[:0] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
     run(module, arguments)
+
+
+def _bind() -> None:
+    """Do what OpenMP does where a process begins with vLLM's variables."""
+    if places := os.environ.get("OMP_PLACES"):
+        os.sched_setaffinity(0, {int(core) for core in re.findall(r"\d+", places)})
 
 
 def _leads(pid: int) -> bool:
