@@ -34,6 +34,14 @@ _MODULES = (
     "vllm_logits_processor.processor",
 )
 
+#: What libraries read when they are imported: threads that they started then would be lost in a
+#: fork, and vLLM's processes, which are daemons, may not start others to compile.
+_AT_IMPORT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+}
+
 #: Of a call of `prepare`: further environment variables of forks.
 _asked: list[dict[str, str]] = []
 
@@ -96,7 +104,7 @@ def fork(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, 
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_MODULES))
-    with _one_thread():
+    with _environment(_AT_IMPORT):
         forkserver.ensure_running()
     variables = {**os.environ, **env, **(_asked[-1] if _asked else {})}
     process = context.Process(target=_begin, args=(module, list(arguments), str(log), variables))
@@ -106,6 +114,7 @@ def fork(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, 
 
 def run(module: str, arguments: Sequence[str]) -> None:
     """Run a module that uses vLLM as the main one here; what it would spawn it forks."""
+    os.environ.update(_AT_IMPORT)
     import torch
     from vllm import envs
     from vllm.model_executor.models import registry
@@ -145,17 +154,14 @@ def _leads(pid: int) -> bool:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have libraries that start threads when they are imported start none: forks lose them."""
-    name = "OMP_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 if __name__ == "__main__":
