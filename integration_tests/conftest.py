@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from integration_tests.harness import prepared
 from integration_tests.harness.hosted import Hosted, with_adapter
 from integration_tests.harness.tiny_models import TinyModels, canned_expert, make_models
 from integration_tests.harness.vllm_servers import ServerSpec, running
@@ -32,6 +34,27 @@ CHROME_OPTIONS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+#: Files that take longest: a worker that begins one of them last would end long after the other.
+LONGEST = (
+    "demo/demo_test.py",
+    "flower/deployment_test.py",
+    "flower/federated_test.py",
+    "docs/readme_test.py",
+    "benchmarks/answers/measure_test.py",
+    "flower/flowertune_test.py",
+    "serving/slots_test.py",
+)
+
+# What is tested is what servers answer; the tests of README, plugins and demonstration start
+# theirs by the commands that users give.
+prepared.prepare(bind="PYTEST_XDIST_WORKER" not in os.environ)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the others keep their order."""
+    own = Path(__file__).parent
+    rank = {own / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from floe_plugins.cli import main
 from flower_strategy.config import ConfigValue
 from flower_strategy.testing.grids import LocalGrid, start_run
 from flower_strategy.testing.models import tiny_model
@@ -67,19 +68,16 @@ def run_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def page(run_folder: Path) -> Path:
-    done = floe_llm("report", str(run_folder))
+    command = [str(Path(sys.executable).with_name("floe-llm")), "report", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     written = Path(done.stdout.strip())
     assert written == run_folder / "report.html"
     return written
 
 
-def floe_llm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("floe-llm")), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def show(browser: Chrome, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    """Load the page and wait until it is drawn."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -88,6 +86,14 @@ def show(browser: Chrome, page: Path, *, width: int = 1280, scheme: str = "light
     WebDriverWait(browser, 60).until(
         lambda _: all(drawing(browser, name).find_elements(By.TAG_NAME, "svg") for name in FIGURES)
     )
+
+
+def stay(browser: Chrome, page: Path) -> None:
+    """Show the page on a light desk's screen; nothing is loaded again where it is shown so."""
+    dark = "matchMedia('(prefers-color-scheme: dark)').matches"
+    seen = browser.execute_script(f"return [location.href, innerWidth, {dark}]")
+    if seen != [page.as_uri(), 1280, False]:
+        show(browser, page)
 
 
 def drawing(browser: Chrome, name: str) -> WebElement:
@@ -165,7 +171,7 @@ def hover(browser: Chrome, target: WebElement) -> None:
 def test_a_mark_under_the_pointer_says_its_values(
     browser: Chrome, page: Path, name: str, said: str
 ) -> None:
-    show(browser, page)
+    stay(browser, page)
     hover(browser, drawing(browser, name).find_elements(By.CSS_SELECTOR, MARK)[-1])
     assert re.search(said, tip(browser))
 
@@ -181,7 +187,7 @@ def test_a_mark_under_the_pointer_says_its_values(
 def test_cells_speak_to_the_pointer_and_to_the_keyboard(
     browser: Chrome, page: Path, name: str, said: str
 ) -> None:
-    show(browser, page)
+    stay(browser, page)
     svg = drawing(browser, name)
     browser.execute_script("arguments[0].focus()", svg)
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
@@ -196,11 +202,12 @@ def test_cells_speak_to_the_pointer_and_to_the_keyboard(
     assert tip(browser) == ""
 
 
-def test_json_prints_the_figures_data_and_writes_the_page(run_folder: Path, tmp_path: Path) -> None:
+def test_json_prints_the_figures_data_and_writes_the_page(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "page.html"
-    done = floe_llm("report", str(run_folder), "--output", str(output), "--json")
-    assert done.returncode == 0, done.stderr
-    written: dict[str, Any] = json.loads(done.stdout)
+    assert main(["report", str(run_folder), "--output", str(output), "--json"]) == 0
+    written: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert written["page"] == str(output)
     assert output.is_file()
     history = json.loads((run_folder / "history.json").read_text())
@@ -210,7 +217,9 @@ def test_json_prints_the_figures_data_and_writes_the_page(run_folder: Path, tmp_
     assert set(written["figures"]) == set(FIGURES) - {"communication-total"}
 
 
-def test_the_command_names_the_adapter_that_the_embeddings_give(run_folder: Path) -> None:
+def test_the_command_names_the_adapter_that_the_embeddings_give(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from flower_strategy import choose_adapter, embed_texts, load_base_model, load_manifest
     from flower_strategy.data.embedded import make_examples
 
@@ -218,9 +227,8 @@ def test_the_command_names_the_adapter_that_the_embeddings_give(run_folder: Path
     base = load_base_model(manifest["model"])
     (text,) = (example.text for example in make_examples("records", count=1, seed=5))
     vector = embed_texts(base, [text], max_length=48)[0]
-    done = floe_llm("adapter", str(run_folder), text, "--json")
-    assert done.returncode == 0, done.stderr
-    chosen = json.loads(done.stdout)
+    assert main(["adapter", str(run_folder), text, "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)
     assert chosen["name"] == choose_adapter(manifest, vector)
     assert chosen["name"] == max(chosen["cosines"], key=lambda name: chosen["cosines"][name])
     assert chosen["cosines"].keys() == {cluster["name"] for cluster in manifest["clusters"]}

@@ -10,6 +10,25 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
+
+
+class Child(Protocol):
+    """A process that leads its own group: one of `spawn`, or a fork of a prepared one."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, which is also its group's."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status once it has ended, and `poll` or `wait` was called."""
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it lives."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status once it has ended."""
 
 
 def interrupt_on_signals() -> None:
@@ -46,8 +65,8 @@ def spawn(
         )
 
 
-def end(process: subprocess.Popen[bytes], *, grace_s: float = 15.0) -> None:
-    """End a process of `spawn` and all of its group: first politely, then by force."""
+def end(process: Child, *, grace_s: float = 15.0) -> None:
+    """End a process and all of its group: first politely, then by force."""
     for signum, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if not _group_lives(process.pid):
             break
@@ -59,7 +78,7 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 15.0) -> None:
     process.wait(timeout=5)
 
 
-def end_all(processes: Iterable[subprocess.Popen[bytes]], *, grace_s: float = 15.0) -> None:
+def end_all(processes: Iterable[Child], *, grace_s: float = 15.0) -> None:
     """End several, side by side; one that cannot be ended leaves the others to be ended."""
     with contextlib.ExitStack() as stack:
         for process in processes:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import httpx
 
-from integration_tests.harness.processes import end, end_all, free_port, spawn, tail
+from integration_tests.harness import prepared
+from integration_tests.harness.processes import Child, end, end_all, free_port, spawn, tail
 
 START_TIMEOUT_S = 300.0
 
@@ -45,6 +45,9 @@ class ServerSpec:
         Further environment variables.
     port : int, optional
         The port; a free one if not given.
+    forks : bool
+        Whether it may be a fork of a prepared process, where `prepared.prepare` was called: not
+        where it depends on what a new interpreter does, as in another environment.
     """
 
     model: str
@@ -55,11 +58,15 @@ class ServerSpec:
     arguments: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
+    forks: bool = True
 
     def command(self, port: int) -> list[str]:
         """Return the command line; the module form works with every build of vLLM."""
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        command += ["--model", self.model, "--served-model-name", self.name]
+        return [sys.executable, "-m", prepared.SERVER, *self.options(port)]
+
+    def options(self, port: int) -> list[str]:
+        """Return the command line's part after the program."""
+        command = ["--model", self.model, "--served-model-name", self.name]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--dtype", self.dtype, "--max-model-len", "1024", "--max-num-seqs", "8"]
         command += ["--enforce-eager", "--block-size", "32", "--disable-uvicorn-access-log"]
@@ -88,7 +95,7 @@ class Server:
     name: str
     url: str
     log: Path
-    process: Popen[bytes]
+    process: Child
 
     def kill(self) -> None:
         """End the server at once, as if its machine had failed."""
@@ -160,7 +167,7 @@ def running(
         for spec in specs:
             port = spec.port or free_port()
             log = logs / f"{spec.name}-{port}.log"
-            process = spawn(spec.command(port), log=log, env=spec.environment)
+            process = _start(spec, port, log)
             url = f"http://127.0.0.1:{port}/v1"
             servers.append(Server(name=spec.name, url=url, log=log, process=process))
         for server in servers:
@@ -168,6 +175,12 @@ def running(
         yield servers
     finally:
         end_all([server.process for server in servers])
+
+
+def _start(spec: ServerSpec, port: int, log: Path) -> Child:
+    if spec.forks and prepared.is_prepared():
+        return prepared.fork(prepared.SERVER, spec.options(port), log=log, env=spec.environment)
+    return spawn(spec.command(port), log=log, env=spec.environment)
 
 
 def _wait(server: Server, waiting: Callable[[str, float], None] | None) -> None:

@@ -76,6 +76,7 @@ class SpecIn(ServerSpec):
     """A server that runs in another environment."""
 
     python: Path
+    forks: bool = False
 
     def command(self, port: int) -> list[str]:
         """Return the command line, with that environment's Python."""

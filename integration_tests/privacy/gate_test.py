@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Gate
 from floe_plugins.gate.gate import VARIABLE
+from integration_tests.harness.prepared import fork
+from integration_tests.harness.processes import end, tail
 from integration_tests.harness.tiny_models import TinyModels
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.build import build_engine
@@ -288,21 +287,15 @@ def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
     before = len(canned.requests)
     environment = ServerSpec(model=tiny.host, name="offline", core=0).environment
     variables = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "integration_tests.harness.offline_gate",
-            str(request),
-            str(outcome),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment, **variables},
-        timeout=300,
-        check=False,
+    log = tmp_path / "log"
+    arguments = [str(request), str(outcome)]
+    process = fork(
+        "integration_tests.harness.offline_gate", arguments, log=log, env=environment | variables
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        assert process.wait(timeout=300) == 0, tail(log)
+    finally:
+        end(process)
     assert [len(answer) for answer in json.loads(outcome.read_text())] == [4, 4, 4]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny.expert_tokenizer)
     sent = [
@@ -313,4 +306,4 @@ def test_offline_use_goes_past_the_middleware_but_not_past_the_processor(
     assert any(CLEAR in text for text in sent)
     # Some are shorter by a word: what the expert is asked where a text ends in one of its tokens.
     assert [text for text in sent if CLEAR[:30] not in text] == []
-    assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
+    assert not any(secret in log.read_text() for secret in SECRETS)

@@ -5,6 +5,7 @@ Its kernels run in Triton's interpreter; the expert is the canned one of the V1 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +55,17 @@ class Slots:
     asked_at_start: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Interpreted(ServerSpec):
+    """A server whose interpreter prepares Triton before vLLM is imported; it forks the others."""
+
+    forks: bool = False
+
+    def command(self, port: int) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, "-m", "integration_tests.harness.prepared", *self.options(port)]
+
+
 @pytest.fixture(scope="module")
 def slots(
     tiny: TinyModels, canned: FakeExpert, tmp_path_factory: pytest.TempPathFactory
@@ -63,7 +75,7 @@ def slots(
     variables = interpreted_triton.variables(folder)
     processor = ["--logits-processors", "vllm_logits_processor:FloeLogitsProcessor"]
     fused, drafting = (tiny.floe(canned, trace_file=str(trace)) for trace in traces[1:])
-    bare = ServerSpec(
+    bare = Interpreted(
         model=tiny.host,
         name="bare",
         core=0,

