@@ -22,6 +22,7 @@ from integration_tests.harness.deployment import (
     write_data,
 )
 from integration_tests.harness.markdown import named_blocks, shell_blocks
+from integration_tests.harness.slow_link import slow_link
 
 __all__ = ["tiny_model"]
 
@@ -30,6 +31,8 @@ BLOCKS = {"certificates", "keys", "superlink", "register", "list", "run", "resum
 
 # The message of a rejected SuperNode, up to Flower 1.32 and in 1.41.
 REFUSED = "No SuperNode found with the given public key|Failed to activate SuperNode"
+
+SLOW_UPLINK = 2000.0  # bytes a second
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -56,9 +59,12 @@ def start_nodes(here: Deployment, names: Sequence[str] = NODES) -> None:
     )
 
 
-def start_node(here: Deployment, name: str, node_config: str) -> None:
-    """Start a node of the page with another ``--node-config``."""
+def start_node(here: Deployment, name: str, node_config: str, *, port: int = 0) -> None:
+    """Start a node of the page with another ``--node-config``, and by another port if given."""
     script = (here.folder / "start-node.sh").read_text()
+    if port:
+        assert here.ports["9092"] in script
+        script = script.replace(here.ports["9092"], str(port))
     code, changed = re.subn('--node-config "[^"]*"', f'--node-config "{node_config}"', script)
     assert changed == 1
     (here.folder / f"start-{name}.sh").write_text(code)
@@ -160,15 +166,30 @@ def test_a_run_outlives_a_dead_node_and_takes_in_a_late_one(
         assert second["devices"][str(nodes["tablet"])]["rank"] in manifest["candidate_ranks"]
 
 
+def check_that_the_slow_link_was_measured(output: Path, *, slow: int, other: int) -> None:
+    """Check the seconds of transport of two nodes' last round."""
+    devices = load_history(output)["rounds"][-1]["devices"]
+    link, fast = devices[str(slow)], devices[str(other)]
+    # What Flower's polling takes is in both, and varies by a few seconds.
+    needed = link["bytes_up"] / SLOW_UPLINK
+    assert needed > 8
+    assert link["transfer_seconds"] > needed
+    assert link["transfer_seconds"] > fast["transfer_seconds"] + needed / 2
+
+
 def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_path: Path) -> None:
-    with deployment(tmp_path) as here:
+    with (
+        deployment(tmp_path) as here,
+        slow_link(int(here.ports["9092"]), bytes_per_second=SLOW_UPLINK) as port,
+    ):
         here.run("certificates")
         here.run("keys")
         here.start_superlink()
         nodes = dict(zip(NODES, registered(here.run("register")), strict=True))
         start_nodes(here, ("phone",))
         # Both as tutorials start them; one also names the data that it takes its share of.
-        start_node(here, "board", "data='embedded' partition-id=1 num-partitions=4")
+        there = "data='embedded' partition-id=1 num-partitions=4"
+        start_node(here, "board", there, port=port)
         start_node(here, "laptop", "partition-id=0 num-partitions=2")
         wait_for(
             lambda: online(here) == 3,
@@ -197,3 +218,4 @@ def test_a_killed_server_app_is_continued_by_another_run(tiny_model: str, tmp_pa
         last = history["rounds"][-1]
         assert all(outcome["moved"] for outcome in last["clusters"].values())
         check_that_partitions_make_no_simulation(output, nodes)
+        check_that_the_slow_link_was_measured(output, slow=nodes["board"], other=nodes["phone"])
