@@ -65,10 +65,10 @@ def test_devices_fill_the_budget_and_end_with_more_than_their_clusters_adapter(
 def test_devices_of_few_examples_validate_and_choose(bench: world.Workbench) -> None:
     protocol = replace(bench.world.protocol, examples=8)
     few = world.Workbench(world.World(protocol, level=1.0, seed=0))
-    for node in few.world.nodes.values():
-        assert (len(node.data.train), len(node.data.validation)) == (7, 1)
+    for place in few.world.nodes.values():
+        assert (len(place.data.train), len(place.data.validation)) == (7, 1)
         # Methods that do not validate train on all of them.
-        assert len(node.examples) == 8
+        assert len(place.examples) == 8
     outcome = run_floe(few)
     assert outcome.details["keeps"].keys() == {0, 1, 2}
     assert outcome.clock.rounds == 3
