@@ -131,7 +131,9 @@ def test_the_first_round_is_the_exact_mean_of_what_the_devices_sent(
             replies.append((_number(metrics["steps"]), adapter))
         return reply
 
-    # The adapter holds the whole mean: its rank is that of the export.
+    # The adapter holds the whole mean: its rank is that of the export. With downloads as long as
+    # these, the three classes get three ranks where the middle one is about as slow as this.
+    run_config |= {"devices": "slow:4:1:0.00001,middle:4:1:0.000014,fast:4:1:0.001"}
     strategy, _, _ = run({**run_config, "export-rank": 32}, tamper=listen)
     assert {adapter.scaling for _, adapter in replies} == {2.0, 1.0, 0.5}
     total = sum(weight for weight, _ in replies)
