@@ -70,20 +70,24 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         return [found[case, method] for method in methods for case in cases]
 
     levels = summarise(records_of(main, options.methods))
+    curves = {
+        f"{budget:g}": summarise(
+            records_of([case for case in curve if case.budget == budget], options.curve_methods)
+        )
+        for budget in options.curve_budgets
+    }
     return {
         "levels": levels,
         "ablation": ablation(levels),
         "seeds": list(options.seeds),
         "protocol": protocol.described(),
         # Also of what an interrupted run had done before.
+        "records": [
+            found[case, name] for cases, names in chosen for case in cases for name in names
+        ],
         "work_seconds": math.fsum(record["wall_seconds"] for record in found.values()),
         "devices_better": devices_better(records_of(main, options.methods)),
-        "budget_curve": {
-            f"{budget:g}": summarise(
-                records_of([case for case in curve if case.budget == budget], options.curve_methods)
-            )
-            for budget in options.curve_budgets
-        },
+        "budget_curve": {budget: levels for budget, levels in curves.items() if levels},
         "few_examples": {
             "examples": options.few_examples,
             "levels": summarise(records_of(few, options.few_methods)),

@@ -296,6 +296,8 @@ def test_every_method_uses_the_same_budget(
     assert values["budget_curve"]["6"]["1"]["local"]["steps"] < methods["local"]["steps"]
     assert values["few_examples"]["examples"] == 6
     assert values["work_seconds"] > 0
+    assert len(values["records"]) == 2 * len(names) + 2 + 2
+    assert {len(record["device_losses"]) for record in values["records"]} == {6}
     assert sorted(values["few_examples"]["levels"]) == ["0", "1"]
     for methods in values["few_examples"]["levels"].values():
         assert sum(methods["floe"]["keeps"].values()) == 6
