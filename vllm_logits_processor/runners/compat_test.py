@@ -108,7 +108,7 @@ def test_whose_logprobs_clients_get_is_said(
     config.model_config = cast(Any, SimpleNamespace(logprobs_mode=mode))
     with caplog.at_level(logging.INFO, logger="vllm_logits_processor"):
         compat.say_of_logprobs(config)
-    said = [line.getMessage() for line in caplog.records]
+    said = [line.getMessage() for line in ours(caplog)]
     assert ["--logprobs-mode processed_logprobs" in line for line in said] == [True] * lines
 
 

@@ -138,7 +138,9 @@ def test_one_who_was_paused_goes_on_and_is_reported_in_two_parts(
         runner.step(0)
         for _ in range(KEPT_STEPS):
             runner.step(0)
-    assert [json.loads(line.message)["tokens"] for line in caplog.records] == 2 * [{"fused": 1}]
+    # On some processors vLLM logs a line of its own when the configuration is built.
+    ours = [line for line in caplog.records if line.name == "vllm_logits_processor.observe"]
+    assert [json.loads(line.message)["tokens"] for line in ours] == 2 * [{"fused": 1}]
 
 
 def test_the_idle_thread_ends_with_its_batch(expert: Scripted) -> None:
