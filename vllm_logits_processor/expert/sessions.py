@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
@@ -97,10 +97,6 @@ class KnownTexts:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def ids(self, session: int) -> bytes:
-        """Return the ids of a known session, packed."""
-        return self._texts[session].ids
-
     def plan(self, prompts: Sequence[bytes]) -> list[Prompt]:
         """Write packed prompts as sessions and what is new.
 
@@ -114,7 +110,7 @@ class KnownTexts:
             if taken:
                 last = next(reversed(taken))
                 common = _common(prompt, taken[last])
-                if common >= offset:
+                if common and common >= offset:
                     base, offset, length = last, common, len(taken[last])
             if length - offset > _TAKEN_BACK and offset < _CHUNK:
                 base, offset = NOT_KEPT, 0
@@ -151,8 +147,13 @@ class KnownTexts:
             for chunk in text.chunks if text else ():
                 self._unlist(chunk, session)
 
-    def _longest(self, prompt: bytes, but: Container[int]) -> tuple[int, int, int]:
+    def _longest(self, prompt: bytes, taken: Mapping[int, bytes]) -> tuple[int, int, int]:
         """Return the session with the longest beginning of a prompt; zeros if there is none.
+
+        Parameters
+        ----------
+        taken : mapping of int to bytes
+            What sessions have after the prompts before this one.
 
         Returns
         -------
@@ -167,11 +168,13 @@ class KnownTexts:
         having = self._having[chunks[count - 1]] if count else self._texts
         best = (NOT_KEPT, 0, 0)
         for session in islice(reversed(having), _MOST_COMPARED):
-            if session in but:
-                continue
-            ids = self._texts[session].ids
-            # Equal hashes are taken for equal chunks: the digest tells where they were not.
-            common = _common(prompt, ids, begin=count * _CHUNK, most=_CHUNK)
+            if session in taken:
+                ids = taken[session]
+                common = _common(prompt, ids)
+            else:
+                ids = self._texts[session].ids
+                # Equal hashes are taken for equal chunks: the digest tells where they were not.
+                common = _common(prompt, ids, begin=count * _CHUNK, most=_CHUNK)
             # Of several, the text that is taken back least.
             if common and (common, -len(ids)) > (best[1], -best[2]):
                 best = (session, common, len(ids))
