@@ -52,9 +52,10 @@ VARIABLE = "FLOE_SESSIONS"
 
 _PATH = "/v1/completions"
 _ANNOUNCED = (HEADER, str(VERSION).encode())
-#: Most ids of all prompts that one request may have rebuilt: few bytes may name long sessions.
-_MOST_REBUILT = 4 * 2**20
-_LARGEST_BODY = 16 * 2**20
+#: Most ids of all prompts that one request may have rebuilt, for few bytes may name long sessions;
+#: and most bytes of a request, for the server checks its key only behind this middleware.
+_MOST_REBUILT = 2**20
+_LARGEST_BODY = 5 * 2**20
 _TOKEN_ID = "token_id:"
 
 

@@ -221,7 +221,7 @@ def test_the_servers_refusals_pass_and_keep_nothing(
         (body_of(prompt(TEXT)) + b"x", 400),
         (body_of(*[prompt([5], known=0)] * 3)[:-2], 400),
         (body_of(*[Prompt(session=1, base=1, offset=2**32 - 1, added=b"", digest=b"8" * 8)]), 413),
-        (b"\1" * (16 * 2**20 + 1), 413),
+        (b"\1" * (5 * 2**20 + 1), 413),
     ],
 )
 def test_a_malformed_request_is_refused_in_the_ordinary_way(

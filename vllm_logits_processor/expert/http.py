@@ -34,7 +34,7 @@ from vllm_logits_processor.expert.protocol import (
     NoSuchModelError,
     checked_continuations,
 )
-from vllm_logits_processor.expert.sessions import ExpertSessions, Headers, read_said
+from vllm_logits_processor.expert.sessions import Headers, SessionClient, read_said
 
 T = TypeVar("T")
 
@@ -262,7 +262,7 @@ class CompletionsExpert:
         #: Whether the server accepts requests with the mark; None until it has accepted one.
         self._takes_mark: bool | None = None
         self._timeout_s = timeout_s
-        self._sessions = ExpertSessions(top_k=top_k) if sessions else None
+        self._sessions = SessionClient(top_k=top_k) if sessions else None
         self._hinted: set[int] = set()
         self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
         # One layer below httpx, which doubles the time of each call. The proxy settings of the

@@ -138,14 +138,17 @@ class KnownTexts:
             if each.session != NOT_KEPT:
                 self._put(each.session, prompt)
         while len(self._texts) > self._most:
-            self.forget([next(iter(self._texts))])
-
-    def forget(self, sessions: Sequence[int]) -> None:
-        """Forget sessions that the server does not know."""
-        for session in sessions:
-            text = self._texts.pop(session, None)
-            for chunk in text.chunks if text else ():
+            session, text = self._texts.popitem(last=False)
+            for chunk in text.chunks:
                 self._unlist(chunk, session)
+
+    def clear(self) -> None:
+        """Forget all: the server does not know a session that it should.
+
+        Others with the same beginning may be gone as well.
+        """
+        self._texts.clear()
+        self._having.clear()
 
     def _longest(self, prompt: bytes, taken: Mapping[int, bytes]) -> tuple[int, int, int]:
         """Return the session with the longest beginning of a prompt; zeros if there is none.
@@ -219,7 +222,7 @@ class SessionAnswer:
     sent_bytes: int
 
 
-class ExpertSessions:
+class SessionClient:
     """The client's half of ``floe_plugins.middleware.ExpertSessions``, for one server.
 
     Used from one thread. A server says in every reply to a completion whether it keeps sessions:
@@ -283,7 +286,7 @@ class ExpertSessions:
                         self._known.confirm(planned, packed)
                         self._patience = min(_PATIENCE, self._patience + _FOUND)
                     return SessionAnswer(status=status, body=received, sent_bytes=sent)
-                self._lost(planned)
+                self._lost()
         except WireError:
             return None
         return None
@@ -299,9 +302,9 @@ class ExpertSessions:
             )
         )
 
-    def _lost(self, planned: Sequence[Prompt]) -> None:
-        """Forget the sessions of a request that the server does not know all of."""
-        self._known.forget([number for each in planned for number in (each.session, each.base)])
+    def _lost(self) -> None:
+        """Note that the server does not know a session of a request, or not as far."""
+        self._known.clear()
         self._patience -= 1
         if self._patience <= 0:
             self._pause("keeps losing its sessions: perhaps several workers share its address")

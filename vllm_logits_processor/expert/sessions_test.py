@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.middleware.asgi import App
-from floe_plugins.middleware.expert_sessions import ExpertSessions as Middleware
-from floe_plugins.middleware.expert_sessions import SessionSettings
+from floe_plugins.middleware.expert_sessions import ExpertSessions, SessionSettings
 from floe_plugins.middleware.session_wire import (
     CONTENT_TYPE,
     HEADER,
@@ -29,10 +28,10 @@ from floe_plugins.middleware.session_wire import (
 from floe_plugins.testing.completions import CompletionsServer, post, row_of
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.expert.sessions import (
-    ExpertSessions,
     Headers,
     KnownTexts,
     SessionAnswer,
+    SessionClient,
     read_said,
 )
 
@@ -51,11 +50,11 @@ class Line:
         self.lose_reply = False
         self.now = 1000.0
         self.restart()
-        self.sessions = ExpertSessions(top_k=4, clock=lambda: self.now)
+        self.sessions = SessionClient(top_k=4, clock=lambda: self.now)
         self.sessions.heard([ANNOUNCED])
 
     def restart(self) -> None:
-        self.server: App = Middleware(self.vllm, settings=self.settings)
+        self.server: App = ExpertSessions(self.vllm, settings=self.settings)
 
     async def send(self, body: bytes) -> tuple[int, Headers, bytes]:
         self.bodies.append(body)
@@ -150,6 +149,17 @@ def test_a_restart_costs_one_call_and_no_token(line: Line) -> None:
     assert line.asks_right([*PROMPT, 1, 2]).sent_bytes == 51
 
 
+def test_what_is_sent_again_builds_upon_no_session_that_may_be_lost_too(line: Line) -> None:
+    streams = [[*PROMPT, number] * 20 for number in range(3)]
+    for stream in streams:
+        line.asks_right(stream)
+    line.restart()
+    for number, stream in enumerate(streams):
+        before = len(line.bodies)
+        line.asks_right([*stream, 1])
+        assert len(line.bodies) == before + (1 if number else 2)
+
+
 def test_a_lost_reply_leaves_what_was_known_before(line: Line) -> None:
     line.asks_right(PROMPT)
     line.lose_reply = True
@@ -183,7 +193,7 @@ def test_workers_in_turns_end_the_sessions_for_a_while(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each has only half of what the client has sent."""
-    workers = [Middleware(line.vllm, settings=line.settings) for _ in range(2)]
+    workers = [ExpertSessions(line.vllm, settings=line.settings) for _ in range(2)]
     text, plain = [*PROMPT], 0
     with caplog.at_level(logging.WARNING):
         for step in range(60):
@@ -239,7 +249,7 @@ def test_an_unknown_session_is_asked_once_more_and_no_further(line: Line) -> Non
 
 
 def test_nothing_is_sent_before_the_server_has_offered_sessions() -> None:
-    sessions = ExpertSessions(top_k=4)
+    sessions = SessionClient(top_k=4)
     assert not sessions.available
     for headers in ([], [(HEADER, b"2")], [(b"server", b"1")]):
         assert not sessions.heard(headers)
@@ -291,7 +301,7 @@ def test_what_the_server_rebuilds_is_the_whole_text_or_the_client_falls_back(
     sessions, ids = bounds
     line = Line(SessionSettings(sessions=sessions, ids=ids))
     streams: list[list[int]] = [[1, 2, 3]]
-    workers = [line.server, Middleware(line.vllm, settings=line.settings)]
+    workers: list[App] = [line.server, ExpertSessions(line.vllm, settings=line.settings)]
 
     def more(count: int) -> list[int]:
         # Few different ids: texts are equal by chance, too.
