@@ -16,6 +16,7 @@ PATHS = (
     "floe_plugins.gate:Gate",
     "floe_plugins.gate:decide",
     "floe_plugins.isolation:failures",
+    "floe_plugins.middleware:ExpertSessions",
     "floe_plugins.middleware:PrivacyGate",
     "floe_plugins.routers:RouterSignals",
     "floe_plugins.testing:DetectorConformance",

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from floe_plugins.gate.settings import CloudSettings, GateSettings
+from floe_plugins.middleware.expert_sessions import SessionSettings
 from flower_strategy.config import RunConfig
 from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
 
@@ -20,13 +21,14 @@ TABLES = {
     "serving": FloeConfig.table(*_ALL),
     "expert": ExpertConfig.table(*_ALL),
     "request": RequestOptions.table("accepts", "meaning"),
+    "sessions": SessionSettings.table(*_ALL),
     "gate": GateSettings.table(*_ALL),
     "cloud": CloudSettings.table(*_ALL),
 }
 """Name of a mark -> the text after it."""
 PAGES = {
     "docs/reference/run-configuration.md": ("run",),
-    "docs/reference/serving.md": ("serving", "expert", "request"),
+    "docs/reference/serving.md": ("serving", "expert", "request", "sessions"),
     "docs/how-to/gate.md": ("gate", "cloud"),
 }
 """Page -> its marks, ``<!-- keys: NAME -->`` and ``<!-- end -->``."""

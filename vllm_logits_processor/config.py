@@ -166,6 +166,11 @@ class ExpertConfig(ServerAccess):
         description="with several URLs: milliseconds without a reply after which a second server "
         "is asked too",
     )
+    sessions: bool = Field(
+        default=True,
+        description="whether a server that [keeps sessions](#sessions) is sent only what is new of "
+        "each text; false sends all of it at every token",
+    )
     dtype: Dtype = Field(
         default="auto", description="type of the weights of a model in this process"
     )

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import pytest
 
 from floe_plugins.models import resolve
 from integration_tests.harness.processes import free_port
+from integration_tests.harness.slow_link import Traffic, slow_link
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import build_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
+from vllm_logits_processor.expert.protocol import NoSuchModelError
 
 QUESTION = (
     "Question: Natalia sold clips to 48 of her friends in April, and then she sold half as many "
@@ -32,6 +35,8 @@ PROMPTS = [
     "def mean(values):\n    return",
     "Water boils at a temperature of",
 ]
+#: Sessions that the expert's server keeps: few, so that a test can make it lose them.
+SESSIONS = 8
 PUBLIC = "Question: How many minutes are in three hours?\nAnswer:"
 PRIVATE = "Write a reply to joe.bloggs@example.org, whose card 4111 1111 1111 1111 was refused:"
 
@@ -75,7 +80,14 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         trace_file=str(trace),
         breaker_cooldown_s=1.0,
     )
-    slm = ServerSpec(model=smollm2, name="slm", core=0, port=port)
+    slm = ServerSpec(
+        model=smollm2,
+        name="slm",
+        core=0,
+        port=port,
+        arguments=("--middleware", "floe_plugins.middleware.ExpertSessions"),
+        variables={"FLOE_SESSIONS": json.dumps({"sessions": SESSIONS})},
+    )
     llm = ServerSpec(model=gemma, name="llm", core=1, floe=floe)
     with running(slm, llm, logs=folder) as (expert, host):
         yield Cloud(host=host, expert=expert, trace=trace)
@@ -182,13 +194,99 @@ def test_streaming_and_stop_strings_work(cloud: Cloud) -> None:
     assert "six" not in text
 
 
+@contextmanager
+def asked_directly(port: int, **values: Any) -> Iterator[CompletionsExpert]:
+    """Give a client of the expert's server, with K = 20 as hosts have it."""
+    expert = CompletionsExpert(
+        url=f"http://127.0.0.1:{port}/v1",
+        top_k=20,
+        vocabulary=len(ByteVocabulary.from_pretrained(resolve("embedded:smollm2-135m-instruct"))),
+        end_ids=np.empty(0, dtype=np.int32),
+        timeout_s=120.0,
+        **values,
+    )
+    try:
+        yield expert
+    finally:
+        expert.close()
+
+
+def port_of(server: Server) -> int:
+    return int(server.url.split(":")[2].removesuffix("/v1"))
+
+
+def test_a_token_costs_few_bytes_however_long_the_text(cloud: Cloud) -> None:
+    """Counted on the socket, headers and all; the distributions are those of whole texts."""
+    traffic = Traffic()
+    sizes = []
+    with (
+        slow_link(port_of(cloud.expert), traffic=traffic) as port,
+        asked_directly(port) as short,
+        asked_directly(port_of(cloud.expert), sessions=False) as whole,
+    ):
+        for length in (40, 700):
+            text = [1000 + number for number in range(length)]
+            # The server says what it can in its first reply; the next call opens a session.
+            for _ in range(2):
+                short.start([text], model="slm").result()
+            traffic.taken()
+            for _ in range(6):
+                reply = short.start([text], model="slm").result()
+                sizes.append(traffic.taken())
+                other = whole.start([text], model="slm").result()
+                (ours,), (theirs,) = reply.continuations, other.continuations
+                assert ours.top.token_ids.shape == (1, 20)
+                assert ours.tokens.tolist() == theirs.tokens.tolist()
+                assert ours.top.logprobs == pytest.approx(theirs.top.logprobs, abs=1e-3)
+                assert other.sent_bytes > 5 * length
+                text = [*text, int(ours.tokens[0])]
+        # Errors of the server come through.
+        with pytest.raises(NoSuchModelError):
+            short.start([text], model="absent").result()
+    print(f"bytes up and down per token, 40 and 700 tokens of text: {sizes}")
+    for up, down in sizes:
+        assert 0 < up <= 300
+        assert 0 < down <= 1000
+    for way in zip(*sizes, strict=True):
+        assert max(way) - min(way) <= 4
+
+
+def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cloud) -> None:
+    prompt = 3 * QUESTION
+    options: dict[str, Any] = {"max_tokens": 32, "ignore_eos": True}
+    undisturbed = cloud.host.complete(prompt, vllm_xargs={"floe_label": "kept"}, **options)
+
+    def push_out() -> None:
+        with asked_directly(port_of(cloud.expert)) as other:
+            others = [[100 * number, *range(20)] for number in range(SESSIONS + 1)]
+            other.start(others[:1], model="slm").result()
+            for so_far in (8, 16):
+                while len(cloud.lines("lost")) < so_far:
+                    time.sleep(0.01)
+                other.start([[so_far, *each] for each in others], model="slm").result()
+
+    pusher = threading.Thread(target=push_out)
+    pusher.start()
+    disturbed = cloud.host.complete(prompt, vllm_xargs={"floe_label": "lost"}, **options)
+    pusher.join(timeout=60)
+    assert disturbed == undisturbed
+    whole = 4 * 3 * 30
+    for label, least in (("kept", 0), ("lost", 2)):
+        lines = cloud.lines(label)
+        assert [line["outcome"] for line in lines] == ["fused"] * 32
+        # After the first token, which opens the session.
+        sent = [line["sent_bytes"] for line in lines[1:]]
+        assert sum(each > whole for each in sent) == least
+        assert sum(sent) / len(sent) < whole
+
+
 @pytest.fixture(scope="module")
 def device(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """SmolLM2 on the user's device, with the cloud's Gemma as an untrusted expert."""
     # The cloud's expert is not needed any more, and three servers are too many for two cores.
     cloud.expert.kill()
     floe = floe_section(
-        int(cloud.host.url.split(":")[2].removesuffix("/v1")),
+        port_of(cloud.host),
         model="llm",
         tokenizer="embedded:gemma-3-270m",
         trusted=False,

@@ -126,6 +126,7 @@ def completions_expert(
         ca_file=Path(config.ca_file) if config.ca_file else None,
         loop=loop,
         timeout_s=timeout_s,
+        sessions=config.sessions,
     )
 
 

@@ -11,8 +11,10 @@ import logging
 import math
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ import httpcore
 
 from floe_plugins.config import ApiKey, ApiKeyError
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
+from floe_plugins.middleware.session_wire import CONTENT_TYPE, UNKNOWN, most_reply_bytes
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.protocol import (
     MOST_LOGPROB,
@@ -31,6 +34,7 @@ from vllm_logits_processor.expert.protocol import (
     NoSuchModelError,
     checked_continuations,
 )
+from vllm_logits_processor.expert.sessions import Headers, SessionClient, read_said
 
 T = TypeVar("T")
 
@@ -233,6 +237,8 @@ class CompletionsExpert:
         reply that misses it is discarded on arrival.
     loop : LoopThread, optional
         Shared with other servers, and closed by its creator; by default the expert's own.
+    sessions : bool
+        Whether a server that keeps sessions is sent only what is new of each text.
     """
 
     def __init__(
@@ -246,6 +252,7 @@ class CompletionsExpert:
         ca_file: Path | None = None,
         timeout_s: float = 30.0,
         loop: LoopThread | None = None,
+        sessions: bool = True,
     ) -> None:
         self._url = f"{url.rstrip('/')}/completions"
         self._top_k = top_k
@@ -255,6 +262,7 @@ class CompletionsExpert:
         #: Whether the server accepts requests with the mark; None until it has accepted one.
         self._takes_mark: bool | None = None
         self._timeout_s = timeout_s
+        self._sessions = SessionClient(top_k=top_k) if sessions else None
         self._hinted: set[int] = set()
         self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
         # One layer below httpx, which doubles the time of each call. The proxy settings of the
@@ -289,6 +297,9 @@ class CompletionsExpert:
             self._loop.close()
 
     async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
+        short = await self._ask_by_session(prompts, model, steps)
+        if short is not None:
+            return short
         values = {
             "model": model,
             "prompt": prompts,
@@ -313,6 +324,29 @@ class CompletionsExpert:
             received_bytes=len(received),
         )
 
+    async def _ask_by_session(
+        self, prompts: Sequence[Sequence[int]], model: str, steps: int
+    ) -> ExpertReply | None:
+        """Send what is new of each prompt; return None where the call goes the ordinary way."""
+        if self._sessions is None or not self._sessions.available:
+            return None
+        limit = most_reply_bytes(prompts=len(prompts), steps=steps, top_k=self._top_k)
+        send = partial(self._exchange, limit=limit, content_type=CONTENT_TYPE)
+        async with self._in_time(self._timeout_s):
+            answer = await self._sessions.ask(prompts, model=model, steps=steps, send=send)
+        if answer is None:
+            return None
+        self._check(answer.status)
+        tokens, rows = read_said(answer.body, count=len(prompts))
+        continuations = checked_continuations(
+            tokens, rows, steps=steps, vocabulary=self._vocabulary, end_ids=self._end_ids
+        )
+        return ExpertReply(
+            continuations=continuations,
+            sent_bytes=answer.sent_bytes,
+            received_bytes=len(answer.body),
+        )
+
     async def _score(self, prompt: Sequence[int], model: str) -> float:
         values = {"model": model, "prompt": [prompt], "max_tokens": 1, "prompt_logprobs": 0}
         limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
@@ -327,37 +361,55 @@ class CompletionsExpert:
         If a server that has never accepted the mark refuses a request, it is sent once more without
         the mark.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                body = _body(values, _UNFUSED if self._takes_mark is not False else {})
-                status, received = await self._send(body, limit=limit)
-                if status in _REFUSED_FIELD and self._takes_mark is None:
-                    plain = _body(values, {})
-                    again, without = await self._send(plain, limit=limit)
-                    if again == HTTPStatus.OK:
-                        self._takes_mark = False
-                        logger.warning(
-                            "The expert takes no field vllm_xargs and is asked without it: were it "
-                            "a server with Floe that has this one for its expert, they would ask "
-                            "each other without end."
-                        )
-                        status, received, body = again, without, plain
-        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            # The message is not shown: it may quote what was sent.
-            cause = cause_of(error, url=self._url)
-            raise ExpertError(f"The expert did not answer: {cause}.") from None
-        if status != HTTPStatus.OK:
-            kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
-            raise kind(self._status(status))
+        async with self._in_time(timeout_s):
+            body = _body(values, _UNFUSED if self._takes_mark is not False else {})
+            status, received = await self._send(body, limit=limit)
+            if status in _REFUSED_FIELD and self._takes_mark is None:
+                plain = _body(values, {})
+                again, without = await self._send(plain, limit=limit)
+                if again == HTTPStatus.OK:
+                    self._takes_mark = False
+                    logger.warning(
+                        "The expert takes no field vllm_xargs and is asked without it: were it "
+                        "a server with Floe that has this one for its expert, they would ask "
+                        "each other without end."
+                    )
+                    status, received, body = again, without, plain
+        self._check(status)
         if self._takes_mark is None:
             self._takes_mark = True
         return len(body), received
 
+    @asynccontextmanager
+    async def _in_time(self, timeout_s: float) -> AsyncIterator[None]:
+        """Turn what may come of a connection within a time into `ExpertError`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
+            # The message is not shown: it may quote what was sent.
+            cause = cause_of(error, url=self._url)
+            raise ExpertError(f"The expert did not answer: {cause}.") from None
+
+    def _check(self, status: int) -> None:
+        if status != HTTPStatus.OK:
+            kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
+            raise kind(self._status(status))
+
     async def _send(self, body: bytes, *, limit: int) -> tuple[int, bytes]:
         """Return status and body; only the body of a successful reply is read."""
+        status, headers, received = await self._exchange(body, limit=limit)
+        if self._sessions is not None:
+            self._sessions.heard(headers)
+        return status, received
+
+    async def _exchange(
+        self, body: bytes, *, limit: int, content_type: bytes = b"application/json"
+    ) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body; of most errors the body is not read."""
         headers = [
             (b"Host", self._authority),
-            (b"Content-Type", b"application/json"),
+            (b"Content-Type", content_type),
             (b"Content-Length", str(len(body)).encode()),
             *self._authorization(),
         ]
@@ -365,12 +417,13 @@ class CompletionsExpert:
         async with self._client.stream(
             "POST", self._url, content=body, headers=headers
         ) as response:
-            if response.status == HTTPStatus.OK:
+            # Another request follows one for an unknown session: the connection is kept for it.
+            if response.status in (HTTPStatus.OK, UNKNOWN):
                 async for part in response.aiter_stream():
                     received += part
                     if len(received) > limit:
                         raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
-        return response.status, bytes(received)
+        return response.status, response.headers, bytes(received)
 
     def _authorization(self) -> list[tuple[bytes, bytes]]:
         try:
