@@ -208,7 +208,7 @@ def test_the_server_is_recognised_and_what_it_lacks_is_said_once(
     pool.close()
 
 
-def test_a_server_that_starts_later_is_recognised_then(
+def test_a_server_that_ends_is_one_sentence(
     tmp_path: Path, vocabulary: ByteVocabulary
 ) -> None:
     with llama_server(tmp_path) as first:
