@@ -208,9 +208,7 @@ def test_the_server_is_recognised_and_what_it_lacks_is_said_once(
     pool.close()
 
 
-def test_a_server_that_ends_is_one_sentence(
-    tmp_path: Path, vocabulary: ByteVocabulary
-) -> None:
+def test_a_server_that_ends_is_one_sentence(tmp_path: Path, vocabulary: ByteVocabulary) -> None:
     with llama_server(tmp_path) as first:
         config = config_of(first)
         pool = pool_of(config, vocabulary)

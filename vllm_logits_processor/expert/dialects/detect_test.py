@@ -50,7 +50,7 @@ def client_of(server: FakeExpert, **values: Any) -> CompletionsExpert:
 
 def own(client: CompletionsExpert) -> list[int]:
     call = client.start([VOCABULARY.encode(b"a cat")], model="slm").result(timeout=10)
-    return call.continuations[0].tokens.tolist()
+    return [int(token) for token in call.continuations[0].tokens]
 
 
 def test_a_server_that_says_it_is_vllm_is_not_asked_for_a_token(server: FakeExpert) -> None:
