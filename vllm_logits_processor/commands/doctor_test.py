@@ -62,12 +62,8 @@ def serving(state: Served) -> Iterator[Served]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/v1/models":
-                self.reply(
-                    state.status,
-                    json.dumps(
-                        {"data": [{"id": state.model, "root": state.root, "owned_by": "vllm"}]}
-                    ),
-                )
+                model = {"id": state.model, "root": state.root, "owned_by": "vllm"}
+                self.reply(state.status, json.dumps({"data": [model]}))
             elif state.block_size is None:
                 self.reply(404, "")
             else:
