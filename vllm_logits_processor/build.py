@@ -74,6 +74,7 @@ def build_engine(
         on_breaker=metrics.observe_breaker,
         kinds=plugins.experts,
         plugins=config.plugins,
+        tokenizer=pair.expert,
     )
     if config.expert.kind in (None, COMPLETIONS):
         warn_of_other_tokenizers(config.expert, pair.expert)

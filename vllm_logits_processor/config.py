@@ -39,6 +39,7 @@ from vllm_logits_processor.config_file import SECTION, read_config_file
 
 __all__ = [
     "MODES",
+    "Api",
     "Ask",
     "Dtype",
     "ExpertConfig",
@@ -48,6 +49,7 @@ __all__ = [
     "why_off",
 ]
 
+Api = Literal["auto", "vllm", "llama.cpp", "openai-completions"]
 Ask = Literal["always", "unsure"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Mode = Literal["auto", "host", "fused"]
@@ -125,6 +127,12 @@ class ExpertConfig(ServerAccess):
         default=None,
         description="base URL of an OpenAI-compatible server, up to `/v1`; a list for several "
         "servers of one model; without it the model runs in this process",
+    )
+    api: Api = Field(
+        default="auto",
+        description="how the server is asked: `vllm` (prompts and tokens as ids), `llama.cpp` (its "
+        "own routes), or `openai-completions` (text, and tokens by their spelling); with `auto` "
+        "the server is [asked which it is](../how-to/serve.md#how-the-server-is-asked)",
     )
     tokenizer: _Reference | None = Field(
         default=None,

@@ -45,6 +45,10 @@ def test_defaults_are_the_documented_ones() -> None:
             {"expert": {**EXPERT, "lookahead": 4, "context": 4}},
             "expert.context is 4; accepted is an integer from 5",
         ),
+        (
+            {"expert": {**EXPERT, "api": "ollama"}},
+            "expert.api is 'ollama'; accepted is auto, vllm, llama.cpp, openai-completions",
+        ),
         ({"expert": {**EXPERT, "trusted": "yes"}}, "expert.trusted is 'yes'; accepted is true or"),
         ({"expert": {**EXPERT, "api_key_env": "NO_SUCH_KEY"}}, "that is set"),
         (

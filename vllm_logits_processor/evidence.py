@@ -178,10 +178,12 @@ class PromptScorer:
     def start(
         self, host_ids: Sequence[int], expert_ids: Sequence[int], *, model: str
     ) -> PromptScores | None:
-        """Start to score a prompt with the host and the expert's `model`; None if it is too short.
+        """Start to score a prompt with the host and the expert's `model`, given as tokens of both.
 
-        The prompt is given as tokens of both.
+        None if it is too short, or if the expert is known to score none.
         """
+        if not getattr(self._expert, "scores", True):
+            return None
         if len(host_ids) < _FEWEST_TOKENS or len(expert_ids) < 2:
             return None
         return PromptScores(

@@ -140,6 +140,39 @@ def test_a_server_looks_ahead_and_scores_as_the_model_in_process_does(cloud: Clo
         expert.close()
 
 
+def test_a_server_asked_by_text_says_what_it_says_by_ids(cloud: Cloud) -> None:
+    reference = "embedded:smollm2-135m-instruct"
+    vocabulary = ByteVocabulary.from_pretrained(resolve(reference))
+    prompts = [vocabulary.encode(text.encode()) for text in PROMPTS]
+    said = []
+    for api in ("auto", "openai-completions"):
+        client = CompletionsExpert(
+            url=cloud.expert.url,
+            top_k=20,
+            vocabulary=len(vocabulary),
+            end_ids=np.empty(0, dtype=np.int32),
+            api=api,
+            model="slm",
+            tokenizer=vocabulary,
+        )
+        said.append(client.start(prompts, model="slm", steps=3).result(timeout=120).continuations)
+        if api == "auto":
+            detected, _ = client.decided().result(timeout=60)
+            assert (detected.api, detected.why) == ("vllm", "it says so itself")
+        client.close()
+    for by_ids, by_text in zip(*said, strict=True):
+        assert by_text.tokens.tolist() == by_ids.tokens.tolist()
+        for step in range(3):
+            # Without tokens that are no text by themselves, and any order of equal ones.
+            named = dict(zip(by_ids.top.token_ids[step], by_ids.top.logprobs[step], strict=True))
+            known = by_text.top.token_ids[step] >= 0
+            assert known.sum() >= 15
+            for token, logprob in zip(
+                by_text.top.token_ids[step][known], by_text.top.logprobs[step][known], strict=True
+            ):
+                assert logprob == pytest.approx(named[token], abs=0.01)
+
+
 def test_both_servers_score_a_prompt(cloud: Cloud) -> None:
     """The host's worker sees no logits of a prompt: its own server scores it, without fusion."""
     host = ByteVocabulary.from_pretrained(resolve("embedded:gemma-3-270m"))

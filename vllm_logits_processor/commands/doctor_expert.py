@@ -1,4 +1,4 @@
-"""Checks the expert's servers: replies, number of logprobs, latency and cache blocks."""
+"""Checks the expert's servers: replies, their API, number of logprobs, latency and caches."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import completions_expert
+from vllm_logits_processor.expert.dialects.llama_cpp import root_of
 from vllm_logits_processor.expert.fetcher import Fetcher
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError
@@ -27,6 +28,8 @@ from vllm_logits_processor.observe import server_of
 
 #: Timed requests, after one that is not timed; and the tokens of the first one's prompt.
 _TIMED, _PROMPT = 5, 64
+#: A prompt of tokens that every vocabulary has.
+_SHORT = (301, 302, 303)
 #: With longer blocks a step's prefix is recomputed for too many tokens.
 _LONGEST_BLOCK = 64
 #: Bound on the token ids of a reply if the tokenizer is unknown.
@@ -39,7 +42,6 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> list[Line]:
     """Check each of the expert's servers; `tokenizer` is the configured one, if readable."""
     expert = config.expert
-    vocabulary = None if tokenizer is None else len(tokenizer)
     if not expert.urls:
         return [_in_process(expert, config.plugins)]
     lines = []
@@ -51,16 +53,37 @@ def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> lis
         lines.append(loop_line(expert, url, host_url=config.host_url))
         if tokenizer is not None:
             lines.append(_same_tokenizer(expert, url, tokenizer))
-        client = _client(expert, url, top_k=expert.top_k, vocabulary=vocabulary)
+        client = _client(expert, url, top_k=expert.top_k, tokenizer=tokenizer)
         try:
-            answers, line = _logprobs(expert, client, partial(_takes, expert, url))
+            api, line = _api(client)
+            lines.append(line)
+            if api is None:
+                continue
+            takes = partial(_takes, expert.changed(api=api), url, tokenizer)
+            answers, line = _logprobs(expert, client, api, takes)
             lines.append(line)
             if answers:
                 lines.append(_latency(config, client))
         finally:
             client.close()
-        lines.append(_blocks(expert, url))
+        if api == "vllm":
+            lines.append(_blocks(expert, url))
+        elif api == "llama.cpp":
+            lines.append(_slots(expert, url))
     return lines
+
+
+def _api(client: CompletionsExpert) -> tuple[str | None, Line]:
+    """Return how the server is asked, None if that cannot be known, and a line about it."""
+    check = "expert api"
+    try:
+        detected, dialect = client.decided().result()
+    except ExpertError as error:
+        advice = "name what the server speaks in expert.api"
+        return None, red(check, f"it cannot be found out: {error}", advice)
+    lacks = dialect.abilities.lacks()
+    found = f"{detected.api} ({detected.why})"
+    return detected.api, green(check, f"{found}: {lacks}" if lacks else found)
 
 
 def _in_process(expert: ExpertConfig, plugins: tuple[str, ...]) -> Line:
@@ -94,13 +117,18 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
         advice = "expert.url must end before /completions, usually in /v1"
         return red("expert", f"{server}/models answers HTTP {status}", advice)
     try:
-        models = [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+        listed = json.loads(body)["data"]
+        models = [str(model["id"]) for model in listed]
+        owners = {str(model.get("owned_by")) for model in listed}
+    except (AttributeError, ValueError, KeyError, TypeError):
         advice = "expert.url must be that of an OpenAI-compatible server"
         return red("expert", f"{server}/models lists no models", advice)
-    if expert.model not in models:
+    if expert.model not in models and "llamacpp" not in owners:
         advice = f"set expert.model to what it serves: {', '.join(models[:5]) or 'nothing'}"
         return red("expert", f"{server} does not serve {expert.model!r}", advice)
+    if expert.model not in models:
+        # It has one model, and takes any name.
+        return green("expert", f"{server} answers as {expert.model!r}")
     return green("expert", f"{server} serves {expert.model!r}")
 
 
@@ -122,45 +150,62 @@ def _same_tokenizer(expert: ExpertConfig, url: str, tokenizer: ByteVocabulary) -
 
 
 def _client(
-    expert: ExpertConfig, url: str, *, top_k: int, vocabulary: int | None
+    expert: ExpertConfig, url: str, *, top_k: int, tokenizer: ByteVocabulary | None
 ) -> CompletionsExpert:
     return completions_expert(
         expert,
         url,
         top_k=top_k,
-        vocabulary=vocabulary or _ANY_TOKEN,
+        vocabulary=_ANY_TOKEN if tokenizer is None else len(tokenizer),
         end_ids=np.empty(0, dtype=np.int32),
+        tokenizer=tokenizer,
     )
 
 
+#: What must be done for more logprobs, and what a server of each dialect must do.
+_MORE = {
+    "vllm": "start it with --max-logprobs {wanted}, or set expert.top_k to {most}",
+    "llama.cpp": "set expert.top_k to {most}",
+    "openai-completions": "set expert.top_k to {most}: such servers have a limit of their own",
+}
+_MUST = {
+    "vllm": "it must take token ids as prompts and return logprobs by token id, as vLLM does; for "
+    "other servers see expert.api",
+    "llama.cpp": "expert.url must be the address of llama.cpp's server itself",
+    "openai-completions": "it must return logprobs of its completions, and take a text as prompt",
+}
+
+
 def _logprobs(
-    expert: ExpertConfig, client: CompletionsExpert, takes: Callable[[int], bool]
+    expert: ExpertConfig, client: CompletionsExpert, api: str, takes: Callable[[int], bool]
 ) -> tuple[bool, Line]:
     """Request as many logprobs as configured; if refused, find the largest number that works."""
     try:
-        reply = client.start([[1, 2, 3]], model=expert.model).result()
+        reply = client.start([_SHORT], model=expert.model).result()
     except ExpertError as error:
         if expert.top_k > 1 and takes(1):
             most = _largest(takes, least=1, too_many=expert.top_k)
             return False, red(
                 "expert K",
                 f"top_k is {expert.top_k}, the server gives at most {most}",
-                f"start it with --max-logprobs {expert.top_k}, or set expert.top_k to {most}",
+                _MORE[api].format(wanted=expert.top_k, most=most),
             )
-        advice = "it must take token ids as prompts and return logprobs by token id, as vLLM does"
-        return False, red("expert K", str(error), advice)
+        return False, red("expert K", str(error), _MUST[api])
     given = int(reply.continuations[0].top.token_ids.shape[1])
     # vLLM adds the sampled token if it is not among the top.
     if given < expert.top_k:
+        if api == "openai-completions":
+            found = f"of {expert.top_k} logprobs a token, {given} could be told by their spelling"
+            return True, unknown("expert K", found, "the rest counts as not known")
         advice = f"set expert.top_k to {given}: the rest is not there to be asked for"
         return True, red("expert K", f"top_k is {expert.top_k}, the server gave {given}", advice)
     return True, green("expert K", f"{expert.top_k} logprobs a token, as configured")
 
 
-def _takes(expert: ExpertConfig, url: str, top_k: int) -> bool:
-    client = _client(expert, url, top_k=top_k, vocabulary=None)
+def _takes(expert: ExpertConfig, url: str, tokenizer: ByteVocabulary | None, top_k: int) -> bool:
+    client = _client(expert, url, top_k=top_k, tokenizer=tokenizer)
     try:
-        client.start([[1, 2, 3]], model=expert.model).result()
+        client.start([_SHORT], model=expert.model).result()
     except ExpertError:
         return False
     finally:
@@ -181,12 +226,12 @@ def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
 
 def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
     """Time calls like those of decoding steps: each text is one token longer than the last."""
-    prompt = [1 + place % 100 for place in range(_PROMPT)]
+    prompt = [*(_SHORT * _PROMPT)[:_PROMPT]]
     times = []
     try:
         for place in range(1 + _TIMED):
             begun = time.monotonic()
-            client.start([[*prompt, *range(1, 1 + place)]], model=config.expert.model).result()
+            client.start([[*prompt, *(_SHORT * 2)[:place]]], model=config.expert.model).result()
             times.append(1000 * (time.monotonic() - begun))
     except ExpertError as error:
         return red("expert latency", str(error), "look at the expert's own log")
@@ -205,6 +250,26 @@ def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
     if first > config.deadline_ms:
         found += ": an answer's first tokens are the host's"
     return green("expert latency", found)
+
+
+def _slots(expert: ExpertConfig, url: str) -> Line:
+    """Check how many texts llama.cpp keeps, and of which length."""
+    check = "expert slots"
+    page = Fetcher(expert).body(f"{root_of(url)}/props")
+    try:
+        said = json.loads(page or "")
+        slots = int(said["total_slots"])
+        context = int(said["default_generation_settings"]["n_ctx"])
+    except (ValueError, KeyError, TypeError):
+        return unknown(check, "the server does not say how many texts it keeps")
+    found = f"{slots} slots of {context} tokens, one for each text"
+    if expert.context is None:
+        advice = f"set expert.context to {context}: a longer text makes it refuse the whole step"
+        return unknown(check, found, advice)
+    if expert.context > context:
+        advice = f"set expert.context to {context}, or start it with a larger --ctx-size"
+        return red(check, f"{found}; expert.context is {expert.context}", advice)
+    return green(check, found)
 
 
 def _blocks(expert: ExpertConfig, url: str) -> Line:

@@ -62,9 +62,8 @@ def serving(state: Served) -> Iterator[Served]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/v1/models":
-                self.reply(
-                    state.status, json.dumps({"data": [{"id": state.model, "root": state.root}]})
-                )
+                model = {"id": state.model, "root": state.root, "owned_by": "vllm"}
+                self.reply(state.status, json.dumps({"data": [model]}))
             elif state.block_size is None:
                 self.reply(404, "")
             else:
@@ -137,6 +136,7 @@ def test_a_good_configuration_is_green(served: Served, pair: tuple[str, str]) ->
     lines = lines_of(section(served, pair, expert={"trusted": True}), host=pair[0])
     assert {line.status for line in lines.values()} == {Status.GREEN}
     assert lines["expert"].found.endswith("serves 'slm'")
+    assert lines["expert api"].found == "vllm (it says so itself)"
     assert lines["expert K"].found == "20 logprobs a token, as configured"
     assert lines["expert latency"].found.endswith("deadline_ms is 5000")
     assert lines["expert blocks"].found == "32 tokens a block, prefix caching on"

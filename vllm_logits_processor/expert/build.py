@@ -9,6 +9,7 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.hooks import ExpertKind
 from floe_plugins.manager import Registered
 from floe_plugins.models import resolve
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
@@ -33,6 +34,7 @@ def build_expert(
     on_breaker: OnBreaker | None = None,
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
     plugins: Sequence[str] = (),
+    tokenizer: ByteVocabulary | None = None,
 ) -> ExpertPool:
     """Connect to the expert's servers, load its model into this process, or have a plugin build it.
 
@@ -56,6 +58,8 @@ def build_expert(
         The kinds that plugins register.
     plugins : sequence of str, optional
         See `resolve`.
+    tokenizer : ByteVocabulary, optional
+        The expert's, for servers that give tokens by their spelling.
 
     Raises
     ------
@@ -85,6 +89,7 @@ def build_expert(
             end_ids=end_ids,
             loop=loop,
             timeout_s=timeout_s,
+            tokenizer=tokenizer,
         )
         for url in config.urls
     }
@@ -112,6 +117,7 @@ def completions_expert(
     top_k: int | None = None,
     loop: LoopThread | None = None,
     timeout_s: float = 30.0,
+    tokenizer: ByteVocabulary | None = None,
 ) -> CompletionsExpert:
     """Connect to one of the expert's servers; `top_k` overrides the configuration's.
 
@@ -122,6 +128,9 @@ def completions_expert(
         top_k=config.top_k if top_k is None else top_k,
         vocabulary=vocabulary,
         end_ids=end_ids,
+        api=config.api,
+        model=config.model,
+        tokenizer=tokenizer,
         api_key=config.api_key(),
         ca_file=Path(config.ca_file) if config.ca_file else None,
         loop=loop,

@@ -1,17 +1,18 @@
-"""An expert behind an OpenAI-compatible completions endpoint with top-K logprobs.
+"""An expert behind a completions server with top-K logprobs.
 
-Requests run on the event loop of one thread, `LoopThread`.
+This is the transport; what is asked and how a reply is read is its dialect's affair. Requests run
+on the event loop of one thread, `LoopThread`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import math
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,9 +26,17 @@ import httpcore
 from floe_plugins.config import ApiKey, ApiKeyError
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 from floe_plugins.middleware.session_wire import CONTENT_TYPE, UNKNOWN, most_reply_bytes
+from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import TokenArray
+from vllm_logits_processor.expert.dialects.detect import (
+    REFUSED_FIELD,
+    Detected,
+    Reply,
+    detect,
+    make_dialect,
+)
+from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected, unlisted
 from vllm_logits_processor.expert.protocol import (
-    MOST_LOGPROB,
     Continuation,
     ExpertError,
     ExpertReply,
@@ -74,114 +83,6 @@ async def _cancel_the_rest() -> None:
     await asyncio.gather(*rest, return_exceptions=True)
 
 
-_TOKEN_ID = "token_id:"
-
-#: Errors raised while reading a reply that has another shape, is nested too deeply for the parser,
-#: or holds numbers beyond the range of a float.
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
-
-def read_continuations(
-    data: bytes,
-    *,
-    count: int,
-    steps: int,
-    vocabulary: int,
-    end_ids: TokenArray,
-) -> tuple[Continuation, ...]:
-    """Read the continuation of each of `count` prompts, in their order.
-
-    Parameters
-    ----------
-    data : bytes
-        Body of the reply.
-    steps, vocabulary, end_ids
-        See `checked_continuations`.
-
-    Raises
-    ------
-    ExpertError
-        If the reply is not a completion of each prompt with logprobs by token id, or
-        `checked_continuations` refuses it.
-    """
-    try:
-        choices: list[dict[str, Any]] = json.loads(data)["choices"]
-        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
-        if sorted(by_index) != list(range(count)) or len(choices) != count:
-            raise ExpertError(f"The expert's reply has not one choice for each of {count} prompts.")
-        said = [by_index[place] for place in range(count)]
-        tokens = [read_token_ids(each["tokens"]) for each in said]
-        rows = [
-            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
-            for each in said
-        ]
-    except _MALFORMED as error:
-        raise _not_a_completion(error) from None
-    return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
-
-
-def read_score(data: bytes, prompt: Sequence[int]) -> float:
-    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format), nats.
-
-    Parameters
-    ----------
-    data : bytes
-        Body of the reply.
-    prompt : sequence of int
-        The tokens that were sent, at least two.
-
-    Raises
-    ------
-    ExpertError
-        If the reply does not have one logprob, at most zero, for each of these tokens.
-    """
-    try:
-        (choice,) = json.loads(data)["choices"]
-        (first, *rest) = choice["prompt_logprobs"]
-        if first is not None or len(rest) != len(prompt) - 1:
-            raise ExpertError("The expert's reply has not one logprob for each prompt token.")
-        logprobs = [
-            float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
-        ]
-    except _MALFORMED as error:
-        raise _not_a_completion(error) from None
-    total = sum(logprobs)
-    if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
-        raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
-    return total
-
-
-def read_token_ids(tokens: Iterable[str]) -> list[int]:
-    """Read tokens spelled ``token_id:N``, all at once: this is the client's inner loop.
-
-    Raises
-    ------
-    ExpertError
-        If a token is spelled differently.
-    """
-    words = list(tokens)
-    before, *ids = "".join(words).split(_TOKEN_ID)
-    if before or len(ids) != len(words):
-        raise ExpertError(
-            "The expert's reply gives tokens by their spelling; needed is a server that knows "
-            "return_tokens_as_token_ids, such as vLLM."
-        )
-    return [*map(int, ids)]
-
-
-def _not_a_completion(error: Exception) -> ExpertError:
-    return ExpertError(
-        f"The expert's reply is not a completion with logprobs ({type(error).__name__})."
-    )
-
-
 logger = logging.getLogger(__name__)
 
 #: Most bytes of a reply per requested logprob, and in addition per prompt; a larger reply is not
@@ -190,26 +91,15 @@ _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
 #: Time limit in seconds for scoring a prompt; no token waits for it.
 _SCORE_TIMEOUT_S = 30.0
+#: Time limit in seconds for finding out which dialect a server speaks, and most bytes of a page.
+_DECIDE_TIMEOUT_S = 10.0
+_MOST_BYTES_OF_PAGE = 1_048_576
+_SERVER = b"server"
 
 #: Requests the unfused distribution from a server that runs Floe itself. Without it, two servers
 #: that are each other's experts, or one that is its own, would send requests forever. Other servers
 #: ignore it.
 _UNFUSED: dict[str, Any] = {"vllm_xargs": {"floe": "host"}}
-#: Statuses of servers that refuse unknown fields.
-_REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
-
-#: The usual cause of a status. The server's own message is never shown: it may quote the text.
-_HINTS = {
-    400: "it may allow fewer logprobs than expert.top_k (vLLM: --max-logprobs), have a shorter "
-    "context, or have been given a tokenizer that is not the model's",
-    401: "it wants another API key: see expert.api_key_env and expert.api_key_file",
-    403: "it wants another API key: see expert.api_key_env and expert.api_key_file",
-    404: "it has no such model or adapter, or expert.url does not end before /completions",
-    413: "it takes only smaller requests",
-    422: "it does not know a field of the request: it must be a completions server that takes "
-    "token ids and returns logprobs, such as vLLM",
-    429: "it limits how often it may be asked",
-}
 
 
 class CompletionsExpert:
@@ -217,6 +107,11 @@ class CompletionsExpert:
 
     All calls run on the event loop of one thread, over persistent connections. No lock is held
     while a call is in flight.
+
+    A dialect that the server has to be asked for is asked for at once, in the background. While the
+    server has not told, each call asks first, and fails if it does not tell: no text is sent in a
+    dialect that was guessed. A server that could not be connected to is asked anew, since another
+    one may have been started.
 
     Parameters
     ----------
@@ -228,6 +123,12 @@ class CompletionsExpert:
         Number of the expert's tokens.
     end_ids : int32 array
         The expert's end tokens, joined into one event.
+    api : str
+        The dialect, as in `expert.api`.
+    model : str, optional
+        The configured name of the model, for a server with one model and adapters.
+    tokenizer : ByteVocabulary, optional
+        The expert's, for dialects that need it.
     api_key : ApiKey, optional
         Sent as a bearer token.
     ca_file : Path, optional
@@ -248,16 +149,22 @@ class CompletionsExpert:
         top_k: int,
         vocabulary: int,
         end_ids: TokenArray,
+        api: str = "vllm",
+        model: str | None = None,
+        tokenizer: ByteVocabulary | None = None,
         api_key: ApiKey | None = None,
         ca_file: Path | None = None,
         timeout_s: float = 30.0,
         loop: LoopThread | None = None,
         sessions: bool = True,
     ) -> None:
-        self._url = f"{url.rstrip('/')}/completions"
+        self._url = url.rstrip("/")
         self._top_k = top_k
-        self._vocabulary = vocabulary
-        self._end_ids = end_ids
+        self._api = api
+        self._model = model
+        self._expected = Expected(
+            top_k=top_k, vocabulary=vocabulary, end_ids=end_ids, tokenizer=tokenizer
+        )
         self._key = api_key or ApiKey()
         #: Whether the server accepts requests with the mark; None until it has accepted one.
         self._takes_mark: bool | None = None
@@ -273,6 +180,24 @@ class CompletionsExpert:
         self._closed = False
         self._owns_loop = loop is None
         self._loop = loop or LoopThread()
+        self._known: tuple[Detected, Dialect] | None = None
+        self._deciding = asyncio.Lock()
+        #: What was said of the server last, so that it is said once.
+        self._told: Detected | None = None
+        if api == "vllm":
+            detected = Detected(api=api, why="as configured")
+            self._known = detected, make_dialect(detected, self._expected, base=model)
+        elif model is not None:
+            self._loop.submit(self._decide_early(model))
+
+    @property
+    def scores(self) -> bool:
+        """Whether prompts can be scored, as far as is known."""
+        return self._known is None or self._known[1].abilities.scores
+
+    def decided(self) -> Future[tuple[Detected, Dialect]]:
+        """Return the server's dialect and why, or the error for which it is not known."""
+        return self._loop.submit(self._decide(self._model or ""))
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
@@ -297,49 +222,65 @@ class CompletionsExpert:
             self._loop.close()
 
     async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
-        short = await self._ask_by_session(prompts, model, steps)
+        _, dialect = self._known or await self._decide(model)
+        short = await self._ask_by_session(dialect, prompts, model, steps)
         if short is not None:
             return short
-        values = {
-            "model": model,
-            "prompt": prompts,
-            "max_tokens": steps,
-            "logprobs": self._top_k,
-            # Distinct tokens may have one spelling; ids cannot collide.
-            "return_tokens_as_token_ids": True,
-        }
-        per_prompt = _BYTES_PER_PROMPT + steps * (self._top_k + 2) * _BYTES_PER_LOGPROB
-        sent, received = await self._post(
-            values, limit=len(prompts) * per_prompt, timeout_s=self._timeout_s
-        )
+        found: list[Continuation | None] = [None] * len(prompts)
+        sent = received = 0
+        for places in dialect.rounds(prompts):
+            asked = [prompts[place] for place in places]
+            out, back, said = await self._complete(dialect, asked, model, steps)
+            again = [place for place, each in enumerate(said) if each is None]
+            if again and steps > 1:
+                short = [asked[place] for place in again]
+                more_out, more_back, once = await self._complete(dialect, short, model, 1)
+                out, back, said = out + more_out, back + more_back, list(said)
+                for place, each in zip(again, once, strict=True):
+                    said[place] = each
+            sent, received = sent + out, received + back
+            for place, each in zip(places, said, strict=True):
+                found[place] = each
         return ExpertReply(
-            continuations=read_continuations(
-                received,
-                count=len(prompts),
-                steps=steps,
-                vocabulary=self._vocabulary,
-                end_ids=self._end_ids,
-            ),
+            continuations=tuple(unlisted() if each is None else each for each in found),
             sent_bytes=sent,
-            received_bytes=len(received),
+            received_bytes=received,
         )
 
+    async def _complete(
+        self, dialect: Dialect, prompts: Sequence[Sequence[int]], model: str, steps: int
+    ) -> tuple[int, int, Sequence[Continuation | None]]:
+        """Send one request; return the sizes of both bodies, and what it says of each prompt."""
+        per_prompt = _BYTES_PER_PROMPT + steps * (self._top_k + 2) * _BYTES_PER_LOGPROB
+        sent, received = await self._post(
+            dialect,
+            dialect.body(prompts, model=model, steps=steps),
+            limit=len(prompts) * per_prompt,
+            timeout_s=self._timeout_s,
+        )
+        return sent, len(received), dialect.read(received, count=len(prompts), steps=steps)
+
     async def _ask_by_session(
-        self, prompts: Sequence[Sequence[int]], model: str, steps: int
+        self, dialect: Dialect, prompts: Sequence[Sequence[int]], model: str, steps: int
     ) -> ExpertReply | None:
         """Send what is new of each prompt; return None where the call goes the ordinary way."""
         if self._sessions is None or not self._sessions.available:
             return None
         limit = most_reply_bytes(prompts=len(prompts), steps=steps, top_k=self._top_k)
-        send = partial(self._exchange, limit=limit, content_type=CONTENT_TYPE)
+        url = f"{self._url}/completions"
+        send = partial(self._exchange, url, limit=limit, content_type=CONTENT_TYPE)
         async with self._in_time(self._timeout_s):
             answer = await self._sessions.ask(prompts, model=model, steps=steps, send=send)
         if answer is None:
             return None
-        self._check(answer.status)
+        self._check(answer.status, dialect.hints)
         tokens, rows = read_said(answer.body, count=len(prompts))
         continuations = checked_continuations(
-            tokens, rows, steps=steps, vocabulary=self._vocabulary, end_ids=self._end_ids
+            tokens,
+            rows,
+            steps=steps,
+            vocabulary=self._expected.vocabulary,
+            end_ids=self._expected.end_ids,
         )
         return ExpertReply(
             continuations=continuations,
@@ -348,37 +289,77 @@ class CompletionsExpert:
         )
 
     async def _score(self, prompt: Sequence[int], model: str) -> float:
-        values = {"model": model, "prompt": [prompt], "max_tokens": 1, "prompt_logprobs": 0}
+        _, dialect = self._known or await self._decide(model)
+        values = dialect.score_body(prompt, model=model)
         limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
-        _, received = await self._post(values, limit=limit, timeout_s=_SCORE_TIMEOUT_S)
-        return read_score(received, prompt)
+        _, received = await self._post(dialect, values, limit=limit, timeout_s=_SCORE_TIMEOUT_S)
+        return dialect.read_score(received, prompt)
+
+    async def _decide_early(self, model: str) -> None:
+        # The first call asks again, and its error is reported.
+        with contextlib.suppress(ExpertError):
+            await self._decide(model)
+
+    async def _decide(self, model: str) -> tuple[Detected, Dialect]:
+        """Find out which dialect the server speaks, once; say in one line what it cannot do."""
+        async with self._deciding:
+            if self._known is not None:
+                return self._known
+            try:
+                async with asyncio.timeout(min(self._timeout_s, _DECIDE_TIMEOUT_S)):
+                    detected = await detect(
+                        self._fetch, self._url, api=self._api, model=self._model or model
+                    )
+            except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
+                raise self._unanswered(error) from None
+            # Spellings of a large vocabulary take a while to collect.
+            dialect = await asyncio.to_thread(
+                make_dialect, detected, self._expected, base=self._model
+            )
+            if detected != self._told:
+                lacks = dialect.abilities.lacks()
+                logger.info(
+                    "The expert at %s is asked as %s (%s)%s.",
+                    self._authority.decode(),
+                    detected.api,
+                    detected.why,
+                    f": {lacks}" if lacks else "",
+                )
+            self._known, self._told = (detected, dialect), detected
+            return self._known
+
+    async def _fetch(self, method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
+        body = None if values is None else _body(values, {})
+        return await self._send(url, body, limit=_MOST_BYTES_OF_PAGE, method=method)
 
     async def _post(
-        self, values: Mapping[str, Any], *, limit: int, timeout_s: float
+        self, dialect: Dialect, values: Mapping[str, Any], *, limit: int, timeout_s: float
     ) -> tuple[int, bytes]:
         """Send a request; return the size of its body, and the reply of at most `limit` bytes.
 
         If a server that has never accepted the mark refuses a request, it is sent once more without
         the mark.
         """
+        url = dialect.endpoint(self._url)
+        marked = dialect.marked and self._takes_mark is not False
         async with self._in_time(timeout_s):
-            body = _body(values, _UNFUSED if self._takes_mark is not False else {})
-            status, received = await self._send(body, limit=limit)
-            if status in _REFUSED_FIELD and self._takes_mark is None:
+            body = _body(values, _UNFUSED if marked else {})
+            reply = await self._send(url, body, limit=limit)
+            if reply.status in REFUSED_FIELD and marked and self._takes_mark is None:
                 plain = _body(values, {})
-                again, without = await self._send(plain, limit=limit)
-                if again == HTTPStatus.OK:
+                again = await self._send(url, plain, limit=limit)
+                if again.status == HTTPStatus.OK:
                     self._takes_mark = False
                     logger.warning(
                         "The expert takes no field vllm_xargs and is asked without it: were it "
                         "a server with Floe that has this one for its expert, they would ask "
                         "each other without end."
                     )
-                    status, received, body = again, without, plain
-        self._check(status)
-        if self._takes_mark is None:
+                    reply, body = again, plain
+        self._check(reply.status, dialect.hints)
+        if marked and self._takes_mark is None:
             self._takes_mark = True
-        return len(body), received
+        return len(body), reply.body
 
     @asynccontextmanager
     async def _in_time(self, timeout_s: float) -> AsyncIterator[None]:
@@ -387,36 +368,47 @@ class CompletionsExpert:
             async with asyncio.timeout(timeout_s):
                 yield
         except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            # The message is not shown: it may quote what was sent.
-            cause = cause_of(error, url=self._url)
-            raise ExpertError(f"The expert did not answer: {cause}.") from None
+            if isinstance(error, httpcore.ConnectError) and self._api != "vllm":
+                self._known = None
+            raise self._unanswered(error) from None
 
-    def _check(self, status: int) -> None:
+    def _check(self, status: int, hints: Mapping[int, str]) -> None:
         if status != HTTPStatus.OK:
             kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
-            raise kind(self._status(status))
+            raise kind(self._status(status, hints))
 
-    async def _send(self, body: bytes, *, limit: int) -> tuple[int, bytes]:
-        """Return status and body; only the body of a successful reply is read."""
-        status, headers, received = await self._exchange(body, limit=limit)
+    def _unanswered(self, error: BaseException) -> ExpertError:
+        # The message is not shown: it may quote what was sent.
+        return ExpertError(f"The expert did not answer: {cause_of(error, url=self._url)}.")
+
+    async def _send(
+        self, url: str, body: bytes | None, *, limit: int, method: str = "POST"
+    ) -> Reply:
+        """Send a request; only the body of a successful reply is read."""
+        status, headers, received = await self._exchange(url, body, limit=limit, method=method)
         if self._sessions is not None:
             self._sessions.heard(headers)
-        return status, received
+        server = next((each for name, each in headers if name.lower() == _SERVER), b"")
+        return Reply(status=status, server=server.decode("latin-1"), body=received)
 
     async def _exchange(
-        self, body: bytes, *, limit: int, content_type: bytes = b"application/json"
+        self,
+        url: str,
+        body: bytes | None,
+        *,
+        limit: int,
+        content_type: bytes = b"application/json",
+        method: str = "POST",
     ) -> tuple[int, Headers, bytes]:
         """Return status, headers and body; of most errors the body is not read."""
-        headers = [
-            (b"Host", self._authority),
-            (b"Content-Type", content_type),
-            (b"Content-Length", str(len(body)).encode()),
-            *self._authorization(),
-        ]
+        headers = [(b"Host", self._authority), *self._authorization()]
+        if body is not None:
+            headers += [
+                (b"Content-Type", content_type),
+                (b"Content-Length", str(len(body)).encode()),
+            ]
         received = bytearray()
-        async with self._client.stream(
-            "POST", self._url, content=body, headers=headers
-        ) as response:
+        async with self._client.stream(method, url, content=body, headers=headers) as response:
             # Another request follows one for an unknown session: the connection is kept for it.
             if response.status in (HTTPStatus.OK, UNKNOWN):
                 async for part in response.aiter_stream():
@@ -432,14 +424,14 @@ class CompletionsExpert:
             # Fails like any other call: the file may exist again for the next one.
             raise ExpertError(str(error)) from None
 
-    def _status(self, status: int) -> str:
+    def _status(self, status: int, hints: Mapping[int, str]) -> str:
         """Return the status as a sentence, the first time with its likely cause."""
         message = f"The expert answered HTTP {status}."
-        if status in _HINTS and status not in self._hinted:
+        if status in hints and status not in self._hinted:
             self._hinted.add(status)
-            logger.error("%s Perhaps %s.", message, _HINTS[status])
+            logger.error("%s Perhaps %s.", message, hints[status])
         return message
 
 
 def _body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
-    return json.dumps({**values, "temperature": 0.0, **mark}, separators=(",", ":")).encode()
+    return json.dumps({**values, **mark}, separators=(",", ":")).encode()

@@ -258,6 +258,11 @@ class ExpertPool:
         known = [getattr(server.expert, "context", None) for server in self._servers]
         return min((each for each in known if isinstance(each, int)), default=None)
 
+    @property
+    def scores(self) -> bool:
+        """Whether prompts can be scored, as far as the experts say."""
+        return all(getattr(server.expert, "scores", True) for server in self._servers)
+
     def start(
         self,
         prompts: Sequence[Sequence[int]],

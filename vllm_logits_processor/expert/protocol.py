@@ -43,8 +43,8 @@ class Continuation:
     Attributes
     ----------
     tokens : int64 array, shape (steps,)
-        The expert's own greedy tokens after the prompt, at least one; fewer than requested if the
-        expert ended its text.
+        The expert's own greedy tokens after the prompt; fewer than requested if the expert ended
+        its text; none where it says nothing, in a row without tokens.
     top : ExpertTopK
         One row per step: row i is the distribution after the prompt and ``tokens[:i]``.
     """

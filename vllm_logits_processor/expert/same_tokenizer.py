@@ -17,8 +17,8 @@ from typing import Any
 from floe_plugins.errors import FloeError
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.expert.dialects.vllm import read_token_ids
 from vllm_logits_processor.expert.fetcher import Fetcher
-from vllm_logits_processor.expert.http import read_token_ids
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.observe import server_of
 

@@ -64,6 +64,8 @@ class FakeExpert:
     breaks: bool = False
     #: Whether connections are reset before any reply.
     refuses_connections: bool = False
+    #: Whose server it says it is; empty if it does not say.
+    owned_by: str = "vllm"
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -92,6 +94,17 @@ def fake_expert(
                 super().handle_one_request()
             except ConnectionResetError:
                 self.close_connection = True
+
+        def do_GET(self) -> None:
+            # Who it is, unless it hides that; only calls for tokens are counted.
+            if self.path.endswith("/models") and state.owned_by:
+                body = json.dumps({"data": [{"id": "slm", "owned_by": state.owned_by}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            else:
+                self.send_error(404)
 
         def do_POST(self) -> None:
             if not self.path.endswith("/completions"):

@@ -11,7 +11,7 @@ from integration_tests.benchmarks.scale.figure import draw
 from integration_tests.benchmarks.scale.fleet import TASKS, FleetGrid, trained_adapters
 from integration_tests.benchmarks.scale.measure import count_blocks, first_blocks, reply_body
 from integration_tests.benchmarks.scale.result import round_seconds
-from vllm_logits_processor.expert.http import read_continuations
+from vllm_logits_processor.expert.dialects.vllm import read_continuations
 
 #: Stages of a round, in the order in which they happen.
 STAGES = (

@@ -1,0 +1,1 @@
+"""What the servers of experts speak: one module per dialect, behind `Dialect`."""

@@ -1,0 +1,157 @@
+"""Finds out which dialect a server speaks: by what it says of itself, or else by a question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected
+from vllm_logits_processor.expert.dialects.llama_cpp import LlamaCppDialect, adapter_ids, root_of
+from vllm_logits_processor.expert.dialects.openai_completions import OpenAiDialect
+from vllm_logits_processor.expert.dialects.vllm import VllmDialect, read_token_ids
+from vllm_logits_processor.expert.protocol import ExpertError, NoSuchModelError
+
+#: Statuses of servers that refuse a field of the request.
+REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a server answered: its status, its name in the header ``Server``, and a body."""
+
+    status: int
+    server: str
+    body: bytes
+
+
+#: Sends a request: method, URL, and the values of a POST.
+Fetch = Callable[[str, str, Mapping[str, Any] | None], Coroutine[Any, Any, Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detected:
+    """A server's dialect.
+
+    Attributes
+    ----------
+    api : str
+        One of `expert.api` but ``auto``.
+    why : str
+        By what it was recognised, as a clause.
+    adapters : mapping of str to int
+        For llama.cpp: ids of the adapters by name.
+    """
+
+    api: str
+    why: str
+    adapters: Mapping[str, int] = field(default_factory=dict)
+
+
+async def detect(fetch: Fetch, url: str, *, api: str, model: str) -> Detected:
+    """Find out how a server is to be asked.
+
+    Parameters
+    ----------
+    fetch : callable
+        Raises where the server cannot be reached.
+    url : str
+        Its base URL, without a slash at its end.
+    api : str
+        What is configured; with ``auto`` the server is asked.
+    model : str
+        The model for the question whether token ids are taken: one token is generated.
+
+    Raises
+    ------
+    ExpertError
+        If the reply does not tell: a status that asks for a key, or no JSON.
+    """
+    if api == VllmDialect.name or api == OpenAiDialect.name:
+        return Detected(api=api, why="as configured")
+    if api == LlamaCppDialect.name:
+        adapters = await _adapters(fetch, url)
+        return Detected(api=api, why="as configured", adapters=adapters or {})
+    models = await fetch("GET", f"{url}/models", None)
+    owners = _owners(models)
+    if models.server == "llama.cpp" or "llamacpp" in owners:
+        adapters = await _adapters(fetch, url)
+        if adapters is not None:
+            return Detected(api="llama.cpp", why="it says so itself", adapters=adapters)
+        why = "it is llama.cpp behind something that does not pass on its own routes"
+        return Detected(api="openai-completions", why=why)
+    if "vllm" in owners:
+        return Detected(api="vllm", why="it says so itself")
+    return await _by_a_question(fetch, url, model=model)
+
+
+def make_dialect(detected: Detected, expected: Expected, *, base: str | None) -> Dialect:
+    """Return the dialect; `base` is the configured name of the expert's model.
+
+    Raises
+    ------
+    ExpertError
+        If a dialect by spelling lacks the tokenizer.
+    """
+    if detected.api == LlamaCppDialect.name:
+        return LlamaCppDialect(expected, base=base, adapters=detected.adapters)
+    if detected.api == OpenAiDialect.name:
+        return OpenAiDialect(expected)
+    return VllmDialect(expected)
+
+
+async def _adapters(fetch: Fetch, url: str) -> dict[str, int] | None:
+    """Return the adapters of a llama.cpp server, None if it does not tell."""
+    reply = await fetch("GET", f"{root_of(url)}/lora-adapters", None)
+    if reply.status != HTTPStatus.OK:
+        return None
+    try:
+        return adapter_ids(_json(reply.body))
+    except ExpertError:
+        return None
+
+
+async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
+    """Ask as one asks vLLM, which proxies pass on too."""
+    values = {
+        "model": model,
+        "prompt": [[1]],
+        "max_tokens": 1,
+        "logprobs": 1,
+        "return_tokens_as_token_ids": True,
+        "temperature": 0.0,
+    }
+    reply = await fetch("POST", f"{url}/completions", values)
+    text = Detected(api="openai-completions", why="it does not give tokens by their ids")
+    if reply.status in REFUSED_FIELD:
+        return text
+    if reply.status != HTTPStatus.OK:
+        kind = NoSuchModelError if reply.status == HTTPStatus.NOT_FOUND else ExpertError
+        raise kind(f"The expert answered HTTP {reply.status}.")
+    said = _json(reply.body)
+    try:
+        logprobs = said["choices"][0]["logprobs"]
+    except (LookupError, TypeError):
+        raise ExpertError("The expert's reply is not a completion with logprobs.") from None
+    try:
+        read_token_ids(logprobs["tokens"])
+    except (ExpertError, LookupError, TypeError, ValueError):
+        return text
+    return Detected(api="vllm", why="it gives tokens by their ids")
+
+
+def _owners(models: Reply) -> set[str]:
+    said = _json(models.body) if models.status == HTTPStatus.OK else None
+    listed = said.get("data") if isinstance(said, dict) else None
+    entries = listed if isinstance(listed, list) else []
+    return {str(each.get("owned_by")) for each in entries if isinstance(each, dict)}
+
+
+def _json(body: bytes) -> Any:
+    """Return the value of a body; None if it is no JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

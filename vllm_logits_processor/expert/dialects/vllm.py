@@ -1,0 +1,179 @@
+"""vLLM's dialect: prompts as token ids, and tokens spelled ``token_id:N``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vllm_logits_processor.arrays import TokenArray
+from vllm_logits_processor.expert.dialects.dialect import (
+    HINTS,
+    MALFORMED,
+    Abilities,
+    Expected,
+    in_one,
+    not_a_completion,
+    not_one_each,
+)
+from vllm_logits_processor.expert.protocol import (
+    MOST_LOGPROB,
+    Continuation,
+    ExpertError,
+    checked_continuations,
+)
+
+_TOKEN_ID = "token_id:"
+
+
+class VllmDialect:
+    """Asks ``/v1/completions`` with vLLM's own fields; see `Dialect`."""
+
+    name = "vllm"
+    abilities = Abilities()
+    marked = True
+    hints: Mapping[int, str] = {
+        **HINTS,
+        400: "it may allow fewer logprobs than expert.top_k (vLLM: --max-logprobs), have a shorter "
+        "context, or have been given a tokenizer that is not the model's",
+        422: "it does not know a field of the request: it must be a completions server that takes "
+        "token ids and returns logprobs, such as vLLM; see expert.api for others",
+    }
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+
+    def endpoint(self, url: str) -> str:
+        """See `Dialect`."""
+        return f"{url}/completions"
+
+    def rounds(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """Ask about all prompts at once."""
+        return in_one(prompts)
+
+    def body(
+        self, prompts: Sequence[Sequence[int]], *, model: str, steps: int
+    ) -> Mapping[str, Any]:
+        """See `Dialect`."""
+        return {
+            "model": model,
+            "prompt": prompts,
+            "max_tokens": steps,
+            "logprobs": self._expected.top_k,
+            # Distinct tokens may have one spelling; ids cannot collide.
+            "return_tokens_as_token_ids": True,
+            "temperature": 0.0,
+        }
+
+    def read(self, data: bytes, *, count: int, steps: int) -> Sequence[Continuation | None]:
+        """See `Dialect`."""
+        return read_continuations(
+            data,
+            count=count,
+            steps=steps,
+            vocabulary=self._expected.vocabulary,
+            end_ids=self._expected.end_ids,
+        )
+
+    def score_body(self, prompt: Sequence[int], *, model: str) -> Mapping[str, Any]:
+        """See `Dialect`."""
+        return {
+            "model": model,
+            "prompt": [prompt],
+            "max_tokens": 1,
+            "prompt_logprobs": 0,
+            "temperature": 0.0,
+        }
+
+    def read_score(self, data: bytes, prompt: Sequence[int]) -> float:
+        """See `Dialect`."""
+        return read_score(data, prompt)
+
+
+def read_continuations(
+    data: bytes,
+    *,
+    count: int,
+    steps: int,
+    vocabulary: int,
+    end_ids: TokenArray,
+) -> tuple[Continuation, ...]:
+    """Read the continuation of each of `count` prompts, in their order.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply.
+    steps, vocabulary, end_ids
+        See `checked_continuations`.
+
+    Raises
+    ------
+    ExpertError
+        If the reply is not a completion of each prompt with logprobs by token id, or
+        `checked_continuations` refuses it.
+    """
+    try:
+        choices: list[dict[str, Any]] = json.loads(data)["choices"]
+        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
+        if sorted(by_index) != list(range(count)) or len(choices) != count:
+            raise not_one_each(count)
+        said = [by_index[place] for place in range(count)]
+        tokens = [read_token_ids(each["tokens"]) for each in said]
+        rows = [
+            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
+            for each in said
+        ]
+    except MALFORMED as error:
+        raise not_a_completion(error) from None
+    return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
+
+
+def read_score(data: bytes, prompt: Sequence[int]) -> float:
+    """Read the sum of ln p of the tokens of `prompt`, from the second on (vLLM's format), nats.
+
+    Parameters
+    ----------
+    data : bytes
+        Body of the reply.
+    prompt : sequence of int
+        The tokens that were sent, at least two.
+
+    Raises
+    ------
+    ExpertError
+        If the reply does not have one logprob, at most zero, for each of these tokens.
+    """
+    try:
+        (choice,) = json.loads(data)["choices"]
+        (first, *rest) = choice["prompt_logprobs"]
+        if first is not None or len(rest) != len(prompt) - 1:
+            raise ExpertError("The expert's reply has not one logprob for each prompt token.")
+        logprobs = [
+            float(row[str(token)]["logprob"]) for row, token in zip(rest, prompt[1:], strict=True)
+        ]
+    except MALFORMED as error:
+        raise not_a_completion(error) from None
+    total = sum(logprobs)
+    if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
+        raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
+    return total
+
+
+def read_token_ids(tokens: Iterable[str]) -> list[int]:
+    """Read tokens spelled ``token_id:N``, all at once: this is the client's inner loop.
+
+    Raises
+    ------
+    ExpertError
+        If a token is spelled differently.
+    """
+    words = list(tokens)
+    before, *ids = "".join(words).split(_TOKEN_ID)
+    if before or len(ids) != len(words):
+        raise ExpertError(
+            "The expert's reply gives tokens by their spelling, which expert.api 'vllm' does not "
+            "read; for such servers it is 'openai-completions'."
+        )
+    return [*map(int, ids)]
