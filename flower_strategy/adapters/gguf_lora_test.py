@@ -33,9 +33,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a file's header, without what describes the file, and its tensors."""
     reader = GGUFReader(path)
     header = {
-        key: field.contents()
-        for key, field in reader.fields.items()
-        if not key.startswith("GGUF.")
+        key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")
     }
     return header, {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
 
@@ -61,7 +59,7 @@ def test_every_layer_of_every_accepted_type_has_its_tensors(kind: str, tmp_path:
     np.testing.assert_array_equal(tensors["blk.1.ffn_down.weight.lora_b"], down.b.astype("f2"))
 
 
-def test_rows_of_q_and_k_follow_llama_cpps_rotary_embedding(tiny_model: str, tmp_path: Path) -> None:
+def test_rows_of_q_and_k_follow_llama_cpps_rotary_layout(tiny_model: str, tmp_path: Path) -> None:
     adapter = adapter_for(tiny_model)
     save_gguf(adapter, tmp_path / "a.gguf", base=gguf_base(tiny_model), rank=RANK)
     _, tensors = read(tmp_path / "a.gguf")
