@@ -175,6 +175,12 @@ def serve(
     return Served(ask, plain, tuned, server)
 
 
+def test_the_page_names_every_accepted_type() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "llama-cpp.md").read_text("utf-8")
+    for kind in KINDS:
+        assert f"`{kind}`" in page
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_accepted_type_has_pefts_distributions(kind: str, tmp_path: Path) -> None:
     folder = write_checkpoint(kind, tmp_path / kind, **CHANGES.get(kind, {}))

@@ -23,6 +23,7 @@ from flower_strategy.adapters.gguf_lora import GGUF_FILE, gguf_base, save_gguf
 from flower_strategy.adapters.peft_folder import save_adapter
 from flower_strategy.device.base_model import adapted_shapes
 from integration_tests.harness.gguf_base import post
+from integration_tests.harness.markdown import blocks_of
 
 pytest.importorskip("xllamacpp", reason="it comes with the extra llama-cpp")
 
@@ -225,3 +226,30 @@ def test_without_json_one_line_says_it(run: Path) -> None:
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_the_requests_of_the_page_are_answered_by_the_adapter(served: Serving) -> None:
+    own = Path(__file__).relative_to(ROOT).as_posix()
+    name = test_the_requests_of_the_page_are_answered_by_the_adapter.__name__
+    asked = [
+        block.code
+        for block in blocks_of(ROOT / "docs" / "how-to" / "llama-cpp.md")
+        if block.value == f"{own}::{name}"
+    ]
+    texts = []
+    for command in asked:
+        assert command.startswith("curl ")
+        done = subprocess.run(
+            ["bash", "-eu", "-c", command.replace("http://127.0.0.1:8081", served.url)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        texts.append(json.loads(done.stdout)["choices"][0]["text"])
+    prompt = "def mean(values):"
+    assert texts == [
+        served.text(prompt=prompt, max_tokens=16, lora=[{"id": 0, "scale": scale}])
+        for scale in (1, 0)
+    ]
+    assert texts[0] != texts[1]
