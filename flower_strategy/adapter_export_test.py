@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_adapters_are_exported_into_a_folder(
 def test_one_adapter_that_peft_made_is_exported_with_its_scaling(
     tiny_model: str, tmp_path: Path
 ) -> None:
-    model = get_peft_model(
+    model: Any = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_model),
         LoraConfig(
             r=4,
