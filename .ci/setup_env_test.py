@@ -135,7 +135,7 @@ def test_constraints_hold_every_direct_dependency() -> None:
     extras = project["optional-dependencies"]
     direct = project["dependencies"] + [
         requirement
-        for extra in ("federated", "fusion", "serving", "embedded", "dev", "train")
+        for extra in ("federated", "fusion", "serving", "embedded", "llama-cpp", "dev", "train")
         for requirement in extras[extra]
         # An extra that includes another names the project itself.
         if not requirement.startswith(project["name"])

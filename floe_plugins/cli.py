@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from floe_plugins.commands import check, doctor, models, plugins, schema
+from floe_plugins.commands import check, doctor, models, plugins, schema, slm
 from floe_plugins.errors import FloeError, PluginError
 from floe_plugins.extras import brings, install_command
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"floe-llm {metadata.version('floe-llm')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (models, check, doctor, plugins, schema):
+    for group in (models, check, doctor, plugins, schema, slm):
         group.add_to(commands)
     add_installed(commands)
     return parser

@@ -85,6 +85,24 @@ def _replaced(path: Path, *, durable: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write beside `path`, and rename it there at the end of the block.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder exists. A reader finds the old content or the new one.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; after this, and any error in the block, no part is left.
+    """
+    with _replaced(path, durable=False) as part:
+        yield part
+
+
+@contextlib.contextmanager
 def new_folder(folder: Path, *, replace: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `folder`, and rename it into place at the end of the block.
 

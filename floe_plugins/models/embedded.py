@@ -25,6 +25,7 @@ _CONVERSION = 1
 _NOTICES = ("LICENSE", "GEMMA_TERMS.html", "NOTICE.md")
 
 _BLOCK_BYTES = 1 << 20
+_GGUF = "model.gguf"
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,7 @@ class EmbeddedSource:
             If the name is unknown, a package is missing or damaged, or the cache cannot be
             written; one sentence that says what to do.
         """
-        model = MODELS.get(reference)
-        if model is None:
-            raise ModelError(
-                f"There is no embedded model {reference!r}; accepted are {', '.join(MODELS)}."
-            )
+        model = _known(reference)
         folder = checkpoint_path(model)
         return checkpoint_folder.make(
             folder,
@@ -132,6 +129,51 @@ class EmbeddedSource:
                 "conversion": _CONVERSION,
             },
         )
+
+    def gguf(self, reference: str, *, progress: bool = True) -> Path:
+        """Return the verified GGUF file of an embedded model, as llama.cpp loads it.
+
+        Parameters
+        ----------
+        reference, progress : str, bool
+            As for `resolve`.
+
+        Returns
+        -------
+        Path
+            The package's own file; of several parts, one in the user's cache, joined on first use.
+
+        Raises
+        ------
+        ModelError
+            As for `resolve`.
+        """
+        model = _known(reference)
+        paths = [_part(model, distribution, file) for distribution, file in model.parts]
+        if len(paths) == 1:
+            _verify(model, paths, None, lambda done: None)
+            return paths[0]
+
+        def fill(work: Path) -> None:
+            size = sum(path.stat().st_size for path in paths)
+            with tqdm(
+                total=size, unit="B", unit_scale=True, desc=model.name, disable=not progress
+            ) as bar:
+                _verify(model, paths, work / _GGUF, bar.update)
+            _copy_notices(model, work)
+
+        folder = cache_dir() / "models" / f"{model.name}-{model.sha256[:8]}-gguf"
+        facts = {"model": f"{self.name}:{model.name}", "gguf_sha256": model.sha256}
+        return checkpoint_folder.make(folder, fill, facts=facts) / _GGUF
+
+
+def _known(reference: str) -> EmbeddedModel:
+    model = MODELS.get(reference)
+    if model is None:
+        raise ModelError(
+            f"There is no embedded model {reference!r}; accepted are {', '.join(MODELS)}."
+        )
+    return model
 
 
 def checkpoint_path(model: EmbeddedModel) -> Path:
@@ -186,7 +228,17 @@ def _gguf(
     model: EmbeddedModel, paths: list[Path], folder: Path, advance: Callable[[str, int], None]
 ) -> Iterator[Path]:
     """Yield the verified GGUF file; several parts are joined in `folder`."""
-    joined = folder / "model.gguf" if len(paths) > 1 else None
+    joined = folder / _GGUF if len(paths) > 1 else None
+    _verify(model, paths, joined, lambda done: advance("verifying the GGUF file", done))
+    yield joined or paths[0]
+    if joined is not None:
+        joined.unlink()
+
+
+def _verify(
+    model: EmbeddedModel, paths: list[Path], joined: Path | None, advance: Callable[[int], object]
+) -> None:
+    """Compare the parts' checksum with the model's, and write them into one file if it is named."""
     digest = hashlib.sha256()
     with joined.open("wb") if joined is not None else nullcontext() as output:
         for path in paths:
@@ -195,15 +247,12 @@ def _gguf(
                     digest.update(block)
                     if output is not None:
                         output.write(block)
-                    advance("verifying the GGUF file", len(block))
+                    advance(len(block))
     if digest.hexdigest() != model.sha256:
         raise ModelError(
             f"The GGUF file in {model.distribution} is damaged or of another version (SHA-256 "
             f"{digest.hexdigest()[:8]}… instead of {model.sha256[:8]}…): run `{model.reinstall}`."
         )
-    yield joined or paths[0]
-    if joined is not None:
-        joined.unlink()
 
 
 def _convert(

@@ -9,8 +9,9 @@ from pathlib import Path
 from floe_plugins import files
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.gguf_lora import GGUF_FILE
 from flower_strategy.adapters.mean import Aggregate, truncate
-from flower_strategy.adapters.peft_folder import save_adapter
+from flower_strategy.adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from flower_strategy.adapters.stacking import is_zero, stacked
 from flower_strategy.config_keys import EXPORT_RANKS
 from flower_strategy.data.examples import Example
@@ -26,7 +27,7 @@ FOLDER_KEY = "device-adapter"
 
 _ERRORS = 2.0
 _LOST = 1e-4
-_ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
+_ADAPTER_FILES = {CONFIG_FILE, WEIGHTS_FILE, GGUF_FILE}
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
     history.json
     cluster-0/adapter_config.json
     cluster-0/adapter_model.safetensors
+    cluster-0/adapter_model.gguf                   # the same for llama.cpp, if it can be written
     cluster-1/...
 
 ``manifest.json``::
@@ -23,6 +24,7 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
                                    "weights": 9953280}, ...],
                  "without_factors": [{"name": "lm_head", ..., "reason": "..."}, ...],
                  "vllm": {"release": "0.32", "takes": true, "says": "..."}},   # or null
+     "gguf": {"written": true, "says": "..."},       # with the reason where it is false
      "embedding": {"texts": 8, "noise": 0.0, ...},   # EmbeddingSettings
      "clustering": {"by": "embedding", ...},      # ClusteringSettings
      "clusters": [
@@ -83,6 +85,8 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins import models
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.gguf_lora import GGUF_FILE, GgufError, gguf_base, save_gguf
 from flower_strategy.adapters.mean import truncate
 from flower_strategy.adapters.modules import AdaptedModules
 from flower_strategy.adapters.peft_folder import save_adapter
@@ -137,6 +141,7 @@ def export_run(
     folder.mkdir(parents=True, exist_ok=True)
     kept = state.kept_models()
     clusters = []
+    adapters = {}
     for cluster in state.clusters:
         served = truncate(state.served(cluster.name), rank)
         best = state.best.get(cluster.name)
@@ -147,6 +152,7 @@ def export_run(
             base_model=base_model,
             modules=modules,
         )
+        adapters[folder / cluster.name / GGUF_FILE] = served.adapter
         energy = 1.0 - served.discarded_energy
         for record in reversed(state.history):
             if best is not None and record.round > best.round:
@@ -182,6 +188,7 @@ def export_run(
         "deadline_seconds": policy.deadline,
         "training": training.model_dump(mode="json"),
         "modules": modules and {**modules.to_json(), "vllm": vllm_support(modules).to_json()},
+        "gguf": _write_gguf(adapters, rank=rank, base_model=base_model),
         "embedding": asdict(embedding),
         "clustering": asdict(clustering),
         "clusters": clusters,
@@ -194,6 +201,23 @@ def export_run(
         {"format": FORMAT, "rounds": [pack_round(record) for record in state.history]},
     )
     return manifest
+
+
+def _write_gguf(
+    adapters: Mapping[Path, AdapterState], *, rank: int, base_model: str
+) -> dict[str, Any]:
+    """Write the adapters for llama.cpp, too; return what the manifest says of it."""
+    try:
+        base = gguf_base(base_model)
+        for path, adapter in adapters.items():
+            save_gguf(adapter, path, rank=rank, base=base)
+    # What llama.cpp cannot load is no reason to lose what PEFT and vLLM can.
+    except GgufError as error:
+        return {"written": False, "says": f"There are no GGUF adapters for llama.cpp: {error}"}
+    return {
+        "written": True,
+        "says": f"llama.cpp loads the {GGUF_FILE} beside each on a base of {base.architecture}.",
+    }
 
 
 def _form(state: RunState, cluster: Cluster) -> Form:

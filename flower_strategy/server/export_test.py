@@ -230,7 +230,7 @@ class Children:
 
     def start(self, output: Path, *rounds: int, grief: Grief = Grief("none")) -> Child:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "peft"])
+        context.set_forkserver_preload([__name__, "gguf", "peft"])
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(
             target=_child, args=(theirs, str(output), self.model, rounds, grief)

@@ -261,6 +261,8 @@ def log_export(folder: Path, manifest: Mapping[str, Any]) -> None:
         return
     logger.info("Wrote %d adapters of rank %d:", len(manifest["clusters"]), manifest["rank"])
     log_tree([str(folder / cluster["adapter"]) for cluster in manifest["clusters"]])
+    level = logging.INFO if manifest["gguf"]["written"] else logging.WARNING
+    logger.log(level, "%s", manifest["gguf"]["says"])
 
 
 def progress_bar(done: int, total: int) -> str:

@@ -260,7 +260,7 @@ def test_every_command_and_option_is_on_its_page(capsys: pytest.CaptureFixture[s
         return capsys.readouterr().out
 
     commands = re.findall(r"^    (\w+)  ", help_of(), re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         assert f"floe-llm {command}" in page, command
         for option in re.findall(r"^  (--[\w-]+)", help_of(command), re.MULTILINE):

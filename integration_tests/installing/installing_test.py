@@ -64,6 +64,7 @@ def test_the_doctor_says_which_halves_are_missing(base: Environment, tmp_path: P
         (["align", "a", "b"], "safetensors", "fusion"),
         (["adapter", "run", "text"], "torch", "federated"),
         (["report", "run"], "vl_convert", "federated"),
+        (["slm", "serve", "model.gguf"], "xllamacpp", "llama-cpp"),
     ],
 )
 def test_a_command_of_a_missing_half_names_the_extra(
