@@ -25,6 +25,7 @@ from integration_tests.demo.page import (
     COLUMNS,
     WIDE,
     cluster_rows,
+    gained,
     row,
     write_page,
 )
@@ -108,6 +109,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
         "device_seconds": elapsed(federation),
         "clusters": clusters,
         "answers": [_result(answer) for answer in answers],
+        "gained": gained(answers),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     _show(options, results, clusters, answers)
@@ -121,7 +123,7 @@ def _answers(
 ) -> list[Answer]:
     adapters = federation.adapters_for(PROMPTS)
     check_forms({federation.forms[name] for name in adapters.values()}, resolve(CLOUD_MODEL))
-    progress.step("Servers: the device's small model, the cloud's large one (about a minute).")
+    progress.step("Servers: the device's small model on llama.cpp, the cloud's large one on vLLM.")
     with pair_of_servers(
         federation,
         folder,
@@ -131,14 +133,11 @@ def _answers(
     ) as pair:
         progress.step("Prompts: the gate decides what the cloud may see.")
         device = Device(
-            own=pair.own,
-            cloud=pair.cloud,
+            pair=pair,
             adapters=adapters,
             forms=federation.forms,
-            trace=pair.trace,
             max_tokens=options.max_tokens,
         )
-        device.warm_up()
         answers = []
         for prompt in PROMPTS:
             answers.append(device.ask(prompt))
@@ -186,6 +185,7 @@ def _show(
         table.add_row(*(cell.replace("[", r"\[") for cell in row(answer)))
     console.print(losses)
     console.print(table)
+    console.print(gained(answers))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from floe_plugins.gate import Decision, Gate
@@ -13,9 +12,18 @@ from flower_strategy.adapter_choice import ROUTES
 from flower_strategy.profile import Form
 from integration_tests.demo.federation import DemoError
 from integration_tests.demo.prompts import STOP, Prompt
-from integration_tests.demo.serving import lines_by_label
+from integration_tests.demo.serving import Pair, lines_by_label
 from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+
+
+@dataclass(frozen=True)
+class Written:
+    """A server's reply: text, tokens, and whether the text ended before the most tokens."""
+
+    text: str
+    tokens: list[str]
+    ended: bool
 
 
 @dataclass
@@ -29,8 +37,10 @@ class Answer:
         The cluster adapter that answered, or that the cloud called.
     text : str
         The answer: fused if the prompt was clear, else the device's own.
-    host_text : str or None
-        What the cloud's model writes alone; None if it was not called.
+    host_text, slm_text : str or None
+        What the cloud's model and the device's write alone; None if the prompt was not clear.
+    ended : bool
+        Whether the answer ends by itself, before the most tokens that it may have.
     tokens : list of str
         The answer's tokens.
     weights : list of float
@@ -49,12 +59,18 @@ class Answer:
     adapter: str
     text: str = ""
     host_text: str | None = None
+    slm_text: str | None = None
+    ended: bool = True
     tokens: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     fused_share: float = 0.0
     deadline_misses: int = 0
     request_bytes: int = 0
     reply_bytes: int = 0
+
+    def take(self, written: Written) -> None:
+        """Have a reply for the answer."""
+        self.text, self.tokens, self.ended = written.text, written.tokens, written.ended
 
     @property
     def mean_weight(self) -> float:
@@ -72,13 +88,12 @@ class Device:
 
     Parameters
     ----------
-    own, cloud : Server
+    pair : Pair
+        The servers.
     adapters : dict of str to str
         Which cluster adapter answers each prompt.
     forms : mapping of str to str
         The form that each cluster adapter is asked in.
-    trace : Path
-        The trace that the cloud's processor writes.
     max_tokens : int
         Most tokens per answer.
     """
@@ -86,30 +101,17 @@ class Device:
     def __init__(
         self,
         *,
-        own: Server,
-        cloud: Server,
+        pair: Pair,
         adapters: dict[str, str],
         forms: Mapping[str, Form],
-        trace: Path,
         max_tokens: int,
     ) -> None:
         # Numbers and addresses alone: names are in most prompts, and some are to leave.
         self._gate = Gate(detectors=["card", "email", "iban", "phone", "secret"])
-        self._own, self._cloud = own, cloud
+        self._pair = pair
         self._adapters = adapters
         self._forms = forms
-        self._trace = trace
         self._max_tokens = max_tokens
-
-    def warm_up(self) -> None:
-        """Write a token with every adapter: a server reads one at its first use.
-
-        Otherwise the first answers' tokens would be the cloud's, as they are whenever the device's
-        first reply takes longer than the deadline.
-        """
-        for adapter in sorted(set(self._adapters.values())):
-            body = question("Hi", self._forms[adapter], max_tokens=1)
-            _send(self._own, {**body, "model": adapter})
 
     def ask(self, prompt: Prompt) -> Answer:
         """Answer a prompt; one that the gate does not clear never leaves the device."""
@@ -118,21 +120,29 @@ class Device:
         form = self._forms[answer.adapter]
         body = question(prompt.text, form, max_tokens=self._max_tokens)
         body |= {"temperature": 0.0, "stop": list(STOP)}
+        by_itself = _send(self._pair.own, {**body, "lora": self._only(answer.adapter)})
         if verdict.decision is not Decision.CLEAR:
-            answer.text, answer.tokens = _send(self._own, {**body, "model": answer.adapter})
+            answer.take(by_itself)
             return answer
-        alone = {**body, "vllm_xargs": {"floe": "host"}}
-        answer.host_text, _ = _send(self._cloud, alone)
+        # What each model writes alone is for comparison: an answer does not need it.
+        answer.slm_text = by_itself.text
+        answer.host_text = _send(self._pair.cloud, {**body, "vllm_xargs": {"floe": "host"}}).text
         options = {"floe": "fused", "floe_expert_model": answer.adapter, "floe_label": prompt.name}
         body["vllm_xargs"] = options
-        answer.text, answer.tokens = _send(self._cloud, body)
-        # The comparison with the host alone belongs to the demonstration, not to an answer.
-        answer.request_bytes = len(json.dumps({"model": self._cloud.name, **body}).encode())
+        answer.take(_send(self._pair.cloud, body))
+        answer.request_bytes = len(json.dumps({"model": self._pair.cloud.name, **body}).encode())
         self._read_trace(answer)
         return answer
 
+    def _only(self, adapter: str) -> list[dict[str, float]]:
+        """Return what a request to llama.cpp says to be answered with one adapter."""
+        return [
+            {"id": place, "scale": float(name == adapter)}
+            for name, place in self._pair.adapters.items()
+        ]
+
     def _read_trace(self, answer: Answer) -> None:
-        lines = lines_by_label(self._trace).get(answer.prompt.name)
+        lines = lines_by_label(self._pair.trace).get(answer.prompt.name)
         if not lines:
             raise DemoError(f"The processor left no trace of the prompt {answer.prompt.name!r}.")
         answer.weights = [line["expert_weight"] for line in lines]
@@ -166,15 +176,16 @@ def question(prompt: str, form: Form, *, max_tokens: int) -> dict[str, Any]:
     return {"messages": messages, "max_tokens": max_tokens, "logprobs": True}
 
 
-def answered(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return text and tokens of a reply's choice, in either form."""
-    if "text" in choice:
-        return str(choice["text"]), [str(token) for token in choice["logprobs"]["tokens"]]
-    tokens = [str(token["token"]) for token in choice["logprobs"]["content"]]
-    return str(choice["message"]["content"] or ""), tokens
+def answered(choice: Mapping[str, Any]) -> Written:
+    """Return a reply's choice, in either form and of either server."""
+    text = choice["text"] if "text" in choice else choice["message"]["content"]
+    said = choice["logprobs"]
+    # llama.cpp lists a completion's tokens as those of a chat.
+    tokens = said["tokens"] if "tokens" in said else [each["token"] for each in said["content"]]
+    return Written(str(text or ""), [*map(str, tokens)], choice["finish_reason"] != "length")
 
 
-def _send(server: Server, body: dict[str, Any]) -> tuple[str, list[str]]:
+def _send(server: Server, body: dict[str, Any]) -> Written:
     route = ROUTES["chat" if "messages" in body else "plain"]
     reply = server.post(route.removeprefix("/v1/"), body)
     if reply.status_code != 200:

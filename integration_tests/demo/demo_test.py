@@ -142,6 +142,7 @@ def test_clear_prompts_are_fused_and_private_ones_stay(finished: Finished) -> No
     clear, private = answers[:3], answers[3:]
     assert any(answer["text"] != answer["host_text"] for answer in clear)
     for answer in clear:
+        assert answer["slm_text"].strip()
         assert answer["fused_share"] > 0.5
         assert 0 < answer["mean_weight"] < 1
         assert answer["request_bytes"] > 0
@@ -157,7 +158,9 @@ def test_figures_and_page_are_there(finished: Finished) -> None:
     for name in ("embeddings", "ranks", "loss", "weights"):
         assert (finished.folder / f"{name}.png").stat().st_size > 5_000
     assert page.count("data:image/png;base64,") == 4
-    assert "host alone" in page
+    assert "LLM alone" in page
+    assert "SLM alone" in page
+    assert finished.results["gained"] in page
 
 
 def test_nothing_keeps_running(finished: Finished) -> None:
@@ -166,7 +169,7 @@ def test_nothing_keeps_running(finished: Finished) -> None:
 
 @pytest.mark.parametrize(
     ("message", "skip_training"),
-    [("[DEVICES]", False), ("waiting for slm", True)],
+    [("[DEVICES]", False), ("waiting for llm", True)],
     ids=["while training", "while the servers start"],
 )
 def test_ctrl_c_ends_every_process(

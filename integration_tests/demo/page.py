@@ -14,7 +14,8 @@ COLUMNS = (
     "prompt",
     "verdict",
     "answer",
-    "host alone",
+    "LLM alone",
+    "SLM alone",
     "mean expert weight",
     "tokens fused",
     "deadline misses",
@@ -32,7 +33,7 @@ ALONE = (
 )
 
 #: Columns that hold text and need the room.
-WIDE = frozenset({"prompt", "answer", "host alone"})
+WIDE = frozenset({"prompt", "answer", "LLM alone", "SLM alone"})
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; }
@@ -53,13 +54,33 @@ def row(answer: Answer) -> list[str]:
     return [
         answer.prompt.text.strip(),
         verdict,
-        f"{answer.text.strip()}\n[{answer.adapter}]",
+        f"{answer.text.strip()}{'' if answer.ended else ' …'}\n[{answer.adapter}]",
         (answer.host_text or "").strip() if asked else "not asked",
+        (answer.slm_text or "").strip() if asked else "as the answer",
         f"{answer.mean_weight:.2f}" if asked else "-",
         f"{answer.fused_share:.0%}" if asked else "-",
         str(answer.deadline_misses) if asked else "-",
         f"{answer.bytes_left:,}",
     ]
+
+
+def gained(answers: Sequence[Answer]) -> str:
+    """Say how many clear prompts each model answers alone, and how many both do together."""
+    clear = [answer for answer in answers if answer.host_text is not None]
+    right = {
+        who: sum(answer.prompt.is_right(getattr(answer, text) or "") for answer in clear)
+        for who, text in (
+            ("the LLM alone", "host_text"),
+            ("the SLM alone", "slm_text"),
+            ("both together", "text"),
+        )
+    }
+    counts = ", ".join(f"{who} {count}" for who, count in right.items())
+    kept = len(answers) - len(clear)
+    return (
+        f"Right answers to the {len(clear)} prompts that may leave: {counts}. The SLM answers the "
+        f"other {kept} on the device, and nothing of them leaves it."
+    )
 
 
 def cluster_rows(clusters: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -93,6 +114,7 @@ def write_page(
         _table(CLUSTER_COLUMNS, cluster_rows(clusters)),
         f"<p>{escape(ALONE)}</p>" if any(cluster["alone"] for cluster in clusters) else "",
         "<h2>Answers</h2>",
+        f"<p>{escape(gained(answers))}</p>",
         _table(COLUMNS, [row(answer) for answer in answers]),
     ]
     for title, file in figures.items():

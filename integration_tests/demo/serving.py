@@ -1,4 +1,4 @@
-"""The device's server with all adapters of a run, and the cloud's with Floe's processor."""
+"""The device's llama.cpp with all adapters of a run, and the cloud's vLLM with Floe's processor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from floe_plugins.models import resolve
 from integration_tests.demo.federation import Federation
-from integration_tests.harness.processes import free_port
+from integration_tests.harness.llama_servers import slm_server
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 
 CLOUD_MODEL = "embedded:gemma-3-270m"
@@ -26,15 +26,14 @@ class Pair:
     own, cloud : Server
     trace : Path
         The cloud processor's record of every fused token.
-    own_model, cloud_model : str
-        Folders of their checkpoints.
+    adapters : dict of str to int
+        The id by which the device's server knows each cluster's adapter.
     """
 
     own: Server
     cloud: Server
     trace: Path
-    own_model: str
-    cloud_model: str
+    adapters: dict[str, int]
 
 
 def lines_by_label(trace: Path) -> dict[str, list[dict[str, Any]]]:
@@ -54,10 +53,8 @@ def pair_of_servers(
     deadline_ms: float,
     first_deadline_ms: float,
     waiting: Callable[[str, float], None],
-    llm: str = CLOUD_MODEL,
-    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Pair]:
-    """Start both servers, each on its own core, and stop them on exit.
+    """Start both servers, and stop them on exit.
 
     Parameters
     ----------
@@ -66,44 +63,77 @@ def pair_of_servers(
     folder : Path
         For logs and the trace of the fusion.
     deadline_ms, first_deadline_ms : float
+        See `cloud_spec`.
+    waiting : Callable[[str, float], None]
+        See `running`.
+    """
+    logs, slm = folder / "logs", str(federation.manifest["model"])
+    trace = new_trace(folder)
+    with slm_server(slm, name="slm", logs=logs, adapters=federation.folder, waiting=waiting) as own:
+        cloud = cloud_spec(
+            own.url,
+            slm=slm,
+            trace=trace,
+            deadline_ms=deadline_ms,
+            first_deadline_ms=first_deadline_ms,
+        )
+        with running(cloud, logs=logs, waiting=waiting) as (far,):
+            yield Pair(own, far, trace, _ids(own))
+
+
+def new_trace(folder: Path) -> Path:
+    """Return where the cloud's processor writes its trace; a former one is removed."""
+    trace = folder / "fusion.jsonl"
+    trace.unlink(missing_ok=True)
+    return trace
+
+
+def cloud_spec(
+    expert_url: str,
+    *,
+    slm: str,
+    trace: Path,
+    deadline_ms: float,
+    first_deadline_ms: float,
+    llm: str = CLOUD_MODEL,
+    variables: Mapping[str, str] | None = None,
+) -> ServerSpec:
+    """Return the cloud's server, whose expert is the device's.
+
+    Parameters
+    ----------
+    expert_url : str
+        Of the device's server.
+    slm : str
+        The device's model, whose tokenizer is read.
+    trace : Path
+        See `new_trace`.
+    deadline_ms, first_deadline_ms : float
         Of the device's replies, in milliseconds. Two servers, their front ends and a client share
         two cores here, perhaps with others; where each server has its own machine, the defaults
         will do.
-    waiting : Callable[[str, float], None]
-        See `running`.
     llm : str (default: CLOUD_MODEL)
         The cloud's model.
     variables : Mapping[str, str], optional
-        Further environment variables of both servers.
+        Further environment variables.
     """
-    trace = folder / "fusion.jsonl"
-    trace.unlink(missing_ok=True)
-    port = free_port()
-    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
-    rank = str(federation.manifest["rank"])
-    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
-    slm = federation.manifest["model"]
-    own_model, cloud_model = resolve(slm), resolve(llm)
-    device = ServerSpec(
-        model=own_model,
-        name="slm",
-        core=0,
-        port=port,
-        arguments=[*lora, "--lora-modules", *modules],
-        variables=variables or {},
-    )
-    expert = {"url": f"http://127.0.0.1:{port}/v1", "model": "slm", "tokenizer": slm}
-    cloud = ServerSpec(
-        model=cloud_model,
+    expert = {"url": expert_url, "model": "slm", "tokenizer": slm, "trusted": True}
+    return ServerSpec(
+        model=resolve(llm),
         name="llm",
         core=1,
         floe={
-            "expert": {**expert, "trusted": True},
+            "expert": expert,
             "deadline_ms": deadline_ms,
             "first_deadline_ms": first_deadline_ms,
             "trace_file": str(trace),
         },
         variables=variables or {},
     )
-    with running(device, cloud, logs=folder / "logs", waiting=waiting) as (own, far):
-        yield Pair(own, far, trace, own_model, cloud_model)
+
+
+def _ids(server: Server) -> dict[str, int]:
+    """Return name -> id of the adapters, from the line with which the server says it is ready."""
+    lines = server.log.read_text("utf-8").splitlines()
+    ready = json.loads(next(line for line in lines if line.startswith("{")))
+    return {each["name"]: each["id"] for each in ready["adapters"]}

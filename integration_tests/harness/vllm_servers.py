@@ -171,7 +171,7 @@ def running(
             url = f"http://127.0.0.1:{port}/v1"
             servers.append(Server(name=spec.name, url=url, log=log, process=process))
         for server in servers:
-            _wait(server, waiting)
+            wait(server, waiting)
         yield servers
     finally:
         end_all([server.process for server in servers])
@@ -183,7 +183,13 @@ def _start(spec: ServerSpec, port: int, log: Path) -> Child:
     return spawn(spec.command(port), log=log, env=spec.environment)
 
 
-def _wait(server: Server, waiting: Callable[[str, float], None] | None) -> None:
+def wait(
+    server: Server,
+    waiting: Callable[[str, float], None] | None,
+    *,
+    every_s: float = 1.0,
+) -> None:
+    """Wait until a server answers; see `running`."""
     begun = time.monotonic()
     while (spent := time.monotonic() - begun) < START_TIMEOUT_S:
         if server.process.poll() is not None:
@@ -198,7 +204,7 @@ def _wait(server: Server, waiting: Callable[[str, float], None] | None) -> None:
             pass
         if waiting is not None:
             waiting(server.name, spent)
-        time.sleep(1)
+        time.sleep(every_s)
     raise RuntimeError(
         f"The server {server.name!r} did not answer in {START_TIMEOUT_S:.0f} s:\n{tail(server.log)}"
     )

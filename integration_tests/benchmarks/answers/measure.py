@@ -19,8 +19,7 @@ from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_task
 from integration_tests.demo.federation import Federation
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
-from integration_tests.demo.serving import lines_by_label, pair_of_servers
-from integration_tests.harness.vllm_servers import FORGETS
+from integration_tests.demo.serving import lines_by_label
 
 
 def measure(options: cli.Namespace) -> dict[str, Any]:
@@ -46,20 +45,8 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
     trained_s = time.monotonic() - begun
     items, fitted = (_items(tasks, federation, purpose) for purpose in ("asked", "fitted"))
     cli.note("the device's server and the cloud's")
-    with pair_of_servers(
-        federation,
-        folder,
-        llm=options.llm,
-        # Eight streams at a time on two cores: a late call would measure the machine's speed, and
-        # this benchmark is about what the two models say together.
-        deadline_ms=10_000,
-        first_deadline_ms=60_000,
-        variables=FORGETS,
-        waiting=Progress().waiting,
-    ) as pair:
-        found = figures(
-            servers.Servers(**vars(pair)), items, fitted, timed=options.timed, seed=options.seed
-        )
+    with servers.serving(federation, folder, llm=options.llm, waiting=Progress().waiting) as both:
+        found = figures(both, items, fitted, timed=options.timed, seed=options.seed)
     return {
         "seed": options.seed,
         "models": {"slm": federation.manifest["model"], "llm": options.llm},

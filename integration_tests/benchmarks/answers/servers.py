@@ -3,20 +3,23 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError
+from floe_plugins.models import resolve
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
 from integration_tests.demo import federation as demo
 from integration_tests.demo.federation import Federation
-from integration_tests.demo.serving import Pair
-from integration_tests.harness.vllm_servers import Server
+from integration_tests.demo.serving import cloud_spec, new_trace
+from integration_tests.harness.processes import free_port
+from integration_tests.harness.vllm_servers import FORGETS, Server, ServerSpec, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _DATA = "data"
@@ -53,8 +56,25 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Servers(Pair):
-    """The device's server and the cloud's, asked as the systems ask them."""
+class Servers:
+    """The device's server and the cloud's, asked as the systems ask them.
+
+    Both are vLLM's: what a prompt's tokens are worth is asked of both.
+
+    Attributes
+    ----------
+    own, cloud : Server
+    trace : Path
+        The cloud processor's record of every fused token.
+    own_model, cloud_model : str
+        Folders of their checkpoints.
+    """
+
+    own: Server
+    cloud: Server
+    trace: Path
+    own_model: str
+    cloud_model: str
 
     def of(self, system: str) -> tuple[Server, ...]:
         """Return the servers that work on a writer's answer."""
@@ -134,6 +154,50 @@ class Servers(Pair):
         requests are in the same step ("einsum(): subscript b has size ...").
         """
         return {item.key: self.prompt_bits(item) for item in cli.progress(items, "prompts")}
+
+
+@contextmanager
+def serving(
+    federation: Federation, folder: Path, *, llm: str, waiting: Callable[[str, float], None]
+) -> Iterator[Servers]:
+    """Start both servers, each on its own core, and stop them on exit.
+
+    Parameters
+    ----------
+    federation : Federation
+        A finished run: its SLM and adapters are served.
+    folder : Path
+        For logs and the trace of the fusion.
+    llm : str
+        The cloud's model.
+    waiting : Callable[[str, float], None]
+        See `running`.
+    """
+    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
+    rank = str(federation.manifest["rank"])
+    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
+    slm, port, trace = str(federation.manifest["model"]), free_port(), new_trace(folder)
+    device = ServerSpec(
+        model=resolve(slm),
+        name="slm",
+        core=0,
+        port=port,
+        arguments=[*lora, "--lora-modules", *modules],
+        variables=FORGETS,
+    )
+    cloud = cloud_spec(
+        f"http://127.0.0.1:{port}/v1",
+        slm=slm,
+        trace=trace,
+        # Eight streams at a time on two cores: a late call would measure the machine's speed, and
+        # this benchmark is about what the two models say together.
+        deadline_ms=10_000,
+        first_deadline_ms=60_000,
+        llm=llm,
+        variables=FORGETS,
+    )
+    with running(device, cloud, logs=folder / "logs", waiting=waiting) as (own, far):
+        yield Servers(own, far, trace, device.model, cloud.model)
 
 
 def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:

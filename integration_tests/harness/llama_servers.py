@@ -1,0 +1,59 @@
+"""llama.cpp's server as users start it, `floe-llm slm serve`, as a child process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from integration_tests.harness.processes import end, free_port, spawn
+from integration_tests.harness.vllm_servers import Server, wait
+
+
+@contextmanager
+def slm_server(
+    model: str,
+    *,
+    name: str,
+    logs: Path,
+    adapters: Path | None = None,
+    context: int = 1024,
+    slots: int = 4,
+    waiting: Callable[[str, float], None] | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Start the server with one thread, wait until it answers, and stop it on exit.
+
+    Parameters
+    ----------
+    model : str
+        A GGUF file, or ``embedded:...``.
+    name : str
+        For its log and for messages; requests may name any model.
+    logs : Path
+        Folder for its log.
+    adapters : Path, optional
+        A run's output folder.
+    context, slots : int
+        See `floe-llm slm serve`.
+    waiting : callable, optional
+        Called now and then with the name and the seconds so far.
+    variables : mapping of str to str, optional
+        Further environment variables.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    log = logs / f"{name}-{port}.log"
+    command = [sys.executable, "-m", "floe_plugins.cli", "slm", "serve", model]
+    command += ["--port", str(port), "--threads", "1", "--json"]
+    command += ["--context", str(context), "--slots", str(slots)]
+    if adapters is not None:
+        command += ["--adapters", str(adapters)]
+    process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", **(variables or {})})
+    server = Server(name=name, url=f"http://127.0.0.1:{port}/v1", log=log, process=process)
+    try:
+        wait(server, waiting, every_s=0.1)
+        yield server
+    finally:
+        end(process)
