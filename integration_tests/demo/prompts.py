@@ -17,12 +17,12 @@ class Prompt:
     text : str
         What is asked.
     right : str
-        A pattern that is found in every right answer, and in no wrong one.
+        A pattern that is found in every right answer, and in no wrong one; by default in none.
     """
 
     name: str
     text: str
-    right: str
+    right: str = r"(?!)"
 
     def is_right(self, answer: str) -> bool:
         """Return whether an answer is right."""

@@ -20,6 +20,7 @@ def slm_server(
     adapters: Path | None = None,
     context: int = 1024,
     slots: int = 4,
+    core: int | None = None,
     waiting: Callable[[str, float], None] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
@@ -37,6 +38,8 @@ def slm_server(
         A run's output folder.
     context, slots : int
         See `floe-llm slm serve`.
+    core : int, optional
+        The CPU core that it computes on; any if not given.
     waiting : callable, optional
         Called now and then with the name and the seconds so far.
     variables : mapping of str to str, optional
@@ -45,11 +48,13 @@ def slm_server(
     logs.mkdir(parents=True, exist_ok=True)
     port = free_port()
     log = logs / f"{name}-{port}.log"
-    command = [sys.executable, "-m", "floe_plugins.cli", "slm", "serve", model]
+    command = [str(Path(sys.executable).parent / "floe-llm"), "slm", "serve", model]
     command += ["--port", str(port), "--threads", "1", "--json"]
     command += ["--context", str(context), "--slots", str(slots)]
     if adapters is not None:
         command += ["--adapters", str(adapters)]
+    if core is not None:
+        command = ["taskset", "--cpu-list", str(core), *command]
     process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", **(variables or {})})
     server = Server(name=name, url=f"http://127.0.0.1:{port}/v1", log=log, process=process)
     try:
