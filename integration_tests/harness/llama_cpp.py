@@ -103,7 +103,7 @@ def _wait(server: LlamaServer, log: Path) -> None:
 
 def main() -> None:
     """Serve until the process is ended."""
-    import xllamacpp  # type: ignore[import-untyped]
+    import xllamacpp
 
     parser = argparse.ArgumentParser()
     parser.add_argument("model")

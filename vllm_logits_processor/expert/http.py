@@ -223,9 +223,9 @@ class CompletionsExpert:
 
     async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
         _, dialect = self._known or await self._decide(model)
-        short = await self._ask_by_session(dialect, prompts, model, steps)
-        if short is not None:
-            return short
+        by_session = await self._ask_by_session(dialect, prompts, model, steps)
+        if by_session is not None:
+            return by_session
         found: list[Continuation | None] = [None] * len(prompts)
         sent = received = 0
         for places in dialect.rounds(prompts):
