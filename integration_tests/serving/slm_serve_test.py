@@ -186,7 +186,7 @@ def test_it_ends_at_a_signal_without_a_word(number: signal.Signals) -> None:
     with serving("--context", "64", "--slots", "1") as found:
         assert found.ready["adapters"] == []
         found.process.send_signal(number)
-        out, err = found.process.communicate(timeout=30)
+        out, err = found.process.communicate(timeout=120)
         assert (found.process.returncode, out, err) == (0, "", "")
 
 
