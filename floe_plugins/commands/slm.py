@@ -114,7 +114,9 @@ def _serve(arguments: argparse.Namespace) -> int:
             },
         }
         print(json.dumps(ready) if arguments.json else _text(ready), flush=True)
-        ended.wait()
+        # Another thread may be given the signal, which does not wake this one.
+        while not ended.wait(0.5):
+            pass
         # Its threads end with it.
         del server
     finally:

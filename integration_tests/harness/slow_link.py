@@ -71,6 +71,9 @@ def _accept(server: socket.socket, port: int, bytes_per_second: float, traffic: 
         except OSError:
             near.close()
             continue
+        for end in (near, far):
+            # A request's second part would else wait until the first is acknowledged.
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for way in ((near, far, bytes_per_second, count_up), (far, near, 0.0, count_down)):
             threading.Thread(target=_pass_on, args=way, daemon=True).start()
 

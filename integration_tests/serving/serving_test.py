@@ -286,7 +286,7 @@ def test_a_token_costs_few_bytes_however_long_the_text(cloud: Cloud) -> None:
 
 def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cloud) -> None:
     prompt = 3 * QUESTION
-    options: dict[str, Any] = {"max_tokens": 32, "ignore_eos": True}
+    options: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
     undisturbed = cloud.host.complete(prompt, vllm_xargs={"floe_label": "kept"}, **options)
 
     def push_out() -> None:
@@ -304,12 +304,13 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
     pusher.join(timeout=60)
     assert disturbed == undisturbed
     whole = 4 * 3 * 30
-    for label, least in (("kept", 0), ("lost", 2)):
+    # On a busy machine the second loss may come after the answer.
+    for label, counts in (("kept", {0}), ("lost", {1, 2})):
         lines = cloud.lines(label)
-        assert [line["outcome"] for line in lines] == ["fused"] * 32
+        assert [line["outcome"] for line in lines] == ["fused"] * 64
         # After the first token, which opens the session.
         sent = [line["sent_bytes"] for line in lines[1:]]
-        assert sum(each > whole for each in sent) == least
+        assert sum(each > whole for each in sent) in counts
         assert sum(sent) / len(sent) < whole
 
 
