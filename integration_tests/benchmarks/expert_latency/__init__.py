@@ -2,5 +2,5 @@
 
 The same texts grow by a token a step at vLLM, at vLLM with sessions, and at llama.cpp; Floe's own
 client asks for the next distribution of all of them in one call, as a decoding step does. The
-servers take turns at every step, on the same core.
+servers take turns on the same core.
 """

@@ -30,6 +30,9 @@ from vllm_logits_processor.expert.protocol import Expert
 WAYS = ("vllm", "vllm+sessions", "llama.cpp")
 
 _NAME = "expert"
+#: How often a server has its turn, and seconds before it: vLLM's worker polls for its next step for
+#: a second, and would take the core from the other server.
+_TURNS, _REST_S = 2, 1.5
 
 
 @dataclass
@@ -153,9 +156,11 @@ def _measured(
             way.step()
         way.milliseconds.clear()
         way.traffic.taken()
-    for _ in range(steps):
+    for part in range(_TURNS):
         for way in ways:
-            way.step()
+            time.sleep(_REST_S)
+            for _ in range(part, steps, _TURNS):
+                way.step()
     for way in ways:
         up, down = way.traffic.taken()
         yield {
