@@ -163,8 +163,9 @@ def test_every_key_that_the_table_names_is_one_of_floe_s() -> None:
 def test_the_results_say_what_the_page_says_of_them() -> None:
     quality = json.loads((DOCS / "results" / "federated_quality.json").read_text("utf-8"))
     for methods in quality["levels"].values():
-        floe, theirs, alone = (methods[name] for name in ("floe", "fedavg", "local"))
-        assert alone["loss_mean"] < floe["loss_mean"] < theirs["loss_mean"]
+        floe, theirs = methods["floe"], methods["fedavg"]
+        for other in ("local", "flexlora:int8:filled", "fedavg"):
+            assert floe["loss_mean"] < methods[other]["loss_mean"]
         assert floe["megabytes_up"] > theirs["megabytes_up"]
     overhead = json.loads((DOCS / "results" / "round_overhead.json").read_text("utf-8"))
     assert overhead["server_s"] > overhead["fedavg_server_s"]
