@@ -304,8 +304,10 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
     pusher.join(timeout=60)
     assert disturbed == undisturbed
     whole = 4 * 3 * 30
-    # On a busy machine the second loss may come after the answer.
-    for label, counts in (("kept", {0}), ("lost", {1, 2})):
+    # A server that has just announced sessions gets the text once more, which opens the session. On
+    # a busy machine a loss may come after the answer; that each costs one text is tested in
+    # sessions_test and http_sessions_test.
+    for label, counts in (("kept", {0, 1}), ("lost", {0, 1, 2})):
         lines = cloud.lines(label)
         assert [line["outcome"] for line in lines] == ["fused"] * 64
         # After the first token, which opens the session.
