@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,6 @@ def slm_server(
     slots: int = 4,
     core: int | None = None,
     waiting: Callable[[str, float], None] | None = None,
-    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Start the server with one thread, wait until it answers, and stop it on exit.
 
@@ -42,8 +41,6 @@ def slm_server(
         The CPU core that it computes on; any if not given.
     waiting : callable, optional
         Called now and then with the name and the seconds so far.
-    variables : mapping of str to str, optional
-        Further environment variables.
     """
     logs.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -55,7 +52,7 @@ def slm_server(
         command += ["--adapters", str(adapters)]
     if core is not None:
         command = ["taskset", "--cpu-list", str(core), *command]
-    process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1", **(variables or {})})
+    process = spawn(command, log=log, env={"HF_HUB_OFFLINE": "1"})
     server = Server(name=name, url=f"http://127.0.0.1:{port}/v1", log=log, process=process)
     try:
         wait(server, waiting, every_s=0.1)
