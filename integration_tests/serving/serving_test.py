@@ -287,7 +287,10 @@ def test_a_token_costs_few_bytes_however_long_the_text(cloud: Cloud) -> None:
 def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cloud) -> None:
     prompt = 3 * QUESTION
     options: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
+    # A server that has just announced sessions gets the text once more, which opens the session.
+    cloud.host.complete(prompt, vllm_xargs={"floe_label": "opened"}, max_tokens=4)
     undisturbed = cloud.host.complete(prompt, vllm_xargs={"floe_label": "kept"}, **options)
+    lost_at: list[int] = []
 
     def push_out() -> None:
         with asked_directly(port_of(cloud.expert)) as other:
@@ -297,6 +300,7 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
                 while len(cloud.lines("lost")) < so_far:
                     time.sleep(0.01)
                 other.start([[so_far, *each] for each in others], model="slm").result()
+                lost_at.append(len(cloud.lines("lost")))
 
     pusher = threading.Thread(target=push_out)
     pusher.start()
@@ -304,15 +308,15 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
     pusher.join(timeout=60)
     assert disturbed == undisturbed
     whole = 4 * 3 * 30
-    # A server that has just announced sessions gets the text once more, which opens the session. On
-    # a busy machine a loss may come after the answer; that each costs one text is tested in
-    # sessions_test and http_sessions_test.
-    for label, counts in (("kept", {0, 1}), ("lost", {0, 1, 2})):
+    # On a busy machine the second loss may come too late to cost a text.
+    seen = sum(at < 61 for at in lost_at)
+    assert seen >= 1
+    for label, least, most in (("kept", 0, 0), ("lost", seen, 2)):
         lines = cloud.lines(label)
         assert [line["outcome"] for line in lines] == ["fused"] * 64
         # After the first token, which opens the session.
         sent = [line["sent_bytes"] for line in lines[1:]]
-        assert sum(each > whole for each in sent) in counts
+        assert least <= sum(each > whole for each in sent) <= most
         assert sum(sent) / len(sent) < whole
 
 
