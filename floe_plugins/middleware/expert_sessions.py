@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Self
 
@@ -46,6 +46,7 @@ from floe_plugins.middleware.session_wire import (
     encode_reply,
     unpack,
 )
+from floe_plugins.token_ids import read_token_ids
 
 #: The environment variable with the settings, a JSON object.
 VARIABLE = "FLOE_SESSIONS"
@@ -56,7 +57,6 @@ _ANNOUNCED = (HEADER, str(VERSION).encode())
 #: and most bytes of a request, for the server checks its key only behind this middleware.
 _MOST_REBUILT = 2**20
 _LARGEST_BODY = 5 * 2**20
-_TOKEN_ID = "token_id:"
 
 
 class SessionSettings(Settings):
@@ -310,8 +310,8 @@ def _said(data: bytes, prompts: int) -> Rows:
         said = [choice["logprobs"] for choice in choices]
         return [
             (
-                [_id(word) for word in each["tokens"]],
-                [([_id(word) for word in row], [*row.values()]) for row in each["top_logprobs"]],
+                _ids(each["tokens"]),
+                [(_ids(row), [*row.values()]) for row in each["top_logprobs"]],
             )
             for each in said
         ]
@@ -321,11 +321,11 @@ def _said(data: bytes, prompts: int) -> Rows:
         raise WireError(f"it is no completion with logprobs ({type(error).__name__}).") from None
 
 
-def _id(word: str) -> int:
-    before, mark, number = word.partition(_TOKEN_ID)
-    if before or not mark:
+def _ids(tokens: Iterable[str]) -> list[int]:
+    ids = read_token_ids(tokens)
+    if ids is None:
         raise WireError("it gives tokens by their spelling.")
-    return int(number)
+    return ids
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -15,11 +15,10 @@ from http import HTTPStatus
 from typing import Any
 
 from floe_plugins.errors import FloeError
+from floe_plugins.token_ids import read_token_ids
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
-from vllm_logits_processor.expert.dialects.vllm import read_token_ids
 from vllm_logits_processor.expert.fetcher import Fetcher
-from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.observe import server_of
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def _echoed(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] | No
         tokens = reply["choices"][0]["logprobs"]["tokens"]
         return read_token_ids(tokens[: int(reply["usage"]["prompt_tokens"])])
     # A server that ignores one of these fields replies in another shape.
-    except (ExpertError, LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return None
 
 

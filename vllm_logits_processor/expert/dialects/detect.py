@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from floe_plugins.token_ids import read_token_ids
 from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected
 from vllm_logits_processor.expert.dialects.llama_cpp import LlamaCppDialect, adapter_ids, root_of
 from vllm_logits_processor.expert.dialects.openai_completions import OpenAiDialect
-from vllm_logits_processor.expert.dialects.vllm import VllmDialect, read_token_ids
+from vllm_logits_processor.expert.dialects.vllm import VllmDialect
 from vllm_logits_processor.expert.protocol import ExpertError, NoSuchModelError
 
 #: Statuses of servers that refuse a field of the request.
@@ -136,8 +137,10 @@ async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
     except (LookupError, TypeError):
         raise ExpertError("The expert's reply is not a completion with logprobs.") from None
     try:
-        read_token_ids(logprobs["tokens"])
-    except (ExpertError, LookupError, TypeError, ValueError):
+        by_ids = read_token_ids(logprobs["tokens"]) is not None
+    except (LookupError, TypeError, ValueError):
+        by_ids = False
+    if not by_ids:
         return text
     return Detected(api="vllm", why="it gives tokens by their ids")
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from floe_plugins.token_ids import read_token_ids
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
@@ -23,8 +24,6 @@ from vllm_logits_processor.expert.protocol import (
     ExpertError,
     checked_continuations,
 )
-
-_TOKEN_ID = "token_id:"
 
 
 class VllmDialect:
@@ -120,9 +119,9 @@ def read_continuations(
         if sorted(by_index) != list(range(count)) or len(choices) != count:
             raise not_one_each(count)
         said = [by_index[place] for place in range(count)]
-        tokens = [read_token_ids(each["tokens"]) for each in said]
+        tokens = [_ids(each["tokens"]) for each in said]
         rows = [
-            [(read_token_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
+            [(_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
             for each in said
         ]
     except MALFORMED as error:
@@ -161,19 +160,11 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     return total
 
 
-def read_token_ids(tokens: Iterable[str]) -> list[int]:
-    """Read tokens spelled ``token_id:N``, all at once: this is the client's inner loop.
-
-    Raises
-    ------
-    ExpertError
-        If a token is spelled differently.
-    """
-    words = list(tokens)
-    before, *ids = "".join(words).split(_TOKEN_ID)
-    if before or len(ids) != len(words):
+def _ids(tokens: Iterable[str]) -> list[int]:
+    ids = read_token_ids(tokens)
+    if ids is None:
         raise ExpertError(
             "The expert's reply gives tokens by their spelling, which expert.api 'vllm' does not "
             "read; for such servers it is 'openai-completions'."
         )
-    return [*map(int, ids)]
+    return ids
