@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, LoraModel, PeftModel
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,26 +223,18 @@ def layer_shapes(
 
 
 @contextmanager
-def adapted(
-    base: BaseModel,
-    adapter: AdapterState,
-    *,
-    dropout: float = 0.0,
-    fixed: AdapterState | None = None,
-) -> Iterator[PeftModel]:
+def adapted(base: BaseModel, adapter: AdapterState, *, dropout: float = 0.0) -> Iterator[PeftModel]:
     """Put an adapter on the base model for the length of the block.
 
     PEFT's alpha is chosen so that ``alpha / rank`` is the adapter's scaling. In training mode,
-    `dropout` is the probability that an input of the factors is left out. With `fixed`, that
-    adapter's changes are added, from factors without gradients. Merging them into the weights
-    would need a second copy of these, to leave the base model as it was to the last bit.
+    `dropout` is the probability that an input of the factors is left out.
 
     Raises
     ------
     BaseModelError
         The adapter has factors for a module that the model does not have.
     """
-    from peft import get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     modules = dict(base.model.named_modules())
     if missing := [path for path in adapter.layers if path not in modules]:
@@ -250,39 +242,21 @@ def adapted(
             f"The adapter has factors for {missing[0]}, which model {base.path!r} does not have: "
             "it was made for another model, or with another release of transformers."
         )
-    transposed = all(isinstance(modules[path], Conv1D) for path in adapter.layers)
-    config = _config_of(adapter, dropout=dropout, transposed=transposed)
-    model = get_peft_model(base.model, config)
-    try:
-        set_peft_model_state_dict(model, to_peft(adapter))
-        if fixed is not None:
-            model.add_adapter(_FIXED, _config_of(fixed, dropout=0.0, transposed=transposed))
-            set_peft_model_state_dict(model, to_peft(fixed), adapter_name=_FIXED)
-            cast("LoraModel", model.base_model).set_adapter([_OWN, _FIXED])
-            for name, weight in model.named_parameters():
-                if name.endswith(f".{_FIXED}.weight"):
-                    weight.requires_grad_(False)
-        yield model
-    finally:
-        model.unload()
-
-
-_OWN, _FIXED = "default", "fixed"
-"""PEFT's names of the two adapters."""
-
-
-def _config_of(adapter: AdapterState, *, dropout: float, transposed: bool) -> LoraConfig:
-    from peft import LoraConfig
-
-    return LoraConfig(
+    config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]
         lora_dropout=dropout,
         target_modules=list(adapter.layers),
-        fan_in_fan_out=transposed,
+        fan_in_fan_out=all(isinstance(modules[path], Conv1D) for path in adapter.layers),
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
+    model = get_peft_model(base.model, config)
+    try:
+        set_peft_model_state_dict(model, to_peft(adapter))
+        yield model
+    finally:
+        model.unload()
 
 
 def to_peft(adapter: AdapterState) -> dict[str, torch.Tensor]:
@@ -290,7 +264,7 @@ def to_peft(adapter: AdapterState) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(factor.copy()) for name, factor in adapter.to_peft().items()}
 
 
-def from_peft(state: dict[str, torch.Tensor], *, scaling: float) -> AdapterState:
+def from_peft(state: Mapping[str, torch.Tensor], *, scaling: float) -> AdapterState:
     """Return the adapter in a PEFT state dictionary."""
     arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
     return AdapterState.from_peft(arrays, scaling=scaling)

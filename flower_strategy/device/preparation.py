@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted
 from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.model_checks import check_length
+from flower_strategy.device.own_factors import beside, own_factors
 from flower_strategy.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -62,6 +64,23 @@ def check_responses(
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """A model in training, and what of it is trained.
+
+    Attributes
+    ----------
+    model : PeftModel
+        The model; `response_loss` takes its base model, into which PEFT has put the adapter.
+    weights : dict[str, torch.nn.Parameter]
+        Name of a factor, as in an adapter's file -> the weight that an optimizer changes; see
+        `own_factors`.
+    """
+
+    model: PeftModel
+    weights: dict[str, torch.nn.Parameter]
+
+
 @contextmanager
 def trainable(
     base: BaseModel,
@@ -70,7 +89,7 @@ def trainable(
     *,
     seed: Sequence[int],
     fixed: AdapterState | None = None,
-) -> Iterator[PeftModel]:
+) -> Iterator[Trainable]:
     """Put an adapter on the base model, and set both to training for the length of the block.
 
     Parameters
@@ -80,17 +99,17 @@ def trainable(
     adapter : AdapterState
         The adapter to train.
     settings : TrainingSettings
-        Dropout and gradient checkpointing.
+        Dropout, of the inputs of both adapters, and gradient checkpointing.
     seed : Sequence[int]
         What dropout is drawn from. The process's own generators stay as they are.
     fixed : AdapterState, optional
-        A second adapter, which is not trained.
+        Another adapter, which is not trained; of any rank and scaling.
     """
     accelerators = [] if base.device.type == "cpu" else [base.device]
     with (
         # PEFT draws factors before those that came replace them.
         torch.random.fork_rng(accelerators, device_type=base.device.type),
-        adapted(base, adapter, dropout=settings.lora_dropout, fixed=fixed) as model,
+        adapted(base, beside(adapter, fixed), dropout=settings.lora_dropout) as model,
         torch.enable_grad(),
     ):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
@@ -98,7 +117,7 @@ def trainable(
             model.train()
             if settings.gradient_checkpointing:
                 base.model.gradient_checkpointing_enable({"use_reentrant": False})
-            yield model
+            yield Trainable(model, own_factors(model, rank=adapter.rank))
         finally:
             if settings.gradient_checkpointing:
                 base.model.gradient_checkpointing_disable()

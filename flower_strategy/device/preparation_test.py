@@ -25,8 +25,8 @@ def test_the_base_model_is_as_before_also_after_a_failure(
     how = settings.changed(gradient_checkpointing=True, lora_dropout=0.1)
 
     def fails() -> None:
-        with trainable(tiny_base, adapter, how, seed=(0,)) as model:
-            assert model.training
+        with trainable(tiny_base, adapter, how, seed=(0,)) as training:
+            assert training.model.training
             assert tiny_base.model.is_gradient_checkpointing
             raise KeyError
 

@@ -15,7 +15,8 @@ from flower_strategy.settings import TrainingSettings
 def counted(base: BaseModel, settings: TrainingSettings, kind: Callable[[set[int]], Any]) -> int:
     adapter = initial_adapter(layer_shapes(base), rank=2, seed=0)
     examples = [Example("a" * 100, "b" * 100)] * settings.batch_size
-    with trainable(base, adapter, settings, seed=(0,)) as model:
+    with trainable(base, adapter, settings, seed=(0,)) as training:
+        model = training.model
         counter = kind({weight.untyped_storage().data_ptr() for weight in model.parameters()})
         with counter:
             batch = collate(examples, base, settings)

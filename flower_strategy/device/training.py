@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +16,6 @@ from flower_strategy.device.loss import autocast, collate, response_loss
 from flower_strategy.device.preparation import check_responses, check_training, trainable
 from flower_strategy.schedule import learning_rates
 from flower_strategy.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +101,7 @@ def train_adapter(
     settings : TrainingSettings
         How to train.
     fixed : AdapterState, optional
-        A second adapter that takes part in the forward pass and does not change.
+        Another adapter that takes part in the forward pass and does not change.
     progress : Progress, optional
         Where an earlier round stopped with this adapter; by default training begins.
     order_seed : Sequence[int]
@@ -133,11 +129,11 @@ def train_adapter(
     losses: list[torch.Tensor] = []
     taken, place = 0, progress.place
     seed = (*order_seed, server_round)
-    with trainable(base, adapter, settings, seed=seed, fixed=fixed) as model:
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
+    with trainable(base, adapter, settings, seed=seed, fixed=fixed) as training:
+        model, weights = training.model.get_base_model(), training.weights
+        optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=0.0)
         if progress.moments is not None:
-            _set_moments(model, optimizer, progress.moments)
+            _set_moments(weights, optimizer, progress.moments)
         for rate, (chosen, after) in zip(rates, batches_of, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
@@ -148,37 +144,27 @@ def train_adapter(
             tokens = sum(batch.num_targets for batch in batches)
             for batch in batches:
                 with autocast(base, settings):
-                    loss = response_loss(model.get_base_model(), batch) / tokens
+                    loss = response_loss(model, batch) / tokens
                 losses.append(loss.detach())
                 loss.backward()
             if settings.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
+                torch.nn.utils.clip_grad_norm_(weights.values(), settings.max_grad_norm)
             optimizer.step()
             taken, place = taken + 1, after
             if taken < steps and enough(taken):
                 break
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(model, adapter_name="default")
-        trained = from_peft(state, scaling=adapter.scaling)
-        moments = _moments(model, optimizer)
+        trained = from_peft(weights, scaling=adapter.scaling)
+        moments = _moments(weights, optimizer)
     # Losses are read at the end: a GPU would have to finish the step for each.
     mean = math.fsum(torch.stack(losses).tolist()) / taken
     return TrainingOutcome(trained, mean, taken, Progress(place, moments))
 
 
-def _trained_weights(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """Return PEFT's name of a factor, as in an adapter's file -> the weight that is trained."""
-    return {
-        name.removesuffix(".default.weight") + ".weight": weight
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-    }
-
-
-def _set_moments(model: PeftModel, optimizer: torch.optim.AdamW, moments: Moments) -> None:
+def _set_moments(
+    weights: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.AdamW, moments: Moments
+) -> None:
     first, second = to_peft(moments.first), to_peft(moments.second)
-    for name, weight in _trained_weights(model).items():
+    for name, weight in weights.items():
         optimizer.state[weight] = {
             "step": torch.tensor(float(moments.steps)),
             "exp_avg": first[name].to(weight),
@@ -186,8 +172,7 @@ def _set_moments(model: PeftModel, optimizer: torch.optim.AdamW, moments: Moment
         }
 
 
-def _moments(model: PeftModel, optimizer: torch.optim.AdamW) -> Moments:
-    weights = _trained_weights(model)
+def _moments(weights: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.AdamW) -> Moments:
     states = {name: optimizer.state[weight] for name, weight in weights.items()}
     first, second = (
         from_peft(

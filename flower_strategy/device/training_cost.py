@@ -161,9 +161,9 @@ def _step(
     """Run one step; return its seconds and, if counted, what it keeps for the backward pass."""
     # In a round the cluster's adapter and what was sent take part, each at the device's rank.
     fixed = stacked([(1.0, adapter), (-1.0, adapter)])
-    with trainable(base, adapter, settings, seed=(0,), fixed=fixed) as model:
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=0.0)
+    with trainable(base, adapter, settings, seed=(0,), fixed=fixed) as training:
+        model = training.model
+        optimizer = torch.optim.AdamW(training.weights.values(), lr=0.0)
         own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
         counter: AliveBytes | SavedBytes | None = None
         if counted:
