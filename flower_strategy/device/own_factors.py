@@ -1,7 +1,7 @@
 """The factors that a device trains, beside others that stay as they are.
 
-Both are one adapter to the model: a second one of PEFT's has its own products in every layer, 8 % of
-a step of SmolLM2 on one core. Adding the fixed one to the weights would need a second copy of
+Both are one adapter to the model: a second one of PEFT's has its own products in every layer, 8 %
+of a step of SmolLM2 on one core. Adding the fixed one to the weights would need a second copy of
 these, to leave the base model as it was to the last bit.
 """
 
