@@ -62,7 +62,7 @@ _FULL = {
     "federated_quality": "--seeds 0 --max-length 24 --eval-examples 8",
     "rank_latency": "--repeats 2",
     "aggregation_cost": "--clients 32 128 --repeats 2",
-    "round_overhead": "--rounds 2 --repeats 1",
+    "round_overhead": "--rounds 3 --repeats 2",
     "answers": "--items 8 --fit 3 --max-tokens 48",
     "fusion_quality": "--reversed --limit-bytes 700",
     "decode_overlap": "--tokens 48 --repeats 2",

@@ -23,6 +23,7 @@ from floe_plugins.isolated_plugins import LISTING_TIMEOUT_S, ROUTER_TIMEOUT_S
 from floe_plugins.manager import PluginManager
 from floe_plugins.models import resolve
 from floe_plugins.testing import DetectorConformance, RouterConformance
+from floe_plugins.testing.experts import ExpertConformance
 from floe_plugins.testing.fixtures import load_plugin
 from flower_strategy.config import RunConfig
 from flower_strategy.ranks.plugin_policy import ASSIGN_TIMEOUT_S
@@ -119,6 +120,19 @@ def test_the_example_of_an_expert(loaded: Callable[[str], PluginManager]) -> Non
     assert [each.tokens.tolist() for each in reply.continuations] == [[4], [5]]
     assert pool.score([3, 4], model="any").result(timeout=10) == -2.0
     pool.close()
+
+
+def test_the_example_of_an_expert_conforms(loaded: Callable[[str], PluginManager]) -> None:
+    class Suite(ExpertConformance):
+        kind = loaded("floe_register_experts").experts["repeater"].value
+
+    suite = Suite()
+    tests = [name for name in dir(suite) if name.startswith("test_")]
+    assert len(tests) >= 5
+    for name in tests:
+        expert = suite.build()
+        getattr(suite, name)(*([] if name == "test_it_says_what_it_is" else [expert]))
+        expert.close()
 
 
 def test_the_example_of_a_model_source(
