@@ -48,7 +48,8 @@ class TestInProcess(ExpertConformance):
     end_ids = (2, 7)
 
     @pytest.fixture(scope="class", autouse=True)
-    def weights(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         torch.manual_seed(2)
         folder = tmp_path_factory.mktemp("tiny")
         config = LlamaConfig(
@@ -60,7 +61,7 @@ class TestInProcess(ExpertConformance):
             max_position_embeddings=64,
         )
         LlamaForCausalLM(config).save_pretrained(folder)
-        self.kind.folder = folder
+        cls.kind.folder = folder
 
 
 def top(*tokens: int) -> ExpertTopK:
