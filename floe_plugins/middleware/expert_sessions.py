@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Self
 
@@ -38,7 +38,6 @@ from floe_plugins.middleware.session_wire import (
     NOT_KEPT,
     UNKNOWN,
     VERSION,
-    Rows,
     SessionRequest,
     WireError,
     decode_request,
@@ -46,7 +45,7 @@ from floe_plugins.middleware.session_wire import (
     encode_reply,
     unpack,
 )
-from floe_plugins.token_ids import read_token_ids
+from floe_plugins.vllm_replies import ReplyError, read_rows
 
 #: The environment variable with the settings, a JSON object.
 VARIABLE = "FLOE_SESSIONS"
@@ -242,7 +241,11 @@ class ExpertSessions:
         if caught.body is None:
             return None
         try:
-            return encode_reply(_said(caught.body, prompts))
+            return encode_reply(read_rows(caught.body, prompts=prompts))
+        except ReplyError as error:
+            unusable = f"The server's reply is unusable: it {error}."
+            await refuse(send, HTTPStatus.BAD_GATEWAY, unusable)
+            return None
         except WireError as error:
             await refuse(send, HTTPStatus.BAD_GATEWAY, f"The server's reply is unusable: {error}")
             return None
@@ -293,39 +296,6 @@ def _completion(request: SessionRequest, texts: list[bytes]) -> dict[str, Any] |
     }
     # Whatever stands behind, a gate or a processor of Floe: nothing of this goes on elsewhere.
     return kept_here(_PATH, body)
-
-
-def _said(data: bytes, prompts: int) -> Rows:
-    """Read vLLM's reply.
-
-    Raises
-    ------
-    WireError
-        If it is not one completion for each prompt, with logprobs by token id.
-    """
-    try:
-        choices = sorted(json.loads(data)["choices"], key=lambda choice: int(choice["index"]))
-        if [choice["index"] for choice in choices] != list(range(prompts)):
-            raise WireError(f"it has not one choice for each of {prompts} prompts.")
-        said = [choice["logprobs"] for choice in choices]
-        return [
-            (
-                _ids(each["tokens"]),
-                [(_ids(row), [*row.values()]) for row in each["top_logprobs"]],
-            )
-            for each in said
-        ]
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        if isinstance(error, WireError):
-            raise
-        raise WireError(f"it is no completion with logprobs ({type(error).__name__}).") from None
-
-
-def _ids(tokens: Iterable[str]) -> list[int]:
-    ids = read_token_ids(tokens)
-    if ids is None:
-        raise WireError("it gives tokens by their spelling.")
-    return ids
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from floe_plugins.vllm_replies import Rows
+
 #: Media type of requests and replies in this format.
 CONTENT_TYPE = b"application/x-floe"
 #: The response header by which a server says which version it speaks.
@@ -38,9 +40,6 @@ _DIGEST = 8
 _PROMPT = struct.Struct(f"<IIII{_DIGEST}s")
 _REPLY = struct.Struct("<BH")
 _STEP = struct.Struct("<IH")
-
-#: Per prompt, the expert's own token of each step, and the ids and logprobs of each step's row.
-Rows = list[tuple[list[int], list[tuple[list[int], list[float]]]]]
 
 
 class WireError(ValueError):

@@ -15,7 +15,6 @@ from floe_plugins.middleware.session_wire import (
     MOST_PROMPTS,
     MOST_STEPS,
     Prompt,
-    Rows,
     SessionRequest,
     WireError,
     decode_reply,
@@ -27,6 +26,7 @@ from floe_plugins.middleware.session_wire import (
     pack,
     unpack,
 )
+from floe_plugins.vllm_replies import Rows
 
 NUMBERS = st.integers(0, 2**32 - 1)
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
@@ -39,6 +39,7 @@ PROMPTS = st.builds(
     NUMBERS,
     IDS,
 )
+
 REQUESTS = st.builds(
     lambda model, top_k, steps, prompts: SessionRequest(
         client=b"c" * CLIENT, model=model, top_k=top_k, steps=steps, prompts=tuple(prompts)

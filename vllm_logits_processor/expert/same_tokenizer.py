@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from floe_plugins.errors import FloeError
-from floe_plugins.token_ids import read_token_ids
+from floe_plugins.vllm_replies import read_token_ids
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.expert.fetcher import Fetcher

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from floe_plugins.token_ids import read_token_ids
+from floe_plugins.vllm_replies import read_token_ids
 from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected
 from vllm_logits_processor.expert.dialects.llama_cpp import LlamaCppDialect, adapter_ids, root_of
 from vllm_logits_processor.expert.dialects.openai_completions import OpenAiDialect

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from floe_plugins.token_ids import read_token_ids
+from floe_plugins.vllm_replies import ReplyError, SpelledError, read_rows
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
@@ -16,7 +16,6 @@ from vllm_logits_processor.expert.dialects.dialect import (
     Expected,
     in_one,
     not_a_completion,
-    not_one_each,
 )
 from vllm_logits_processor.expert.protocol import (
     MOST_LOGPROB,
@@ -114,18 +113,15 @@ def read_continuations(
         `checked_continuations` refuses it.
     """
     try:
-        choices: list[dict[str, Any]] = json.loads(data)["choices"]
-        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
-        if sorted(by_index) != list(range(count)) or len(choices) != count:
-            raise not_one_each(count)
-        said = [by_index[place] for place in range(count)]
-        tokens = [_ids(each["tokens"]) for each in said]
-        rows = [
-            [(_ids(row), [*map(float, row.values())]) for row in each["top_logprobs"]]
-            for each in said
-        ]
-    except MALFORMED as error:
-        raise not_a_completion(error) from None
+        said = read_rows(data, prompts=count)
+    except SpelledError as error:
+        raise ExpertError(
+            f"The expert's reply {error}, which expert.api 'vllm' does not read; for such servers "
+            "it is 'openai-completions'."
+        ) from None
+    except ReplyError as error:
+        raise ExpertError(f"The expert's reply {error}.") from None
+    tokens, rows = [own for own, _ in said], [top for _, top in said]
     return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
 
 
@@ -158,13 +154,3 @@ def read_score(data: bytes, prompt: Sequence[int]) -> float:
     if not (math.isfinite(total) and max(logprobs) <= MOST_LOGPROB):
         raise ExpertError("The expert's reply has logprobs that are NaN or above zero.")
     return total
-
-
-def _ids(tokens: Iterable[str]) -> list[int]:
-    ids = read_token_ids(tokens)
-    if ids is None:
-        raise ExpertError(
-            "The expert's reply gives tokens by their spelling, which expert.api 'vllm' does not "
-            "read; for such servers it is 'openai-completions'."
-        )
-    return ids
