@@ -51,6 +51,7 @@ from floe_plugins.vllm_replies import ReplyError, read_rows
 VARIABLE = "FLOE_SESSIONS"
 
 _PATH = "/v1/completions"
+_MODELS = ("GET", "/v1/models")
 _ANNOUNCED = (HEADER, str(VERSION).encode())
 #: Most ids of all prompts that one request may have rebuilt, for few bytes may name long sessions;
 #: and most bytes of a request, for the server checks its key only behind this middleware.
@@ -149,7 +150,11 @@ class ExpertSessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) != _PATH:
+        route = (scope["method"], path_of(scope)) if scope["type"] == "http" else None
+        if route == _MODELS:
+            # A host that asks who is there sends no text twice: its first call opens a session.
+            await self._app(scope, receive, with_headers(send, [_ANNOUNCED]))
+        elif route != ("POST", _PATH):
             await self._app(scope, receive, send)
         elif _header(scope, b"content-type") != CONTENT_TYPE:
             await self._app(scope, receive, with_headers(send, [_ANNOUNCED]))

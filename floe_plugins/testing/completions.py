@@ -25,7 +25,7 @@ def row_of(prompt: Sequence[int], *, top_k: int) -> tuple[list[int], list[float]
 
 
 class CompletionsServer:
-    """Stands for vLLM, with the distributions of `row_of`.
+    """Stands for vLLM, with the distributions of `row_of`; any GET has the list of models.
 
     Parameters
     ----------
@@ -50,6 +50,11 @@ class CompletionsServer:
         headers = dict(scope["headers"])
         if self.key and headers.get(b"authorization") != f"Bearer {self.key}".encode():
             await refuse(send, 401, "Unauthorized")
+            return
+        if scope["method"] == "GET":
+            listed = json.dumps({"data": [{"id": "slm", "owned_by": "vllm"}]}).encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": listed})
             return
         event = await receive()
         assert int(headers[b"content-length"]) == len(event["body"])

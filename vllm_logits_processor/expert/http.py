@@ -195,6 +195,11 @@ class CompletionsExpert:
         """Whether prompts can be scored, as far as is known."""
         return self._known is None or self._known[1].abilities.scores
 
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether the server is sent what is new of each text, as far as is known."""
+        return self._sessions is not None and self._sessions.available
+
     def decided(self) -> Future[tuple[Detected, Dialect]]:
         """Return the server's dialect and why, or the error for which it is not known."""
         return self._loop.submit(self._decide(self._model or ""))

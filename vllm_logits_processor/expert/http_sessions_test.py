@@ -92,6 +92,20 @@ def ask_both(
     return short.sent_bytes, whole.sent_bytes
 
 
+def test_a_host_that_asks_who_is_there_sends_a_text_once(served: tuple[Served, str]) -> None:
+    expert = client_of(served[1], api="auto", model="slm")
+    try:
+        assert expert.decided().result(timeout=10)[0].api == "vllm"
+        assert expert.keeps_sessions
+        first = expert.start([PROMPT], model="slm").result(timeout=10)
+        # Four bytes for each token, and no second time.
+        assert 4 * len(PROMPT) < first.sent_bytes < 4 * len(PROMPT) + FEW
+        again = expert.start([[*PROMPT, 1]], model="slm").result(timeout=10)
+        assert again.sent_bytes < FEW
+    finally:
+        expert.close()
+
+
 def test_an_answer_is_the_same_with_and_without_sessions(
     served: tuple[Served, str], experts: list[CompletionsExpert]
 ) -> None:
