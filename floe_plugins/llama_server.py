@@ -72,6 +72,8 @@ class LlamaSettings:
         token alone.
     threads : int
         Threads that compute.
+    metrics : bool
+        Whether ``/metrics`` has its counters, as Prometheus reads them; none holds a text.
     """
 
     model: Path
@@ -82,6 +84,7 @@ class LlamaSettings:
     context: int = 4096
     slots: int = 4
     threads: int = 1
+    metrics: bool = False
 
 
 def find_adapters(folder: Path) -> tuple[GgufAdapter, ...]:
@@ -160,6 +163,7 @@ def start(settings: LlamaSettings) -> Any:
     parameters.ui = False
     parameters.cors_origins = ""
     parameters.endpoint_slots = False
+    parameters.endpoint_metrics = settings.metrics
     # Errors alone; more would hold parts of texts.
     parameters.verbosity = 1
     with _standard_error_kept() as kept:

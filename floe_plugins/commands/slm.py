@@ -57,6 +57,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="threads that compute (as many as there are processors)",
     )
     serving.add_argument(
+        "--metrics", action="store_true", help="count requests and tokens at /metrics"
+    )
+    serving.add_argument(
         "--json", action="store_true", help="say where it is ready as one line of JSON"
     )
     serving.set_defaults(run=_serve, extras=("llama-cpp", "embedded"))
@@ -93,6 +96,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             context=arguments.context,
             slots=arguments.slots,
             threads=arguments.threads or cores(),
+            metrics=arguments.metrics,
         )
         server = start(settings)
         url = str(server.listening_address)

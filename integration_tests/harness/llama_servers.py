@@ -6,9 +6,27 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from integration_tests.harness.processes import end, free_port, spawn
 from integration_tests.harness.vllm_servers import Server, wait
+
+
+def post(server: Server, route: str, values: dict[str, Any]) -> Any:
+    """Return the reply to a request at one of llama.cpp's own routes."""
+    url = f"{server.url.removesuffix('/v1')}/{route}"
+    reply = httpx.post(url, json=values, timeout=60, trust_env=False)
+    return reply.raise_for_status().json()
+
+
+def counted(server: Server, name: str) -> int:
+    """Return one of the server's own counters, such as ``prompt_tokens``."""
+    url = f"{server.url.removesuffix('/v1')}/metrics"
+    lines = httpx.get(url, timeout=60, trust_env=False).text.splitlines()
+    (line,) = [each for each in lines if each.startswith(f"llamacpp:{name}_total ")]
+    return int(float(line.split()[-1]))
 
 
 @contextmanager
@@ -21,6 +39,7 @@ def slm_server(
     context: int = 1024,
     slots: int = 4,
     core: int | None = None,
+    metrics: bool = False,
     waiting: Callable[[str, float], None] | None = None,
 ) -> Iterator[Server]:
     """Start the server with one thread, wait until it answers, and stop it on exit.
@@ -39,6 +58,8 @@ def slm_server(
         See `floe-llm slm serve`.
     core : int, optional
         The CPU core that it computes on; any if not given.
+    metrics : bool
+        Whether it counts, see `counted`.
     waiting : callable, optional
         Called now and then with the name and the seconds so far.
     """
@@ -48,6 +69,8 @@ def slm_server(
     command = [str(Path(sys.executable).parent / "floe-llm"), "slm", "serve", model]
     command += ["--port", str(port), "--threads", "1", "--json"]
     command += ["--context", str(context), "--slots", str(slots)]
+    if metrics:
+        command += ["--metrics"]
     if adapters is not None:
         command += ["--adapters", str(adapters)]
     if core is not None:

@@ -15,7 +15,8 @@ import torch
 
 from floe_plugins.models import resolve
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from integration_tests.harness.llama_cpp import LlamaServer, llama_server
+from integration_tests.harness.llama_servers import counted, post, slm_server
+from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
@@ -58,12 +59,13 @@ def vocabulary() -> ByteVocabulary:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
-    with llama_server(tmp_path_factory.mktemp("llama")) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    logs = tmp_path_factory.mktemp("llama")
+    with slm_server(REFERENCE, name="slm", logs=logs, metrics=True) as running:
         yield running
 
 
-def config_of(server: LlamaServer, **values: Any) -> ExpertConfig:
+def config_of(server: Server, **values: Any) -> ExpertConfig:
     expert = {"url": server.url, "model": "slm", "tokenizer": REFERENCE, "trusted": True}
     return ExpertConfig(**{**expert, **values})
 
@@ -87,7 +89,7 @@ def asked(
 
 @pytest.fixture(params=["auto", "openai-completions"])
 def expert(
-    request: pytest.FixtureRequest, server: LlamaServer, vocabulary: ByteVocabulary
+    request: pytest.FixtureRequest, server: Server, vocabulary: ByteVocabulary
 ) -> Iterator[ExpertPool]:
     pool = pool_of(config_of(server, api=request.param), vocabulary)
     yield pool
@@ -95,7 +97,7 @@ def expert(
 
 
 @pytest.fixture
-def native(server: LlamaServer, vocabulary: ByteVocabulary) -> Iterator[ExpertPool]:
+def native(server: Server, vocabulary: ByteVocabulary) -> Iterator[ExpertPool]:
     pool = pool_of(config_of(server), vocabulary)
     yield pool
     pool.close()
@@ -133,11 +135,11 @@ def test_it_answers_as_the_same_weights_in_process_do(
 
 
 def test_logprobs_are_those_of_the_whole_vocabulary(
-    native: ExpertPool, server: LlamaServer, vocabulary: ByteVocabulary
+    native: ExpertPool, server: Server, vocabulary: ByteVocabulary
 ) -> None:
     prompt = vocabulary.encode(TEXTS[0].encode())
     everything = {"prompt": prompt, "n_predict": 1, "n_probs": len(vocabulary), "temperature": 0.0}
-    (step,) = server.post("completion", everything)["completion_probabilities"]
+    (step,) = post(server, "completion", everything)["completion_probabilities"]
     logprobs = np.array([each["logprob"] for each in step["top_logprobs"]])
     assert len(logprobs) == len(vocabulary)
     assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-3)
@@ -175,24 +177,24 @@ def test_a_next_token_that_is_half_a_character_has_its_distribution(
 
 
 def test_a_step_evaluates_one_token_for_each_text(
-    server: LlamaServer, native: ExpertPool, vocabulary: ByteVocabulary
+    server: Server, native: ExpertPool, vocabulary: ByteVocabulary
 ) -> None:
     texts = [vocabulary.encode((text + " " + "and so on, " * 20).encode()) for text in TEXTS]
     asked(native, texts)
     grown = [0]
     for token in vocabulary.encode(b" one two three"):
         texts = [[*text, token] for text in texts]
-        before = server.counted("prompt_tokens")
+        before = counted(server, "prompt_tokens")
         # A text that ends inside a token is asked about at two places.
         asked(native, [*texts, texts[0][:-1]])
-        grown.append(server.counted("prompt_tokens") - before)
+        grown.append(counted(server, "prompt_tokens") - before)
     # Nothing of a text is read again, except at the first further place.
     assert max(grown[2:]) <= len(texts) + 1
     assert min(grown[2:]) >= len(texts)
 
 
 def test_the_server_is_recognised_and_what_it_lacks_is_said_once(
-    server: LlamaServer,
+    server: Server,
     vocabulary: ByteVocabulary,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -209,7 +211,7 @@ def test_the_server_is_recognised_and_what_it_lacks_is_said_once(
 
 
 def test_a_server_that_ends_is_one_sentence(tmp_path: Path, vocabulary: ByteVocabulary) -> None:
-    with llama_server(tmp_path) as first:
+    with slm_server(REFERENCE, name="slm", logs=tmp_path) as first:
         config = config_of(first)
         pool = pool_of(config, vocabulary)
         assert asked(pool, [[504]])
@@ -218,7 +220,7 @@ def test_a_server_that_ends_is_one_sentence(tmp_path: Path, vocabulary: ByteVoca
     pool.close()
 
 
-def test_the_tokenizers_are_compared(server: LlamaServer, vocabulary: ByteVocabulary) -> None:
+def test_the_tokenizers_are_compared(server: Server, vocabulary: ByteVocabulary) -> None:
     fault = tokenizer_fault(Fetcher(), server.url, model="slm", vocabulary=vocabulary)
     assert fault == ""
     other = trained_vocabulary("byte-level")
@@ -227,7 +229,7 @@ def test_the_tokenizers_are_compared(server: LlamaServer, vocabulary: ByteVocabu
     assert "the configured one" in found
 
 
-def test_a_smaller_tokenizer_than_the_models_is_one_sentence(server: LlamaServer) -> None:
+def test_a_smaller_tokenizer_than_the_models_is_one_sentence(server: Server) -> None:
     other = trained_vocabulary("byte-level")
     for api, reason in (("llama.cpp", "outside 0.."), ("openai-completions", None)):
         client = CompletionsExpert(
@@ -275,11 +277,11 @@ def write_adapter(path: Path, *, seed: int) -> None:
 
 
 def test_a_request_names_an_adapter(tmp_path: Path, vocabulary: ByteVocabulary) -> None:
-    paths = [tmp_path / "cluster-0.gguf", tmp_path / "cluster-1" / "adapter.gguf"]
-    for seed, path in enumerate(paths):
-        write_adapter(path, seed=seed)
+    run = tmp_path / "run"
+    for cluster in range(2):
+        write_adapter(run / f"cluster-{cluster}" / "adapter_model.gguf", seed=cluster)
     prompt = vocabulary.encode(TEXTS[3].encode())
-    with llama_server(tmp_path, adapters=paths) as server:
+    with slm_server(REFERENCE, name="slm", logs=tmp_path, adapters=run) as server:
         pool = pool_of(config_of(server), vocabulary)
         said = {
             name: asked(pool, [prompt], model=name)[0].top.logprobs[0]
@@ -295,7 +297,7 @@ def test_a_request_names_an_adapter(tmp_path: Path, vocabulary: ByteVocabulary) 
 
 
 @pytest.mark.parametrize("api", ["llama.cpp", "openai-completions"])
-def test_doctor_says_which_api_it_is(server: LlamaServer, api: str) -> None:
+def test_doctor_says_which_api_it_is(server: Server, api: str) -> None:
     chosen = {} if api == "llama.cpp" else {"api": api}
     values = {
         "expert": config_of(server, **chosen).model_dump(exclude_unset=True),
@@ -322,7 +324,7 @@ def test_an_engine_is_fused_with_it_and_goes_on_alone_without_it(
         maps=build_maps(host, vocabulary),
         conversation=Conversation(host, vocabulary),
     )
-    with llama_server(tmp_path) as server:
+    with slm_server(REFERENCE, name="slm", logs=tmp_path) as server:
         config = FloeConfig(
             expert=config_of(server, lookahead=3), deadline_ms=60_000, first_deadline_ms=60_000
         )
