@@ -174,7 +174,7 @@ def wanted_offsets(
             if node.to_end
             else weights[node.offset].least * _GOES_ON >= _WORTH * total
             and weights[node.offset].least > 0
-            and _likely_extends(prefix.vocabulary, tail, node.offset, not boundary)
+            and _leads_over(prefix.vocabulary, tail, nodes, node, not boundary)
         )
         and prefix.token_ids_to(boundary + node.offset)
     ]
@@ -346,6 +346,21 @@ def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: b
         return True
     # It may also be the tokenizer's choice if no word follows.
     return tuple(vocabulary.encode_words(whole, begins_text=begins_text)[0]) == own
+
+
+def _leads_over(
+    vocabulary: ByteVocabulary,
+    tail: bytes,
+    nodes: tuple[_Node, ...],
+    node: _Node,
+    begins_text: bool,
+) -> bool:
+    """Return whether a token likely crosses the end from a node, or from one that begins there."""
+    return _likely_extends(vocabulary, tail, node.offset, begins_text) or any(
+        _leads_over(vocabulary, tail, nodes, other, begins_text)
+        for other in nodes[:-1]
+        if other.begin == node.offset
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -189,6 +189,7 @@ def test_what_is_not_known_stays_within_the_bound(kind: str, seed: int, k: int, 
 @pytest.mark.parametrize("kind", KINDS)
 @ORACLE
 @given(seed=st.integers(0, 10**6))
+@example(seed=106879)
 def test_asking_for_what_is_wanted_ends_with_all_that_matters(kind: str, seed: int) -> None:
     oracle, text = Oracle.random(kind, seed), cut_text(seed)
     if not oracle.next_bytes(text):
