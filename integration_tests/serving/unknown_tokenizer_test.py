@@ -28,9 +28,9 @@ pytestmark = [
     ),
 ]
 
-#: The host's tokenizer; the server's model has another one.
-HOST = "embedded:gemma-3-270m"
-COLUMNS = 262_144
+#: The host's tokenizer.
+HOST = "embedded:smollm2-135m-instruct"
+COLUMNS = 49_152
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import IntArray
+from vllm_logits_processor.arrays import IntArray, TokenArray
 
 #: Most host tokens that the test looks back at.
 _MOST_TOKENS = 8
@@ -152,11 +152,11 @@ def _grouped(top: ExpertTopK, host: ByteVocabulary) -> ExpertTopK:
 
 
 @lru_cache(maxsize=8192)
-def _prefix_of(host: ByteVocabulary, data: bytes) -> IntArray:
+def _prefix_of(host: ByteVocabulary, data: bytes) -> TokenArray:
     """Return the token with which the host begins `data`; none if that is no prefix of it."""
     first = [
         token
         for token in host.encode(data)[:1]
         if 0 < len(spelled := host.decode([token])) < len(data) and data.startswith(spelled)
     ]
-    return np.array(first, dtype=np.int64)
+    return np.array(first, dtype=np.int32)

@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 
@@ -207,7 +207,7 @@ def _logprobs(
     return True, green("expert K", f"{expert.top_k} logprobs a token, as configured")
 
 
-def _short(expert: ExpertConfig) -> Sequence[int]:
+def _short(expert: ExpertConfig) -> tuple[int, ...]:
     return _SHORT if expert.knows_tokenizer else tuple(_SHORT_TEXT)
 
 
