@@ -16,6 +16,7 @@ from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.alignment.prompt import Conversation
+from vllm_logits_processor.alignment.unknown import bytes_alone, is_unknown, maps_of_none
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
@@ -76,7 +77,7 @@ def build_engine(
         plugins=config.plugins,
         tokenizer=pair.expert,
     )
-    if config.expert.kind in (None, COMPLETIONS):
+    if config.expert.kind in (None, COMPLETIONS) and config.expert.knows_tokenizer:
         warn_of_other_tokenizers(config.expert, pair.expert)
     config = _with_context(config, expert)
     logger.info(
@@ -107,10 +108,7 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
             f"floe: the tokenizer {host_tokenizer!r} has {len(host)} tokens, and the model's "
             f"logits have {host_vocabulary} columns; accepted are tokenizers that fit their model."
         )
-    reference = config.expert.tokenizer_reference
-    expert = ByteVocabulary.from_pretrained(
-        resolve(reference, plugins=config.plugins, tokenizer=True), name=reference
-    )
+    expert = _expert_vocabulary(config)
     expert.make_tables()
     for vocabulary in (host, expert):
         if vocabulary.ends is not None and vocabulary.ends.doubt is not None:
@@ -118,8 +116,17 @@ def _pair(config: FloeConfig, *, host_tokenizer: str, host_vocabulary: int) -> P
     return Pair(
         host=host,
         expert=expert,
-        maps=load_maps(host, expert),
+        maps=maps_of_none(host) if is_unknown(expert) else load_maps(host, expert),
         conversation=Conversation(host, expert),
+    )
+
+
+def _expert_vocabulary(config: FloeConfig) -> ByteVocabulary:
+    if not config.expert.knows_tokenizer:
+        return bytes_alone()
+    reference = config.expert.tokenizer_reference
+    return ByteVocabulary.from_pretrained(
+        resolve(reference, plugins=config.plugins, tokenizer=True), name=reference
     )
 
 

@@ -35,10 +35,11 @@ from floe_plugins.config import (
 )
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import MOST_TIMEOUT_S, TIMEOUT_S
-from vllm_logits_processor.config_file import SECTION, read_config_file
+from vllm_logits_processor.config_file import SECTION, merged, read_config_file
 
 __all__ = [
     "MODES",
+    "UNKNOWN",
     "Api",
     "Ask",
     "Dtype",
@@ -54,10 +55,13 @@ Ask = Literal["always", "unsure"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Mode = Literal["auto", "host", "fused"]
 MODES: tuple[str, ...] = get_args(Mode)
+#: In `expert.tokenizer`: nobody knows it.
+UNKNOWN = "unknown"
 
 #: A day in milliseconds, because a thread's wait is limited (`threading.TIMEOUT_MAX`).
 _MOST_WAIT_MS = 86_400_000
 _MOST_CONTEXT = 100_000_000
+_ASKED_BY_URL = (None, "completions")
 
 
 def _wording(section: str) -> Wording:
@@ -101,7 +105,7 @@ _Urls = Annotated[
 _Reference = Annotated[
     str,
     Field(min_length=1),
-    Words(accepted="a folder, a hub id or embedded:NAME", unset="the model"),
+    Words(accepted="a folder, a hub id, embedded:NAME or unknown", unset="the model"),
 ]
 _Positive = Annotated[float, Field(gt=0)]
 _Wait = Annotated[float, Field(gt=0, le=_MOST_WAIT_MS)]
@@ -138,7 +142,8 @@ class ExpertConfig(ServerAccess):
         default=None,
         description="where the expert's tokenizer is: a folder, a hub id or `embedded:...`; "
         "with a `url` it must be named. It is compared with the server's own at "
-        "the start and by `floe-llm doctor`",
+        "the start and by `floe-llm doctor`. `unknown`, with the `api` `openai-completions` alone, "
+        "[costs quality](../how-to/serve.md#without-its-tokenizer)",
     )
     trusted: bool = Field(
         default=False,
@@ -159,7 +164,7 @@ class ExpertConfig(ServerAccess):
         description="most tokens that the expert takes, those to come among them (vLLM: "
         "`--max-model-len`), more than `lookahead`; a longer text is the host's "
         "alone from then on. Without it a server refuses the whole step's request "
-        "for such a text",
+        "for such a text. Where the `tokenizer` is `unknown` it counts bytes",
     )
     lookahead: int = Field(
         default=1,
@@ -205,6 +210,10 @@ class ExpertConfig(ServerAccess):
                 "floe: expert.tokenizer is missing, and a server does not hand out its tokenizer; "
                 f"write where that of {self.model!r} is: a folder, a hub id or embedded:NAME."
             )
+        by_text = self.url and self.api == "openai-completions" and self.kind in _ASKED_BY_URL
+        if not self.knows_tokenizer and not by_text:
+            accepted = "a folder, a hub id or embedded:NAME, and 'unknown' with an expert.url and "
+            raise self.wrong("tokenizer", UNKNOWN, f"{accepted}expert.api 'openai-completions'")
         if self.context is not None and self.context <= self.lookahead:
             range_ = f"an integer from {self.lookahead + 1} to {_MOST_CONTEXT:,}"
             raise self.wrong("context", self.context, range_)
@@ -224,6 +233,11 @@ class ExpertConfig(ServerAccess):
         False for a plugin's kind unless trusted, because it may send text anywhere.
         """
         return self.trusted or (not self.urls and self.kind in (None, "in-process"))
+
+    @property
+    def knows_tokenizer(self) -> bool:
+        """False if the expert's tokens are their spellings alone."""
+        return self.tokenizer != UNKNOWN
 
     @property
     def tokenizer_reference(self) -> str:
@@ -354,7 +368,7 @@ class FloeConfig(Settings):
             file = read_config_file(values["config_file"], named_by="floe: config_file")
             if "config_file" in file:
                 raise ConfigError("floe: config_file names a file that names another; keep one.")
-            values = _merged(values, file)
+            values = merged(values, file)
         _check_places(values)
         if "expert" not in values:
             raise ConfigError("floe: the section 'expert' (model, url, tokenizer) is missing.")
@@ -431,18 +445,6 @@ def why_off(additional: object) -> str:
         if difflib.get_close_matches(key.lower(), [SECTION], n=1):
             return f"--additional-config has the key {key!r}; did you mean 'floe'?"
     return f"--additional-config has no section floe; {wanted}."
-
-
-def _merged(inline: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
-    """Merge both sources; refuse a key in both, since neither takes precedence."""
-    merged = {**inline, **file}
-    for key in inline.keys() & file.keys():
-        if not (isinstance(inline[key], dict) and isinstance(file[key], dict)):
-            raise ConfigError(
-                f"floe: {key} stands on the command line and in config_file; keep one."
-            )
-        merged[key] = _merged(inline[key], file[key])
-    return merged
 
 
 _Short = Annotated[str, Field(min_length=1, max_length=256)]

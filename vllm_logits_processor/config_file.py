@@ -64,6 +64,18 @@ def read_config_file(path: object, *, named_by: str, alone: bool = True) -> dict
     return _section(values, what, alone=alone)
 
 
+def merged(inline: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """Merge both sources; refuse a key in both, since neither takes precedence."""
+    both = {**inline, **file}
+    for key in inline.keys() & file.keys():
+        if not (isinstance(inline[key], dict) and isinstance(file[key], dict)):
+            raise ConfigError(
+                f"floe: {key} stands on the command line and in config_file; keep one."
+            )
+        both[key] = merged(inline[key], file[key])
+    return both
+
+
 class _DuplicateKeyError(Exception):
     """An object has a key twice; JSON leaves open which one counts."""
 

@@ -49,6 +49,11 @@ def test_defaults_are_the_documented_ones() -> None:
             {"expert": {**EXPERT, "api": "ollama"}},
             "expert.api is 'ollama'; accepted is auto, vllm, llama.cpp, openai-completions",
         ),
+        (
+            {"expert": {**EXPERT, "tokenizer": "unknown"}},
+            "expert.tokenizer is 'unknown'; accepted is .* with .* expert.api 'openai-completions'",
+        ),
+        ({"expert": {"model": "m", "tokenizer": "unknown"}}, "expert.tokenizer is 'unknown'; acc"),
         ({"expert": {**EXPERT, "trusted": "yes"}}, "expert.trusted is 'yes'; accepted is true or"),
         ({"expert": {**EXPERT, "api_key_env": "NO_SUCH_KEY"}}, "that is set"),
         (
@@ -164,6 +169,13 @@ def test_without_a_url_the_model_is_in_process_and_sees_everything() -> None:
     assert config.expert.tokenizer_reference == "embedded:smollm2-135m-instruct"
     assert config.expert.sees_everything
     assert not ExpertConfig(**EXPERT).sees_everything
+
+
+def test_a_tokenizer_may_be_unknown_where_tokens_are_spelled() -> None:
+    config = read(expert={**EXPERT, "tokenizer": "unknown", "api": "openai-completions"})
+    assert config is not None
+    assert not config.expert.knows_tokenizer
+    assert ExpertConfig(**EXPERT).knows_tokenizer
 
 
 def test_several_urls_are_one_expert() -> None:

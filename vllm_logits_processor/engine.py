@@ -22,6 +22,7 @@ from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.remainders import with_remainders
+from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.config import FloeConfig, RequestOptions
@@ -100,8 +101,11 @@ class FusionEngine:
         self._metrics = metrics
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
-        covers = 0 if pair.host.equals(pair.expert) else config.covers
-        self._requests = ExpertRequests(calls, config=config, covers=covers)
+        by_text = is_unknown(pair.expert)
+        # One tokenizer's text never ends inside its tokens, and where an unknown one's end is not
+        # known either.
+        covers = 0 if by_text or pair.host.equals(pair.expert) else config.covers
+        self._requests = ExpertRequests(calls, config=config, covers=covers, by_text=by_text)
         self._trace = Trace(config.trace_file)
         #: Streams of the draft rows of the step under way.
         self._forks: list[Stream] = []

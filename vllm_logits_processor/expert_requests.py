@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vllm_logits_processor.alignment.unknown import is_text
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.expert.calls import ExpertCalls, Kind
 from vllm_logits_processor.expert.lookahead import Place
@@ -42,12 +43,17 @@ class ExpertRequests:
     ----------
     covers : int
         Most additional places per position and stream, for text that ends inside an expert token.
+    by_text : bool
+        Whether the expert is given the text as it is, which must then be text.
     """
 
-    def __init__(self, calls: ExpertCalls, *, config: FloeConfig, covers: int) -> None:
+    def __init__(
+        self, calls: ExpertCalls, *, config: FloeConfig, covers: int, by_text: bool = False
+    ) -> None:
         self._calls = calls
         self._config = config
         self._covers = covers
+        self._by_text = by_text
 
     def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
         """Start one call per expert model for the places that the streams need.
@@ -74,6 +80,8 @@ class ExpertRequests:
                 stream.ready = stream.prefix.length in stream.received.rows
                 # An expert cannot continue an empty text without a BOS token.
                 stream.declined = None if stream.ready else "no-prompt"
+            elif self._by_text and not is_text(stream.text):
+                stream.declined = "mid-character"
             elif any(self._too_long(place) for place in wanted):
                 # A single such prompt makes the server refuse the request of all streams.
                 stream.declined = "too-long"

@@ -332,6 +332,7 @@ OUTCOMES = (
     "fused",
     "private",
     "no-prompt",
+    "mid-character",
     "too-long",
     "sure",
     "budget",
@@ -356,7 +357,8 @@ class TraceLine:
         Index of the token in the answer, from 0.
     outcome : str
         ``fused``, or why the host's logits were kept: ``private`` (the gate), ``no-prompt`` (given
-        as embeddings), ``too-long`` (for the expert's context), ``sure`` (the host is, and the
+        as embeddings), ``mid-character`` (the text is sent as text, and ends inside a character),
+        ``too-long`` (for the expert's context), ``sure`` (the host is, and the
         expert is called only where it is not), ``budget`` (the answer's waiting time is spent),
         ``open`` (breaker), ``busy`` (too many first calls are in flight), ``reading`` (this
         answer's first call is in flight), ``late``, ``failed``, ``infeasible`` (the host may

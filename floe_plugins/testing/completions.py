@@ -27,6 +27,8 @@ def row_of(prompt: Sequence[int], *, top_k: int) -> tuple[list[int], list[float]
 class CompletionsServer:
     """Stands for vLLM, with the distributions of `row_of`; any GET has the list of models.
 
+    Of a text it takes the bytes for its ids, and then it spells token `n` as ``" n"``.
+
     Parameters
     ----------
     key : str, optional
@@ -65,7 +67,7 @@ class CompletionsServer:
         if body["model"] != "slm":
             await refuse(send, 404, "no such model")
             return
-        if max(map(len, body["prompt"])) > self.longest:
+        if max(map(len, _prompts(body))) > self.longest:
             await refuse(send, 400, "too long")
             return
         self.bodies.append(body)
@@ -77,23 +79,32 @@ class CompletionsServer:
         await send({"type": "http.response.body", "body": reply[:half], "more_body": True})
         await send({"type": "http.response.body", "body": reply[half:]})
 
-    def _asked(self, body: dict[str, Any]) -> list[tuple[int, list[int], int, int]]:
+    def _asked(self, body: dict[str, Any]) -> list[tuple[int, list[int] | str, int, int]]:
         # Out of order, as vLLM need not keep it.
         return [
             (place, prompt, body["max_tokens"], body["logprobs"])
-            for place, prompt in reversed([*enumerate(body["prompt"])])
+            for place, prompt in reversed([*enumerate(_prompts(body))])
         ]
 
-    def _choice(self, place: int, prompt: list[int], steps: int, top_k: int) -> dict[str, Any]:
-        text, rows = [*prompt], []
+    def _choice(
+        self, place: int, prompt: list[int] | str, steps: int, top_k: int
+    ) -> dict[str, Any]:
+        spell = " {}" if isinstance(prompt, str) else "token_id:{}"
+        text, rows = [*(prompt.encode() if isinstance(prompt, str) else prompt)], []
+        begin = len(text)
         for _ in range(steps):
             ids, logprobs = row_of(text, top_k=top_k)
             rows.append(
-                {f"token_id:{token}": each for token, each in zip(ids, logprobs, strict=True)}
+                {spell.format(token): each for token, each in zip(ids, logprobs, strict=True)}
             )
             text.append(ids[0])
-        own = [f"token_id:{token}" for token in text[len(prompt) :]]
+        own = [spell.format(token) for token in text[begin:]]
         return {"index": place, "logprobs": {"tokens": own, "top_logprobs": rows}}
+
+
+def _prompts(body: dict[str, Any]) -> list[list[int] | str]:
+    prompts: list[list[int] | str] | str = body["prompt"]
+    return [prompts] if isinstance(prompts, str) else prompts
 
 
 async def post(

@@ -18,6 +18,7 @@ from floe_plugins.models import resolve
 from integration_tests.harness.processes import free_port
 from integration_tests.harness.slow_link import Traffic, slow_link
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
+from vllm_logits_processor.alignment.unknown import bytes_alone
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.config import ExpertConfig
 from vllm_logits_processor.evidence import PromptScorer
@@ -171,6 +172,39 @@ def test_a_server_asked_by_text_says_what_it_says_by_ids(cloud: Cloud) -> None:
                 by_text.top.token_ids[step][known], by_text.top.logprobs[step][known], strict=True
             ):
                 assert logprob == pytest.approx(named[token], abs=0.01)
+
+
+def test_without_the_tokenizer_the_same_is_said_by_spelling(cloud: Cloud) -> None:
+    vocabulary = ByteVocabulary.from_pretrained(resolve("embedded:smollm2-135m-instruct"))
+    by_ids, by_spelling = (
+        CompletionsExpert(
+            url=cloud.expert.url,
+            top_k=20,
+            vocabulary=len(tokenizer),
+            end_ids=np.empty(0, dtype=np.int32),
+            api=api,
+            tokenizer=tokenizer,
+        )
+        for api, tokenizer in (("vllm", vocabulary), ("openai-completions", bytes_alone()))
+    )
+    for text in (*PROMPTS, *PROMPTS):
+        # The server keeps sessions of token ids, of which these texts are none.
+        asked = [
+            expert.start([ids], model="slm").result(timeout=120).continuations[0].top
+            for expert, ids in (
+                (by_ids, vocabulary.encode(text.encode())),
+                (by_spelling, [*text.encode()]),
+            )
+        ]
+        named = {
+            vocabulary.token_bytes[token]: logprob
+            for token, logprob in zip(asked[0].token_ids[0], asked[0].logprobs[0], strict=True)
+        }
+        assert len(asked[1].spelled) >= 15
+        for each in asked[1].spelled:
+            assert asked[1].logprobs[0, each.place] == pytest.approx(named[each.data], abs=0.01)
+    by_ids.close()
+    by_spelling.close()
 
 
 def test_both_servers_score_a_prompt(cloud: Cloud) -> None:

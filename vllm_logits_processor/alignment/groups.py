@@ -24,11 +24,23 @@ class Remainder:
         The place of its mass in the logprobs, which has no token.
     tokens : int64 array, shape (members,)
         The host tokens that begin with those bytes, or begin their spelling; none twice.
+    known : int
+        How many of the first of them are known to begin no unlisted token of the expert's.
     """
 
     row: int
     place: int
     tokens: IntArray
+    known: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spelled:
+    """A token of an expert whose tokenizer is not known: the place of its mass, and its bytes."""
+
+    row: int
+    place: int
+    data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +54,25 @@ class ExpertTopK:
     logprobs : float64 array, shape (rows, K)
         Natural logarithms of their probabilities; -inf in the fill.
     remainders : tuple of Remainder
-        The groups at places without a token. They do not shrink the tails of their rows: the
-        expert's unlisted tokens may be any of theirs.
+        The groups at places without a token. But for those that are `known`, they do not shrink
+        the tails of their rows: the expert's unlisted tokens may be any of theirs.
+    spelled : tuple of Spelled
+        What is at places without a token, before `with_remainders` has made groups of it.
     """
 
     token_ids: IntArray
     logprobs: Float64Array
     remainders: tuple[Remainder, ...] = ()
+    spelled: tuple[Spelled, ...] = ()
 
     def row(self, at: int) -> ExpertTopK:
         """Return row number `at` of several, with its remainders."""
-        remainders = tuple(replace(rest, row=0) for rest in self.remainders if rest.row == at)
         part = slice(at, at + 1)
         return ExpertTopK(
-            token_ids=self.token_ids[part], logprobs=self.logprobs[part], remainders=remainders
+            token_ids=self.token_ids[part],
+            logprobs=self.logprobs[part],
+            remainders=tuple(replace(rest, row=0) for rest in self.remainders if rest.row == at),
+            spelled=tuple(replace(each, row=0) for each in self.spelled if each.row == at),
         )
 
 
@@ -190,8 +207,11 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
 
     new = single_group == NOTHING
     if top.remainders:
-        of_remainders = np.bincount(link_single[:by_g], minlength=len(keys)) == 0
-        in_tail = new & of_remainders
+        leaving = np.arange(len(link_single)) < by_g
+        begins = by_g + np.cumsum([0, *lengths[:-1]])
+        for begin, rest in zip(begins, top.remainders, strict=True):
+            leaving[begin : begin + rest.known] = True
+        in_tail = new & (np.bincount(link_single[leaving], minlength=len(keys)) == 0)
         single_group[in_tail] = single_row[in_tail] * (width + 1) + width
     begins = np.zeros((count, width + 1), dtype=np.int64)
     begins[:, :width] = maps.offsets[experts]

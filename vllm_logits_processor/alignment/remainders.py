@@ -6,6 +6,7 @@ token.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
@@ -15,7 +16,7 @@ from vllm_logits_processor.alignment.covers import Covered
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import IntArray
+from vllm_logits_processor.arrays import IntArray, TokenArray
 
 #: Most host tokens that the test looks back at.
 _MOST_TOKENS = 8
@@ -85,9 +86,17 @@ def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) ->
 #: Less likely remainders go to the tail: their groups may have thousands of members.
 _LEAST = 1e-3
 
+#: More members than this are many.
+_MANY = 64
+
 
 def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
-    """Return the expert's distribution, one row, with its remainders as groups of host tokens."""
+    """Return the expert's distribution, one row, with its remainders as groups of host tokens.
+
+    What an expert without a known tokenizer has spelled becomes groups likewise.
+    """
+    if covered.top.spelled:
+        return _grouped(covered.top, host)
     remainders = {rest: mass for rest, mass in covered.remainders.items() if mass >= _LEAST}
     if not remainders:
         return covered.top
@@ -110,3 +119,44 @@ def _beginning_with(host: ByteVocabulary, rest: bytes) -> IntArray:
     begin, stop = host.longer(rest)
     first = host.encode(rest)[:1]
     return np.union1d(host.by_bytes[begin:stop], first).astype(np.int64)
+
+
+def _grouped(top: ExpertTopK, host: ByteVocabulary) -> ExpertTopK:
+    """Return a row of spellings as groups of host tokens.
+
+    A group is the host tokens that begin with the spelling, but for those that begin with a longer
+    one of the row, which the expert would have written; and of the tokens that are a prefix of it
+    the one with which the host would begin it. Unlikely spellings with large groups go to the tail.
+    """
+    logprobs = top.logprobs.copy()
+    groups = []
+    listed = sorted(each.data for each in top.spelled)
+    for each in top.spelled:
+        data = each.data
+        tokens, begin = host.spelled(data), host.longer(data)[0]
+        parts = [tokens]
+        for other in listed[bisect_right(listed, data) :]:
+            if not other.startswith(data):
+                break
+            first, behind = host.beginning_with(other)
+            parts.append(host.by_bytes[begin : max(begin, first)])
+            begin = max(begin, behind)
+        parts.append(host.by_bytes[begin : max(begin, host.longer(data)[1])])
+        parts.append(_prefix_of(host, data))
+        group = np.concatenate(parts).astype(np.int64)
+        if len(group) > _MANY and logprobs[0, each.place] < np.log(_LEAST):
+            logprobs[0, each.place] = -np.inf
+        else:
+            groups.append(Remainder(row=0, place=each.place, tokens=group, known=len(tokens)))
+    return ExpertTopK(token_ids=top.token_ids, logprobs=logprobs, remainders=tuple(groups))
+
+
+@lru_cache(maxsize=8192)
+def _prefix_of(host: ByteVocabulary, data: bytes) -> TokenArray:
+    """Return the token with which the host begins `data`; none if that is no prefix of it."""
+    first = [
+        token
+        for token in host.encode(data)[:1]
+        if 0 < len(spelled := host.decode([token])) < len(data) and data.startswith(spelled)
+    ]
+    return np.array(first, dtype=np.int32)

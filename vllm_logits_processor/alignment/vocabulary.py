@@ -246,6 +246,14 @@ class ByteVocabulary:
             return begin, len(self._sorted_bytes)
         return begin, bisect_left(self._sorted_bytes, kept[:-1] + bytes([kept[-1] + 1]))
 
+    def beginning_with(self, data: bytes) -> tuple[int, int]:
+        """Return begin and end in `by_bytes` of the tokens that begin with `data`."""
+        return bisect_left(self._sorted_bytes, data), self.longer(data)[1]
+
+    def spelled(self, data: bytes) -> TokenArray:
+        """Return the tokens whose bytes are `data`."""
+        return self.by_bytes[self.beginning_with(data)[0] : self.longer(data)[0]]
+
     def make_tables(self) -> None:
         """Build now the tables that would otherwise be built at first use, in a request's step."""
         for table in (self.by_bytes, self.ranks, self._sorted_bytes):

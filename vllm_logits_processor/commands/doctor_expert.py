@@ -28,8 +28,9 @@ from vllm_logits_processor.observe import server_of
 
 #: Timed requests, after one that is not timed; and the tokens of the first one's prompt.
 _TIMED, _PROMPT = 5, 64
-#: A prompt of tokens that every vocabulary has.
+#: A prompt of tokens that every vocabulary has, and one for an expert without.
 _SHORT = (301, 302, 303)
+_SHORT_TEXT = b"Water boils at one hundred degrees, and"
 #: With longer blocks a step's prefix is recomputed for too many tokens.
 _LONGEST_BLOCK = 64
 #: Bound on the token ids of a reply if the tokenizer is unknown.
@@ -51,7 +52,7 @@ def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> lis
         if reached.advice:
             continue
         lines.append(loop_line(expert, url, host_url=config.host_url))
-        if tokenizer is not None:
+        if tokenizer is not None and expert.knows_tokenizer:
             lines.append(_same_tokenizer(expert, url, tokenizer))
         client = _client(expert, url, top_k=expert.top_k, tokenizer=tokenizer)
         try:
@@ -181,7 +182,7 @@ def _logprobs(
 ) -> tuple[bool, Line]:
     """Request as many logprobs as configured; if refused, find the largest number that works."""
     try:
-        reply = client.start([_SHORT], model=expert.model).result()
+        reply = client.start([_short(expert)], model=expert.model).result()
     except ExpertError as error:
         if expert.top_k > 1 and takes(1):
             most = _largest(takes, least=1, too_many=expert.top_k)
@@ -191,7 +192,11 @@ def _logprobs(
                 _MORE[api].format(wanted=expert.top_k, most=most),
             )
         return False, red("expert K", str(error), _MUST[api])
-    given = int(reply.continuations[0].top.token_ids.shape[1])
+    top = reply.continuations[0].top
+    if top.spelled and not any(each.data[:1].isspace() for each in top.spelled):
+        advice = "name its tokenizer in expert.tokenizer: without it such tokens are other words"
+        return True, red("expert K", "it spells tokens without the space before a word", advice)
+    given = int(top.token_ids.shape[1])
     # vLLM adds the sampled token if it is not among the top.
     if given < expert.top_k:
         if api == "openai-completions":
@@ -202,10 +207,14 @@ def _logprobs(
     return True, green("expert K", f"{expert.top_k} logprobs a token, as configured")
 
 
+def _short(expert: ExpertConfig) -> tuple[int, ...]:
+    return _SHORT if expert.knows_tokenizer else tuple(_SHORT_TEXT)
+
+
 def _takes(expert: ExpertConfig, url: str, tokenizer: ByteVocabulary | None, top_k: int) -> bool:
     client = _client(expert, url, top_k=top_k, tokenizer=tokenizer)
     try:
-        client.start([_SHORT], model=expert.model).result()
+        client.start([_short(expert)], model=expert.model).result()
     except ExpertError:
         return False
     finally:
@@ -226,17 +235,19 @@ def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
 
 def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
     """Time calls like those of decoding steps: each text is one token longer than the last."""
-    prompt = [*(_SHORT * _PROMPT)[:_PROMPT]]
+    short = _short(config.expert)
+    prompt = [*(short * _PROMPT)[:_PROMPT]]
     times = []
     try:
         for place in range(1 + _TIMED):
             begun = time.monotonic()
-            client.start([[*prompt, *(_SHORT * 2)[:place]]], model=config.expert.model).result()
+            client.start([[*prompt, *(short * 2)[:place]]], model=config.expert.model).result()
             times.append(1000 * (time.monotonic() - begun))
     except ExpertError as error:
         return red("expert latency", str(error), "look at the expert's own log")
     first, median = times[0], statistics.median(times[1:])
-    found = f"{median:.0f} ms a token, {first:.0f} ms for a prompt of {_PROMPT} tokens"
+    unit = "tokens" if config.expert.knows_tokenizer else "bytes"
+    found = f"{median:.0f} ms a token, {first:.0f} ms for a prompt of {_PROMPT} {unit}"
     if median > config.deadline_ms:
         advice = (
             f"deadline_ms is {config.deadline_ms:g}: every token would be late. Raise it, or see "

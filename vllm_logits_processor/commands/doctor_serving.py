@@ -79,7 +79,12 @@ def _tokenizers(
     """Return the expert's tokenizer, if it can be loaded, and the lines."""
     from vllm_logits_processor.alignment.inspection import side_reports
     from vllm_logits_processor.alignment.maps import keep
+    from vllm_logits_processor.alignment.unknown import bytes_alone
 
+    if not expert.knows_tokenizer:
+        found = "the expert's is not known: its tokens are aligned by their spelling alone"
+        advice = "name it in expert.tokenizer if you can: see docs/how-to/serve.md"
+        return bytes_alone(), [unknown("tokenizers", found, advice)]
     try:
         theirs = _vocabulary(expert.tokenizer_reference, plugins)
     except FloeError as error:

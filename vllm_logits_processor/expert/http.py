@@ -271,6 +271,8 @@ class CompletionsExpert:
         """Send what is new of each prompt; return None where the call goes the ordinary way."""
         if self._sessions is None or not self._sessions.available:
             return None
+        if not dialect.abilities.takes_ids:
+            return None
         limit = most_reply_bytes(prompts=len(prompts), steps=steps, top_k=self._top_k)
         url = f"{self._url}/completions"
         send = partial(self._exchange, url, limit=limit, content_type=CONTENT_TYPE)

@@ -16,7 +16,8 @@ from floe_plugins.middleware.asgi import App
 from floe_plugins.middleware.expert_sessions import ExpertSessions, SessionSettings
 from floe_plugins.middleware.privacy_gate import PrivacyGate
 from floe_plugins.testing.asgi import SETTINGS
-from floe_plugins.testing.completions import VOCABULARY, CompletionsServer
+from floe_plugins.testing.completions import VOCABULARY, CompletionsServer, row_of
+from vllm_logits_processor.alignment.unknown import bytes_alone
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply, NoSuchModelError
 
@@ -171,4 +172,18 @@ def test_errors_of_the_server_are_those_of_any_call(served: tuple[Served, str]) 
         expert.start([PROMPT], model="slm").result(timeout=10)
     app.vllm.key = "right"
     assert expert.start([[*PROMPT, 1]], model="slm").result(timeout=10).sent_bytes < FEW
+    expert.close()
+
+
+def test_texts_never_go_through_a_session_of_ids(served: tuple[Served, str]) -> None:
+    app, url = served
+    expert = client_of(url, api="openai-completions", tokenizer=bytes_alone())
+    texts = ["The cat sat", "The cat sat on"]
+    for text in texts:
+        reply = expert.start([[*text.encode()]], model="slm").result(timeout=10)
+        ids, logprobs = row_of([*text.encode()], top_k=20)
+        top = reply.continuations[0].top
+        assert [each.data.decode() for each in top.spelled] == [f" {token}" for token in ids]
+        assert top.logprobs[0].tolist() == pytest.approx(logprobs)
+    assert [body["prompt"] for body in app.vllm.bodies] == texts
     expert.close()

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
+from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER
 from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
+
+
+def _without_tokenizer(texts: Values) -> dict[str, list[float]]:
+    """Return the bars of an expert whose tokenizer is not known; none for older figures."""
+    bits = [each[WITHOUT_TOKENIZER] for each in texts.values() if WITHOUT_TOKENIZER in each]
+    return {"fused, tokenizer not known": bits} if len(bits) == len(texts) else {}
 
 
 def draw(values: Values) -> Figure:
@@ -17,6 +24,7 @@ def draw(values: Values) -> Figure:
                 "host alone": [each["host"] for each in texts.values()],
                 "expert alone": [each["expert"] for each in texts.values()],
                 "fused, evidence": [each["fused"]["evidence"] for each in texts.values()],
+                **_without_tokenizer(texts),
                 "best peer": [min(each["peers"].values()) for each in texts.values()],
                 "hindsight per token": [each["hindsight"] for each in texts.values()],
             },

@@ -18,14 +18,15 @@ from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import task_files
 from integration_tests.benchmarks.fusion_quality.positions import Chunk, score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, peers
+from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.config import FloeConfig
 
 #: Entropies of the host, nats, above which the lazy mode calls the expert.
 UNSURE_NATS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
-#: The router of the lazy mode: the default.
-_LAZY_ROUTER = "evidence"
+#: The router of the lazy mode, and of the expert whose tokenizer is not known.
+_DEFAULT_ROUTER = "evidence"
 #: In front of the name of an embedded task, in the place of a file.
 EMBEDDED = "embedded:"
 
@@ -90,23 +91,27 @@ class Comparison:
         totals = _Totals(dict.fromkeys(self._peers, 0.0))
         routers = {router.name: router for router in BUILT_IN_ROUTERS}
         eager = [Replay(router) for router in routers.values()]
-        lazy = [Replay(routers[_LAZY_ROUTER], unsure_nats=nats) for nats in UNSURE_NATS]
+        spelled = Replay(routers[_DEFAULT_ROUTER])
+        lazy = [Replay(routers[_DEFAULT_ROUTER], unsure_nats=nats) for nats in UNSURE_NATS]
         for document in documents:
             scored = self._score(document)
             totals.bytes += len(document)
             totals.expert -= float(scored.expert_logprobs.sum())
-            for replay in (*eager, *lazy):
+            for replay in (*eager, *lazy, spelled):
                 replay.begin_document()
             for chunk in scored.chunks(self._maps):
                 totals.take(chunk)
                 for replay in (*eager, *lazy):
                     replay.take(chunk)
+                spelled.take(chunk.without_tokenizer())
                 for name, peer in self._peers.items():
                     totals.peers[name] -= float(peer(chunk).sum())
-        return _figures(totals, eager, lazy)
+        return _figures(totals, eager, lazy, spelled)
 
 
-def _figures(totals: _Totals, eager: Sequence[Replay], lazy: Sequence[Replay]) -> dict[str, Any]:
+def _figures(
+    totals: _Totals, eager: Sequence[Replay], lazy: Sequence[Replay], spelled: Replay
+) -> dict[str, Any]:
     per_byte = 1 / (math.log(2) * totals.bytes)
     alone = {key: getattr(totals, key) * per_byte for key in ("host", "expert", "hindsight")}
     fused = {replay.router.name: replay.nats * per_byte for replay in eager}
@@ -115,6 +120,7 @@ def _figures(totals: _Totals, eager: Sequence[Replay], lazy: Sequence[Replay]) -
         "tokens": totals.tokens,
         **alone,
         "fused": fused,
+        WITHOUT_TOKENIZER: spelled.nats * per_byte,
         "gap_closed": {name: gap_closed(bits, **alone) for name, bits in fused.items()},
         "boundary_share": totals.inside / totals.tokens,
         "peers": {name: nats * per_byte for name, nats in totals.peers.items()},

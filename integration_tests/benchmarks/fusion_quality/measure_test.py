@@ -17,7 +17,9 @@ from integration_tests.benchmarks.fusion_quality.positions import score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, fused_logprobs
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer, TokenTree
 from vllm_logits_processor.alignment.maps import load_maps
+from vllm_logits_processor.alignment.unknown import is_text
 from vllm_logits_processor.fusion import fused_cells, weigh
+from vllm_logits_processor.testing.alignment import factors_of
 from vllm_logits_processor.testing.tokenizers import byte_level_bpe, sentencepiece_bpe
 
 TEXT = (
@@ -75,6 +77,7 @@ def test_command_prints_one_json_object_with_the_keys(
         assert set(figures["fused"]) == set(figures["gap_closed"]) == set(ROUTERS)
         assert set(figures["peers"]) == {"exact-string", "first-token", "top-k-union"}
         assert figures["hindsight"] <= figures["host"]
+        assert figures["fused_without_tokenizer"] != figures["fused"]["evidence"]
         assert figures["fused"]["host"] == pytest.approx(figures["host"])
         assert figures["hindsight"] <= figures["fused"]["expert"] + 1e-6
         assert 0 < figures["boundary_share"] < 1
@@ -102,6 +105,33 @@ def test_what_is_reported_is_what_the_written_logits_say(pair: tuple[Scorer, Sco
     fused_cells(chunk.logits, rows, chunk.aligned, weights).write(chunk.logits)
     expected = torch.log_softmax(chunk.logits, dim=-1)[rows, torch.from_numpy(chunk.targets)]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_without_the_tokenizer_a_spellings_mass_goes_to_what_begins_with_it(
+    pair: tuple[Scorer, Scorer],
+) -> None:
+    host, expert = pair
+    scored = score("The caté sat".encode(), host, expert, top_k=20, covers=3)
+    (chunk,) = scored.chunks(load_maps(host.vocabulary, expert.vocabulary))
+    unknown, text, tried = chunk.without_tokenizer(), b"", 0
+    for row, piece in enumerate(chunk.pieces):
+        factors = factors_of(unknown.aligned, chunk.logits.shape[1])[row]
+        q = factors * torch.softmax(chunk.logits[row], dim=-1).numpy()
+        assert q.sum() == pytest.approx(1.0, abs=1e-3)
+        named = dict(zip(chunk.plain.token_ids[row], chunk.plain.logprobs[row], strict=True))
+        for token, logprob in named.items():
+            data = expert.vocabulary.token_bytes[token]
+            if not data or data not in host.vocabulary.token_bytes or logprob < -3:
+                continue
+            begin, end = host.vocabulary.beginning_with(data)
+            mass = q[host.vocabulary.by_bytes[begin:end]].sum()
+            if is_text(text) and is_text(data):
+                assert mass >= np.exp(logprob) - 1e-3
+                tried += 1
+        if not is_text(text):
+            assert factors == pytest.approx(1.0)
+        text += piece
+    assert tried
 
 
 def test_a_tree_gives_what_each_sequence_gives_alone(pair: tuple[Scorer, Scorer]) -> None:

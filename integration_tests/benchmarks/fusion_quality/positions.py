@@ -1,7 +1,9 @@
 """The positions of one document: the host's rows and the expert's distributions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -10,17 +12,19 @@ import torch
 
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer, TokenTree, chunks
 from vllm_logits_processor.alignment.align import Aligned, align
-from vllm_logits_processor.alignment.covers import covered, wanted_offsets
+from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
+from vllm_logits_processor.alignment.unknown import by_spelling, is_text, maps_of_none, top_of
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.lookahead import stacked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Words = tuple[ExpertTopK, ExpertTopK]  # with boundary handling, and without
+#: With boundary handling, without it, and by spelling alone.
+Words = tuple[ExpertTopK, ExpertTopK, ExpertTopK]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,12 @@ class Chunk:
     log_partition: FloatArray  # logarithm of the sum of exp of the host's logits
     host_logprobs: FloatArray  # what the host gives the targets, nats
     target_factors: FloatArray  # the factors m of the targets
+    spelled: Aligned  # the expert's distribution as that of one whose tokenizer is not known
+    spelled_factors: FloatArray  # the factors m of the targets by that
+
+    def without_tokenizer(self) -> Chunk:
+        """Return the same positions for a host that does not know the expert's tokenizer."""
+        return replace(self, aligned=self.spelled, target_factors=self.spelled_factors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +60,23 @@ class Scored:
     expert_logprobs: FloatArray  # of the expert's own tokens of the document, nats
     words: ExpertTopK
     plain: ExpertTopK
+    spelled: ExpertTopK
     inside: npt.NDArray[np.bool_]
 
     def chunks(self, maps: AlignmentMaps) -> Iterator[Chunk]:
         """Yield the positions in order, with the host's rows and the aligned expert."""
         first = len(self.host.front) - 1
+        of_none = maps_of_none(self.host.vocabulary)
         for places in chunks(range(len(self.host_targets))):
             rows = slice(places[0], places[-1] + 1)
             with torch.no_grad():
                 logits = self.host.logits(self.host_hidden, [first + place for place in places])
-                aligned = align(logits, np.arange(len(places)), _rows(self.words, rows), maps)
+                each = np.arange(len(places))
+                aligned = align(logits, each, _rows(self.words, rows), maps)
+                spelled = align(logits, each, _rows(self.spelled, rows), of_none)
             targets = np.array(self.host_targets[rows])
             log_partition = torch.logsumexp(logits, dim=-1).numpy().astype(np.float64)
             own = logits.gather(1, torch.from_numpy(targets)[:, None])[:, 0].numpy()
-            factors = [aligned.factor_of(row, int(token)) for row, token in enumerate(targets)]
             yield Chunk(
                 targets=targets,
                 pieces=_spelled(self.host, self.host_targets[rows]),
@@ -73,7 +86,9 @@ class Scored:
                 inside=self.inside[rows],
                 log_partition=log_partition,
                 host_logprobs=own.astype(np.float64) - log_partition,
-                target_factors=np.array(factors),
+                target_factors=_factors(aligned, targets),
+                spelled=spelled,
+                spelled_factors=_factors(spelled, targets),
             )
 
 
@@ -94,8 +109,9 @@ def score(document: bytes, host: Scorer, expert: Scorer, *, top_k: int, covers: 
         host_hidden=host.read(TokenTree(host.front + targets)).hidden,
         host_targets=targets,
         expert_logprobs=expert.logprobs_of(asking.hidden, range(first, first + len(own)), own),
-        words=stacked([word for word, _ in words]),
-        plain=stacked([plain for _, plain in words]),
+        words=stacked([word for word, _, _ in words]),
+        plain=stacked([plain for _, plain, _ in words]),
+        spelled=stacked([spelled for _, _, spelled in words]),
         inside=~np.isin(_ends(pieces), _ends([b"", *_spelled(expert, own)])),
     )
 
@@ -117,7 +133,7 @@ class _Asking:
         return self._reading.hidden
 
     def about(self, pieces: list[bytes], targets: list[int]) -> list[Words]:
-        """Return the distribution after each piece of the text, with boundary handling and without.
+        """Return the distributions after each piece of the text; see `Words`.
 
         Each of `targets`, the host's tokens, comes after the piece at its place. A request may
         depend on earlier answers, so passes over the text are repeated until every request is
@@ -138,8 +154,10 @@ class _Asking:
         prefix = ExpertPrefix(self._expert.vocabulary, self._expert.front)
         received: dict[int, ExpertTopK] = {}
         words: list[Words] = []
+        text = bytearray()
         for piece in pieces:
             prefix.extend(piece)
+            text += piece
             # As in the engine, what was received at places still behind the boundary is kept.
             boundary = prefix.boundary()
             received = {offset: word for offset, word in received.items() if offset >= boundary}
@@ -152,8 +170,27 @@ class _Asking:
             if not self._unanswered:
                 tail = HostTail(self._host, targets[: len(words)])
                 word = covered(prefix, received, admits=tail.admits)
-                words.append((with_remainders(word, self._host), received[prefix.length]))
+                plain = received[prefix.length]
+                spelled = self._spelled(plain, bytes(text))
+                words.append((with_remainders(word, self._host), plain, spelled))
         return words
+
+    def _spelled(self, plain: ExpertTopK, text: bytes) -> ExpertTopK:
+        """Return what a server that is given the text, and names tokens by spelling, would say.
+
+        It is not asked where the text ends inside a character, and tokens that are no text by
+        themselves say nothing.
+        """
+        spellings = self._expert.vocabulary.token_bytes
+        row = zip(plain.token_ids[0].tolist(), plain.logprobs[0].tolist(), strict=True)
+        said = [(spellings[token] or b"", logprob) for token, logprob in row]
+        known = [(data, logprob) for data, logprob in said if is_text(data)]
+        top = top_of(by_spelling(known if is_text(text) else []))
+        return with_remainders(Covered(top=top), self._host)
+
+
+def _factors(aligned: Aligned, targets: IntArray) -> FloatArray:
+    return np.array([aligned.factor_of(row, int(token)) for row, token in enumerate(targets)])
 
 
 def _spelled(model: Scorer, tokens: list[int]) -> list[bytes]:

@@ -8,6 +8,8 @@ from typing import Any
 from integration_tests.benchmarks.cli import Namespace, Result, Values
 
 _DEFAULT_ROUTER = "evidence"
+#: The key of the bits with an expert whose tokenizer is not known.
+WITHOUT_TOKENIZER = "fused_without_tokenizer"
 #: Share of the gap that the default router was to close, on average of the texts.
 AIM = 0.25
 
@@ -20,6 +22,7 @@ def result(values: Values, _: Namespace) -> Result:
         rows=_rows(pairs),
         remarks=[
             *(remark for pair in pairs for remark in _remarks(pair)),
+            *_lost(pairs),
             f"Top {values['top_k']} of the expert. In the lazy rows the router is evidence and the "
             "share of tokens asked stands in brackets.",
         ],
@@ -39,6 +42,7 @@ def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
         ["host", *(each["host"] for each in texts)],
         ["expert", *(each["expert"] for each in texts)],
         *([f"fused: {name}", *(each["fused"][name] for each in texts)] for name in first["fused"]),
+        *_rows_without_tokenizer(texts),
         *([f"peer: {name}", *(each["peers"][name] for each in texts)] for name in first["peers"]),
         ["better per token in hindsight", *(each["hindsight"] for each in texts)],
         *(
@@ -76,6 +80,34 @@ def _remarks(pair: Values) -> list[str]:
     mean = statistics.fmean(known)
     missed = f", missed by {100 * (AIM - mean):.1f} points" if mean < AIM else ", met"
     return [f"{said}; gap closed on average {_percent(mean)} (aim: {_percent(AIM)}{missed})."]
+
+
+def _rows_without_tokenizer(texts: Sequence[Values]) -> list[list[Any]]:
+    """Return the row of an expert whose tokenizer is not known; none for older figures."""
+    if not all(WITHOUT_TOKENIZER in each for each in texts):
+        return []
+    bits = [each[WITHOUT_TOKENIZER] for each in texts]
+    return [[f"fused: {_DEFAULT_ROUTER}, tokenizer not known", *bits]]
+
+
+def _lost(pairs: Sequence[Values]) -> list[str]:
+    """Say what fusion loses where the expert's tokenizer is not known."""
+    said = []
+    for pair in pairs:
+        texts = [each for each in pair["texts"].values() if WITHOUT_TOKENIZER in each]
+        if not texts:
+            continue
+        known = [each["fused"][_DEFAULT_ROUTER] for each in texts]
+        bits = [each[WITHOUT_TOKENIZER] for each in texts]
+        lost = [without / with_it - 1 for without, with_it in zip(bits, known, strict=True)]
+        below = sum(each[WITHOUT_TOKENIZER] < each["host"] for each in texts)
+        said.append(
+            f"{_short(pair['host'])} hosts: without the expert's tokenizer fusion with router "
+            f"{_DEFAULT_ROUTER!r} takes {_percent(statistics.fmean(lost))} more bits on average "
+            f"({_percent(min(lost))} to {_percent(max(lost))}), and is below the host on {below} "
+            f"of {len(texts)} texts."
+        )
+    return said
 
 
 def _asked(step: Values) -> str:

@@ -9,9 +9,11 @@ from http import HTTPStatus
 from typing import Any
 
 from floe_plugins.vllm_replies import read_token_ids
+from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected
 from vllm_logits_processor.expert.dialects.llama_cpp import LlamaCppDialect, adapter_ids, root_of
 from vllm_logits_processor.expert.dialects.openai_completions import OpenAiDialect
+from vllm_logits_processor.expert.dialects.unknown_tokenizer import UnknownTokenizerDialect
 from vllm_logits_processor.expert.dialects.vllm import VllmDialect
 from vllm_logits_processor.expert.protocol import ExpertError, NoSuchModelError
 
@@ -99,6 +101,8 @@ def make_dialect(detected: Detected, expected: Expected, *, base: str | None) ->
     if detected.api == LlamaCppDialect.name:
         return LlamaCppDialect(expected, base=base, adapters=detected.adapters)
     if detected.api == OpenAiDialect.name:
+        if expected.tokenizer is not None and is_unknown(expected.tokenizer):
+            return UnknownTokenizerDialect(expected)
         return OpenAiDialect(expected)
     return VllmDialect(expected)
 

@@ -42,6 +42,8 @@ class Abilities:
         Whether a request may ask for several of the expert's own tokens.
     scores : bool
         Whether a prompt can be scored.
+    has_tokenizer : bool
+        Whether the tokenizer is known; otherwise a reply's tokens are their spellings alone.
     """
 
     takes_ids: bool = True
@@ -49,12 +51,20 @@ class Abilities:
     several_prompts: bool = True
     lookahead: bool = True
     scores: bool = True
+    has_tokenizer: bool = True
 
     def lacks(self) -> str:
         """Return what cannot be done, as a clause; empty if all can."""
+        unidentified = "tokens that the tokenizer cannot tell by their spelling are unknown"
         lacking = (
+            (
+                self.has_tokenizer,
+                "its tokenizer is not known, so a text that ends inside one of its tokens is "
+                "continued as it stands, conversations are plain text, and the host alone knows "
+                "where an answer ends",
+            ),
             (self.takes_ids, "a text that ends inside a character is the host's alone there"),
-            (self.names_ids, "tokens that the tokenizer cannot tell by their spelling are unknown"),
+            (self.names_ids or not self.has_tokenizer, unidentified),
             (self.several_prompts, "each text takes a request of its own"),
             (self.lookahead, "it gives one token a call, so expert.lookahead has no effect"),
             (self.scores, "it scores no prompts, so host_url brings no evidence"),

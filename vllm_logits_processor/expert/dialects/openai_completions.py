@@ -6,11 +6,11 @@ Spellings become ids by the bytes of the configured tokenizer's tokens.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vllm_logits_processor.alignment.unknown import sum_of_logprobs
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
@@ -79,28 +79,13 @@ class OpenAiDialect:
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int
     ) -> Mapping[str, Any]:
         """See `Dialect`."""
-        texts = [self._spellings.text(ids) for ids in prompts]
-        return {
-            "model": model,
-            # Not all such servers take a list.
-            "prompt": texts[0] if len(texts) == 1 else texts,
-            "max_tokens": steps,
-            "logprobs": self._expected.top_k,
-            "temperature": 0.0,
-        }
+        texts = [self._spellings.text(ids) or "" for ids in prompts]
+        return body_of(texts, model=model, steps=steps, top_k=self._expected.top_k)
 
     def read(self, data: bytes, *, count: int, steps: int) -> Sequence[Continuation | None]:
         """See `Dialect`."""
-        try:
-            choices: list[dict[str, Any]] = json.loads(data)["choices"]
-            by_index = {choice["index"]: choice["logprobs"] for choice in choices}
-            if sorted(by_index) != list(range(count)) or len(choices) != count:
-                raise not_one_each(count)
-            spelled = [_steps_of(by_index[place]) for place in range(count)]
-        except MALFORMED as error:
-            raise not_a_completion(error) from None
         continuations: list[Continuation | None] = []
-        for own, rows in spelled:
+        for own, rows in spelled_steps(data, count=count):
             ids, tops = self._identified(own, rows)
             if not ids:
                 continuations.append(unlisted())
@@ -146,11 +131,11 @@ class OpenAiDialect:
 
     def score_body(self, prompt: Sequence[int], *, model: str) -> Mapping[str, Any]:
         """Raise: there is no field for it that all servers know."""
-        raise ExpertError("The expert's server scores no prompts.")
+        raise no_scores()
 
     def read_score(self, data: bytes, prompt: Sequence[int]) -> float:
         """Raise: there is no field for it that all servers know."""
-        raise ExpertError("The expert's server scores no prompts.")
+        raise no_scores()
 
 
 class Spellings:
@@ -189,7 +174,8 @@ class Spellings:
             token = None if data is None else self._ids.get(data)
             if token is not None:
                 before = masses.get(token)
-                masses[token] = logprob if before is None else _joined(before, logprob)
+                joined = logprob if before is None else sum_of_logprobs(before, logprob)
+                masses[token] = joined
         return [*masses], [*masses.values()]
 
     def text(self, ids: Sequence[int]) -> str | None:
@@ -210,11 +196,43 @@ class Spellings:
             return None
 
 
-def _joined(first: float, second: float) -> float:
-    most = max(first, second)
-    if math.isinf(most) or math.isnan(first + second):
-        return first + second if math.isnan(first + second) else most
-    return most + math.log(math.exp(first - most) + math.exp(second - most))
+def body_of(texts: Sequence[str], *, model: str, steps: int, top_k: int) -> Mapping[str, Any]:
+    """Return the request for the next tokens after each text, in fields that all servers know."""
+    return {
+        "model": model,
+        # Not all such servers take a list.
+        "prompt": texts[0] if len(texts) == 1 else texts,
+        "max_tokens": steps,
+        "logprobs": top_k,
+        "temperature": 0.0,
+    }
+
+
+def no_scores() -> ExpertError:
+    """Return the error for a prompt that was to be scored."""
+    return ExpertError("The expert's server scores no prompts.")
+
+
+def spelled_steps(
+    data: bytes, *, count: int
+) -> list[tuple[list[_Spelled], list[list[tuple[_Spelled, float]]]]]:
+    """Read a reply to `count` prompts: of each, its own tokens and its rows, all by spelling.
+
+    A spelling is None where a token's bytes are no text by themselves, and are not given.
+
+    Raises
+    ------
+    ExpertError
+        If the reply is not a completion of each prompt with logprobs.
+    """
+    try:
+        choices: list[dict[str, Any]] = json.loads(data)["choices"]
+        by_index = {choice["index"]: choice["logprobs"] for choice in choices}
+        if sorted(by_index) != list(range(count)) or len(choices) != count:
+            raise not_one_each(count)
+        return [_steps_of(by_index[place]) for place in range(count)]
+    except MALFORMED as error:
+        raise not_a_completion(error) from None
 
 
 def _steps_of(
