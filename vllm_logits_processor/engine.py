@@ -27,6 +27,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.calls import ExpertCalls
 from vllm_logits_processor.expert.lookahead import LookAhead, ReceivedDistributions, stacked
 from vllm_logits_processor.expert.pool import ExpertPool
@@ -80,6 +81,8 @@ class FusionEngine:
         None for an expert that may see everything.
     scorer : PromptScorer, optional
         Without it, streams begin without evidence.
+    times : CallTimes, optional
+        How long calls take, if that is known before the first.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class FusionEngine:
         gate: Gate | None,
         metrics: FusionMetrics,
         scorer: PromptScorer | None = None,
+        times: CallTimes | None = None,
     ) -> None:
         self._config = config
         self._pair = pair
@@ -100,7 +104,8 @@ class FusionEngine:
         self._gate = gate
         self._metrics = metrics
         self._scorer = scorer
-        calls = ExpertCalls(expert, on_settled=metrics.observe_call)
+        self._times = times or CallTimes(deadline_s=config.deadline_ms / 1000)
+        calls = ExpertCalls(expert, on_settled=metrics.observe_call, times=self._times)
         by_text = is_unknown(pair.expert)
         # One tokenizer's text never ends inside its tokens, and where an unknown one's end is not
         # known either.
@@ -145,7 +150,8 @@ class FusionEngine:
             privacy=StreamPrivacy(self._gate),
             prefix=prefix,
             received=ReceivedDistributions(
-                vocabulary=expert, lookahead=LookAhead(most=self._config.expert.lookahead)
+                vocabulary=expert,
+                lookahead=LookAhead(most=self._config.expert.lookahead, times=self._times),
             ),
             text=bytearray(self._pair.host.decode(prompt_ids or ())),
         )
@@ -194,14 +200,15 @@ class FusionEngine:
                 "--no-async-scheduling."
             )
         before = {row: tuple(tokens) for row, tokens in (drafts or {}).items() if tokens}
-        # Committed texts come first: a fork starts with their distributions.
-        self._ask(list(streams.values()), host_is_unsure=False)
+        # Committed texts come first: a fork starts with their distributions. One call has both.
+        asking = self._asking(list(streams.values()))
         at = {
             row: stream.forked(before[row]) if row in before else stream
             for row, stream in streams.items()
         }
         self._forks = [at[row] for row in before]
-        self._ask(self._forks, host_is_unsure=False)
+        asking += self._asking(self._forks)
+        self._requests.begin(asking, host_is_unsure=False)
         if self._config.ask == "unsure":
             self._ask_where_unsure(logits, at)
         lines = {row: self._join(stream) for row, stream in at.items()}
@@ -252,6 +259,10 @@ class FusionEngine:
 
     def _ask(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
         """Advance the streams and start calls for those that are undecided and may leave."""
+        self._requests.begin(self._asking(streams), host_is_unsure=host_is_unsure)
+
+    def _asking(self, streams: Sequence[Stream]) -> list[Stream]:
+        """Advance the streams; return those that are undecided and may leave."""
         asking = []
         # With speculative decoding a stream occurs once per row.
         for stream in {id(stream): stream for stream in streams}.values():
@@ -263,8 +274,9 @@ class FusionEngine:
             stream.declined = _reason_not_to_ask(stream)
             if stream.declined is None:
                 self._score_prompt(stream)
+                self._requests.take_in(stream)
                 asking.append(stream)
-        self._requests.begin(asking, host_is_unsure=host_is_unsure)
+        return asking
 
     def _rebuild(self, stream: Stream) -> None:
         """Rebuild a stream that a fault has left half updated."""

@@ -55,13 +55,19 @@ class ExpertRequests:
         self._covers = covers
         self._by_text = by_text
 
+    def take_in(self, stream: Stream) -> None:
+        """Process what has arrived for a stream since the last step."""
+        self._take_in_ahead(stream)
+        if not stream.drafted:
+            self._take_in_first(stream)
+
     def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
         """Start one call per expert model for the places that the streams need.
 
         Parameters
         ----------
         streams : sequence of Stream
-            Those whose current position is undecided and whose text may leave.
+            Those whose current position is undecided and whose text may leave, after `take_in`.
         host_is_unsure : bool
             Whether the host is known to be unsure of these positions. A configuration that calls
             the expert only in that case leaves them undecided until then.
@@ -69,9 +75,6 @@ class ExpertRequests:
         # Decoding comes first: if a breaker admits one call, this kind tells most about the server.
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
         for stream in streams:
-            self._take_in_ahead(stream)
-            if not stream.drafted:
-                self._take_in_first(stream)
             kind: Kind = "now" if stream.read else "first"
             model = stream.options.expert_model or self._config.expert.model
             batch = batches[kind].setdefault(model, _Batch())

@@ -7,6 +7,7 @@ runners with an interface each, and one class serves both: :mod:`runners.rows` f
 
 from __future__ import annotations
 
+import logging
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from vllm_logits_processor.runners.slots import SlotBatch
 
 
+logger = logging.getLogger(__name__)
+
+
 class FloeLogitsProcessor(RowInterface, SlotInterface):
     """Fuses the hosted model with an expert at every decoding step, in both of vLLM's runners.
 
@@ -84,7 +88,10 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         warn_of_untested_version()
         self._rank_sync = _rank_sync(vllm_config, self._fail_open)
         if self._rank_sync.decides:
-            engine = _engine(self._config, vllm_config)
+            config = self._config
+            if len(arguments) == 1:
+                config = _beside_drafts(config, vllm_config)
+            engine = _engine(config, vllm_config)
             self._fail_open.observer = engine.metrics
             # Connections, threads and a plugin's expert are closed with this object or the process.
             weakref.finalize(self, engine.close)
@@ -202,6 +209,15 @@ def _configuration(vllm_config: VllmConfig) -> FloeConfig | None:
     else:
         say_of_logprobs(vllm_config)
     return config
+
+
+def _beside_drafts(config: FloeConfig, vllm_config: VllmConfig) -> FloeConfig:
+    """Turn look-ahead off where vLLM drafts: a call asks about the drafts anyway."""
+    drafts = vllm_config.num_speculative_tokens
+    if not drafts or config.expert.lookahead == 1:
+        return config
+    logger.info("vLLM drafts %d tokens a step: expert.lookahead is not used.", drafts)
+    return config.changed(expert=config.expert.changed(lookahead=1))
 
 
 def _rank_sync(vllm_config: VllmConfig, fail_open: FailOpen) -> RankSync:

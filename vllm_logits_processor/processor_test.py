@@ -25,6 +25,7 @@ from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.fusion import FusedCells
+from vllm_logits_processor.processor import _beside_drafts
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch
 from vllm_logits_processor.stream import Stream
@@ -434,6 +435,19 @@ def test_speculative_decoding_is_refused_by_v1_itself() -> None:
     config.speculative_config = cast(SpeculativeConfig, object())
     with pytest.raises(ValueError, match="not supported when speculative decoding is enabled"):
         build_logitsprocs(config, torch.device("cpu"), False, False, (FloeLogitsProcessor,))
+
+
+def test_drafts_of_the_host_take_the_place_of_look_ahead(
+    expert: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = engine(expert, lookahead=8)._config
+    with caplog.at_level("INFO"):
+        alone = _beside_drafts(config, cast(VllmConfig, SimpleNamespace(num_speculative_tokens=0)))
+        assert alone.expert.lookahead == 8
+        assert not caplog.records
+        beside = _beside_drafts(config, cast(VllmConfig, SimpleNamespace(num_speculative_tokens=4)))
+    assert beside.expert.lookahead == 1
+    assert "vLLM drafts 4 tokens a step" in caplog.text
 
 
 def test_the_maths_needs_no_vllm() -> None:

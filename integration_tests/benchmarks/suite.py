@@ -83,7 +83,8 @@ _QUICK = {
     "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
     "fusion_quality": "--limit-bytes 60",
     "fusion_cost": "--rows 8 --vocabulary 262144 --k 20 100 --repeats 9",
-    "decode_overlap": "--host {tiny} --parts overlap --latencies 0.5 --tokens 16 --repeats 1",
+    "decode_overlap": "--host {tiny} --parts overlap drafts --latencies 0.5 --tokens 16 "
+    "--repeats 1 --drafting-host {tiny} --drafting-expert {tiny} --drafting-tokens 12",
     "decode_peers": "--host {tiny} --expert {tiny} --latency 0.8 --tokens 16 --repeats 1",
     "expert_latency": "--contexts 32 --streams 1 2 --top-k 5 --steps 4 --ways llama.cpp",
     "deadlines": "--host {tiny} --latencies 1 --deadlines 0.5 2 --tokens 16 --repeats 1",

@@ -5,14 +5,11 @@ Its kernels run in Triton's interpreter; the expert is the canned one of the V1 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-import vllm
-from packaging.version import Version
 
 from integration_tests.harness import interpreted_triton
 from integration_tests.harness.hosted import (
@@ -25,8 +22,9 @@ from integration_tests.harness.hosted import (
     streamed,
     with_adapter,
 )
+from integration_tests.harness.interpreted_servers import DRAFTS, Interpreted, ngrams
 from integration_tests.harness.tiny_models import LONG_PROMPT, PROMPTS, TinyModels
-from integration_tests.harness.vllm_servers import ServerSpec, running
+from integration_tests.harness.vllm_servers import running
 from vllm_logits_processor.runners.departures import IDLE_S
 from vllm_logits_processor.testing.fake_expert import FakeExpert
 
@@ -34,13 +32,6 @@ from vllm_logits_processor.testing.fake_expert import FakeExpert
 NARROW = ("--max-model-len", "128", "--num-gpu-blocks-override", "7", "--max-num-seqs", "3")
 CHUNKED = ("--max-num-batched-tokens", "48")
 WARM = ("--worker-cls", "integration_tests.harness.warm_worker.WarmWorker")
-NGRAM = (
-    '{"method": "ngram", "num_speculative_tokens": 2,'
-    ' "prompt_lookup_min": 1, "prompt_lookup_max": 3}'
-)
-
-DRAFTS = Version(vllm.__version__).release >= (0, 32)
-
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -53,17 +44,6 @@ class Slots:
     drafting: Hosted | None = None
     #: Calls that the expert had received when all servers were ready.
     asked_at_start: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interpreted(ServerSpec):
-    """A server whose interpreter prepares Triton before vLLM is imported; it forks the others."""
-
-    forks: bool = False
-
-    def command(self, port: int) -> list[str]:
-        """Return the command line."""
-        return [sys.executable, "-m", "integration_tests.harness.prepared", *self.options(port)]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +73,7 @@ def slots(
         ),
     ]
     if DRAFTS:
-        arguments = ["--max-model-len", "128", "--speculative-config", NGRAM]
+        arguments = ["--max-model-len", "128", *ngrams(2)]
         specs.append(replace(bare, name="drafting", floe=drafting, arguments=arguments))
     before = len(canned.requests)
     with running(*specs, logs=folder) as servers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import time
@@ -28,6 +29,9 @@ from vllm_logits_processor.observe import server_of
 
 #: Timed requests, after one that is not timed; and the tokens of the first one's prompt.
 _TIMED, _PROMPT = 5, 64
+#: Tokens of a call by which is measured what each takes; and steps of hosts, in milliseconds, for
+#: which it is said how many tokens a call should have.
+_AHEAD, _STEPS_MS = 8, (10, 50)
 #: A prompt of tokens that every vocabulary has, and one for an expert without.
 _SHORT = (301, 302, 303)
 _SHORT_TEXT = b"Water boils at one hundred degrees, and"
@@ -64,7 +68,12 @@ def expert_lines(config: FloeConfig, *, tokenizer: ByteVocabulary | None) -> lis
             answers, line = _logprobs(expert, client, api, takes)
             lines.append(line)
             if answers:
-                lines.append(_latency(config, client))
+                seconds, line = _latency(config, client)
+                lines.append(line)
+                if seconds is not None:
+                    lines.append(_distance(config, client, seconds))
+                    if api == "vllm":
+                        lines.append(_sessions(client))
         finally:
             client.close()
         if api == "vllm":
@@ -233,19 +242,13 @@ def _largest(takes: Callable[[int], bool], *, least: int, too_many: int) -> int:
     return least
 
 
-def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
-    """Time calls like those of decoding steps: each text is one token longer than the last."""
-    short = _short(config.expert)
-    prompt = [*(short * _PROMPT)[:_PROMPT]]
-    times = []
+def _latency(config: FloeConfig, client: CompletionsExpert) -> tuple[float | None, Line]:
+    """Time calls like those of decoding steps; return the median in seconds, if they succeed."""
     try:
-        for place in range(1 + _TIMED):
-            begun = time.monotonic()
-            client.start([[*prompt, *(short * 2)[:place]]], model=config.expert.model).result()
-            times.append(1000 * (time.monotonic() - begun))
+        times = _timed(config, client)
     except ExpertError as error:
-        return red("expert latency", str(error), "look at the expert's own log")
-    first, median = times[0], statistics.median(times[1:])
+        return None, red("expert latency", str(error), "look at the expert's own log")
+    first, median = 1000 * times[0], 1000 * statistics.median(times[1:])
     unit = "tokens" if config.expert.knows_tokenizer else "bytes"
     found = f"{median:.0f} ms a token, {first:.0f} ms for a prompt of {_PROMPT} {unit}"
     if median > config.deadline_ms:
@@ -253,14 +256,62 @@ def _latency(config: FloeConfig, client: CompletionsExpert) -> Line:
             f"deadline_ms is {config.deadline_ms:g}: every token would be late. Raise it, or see "
             "expert.lookahead"
         )
-        return red("expert latency", found, advice)
+        return median / 1000, red("expert latency", found, advice)
     if first > config.first_deadline_ms:
         advice = f"first_deadline_ms is {config.first_deadline_ms:g}: raise it"
-        return red("expert latency", found, advice)
+        return median / 1000, red("expert latency", found, advice)
     found = f"{found}; deadline_ms is {config.deadline_ms:g}"
     if first > config.deadline_ms:
         found += ": an answer's first tokens are the host's"
-    return green("expert latency", found)
+    return median / 1000, green("expert latency", found)
+
+
+def _timed(config: FloeConfig, client: CompletionsExpert, *, steps: int = 1) -> list[float]:
+    """Return the seconds of calls, each for a text that is one token longer than the last."""
+    short = _short(config.expert)
+    prompt = [*(short * _PROMPT)[:_PROMPT]]
+    times = []
+    for place in range(1 + _TIMED):
+        begun = time.monotonic()
+        text = [*prompt, *(short * 2)[:place]]
+        client.start([text], model=config.expert.model, steps=steps).result()
+        times.append(time.monotonic() - begun)
+    return times
+
+
+def _distance(config: FloeConfig, client: CompletionsExpert, seconds: float) -> Line:
+    """Say which hosts gain from more than one token a call, and from how many.
+
+    The host does not run yet, so its step is not known.
+    """
+    check, trip_ms = "expert distance", 1000 * seconds
+    trip = f"{trip_ms:.3g}"
+    found = (
+        f"{trip} ms a call: a host whose step takes S ms, fewer than {trip}, gains from up to "
+        f"ceil({trip} / S) tokens a call"
+    )
+    known = [(step, math.ceil(trip_ms / step)) for step in _STEPS_MS if step < trip_ms]
+    if known:
+        found += f" ({', '.join(f'{tokens} at {step} ms' for step, tokens in known)})"
+    found += ", by expert.lookahead or vLLM's num_speculative_tokens"
+    try:
+        longer = statistics.median(_timed(config, client, steps=_AHEAD)[1:])
+    except ExpertError as error:
+        return unknown(check, f"{found}; a call for {_AHEAD} tokens fails: {error}")
+    more_ms = max(0.0, 1000 * (longer - seconds) / (_AHEAD - 1))
+    return green(check, f"{found}; each further token of a call takes {more_ms:.2g} ms")
+
+
+def _sessions(client: CompletionsExpert) -> Line:
+    """Say whether a call sends a whole text; a reply has told."""
+    check = "expert sessions"
+    if client.keeps_sessions:
+        return green(check, "it keeps texts between calls: a call sends what is new")
+    return green(
+        check,
+        "a call sends whole texts; for a slow line see --middleware "
+        "floe_plugins.middleware.ExpertSessions",
+    )
 
 
 def _slots(expert: ExpertConfig, url: str) -> Line:

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Served:
     block_size: int | None = 32
     caching: bool = True
     status: int = 200
+    #: Seconds until it answers, and those that each further token of a call takes.
+    delay_s: float = 0.0
+    further_s: float = 0.0
     #: The folder of its tokenizer, and the routes that reveal it.
     tokenizer: str = ""
     tokenizes: str = "/tokenize"
@@ -79,8 +83,10 @@ def serving(state: Served) -> Iterator[Served]:
             if count > state.most:
                 self.reply(400, "")
                 return
-            share = -math.log(count)
-            self.reply(200, completion([dict.fromkeys(range(5, 5 + count), share)]).decode())
+            steps = int(body["max_tokens"])
+            time.sleep(state.delay_s + state.further_s * (steps - 1))
+            row = dict.fromkeys(range(5, 5 + count), -math.log(count))
+            self.reply(200, completion([row] * steps).decode())
 
         def tokenize(self, text: str) -> None:
             if not state.tokenizer or self.path != state.tokenizes:
@@ -239,6 +245,24 @@ def test_a_server_that_is_too_slow_is_red(served: Served, pair: tuple[str, str])
     assert "deadline_ms is 0.001" in line.advice
     line = lines_of(section(served, pair, first_deadline_ms=0.001))["expert latency"]
     assert "first_deadline_ms is 0.001" in line.advice
+
+
+def test_a_far_server_says_how_many_tokens_a_call_should_have(
+    served: Served, pair: tuple[str, str]
+) -> None:
+    served.delay_s = 0.12
+    line = lines_of(section(served, pair))["expert distance"]
+    assert line.status is Status.GREEN
+    trip = float(line.found.split()[0])
+    assert trip >= 120
+    assert f"fewer than {trip:g}, gains from up to ceil({trip:g} / S) tokens a call" in line.found
+    assert f"{math.ceil(trip / 50)} at 50 ms" in line.found
+    # It answers after the same time, however many tokens it is asked for.
+    assert float(line.found.split()[-2]) < 10
+    served.delay_s = 0.0
+    served.further_s = 0.02
+    line = lines_of(section(served, pair))["expert distance"]
+    assert 20 <= float(line.found.split()[-2]) < 40
 
 
 def test_a_server_that_is_down_is_red_without_its_credentials(pair: tuple[str, str]) -> None:
@@ -457,6 +481,7 @@ def test_it_needs_neither_vllm_nor_flower_nor_torch(served: Served, pair: tuple[
         "expert tokenizer",
         "expert K",
         "expert latency",
+        "expert distance",
         "expert blocks",
         "gate",
         "tokenizers",

@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as JoinTimeout
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.pool import ExpertPool, Patience
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertOpenError, ExpertReply
 
@@ -59,6 +60,10 @@ class ExpertCall:
         Monotonic time, in seconds, until which it is awaited.
     expires : float
         Monotonic time until which its reply is useful; after `deadline` only for first calls.
+    steps : int
+        The tokens that it asks for after each prompt.
+    kind : str
+        See `Kind`.
     probe : bool
         Whether it only tests if a server has recovered; it is not awaited.
     outcome : str or None
@@ -71,6 +76,8 @@ class ExpertCall:
     deadline: float
     expires: float
     prompts: int
+    steps: int = 1
+    kind: Kind = "now"
     probe: bool = False
     outcome: str | None = None
     reported: bool = False
@@ -89,6 +96,11 @@ class ExpertCall:
         """Seconds that the call took, or has taken so far."""
         return (self._ended or time.monotonic()) - self._begun
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self._begun
+
 
 class ExpertCalls:
     """Starts calls and waits for them until their deadlines.
@@ -99,11 +111,20 @@ class ExpertCalls:
     ----------
     on_settled : callable, optional
         See `OnSettled`; called from any thread.
+    times : CallTimes, optional
+        Where the times of calls are noted that continue texts.
     """
 
-    def __init__(self, pool: ExpertPool, *, on_settled: OnSettled | None = None) -> None:
+    def __init__(
+        self,
+        pool: ExpertPool,
+        *,
+        on_settled: OnSettled | None = None,
+        times: CallTimes | None = None,
+    ) -> None:
         self._pool = pool
         self._on_settled = on_settled
+        self._times = times or CallTimes()
         self._unawaited: list[ExpertCall] = []
         self._first: list[Future[ExpertReply]] = []
         self._abandoned: list[Future[ExpertReply]] = []
@@ -158,13 +179,19 @@ class ExpertCalls:
             self._first.append(future)
         now = time.monotonic()
         probe = self._pool.probing(future)
-        return ExpertCall(
+        call = ExpertCall(
             future=future,
             deadline=now if probe else now + deadline_s,
             expires=now + (life_s if kind == "first" else deadline_s),
             prompts=len(prompts),
+            steps=steps,
+            kind=kind,
             probe=probe,
         )
+        if kind != "first":
+            # Reading a text takes longer than continuing it.
+            future.add_done_callback(lambda future: self._note_time(call, future))
+        return call
 
     def settle(self, call: ExpertCall) -> str:
         """Wait for `call` until its deadline; return its outcome, the same each time.
@@ -173,6 +200,8 @@ class ExpertCalls:
         probe, which is not awaited, is ``open`` until then.
         """
         if call.outcome is None:
+            if call.kind == "now" and not call.probe:
+                self._times.observe_host(call.age_s)
             outcome = self._wait(call)
             if outcome == "late" and time.monotonic() < call.expires:
                 return "open" if call.probe else "reading"
@@ -223,6 +252,10 @@ class ExpertCalls:
         useless = [call for call in self._unawaited if call.expires < now]
         for call in useless[:-_MOST_UNAWAITED]:
             call.future.cancel()
+
+    def _note_time(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._times.observe_call(steps=call.steps, seconds=call.seconds)
 
     def _drop(self, call: ExpertCall, future: Future[ExpertReply]) -> None:
         """Count the bytes of a late call; its reply is no longer useful."""

@@ -1,7 +1,6 @@
 """The distributions received for one stream, at the places of its text and ahead of it.
 
-`LookAhead` chooses how many of the expert's own next tokens a call requests: as many as the text
-tends to follow.
+`LookAhead` chooses how many of the expert's own next tokens a call requests.
 """
 
 from __future__ import annotations
@@ -17,25 +16,32 @@ from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.protocol import Continuation
 
 #: Weight of the past when a token follows the expert or departs from it.
 _DECAY = 0.9
-#: A token is requested ahead if the text reaches it with at least this probability.
-_WORTH = 0.25
 
 
 @dataclass
 class LookAhead:
-    """Adapts k, the steps of a call, to how far the text has followed the expert recently.
+    """Adapts k, the steps of a call, to how far the text follows the expert and how far away it is.
+
+    If the text follows each of the expert's tokens with probability f, a call for k tokens serves
+    ``1 + f + ... + f**(k - 1)`` of the text's on average, and the host waits for it once. The k
+    with the shortest wait per token served is the best, since the rest of a step is the same for
+    all. Where no wait is expected, as with an expert that is quicker than the host, that is 1.
 
     Parameters
     ----------
     most : int
         Upper limit of k; 1 turns look-ahead off.
+    times : CallTimes
+        Those of all streams' calls.
     """
 
     most: int
+    times: CallTimes = field(default_factory=CallTimes)
     #: Running share of the expert's own tokens that the text followed.
     followed: float = 0.7
 
@@ -46,15 +52,20 @@ class LookAhead:
     @property
     def steps(self) -> int:
         """The k of the next call, at least 1."""
-        if self.followed >= 1:
-            return self.most
-        wanted = 1 + math.log(_WORTH) / math.log(max(self.followed, 1e-9))
-        return max(1, min(self.most, math.floor(wanted)))
+        # What longer calls cost is not known: k at most doubles from one call to the next.
+        longest = min(self.most, 2 * max(1, self.times.last_steps))
+        best, shortest, served = 1, math.inf, 0.0
+        for steps in range(1, longest + 1):
+            served += self.followed ** (steps - 1)
+            wait = self.times.wait_s(steps) / served
+            if wait < shortest:
+                best, shortest = steps, wait
+        return best
 
     @property
     def worth_asking_ahead(self) -> bool:
         """True if the next call is worth starting before the text reaches its place."""
-        return self.most > 1 and self.followed >= 0.5
+        return self.most > 1 and self.followed >= 0.5 and self.times.wait_s(1) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +228,7 @@ class ReceivedDistributions:
         """Return a copy for a text that may diverge (draft tokens)."""
         return ReceivedDistributions(
             vocabulary=self.vocabulary,
-            lookahead=LookAhead(most=1),
+            lookahead=LookAhead(most=1, times=self.lookahead.times),
             rows=dict(self.rows),
         )
 

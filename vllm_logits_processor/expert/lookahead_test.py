@@ -8,6 +8,7 @@ import pytest
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.lookahead import LookAhead, Place, ReceivedDistributions, stacked
 from vllm_logits_processor.expert.protocol import Continuation
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
@@ -164,8 +165,17 @@ def test_stacking_fills_short_rows() -> None:
         stacked([])
 
 
+def times(*, first: float, further: float, host: float = 1.0) -> CallTimes:
+    """Return times of calls that take as long as this line says, in any unit."""
+    known = CallTimes()
+    known.observe_host(host)
+    for steps in (1, 2, 4, 8, 16, 32, 64) * 20:
+        known.observe_call(steps=steps, seconds=first + (steps - 1) * further)
+    return known
+
+
 def test_steps_grow_while_the_text_follows_and_shrink_when_it_departs() -> None:
-    ahead = LookAhead(most=8)
+    ahead = LookAhead(most=8, times=times(first=3.0, further=0.2))
     for _ in range(40):
         ahead.observe(followed=True)
     assert ahead.steps == 8
@@ -176,11 +186,52 @@ def test_steps_grow_while_the_text_follows_and_shrink_when_it_departs() -> None:
     assert not ahead.worth_asking_ahead
 
 
+@pytest.mark.parametrize(
+    ("first", "steps"),
+    [(0.5, {1}), (0.9, {1}), (1.1, {1, 2}), (3.0, {4, 5, 6}), (20.0, {8, 9, 10})],
+)
+def test_the_farther_the_expert_the_more_steps(first: float, steps: set[int]) -> None:
+    ahead = LookAhead(most=64, times=times(first=first, further=0.25))
+    assert ahead.steps in steps
+    assert ahead.worth_asking_ahead == (first > 1)
+
+
+def test_the_steps_are_those_with_the_shortest_wait_per_token() -> None:
+    """By another way: a text that follows with this probability, drawn ten thousand times."""
+    first, further, followed, host = 4.0, 0.3, 0.8, 1.0
+    random = np.random.default_rng(0)
+    runs = random.geometric(1 - followed, size=10_000)
+    waited = [
+        (first + (steps - 1) * further - host) / np.minimum(runs, steps).mean()
+        for steps in range(1, 33)
+    ]
+    ahead = LookAhead(most=32, followed=followed, times=times(first=first, further=further))
+    assert waited[ahead.steps - 1] < 1.01 * min(waited)
+
+
+def test_steps_at_most_double_while_the_cost_of_more_is_unknown() -> None:
+    known = CallTimes()
+    ahead, asked = LookAhead(most=20, times=known), []
+    for _ in range(7):
+        asked.append(ahead.steps)
+        known.observe_call(steps=asked[-1], seconds=2.0)
+    assert asked == [1, 2, 4, 8, 16, 20, 20]
+
+
+def test_no_steps_are_asked_for_that_would_be_late() -> None:
+    known = CallTimes(deadline_s=3.5)
+    for steps in (1, 2, 4, 8, 16) * 20:
+        known.observe_call(steps=steps, seconds=2.0 + 0.25 * (steps - 1))
+    assert 1 < LookAhead(most=16, followed=0.99, times=known).steps <= 7
+
+
 @pytest.mark.parametrize("followed", [0.0, 0.5, 1.0])
 def test_one_is_the_least_and_the_limit_is_the_most(followed: float) -> None:
-    assert LookAhead(most=1, followed=followed).steps == 1
-    assert 1 <= LookAhead(most=4, followed=followed).steps <= 4
+    known = times(first=3.0, further=0.1)
+    assert LookAhead(most=1, followed=followed, times=known).steps == 1
+    assert 1 <= LookAhead(most=4, followed=followed, times=known).steps <= 4
 
 
 def test_nothing_is_asked_ahead_where_the_limit_is_one() -> None:
-    assert not LookAhead(most=1, followed=1.0).worth_asking_ahead
+    known = times(first=3.0, further=0.1)
+    assert not LookAhead(most=1, followed=1.0, times=known).worth_asking_ahead

@@ -274,7 +274,12 @@ class SlotBatch:
         here = [
             each.stream
             for slot, each in self._here.items()
-            if each.stream and not each.unread and self._slots.get(slot) is each
+            if each.stream
+            and not each.unread
+            and self._slots.get(slot) is each
+            # Drafts are known after the forward pass, and their call would end no sooner: `decide`
+            # asks about them and the text before them in one. Only a prompt is read meanwhile.
+            and not (self._drafts and each.stream.output_ids)
         ]
         self._engine.begin_step(here)
 

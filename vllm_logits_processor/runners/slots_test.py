@@ -187,6 +187,25 @@ def test_every_drafted_row_is_asked_about_with_its_drafts(expert: Scripted) -> N
     assert runner.batch.streams[0].output_ids == []
 
 
+@pytest.mark.parametrize("covers", [0, 3])
+def test_drafts_and_the_text_before_them_share_a_call(expert: Scripted, covers: int) -> None:
+    runner = Runner(engine(expert, covers=covers), drafts=True)
+    runner.add(0, b"The")
+    runner.processor.apply_staged_writes()
+    # A prompt is read while the host reads it.
+    assert [prompts_of(call) for call in expert.calls] == [[EXPERT.encode(b"The")]]
+    runner.step(0)
+    assert len(expert.calls) == 1
+    runner.sample(0, *HOST.encode(b" cat"))
+    drafts = HOST.encode(b" 12 sat")[:2]
+    assert (runner.step(0, drafts={0: drafts}) > 0).all()
+    prompts = prompts_of(expert.calls[1])
+    assert len(expert.calls) == 2
+    for before in range(3):
+        assert EXPERT.encode(b"The cat" + HOST.decode(drafts[:before])) in prompts
+    assert len(prompts) == len({tuple(prompt) for prompt in prompts})
+
+
 def test_a_draft_that_is_not_there_is_left_alone(expert: Scripted) -> None:
     runner = Runner(engine(expert), drafts=True)
     runner.add(0, b"The")

@@ -19,6 +19,7 @@ from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
 from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.evidence import PromptScorer
+from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
 from vllm_logits_processor.observe import FusionMetrics
@@ -33,6 +34,17 @@ PAIR = Pair(
     conversation=Conversation(HOST, EXPERT),
 )
 FUSED = RequestOptions(mode="fused")
+
+
+class FarAway(CallTimes):
+    """Times of an expert that is a second away, however many tokens a call asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        super().observe_call(steps=64, seconds=1.0)
+
+    def observe_call(self, *, steps: int, seconds: float) -> None:
+        """Leave it there."""
 
 
 class Scripted:
@@ -117,7 +129,10 @@ def engine(
     scorer: PromptScorer | None = None,
     **values: Any,
 ) -> FusionEngine:
-    """Return an engine on :data:`PAIR`; ``values`` go into its configuration."""
+    """Return an engine on :data:`PAIR`; ``values`` go into its configuration.
+
+    With look-ahead the expert counts as far away, though a scripted one answers at once.
+    """
     section = ExpertConfig(
         url="http://x",
         model="slm",
@@ -140,6 +155,7 @@ def engine(
         gate=gate,
         metrics=FusionMetrics(port=None),
         scorer=scorer,
+        times=FarAway() if lookahead > 1 else None,
     )
 
 

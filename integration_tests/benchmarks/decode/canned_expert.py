@@ -7,6 +7,7 @@ the latency or when it is computed, whichever is later.
 Plain HTTP on one event loop, which leaves most of the machine to the host: completions at
 ``/v1/completions``; ``/latency`` takes ``{"ms": number or null, "sigma": number, "seed": number}``,
 null for one that never answers. With a sigma latencies are log-normal around the median ``ms``.
+``/asked`` says how many calls have come.
 """
 
 import argparse
@@ -40,6 +41,8 @@ NAME = "expert"
 #: Where canned answers take their tokens from: early ids are special or single bytes.
 _FIRST_CANNED = 300
 _START_TIMEOUT_S = 180.0
+#: What hosts ask for when they start: it is asked as vLLM is.
+_MODELS = json.dumps({"data": [{"id": NAME, "owned_by": "vllm"}]}).encode()
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,17 @@ class LatencyExpert:
 
         With a `sigma` they are the median of varying latencies, drawn again from the seed.
         """
-        root = self.url.removesuffix("/v1")
         body = {"ms": None if seconds is None else seconds * 1000, "sigma": sigma, "seed": seed}
-        httpx.post(f"{root}/latency", json=body, trust_env=False).raise_for_status()
+        self._post("latency", body)
+
+    def asked(self) -> int:
+        """Return how many calls for tokens have come so far."""
+        return int(self._post("asked", {}).json())
+
+    def _post(self, route: str, body: dict[str, Any]) -> httpx.Response:
+        root = self.url.removesuffix("/v1")
+        reply = httpx.post(f"{root}/{route}", json=body, trust_env=False)
+        return reply.raise_for_status()
 
 
 @contextmanager
@@ -90,6 +101,7 @@ class _Answers:
 
     def __init__(self, *, top_k: int, model: str | None) -> None:
         self.set_latency({"ms": 0.0, "sigma": 0.0, "seed": 0})
+        self.asked = 0
         self._top_k = top_k
         self._expert = None if model is None else _real(model, top_k=top_k)
         self._canned = lru_cache(maxsize=64)(self._canned_for)
@@ -100,6 +112,7 @@ class _Answers:
 
     async def answer(self, body: dict[str, Any]) -> bytes | None:
         """Return the body of the reply when its time has come; None for never."""
+        self.asked += 1
         if self._median_s is None:
             return None
         due = time.monotonic() + self._median_s * self._random.lognormvariate(0.0, self._sigma)
@@ -153,12 +166,17 @@ async def _serve(answers: _Answers, port: int) -> None:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 request, *headers = head.decode("latin-1").split("\r\n")
                 fields = dict(line.lower().split(": ", 1) for line in headers if line)
-                body = json.loads(await reader.readexactly(int(fields["content-length"])))
+                body = await reader.readexactly(int(fields.get("content-length", 0)))
+                route = request.split()[1]
                 reply: bytes | None = b"{}"
-                if request.split()[1] == "/latency":
-                    answers.set_latency(body)
+                if route == "/latency":
+                    answers.set_latency(json.loads(body))
+                elif route == "/asked":
+                    reply = str(answers.asked).encode()
+                elif route == "/v1/models":
+                    reply = _MODELS
                 else:
-                    reply = await answers.answer(body)
+                    reply = await answers.answer(json.loads(body))
                 if reply is None:
                     # Silent until the other side gives up.
                     await reader.read()

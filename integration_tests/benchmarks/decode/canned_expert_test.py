@@ -28,9 +28,13 @@ def client(url: str, vocabulary: int) -> CompletionsExpert:
 def test_answers_come_when_they_are_due_or_never(canned: LatencyExpert) -> None:
     asking = client(canned.url, 1000)
     canned.set_latency(0.2)
+    # Hosts find out how it is asked before they ask.
+    assert asking.decided().result(timeout=20)[0].api == "vllm"
+    before = canned.asked()
     begun = time.monotonic()
     reply = asking.start([[1, 2], [3]], model=NAME, steps=3).result(timeout=20)
     assert time.monotonic() - begun >= 0.2
+    assert canned.asked() == before + 1
     assert [each.top.token_ids.shape for each in reply.continuations] == [(3, 5), (3, 5)]
     canned.set_latency(None)
     with pytest.raises(NoAnswer):

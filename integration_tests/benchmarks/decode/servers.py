@@ -81,17 +81,33 @@ def tokens_per_second(server: Server, prompt: str, *, tokens: int, **options: An
 
     The prompt is read once before, so that only decoding is timed; `options` are the request's.
     """
+    read(server, prompt, **options)
+    return timed_answer(server, prompt, tokens=tokens, **options)[0]
+
+
+def read(server: Server, prompt: str, **options: Any) -> None:
+    """Have a server, and its expert, read a prompt, so that they need not do it again."""
+    _answer(server, prompt, tokens=1, **options)
+
+
+def timed_answer(
+    server: Server, prompt: str, *, tokens: int, **options: Any
+) -> tuple[float, list[int]]:
+    """Decode one greedy answer of exactly `tokens` tokens; return their rate, and the answer."""
+    begun = time.perf_counter()
+    answer = _answer(server, prompt, tokens=tokens, **options)
+    return tokens / (time.perf_counter() - begun), answer
+
+
+def _answer(server: Server, prompt: str, *, tokens: int, **options: Any) -> list[int]:
     try:
-        server.tokens(prompt, max_tokens=1, **options)
-        begun = time.perf_counter()
-        answers = server.tokens(prompt, max_tokens=tokens, ignore_eos=True, **options)
+        (answer,) = server.tokens(prompt, max_tokens=tokens, ignore_eos=True, **options)
     except RuntimeError:
         cli.note(tail(server.log, lines=60))
         raise
-    seconds = time.perf_counter() - begun
-    if [len(answer) for answer in answers] != [tokens]:
-        raise RuntimeError(f"{server.name} gave {len(answers[0])} tokens instead of {tokens}.")
-    return tokens / seconds
+    if len(answer) != tokens:
+        raise RuntimeError(f"{server.name} gave {len(answer)} tokens instead of {tokens}.")
+    return answer
 
 
 def rates(

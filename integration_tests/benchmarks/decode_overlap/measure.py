@@ -9,11 +9,10 @@ from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.decode import servers
 from integration_tests.benchmarks.decode.canned_expert import latency_expert
 from integration_tests.benchmarks.decode.timed_processor import dial, outside_share
+from integration_tests.benchmarks.decode_overlap.drafts import FAR, LOOKAHEAD, measure_drafts
 from integration_tests.harness.vllm_servers import running
 
-PARTS = ("overlap", "silence", "lookahead")
-LOOKAHEAD = 8
-FAR = 3.0
+PARTS = ("overlap", "silence", "lookahead", "drafts")
 
 
 def measure(options: cli.Namespace) -> dict[str, Any]:
@@ -24,6 +23,8 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
             values |= _near(options, Path(folder))
         if "lookahead" in options.parts:
             values |= _far(options, Path(folder))
+        if "drafts" in options.parts:
+            values |= measure_drafts(options, Path(folder))
     return values
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from integration_tests.benchmarks.decode.timed_processor import outside_share
 from integration_tests.benchmarks.decode_overlap.__main__ import main
+from integration_tests.harness.interpreted_servers import DRAFTS
 from integration_tests.harness.tiny_models import TinyModels
 
 
@@ -28,3 +29,26 @@ def test_the_share_outside_is_that_of_medians(tmp_path: Path) -> None:
     # An idle time between two requests does not count.
     times.write_text("0.1 0.3\n50.0 0.3\n0.1 0.4\n0.1 0.3\n")
     assert outside_share(times) == pytest.approx(0.25)
+
+
+@pytest.mark.skipif(not DRAFTS, reason="the V2 runner drafts beside Floe from vLLM 0.32 on")
+def test_whoever_drafts_the_text_is_the_same(
+    tiny: TinyModels, tiny_model: str, values_of: Callable[..., Any]
+) -> None:
+    models = ["--drafting-host", tiny.host, "--drafting-expert", tiny_model]
+    values = values_of(main, "--parts", "drafts", *models, "--drafting-tokens", "24")
+    found = values["drafts"]
+    assert found["step_ms"] > 0
+    assert [(case["text"], case["way"]) for case in found["cases"]] == [
+        (text, way)
+        for text in ("structured", "free")
+        for way in ("one", "look-ahead", "n-grams", "model")
+    ]
+    assert all(case["texts_equal"] for case in found["cases"])
+    calls = {(case["text"], case["way"]): case["calls_per_token"] for case in found["cases"]}
+    for text in ("structured", "free"):
+        # The first distribution may be there already: the prompt was asked about before.
+        assert 0.9 <= calls[text, "one"] <= 1
+        # Never more than one call a step, which gives a token or more.
+        assert all(0 < calls[text, way] <= 1.05 for way in ("look-ahead", "n-grams", "model"))
+    assert len(values["remarks"]) == 2

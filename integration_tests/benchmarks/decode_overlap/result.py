@@ -14,6 +14,7 @@ def result(values: Values, _: Namespace) -> Result:
         if name in values:
             figures = (f"{key} {figure:.4g}" for key, figure in values[name].items())
             remarks.append(f"{name}: {', '.join(figures)}")
+    remarks += _drafts(values)
     if "outside_share" in values:
         remarks.append(f"outside_share: {values['outside_share']:.3g}")
     keys = ("latency_over_step", "step_ms", "tokens_per_s", "throughput_ratio", "of_slower")
@@ -35,3 +36,22 @@ def _conclusions(values: Values) -> list[str]:
         for latency, what, ratio, aim in said
     )
     return [f"Tokens per second {shown}."] if shown else []
+
+
+def _drafts(values: Values) -> list[str]:
+    """Return a line for each text, with all ways on it."""
+    if "drafts" not in values:
+        return []
+    found = values["drafts"]
+    cases: dict[str, list[str]] = {}
+    for case in found["cases"]:
+        text = "same text" if case["texts_equal"] else "another text"
+        cases.setdefault(case["text"], []).append(
+            f"{case['way']} {case['tokens_per_s']:.3g} tokens per second, "
+            f"{case['calls_per_token']:.2f} calls a token, {case['ratio']:.2f} times, {text}"
+        )
+    return [
+        f"drafts, {text} text, {found['latency_over_step']:g} steps of {found['step_ms']:.4g} ms "
+        f"away: {'; '.join(ways)}."
+        for text, ways in cases.items()
+    ]
