@@ -23,7 +23,6 @@ from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import COMPLETIONS, build_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
-from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Expert
 from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
 from vllm_logits_processor.observe import FusionMetrics, server_of
@@ -79,7 +78,6 @@ def build_engine(
     )
     if config.expert.kind in (None, COMPLETIONS) and config.expert.knows_tokenizer:
         warn_of_other_tokenizers(config.expert, pair.expert)
-    config = _with_context(config, expert)
     logger.info(
         "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
         len(pair.host),
@@ -128,13 +126,6 @@ def _expert_vocabulary(config: FloeConfig) -> ByteVocabulary:
     return ByteVocabulary.from_pretrained(
         resolve(reference, plugins=config.plugins, tokenizer=True), name=reference
     )
-
-
-def _with_context(config: FloeConfig, expert: ExpertPool) -> FloeConfig:
-    """Use the expert's own limit on the length of a text, unless one is configured."""
-    if config.expert.context is not None or expert.context is None:
-        return config
-    return config.changed(expert=config.expert.changed(context=expert.context))
 
 
 def _scorer(

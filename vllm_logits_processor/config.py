@@ -163,8 +163,9 @@ class ExpertConfig(ServerAccess):
         default=None,
         description="most tokens that the expert takes, those to come among them (vLLM: "
         "`--max-model-len`), more than `lookahead`; a longer text is the host's "
-        "alone from then on. Without it a server refuses the whole step's request "
-        "for such a text. Where the `tokenizer` is `unknown` it counts bytes",
+        "alone from then on. Without it, what the server says of itself (vLLM, "
+        "llama.cpp); one that says nothing refuses the whole step's request for "
+        "such a text. Where the `tokenizer` is `unknown` it counts bytes",
     )
     lookahead: int = Field(
         default=1,

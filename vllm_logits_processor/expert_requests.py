@@ -182,9 +182,9 @@ class ExpertRequests:
         A call requests as many of these as the stream that looks ahead furthest.
         """
         expert = self._config.expert
-        return (
-            expert.context is not None and len(place.token_ids) + expert.lookahead > expert.context
-        )
+        # A server says how long a text may be once it is there.
+        most = expert.context or self._calls.context
+        return most is not None and len(place.token_ids) + expert.lookahead > most
 
     def _spent(self, stream: Stream) -> bool:
         budget = self._config.answer_budget_ms

@@ -94,6 +94,6 @@ def test_the_configurations_of_the_how_to_are_accepted(
     for name in ("slm.key", "ca.pem"):
         (tmp_path / name).write_text("")
     examples = re.findall(r"```json.*?\n(.*?)```", HOW_TO, re.DOTALL)
-    assert len(examples) == 7
+    assert len(examples) == 8
     for example in examples:
         assert FloeConfig.from_additional_config({"floe": json.loads(example)}) is not None

@@ -20,7 +20,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.expert.build import completions_expert
-from vllm_logits_processor.expert.dialects.llama_cpp import root_of
+from vllm_logits_processor.expert.dialects.llama_cpp import root_of, slots_of
 from vllm_logits_processor.expert.fetcher import Fetcher
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError
@@ -317,21 +317,14 @@ def _sessions(client: CompletionsExpert) -> Line:
 def _slots(expert: ExpertConfig, url: str) -> Line:
     """Check how many texts llama.cpp keeps, and of which length."""
     check = "expert slots"
-    page = Fetcher(expert).body(f"{root_of(url)}/props")
-    try:
-        said = json.loads(page or "")
-        slots = int(said["total_slots"])
-        context = int(said["default_generation_settings"]["n_ctx"])
-    except (ValueError, KeyError, TypeError):
+    slots = slots_of((Fetcher(expert).body(f"{root_of(url)}/props") or "").encode())
+    if slots is None:
         return unknown(check, "the server does not say how many texts it keeps")
-    found = f"{slots} slots of {context} tokens, one for each text"
-    if expert.context is None:
-        advice = f"set expert.context to {context}: a longer text makes it refuse the whole step"
-        return unknown(check, found, advice)
-    if expert.context > context:
-        advice = f"set expert.context to {context}, or start it with a larger --ctx-size"
+    found = f"{slots.count} slots of {slots.context} tokens, one for each text"
+    if expert.context is not None and expert.context > slots.context:
+        advice = f"set expert.context to {slots.context}, or start it with a larger --ctx-size"
         return red(check, f"{found}; expert.context is {expert.context}", advice)
-    return green(check, found)
+    return green(check, f"{found}; a longer text is the host's alone")
 
 
 def _blocks(expert: ExpertConfig, url: str) -> Line:

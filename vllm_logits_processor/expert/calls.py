@@ -131,6 +131,11 @@ class ExpertCalls:
         self._lock = threading.Lock()
 
     @property
+    def context(self) -> int | None:
+        """The most tokens of a text, those to come among them, if the experts say so."""
+        return self._pool.context
+
+    @property
     def crowded(self) -> bool:
         """Whether too many abandoned calls are in flight to start another one ahead."""
         self._abandoned = [future for future in self._abandoned if not future.done()]

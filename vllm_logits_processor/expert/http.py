@@ -196,6 +196,11 @@ class CompletionsExpert:
         return self._known is None or self._known[1].abilities.scores
 
     @property
+    def context(self) -> int | None:
+        """The most tokens of a text, those to come among them, if the server has said so."""
+        return None if self._known is None else self._known[0].context
+
+    @property
     def keeps_sessions(self) -> bool:
         """Whether the server is sent what is new of each text, as far as is known."""
         return self._sessions is not None and self._sessions.available

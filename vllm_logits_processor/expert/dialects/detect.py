@@ -11,7 +11,12 @@ from typing import Any
 from floe_plugins.vllm_replies import read_token_ids
 from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected
-from vllm_logits_processor.expert.dialects.llama_cpp import LlamaCppDialect, adapter_ids, root_of
+from vllm_logits_processor.expert.dialects.llama_cpp import (
+    LlamaCppDialect,
+    adapter_ids,
+    root_of,
+    slots_of,
+)
 from vllm_logits_processor.expert.dialects.openai_completions import OpenAiDialect
 from vllm_logits_processor.expert.dialects.unknown_tokenizer import UnknownTokenizerDialect
 from vllm_logits_processor.expert.dialects.vllm import VllmDialect
@@ -46,11 +51,14 @@ class Detected:
         By what it was recognised, as a clause.
     adapters : mapping of str to int
         For llama.cpp: ids of the adapters by name.
+    context : int or None
+        The most tokens of a text, those to come among them, if the server says so.
     """
 
     api: str
     why: str
     adapters: Mapping[str, int] = field(default_factory=dict)
+    context: int | None = None
 
 
 async def detect(fetch: Fetch, url: str, *, api: str, model: str) -> Detected:
@@ -75,18 +83,23 @@ async def detect(fetch: Fetch, url: str, *, api: str, model: str) -> Detected:
     if api == VllmDialect.name or api == OpenAiDialect.name:
         return Detected(api=api, why="as configured")
     if api == LlamaCppDialect.name:
-        adapters = await _adapters(fetch, url)
-        return Detected(api=api, why="as configured", adapters=adapters or {})
+        return await _llama_cpp(fetch, url, why="as configured") or Detected(
+            api=api, why="as configured"
+        )
     models = await fetch("GET", f"{url}/models", None)
-    owners = _owners(models)
+    listed = _listed(models)
+    owners = {str(each.get("owned_by")) for each in listed}
     if models.server == "llama.cpp" or "llamacpp" in owners:
-        adapters = await _adapters(fetch, url)
-        if adapters is not None:
-            return Detected(api="llama.cpp", why="it says so itself", adapters=adapters)
+        found = await _llama_cpp(fetch, url, why="it says so itself")
+        if found is not None:
+            return found
         why = "it is llama.cpp behind something that does not pass on its own routes"
         return Detected(api="openai-completions", why=why)
     if "vllm" in owners:
-        return Detected(api="vllm", why="it says so itself")
+        # Adapters are listed beside their base model, with its length.
+        lengths = [each.get("max_model_len") for each in listed]
+        context = min((each for each in lengths if isinstance(each, int)), default=None)
+        return Detected(api="vllm", why="it says so itself", context=context)
     return await _by_a_question(fetch, url, model=model)
 
 
@@ -107,15 +120,18 @@ def make_dialect(detected: Detected, expected: Expected, *, base: str | None) ->
     return VllmDialect(expected)
 
 
-async def _adapters(fetch: Fetch, url: str) -> dict[str, int] | None:
-    """Return the adapters of a llama.cpp server, None if it does not tell."""
+async def _llama_cpp(fetch: Fetch, url: str, *, why: str) -> Detected | None:
+    """Return what a llama.cpp server says of its adapters and slots, None if it does not tell."""
     reply = await fetch("GET", f"{root_of(url)}/lora-adapters", None)
     if reply.status != HTTPStatus.OK:
         return None
     try:
-        return adapter_ids(_json(reply.body))
+        adapters = adapter_ids(_json(reply.body))
     except ExpertError:
         return None
+    slots = slots_of((await fetch("GET", f"{root_of(url)}/props", None)).body)
+    context = None if slots is None else slots.context
+    return Detected(api=LlamaCppDialect.name, why=why, adapters=adapters, context=context)
 
 
 async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
@@ -149,11 +165,12 @@ async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
     return Detected(api="vllm", why="it gives tokens by their ids")
 
 
-def _owners(models: Reply) -> set[str]:
+def _listed(models: Reply) -> list[dict[str, Any]]:
+    """Return the entries of a list of models; none if it is no such list."""
     said = _json(models.body) if models.status == HTTPStatus.OK else None
     listed = said.get("data") if isinstance(said, dict) else None
     entries = listed if isinstance(listed, list) else []
-    return {str(each.get("owned_by")) for each in entries if isinstance(each, dict)}
+    return [each for each in entries if isinstance(each, dict)]
 
 
 def _json(body: bytes) -> Any:

@@ -152,7 +152,12 @@ def test_text_that_is_no_text_is_not_sent(server: FakeExpert) -> None:
 async def _llama_cpp(method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
     assert (method, values) == ("GET", None)
     adapters = b'[{"id": 0, "path": "a/one.gguf", "scale": 0.0}]'
-    body = {"http://x/v1/models": b"{}", "http://x/lora-adapters": adapters}[url]
+    props = b'{"total_slots": 4, "default_generation_settings": {"n_ctx": 512}}'
+    body = {
+        "http://x/v1/models": b"{}",
+        "http://x/lora-adapters": adapters,
+        "http://x/props": props,
+    }[url]
     return Reply(status=200, server="llama.cpp", body=body)
 
 
@@ -163,3 +168,15 @@ def test_llama_cpp_is_known_by_its_header_and_asked_for_its_adapters(api: str, w
     found = asyncio.run(detect(_llama_cpp, "http://x/v1", api=api, model="slm"))
     assert (found.api, found.why) == ("llama.cpp", why)
     assert found.adapters["one"] == 0
+    assert found.context == 512
+
+
+def test_vllm_says_how_long_a_text_may_be() -> None:
+    async def fetch(method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
+        models = [
+            {"id": "slm", "owned_by": "vllm", "max_model_len": 2048},
+            {"id": "cluster-0", "owned_by": "vllm", "max_model_len": None},
+        ]
+        return Reply(status=200, server="uvicorn", body=json.dumps({"data": models}).encode())
+
+    assert asyncio.run(detect(fetch, "http://x/v1", api="auto", model="slm")).context == 2048

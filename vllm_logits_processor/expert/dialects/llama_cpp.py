@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -39,6 +40,24 @@ _PLAIN = ("adapter", "adapter_model", "ggml-adapter-model", "lora")
 def root_of(url: str) -> str:
     """Return the server's address, which its own routes follow."""
     return url.rstrip("/").removesuffix("/v1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """The texts that a server keeps, and the most tokens of each, those to come among them."""
+
+    count: int
+    context: int
+
+
+def slots_of(props: bytes) -> Slots | None:
+    """Read the reply of ``/props``; None if it does not tell."""
+    try:
+        said = json.loads(props)
+        context = said["default_generation_settings"]["n_ctx"]
+        return Slots(count=int(said["total_slots"]), context=int(context))
+    except MALFORMED:
+        return None
 
 
 def adapter_ids(listed: object) -> dict[str, int]:
