@@ -102,8 +102,8 @@ class FusionEngine:
         self._scorer = scorer
         calls = ExpertCalls(expert, on_settled=metrics.observe_call)
         by_text = is_unknown(pair.expert)
-        # One tokenizer's text never ends inside its tokens, and where an unknown one's end is not
-        # known either.
+        # A text never ends inside its own tokens; nobody knows where those of an unknown tokenizer
+        # end.
         covers = 0 if by_text or pair.host.equals(pair.expert) else config.covers
         self._requests = ExpertRequests(calls, config=config, covers=covers, by_text=by_text)
         self._trace = Trace(config.trace_file)
