@@ -142,8 +142,8 @@ class ExpertConfig(ServerAccess):
         default=None,
         description="where the expert's tokenizer is: a folder, a hub id or `embedded:...`; "
         "with a `url` it must be named. It is compared with the server's own at "
-        "the start and by `floe-llm doctor`. `unknown`, with the `api` `openai-completions` alone, "
-        "[costs quality](../how-to/serve.md#without-its-tokenizer)",
+        "the start and by `floe-llm doctor`. `unknown` goes with the `api` `openai-completions` "
+        "alone, and [lacks some things](../how-to/serve.md#without-its-tokenizer)",
     )
     trusted: bool = Field(
         default=False,

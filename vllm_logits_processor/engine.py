@@ -107,8 +107,8 @@ class FusionEngine:
         self._times = times or CallTimes(deadline_s=config.deadline_ms / 1000)
         calls = ExpertCalls(expert, on_settled=metrics.observe_call, times=self._times)
         by_text = is_unknown(pair.expert)
-        # One tokenizer's text never ends inside its tokens, and where an unknown one's end is not
-        # known either.
+        # A text never ends inside its own tokens; nobody knows where those of an unknown tokenizer
+        # end.
         covers = 0 if by_text or pair.host.equals(pair.expert) else config.covers
         self._requests = ExpertRequests(calls, config=config, covers=covers, by_text=by_text)
         self._trace = Trace(config.trace_file)

@@ -86,8 +86,8 @@ def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) ->
 #: Less likely remainders go to the tail: their groups may have thousands of members.
 _LEAST = 1e-3
 
-#: More members than this are many.
-_MANY = 64
+#: More members than this are many; and so many would cost a step its time.
+_MANY, _TOO_MANY = 64, 5000
 
 
 def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
@@ -126,7 +126,9 @@ def _grouped(top: ExpertTopK, host: ByteVocabulary) -> ExpertTopK:
 
     A group is the host tokens that begin with the spelling, but for those that begin with a longer
     one of the row, which the expert would have written; and of the tokens that are a prefix of it
-    the one with which the host would begin it. Unlikely spellings with large groups go to the tail.
+    the one with which the host would begin it. Unlikely spellings with large groups go to the tail,
+    and a spelling that begins very many tokens, such as a single space, stands for itself alone:
+    for most of what begins with it the expert has tokens of its own.
     """
     logprobs = top.logprobs.copy()
     groups = []
@@ -144,6 +146,8 @@ def _grouped(top: ExpertTopK, host: ByteVocabulary) -> ExpertTopK:
         parts.append(host.by_bytes[begin : max(begin, host.longer(data)[1])])
         parts.append(_prefix_of(host, data))
         group = np.concatenate(parts).astype(np.int64)
+        if len(group) > _TOO_MANY and len(tokens):
+            group = tokens.astype(np.int64)
         if len(group) > _MANY and logprobs[0, each.place] < np.log(_LEAST):
             logprobs[0, each.place] = -np.inf
         else:

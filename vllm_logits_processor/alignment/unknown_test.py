@@ -154,8 +154,14 @@ def test_without_spellings_nothing_is_said() -> None:
     assert factors_of(aligned, len(HOST)) == pytest.approx(1.0)
 
 
+def test_what_begins_very_many_tokens_stands_for_itself(gemma: ByteVocabulary) -> None:
+    (space, letter) = grouped(gemma, _=0.5, _a=0.2).remainders
+    assert set(spellings_of(gemma, space)) == {b" "}
+    assert {b" a", b" an", b" and"} <= set(spellings_of(gemma, letter))
+
+
 def test_unlikely_spellings_with_large_groups_go_to_the_tail(gemma: ByteVocabulary) -> None:
-    top = grouped(gemma, _water=0.5, _=1e-4, _waterfalls=1e-4)
+    top = grouped(gemma, _water=0.5, _b=1e-4, _waterfalls=1e-4)
     spelled = [gemma.token_bytes[rest.tokens[0]] for rest in top.remainders]
     assert spelled == [b" water", b" waterfalls"]
     assert np.exp(top.logprobs).sum() == pytest.approx(0.5001)

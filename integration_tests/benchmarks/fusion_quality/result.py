@@ -103,11 +103,15 @@ def _lost(pairs: Sequence[Values]) -> list[str]:
         below = sum(each[WITHOUT_TOKENIZER] < each["host"] for each in texts)
         said.append(
             f"{_short(pair['host'])} hosts: without the expert's tokenizer fusion with router "
-            f"{_DEFAULT_ROUTER!r} takes {_percent(statistics.fmean(lost))} more bits on average "
-            f"({_percent(min(lost))} to {_percent(max(lost))}), and is below the host on {below} "
-            f"of {len(texts)} texts."
+            f"{_DEFAULT_ROUTER!r} takes {_more(statistics.fmean(lost))} on average, from "
+            f"{_more(min(lost))} to {_more(max(lost))}, and is below the host on {below} of "
+            f"{len(texts)} texts."
         )
     return said
+
+
+def _more(share: float) -> str:
+    return f"{_percent(abs(share))} {'more' if share > 0 else 'fewer'} bits"
 
 
 def _asked(step: Values) -> str:
