@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from floe_plugins.models import resolve
-from integration_tests.harness.llama_cpp import LlamaServer, llama_server
+from integration_tests.harness.llama_servers import slm_server
+from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.commands.doctor_serving import serving_lines
@@ -34,12 +35,12 @@ COLUMNS = 49_152
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
-    with llama_server(tmp_path_factory.mktemp("llama")) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with slm_server(HOST, name="slm", logs=tmp_path_factory.mktemp("llama")) as running:
         yield running
 
 
-def config_of(server: LlamaServer) -> FloeConfig:
+def config_of(server: Server) -> FloeConfig:
     expert = ExpertConfig(
         url=server.url,
         model="slm",
@@ -51,7 +52,7 @@ def config_of(server: LlamaServer) -> FloeConfig:
 
 
 @pytest.fixture(scope="module")
-def engine(server: LlamaServer) -> Iterator[FusionEngine]:
+def engine(server: Server) -> Iterator[FusionEngine]:
     built = build_engine(
         config_of(server),
         host_tokenizer=resolve(HOST),
@@ -83,7 +84,7 @@ def new_stream(engine: FusionEngine, host: ByteVocabulary, text: str) -> Stream:
 
 @pytest.mark.parametrize("text", ["The capital of France is", "Zürich 你好. Water boils at a"])
 def test_what_it_spells_is_what_the_host_is_given(
-    server: LlamaServer, engine: FusionEngine, host: ByteVocabulary, text: str
+    server: Server, engine: FusionEngine, host: ByteVocabulary, text: str
 ) -> None:
     body = {"model": "slm", "prompt": text, "max_tokens": 1, "logprobs": 20, "temperature": 0.0}
     said = httpx.post(f"{server.url}/completions", json=body, timeout=60).json()
@@ -108,7 +109,7 @@ def test_inside_a_character_it_is_not_asked(engine: FusionEngine, host: ByteVoca
     assert stream.summary.tokens == {"mid-character": 1, "fused": 1}
 
 
-def test_doctor_says_which_way_it_is_and_what_is_lost(server: LlamaServer) -> None:
+def test_doctor_says_which_way_it_is_and_what_is_lost(server: Server) -> None:
     values = config_of(server).model_dump(exclude_unset=True)
     values["expert"] = config_of(server).expert.model_dump(exclude_unset=True)
     lines = {line.check: line for line in serving_lines(values, host=None)}
