@@ -7,6 +7,8 @@ import threading
 
 #: Weight of a new observation.
 _NEW = 0.1
+#: A variance of the tokens, from which on the calls tell what a further token takes.
+_LITTLE = 0.1
 
 
 class CallTimes:
@@ -61,8 +63,8 @@ class CallTimes:
         0 before the first observation; infinite if the reply would be dropped.
         """
         with self._lock:
-            # A variance of one is added: what was measured at nearly one k says little of others.
-            slope = max(0.0, self._covariance) / (self._variance + 1)
+            # What was measured at nearly one k alone says little of others.
+            slope = max(0.0, self._covariance) / (self._variance + _LITTLE)
             seconds = self._seconds + (steps - self._steps) * slope
         if seconds > self._deadline_s:
             return math.inf
