@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import vllm
@@ -41,5 +42,5 @@ def draft_model(drafts: int, *, model: str) -> tuple[str, str]:
     return _speculative(values)
 
 
-def _speculative(values: dict[str, str | int]) -> tuple[str, str]:
+def _speculative(values: Mapping[str, object]) -> tuple[str, str]:
     return "--speculative-config", json.dumps(values)
