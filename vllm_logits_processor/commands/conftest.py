@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
 from floe_plugins.system import CACHE_VARIABLE
+from vllm_logits_processor.testing.served_expert import Served, serving
 from vllm_logits_processor.testing.tokenizers import TRAINED
 
 
@@ -29,3 +31,10 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
         checkpoint(tmp_path / "host", TRAINED["byte-level"](420), "<|end|>"),
         checkpoint(tmp_path / "expert", TRAINED["sentencepiece"](420), "</s>"),
     )
+
+
+@pytest.fixture
+def served(pair: tuple[str, str]) -> Iterator[Served]:
+    """A server of the pair's expert that answers well, until a test changes it."""
+    with serving(Served(tokenizer=pair[1])) as state:
+        yield state
