@@ -30,6 +30,8 @@ from vllm_logits_processor.expert.protocol import Expert
 WAYS = ("vllm", "vllm+sessions", "llama.cpp")
 
 _NAME = "expert"
+#: Seconds for a call: the first one of a case reads eight long texts on one core.
+_READING_S = 900.0
 #: How often a server has its turn, and seconds before it: vLLM's worker polls for its next step for
 #: a second, and would take the core from the other server.
 _TURNS, _REST_S = 2, 1.5
@@ -132,7 +134,7 @@ def _clients(
                 url,
                 vocabulary=len(vocabulary),
                 end_ids=np.array(sorted(vocabulary.end_ids), dtype=np.int32),
-                timeout_s=120.0,
+                timeout_s=_READING_S,
                 tokenizer=vocabulary,
             )
             stack.callback(expert.close)
