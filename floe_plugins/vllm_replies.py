@@ -7,6 +7,17 @@ from collections.abc import Iterable
 
 _TOKEN_ID = "token_id:"
 
+#: Errors raised while reading a reply that has another shape, is nested too deeply for the parser,
+#: or holds numbers beyond the range of a float.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 #: Per prompt, the model's own token of each step, and the ids and logprobs of each step's row.
 Rows = list[tuple[list[int], list[tuple[list[int], list[float]]]]]
 
@@ -44,14 +55,7 @@ def read_rows(data: bytes, *, prompts: int) -> Rows:
         ]
     except ReplyError:
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except MALFORMED as error:
         raise ReplyError(f"is not a completion with logprobs ({type(error).__name__})") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class ExpertRequests:
             the expert only in that case leaves them undecided until then.
         """
         # Decoding comes first: if a breaker admits one call, this kind tells most about the server.
+        longest = self._longest()
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
         for stream in streams:
             kind: Kind = "now" if stream.read else "first"
@@ -85,7 +87,7 @@ class ExpertRequests:
                 stream.declined = None if stream.ready else "no-prompt"
             elif self._by_text and not is_text(stream.text):
                 stream.declined = "mid-character"
-            elif any(self._too_long(place) for place in wanted):
+            elif any(len(place.token_ids) > longest for place in wanted):
                 # A single such prompt makes the server refuse the request of all streams.
                 stream.declined = "too-long"
             elif stream.first is not None:
@@ -98,7 +100,7 @@ class ExpertRequests:
             elif host_is_unsure or self._config.ask == "always":
                 batch.add(stream, wanted)
             place = self._worth_asking_ahead(stream)
-            if place and not self._too_long(place):
+            if place and len(place.token_ids) <= longest:
                 batch.add(stream, [place], ahead=True)
         for kind, of_models in batches.items():
             for model, batch in of_models.items():
@@ -176,15 +178,14 @@ class ExpertRequests:
                 self._calls.abandon(asked.call)
         stream.pending = stream.ahead = stream.first = None
 
-    def _too_long(self, place: Place) -> bool:
-        """Return whether the expert's context has no room for a place and the tokens after it.
+    def _longest(self) -> float:
+        """Return the most tokens that a text may have when it is sent.
 
-        A call requests as many of these as the stream that looks ahead furthest.
+        A call requests as many tokens after it as the stream that looks ahead furthest.
         """
         expert = self._config.expert
         # A server says how long a text may be once it is there.
-        most = expert.context or self._calls.context
-        return most is not None and len(place.token_ids) + expert.lookahead > most
+        return (expert.context or self._calls.context or math.inf) - expert.lookahead
 
     def _spent(self, stream: Stream) -> bool:
         budget = self._config.answer_budget_ms

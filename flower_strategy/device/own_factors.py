@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import torch
 from peft import PeftModel
 
-from flower_strategy.adapters.adapter import AdapterState, LoraFactors
+from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.stacking import stacked
 
 
 def beside(own: AdapterState, fixed: AdapterState | None) -> AdapterState:
@@ -23,14 +23,9 @@ def beside(own: AdapterState, fixed: AdapterState | None) -> AdapterState:
     """
     if fixed is None:
         return own
-    scale = np.float32(fixed.scaling / own.scaling)
-    layers = {}
-    for name, factors in own.layers.items():
-        other = fixed.layers[name]
-        layers[name] = LoraFactors(
-            b=np.hstack([factors.b, scale * other.b]), a=np.vstack([factors.a, other.a])
-        )
-    return AdapterState(layers, scaling=own.scaling)
+    # Over the scaling in the sum, and times it again by the name: `own` stays to the last bit.
+    parts = [(1 / own.scaling, adapter) for adapter in (own, fixed)]
+    return AdapterState(stacked(parts).layers, scaling=own.scaling)
 
 
 def own_factors(model: PeftModel, *, rank: int) -> dict[str, torch.nn.Parameter]:

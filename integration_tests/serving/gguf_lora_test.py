@@ -28,8 +28,6 @@ from flower_strategy.device.base_model import adapted_modules
 from flower_strategy.testing.architectures import write_checkpoint
 from integration_tests.harness.gguf_base import next_logprobs, write_base
 
-pytest.importorskip("xllamacpp", reason="it comes with the extra llama-cpp")
-
 RANK = 8
 LIKELIEST = 20
 #: Asked of the server: by it, PEFT's likeliest may stand a little lower.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Iterator
@@ -33,13 +32,7 @@ from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault
 from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("xllamacpp") is None,
-        reason="the package xllamacpp, which has llama.cpp's server, is not installed",
-    ),
-]
+pytestmark = pytest.mark.timeout(300)
 
 REFERENCE = "embedded:smollm2-135m-instruct"
 TEXTS = [

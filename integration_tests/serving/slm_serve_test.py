@@ -25,8 +25,6 @@ from flower_strategy.device.base_model import adapted_shapes
 from integration_tests.harness.gguf_base import post
 from integration_tests.harness.markdown import blocks_of
 
-pytest.importorskip("xllamacpp", reason="it comes with the extra llama-cpp")
-
 ROOT = Path(__file__).resolve().parents[2]
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 COMMAND = (str(Path(sys.executable).with_name("floe-llm")), "slm", "serve", SMOLLM2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
 
@@ -21,13 +20,7 @@ from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOption
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.stream import Stream
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("xllamacpp") is None,
-        reason="the package xllamacpp, which has llama.cpp's server, is not installed",
-    ),
-]
+pytestmark = pytest.mark.timeout(300)
 
 #: The host's tokenizer.
 HOST = "embedded:smollm2-135m-instruct"

@@ -2,8 +2,8 @@
 
 Such an expert is given text, and what it says of the next token is a probability for each of a few
 spellings, whose groups of host tokens `vllm_logits_processor.alignment.remainders` makes. In the
-place of the expert's vocabulary stand the 256
-bytes, so that a text has tokens, and no token has an end other than the text's.
+place of the expert's vocabulary stand the 256 bytes, so that a text has tokens, and no token has an
+end other than the text's.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ def by_spelling(row: Iterable[tuple[bytes | None, float]]) -> dict[bytes, float]
         nothing: what they stand for cannot be known.
     """
     joined: dict[bytes, float] = {}
-    for data, logprob in row:
-        if data and not _SPECIAL.fullmatch(data):
-            joined[data] = sum_of_logprobs(joined.get(data, -math.inf), logprob)
+    # NaN is refused where the row is checked.
+    with np.errstate(invalid="ignore"):
+        for data, logprob in row:
+            if data and not _SPECIAL.fullmatch(data):
+                joined[data] = float(np.logaddexp(joined.get(data, -math.inf), logprob))
     return joined
 
 
@@ -86,14 +88,6 @@ def top_of(spellings: Mapping[bytes, float]) -> ExpertTopK:
             Spelled(row=0, place=place, data=data) for place, data in enumerate(spellings)
         ),
     )
-
-
-def sum_of_logprobs(first: float, second: float) -> float:
-    """Return ln(exp(first) + exp(second)); NaN if either is."""
-    most = max(first, second)
-    if math.isinf(most) or math.isnan(first + second):
-        return first + second if math.isnan(first + second) else most
-    return most + math.log(math.exp(first - most) + math.exp(second - most))
 
 
 def is_text(data: bytes | bytearray) -> bool:

@@ -7,12 +7,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 from floe_plugins.commands.doctor_lines import Status
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.commands.doctor_loop import loop_line
 from vllm_logits_processor.config import ExpertConfig, RequestOptions
+from vllm_logits_processor.testing.threaded_server import serving_in_thread
 
 
 @contextmanager
@@ -39,14 +39,8 @@ def server(*, floe: bool, asks: int | None = None) -> Iterator[str]:
             del format, args
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving_in_thread(listening):
         yield f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    finally:
-        listening.shutdown()
-        listening.server_close()
-        thread.join(timeout=5)
 
 
 def free_port() -> int:

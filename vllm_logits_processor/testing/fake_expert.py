@@ -11,7 +11,6 @@ import json
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from vllm_logits_processor.testing.threaded_server import serving_in_thread
 
 Answer = Callable[[dict[str, Any]], bytes]
 
@@ -152,14 +153,8 @@ def fake_expert(
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     state.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving_in_thread(server):
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
 
 
 class Authority:

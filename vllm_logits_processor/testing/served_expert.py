@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from floe_plugins.commands.doctor_lines import Line
 from vllm_logits_processor.commands.doctor_serving import serving_lines
 from vllm_logits_processor.testing.fake_expert import completion
+from vllm_logits_processor.testing.threaded_server import serving_in_thread
 
 
 @dataclass
@@ -95,14 +95,8 @@ def serving(state: Served) -> Iterator[Served]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving_in_thread(server):
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
 
 
 def section(served: Served, pair: tuple[str, str], **values: Any) -> dict[str, Any]:

@@ -4,14 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from integration_tests.benchmarks.cli import Namespace
 from integration_tests.benchmarks.expert_latency.__main__ import main
 from integration_tests.benchmarks.expert_latency.result import result
 from integration_tests.benchmarks.pages import draw
-
-pytest.importorskip("xllamacpp", reason="llama.cpp's server comes with the package xllamacpp")
 
 
 def test_every_size_is_measured(tmp_path: Path, values_of: Callable[..., Any]) -> None:

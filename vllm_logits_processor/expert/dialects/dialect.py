@@ -14,17 +14,6 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError
 
-#: Errors raised while reading a reply that has another shape, is nested too deeply for the parser,
-#: or holds numbers beyond the range of a float.
-MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:

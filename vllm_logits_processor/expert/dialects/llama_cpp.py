@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from floe_plugins.vllm_replies import MALFORMED
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
-    MALFORMED,
     Abilities,
     Expected,
     not_a_completion,

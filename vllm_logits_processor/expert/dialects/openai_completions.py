@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vllm_logits_processor.alignment.unknown import sum_of_logprobs
+import numpy as np
+
+from floe_plugins.vllm_replies import MALFORMED
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
-    MALFORMED,
     Abilities,
     Expected,
     not_a_completion,
@@ -170,12 +171,14 @@ class Spellings:
     def row(self, row: Sequence[tuple[_Spelled, float]]) -> TopRow:
         """Return the known tokens of a row; what is said twice of one token is joined."""
         masses: dict[int, float] = {}
-        for data, logprob in row:
-            token = None if data is None else self._ids.get(data)
-            if token is not None:
-                before = masses.get(token)
-                joined = logprob if before is None else sum_of_logprobs(before, logprob)
-                masses[token] = joined
+        # NaN is refused where the row is checked.
+        with np.errstate(invalid="ignore"):
+            for data, logprob in row:
+                token = None if data is None else self._ids.get(data)
+                if token is not None:
+                    before = masses.get(token)
+                    joined = logprob if before is None else float(np.logaddexp(before, logprob))
+                    masses[token] = joined
         return [*masses], [*masses.values()]
 
     def text(self, ids: Sequence[int]) -> str | None:

@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from floe_plugins.vllm_replies import ReplyError, SpelledError, read_rows
+from floe_plugins.vllm_replies import MALFORMED, ReplyError, SpelledError, read_rows
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
-    MALFORMED,
     Abilities,
     Expected,
     in_one,
