@@ -67,7 +67,7 @@ _FULL = {
     "fusion_quality": "--reversed --limit-bytes 700",
     "decode_overlap": "--tokens 48 --repeats 2",
     "decode_peers": "--tokens 48 --repeats 2",
-    "expert_latency": "--contexts 200 --top-k 20 --steps 16",
+    "expert_latency": "--steps 16",
     "deadlines": "--deadlines 0.5 1 2 4",
     "privacy": "--private 24",
 }
