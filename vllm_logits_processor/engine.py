@@ -121,7 +121,12 @@ class FusionEngine:
         return self._metrics
 
     def new_stream(
-        self, prompt_ids: Sequence[int] | None, output_ids: list[int], options: RequestOptions
+        self,
+        prompt_ids: Sequence[int] | None,
+        output_ids: list[int],
+        options: RequestOptions,
+        *,
+        greedy: bool = False,
     ) -> Stream | None:
         """Return the state of a request, or None if it is never fused.
 
@@ -132,6 +137,8 @@ class FusionEngine:
             as embeddings.
         output_ids : list of int
             The caller's own list of the answer's tokens, which is read as it grows.
+        greedy : bool
+            True if the likeliest token of each row is taken, and none is drawn.
         """
         if not self._config.fuses(options.mode):
             return None
@@ -154,6 +161,7 @@ class FusionEngine:
                 lookahead=LookAhead(most=self._config.expert.lookahead, times=self._times),
             ),
             text=bytearray(self._pair.host.decode(prompt_ids or ())),
+            greedy=greedy,
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
@@ -361,7 +369,8 @@ class FusionEngine:
                     min(1.0, max(0.0, 1 - known[place]) + distributions[row].unexpanded)
                 ),
             )
-        return fused_cells(logits, rows, aligned, weights)
+        greedy = np.array([at[row].greedy for row in distributions])
+        return fused_cells(logits, rows, aligned, weights, greedy=greedy)
 
     def _judge_draft(self, stream: Stream, before: Stream, draft: int, factor: float) -> None:
         """Give a draft row the evidence of the row before it and of the draft token.

@@ -11,6 +11,10 @@ import torch
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.align import Aligned
 from vllm_logits_processor.arrays import Float64Array, IntArray
+from vllm_logits_processor.leading_groups import LeadingGroups, leading_groups
+
+#: An expert of less weight, such as that of the router `host`, changes no greedy choice.
+_NEGLIGIBLE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +130,8 @@ class _GainedCells(FusedCells):
     rows : int64 array, shape (rows,)
     gains : float32 array, shape (parts,)
         What is added to the logits of each part's members.
+    leaders : LeadingGroups, optional
+        Lifted after that.
     """
 
     def __init__(
@@ -134,8 +140,10 @@ class _GainedCells(FusedCells):
         rows: IntArray,
         aligned: Aligned,
         gains: npt.NDArray[np.float32],
+        leaders: LeadingGroups | None,
     ) -> None:
         self._logits, self._rows, self._aligned, self._gains = logits, rows, aligned, gains
+        self._leaders = leaders
         self._laid_out: FusedCells | None = None
 
     def _lay_out(self) -> FusedCells:
@@ -145,6 +153,8 @@ class _GainedCells(FusedCells):
             index = torch.from_numpy(begins + groups.tokens(self._aligned.maps))
             values = torch.from_numpy(groups.spread(self._gains))
             values.add_(self._logits.view(-1).index_select(0, index))
+            if self._leaders is not None:
+                values = self._leaders.lifted(values)
             self._laid_out = FusedCells(index=index, values=values)
         return self._laid_out
 
@@ -176,12 +186,19 @@ class _GainedCells(FusedCells):
             groups.single_token,
             self._gains,
         )
-        # The gains are in the logits now: from here on the cells are read from there.
-        self._gains = np.zeros_like(self._gains)
+        if self._leaders is not None:
+            self._leaders.lift(logits, self._rows)
+        # All is in the logits now: from here on the cells are read from there.
+        self._gains, self._leaders = np.zeros_like(self._gains), None
 
 
 def fused_cells(
-    logits: torch.Tensor, rows: IntArray, aligned: Aligned, weights: Weights
+    logits: torch.Tensor,
+    rows: IntArray,
+    aligned: Aligned,
+    weights: Weights,
+    *,
+    greedy: npt.NDArray[np.bool_] | None = None,
 ) -> FusedCells:
     """Return the cells that turn the host's logits of some rows into fused ones.
 
@@ -197,10 +214,17 @@ def fused_cells(
         The logits that `aligned` was made from. Not changed until the cells are written.
     rows : int64 array, shape (rows,)
         The rows of `logits` that `aligned` and `weights` are for.
+    greedy : bool array, shape (rows,), optional
+        The rows whose likeliest token will be taken: of these, the one of the likeliest group is
+        made the likeliest, see :mod:`vllm_logits_processor.leading_groups`. Rows in which the
+        expert has next to no weight stay the host's.
     """
     power, groups = weights.exponent, aligned.groups
     part_rows = groups.part_rows
     mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
+    leaders = None
+    if greedy is not None and (led := greedy & aligned.feasible & (weights.expert > _NEGLIGIBLE)).any():
+        leaders = leading_groups(aligned, mixed ** (1 / power), led)
     # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
     gains = torch.from_numpy(mixed).log_().numpy() / power
     # With all weight on an expert whose tail is empty, ln(tail) is -inf: the logarithm of about the
@@ -208,7 +232,9 @@ def fused_cells(
     reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
     gains = (gains - reference[part_rows]).astype(np.float32)
     if aligned.index is None:
-        return _GainedCells(logits, rows, aligned, gains)
+        return _GainedCells(logits, rows, aligned, gains, leaders)
     values = torch.from_numpy(groups.spread(gains)).to(logits.device)
     values.add_(logits.view(-1).index_select(0, aligned.index))
+    if leaders is not None:
+        values = leaders.lifted(values)
     return FusedCells(index=aligned.index, values=values)

@@ -56,6 +56,8 @@ class Stream:
         The text as expert tokens.
     text : bytearray
         Prompt and answer as bytes, as the gate sees them.
+    greedy : bool
+        True if the likeliest token of each row is taken.
     """
 
     host: ByteVocabulary
@@ -66,6 +68,7 @@ class Stream:
     prefix: ExpertPrefix
     received: ReceivedDistributions
     text: bytearray
+    greedy: bool = False
     evidence: Evidence = field(default_factory=Evidence)
     summary: StreamSummary = field(default_factory=StreamSummary)
     scores: PromptScores | None = None

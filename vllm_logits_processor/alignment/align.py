@@ -226,6 +226,8 @@ class Aligned:
     factors : float64 array, shape (parts,)
         m of each group's members by f, singles excepted, and of each row's tail; then of the tokens
         that g puts into a group.
+    mass : float64 array, shape (parts,)
+        The host's probability of these parts.
     host_entropy, expert_entropy : float64 arrays, shape (rows,)
         Entropies of the host's distribution and of q, nats.
     disagreement : float64 array, shape (rows,)
@@ -239,6 +241,7 @@ class Aligned:
     groups: StepGroups
     index: torch.Tensor | None
     factors: Float64Array
+    mass: Float64Array
     host_entropy: Float64Array
     expert_entropy: Float64Array
     disagreement: Float64Array
@@ -301,6 +304,7 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         groups=groups,
         index=sums.index,
         factors=factors,
+        mass=own_mass,
         host_entropy=-groups.row_sums(own_plogp),
         expert_entropy=-groups.row_sums(factors * own_plogp + scaled * own_mass),
         disagreement=groups.row_sums((scaled / 2 - middle) * own_mass),

@@ -227,6 +227,49 @@ def add_to_members(
 
 
 @_compiled(fast=False)
+def lift_leaders(
+    logits: _Logits,
+    rows: _Places,
+    members: _OfMaps,
+    begins: _Places,
+    sizes: _Places,
+    link_begins: _Places,
+    link_tokens: _Places,
+) -> None:
+    """Give the likeliest token of each leading group the group's whole logit, in place.
+
+    Parameters
+    ----------
+    logits : float32 array, shape (batch, vocabulary)
+    rows : int64 array, shape (leaders,)
+        The row of each leading group.
+    members : int32 array
+        `AlignmentMaps.members`.
+    begins, sizes : int64 arrays, shape (leaders,)
+        Each group's run of `members`.
+    link_begins : int64 array, shape (leaders + 1,)
+        Begin of each group's part of `link_tokens`, which are its members by g.
+    """
+    for leader in range(len(rows)):
+        x = logits[rows[leader]]
+        run, link = begins[leader], link_begins[leader]
+        size = sizes[leader]
+        count = size + link_begins[leader + 1] - link
+        best, most = -1, -np.inf
+        for each in range(count):
+            token = members[run + each] if each < size else link_tokens[link + each - size]
+            if x[token] > most or (x[token] == most and 0 <= token < best):
+                best, most = token, float64(x[token])
+        if best < 0:
+            continue
+        total = 0.0
+        for each in range(count):
+            token = members[run + each] if each < size else link_tokens[link + each - size]
+            total += np.exp(float64(x[token]) - most)
+        x[best] = most + np.log(total)
+
+
+@_compiled(fast=False)
 def find_groups(
     token_ids: _TopIds,
     first_expert: _OfMaps,

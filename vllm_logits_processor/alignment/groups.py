@@ -124,6 +124,14 @@ class StepGroups:
         sums = np.bincount(self.single_group[owned], singles[owned], minlength=self.sizes.size)
         return sums.reshape(self.sizes.shape).astype(np.float64)
 
+    def member_sums(self, parts: Float64Array) -> Float64Array:
+        """Sum `parts`, shape (parts,), over all members of each group, by f and by g; a table.
+
+        The last column is the tail's, with the singles that only a remainder holds.
+        """
+        table, singles = self.without_singles(parts)
+        return table + self.linked_sums(singles) + self.owned_sums(singles)
+
     def single_sums(self, table: Float64Array) -> Float64Array:
         """Sum a table over all groups of each single; returns shape (singles,)."""
         groups = table.reshape(-1)

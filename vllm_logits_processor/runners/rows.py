@@ -15,6 +15,7 @@ from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule
+from vllm_logits_processor.runners.sampling import is_greedy
 from vllm_logits_processor.stream import Stream
 
 
@@ -142,7 +143,12 @@ class RowBatch:
         stream = self._departures.take(lambda kept: kept.output_ids is each.output_ids)
         if stream is None:
             options = RequestOptions.from_extra_args(each.params.extra_args)
-            stream = self._engine.new_stream(each.prompt_ids, each.output_ids, options)
+            stream = self._engine.new_stream(
+                each.prompt_ids,
+                each.output_ids,
+                options,
+                greedy=is_greedy(each.params),
+            )
         if stream is None:
             del self._rows[row]
             return

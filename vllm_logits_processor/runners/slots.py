@@ -22,6 +22,7 @@ from vllm_logits_processor.runners.departures import (
     EndRule,
     IdleWatch,
 )
+from vllm_logits_processor.runners.sampling import is_greedy
 from vllm_logits_processor.runners.slot_tokens import TokenReader
 from vllm_logits_processor.stream import Stream
 
@@ -313,7 +314,12 @@ class SlotBatch:
         if stream is not None:
             return stream, output_ids[len(stream.output_ids) :]
         embedded = self._embeddings and _EMBEDDED in prompt_ids
-        stream = self._engine.new_stream(None if embedded else prompt_ids, output_ids, slot.options)
+        stream = self._engine.new_stream(
+            None if embedded else prompt_ids,
+            output_ids,
+            slot.options,
+            greedy=is_greedy(slot.params),
+        )
         assert stream is not None  # requests for the host alone are not added
         return stream, []
 
@@ -326,6 +332,7 @@ class SlotBatch:
             known = stream.output_ids
             return (
                 stream.options == slot.options
+                and stream.greedy == is_greedy(slot.params)
                 and stream.prompt_ids == prompt_ids
                 and output_ids[: len(known)] == known
             )
