@@ -5,12 +5,21 @@ Messages take virtual time, by their bytes; a device's steps are those that the 
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 
 from flower_strategy import client
 from flower_strategy.adapters import int8
@@ -29,6 +38,7 @@ from flower_strategy.messages import (
 )
 from flower_strategy.strategy import FloeStrategy
 from flower_strategy.testing.grids import InProcessGrid
+from integration_tests.benchmarks.federated_quality.means import energy_above
 from integration_tests.benchmarks.federated_quality.world import (
     BudgetSpentError,
     Clock,
@@ -57,7 +67,11 @@ def run_floe(bench: Workbench) -> Outcome:
         clusters = [
             [node - _FIRST_ID for node in cluster.members] for cluster in strategy.state.clusters
         ]
-        details = {"discarded_energy": _discarded(strategy), "keeps": grid.keeps}
+        details = {
+            "discarded_energy": _discarded(strategy),
+            "energy_above": strategy.energy,
+            "keeps": grid.keeps,
+        }
     return Outcome(
         clock=grid.clock,
         served={
@@ -101,11 +115,29 @@ def schedule(world: World) -> tuple[int, float]:
     return 0, shortest
 
 
-def _strategy(world: World, *, rounds: int, seconds: float) -> FloeStrategy:
+class WatchedStrategy(FloeStrategy):
+    """Floe's strategy, whose adapters are looked at after each round."""
+
+    energy: list[float]  # by round: the mean over the clusters of `energy_above`
+    smallest: int
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        found = super().aggregate_train(server_round, replies)
+        shares = [energy_above(one, self.smallest) for one in self.state.cluster_adapters.values()]
+        self.energy.append(statistics.fmean(shares))
+        return found
+
+
+def _strategy(world: World, *, rounds: int, seconds: float) -> WatchedStrategy:
     # A device takes part if it has time for a step, and takes as many as it has time for.
     changes = {"rounds": max(1, rounds), "local-steps": 1, "round-deadline": seconds}
-    strategy = FloeStrategy.from_config(world.protocol.run_config(world.level, world.seed, changes))
+    strategy = WatchedStrategy.from_config(
+        world.protocol.run_config(world.level, world.seed, changes)
+    )
     strategy.output = None
+    strategy.energy, strategy.smallest = [], min(world.protocol.ranks)
     return strategy
 
 

@@ -52,6 +52,21 @@ def product_norm(adapter: AdapterState) -> float:
     return abs(adapter.scaling) * math.sqrt(max(0.0, math.fsum(squares)))
 
 
+def energy_above(adapter: AdapterState, rank: int) -> float:
+    """Return the share of the squared singular values of all layers beyond the largest `rank`.
+
+    It is what the devices of that rank would not get of the product, and 0 of a product that is 0.
+    The values are those of the product of the two factors' triangles (Golub and Van Loan, 5.4).
+    """
+    beyond = whole = 0.0
+    for factors in adapter.layers.values():
+        left, right = np.linalg.qr(factors.b, "r"), np.linalg.qr(factors.a.T, "r")
+        squares = np.linalg.svd(left @ right.T, compute_uv=False).astype(np.float64) ** 2
+        beyond += float(squares[rank:].sum())
+        whole += float(squares.sum())
+    return beyond / whole if whole else 0.0
+
+
 def decomposed_mean(
     adapters: Sequence[AdapterState], weights: Sequence[float], rank: int
 ) -> AdapterState:

@@ -6,6 +6,7 @@ import pytest
 from flower_strategy.adapters.adapter import AdapterState, Float32Array, LoraFactors
 from integration_tests.benchmarks.federated_quality.means import (
     decomposed_mean,
+    energy_above,
     factor_mean,
     joined,
     product_norm,
@@ -48,6 +49,19 @@ def test_fedavg_averages_the_factors_each_for_itself() -> None:
         np.testing.assert_allclose(mean.layers[name].a, 0.25 * left.a + 0.75 * right.a, rtol=1e-5)
         np.testing.assert_allclose(mean.layers[name].b, 0.25 * left.b + 0.75 * right.b, rtol=1e-5)
         assert not np.allclose(mean.delta(name), dense_mean(given, [1, 3], name), rtol=0.1)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 5])
+def test_energy_above_a_rank_is_that_of_the_dense_product(rank: int) -> None:
+    (one,) = adapters((5,), scaling=3.0)
+    squares = [np.linalg.svd(one.delta(name), compute_uv=False) ** 2 for name in SHAPES]
+    expected = sum(each[rank:].sum() for each in squares) / sum(each.sum() for each in squares)
+    assert energy_above(one, rank) == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_adapter_without_a_move_has_no_energy() -> None:
+    (one,) = adapters((5,))
+    assert energy_above(one.scaled(0.0), 2) == 0
 
 
 def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_update() -> None:

@@ -87,6 +87,7 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         ],
         "work_seconds": math.fsum(record["wall_seconds"] for record in found.values()),
         "devices_better": devices_better(records_of(main, options.methods)),
+        "energy_above": energy_by_round(records_of(main, options.methods)),
         "budget_curve": {budget: levels for budget, levels in curves.items() if levels},
         "few_examples": {
             "examples": options.few_examples,
@@ -303,6 +304,26 @@ def devices_better(records: Sequence[Record]) -> dict[str, dict[str, list[int]]]
         counts[0] += sum(loss < other for loss, other in pairs)
         counts[1] += len(own)
     return found
+
+
+def energy_by_round(records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+    """Return level -> method -> by round, `means.energy_above` of the mean, averaged over seeds.
+
+    Of a method whose server keeps no such mean, and of runs that noted none, there is no entry;
+    rounds that not all seeds have are left out.
+    """
+    noted: dict[str, dict[str, list[list[float]]]] = {}
+    for record in records:
+        if shares := record.get("energy_above"):
+            methods = noted.setdefault(f"{record['level']:g}", {})
+            methods.setdefault(record["method"], []).append(shares)
+    return {
+        level: {
+            method: [statistics.fmean(shares) for shares in zip(*runs, strict=False)]
+            for method, runs in methods.items()
+        }
+        for level, methods in noted.items()
+    }
 
 
 def _spread(values: Sequence[float]) -> float:

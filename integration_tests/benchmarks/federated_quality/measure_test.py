@@ -44,6 +44,8 @@ from integration_tests.benchmarks.federated_quality.methods import (
 from integration_tests.benchmarks.federated_quality.result import conclusions, result, rows
 from integration_tests.benchmarks.federated_quality.ways import Way, planned, split_name
 
+_OF_ONE_MODEL = ("fedavg", "hetlora", "flexlora")
+
 # --------------------------------------------------------------------- clock
 
 
@@ -301,6 +303,11 @@ def test_every_method_uses_the_same_budget(
     assert sorted(values["few_examples"]["levels"]) == ["0", "1"]
     for methods in values["few_examples"]["levels"].values():
         assert sum(methods["floe"]["keeps"].values()) == 6
+    shared = {"floe", *(name for name in names if name.split(":")[0] in _OF_ONE_MODEL)}
+    for methods in values["energy_above"].values():
+        assert methods.keys() == shared
+        assert {len(shares) for shares in methods.values()} == {3}
+        assert all(0 < share < 1 for shares in methods.values() for share in shares)
     for level, parts in values["ablation"].items():
         assert parts.keys() == PARTS.keys()
         losses = {name: one["loss_mean"] for name, one in values["levels"][level].items()}
@@ -310,6 +317,7 @@ def test_every_method_uses_the_same_budget(
     shown = result(values, Namespace())
     assert {len(row) for row in shown.rows} == {len(shown.header)}
     assert any("virtual seconds: with 6 floe" in said for said in shown.remarks)
+    assert any("energy of the server's mean above rank 2" in said for said in shown.remarks)
     assert any("devices of 6 examples: floe" in said for said in shown.remarks)
     assert any("(flexlora to flexlora:int8) " in said for said in shown.remarks)
     figure = draw(values)

@@ -16,6 +16,7 @@ from flower_strategy.adapters.adapter import AdapterState
 from integration_tests.benchmarks.federated_quality.floe import affordable_ranks, run_floe
 from integration_tests.benchmarks.federated_quality.means import (
     decomposed_mean,
+    energy_above,
     factor_mean,
     joined,
     stack,
@@ -61,6 +62,11 @@ class Federation(ABC):
         """The permanent change of the base weights."""
         return None
 
+    @property
+    def shared(self) -> AdapterState | None:
+        """What the server makes of a round's adapters for all devices, whatever their ranks."""
+        return None
+
     def ends_with(self, node: int, way: Way) -> AdapterState:
         """Return the adapter that a device uses, which it downloads after the last round."""
         return self.received(node, way)
@@ -80,6 +86,10 @@ class OneModel(Federation):
     def __init__(self, world: World, ranks: Mapping[int, int]) -> None:
         super().__init__(world, ranks)
         self.model = self.initial = self.world.initial(max(ranks.values()))
+
+    @property
+    def shared(self) -> AdapterState:
+        return self.model
 
     def adapter_for(self, node: int) -> AdapterState:
         return self.model.resized(self.ranks[node])
@@ -168,6 +178,7 @@ def run_rounds(bench: Workbench, method: Federation, way: Way) -> Outcome:
     loads = loads_of(method, way)
     plan = planned(world, loads, way=way)
     loads = {node: load.with_steps(plan.steps[node]) for node, load in loads.items()}
+    energy = []
     while method.rounds < plan.rounds:
         now = loads if method.rounds else {n: load.without_download() for n, load in loads.items()}
         try:
@@ -185,13 +196,19 @@ def run_rounds(bench: Workbench, method: Federation, way: Way) -> Outcome:
             )
             trained.append(way.carried(outcome.adapter))
         method.combine(trained, [len(world.nodes[node].data.train) for node in loads])
+        if method.shared is not None:
+            energy.append(energy_above(method.shared, min(world.protocol.ranks)))
     if method.rounds:
         clock.download_last(loads)
     return Outcome(
         clock=clock,
         served={node: method.ends_with(node, way) for node in method.ranks},
         steps=method.rounds * sum(plan.steps.values()),
-        details={"ranks": method.ranks, "steps_by_device": plan.steps},
+        details={
+            "ranks": method.ranks,
+            "steps_by_device": plan.steps,
+            "energy_above": energy,
+        },
     )
 
 

@@ -32,11 +32,27 @@ def result(values: Values, _: Namespace) -> Result:
         remarks=[
             *conclusions(levels, better),
             *ablation_remarks(values.get("ablation", {})),
+            *_energy(values.get("energy_above", {}), values["protocol"]),
             *_curve(values.get("budget_curve", {})),
             *_few(values.get("few_examples", {"levels": {}})),
             _terms(values),
         ],
     )
+
+
+def _energy(
+    energy: Mapping[str, Mapping[str, Sequence[float]]], protocol: Mapping[str, Any]
+) -> list[str]:
+    return [
+        f"Level {level}, energy of the server's mean above rank {min(protocol['ranks'])}, round by "
+        "round: "
+        + "; ".join(
+            f"{name} {', '.join(f'{share:.3f}' for share in shares)}"
+            for name, shares in methods.items()
+        )
+        + "."
+        for level, methods in energy.items()
+    ]
 
 
 def _curve(curve: Mapping[str, Levels]) -> list[str]:
