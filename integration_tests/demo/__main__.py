@@ -32,7 +32,11 @@ from integration_tests.demo.page import (
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import PROMPTS
 from integration_tests.demo.serving import CLOUD_MODEL, pair_of_servers
+from integration_tests.harness import prepared
 from integration_tests.harness.processes import interrupt_on_signals
+
+#: Steps of the slowest device in a round; the others take as many as fit.
+STEPS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,12 +78,16 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     for name in ("embedded:smollm2-135m-instruct", CLOUD_MODEL):
         progress.note(f"{name} is at {resolve(name)}")
 
+    # What the cloud's server needs most time for; Flower leaves a core idle while it starts.
+    prepared.prepare(bind=True)
+    prepared.begin_importing()
+
     if options.run is None:
         progress.step("Federated run: six devices of three classes, three tasks, no text moves.")
         federation = federate(
             folder,
-            # Rounds are as long as the slowest device needs for the default number of steps.
-            config={"rounds": options.rounds},
+            # Rounds are as long as the slowest device needs for so many steps.
+            config={"rounds": options.rounds, "local-steps": STEPS},
             on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
         )
     else:

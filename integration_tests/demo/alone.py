@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,11 @@ from integration_tests.harness.processes import end, spawn, tail
 
 #: Beside a result's manifest: a later result does not change it, nor inherit it.
 FILE = "alone.json"
+
+PROCESSES = 2
+
+#: The model, and how it is trained, for the processes that are forked.
+_loaded: list[tuple[BaseModel, TrainingSettings]] = []
 
 Losses = dict[str, list[float]]
 """Cluster -> a loss before training, and one after the time of each round."""
@@ -61,9 +68,9 @@ class _Lone:
 
 @contextmanager
 def training_alone(federation: Federation, *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Train the devices alone in a process of its own, which ends with the block.
+    """Train the devices alone in processes of their own, which end with the block.
 
-    The servers leave it time: each has one core, and is idle while the other model answers alone.
+    The servers leave them time: each has one core, and is idle while the other model answers alone.
     """
     command = [sys.executable, "-m", "integration_tests.demo.alone", str(federation.folder)]
     log.unlink(missing_ok=True)
@@ -106,18 +113,30 @@ def train_alone(federation: Federation) -> Losses:
         their tokens as the cluster's own.
     """
     settings = TrainingSettings(**federation.manifest["training"])
-    base = load_base_model(settings.model, settings.dtype)
-    measured = {
-        device["node"]: list(_losses(base, _lone(federation, settings, device), settings))
-        for device in federation.manifest["devices"]
-    }
+    nodes = [device["node"] for device in federation.manifest["devices"]]
+    lones = [_lone(federation, settings, device) for device in federation.manifest["devices"]]
+    # Forks share the model, and what has been imported.
+    context = multiprocessing.get_context("fork")
+    _loaded.append((load_base_model(settings.model, settings.dtype), settings))
+    # The longest first, so that no core is idle at the end.
+    longest = sorted(range(len(lones)), key=lambda device: sum(lones[device].steps), reverse=True)
+    # The servers' answers are timed; nobody waits for this yet.
+    with ProcessPoolExecutor(PROCESSES, context, initializer=os.nice, initargs=(5,)) as processes:
+        asked = {nodes[device]: processes.submit(_losses, lones[device]) for device in longest}
+        measured = {node: future.result() for node, future in asked.items()}
     found = {
         cluster["name"]: [
-            float(np.average(losses, weights=tokens))
-            for losses, tokens in (
-                zip(*devices, strict=True)
-                for devices in zip(*(measured[node] for node in cluster["members"]), strict=True)
-            )
+            # Before training it has the run's own adapter.
+            cluster["loss_before"],
+            *(
+                float(np.average(losses, weights=tokens))
+                for losses, tokens in (
+                    zip(*devices, strict=True)
+                    for devices in zip(
+                        *(measured[node] for node in cluster["members"]), strict=True
+                    )
+                )
+            ),
         ]
         for cluster in federation.manifest["clusters"]
     }
@@ -176,16 +195,15 @@ def elapsed(federation: Federation) -> list[float]:
     return list(itertools.accumulate(entry["device_seconds"] for entry in rounds))
 
 
-def _losses(
-    base: BaseModel, lone: _Lone, settings: TrainingSettings
-) -> Iterator[tuple[float, int]]:
-    """Yield a device's held-out loss and its tokens, before training and after each round."""
+def _losses(lone: _Lone) -> list[tuple[float, int]]:
+    """Return a device's held-out loss and its tokens after the time of each round."""
+    base, settings = _loaded[-1]
     place = {"partition-id": lone.partition, "num-partitions": DEVICES}
     data = load_local_data(RunConfig.from_dict({}), place, simulated=True)
     shapes = layer_shapes(base, settings.target_modules)
     adapter = initial_adapter(shapes, rank=lone.rank, seed=settings.seed)
     adapter, progress = adapter.with_scaling(settings.scaling(lone.rank)), Progress()
-    yield held_out_loss(base, adapter, data.held_out, settings)
+    found = []
     for number, steps in enumerate(lone.steps, 1):
         outcome = train_adapter(
             base,
@@ -198,13 +216,12 @@ def _losses(
             num_rounds=len(lone.steps),
         )
         adapter, progress = outcome.adapter, outcome.progress
-        yield held_out_loss(base, adapter, data.held_out, settings)
+        found.append(held_out_loss(base, adapter, data.held_out, settings))
+    return found
 
 
 def main() -> None:
     """Train the devices of the run whose folder is the only argument."""
-    # The servers' answers are timed; nobody waits for this yet.
-    os.nice(5)
     train_alone(Federation.read(Path(sys.argv[1])))
 
 

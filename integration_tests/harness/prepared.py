@@ -55,6 +55,14 @@ def prepare(*, bind: bool) -> None:
     _asked.append({} if bind else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
 
 
+def begin_importing() -> None:
+    """Begin what the first `fork` would begin: a process that imports vLLM, for a dozen seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_MODULES))
+    with _environment(_AT_IMPORT):
+        forkserver.ensure_running()
+
+
 def is_prepared() -> bool:
     """Tell whether `prepare` was called."""
     return bool(_asked)
@@ -102,10 +110,8 @@ def fork(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, 
         Further environment variables. Those that count at the start of an interpreter or at the
         import of vLLM do nothing; folders of ``PYTHONPATH`` are searched.
     """
+    begin_importing()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_MODULES))
-    with _environment(_AT_IMPORT):
-        forkserver.ensure_running()
     variables = {**os.environ, **env, **(_asked[-1] if _asked else {})}
     process = context.Process(target=_begin, args=(module, list(arguments), str(log), variables))
     process.start()
