@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 Api = Literal["auto", "vllm", "llama.cpp", "openai-completions"]
-Ask = Literal["always", "unsure"]
+Ask = Literal["always", "unsure", "margin"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Mode = Literal["auto", "host", "fused"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -108,6 +108,7 @@ _Reference = Annotated[
     Words(accepted="a folder, a hub id, embedded:NAME or unknown", unset="the model"),
 ]
 _Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(gt=0, lt=1), Words(accepted="a number above 0, below 1")]
 _Wait = Annotated[float, Field(gt=0, le=_MOST_WAIT_MS)]
 _Hedge = Annotated[_Positive, Words(accepted="a number above 0, with two URLs")]
 _Kind = Annotated[str, Field(min_length=1), Words(accepted="the name of a kind of expert")]
@@ -283,14 +284,19 @@ class FloeConfig(Settings):
     )
     ask: Ask = Field(
         default="always",
-        description="`always`: at every token, while the host computes. `unsure`: only where "
-        "the host is unsure, for experts that cost money; the call then starts "
-        "after the host's forward pass",
+        description="`always`: at every token, while the host computes. `unsure`, `margin`: only "
+        "where the host is unsure, by its entropy or by the margin of its likeliest token, for "
+        "experts that cost money; the call then starts after the host's forward pass",
     )
     unsure_nats: _Positive = Field(
         default=1.0,
         description="with `ask` `unsure`: the host counts as unsure where the entropy of its "
         "next token is at least so many nats",
+    )
+    unsure_margin: _Share = Field(
+        default=0.5,
+        description="with `ask` `margin`: the host counts as unsure where the probabilities of "
+        "its two likeliest tokens differ by at most so much",
     )
     covers: int = Field(
         default=3,
@@ -300,11 +306,8 @@ class FloeConfig(Settings):
         "that a call asks about, each of which ends where such a token may begin; 0 asks about the "
         "text as it stands",
     )
-    breaker_failures: int = Field(
-        default=5,
-        ge=1,
-        le=1_000_000,
-        description="failed or late calls in a row after which a server is left alone",
+    breaker_failures: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=5, description="failed or late calls in a row after which a server is left alone"
     )
     breaker_cooldown_s: _Positive = Field(
         default=5.0,
@@ -319,10 +322,8 @@ class FloeConfig(Settings):
         description="names of the detectors that the privacy gate asks; all but those "
         "[that must be named](detectors.md#asked-only-where-they-are-named) if not given",
     )
-    gate_timeout_s: float = Field(
+    gate_timeout_s: Annotated[float, Field(gt=0, le=MOST_TIMEOUT_S)] = Field(
         default=TIMEOUT_S,
-        gt=0,
-        le=MOST_TIMEOUT_S,
         description="seconds that the privacy gate may take for one text; a text that takes "
         "longer is not sent to the expert. The decoding step waits for the gate",
     )

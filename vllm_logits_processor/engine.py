@@ -24,7 +24,6 @@ from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.remainders import with_remainders
 from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.arrays import Float64Array, IntArray
 from vllm_logits_processor.config import FloeConfig, RequestOptions
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.call_times import CallTimes
@@ -36,26 +35,7 @@ from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
 from vllm_logits_processor.observe import FusionMetrics, StreamSummary, Trace, TraceLine
 from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.stream import Stream
-
-
-def host_entropies(logits: torch.Tensor, rows: IntArray) -> Float64Array:
-    """Return the entropies of the host's next-token distributions in some rows.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (batch, vocabulary), float32
-        Masked tokens are at -inf.
-    rows : int64 array, shape (rows,)
-
-    Returns
-    -------
-    float64 array, shape (rows,)
-        Nats.
-    """
-    logprobs = torch.log_softmax(logits[torch.from_numpy(rows).to(logits.device)], dim=-1)
-    # 0 ln 0 is 0, not NaN: masked tokens add nothing.
-    terms = logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)
-    return -terms.sum(dim=-1).double().cpu().numpy()
+from vllm_logits_processor.sureness import host_is_unsure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +197,7 @@ class FusionEngine:
         self._forks = [at[row] for row in before]
         asking += self._asking(self._forks)
         self._requests.begin(asking, host_is_unsure=False)
-        if self._config.ask == "unsure":
+        if self._config.ask != "always":
             self._ask_where_unsure(logits, at)
         lines = {row: self._join(stream) for row, stream in at.items()}
         distributions = {
@@ -309,10 +289,10 @@ class FusionEngine:
         open_rows = [row for row, stream in at.items() if stream.undecided]
         if not open_rows:
             return
-        entropies = host_entropies(logits, np.array(open_rows))
         unsure = []
-        for row, entropy in zip(open_rows, entropies, strict=True):
-            if entropy >= self._config.unsure_nats:
+        asked = host_is_unsure(logits, np.array(open_rows), self._config)
+        for row, ask in zip(open_rows, asked, strict=True):
+            if ask:
                 unsure.append(at[row])
             else:
                 at[row].declined = "sure"

@@ -5,16 +5,14 @@ The expert is scripted because faults and timing must be exact; integration_test
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from floe_plugins.gate import Gate
 from vllm_logits_processor.config import RequestOptions
-from vllm_logits_processor.engine import HiddenTokenError, host_entropies
+from vllm_logits_processor.engine import HiddenTokenError
 from vllm_logits_processor.stream import UNKNOWN_TOKEN
 from vllm_logits_processor.testing.engines import (
     EXPERT,
@@ -192,12 +190,3 @@ def test_a_finished_stream_is_logged_without_text(
     (record,) = caplog.records
     assert '"fused": 1' in record.getMessage()
     assert "Zanzibar" not in record.getMessage()
-
-
-def test_entropies_of_the_named_rows_in_nats() -> None:
-    logits = torch.zeros(3, 8)
-    logits[1, 4:] = -torch.inf
-    logits[2, 1:] = -torch.inf
-    found = host_entropies(logits, np.array([2, 1]))
-    assert found == pytest.approx([0.0, math.log(4)], abs=1e-6)
-    assert host_entropies(logits, np.array([0])) == pytest.approx([math.log(8)])

@@ -172,10 +172,13 @@ def test_a_text_beyond_the_experts_context_leaves_the_others_their_call(
         assert all(len(prompt) + 2 <= 9 for prompt in call[0])
 
 
-def test_a_sure_host_is_left_alone(expert: Scripted, tmp_path: Path) -> None:
-    parts = engine(
-        expert, ask="unsure", unsure_nats=1.0, trace_file=str(tmp_path / "trace"), covers=3
-    )
+@pytest.mark.parametrize(
+    "values", [{"ask": "unsure", "unsure_nats": 1.0}, {"ask": "margin", "unsure_margin": 0.7}]
+)
+def test_a_sure_host_is_left_alone(
+    values: dict[str, Any], expert: Scripted, tmp_path: Path
+) -> None:
+    parts = engine(expert, trace_file=str(tmp_path / "trace"), covers=3, **values)
     sure, unsure = stream_of(parts, b"The"), stream_of(parts, b"The cat")
     logits = some_logits(2)
     logits[0, 5] = 40.0

@@ -223,7 +223,10 @@ def fused_cells(
     part_rows = groups.part_rows
     mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
     leaders = None
-    if greedy is not None and (led := greedy & aligned.feasible & (weights.expert > _NEGLIGIBLE)).any():
+    if (
+        greedy is not None
+        and (led := greedy & aligned.feasible & (weights.expert > _NEGLIGIBLE)).any()
+    ):
         leaders = leading_groups(aligned, mixed ** (1 / power), led)
     # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
     gains = torch.from_numpy(mixed).log_().numpy() / power

@@ -17,14 +17,17 @@ from flower_strategy.data.forms import to_examples
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import task_files
 from integration_tests.benchmarks.fusion_quality.positions import Chunk, score
-from integration_tests.benchmarks.fusion_quality.replay import Replay, peers
+from integration_tests.benchmarks.fusion_quality.replay import Replay, Unsure, peers
 from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.config import FloeConfig
 
-#: Entropies of the host, nats, above which the lazy mode calls the expert.
-UNSURE_NATS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+#: Where the lazy mode calls the expert.
+UNSURE = (
+    *(Unsure("nats", nats) for nats in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)),
+    *(Unsure("margin", margin) for margin in (0.95, 0.8, 0.5, 0.3, 0.1)),
+)
 #: The router of the lazy mode, and of the expert whose tokenizer is not known.
 _DEFAULT_ROUTER = "evidence"
 #: In front of the name of an embedded task, in the place of a file.
@@ -92,7 +95,7 @@ class Comparison:
         routers = {router.name: router for router in BUILT_IN_ROUTERS}
         eager = [Replay(router) for router in routers.values()]
         spelled = Replay(routers[_DEFAULT_ROUTER])
-        lazy = [Replay(routers[_DEFAULT_ROUTER], unsure_nats=nats) for nats in UNSURE_NATS]
+        lazy = [Replay(routers[_DEFAULT_ROUTER], unsure=each) for each in UNSURE]
         for document in documents:
             scored = self._score(document)
             totals.bytes += len(document)
@@ -126,11 +129,12 @@ def _figures(
         "peers": {name: nats * per_byte for name, nats in totals.peers.items()},
         "lazy": [
             {
-                "unsure_nats": replay.unsure_nats,
+                replay.unsure.key: replay.unsure.threshold,
                 "asked_share": replay.asked / totals.tokens,
                 "fused": replay.nats * per_byte,
             }
             for replay in lazy
+            if replay.unsure is not None
         ],
     }
 

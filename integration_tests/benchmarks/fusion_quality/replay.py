@@ -5,6 +5,8 @@ given the expert's words without boundary handling, which none of them has.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +19,46 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.evidence import Evidence
 from vllm_logits_processor.fusion import Weights, fused_cells, weigh
+from vllm_logits_processor.sureness import host_margins
 
 #: What a peer gives the text's tokens of a chunk, nats; shape (rows,).
 Peer = Callable[[Chunk], FloatArray]
 
 
+@dataclass(frozen=True)
+class Unsure:
+    """When the expert is asked: above so much entropy, or up to such a margin.
+
+    Attributes
+    ----------
+    measure : str
+        ``nats``, the host's entropy, or ``margin``, see `host_margins`.
+    """
+
+    measure: Literal["nats", "margin"]
+    threshold: float
+
+    @property
+    def key(self) -> str:
+        """The key of the configuration that has the threshold."""
+        return f"unsure_{self.measure}"
+
+    def at(self, chunk: Chunk) -> npt.NDArray[np.bool_]:
+        """Return at which positions of a chunk the host is unsure."""
+        if self.measure == "nats":
+            return np.asarray(chunk.aligned.host_entropy > self.threshold)
+        margins = host_margins(chunk.logits, np.arange(len(chunk.targets)))
+        return np.asarray(margins <= self.threshold)
+
+
 class Replay:
     """Fuses with one router, keeping its evidence from position to position.
 
-    With `unsure_nats` the expert is asked only where the host's entropy is above it.
+    With `unsure` the expert is asked only where the host is unsure, see `Unsure`.
     """
 
-    def __init__(self, router: Router, *, unsure_nats: float | None = None) -> None:
-        self.router, self.unsure_nats = router, unsure_nats
+    def __init__(self, router: Router, *, unsure: Unsure | None = None) -> None:
+        self.router, self.unsure = router, unsure
         self.nats, self.asked = 0.0, 0
         self.begin_document()
 
@@ -44,8 +73,8 @@ class Replay:
         aligned = chunk.aligned
         factors = chunk.target_factors
         asked = np.ones(len(factors), dtype=bool)
-        if self.unsure_nats is not None:
-            asked = aligned.host_entropy > self.unsure_nats
+        if self.unsure is not None:
+            asked = self.unsure.at(chunk)
         evidence = np.empty(len(factors))
         for row, factor in enumerate(factors):
             evidence[row] = self._evidence.value

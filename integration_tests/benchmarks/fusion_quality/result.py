@@ -51,7 +51,9 @@ def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
         ),
         *(
             [
-                f"asked above {step['unsure_nats']:g} nats",
+                f"asked above {step['unsure_nats']:g} nats"
+                if "unsure_nats" in step
+                else f"asked up to a margin of {step['unsure_margin']:g}",
                 *(_asked(each["lazy"][at]) for each in texts),
             ]
             for at, step in enumerate(first["lazy"])
