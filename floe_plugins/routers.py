@@ -87,13 +87,14 @@ class EvidenceRouter:
     counts less than it would by the difference itself. The constants are rounded from a search on
     eight kinds of text; between half and twice their values results differ little.
 
-    The router mixes the two distributions with exponent 1/2, see `exponent_of`. In the search this
-    exponent gained most on every text. It lies between the arithmetic mean, which keeps what only
-    one model believes, and the geometric, which keeps what neither excludes.
+    The router mixes the two distributions with exponent 1/4, see `exponent_of`. It lies between the
+    arithmetic mean, which keeps what only one model believes, and the geometric, which keeps what
+    neither excludes. Beside 1/2 it gains 0.6 to 0.8 % of the bits where one model was trained for
+    the task, and on prose and code of neither between -0.1 and 0.5 % are lost.
     """
 
     name: str = "evidence"
-    exponent: float = 0.5
+    exponent: float = 0.25
 
     def log_odds(self, signals: RouterSignals) -> FloatArray:
         """Return the log-odds of the expert, shape (rows,)."""

@@ -41,7 +41,7 @@ def test_evidence_follows_the_formula_of_the_design() -> None:
 
 def test_only_evidence_asks_for_another_mean_than_the_sum() -> None:
     exponents = {each.name: exponent_of(each) for each in BUILT_IN_ROUTERS}
-    assert exponents.pop("evidence") == 0.5
+    assert exponents.pop("evidence") == 0.25
     assert set(exponents.values()) == {1.0}
 
 
