@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -148,7 +148,7 @@ class FloeStrategy(Strategy):
         self.uploads = UploadStore()
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> FloeStrategy:
+    def from_config(cls, config: RunConfig) -> Self:
         """Return the strategy that a run configuration describes."""
         return cls(
             training=TrainingSettings.from_config(config),

@@ -60,7 +60,7 @@ def energy_above(adapter: AdapterState, rank: int) -> float:
     """
     beyond = whole = 0.0
     for factors in adapter.layers.values():
-        left, right = np.linalg.qr(factors.b, "r"), np.linalg.qr(factors.a.T, "r")
+        left, right = np.linalg.qr(factors.b)[1], np.linalg.qr(factors.a.T)[1]
         squares = np.linalg.svd(left @ right.T, compute_uv=False).astype(np.float64) ** 2
         beyond += float(squares[rank:].sum())
         whole += float(squares.sum())
