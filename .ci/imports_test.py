@@ -37,8 +37,15 @@ class Rule:
     but: frozenset[str] = frozenset()
 
 
-#: Converts a checkpoint with transformers; loaded when a model inside a package is first used.
-CHECKPOINTS = frozenset({"floe_plugins.models.gguf"})
+#: Convert a checkpoint with transformers; loaded when a model inside a package is first used, or a
+#: GGUF file exported.
+CHECKPOINTS = frozenset(
+    {
+        "floe_plugins.models.gguf",
+        "floe_plugins.models.gguf_architectures",
+        "floe_plugins.models.gguf_tokenizer",
+    }
+)
 
 RULES = (
     Rule("floe_plugins", HALVES | {"tools", "integration_tests"}),

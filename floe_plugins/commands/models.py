@@ -25,7 +25,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     exporting.add_argument(
         "name",
         metavar="NAME",
-        help="SOURCE:NAME as in `floe-llm model list`, a folder, or the id of a model on the hub",
+        help="SOURCE:NAME as in `floe-llm model list`, a GGUF file, a folder, or the id of a model "
+        "on the hub",
     )
     exporting.add_argument("directory", metavar="DIR", help="a new or empty folder")
     add_json_option(exporting)

@@ -4,7 +4,6 @@ They need no model hub. Each becomes a Hugging Face checkpoint folder in the use
 """
 
 import hashlib
-import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,10 +15,11 @@ from tqdm import tqdm
 
 from floe_plugins.errors import ModelError
 from floe_plugins.models import checkpoint_folder
+from floe_plugins.models.gguf_folder import convert, stages
 from floe_plugins.system import cache_dir
 
 # Part of a checkpoint's folder name, increased when the conversion's output changes.
-_CONVERSION = 1
+_CONVERSION = 2
 
 # The licence texts that the packages carry.
 _NOTICES = ("LICENSE", "GEMMA_TERMS.html", "NOTICE.md")
@@ -185,19 +185,10 @@ def _fill(model: EmbeddedModel, folder: Path, *, progress: bool) -> None:
     paths = [_part(model, distribution, file) for distribution, file in model.parts]
     size = sum(path.stat().st_size for path in paths)
     # Every byte of the GGUF file passes twice: when it is verified and when it is converted.
-    with tqdm(
-        total=2 * size, unit="B", unit_scale=True, desc=model.name, disable=not progress
-    ) as bar:
-
-        def advance(stage: str, done: int) -> None:
-            bar.set_postfix_str(stage, refresh=not done)
-            bar.update(done)
-
+    with stages(2 * size, name=model.name, progress=progress) as advance:
         with _gguf(model, paths, folder, advance) as gguf_path:
-            _convert(model, gguf_path, folder, advance)
+            convert(gguf_path, folder, name=f"{EmbeddedSource.name}:{model.name}", advance=advance)
         _copy_notices(model, folder)
-        bar.set_postfix_str("done")
-        bar.update(bar.total - bar.n)
 
 
 def _part(model: EmbeddedModel, distribution: str, file: str) -> Path:
@@ -253,19 +244,6 @@ def _verify(
             f"The GGUF file in {model.distribution} is damaged or of another version (SHA-256 "
             f"{digest.hexdigest()[:8]}… instead of {model.sha256[:8]}…): run `{model.reinstall}`."
         )
-
-
-def _convert(
-    model: EmbeddedModel, gguf_path: Path, folder: Path, advance: Callable[[str, int], None]
-) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(
-            f"embedded:{model.name} needs the package gguf, which is not installed: "
-            f"run `pip install gguf`."
-        )
-    from floe_plugins.models.gguf import write_checkpoint
-
-    write_checkpoint(gguf_path, folder, advance=advance)
 
 
 def _copy_notices(model: EmbeddedModel, folder: Path) -> None:

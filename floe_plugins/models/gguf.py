@@ -1,27 +1,40 @@
 """Turns a GGUF file into a Hugging Face checkpoint folder.
 
 transformers reads GGUF too, with ``from_pretrained(..., gguf_file=...)``, but a checkpoint saved
-from there needs three repairs, and it parses the file's header several times over (it takes 75 s
-for Gemma 3 270M, this takes 20 s). So this module uses and repairs its tokenizer conversion, and
-reads the tensors with the `gguf` package and writes them straight to safetensors.
+from there needs repairs, and it holds all weights in memory at once. So the commonest
+architectures are converted here, tensor by tensor, with the `gguf` package; the rest are read by
+transformers. The tokenizer conversion is transformers', repaired.
 """
 
 import contextlib
+import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from floe_plugins.errors import ModelError
+from floe_plugins.models.gguf_architectures import ARCHITECTURES
+from floe_plugins.models.gguf_tokenizer import Marks, drop_fillers, find_marks, read_tokenizer
 
 if TYPE_CHECKING:
-    import torch
-    from gguf import GGUFReader
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from gguf import GGUFReader, ReaderTensor
+    from transformers import PreTrainedConfig
+
+_WEIGHTS = "model.safetensors"
+
+# The names of the types in transformers -> in safetensors.
+_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+_EMBEDDING = "model.embed_tokens.weight"
+
+# Factors of the rotary embedding, which are no weights of transformers' models.
+_ROPE_FACTORS = "rope_freqs.weight"
 
 # llama.cpp's tensor names (gguf-py/gguf/constants.py) and those of transformers.
 _BLOCK_NAMES = {
@@ -41,111 +54,22 @@ _MODEL_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    """How one llama.cpp architecture maps onto transformers.
+class _Header:
+    """The fields of an open file's header."""
 
-    Attributes
-    ----------
-    config : callable
-        Header field lookup -> transformers configuration.
-    block_names : dict
-        Tensor names inside a block, on top of `_BLOCK_NAMES`.
-    undo : callable
-        Called with a tensor's llama.cpp name, its values and the configuration; undoes the changes
-        of llama.cpp's converter.
-    """
+    def __init__(self, reader: "GGUFReader", *, file: str) -> None:
+        self._reader = reader
+        self._file = file
 
-    config: Callable[[Callable[[str], Any]], "PreTrainedConfig"]
-    block_names: dict[str, str]
-    undo: Callable[[str, np.ndarray, "PreTrainedConfig"], np.ndarray]
+    def get(self, key: str, default: Any = None) -> Any:
+        found = self._reader.get_field(key)
+        return default if found is None else found.contents()
 
-
-def _llama_config(field: Callable[[str], Any]) -> "PreTrainedConfig":
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        hidden_size=field("llama.embedding_length"),
-        intermediate_size=field("llama.feed_forward_length"),
-        num_hidden_layers=field("llama.block_count"),
-        num_attention_heads=field("llama.attention.head_count"),
-        num_key_value_heads=field("llama.attention.head_count_kv"),
-        max_position_embeddings=field("llama.context_length"),
-        rms_norm_eps=round(field("llama.attention.layer_norm_rms_epsilon"), 12),
-        rope_parameters={"rope_type": "default", "rope_theta": field("llama.rope.freq_base")},
-    )
-
-
-def _undo_llama(name: str, values: np.ndarray, config: "PreTrainedConfig") -> np.ndarray:
-    """Undo the row order that llama.cpp gives Q and K for its rotary embedding."""
-    if ".attn_q." in name:
-        heads = config.num_attention_heads
-    elif ".attn_k." in name:
-        heads = config.num_key_value_heads
-    else:
-        return values
-    rows, columns = values.shape
-    pairs = values.reshape(heads, rows // heads // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
-
-
-def _gemma3_config(field: Callable[[str], Any]) -> "PreTrainedConfig":
-    from transformers import Gemma3TextConfig
-
-    layers = field("gemma3.block_count")
-    head_dim = field("gemma3.attention.key_length")
-    return Gemma3TextConfig(
-        architectures=["Gemma3ForCausalLM"],
-        hidden_size=field("gemma3.embedding_length"),
-        intermediate_size=field("gemma3.feed_forward_length"),
-        num_hidden_layers=layers,
-        num_attention_heads=field("gemma3.attention.head_count"),
-        num_key_value_heads=field("gemma3.attention.head_count_kv"),
-        head_dim=head_dim,
-        query_pre_attn_scalar=head_dim,
-        max_position_embeddings=field("gemma3.context_length"),
-        rms_norm_eps=round(field("gemma3.attention.layer_norm_rms_epsilon"), 12),
-        sliding_window=field("gemma3.attention.sliding_window"),
-        # Not in the header: every sixth layer attends to everything, the others to a window whose
-        # rotary base is 10,000 (Gemma 3 technical report, arXiv 2503.19786, section 2).
-        layer_types=[
-            "full_attention" if (layer + 1) % 6 == 0 else "sliding_attention"
-            for layer in range(layers)
-        ],
-        rope_parameters={
-            "full_attention": {
-                "rope_type": "default",
-                "rope_theta": field("gemma3.rope.freq_base"),
-            },
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-        },
-    )
-
-
-def _undo_gemma3(name: str, values: np.ndarray, config: "PreTrainedConfig") -> np.ndarray:
-    """Undo llama.cpp's norms of `1 + w`: transformers adds the one itself."""
-    return values - 1 if name.endswith("norm.weight") else values
-
-
-_ARCHITECTURES = {
-    "llama": _Architecture(
-        config=_llama_config,
-        block_names={"ffn_norm": "post_attention_layernorm"},
-        undo=_undo_llama,
-    ),
-    "gemma3": _Architecture(
-        config=_gemma3_config,
-        block_names={
-            "attn_q_norm": "self_attn.q_norm",
-            "attn_k_norm": "self_attn.k_norm",
-            "post_attention_norm": "post_attention_layernorm",
-            "ffn_norm": "pre_feedforward_layernorm",
-            "post_ffw_norm": "post_feedforward_layernorm",
-        },
-        undo=_undo_gemma3,
-    ),
-}
+    def require(self, key: str) -> Any:
+        found = self._reader.get_field(key)
+        if found is None:
+            raise ModelError(f"The header of {self._file} lacks {key}.")
+        return found.contents()
 
 
 def write_checkpoint(
@@ -156,10 +80,12 @@ def write_checkpoint(
     Parameters
     ----------
     gguf_path : Path
-        A GGUF file of architecture ``llama`` or ``gemma3``.
+        A GGUF file of an architecture in `ARCHITECTURES`, which is read tensor by tensor, or of
+        another one that transformers reads, whose weights are in memory all at once.
     folder : Path
         An existing empty folder. Gets ``config.json``, ``generation_config.json``,
-        ``model.safetensors`` (bfloat16: the values come from 4 to 8 bits) and the tokenizer.
+        ``model.safetensors`` (float16 or float32 where all matrices of the file are; bfloat16
+        otherwise, since the values come from 4 to 8 bits) and the tokenizer.
     advance : callable, optional
         Called with the stage's name and the number of bytes of the GGUF file processed since the
         last call.
@@ -167,59 +93,164 @@ def write_checkpoint(
     Raises
     ------
     ModelError
-        If the file's architecture or its tensors are not those of a supported model.
+        If the file is damaged, or its architecture or its tensors are not those of a supported
+        model.
     """
-    from safetensors.torch import save_file
     from transformers import GenerationConfig
 
     report = advance or (lambda stage, done: None)
     report("reading the header", 0)
     reader = _reader(gguf_path)
-
-    def field(key: str) -> Any:
-        found = reader.get_field(key)
-        return None if found is None else found.contents()
-
-    name = field("general.architecture")
-    if name not in _ARCHITECTURES:
-        accepted = ", ".join(sorted(_ARCHITECTURES))
-        raise ModelError(f"{gguf_path.name} is of architecture {name!r}; accepted are {accepted}.")
-    architecture = _ARCHITECTURES[name]
-
-    config = architecture.config(field)
-    config.bos_token_id = field("tokenizer.ggml.bos_token_id")
-    config.eos_token_id = field("tokenizer.ggml.eos_token_id")
-    config.pad_token_id = field("tokenizer.ggml.padding_token_id")
-    config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in reader.tensors)
-    config.dtype = "bfloat16"
-
-    report("converting the weights", 0)
-    state = _state(reader, architecture, config, report)
-    config.vocab_size = state["model.embed_tokens.weight"].shape[0]
-    _check_state(state, config)
-
-    report("writing the weights", 0)
-    config.save_pretrained(folder)
-    weights = folder / "model.safetensors"
-    with _system_errors():
-        save_file(state, weights, metadata={"format": "pt"})
-    # safetensors makes its file readable for the owner only.
-    weights.chmod((folder / "config.json").stat().st_mode)
+    header = _Header(reader, file=gguf_path.name)
+    parts = header.get("split.count", 1)
+    if parts > 1:
+        raise ModelError(
+            f"{gguf_path.name} is one of {parts} parts of a model: join them with "
+            "`llama-gguf-split --merge`."
+        )
+    name = header.require("general.architecture")
+    tokens = header.require("tokenizer.ggml.tokens")
+    marks = find_marks(header, tokens)
+    to: Any = {"marks": marks, "dtype": _dtype(reader.tensors), "folder": folder}
+    if name in ARCHITECTURES:
+        _convert(reader, header, report=report, **to)
+    else:
+        _let_transformers_convert(gguf_path, name, **to)
     GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
+        bos_token_id=marks.bos,
+        eos_token_id=list(marks.ends) if len(marks.ends) > 1 else marks.eos,
+        pad_token_id=marks.pad,
     ).save_pretrained(folder)
 
     report("converting the tokenizer", 0)
-    tokenizer = _tokenizer(
-        gguf_path,
-        pre_tokenizer=field("tokenizer.ggml.pre"),
-        add_bos=bool(field("tokenizer.ggml.add_bos_token")),
-    )
-    tokenizer.model_max_length = config.max_position_embeddings
+    length = header.require(f"{name}.context_length")
+    tokenizer = read_tokenizer(gguf_path, header, marks, max_length=length)
     with _system_errors():
         tokenizer.save_pretrained(folder)
+    drop_fillers(folder, tokens)
+
+
+def _convert(
+    reader: "GGUFReader",
+    header: _Header,
+    *,
+    marks: Marks,
+    dtype: str,
+    folder: Path,
+    report: Callable[[str, int], None],
+) -> None:
+    """Write configuration and weights; one tensor at a time is in memory."""
+    import torch
+
+    architecture = ARCHITECTURES[header.require("general.architecture")]
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    factors = tensors.pop(_ROPE_FACTORS, None)
+    config = architecture.config(header, None if factors is None else np.asarray(factors.data))
+    _mark(config, marks, dtype)
+    config.tie_word_embeddings = "output.weight" not in tensors
+    block_names = _BLOCK_NAMES | architecture.block_names
+    named = {_transformers_name(name, block_names): each for name, each in tensors.items()}
+    # GGUF has the sizes from the innermost to the outermost.
+    shapes = {name: tuple(map(int, reversed(each.shape))) for name, each in named.items()}
+    config.vocab_size = shapes.get(_EMBEDDING, (0,))[0]
+    _check_shapes(shapes, config)
+    config.save_pretrained(folder)
+
+    report("converting the weights", 0)
+    with (folder / _WEIGHTS).open("wb") as file:
+        file.write(_safetensors_header(shapes, dtype))
+        for tensor in named.values():
+            values = architecture.undo(tensor.name, _dequantized(tensor), config)
+            # Tensors that were never quantized are still views of the read-only file.
+            writable = np.require(values, requirements=["C", "W"])
+            converted = torch.from_numpy(writable).to(getattr(torch, dtype))
+            file.write(converted.view(torch.uint8).numpy().data)
+            report("converting the weights", int(tensor.n_bytes))
+
+
+def _let_transformers_convert(
+    gguf_path: Path, name: str, *, marks: Marks, dtype: str, folder: Path
+) -> None:
+    """Write configuration and weights of an architecture that transformers alone reads."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    # Since 5.19 weights stay packed, and cannot be saved, where they need not be.
+    packing = getattr(transformers, "GgufConfig", None)
+    plain = {} if packing is None else {"quantization_config": packing(dequantize=True)}
+    where: Any = {
+        "pretrained_model_name_or_path": str(gguf_path.parent),
+        "gguf_file": gguf_path.name,
+    }
+    try:
+        config = AutoConfig.from_pretrained(**where)
+    except (KeyError, ValueError) as error:
+        accepted = ", ".join(sorted(ARCHITECTURES))
+        raise ModelError(
+            f"{gguf_path.name} is of architecture {name!r}; accepted are {accepted}, and those "
+            "whose GGUF files transformers reads."
+        ) from error
+    # What is no token of this file, such as a default of the padding, is no row of its embedding.
+    _mark(config, marks, dtype)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, **plain, config=config, dtype=dtype, output_loading_info=True
+        )
+    except (KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"transformers cannot read {gguf_path.name}, of architecture {name!r}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    # Weights that are not there are random, and only a warning says so.
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{gguf_path.name} lacks {len(missing)} tensors of {type(model).__name__}, first "
+            f"{missing[0]!r}."
+        )
+    with _system_errors():
+        model.save_pretrained(folder)
+
+
+def _mark(config: "PreTrainedConfig", marks: Marks, dtype: str) -> None:
+    config.bos_token_id, config.eos_token_id = marks.bos, marks.eos
+    config.pad_token_id = marks.pad
+    config.dtype = dtype
+
+
+def _dtype(tensors: "Sequence[ReaderTensor]") -> str:
+    """Return the type of all matrices, or bfloat16."""
+    kinds = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
+    exact = {"F16": "float16", "F32": "float32"}
+    return exact.get(kinds.pop(), "bfloat16") if len(kinds) == 1 else "bfloat16"
+
+
+def _dequantized(tensor: "ReaderTensor") -> np.ndarray:
+    from gguf import dequantize
+
+    try:
+        values: np.ndarray = dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The tensor {tensor.name!r} is of the type {tensor.tensor_type.name}, which the "
+            "package gguf cannot convert: take a file of another quantization."
+        ) from error
+    return values
+
+
+def _safetensors_header(shapes: dict[str, tuple[int, ...]], dtype: str) -> bytes:
+    """Return what stands in front of the tensors, which follow in this order without gaps.
+
+    The format is 8 bytes of length, little-endian, then JSON; spaces make its end a multiple of 8
+    (https://github.com/huggingface/safetensors#format).
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * _BYTES[dtype]
+        entries[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": [begin, end]}
+    content = json.dumps(entries, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
 
 
 @contextlib.contextmanager
@@ -255,28 +286,12 @@ def _reader(gguf_path: Path) -> "GGUFReader":
         def data(self, mapped: Any) -> None:
             self._plain = np.asarray(mapped)
 
-    return PlainReader(gguf_path)
-
-
-def _state(
-    reader: "GGUFReader",
-    architecture: _Architecture,
-    config: "PreTrainedConfig",
-    report: Callable[[str, int], None],
-) -> "dict[str, torch.Tensor]":
-    import torch
-    from gguf import dequantize
-
-    block_names = _BLOCK_NAMES | architecture.block_names
-    state = {}
-    for tensor in reader.tensors:
-        values = architecture.undo(tensor.name, dequantize(tensor.data, tensor.tensor_type), config)
-        name = _transformers_name(tensor.name, block_names)
-        # Tensors that were never quantized are still views of the read-only file.
-        writable = np.require(values, requirements=["C", "W"])
-        state[name] = torch.from_numpy(writable).to(torch.bfloat16)
-        report("converting the weights", int(tensor.n_bytes))
-    return state
+    try:
+        return PlainReader(gguf_path)
+    except (IndexError, KeyError, UnicodeDecodeError, ValueError) as error:
+        raise ModelError(
+            f"{gguf_path.name} is no whole GGUF file ({' '.join(str(error).split())}): get it anew."
+        ) from error
 
 
 def _transformers_name(name: str, block_names: dict[str, str]) -> str:
@@ -290,17 +305,16 @@ def _transformers_name(name: str, block_names: dict[str, str]) -> str:
     raise ModelError(f"The GGUF file holds the tensor {name!r}, which the architecture lacks.")
 
 
-def _check_state(state: "dict[str, torch.Tensor]", config: "PreTrainedConfig") -> None:
+def _check_shapes(found: dict[str, tuple[int, ...]], config: "PreTrainedConfig") -> None:
     """Refuse a set of tensors that is not exactly the model's."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         expected.pop("lm_head.weight", None)
-    found = {name: tensor.shape for name, tensor in state.items()}
     if found != expected:
         wrong = sorted(
             name for name in expected.keys() | found if expected.get(name) != found.get(name)
@@ -309,31 +323,3 @@ def _check_state(state: "dict[str, torch.Tensor]", config: "PreTrainedConfig") -
             f"The GGUF file's tensors are not those of {type(model).__name__}: "
             f"{len(wrong)} are missing, unknown or of another shape, first {wrong[0]!r}."
         )
-
-
-def _tokenizer(gguf_path: Path, *, pre_tokenizer: str, add_bos: bool) -> "PreTrainedTokenizerFast":
-    """Convert the tokenizer, and repair what transformers' conversion leaves out."""
-    from tokenizers import pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        str(gguf_path.parent), gguf_file=gguf_path.name, clean_up_tokenization_spaces=False
-    )
-    backend = tokenizer.backend_tokenizer
-    if pre_tokenizer == "smollm":
-        # SmolLM splits digits off one by one before the byte-level split, which decides how the
-        # spaces before a number are split (llama.cpp: LLAMA_VOCAB_PRE_TYPE_SMOLLM).
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-    if add_bos:
-        bos = tokenizer.bos_token
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A",
-            pair=f"{bos} $A {bos}:1 $B:1",
-            special_tokens=[(bos, tokenizer.bos_token_id)],
-        )
-    return tokenizer

@@ -2,12 +2,15 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from floe_plugins.errors import ModelError
 from floe_plugins.manager import plugin_manager
 from floe_plugins.models import checkpoint_folder
+from floe_plugins.models.gguf_file import resolve_gguf
+from floe_plugins.models.gguf_folder import convert, stages
 
 # Ids of the Hugging Face hub: "name" or "owner/name" of these characters.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
@@ -61,6 +64,11 @@ def resolve(
                 )
             raise ModelError(f"The folder {name!r} holds no config.json, so it is no checkpoint.")
         return str(folder.resolve())
+    if folder.is_file():
+        raise ModelError(
+            f"{name!r} is a file; accepted is a folder, and `floe-llm model export FILE.gguf DIR` "
+            "makes one of a GGUF file."
+        )
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return name
     if name.startswith(("/", ".", "~")):
@@ -82,7 +90,8 @@ def export(name: str, directory: str | Path, *, progress: bool = True) -> Path:
     Parameters
     ----------
     name : str
-        As for `resolve`. A model on the hub is downloaded.
+        A GGUF file, whose model is converted; or as for `resolve`. A model on the hub is
+        downloaded.
     directory : str or Path
         A folder that does not exist yet, or is empty. It appears when it is complete.
     progress : bool, optional
@@ -104,18 +113,27 @@ def export(name: str, directory: str | Path, *, progress: bool = True) -> Path:
         raise ModelError(f"The folder {directory} has content; name an empty or a new one.")
     if target.exists() and not target.is_dir():
         raise ModelError(f"{directory} is a file; name an empty or a new folder.")
-    resolved = Path(resolve(name, progress=progress))
-
-    def fill(work: Path) -> None:
-        if resolved.is_dir():
-            _copy(resolved, work)
-        else:
-            _download(name, work)
-
+    fill = _filler(name, progress=progress)
     with checkpoint_folder.explained(target.parent, otherwise="name a folder elsewhere"):
         target.parent.mkdir(parents=True, exist_ok=True)
         checkpoint_folder.write(target, fill, facts={"model": name})
     return target
+
+
+def _filler(name: str, *, progress: bool) -> Callable[[Path], None]:
+    """Return what writes a model into an empty folder."""
+    if name.endswith(".gguf") or Path(name).expanduser().is_file():
+        return partial(_convert, resolve_gguf(name), progress=progress)
+    resolved = Path(resolve(name, progress=progress))
+    if resolved.is_dir():
+        return partial(_copy, resolved)
+    return partial(_download, name)
+
+
+def _convert(gguf_path: Path, folder: Path, *, progress: bool) -> None:
+    size = gguf_path.stat().st_size
+    with stages(size, name=gguf_path.stem, progress=progress) as advance:
+        convert(gguf_path, folder, name=gguf_path.name, advance=advance)
 
 
 def _copy(checkpoint: Path, folder: Path) -> None:

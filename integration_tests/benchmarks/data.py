@@ -67,6 +67,12 @@ def labelled_file() -> Path | None:
     return _relative(file) if file.is_file() else None
 
 
+def shown(model: str) -> str:
+    """Return how results name a model: a folder by its own name, wherever it is."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
+
+
 def _relative(file: Path) -> Path:
     # Results say which file was read, and not where this machine keeps its folders.
     return Path(os.path.relpath(file))

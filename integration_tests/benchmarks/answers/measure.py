@@ -16,6 +16,7 @@ from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers import servers, systems
 from integration_tests.benchmarks.answers.costs import Meter, averaged, idle_share, measured_costs
 from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
+from integration_tests.benchmarks.data import shown
 from integration_tests.demo.federation import Federation
 from integration_tests.demo.progress import Progress
 from integration_tests.demo.prompts import Prompt
@@ -49,7 +50,10 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
         found = figures(both, items, fitted, timed=options.timed, seed=options.seed)
     return {
         "seed": options.seed,
-        "models": {"slm": federation.manifest["model"], "llm": options.llm},
+        "models": {
+            "slm": shown(str(federation.manifest["model"])),
+            "llm": shown(options.llm),
+        },
         "sizes": vars(sizes),
         "federation": {
             "reused": options.run is not None,

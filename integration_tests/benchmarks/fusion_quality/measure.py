@@ -15,7 +15,7 @@ from floe_plugins.routers import BUILT_IN_ROUTERS
 from flower_strategy.data.embedded import make_examples
 from flower_strategy.data.forms import to_examples
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.data import task_files
+from integration_tests.benchmarks.data import shown, task_files
 from integration_tests.benchmarks.fusion_quality.positions import Chunk, score
 from integration_tests.benchmarks.fusion_quality.replay import Replay, Unsure, peers
 from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER
@@ -54,7 +54,8 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     for pair in pairs:
         on = Comparison(*pair, top_k=options.top_k).on
         told = {name: on(cli.progress(each, Path(name).name)) for name, each in texts.items()}
-        found.append({"host": pair[0].name, "expert": pair[1].name, "texts": told})
+        names = {"host": shown(pair[0].name), "expert": shown(pair[1].name)}
+        found.append({**names, "texts": told})
     values: dict[str, Any] = {**found[0], "top_k": options.top_k, "seed": options.seed}
     return values | ({"reversed": found[1]} if options.reversed else {})
 

@@ -28,13 +28,16 @@ TEXT = (
 ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}
 
 
-def written(folder: Path, backend: Tokenizer, *, end: str, seed: int) -> str:
-    """Write a small Llama with random weights that are far from uniform."""
+def written(folder: Path, backend: Tokenizer, *, end: str, seed: int, spare: int = 0) -> str:
+    """Write a small Llama with random weights that are far from uniform.
+
+    Its embedding has `spare` rows behind those of the tokens.
+    """
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end).save_pretrained(str(folder))
     torch.manual_seed(seed)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=backend.get_vocab_size(),
+            vocab_size=backend.get_vocab_size() + spare,
             hidden_size=32,
             intermediate_size=48,
             num_hidden_layers=2,
@@ -71,7 +74,8 @@ def test_command_prints_one_json_object_with_the_keys(
     values = values_of(main, *models, "--reversed", "--text", str(plain), str(lines))
     assert list(values["texts"]) == [str(plain), str(lines)]
     assert values["texts"][str(plain)]["bytes"] == len(TEXT.encode())
-    assert values["reversed"]["host"] == values["expert"] == folders[1]
+    # Results do not say where a machine keeps its models.
+    assert values["reversed"]["host"] == values["expert"] == Path(folders[1]).name
     assert list(values["reversed"]["texts"]) == list(values["texts"])
     for figures in (*values["texts"].values(), *values["reversed"]["texts"].values()):
         assert set(figures["fused"]) == set(figures["gap_closed"]) == set(ROUTERS)
@@ -88,6 +92,24 @@ def test_command_prints_one_json_object_with_the_keys(
             }
             shares = [step["asked_share"] for step in steps]
             assert shares == sorted(shares, reverse=True)
+
+
+def test_an_embedding_may_have_more_rows_than_there_are_tokens(
+    tmp_path: Path, values_of: Callable[..., Any]
+) -> None:
+    host = written(tmp_path / "h", byte_level_bpe(420), end="<|end|>", seed=0, spare=200)
+    expert = written(tmp_path / "e", sentencepiece_bpe(420), end="</s>", seed=1, spare=300)
+    text = tmp_path / "a.txt"
+    text.write_text(TEXT)
+    # As many as there are tokens: of the spare rows, which have much of the mass, none is told.
+    fewer = min(len(Scorer(folder).vocabulary) for folder in (host, expert))
+    every = ["--top-k", str(fewer)]
+    models = ["--host", host, "--expert", expert, *every]
+    values = values_of(main, *models, "--reversed", "--text", str(text))
+    for pair in (values, values["reversed"]):
+        (figures,) = pair["texts"].values()
+        assert figures["hindsight"] <= min(figures["host"], figures["fused"]["expert"])
+        assert figures["fused"]["evidence"] < max(figures["host"], figures["expert"])
 
 
 def test_equal_models_fuse_into_themselves(pair: tuple[Scorer, Scorer]) -> None:

@@ -123,10 +123,14 @@ class Scorer:
         return rows
 
     def top(self, hidden: torch.Tensor, nodes: Sequence[int], k: int) -> ExpertTopK:
-        """Return the K most likely next tokens at some nodes, as a server would send them."""
+        """Return the K most likely next tokens at some nodes, as a server would send them.
+
+        Rows of an embedding that has more of them than there are tokens, as Qwen's, are left out.
+        """
         ids, logprobs = [], []
         for chunk in chunks(nodes):
-            best = torch.log_softmax(self.logits(hidden, chunk), dim=-1).topk(k)
+            rows = torch.log_softmax(self.logits(hidden, chunk), dim=-1)
+            best = rows[:, : len(self.vocabulary)].topk(k)
             ids.append(best.indices.numpy())
             logprobs.append(best.values.numpy().astype(np.float64))
         return ExpertTopK(token_ids=np.concatenate(ids), logprobs=np.concatenate(logprobs))
