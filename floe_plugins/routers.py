@@ -90,7 +90,7 @@ class EvidenceRouter:
     The router mixes the two distributions with exponent 1/4, see `exponent_of`. It lies between the
     arithmetic mean, which keeps what only one model believes, and the geometric, which keeps what
     neither excludes. Beside 1/2 it takes 0.6 to 0.8 % fewer bits where one model was trained for
-    the task; on eleven other pairs of text and host it took from 0.4 % fewer to 0.8 % more.
+    the task; on twelve other pairs of text and host it took from 0.4 % fewer to 0.8 % more.
     """
 
     name: str = "evidence"
