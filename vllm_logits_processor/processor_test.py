@@ -142,11 +142,11 @@ def test_a_request_that_cannot_be_opened_leaves_its_neighbours_alone(
     parts = processor._rows._engine
     new_stream, tries = parts.new_stream, []
 
-    def poisoned(prompt_ids: list[int], *rest: Any) -> Any:
+    def poisoned(prompt_ids: list[int], *rest: Any, **options: Any) -> Any:
         if prompt_ids == HOST.encode(b"12"):
             tries.append(True)
             raise IndexError
-        return new_stream(prompt_ids, *rest)
+        return new_stream(prompt_ids, *rest, **options)
 
     monkeypatch.setattr(parts, "new_stream", poisoned)
     processor.update_state(batch(added=[added(0, b"The", []), added(1, b"12", [])]))
