@@ -320,7 +320,7 @@ def test_a_token_costs_few_bytes_however_long_the_text(cloud: Cloud) -> None:
 
 def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cloud) -> None:
     prompt = 3 * QUESTION
-    options: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
+    options: dict[str, Any] = {"max_tokens": 96, "ignore_eos": True}
     # A server that has just announced sessions gets the text once more, which opens the session.
     cloud.host.complete(prompt, vllm_xargs={"floe_label": "opened"}, max_tokens=4)
     undisturbed = cloud.host.complete(prompt, vllm_xargs={"floe_label": "kept"}, **options)
@@ -330,10 +330,10 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
         with asked_directly(port_of(cloud.expert)) as other:
             others = [[100 * number, *range(20)] for number in range(SESSIONS + 1)]
             other.start(others[:1], model="slm").result()
-            for so_far in (8, 16):
-                while len(cloud.lines("lost")) < so_far:
+            for again in (8, 16):
+                while len(cloud.lines("lost")) < 8 + sum(lost_at[-1:]):
                     time.sleep(0.01)
-                other.start([[so_far, *each] for each in others], model="slm").result()
+                other.start([[again, *each] for each in others], model="slm").result()
                 lost_at.append(len(cloud.lines("lost")))
 
     pusher = threading.Thread(target=push_out)
@@ -342,12 +342,11 @@ def test_a_server_that_loses_its_sessions_in_mid_answer_costs_no_token(cloud: Cl
     pusher.join(timeout=60)
     assert disturbed == undisturbed
     whole = 4 * 3 * 30
-    # On a busy machine the second loss may come too late to cost a text.
-    seen = sum(at < 61 for at in lost_at)
-    assert seen >= 1
-    for label, least, most in (("kept", 0, 0), ("lost", seen, 2)):
+    # Two losses cost one text where no call comes between them, or the second comes too late.
+    assert lost_at[0] < 93
+    for label, least, most in (("kept", 0, 0), ("lost", 1, 2)):
         lines = cloud.lines(label)
-        assert [line["outcome"] for line in lines] == ["fused"] * 64
+        assert [line["outcome"] for line in lines] == ["fused"] * 96
         # After the first token, which opens the session.
         sent = [line["sent_bytes"] for line in lines[1:]]
         assert least <= sum(each > whole for each in sent) <= most
