@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from vllm_logits_processor.alignment.align import Aligned
+from vllm_logits_processor.alignment.groups import runs
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
 
@@ -78,8 +79,7 @@ class LeadingGroups:
         starts = (np.cumsum(sizes) - sizes)[self.groups]
         sizes, linked = sizes[self.groups], np.diff(self.link_begins)
         leaders = np.arange(len(self.groups))
-        places = np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-        members = np.concatenate([places, self.aligned.groups.single_at[self.links]])
+        members = np.concatenate([runs(starts, sizes), self.aligned.groups.single_at[self.links]])
         of = np.concatenate([np.repeat(leaders, sizes), np.repeat(leaders, linked)])
         index = torch.from_numpy(members).to(values.device)
         leader = torch.from_numpy(of).to(values.device)

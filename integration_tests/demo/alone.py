@@ -113,16 +113,17 @@ def train_alone(federation: Federation) -> Losses:
         their tokens as the cluster's own.
     """
     settings = TrainingSettings(**federation.manifest["training"])
-    nodes = [device["node"] for device in federation.manifest["devices"]]
-    lones = [_lone(federation, settings, device) for device in federation.manifest["devices"]]
+    lones = {
+        device["node"]: _lone(federation, settings, device)
+        for device in federation.manifest["devices"]
+    }
     # Forks share the model, and what has been imported.
     context = multiprocessing.get_context("fork")
     _loaded.append((load_base_model(settings.model, settings.dtype), settings))
     # The longest first, so that no core is idle at the end.
-    longest = sorted(range(len(lones)), key=lambda device: sum(lones[device].steps), reverse=True)
-    # The servers' answers are timed; nobody waits for this yet.
-    with ProcessPoolExecutor(PROCESSES, context, initializer=os.nice, initargs=(5,)) as processes:
-        asked = {nodes[device]: processes.submit(_losses, lones[device]) for device in longest}
+    longest = sorted(lones, key=lambda node: sum(lones[node].steps), reverse=True)
+    with ProcessPoolExecutor(PROCESSES, context) as processes:
+        asked = {node: processes.submit(_losses, lones[node]) for node in longest}
         measured = {node: future.result() for node, future in asked.items()}
     found = {
         cluster["name"]: [
@@ -222,6 +223,8 @@ def _losses(lone: _Lone) -> list[tuple[float, int]]:
 
 def main() -> None:
     """Train the devices of the run whose folder is the only argument."""
+    # The servers' answers are timed; nobody waits for this yet. Forks are as nice.
+    os.nice(5)
     train_alone(Federation.read(Path(sys.argv[1])))
 
 

@@ -111,7 +111,7 @@ def test_each_device_has_trained_alone_for_the_same_time(finished: Finished) -> 
     assert elapsed(run)[0] == 0 < elapsed(run)[1]
     for cluster in finished.results["clusters"]:
         untrained, trained = cluster["alone"]
-        # Measured in another process than the run's: the same model, devices and texts.
+        # Before training a device alone has the run's model, devices and texts.
         assert untrained == pytest.approx(cluster["losses"][0], rel=1e-4)
         assert untrained == pytest.approx(cluster["loss_before"], rel=1e-4)
         assert 0 < trained < untrained

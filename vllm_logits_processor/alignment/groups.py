@@ -151,9 +151,7 @@ class StepGroups:
         """Return the host token of each member, shape (members,)."""
         # The runs of singles, filled in at the end, have arbitrary begins.
         members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
-        sizes = self.sizes.reshape(-1)
-        places = np.repeat(self.begins.reshape(-1) - np.cumsum(sizes) + sizes, sizes)
-        places += np.arange(len(places))
+        places = runs(self.begins.reshape(-1), self.sizes.reshape(-1))
         tokens = members.take(places, mode="clip").astype(np.int64)
         tokens[self.single_at] = self.single_token
         return tokens
@@ -185,6 +183,13 @@ class StepGroups:
         values = np.repeat(parts[: self.sizes.size], self.sizes.reshape(-1))
         values[self.single_at] = parts[self.sizes.size :]
         return values
+
+
+def runs(begins: IntArray, sizes: IntArray) -> IntArray:
+    """Return the places of runs one after the other, shape (sum of `sizes`,)."""
+    places = np.repeat(begins - np.cumsum(sizes) + sizes, sizes)
+    places += np.arange(len(places))
+    return places
 
 
 def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -20,6 +21,7 @@ from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
 from vllm_logits_processor.alignment.unknown import by_spelling, is_text, maps_of_none, top_of
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.lookahead import stacked
+from vllm_logits_processor.sureness import host_margins
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -44,6 +46,11 @@ class Chunk:
     target_factors: FloatArray  # the factors m of the targets
     spelled: Aligned  # the expert's distribution as that of one whose tokenizer is not known
     spelled_factors: FloatArray  # the factors m of the targets by that
+
+    @cached_property
+    def host_margins(self) -> FloatArray:
+        """By how much the host's likeliest token exceeds the second; shape (rows,)."""
+        return host_margins(self.logits, np.arange(len(self.targets)))
 
     def without_tokenizer(self) -> Chunk:
         """Return the same positions for a host that does not know the expert's tokenizer."""

@@ -19,7 +19,6 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.evidence import Evidence
 from vllm_logits_processor.fusion import Weights, fused_cells, weigh
-from vllm_logits_processor.sureness import host_margins
 
 #: What a peer gives the text's tokens of a chunk, nats; shape (rows,).
 Peer = Callable[[Chunk], FloatArray]
@@ -32,7 +31,7 @@ class Unsure:
     Attributes
     ----------
     measure : str
-        ``nats``, the host's entropy, or ``margin``, see `host_margins`.
+        ``nats``, the host's entropy, or ``margin``, see `Chunk.host_margins`.
     """
 
     measure: Literal["nats", "margin"]
@@ -47,8 +46,7 @@ class Unsure:
         """Return at which positions of a chunk the host is unsure."""
         if self.measure == "nats":
             return np.asarray(chunk.aligned.host_entropy > self.threshold)
-        margins = host_margins(chunk.logits, np.arange(len(chunk.targets)))
-        return np.asarray(margins <= self.threshold)
+        return np.asarray(chunk.host_margins <= self.threshold)
 
 
 class Replay:
