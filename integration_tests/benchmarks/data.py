@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ GEMMA = "embedded:gemma-3-270m"
 # Data sets, if present, are in a folder beside the project.
 _FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 _TASKS = ("gsm8k_train.jsonl", "pubmedqa_train.jsonl")
+_TESTS = ("eval/gsm8k_test.jsonl", "eval/arc_challenge_test.jsonl")
 _LABELLED = "pii_dev.jsonl"
 
 
@@ -52,8 +54,12 @@ def first_row(file: Path) -> dict[str, Any]:
 
 def task_files() -> list[Path]:
     """Return GSM8K and PubMedQA, relative to the present folder; nothing if one is missing."""
-    files = [_FOLDER / name for name in _TASKS]
-    return [_relative(file) for file in files] if all(map(Path.is_file, files)) else []
+    return _found(_TASKS)
+
+
+def tests_or_embedded() -> str:
+    """Return the tests of GSM8K and ARC-Challenge likewise, or ``embedded``."""
+    return ",".join(map(str, _found(_TESTS))) or "embedded"
 
 
 def tasks_or_embedded() -> str:
@@ -71,6 +77,11 @@ def shown(model: str) -> str:
     """Return how results name a model: a folder by its own name, wherever it is."""
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model
+
+
+def _found(names: Sequence[str]) -> list[Path]:
+    files = [_FOLDER / name for name in names]
+    return [_relative(file) for file in files] if all(map(Path.is_file, files)) else []
 
 
 def _relative(file: Path) -> Path:

@@ -14,9 +14,12 @@ from integration_tests.benchmarks.cli import Values as Values
 SIZE = (7.0, 4.0)
 
 #: Colours of Okabe and Ito, which colour-blind readers tell apart; their greys differ, too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000"),
+    "#F0E442",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
 #: More groups than that have their names upright.
 MOST_LEVEL_LABELS = 7
 

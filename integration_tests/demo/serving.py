@@ -81,9 +81,9 @@ def pair_of_servers(
             yield Pair(own, far, trace, _ids(own))
 
 
-def new_trace(folder: Path) -> Path:
+def new_trace(folder: Path, *, name: str = "fusion") -> Path:
     """Return where the cloud's processor writes its trace; a former one is removed."""
-    trace = folder / "fusion.jsonl"
+    trace = folder / f"{name}.jsonl"
     trace.unlink(missing_ok=True)
     return trace
 
@@ -96,6 +96,7 @@ def cloud_spec(
     deadline_ms: float,
     first_deadline_ms: float,
     llm: str = CLOUD_MODEL,
+    settings: Mapping[str, Any] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> ServerSpec:
     """Return the cloud's server, whose expert is the device's.
@@ -114,10 +115,14 @@ def cloud_spec(
         will do.
     llm : str (default: CLOUD_MODEL)
         The cloud's model.
+    settings : Mapping[str, Any], optional
+        Further keys of the processor's configuration; those of ``expert`` are added to its own.
     variables : Mapping[str, str], optional
         Further environment variables.
     """
+    told = dict(settings or {})
     expert = {"url": expert_url, "model": "slm", "tokenizer": slm, "trusted": True}
+    expert |= told.pop("expert", {})
     return ServerSpec(
         model=resolve(llm),
         name="llm",
@@ -127,6 +132,7 @@ def cloud_spec(
             "deadline_ms": deadline_ms,
             "first_deadline_ms": first_deadline_ms,
             "trace_file": str(trace),
+            **told,
         },
         variables=variables or {},
     )

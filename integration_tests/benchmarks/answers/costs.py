@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, WRITERS, Item, Servers
+from integration_tests.benchmarks.answers.servers import ALONE, LLM, SLM, Item, Reply, Servers
 from integration_tests.benchmarks.answers.systems import CASCADE, ROUTER, escalates, routed
 from integration_tests.demo.serving import lines_by_label
 
@@ -110,24 +110,18 @@ def idle_share(meter: Meter, names: Sequence[str]) -> dict[str, float]:
 def measured_costs(
     servers: Servers, items: Sequence[Item], *, meter: Meter, threshold: float
 ) -> dict[str, list[Cost]]:
-    """Return system -> cost per item; the choosing systems are charged for what they run.
+    """Return system -> cost per item, for both models alone, the fused system and the choosers.
 
-    The router is charged for scoring the question with both models, side by side, and for the
-    answer of the one that it takes; the cascade for the SLM's answer, and for the LLM's where it
-    asks it. No server knows any of a prompt from before.
+    The choosing systems are charged for what they run: the router for scoring the question with
+    both models, side by side, and for the answer of the one that it takes; the cascade for the
+    SLM's answer, and for the LLM's where it asks it. No server knows any of a prompt from before.
     """
-    found: dict[str, list[Cost]] = {system: [] for system in (*WRITERS, ROUTER, CASCADE)}
+    found: dict[str, list[Cost]] = {system: [] for system in (*ALONE, ROUTER, CASCADE)}
     for item in cli.progress(items, "one at a time"):
         own: dict[str, Cost] = {}
-        replies: dict[str, Any] = {}
-        for writer in WRITERS:
-            names = [server.name for server in servers.of(writer)]
-            ask = partial(servers.answer, writer, item, label=f"cost {item.key}")
-            servers.forget_prompts()
-            replies[writer], spent = _metered(meter, names, ask)
-            # The request leaves the device where the cloud's server gets it.
-            sent = replies[writer].request_bytes if servers.cloud in servers.of(writer) else 0
-            own[writer] = replace(spent, tokens=replies[writer].tokens, bytes_left=sent)
+        replies: dict[str, Reply] = {}
+        for writer in ALONE:
+            replies[writer], own[writer] = _written(servers, writer, item, meter)
             found[writer].append(own[writer])
         servers.forget_prompts()
         both = [servers.own.name, servers.cloud.name]
@@ -138,12 +132,34 @@ def measured_costs(
         found[ROUTER].append(own[taken].after(scoring))
         asked_twice = escalates(replies[SLM], threshold)
         found[CASCADE].append(own[LLM].after(own[SLM]) if asked_twice else own[SLM])
+    return found | {servers.fused: fused_costs(servers, items, meter=meter)}
+
+
+def fused_costs(servers: Servers, items: Sequence[Item], *, meter: Meter) -> list[Cost]:
+    """Return the fused system's cost per item."""
+    asked = cli.progress(items, f"one at a time, {servers.fused}")
+    costs = [_written(servers, servers.fused, item, meter)[1] for item in asked]
     lines = lines_by_label(servers.trace)
-    for at, item in enumerate(items):
-        cost, replies_of = found[FLOE][at], lines[f"cost {item.key}"]
-        received = sum(line["received_bytes"] for line in replies_of)
-        found[FLOE][at] = replace(cost, bytes_left=cost.bytes_left + received)
+    found = []
+    for cost, item in zip(costs, items, strict=True):
+        received = sum(line["received_bytes"] for line in lines[_label(item)])
+        found.append(replace(cost, bytes_left=cost.bytes_left + received))
     return found
+
+
+def _label(item: Item) -> str:
+    return f"cost {item.key}"
+
+
+def _written(servers: Servers, writer: str, item: Item, meter: Meter) -> tuple[Reply, Cost]:
+    """Let a writer answer; of its cost, the bytes of the expert's replies are left out."""
+    names = [server.name for server in servers.of(writer)]
+    ask = partial(servers.answer, writer, item, label=_label(item))
+    servers.forget_prompts()
+    reply, spent = _metered(meter, names, ask)
+    # The request leaves the device where the cloud's server gets it.
+    sent = reply.request_bytes if servers.cloud in servers.of(writer) else 0
+    return reply, replace(spent, tokens=reply.tokens, bytes_left=sent)
 
 
 def averaged(costs: Sequence[Cost]) -> dict[str, Any]:

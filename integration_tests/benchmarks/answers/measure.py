@@ -5,8 +5,9 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from typing import Any
 from floe_plugins.errors import ConfigError
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers import servers, systems
-from integration_tests.benchmarks.answers.costs import Meter, averaged, idle_share, measured_costs
+from integration_tests.benchmarks.answers.costs import (
+    Cost,
+    Meter,
+    averaged,
+    fused_costs,
+    idle_share,
+    measured_costs,
+)
 from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
 from integration_tests.benchmarks.data import shown
 from integration_tests.demo.federation import Federation
@@ -34,6 +42,12 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
 
 def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
     begun = time.monotonic()
+    others = [name for name in servers.SETTINGS if name != servers.FLOE]
+    if unknown := [name for name in options.fused if name not in others]:
+        raise ConfigError(
+            f"--fused {unknown[0]!r} is not known; accepted are {', '.join(others)}, or '' for "
+            "none."
+        )
     sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
     tasks = _tasks(options, sizes)
     if options.run is None:
@@ -46,8 +60,17 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
     trained_s = time.monotonic() - begun
     items, fitted = (_items(tasks, federation, purpose) for purpose in ("asked", "fitted"))
     cli.note("the device's server and the cloud's")
-    with servers.serving(federation, folder, llm=options.llm, waiting=Progress().waiting) as both:
-        found = figures(both, items, fitted, timed=options.timed, seed=options.seed)
+    waiting = Progress().waiting
+    with servers.device_server(federation, folder, waiting=waiting) as own:
+
+        def cloud(fused: str) -> AbstractContextManager[servers.Servers]:
+            return servers.both_servers(
+                own, federation, folder, llm=options.llm, fused=fused, waiting=waiting
+            )
+
+        found = figures(
+            cloud, items, fitted, others=options.fused, timed=options.timed, seed=options.seed
+        )
     return {
         "seed": options.seed,
         "models": {
@@ -106,41 +129,54 @@ def _items(tasks: Sequence[Task], federation: Federation, purpose: str) -> list[
     ]
 
 
+Cloud = Callable[[str], AbstractContextManager[servers.Servers]]
+
+
 def figures(
-    both: servers.Servers,
+    cloud: Cloud,
     items: Sequence[servers.Item],
     fitted: Sequence[servers.Item],
     *,
+    others: Sequence[str],
     timed: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Ask both servers everything; return the figures as JSON values.
+    """Ask the servers everything; return the figures as JSON values.
 
-    The threshold of the cascade is fitted on `fitted`; `timed` items per task are asked once more,
-    one at a time.
+    Parameters
+    ----------
+    cloud : callable
+        Starts the cloud's server for a fused system; gives both servers, and stops its own on exit.
+    items, fitted : sequences of Item
+        The systems are compared on `items`; the threshold of the cascade is fitted on `fitted`.
+    others : sequence of str
+        Ways of fusion beside Floe's default, of `servers.SETTINGS`.
+    timed : int
+        Items per task that are asked once more, one at a time.
+    seed : int
+        Of the bootstrap.
     """
-    meter = Meter({each.name: each.process.pid for each in (both.own, both.cloud)})
-    idle = idle_share(meter, [both.own.name, both.cloud.name])
-    every = [*items, *fitted]
-    # The two servers compute on cores of their own, so the LLM answers beside the SLM.
-    with ThreadPoolExecutor(1) as beside:
-        llm = beside.submit(both.answers, servers.LLM, every)
-        replies = {
-            servers.SLM: both.answers(servers.SLM, every),
-            servers.SLM_BASE: both.answers(servers.SLM_BASE, items),
-        }
-        replies[servers.LLM] = llm.result()
-    replies[servers.FLOE] = both.answers(servers.FLOE, items)
-    bits = both.all_prompt_bits(items)
-    threshold = systems.fitted_threshold(fitted, replies)
     tasks = list({item.task.name: item.task for item in items}.values())
     by_task = [[item for item in items if item.task.name == task.name] for task in tasks]
     alone = [item for own in by_task for item in own[:timed]]
-    costs = measured_costs(both, alone, meter=meter, threshold=threshold)
+    costs: dict[str, list[Cost]] = {}
+    with cloud(servers.FLOE) as both:
+        idle = idle_share(_meter(both), [both.own.name, both.cloud.name])
+        replies = _replies_alone(both, items, fitted)
+        replies[servers.FLOE] = both.answers(servers.FLOE, items)
+        bits = both.all_prompt_bits(items)
+        threshold = systems.fitted_threshold(fitted, replies)
+        costs |= measured_costs(both, alone, meter=_meter(both), threshold=threshold)
+        lines = lines_by_label(both.trace)
+        rows = [row for item in items for row in lines[item.key]]
+    for fused in others:
+        with cloud(fused) as both:
+            if fused in servers.MARKED:
+                replies[fused] = both.answers(fused, items)
+            costs[fused] = fused_costs(both, alone, meter=_meter(both))
     marks = systems.marks_of(items, replies, bits=bits, threshold=threshold)
     found = systems.cells(tasks, items, marks)
-    lines = lines_by_label(both.trace)
-    rows = [row for item in items for row in lines[item.key]]
+    compared = [each for each in marks if each not in (systems.HINDSIGHT, servers.FLOE)]
     return {
         "tasks": [_told(own, replies[servers.SLM], bits, threshold) for own in by_task],
         "fitted_items": len(fitted),
@@ -149,9 +185,10 @@ def figures(
         "cells": found,
         "totals": systems.totals(items, marks),
         "means": systems.means(found),
-        "paired": [
-            systems.paired(items, marks, other, seed=seed)
-            for other in (systems.ROUTER, servers.LLM, servers.SLM)
+        "paired": [systems.paired(items, marks, other, seed=seed) for other in compared],
+        "against_better": [
+            {"task": own[0].task.name, **systems.against_better(own, marks, seed=seed)}
+            for own in by_task
         ],
         "costs": {system: averaged(each) for system, each in costs.items()},
         "idle_cpu": idle,
@@ -172,6 +209,24 @@ def figures(
             for item in items
         ],
     }
+
+
+def _meter(both: servers.Servers) -> Meter:
+    return Meter({each.name: each.process.pid for each in (both.own, both.cloud)})
+
+
+def _replies_alone(
+    both: servers.Servers, items: Sequence[servers.Item], fitted: Sequence[servers.Item]
+) -> dict[str, dict[str, servers.Reply]]:
+    every = [*items, *fitted]
+    # The two servers compute on cores of their own, so the LLM answers beside the SLM.
+    with ThreadPoolExecutor(1) as beside:
+        llm = beside.submit(both.answers, servers.LLM, every)
+        replies = {
+            servers.SLM: both.answers(servers.SLM, every),
+            servers.SLM_BASE: both.answers(servers.SLM_BASE, items),
+        }
+        return replies | {servers.LLM: llm.result()}
 
 
 def _told(

@@ -1,18 +1,32 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from floe_plugins.errors import ConfigError
-from integration_tests.benchmarks.answers import systems
+from floe_plugins.routers import CERTAIN, RouterSignals
+from integration_tests.benchmarks.answers import random_router, systems
 from integration_tests.benchmarks.answers.__main__ import main
 from integration_tests.benchmarks.answers.costs import Meter
-from integration_tests.benchmarks.answers.servers import LLM, SLM, Item, Reply
+from integration_tests.benchmarks.answers.servers import (
+    ALONE,
+    ASKING,
+    FLOE,
+    LLM,
+    MEAN,
+    RANDOM,
+    SLM,
+    Item,
+    Reply,
+)
 from integration_tests.benchmarks.answers.tasks import (
     CHOICE,
     LINE,
@@ -112,13 +126,41 @@ def test_a_file_is_a_task_and_its_kind_is_seen(tmp_path: Path) -> None:
     assert all(len(one.prompt) <= 300 and one.prompt.endswith("Answer:") for one in task.asked)
     shots = made({"even": True}, data=str(file), sizes=Sizes(**{**vars(SIZES), "shots": 2}))[0]
     assert shots.prompt(shots.asked[0]).count("Answer:") == 3
+    choices = [
+        {"question": f"Which is {n}?", "A": "this", "B": f"{n}", "C": "", "answer": "B"}
+        for n in range(20)
+    ]
+    unanswered = {"question": "Which?", "A": "", "B": "", "C": "", "answer": "2"}
+    file = tmp_path / "which_test.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [unanswered, *choices]))
+    (which,) = made({"which": False}, data=str(file))
+    assert which.marking.kind == "choice"
+    assert {one.response for one in which.trained} == {" B"}
+    assert all(
+        re.fullmatch(r"Question: .*\nA. this\nB. \d+\nAnswer:", one.prompt) for one in which.asked
+    )
     with pytest.raises(ConfigError, match="20 different prompts"):
-        made({"even": True}, data=str(file), sizes=Sizes(**{**vars(SIZES), "asked": 16}))
+        made({"which": True}, data=str(file), sizes=Sizes(**{**vars(SIZES), "asked": 16}))
     with pytest.raises(ConfigError, match="'odd' is not known; accepted are code, arithmetic"):
         made({"odd": True}, data=str(file))
 
 
 # ------------------------------------------------------------------- systems
+
+
+def test_the_random_router_gives_each_model_half_of_the_rows() -> None:
+    entropies = np.random.default_rng(0).random(4_000)
+    signals = RouterSignals(
+        host_entropy=entropies,
+        expert_entropy=entropies,
+        disagreement=entropies,
+        evidence=entropies,
+    )
+    odds = random_router.RandomRouter().log_odds(signals)
+    assert set(odds) == {CERTAIN, -CERTAIN}
+    assert abs((odds > 0).mean() - 0.5) < 0.05
+    alone = replace(signals, host_entropy=entropies[7:8])
+    assert random_router.RandomRouter().log_odds(alone)[0] == odds[7]
 
 
 def reply(text: str, logprob: float) -> Reply:
@@ -181,13 +223,16 @@ def test_a_whole_run_from_training_to_the_figure(
     few = ["--items", "3", "--fit", "1", "--timed", "1", "--trained", "12", "--max-tokens", "6"]
     short = ["--rounds", "1", "--local-steps", "1", "--max-length", "16"]
     which = ["--in-task", "records", "--out-of-task", "arithmetic", "--data", "embedded"]
+    which += ["--fused", f"{RANDOM},{ASKING}"]
     output = tmp_path / "output"
     kept = ["--output", str(output), "--slm", tiny.host, "--llm", tiny.host]
     values = values_of(main, *few, *short, *which, *kept)
 
     assert values["federation"]["clusters"][0]["tasks"] == ["records"]
     cells = {(cell["task"], cell["system"]): cell for cell in values["cells"]}
-    assert len(cells) == 2 * len(systems.SYSTEMS)
+    marked = {each["system"] for each in values["cells"]}
+    assert marked == set(systems.SYSTEMS) - {MEAN}
+    assert len(cells) == 2 * len(marked)
     for task in ("records", "arithmetic"):
         best = cells[task, "hindsight"]
         assert best["n"] == 3
@@ -198,7 +243,7 @@ def test_a_whole_run_from_training_to_the_figure(
         assert (total["n"], total["right"]) == (6, sum(each["right"] for each in own))
         assert total["f1"] == pytest.approx(sum(each["f1"] for each in own) / 2)
     priced = {row[0] for row in values["table"]["rows"] if row[-1] != "-"}
-    assert priced == set(systems.SYSTEMS) - {"hindsight"}
+    assert priced == {*marked, ASKING} - {systems.HINDSIGHT}
     assert {row[1] for row in values["table"]["rows"] if row[-1] != "-"} == {"all"}
     costs: dict[str, dict[str, Any]] = values["costs"]
     assert costs["slm"]["bytes_left"] == costs["slm-base"]["bytes_left"] == 0
@@ -207,8 +252,12 @@ def test_a_whole_run_from_training_to_the_figure(
     assert all(cost["cpu_seconds"] > 0 for cost in costs.values())
     assert costs["router"]["latency_ms"] > min(costs[each]["latency_ms"] for each in (SLM, LLM))
     assert values["fusion"]["fused_share"] > 0.9
+    for each in values["against_better"]:
+        best = max(cells[each["task"], writer]["right"] for writer in (LLM, SLM))
+        own = cells[each["task"], "floe"]["right"]
+        assert own - best == each["floe_only"] - each["other_only"]
     texts = [answer["texts"] for answer in values["answers"]]
-    assert all(set(each) == {"llm", "slm-base", "slm", "floe"} for each in texts)
+    assert all(set(each) == {*ALONE, RANDOM, FLOE} for each in texts)
     assert len({each["llm"] for each in texts}) > 1
 
     draw("answers", values, tmp_path / "answers.png")

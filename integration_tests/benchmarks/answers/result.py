@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM
+from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, TIMED
 from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER
 from integration_tests.benchmarks.cli import Namespace, Result, Values
 
@@ -26,6 +26,11 @@ def _rows(values: Values) -> list[list[Any]]:
     return [
         *(_row(one, f"{one['task']} ({groups[one['in_task']]})", None) for one in values["cells"]),
         *(_row(one, "all", costs.get(one["system"])) for one in values["totals"]),
+        *(
+            [system, "all", "-", "-", "-", "-", *_priced(costs[system])]
+            for system in TIMED
+            if system in costs
+        ),
     ]
 
 
@@ -34,7 +39,11 @@ def _row(figure: Values, task: str, cost: Values | None) -> list[Any]:
     own = [figure["system"], task, figure["n"], figure["exact_match"], interval, figure["f1"]]
     if cost is None:
         return [*own, "-", "-", "-"]
-    return [*own, f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
+    return [*own, *_priced(cost)]
+
+
+def _priced(cost: Values) -> list[Any]:
+    return [f"{cost['latency_ms']:.0f}", cost["cpu_seconds"], f"{cost['bytes_left']:.0f}"]
 
 
 def _remarks(values: Values) -> list[str]:
@@ -48,12 +57,24 @@ def _remarks(values: Values) -> list[str]:
             places.setdefault(_place(floe, slm, llm), []).append(name)
         told = "; ".join(f"{place} on {', '.join(tasks)}" for place, tasks in places.items())
         found.append(f"By {word}, Floe against SLM and LLM: {told}.")
+    found.append("Against the better of the two alone, by task: " + _against_better(values))
     for group, systems in values["means"].items():
         both = ((name, each["exact_match"], each["f1"]) for name, each in systems.items())
         told = ", ".join(f"{name} {exact:.2f} ({f1:.2f})" for name, exact, f1 in both)
         found.append(f"Mean exact match (token F1) {group}: {told}.")
     compared = map(_compared, values["paired"])
     return [*found, *compared, *_of_choosers(values), *_of_costs(values)]
+
+
+def _against_better(values: Values) -> str:
+    return (
+        "; ".join(
+            f"{each['task']} ({each['other']}) {each['floe_only']} to {each['other_only']} of "
+            f"{each['items']}, p = {each['p_value']:.2g}"
+            for each in values["against_better"]
+        )
+        + " (items that one alone has right, sign test)."
+    )
 
 
 def _place(floe: float, slm: float, llm: float) -> str:

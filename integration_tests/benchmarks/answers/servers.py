@@ -14,17 +14,29 @@ from typing import Any
 from floe_plugins.errors import ConfigError
 from floe_plugins.models import resolve
 from integration_tests.benchmarks import cli
+from integration_tests.benchmarks.answers import random_router
 from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
 from integration_tests.demo import federation as demo
 from integration_tests.demo.federation import Federation
 from integration_tests.demo.serving import cloud_spec, new_trace
-from integration_tests.harness.processes import free_port
 from integration_tests.harness.vllm_servers import FORGETS, Server, ServerSpec, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _DATA = "data"
-#: The systems that write answers; the others choose between these.
-LLM, SLM_BASE, SLM, FLOE = WRITERS = ("llm", "slm-base", "slm", "floe")
+LLM, SLM_BASE, SLM = ALONE = ("llm", "slm-base", "slm")
+FLOE = "floe"
+#: Other ways of fusion, whose answers are marked, and those of which only the cost is measured.
+MEAN, RANDOM = MARKED = ("mean", "random")
+ASKING, AHEAD = TIMED = ("floe-ask", "floe-ahead")
+
+#: Fused system -> what the processor of the cloud's server is told beside what all are told.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    FLOE: {},
+    MEAN: {"router": "mean"},
+    RANDOM: {"router": random_router.NAME, "plugins": [random_router.__name__]},
+    ASKING: {"ask": "margin"},
+    AHEAD: {"expert": {"lookahead": 4}},
+}
 
 #: Requests on their way to one server: as many as it takes into a step.
 _CONCURRENT = 8
@@ -64,6 +76,8 @@ class Servers:
     Attributes
     ----------
     own, cloud : Server
+    fused : str
+        The fused system that the cloud's server is.
     trace : Path
         The cloud processor's record of every fused token.
     own_model, cloud_model : str
@@ -72,14 +86,16 @@ class Servers:
 
     own: Server
     cloud: Server
+    fused: str
     trace: Path
     own_model: str
     cloud_model: str
 
     def of(self, system: str) -> tuple[Server, ...]:
         """Return the servers that work on a writer's answer."""
-        both = {LLM: (self.cloud,), FLOE: (self.own, self.cloud)}
-        return both.get(system, (self.own,))
+        if system == LLM:
+            return (self.cloud,)
+        return (self.own, self.cloud) if system == self.fused else (self.own,)
 
     def forget_prompts(self) -> None:
         for server in (self.own, self.cloud):
@@ -94,12 +110,12 @@ class Servers:
             "stop": list(item.task.stop),
             "logprobs": 0,
         }
-        server = self.cloud if system in (LLM, FLOE) else self.own
+        server = self.cloud if self.cloud in self.of(system) else self.own
         if system == SLM:
             body["model"] = item.adapter
         elif system == LLM:
             body["vllm_xargs"] = {"floe": "host"}
-        elif system == FLOE:
+        elif system == self.fused:
             fused = {"floe": "fused", "floe_label": label or item.key}
             body["vllm_xargs"] = fused | {"floe_expert_model": item.adapter}
         begun = time.perf_counter()
@@ -157,36 +173,54 @@ class Servers:
 
 
 @contextmanager
-def serving(
-    federation: Federation, folder: Path, *, llm: str, waiting: Callable[[str, float], None]
+def device_server(
+    federation: Federation, folder: Path, *, waiting: Callable[[str, float], None]
+) -> Iterator[Server]:
+    """Start the server of the SLM with the run's adapters on the first core; stop it on exit."""
+    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
+    rank = str(federation.manifest["rank"])
+    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
+    device = ServerSpec(
+        model=resolve(str(federation.manifest["model"])),
+        name="slm",
+        core=0,
+        arguments=[*lora, "--lora-modules", *modules],
+        variables=FORGETS,
+    )
+    with running(device, logs=folder / "logs", waiting=waiting) as (own,):
+        yield own
+
+
+@contextmanager
+def both_servers(
+    own: Server,
+    federation: Federation,
+    folder: Path,
+    *,
+    llm: str,
+    fused: str,
+    waiting: Callable[[str, float], None],
 ) -> Iterator[Servers]:
-    """Start both servers, each on its own core, and stop them on exit.
+    """Start the cloud's server beside the device's, on the second core; stop it on exit.
 
     Parameters
     ----------
+    own : Server
+        See `device_server`.
     federation : Federation
-        A finished run: its SLM and adapters are served.
+        The run whose adapters `own` serves.
     folder : Path
         For logs and the trace of the fusion.
     llm : str
         The cloud's model.
+    fused : str
+        The fused system, of `SETTINGS`.
     waiting : Callable[[str, float], None]
         See `running`.
     """
-    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
-    rank = str(federation.manifest["rank"])
-    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
-    slm, port, trace = str(federation.manifest["model"]), free_port(), new_trace(folder)
-    device = ServerSpec(
-        model=resolve(slm),
-        name="slm",
-        core=0,
-        port=port,
-        arguments=[*lora, "--lora-modules", *modules],
-        variables=FORGETS,
-    )
+    slm, trace = str(federation.manifest["model"]), new_trace(folder, name=fused)
     cloud = cloud_spec(
-        f"http://127.0.0.1:{port}/v1",
+        own.url,
         slm=slm,
         trace=trace,
         # Eight streams at a time on two cores: a late call would measure the machine's speed, and
@@ -194,10 +228,11 @@ def serving(
         deadline_ms=10_000,
         first_deadline_ms=60_000,
         llm=llm,
+        settings=SETTINGS[fused],
         variables=FORGETS,
     )
-    with running(device, cloud, logs=folder / "logs", waiting=waiting) as (own, far):
-        yield Servers(own, far, trace, device.model, cloud.model)
+    with running(cloud, logs=folder / "logs", waiting=waiting) as (far,):
+        yield Servers(own, far, fused, trace, resolve(slm), cloud.model)
 
 
 def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:

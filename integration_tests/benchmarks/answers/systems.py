@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, WRITERS, Item, Reply
+from integration_tests.benchmarks.answers.servers import (
+    ALONE,
+    FLOE,
+    LLM,
+    MARKED,
+    SLM,
+    Item,
+    Reply,
+)
 from integration_tests.benchmarks.answers.tasks import Task, token_f1
 
 _RESAMPLES = 2_000
 ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
 
+_CHOOSING = (ROUTER, CASCADE, HINDSIGHT)
+
 #: In the order of the table; `HINDSIGHT` is not a system that could be run.
-SYSTEMS = (*WRITERS[:3], ROUTER, CASCADE, HINDSIGHT, WRITERS[3])
+SYSTEMS = (*ALONE, *_CHOOSING, *MARKED, FLOE)
 
 Marks = Mapping[str, Mapping[str, "Mark"]]  # system -> item's key -> mark
 Replies = Mapping[str, Mapping[str, Reply]]  # writer -> item's key -> answer
@@ -76,9 +86,10 @@ def marks_of(
     threshold: float,
 ) -> Marks:
     """Return system -> item's key -> mark; for `bits` of the prompts see `routed`."""
-    found: dict[str, dict[str, Mark]] = {system: {} for system in SYSTEMS}
+    wrote = [system for system in SYSTEMS if system in replies or system in _CHOOSING]
+    found: dict[str, dict[str, Mark]] = {system: {} for system in wrote}
     for item in items:
-        for writer in WRITERS:
+        for writer in replies:
             found[writer][item.key] = mark(item, replies[writer][item.key])
         found[ROUTER][item.key] = found[routed(bits[item.key])][item.key]
         found[CASCADE][item.key] = mark(item, _cascaded(item, replies, threshold))
@@ -106,7 +117,7 @@ def totals(items: Sequence[Item], marks: Marks) -> list[dict[str, Any]]:
     """Return the figures of every system over all items."""
     return [
         {"system": system, **_figures([marks[system][item.key] for item in items])}
-        for system in SYSTEMS
+        for system in marks
     ]
 
 
@@ -135,9 +146,15 @@ def means(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str,
                     key: fmean(each[key] for each in own if each["system"] == system)
                     for key in ("exact_match", "f1")
                 }
-                for system in SYSTEMS
+                for system in dict.fromkeys(each["system"] for each in own)
             }
     return found
+
+
+def against_better(items: Sequence[Item], marks: Marks, *, seed: int) -> dict[str, Any]:
+    """Compare Floe with the one of LLM and SLM that is right more often on these items."""
+    better = max((LLM, SLM), key=lambda each: sum(marks[each][item.key].right for item in items))
+    return paired(items, marks, better, seed=seed)
 
 
 def paired(items: Sequence[Item], marks: Marks, other: str, *, seed: int) -> dict[str, Any]:

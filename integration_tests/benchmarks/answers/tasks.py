@@ -14,8 +14,11 @@ from floe_plugins.errors import ConfigError
 from flower_strategy.data import read_examples
 from flower_strategy.data.embedded import TASKS, make_examples
 from flower_strategy.data.examples import Example
-from flower_strategy.data.files import find_files
+from flower_strategy.data.files import find_files, read_rows
+from flower_strategy.data.forms import Row
 
+#: What a file's name says of the part of a data set that it holds.
+_PART = re.compile(r"_(train|test)$")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _STATED = re.compile(r"(?:####|[Tt]he answer is)\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")
 _PIECES = re.compile(r"\w+|[^\w\s]")
@@ -92,7 +95,7 @@ def marking_for(examples: Sequence[Example]) -> Marking:
         return NUMBER
     if all(_record(reference) is not None for reference in references):
         return RECORD
-    if all(re.fullmatch(r"(yes|no|maybe)\b.*", text, re.DOTALL) for text in references):
+    if all(re.fullmatch(r"(yes|no|maybe)\b.*|[A-E]", text, re.DOTALL) for text in references):
         return CHOICE
     return WHOLE
 
@@ -220,7 +223,28 @@ def _is_among(example: Example, others: Iterable[Example]) -> bool:
 
 def _files(data: str) -> dict[str, Path]:
     files = find_files(data) if data != "embedded" else {}
-    return {stem.removesuffix("_train"): path for stem, path in files.items()}
+    return {_PART.sub("", stem): path for stem, path in files.items()}
+
+
+def _examples(path: Path) -> list[Example]:
+    """Read a file, whose rows may be questions with lettered choices, as those of ARC are.
+
+    Of such a file, rows without choices cannot be answered and are left out.
+    """
+    choices = [_of_choices(row) for _, row in read_rows(path)]
+    return [each for each in choices if each] or read_examples(path)
+
+
+def _of_choices(row: Row) -> Example | None:
+    """Return the example of a question with choices; None for any other row.
+
+    Clark et al., "Think you have Solved Question Answering? Try ARC", arXiv 1803.05457.
+    """
+    letters = [letter for letter in "ABCDE" if row.get(letter)]
+    if not row.get("question") or row.get("answer") not in letters:
+        return None
+    listed = "".join(f"\n{letter}. {row[letter]}" for letter in letters)
+    return Example(f"Question: {row['question']}{listed}\nAnswer:", f" {row['answer']}")
 
 
 def _generate(name: str, *, sizes: Sizes, seed: int) -> list[list[Example]]:
@@ -236,7 +260,7 @@ def _generate(name: str, *, sizes: Sizes, seed: int) -> list[list[Example]]:
 
 
 def _split(path: Path, name: str, *, sizes: Sizes, seed: int) -> list[list[Example]]:
-    examples = _ready(read_examples(path), sizes)
+    examples = _ready(_examples(path), sizes)
     order = np.random.default_rng(seed).permutation(len(examples))
     shuffled = [examples[int(row)] for row in order]
     rest = shuffled[sizes.fitted + sizes.asked :][: sizes.trained]
