@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from floe_plugins.commands.output import print_json
-from floe_plugins.errors import FloeError
+from floe_plugins.errors import ConfigError, FloeError
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import Data, find_data
 from integration_tests.benchmarks.pages import draw, write_index, write_page
-from integration_tests.benchmarks.suite import SUITE, Benchmark, named
+from integration_tests.benchmarks.suite import SUITE, Benchmark, Size, named
 from integration_tests.harness.tiny_models import make_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +32,13 @@ OPTIONS = cli.Options(__package__)
 OPTIONS.add(
     "--quick", help="with small sizes, into the results' folder 'quick'", action="store_true"
 )
+OPTIONS.add("--full", help="with the sizes of the published pages", action="store_true")
 NAMES = ", ".join(each.name for each in SUITE)
 OPTIONS.add("--only", help=f"of {NAMES}; the others keep their results", nargs="+", metavar="NAME")
 OPTIONS.add("--data", help="folder of JSONL files to read (each one's own default)", type=Path)
+OPTIONS.add(
+    "--llm", help="larger model of answers and fusion_quality: embedded:NAME, a folder or a hub id"
+)
 OPTIONS.add("--pages", help="run nothing: pages and figures of what there is", action="store_true")
 OPTIONS.add("--output", help="folder to write (docs/results, or docs/results/quick)", type=Path)
 
@@ -43,13 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = OPTIONS.read(arguments)
     folder: Path = options.output or (RESULTS / "quick" if options.quick else RESULTS)
     try:
+        if options.quick and options.full:
+            raise ConfigError("--quick and --full are two sizes of one run; one is accepted.")
+        size: Size = "quick" if options.quick else "full" if options.full else "usual"
         chosen = named(options.only or [])
         folder.mkdir(parents=True, exist_ok=True)
         data = None if options.data is None else find_data(options.data)
         if options.pages:
             left_out = rewrite(chosen, folder)
         else:
-            left_out = measure(chosen, folder, quick=options.quick, data=data)
+            left_out = measure(chosen, folder, size=size, data=data, llm=options.llm)
         index(folder, quick=options.quick, left_out=left_out)
     except FloeError as error:
         return cli.failed(error)
@@ -64,17 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    chosen: Sequence[Benchmark], folder: Path, *, quick: bool, data: Data | None = None
+    chosen: Sequence[Benchmark],
+    folder: Path,
+    *,
+    size: Size,
+    data: Data | None = None,
+    llm: str | None = None,
 ) -> dict[str, str]:
     """Run benchmarks and write each result as soon as it is available.
 
     Returns those without a result, and why; a failure does not stop the others.
     """
     left_out: dict[str, str] = {}
+    quick = size == "quick"
     with tempfile.TemporaryDirectory() as models:
         # Quick runs test whether servers run, not what their models say.
         tiny = make_models(Path(models)).host if quick else ""
-        runner = Runner(quick=quick, tiny=tiny, data=data)
+        runner = Runner(size=size, tiny=tiny, data=data, llm=llm)
         # Timed benchmarks have the machine to themselves. Quick runs only show that everything
         # runs, and spend most of their time starting processes.
         with ThreadPoolExecutor(2 if quick else 1) as pool:
@@ -98,8 +112,10 @@ class FailedError(FloeError):
 class Runner:
     """Runs benchmarks as a reader would, each in a process, from any thread, until stopped."""
 
-    def __init__(self, *, quick: bool, tiny: str = "", data: Data | None = None) -> None:
-        self._quick, self._tiny, self._data = quick, tiny, data
+    def __init__(
+        self, *, size: Size, tiny: str = "", data: Data | None = None, llm: str | None = None
+    ) -> None:
+        self._arguments = partial(Benchmark.arguments, size=size, tiny=tiny, data=data, llm=llm)
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -143,7 +159,7 @@ class Runner:
 
     def _begin(self, benchmark: Benchmark) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", f"integration_tests.benchmarks.{benchmark.name}"]
-        options = benchmark.arguments(quick=self._quick, tiny=self._tiny, data=self._data)
+        options = self._arguments(benchmark)
         with self._lock:
             if self._stopped:
                 raise FailedError(f"{benchmark.name} was not begun.")

@@ -1,4 +1,4 @@
-"""All benchmarks: their titles, and their arguments in `make bench` and `make bench-quick`."""
+"""All benchmarks: their titles, and their arguments by the size of the suite's run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from integration_tests.benchmarks.data import Data
 
 Kind = Literal["", "tasks", "labelled", "both"]
 
+#: ``make bench-quick``, ``make bench``, and the published pages (``--full``).
+Size = Literal["quick", "usual", "full"]
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -16,17 +19,36 @@ class Benchmark:
 
     name: str
     title: str  # a line for the page of results
-    #: Its arguments, separated by blanks, in the full run and in the quick one; ``{tiny}`` stands
-    #: for the folder of a model of a few hundred kilobytes.
-    full: str = ""
+    #: Its arguments by the run's size, separated by blanks; ``{tiny}`` stands for the folder of a
+    #: model of a few hundred kilobytes. Without `full`, the usual size is the published one.
+    usual: str = ""
     quick: str = ""
+    full: str = ""
     #: Which files its ``--data`` takes. Without that option a benchmark takes what lies beside the
     #: project, or what it makes itself.
     reads: Kind = ""
+    #: The option that names the larger of two models, where there is one.
+    larger: str = ""
 
-    def arguments(self, *, quick: bool, tiny: str = "", data: Data | None = None) -> list[str]:
-        """Return its arguments; `data` are files to read in place of the default ones."""
-        chosen = [each.format(tiny=tiny) for each in (self.quick if quick else self.full).split()]
+    def arguments(
+        self, *, size: Size, tiny: str = "", data: Data | None = None, llm: str | None = None
+    ) -> list[str]:
+        """Return its arguments.
+
+        Parameters
+        ----------
+        size : Size
+        tiny : str
+            What stands for ``{tiny}``.
+        data : Data, optional
+            Files to read in place of the default ones.
+        llm : str, optional
+            The larger of two models in place of the embedded one, for benchmarks of two models.
+        """
+        words = self.full or self.usual if size == "full" else getattr(self, size)
+        chosen = [each.format(tiny=tiny) for each in words.split()]
+        if llm is not None and self.larger:
+            chosen += [self.larger, llm]
         if data is None or not self.reads:
             return chosen
         kinds = {"tasks": data.tasks, "labelled": data.labelled, "both": data.labelled + data.tasks}
@@ -58,7 +80,7 @@ _TITLES = {
     "gate": "Recall, false alarms and time of the privacy gate",
     "scale": "10,000 devices and 1,000 streams: server time, memory, bytes",
 }
-_FULL = {
+_USUAL = {
     "federated_quality": "--seeds 0 --max-length 24 --eval-examples 8",
     "rank_latency": "--repeats 2",
     "aggregation_cost": "--clients 32 128 --repeats 2",
@@ -92,12 +114,24 @@ _QUICK = {
     "gate": "--no-peers",
     "scale": "--devices 200 400 --terms 64 --streams 1 100 --k 20 100 --calls 1 --repeats 5",
 }
+_FULL = {
+    "answers": "--items 100 --fit 10 --trained 600 --rounds 4 --local-steps 6 --max-tokens 96",
+}
+_LARGER = {"answers": "--llm", "fusion_quality": "--host"}
 _TASKS: Kind = "tasks"
 _READERS = ("federated_quality", "rank_latency", "task_embeddings", "answers", "fusion_quality")
 _READS = dict.fromkeys(_READERS, _TASKS)
 _READS |= {"privacy": "both", "gate": "labelled"}
 SUITE = tuple(
-    Benchmark(name, title, full=_FULL.get(name, ""), quick=_QUICK[name], reads=_READS.get(name, ""))
+    Benchmark(
+        name,
+        title,
+        usual=_USUAL.get(name, ""),
+        quick=_QUICK[name],
+        full=_FULL.get(name, ""),
+        reads=_READS.get(name, ""),
+        larger=_LARGER.get(name, ""),
+    )
     for name, title in _TITLES.items()
 )
 

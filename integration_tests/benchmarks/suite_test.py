@@ -89,7 +89,7 @@ def test_the_index_says_what_the_pages_say(tmp_path: Path) -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """Return the folder of a run of a benchmark that is there and of one that is not."""
     folder = tmp_path_factory.mktemp("measured")
-    return folder, measure([Benchmark("nothing", "Not there"), SMALL], folder, quick=True)
+    return folder, measure([Benchmark("nothing", "Not there"), SMALL], folder, size="quick")
 
 
 def test_the_suite_writes_json_figure_page_and_index(measured: tuple[Path, dict[str, str]]) -> None:
@@ -117,7 +117,7 @@ def test_a_benchmark_that_fails_is_named_and_the_others_run(
 ) -> None:
     broken = Benchmark("aggregation_cost", "Broken", quick="--size large")
     with pytest.raises(FailedError, match="aggregation_cost ended with status 2"):
-        Runner(quick=True).run(broken)
+        Runner(size="quick").run(broken)
     folder, left_out = measured
     assert left_out == {"nothing": "nothing ended with status 1."}
     assert (folder / "aggregation_cost.md").is_file()
@@ -170,7 +170,7 @@ def test_data_of_the_same_kinds_goes_where_it_belongs(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     a, b, c = (str(tmp_path / f"{name}.jsonl") for name in rows)
     data = find_data(tmp_path)
-    asked = {each.name: each.arguments(quick=True, data=data) for each in SUITE}
+    asked = {each.name: each.arguments(size="quick", data=data) for each in SUITE}
     assert asked["federated_quality"][-2:] == ["--data", f"{a},{b}"]
     assert asked["fusion_quality"][-3:] == ["--text", a, b]
     assert asked["gate"][-2:] == ["--data", c]
@@ -181,6 +181,20 @@ def test_data_of_the_same_kinds_goes_where_it_belongs(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no JSONL file"):
         find_data(tmp_path / "empty")
+
+
+def test_the_published_sizes_are_the_usual_ones_but_for_those_named() -> None:
+    usual = {each.name: each.arguments(size="usual") for each in SUITE}
+    full = {each.name: each.arguments(size="full") for each in SUITE}
+    assert {name for name in usual if usual[name] != full[name]} == {"answers"}
+    assert full["answers"][:2] == ["--items", "100"]
+
+
+def test_the_larger_model_goes_to_the_benchmarks_of_two() -> None:
+    asked = {each.name: each.arguments(size="usual", llm="one/model") for each in SUITE}
+    assert asked["answers"][-2:] == ["--llm", "one/model"]
+    assert asked["fusion_quality"][-2:] == ["--host", "one/model"]
+    assert sum("one/model" in each for each in asked.values()) == 2
 
 
 def test_the_command_says_what_it_does_not_know() -> None:
