@@ -11,7 +11,7 @@ from typing import Any
 
 from floe_plugins.models import resolve
 from integration_tests.demo.federation import Federation
-from integration_tests.harness.llama_servers import slm_server
+from integration_tests.harness.llama_servers import adapter_ids, slm_server
 from integration_tests.harness.vllm_servers import Server, ServerSpec, running
 
 CLOUD_MODEL = "embedded:gemma-3-270m"
@@ -78,12 +78,12 @@ def pair_of_servers(
             first_deadline_ms=first_deadline_ms,
         )
         with running(cloud, logs=logs, waiting=waiting) as (far,):
-            yield Pair(own, far, trace, _ids(own))
+            yield Pair(own, far, trace, adapter_ids(own))
 
 
-def new_trace(folder: Path, *, name: str = "fusion") -> Path:
+def new_trace(folder: Path) -> Path:
     """Return where the cloud's processor writes its trace; a former one is removed."""
-    trace = folder / f"{name}.jsonl"
+    trace = folder / "fusion.jsonl"
     trace.unlink(missing_ok=True)
     return trace
 
@@ -136,10 +136,3 @@ def cloud_spec(
         },
         variables=variables or {},
     )
-
-
-def _ids(server: Server) -> dict[str, int]:
-    """Return name -> id of the adapters, from the line with which the server says it is ready."""
-    lines = server.log.read_text("utf-8").splitlines()
-    ready = json.loads(next(line for line in lines if line.startswith("{")))
-    return {each["name"]: each["id"] for each in ready["adapters"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,13 @@ def counted(server: Server, name: str) -> int:
     lines = httpx.get(url, timeout=60, trust_env=False).text.splitlines()
     (line,) = [each for each in lines if each.startswith(f"llamacpp:{name}_total ")]
     return int(float(line.split()[-1]))
+
+
+def adapter_ids(server: Server) -> dict[str, int]:
+    """Return name -> id of the adapters, from the line with which the server says it is ready."""
+    lines = server.log.read_text("utf-8").splitlines()
+    ready = json.loads(next(line for line in lines if line.startswith("{")))
+    return {each["name"]: each["id"] for each in ready["adapters"]}
 
 
 @contextmanager

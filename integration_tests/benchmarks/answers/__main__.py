@@ -37,7 +37,12 @@ OPTIONS.add("--max-length", 96, "tokens of a trained text", least=1)
 OPTIONS.add("--export-rank", 8, "of the adapters", least=1)
 OPTIONS.add("--seed", 0, "of the run, the items and the bootstrap")
 OPTIONS.add("--run", help="the --output of an earlier call: no training", type=Path)
-OPTIONS.add("--output", help="keep the working files here", type=Path, metavar="FOLDER")
+OPTIONS.add(
+    "--output",
+    help="keep the working files here; with --run, go on from answers that are there already",
+    type=Path,
+    metavar="FOLDER",
+)
 main = cli.main_of(OPTIONS, measure, result, errors=(FloeError, DemoError))
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from integration_tests.benchmarks.answers.systems import CASCADE, ROUTER, escala
 from integration_tests.demo.serving import lines_by_label
 
 _IDLE_SECONDS = 4.0
+#: The process that asks, and scores questions with the SLM.
+OWN = "client"
 _ADDED = ("seconds", "cpu", "bytes_left")
 
 #: Intel's and AMD's counters of whole packages; their parts, such as ``intel-rapl:0:0``, are not
@@ -37,7 +40,10 @@ class Reading(NamedTuple):
 
 
 class Meter:
-    """Reads the processor seconds of process trees, by their roots' ids, and packages' energy."""
+    """Reads the processor seconds of process trees, by their roots' ids, and packages' energy.
+
+    `OWN` stands for this process alone, without its children.
+    """
 
     def __init__(self, processes: Mapping[str, int], *, powercap: Path = _POWERCAP) -> None:
         self._roots = {name: psutil.Process(pid) for name, pid in processes.items()}
@@ -50,7 +56,8 @@ class Meter:
 
     def read(self) -> Reading:
         return Reading(
-            {name: _cpu_seconds(root) for name, root in self._roots.items()},
+            {OWN: time.process_time()}
+            | {name: _cpu_seconds(root) for name, root in self._roots.items()},
             {name: int((at / "energy_uj").read_text()) for name, at in self._packages.items()},
         )
 
@@ -124,8 +131,8 @@ def measured_costs(
             replies[writer], own[writer] = _written(servers, writer, item, meter)
             found[writer].append(own[writer])
         servers.forget_prompts()
-        both = [servers.own.name, servers.cloud.name]
-        bits, scoring = _metered(meter, both, partial(servers.prompt_bits, item))
+        scoring_ones = [OWN, servers.cloud.name]
+        bits, scoring = _metered(meter, scoring_ones, partial(servers.prompt_bits, item))
         taken = routed(bits)
         # The prompt goes to the cloud for its score, and not a second time for its answer.
         scoring = replace(scoring, bytes_left=0 if taken == LLM else own[LLM].bytes_left)
@@ -148,7 +155,8 @@ def fused_costs(servers: Servers, items: Sequence[Item], *, meter: Meter) -> lis
 
 
 def _label(item: Item) -> str:
-    return f"cost {item.key}"
+    # A trace may have lines of an earlier process, too.
+    return f"cost {item.key} {os.getpid()}"
 
 
 def _written(servers: Servers, writer: str, item: Item, meter: Meter) -> tuple[Reply, Cost]:

@@ -1,5 +1,6 @@
 """From tasks to figures: the federated run, the two servers, who is asked what in which order."""
 
+import hashlib
 import math
 import os
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from floe_plugins.errors import ConfigError
+from floe_plugins.models import resolve
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers import servers, systems
 from integration_tests.benchmarks.answers.costs import (
@@ -23,6 +25,8 @@ from integration_tests.benchmarks.answers.costs import (
     idle_share,
     measured_costs,
 )
+from integration_tests.benchmarks.answers.device import Scorer, device_server
+from integration_tests.benchmarks.answers.journal import Journal
 from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
 from integration_tests.benchmarks.data import shown
 from integration_tests.demo.federation import Federation
@@ -61,21 +65,36 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
     items, fitted = (_items(tasks, federation, purpose) for purpose in ("asked", "fitted"))
     cli.note("the device's server and the cloud's")
     waiting = Progress().waiting
-    with servers.device_server(federation, folder, waiting=waiting) as own:
+    slm = str(federation.manifest["model"])
+    settings = {"slm": slm, "llm": options.llm, "seed": options.seed, **vars(sizes)}
+    settings["tasks"] = [task.name for task in tasks]
+    settings["adapters"] = {name: _digest(path) for name, path in federation.adapters.items()}
+    journal = Journal(folder / "answers.jsonl", settings=settings)
+    scorer = Scorer(resolve(slm), federation.adapters)
+    with device_server(federation, folder, waiting=waiting) as device:
 
         def cloud(fused: str) -> AbstractContextManager[servers.Servers]:
             return servers.both_servers(
-                own, federation, folder, llm=options.llm, fused=fused, waiting=waiting
+                device,
+                scorer,
+                federation,
+                folder,
+                llm=options.llm,
+                fused=fused,
+                journal=journal,
+                waiting=waiting,
             )
 
         found = figures(
             cloud, items, fitted, others=options.fused, timed=options.timed, seed=options.seed
         )
+        engine = device.engine
     return {
         "seed": options.seed,
         "models": {
             "slm": shown(str(federation.manifest["model"])),
             "llm": shown(options.llm),
+            "slm_server": engine,
         },
         "sizes": vars(sizes),
         "federation": {
@@ -88,6 +107,10 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
         **found,
         "seconds_in_all": round(time.monotonic() - begun, 1),
     }
+
+
+def _digest(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 def _tasks(options: cli.Namespace, sizes: Sizes) -> list[Task]:
@@ -161,7 +184,7 @@ def figures(
     alone = [item for own in by_task for item in own[:timed]]
     costs: dict[str, list[Cost]] = {}
     with cloud(servers.FLOE) as both:
-        idle = idle_share(_meter(both), [both.own.name, both.cloud.name])
+        idle = idle_share(_meter(both), [both.device.server.name, both.cloud.name])
         replies = _replies_alone(both, items, fitted)
         replies[servers.FLOE] = both.answers(servers.FLOE, items)
         bits = both.all_prompt_bits(items)
@@ -212,7 +235,7 @@ def figures(
 
 
 def _meter(both: servers.Servers) -> Meter:
-    return Meter({each.name: each.process.pid for each in (both.own, both.cloud)})
+    return Meter({each.name: each.process.pid for each in (both.device.server, both.cloud)})
 
 
 def _replies_alone(

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.models import resolve
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers import random_router
+from integration_tests.benchmarks.answers.device import Device, Scorer
+from integration_tests.benchmarks.answers.journal import Journal
 from integration_tests.benchmarks.answers.tasks import Task, check_disjoint, write_training
 from integration_tests.demo import federation as demo
 from integration_tests.demo.federation import Federation
-from integration_tests.demo.serving import cloud_spec, new_trace
-from integration_tests.harness.vllm_servers import FORGETS, Server, ServerSpec, running
+from integration_tests.demo.serving import cloud_spec
+from integration_tests.harness.vllm_servers import FORGETS, Server, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _DATA = "data"
@@ -67,39 +69,45 @@ class Reply:
     seconds: float  # from the request to the whole answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Servers:
     """The device's server and the cloud's, asked as the systems ask them.
 
-    Both are vLLM's: what a prompt's tokens are worth is asked of both.
-
     Attributes
     ----------
-    own, cloud : Server
+    device : Device
+    scorer : Scorer
+        Scores questions with the device's model.
+    cloud : Server
     fused : str
         The fused system that the cloud's server is.
     trace : Path
         The cloud processor's record of every fused token.
     own_model, cloud_model : str
         Folders of their checkpoints.
+    journal : Journal
+        What they have answered already.
     """
 
-    own: Server
+    device: Device
+    scorer: Scorer
     cloud: Server
     fused: str
     trace: Path
     own_model: str
     cloud_model: str
+    journal: Journal
 
     def of(self, system: str) -> tuple[Server, ...]:
         """Return the servers that work on a writer's answer."""
         if system == LLM:
             return (self.cloud,)
-        return (self.own, self.cloud) if system == self.fused else (self.own,)
+        own = self.device.server
+        return (own, self.cloud) if system == self.fused else (own,)
 
     def forget_prompts(self) -> None:
-        for server in (self.own, self.cloud):
-            server.forget_prompts()
+        self.device.forget_prompts()
+        self.cloud.forget_prompts()
 
     def answer(self, system: str, item: Item, *, label: str | None = None) -> Reply:
         """Let a writer answer; the trace calls a fused answer by the label, or the item's key."""
@@ -108,11 +116,11 @@ class Servers:
             "max_tokens": item.task.max_tokens,
             "temperature": 0.0,
             "stop": list(item.task.stop),
-            "logprobs": 0,
+            "logprobs": 1,
         }
-        server = self.cloud if self.cloud in self.of(system) else self.own
-        if system == SLM:
-            body["model"] = item.adapter
+        server = self.cloud if self.cloud in self.of(system) else self.device.server
+        if system in (SLM, SLM_BASE):
+            body |= self.device.asked(item.adapter if system == SLM else None)
         elif system == LLM:
             body["vllm_xargs"] = {"floe": "host"}
         elif system == self.fused:
@@ -121,7 +129,7 @@ class Servers:
         begun = time.perf_counter()
         (choice,) = server.choices(**body)
         seconds = time.perf_counter() - begun
-        logprobs = choice["logprobs"]["token_logprobs"]
+        logprobs = _logprobs(choice)
         return Reply(
             text=str(choice["text"]),
             tokens=len(logprobs),
@@ -132,95 +140,103 @@ class Servers:
 
     def answers(self, system: str, items: Sequence[Item]) -> dict[str, Reply]:
         """Let a writer answer all items, several at a time; key -> answer."""
-        pool = ThreadPoolExecutor(_CONCURRENT)
-        try:
-            found = pool.map(partial(self.answer, system), items)
-            replies = list(cli.progress(found, system, total=len(items)))
-        finally:
-            # After an interruption nobody waits for what has not begun.
-            pool.shutdown(cancel_futures=True)
-        return {item.key: reply for item, reply in zip(items, replies, strict=True)}
+        found = self._all(system, items, lambda item: asdict(self.answer(system, item)))
+        return {key: Reply(**values) for key, values in found.items()}
 
     def prompt_bits(self, item: Item) -> dict[str, float]:
         """Return bits per byte that the LLM and the SLM with its adapter need for the question."""
         data = item.question.encode()
-        asked = (
-            (self.cloud, self.cloud_model, {"vllm_xargs": {"floe": "host"}}),
-            (self.own, self.own_model, {"model": item.adapter}),
-        )
-
-        def score(each: tuple[Server, str, dict[str, Any]]) -> float:
-            server, folder, options = each
-            vocabulary = _vocabulary(folder)
-            # An end token stands in front where there is no BOS, so that all bytes are scored.
-            front = list(vocabulary.bos_ids) or [min(vocabulary.end_ids)]
-            ids: Any = [*front, *vocabulary.encode(data)]
-            (choice,) = server.choices(ids, max_tokens=1, prompt_logprobs=0, **options)
-            scored = zip(ids[1:], choice["prompt_logprobs"][1:], strict=True)
-            nats = -sum(row[str(token)]["logprob"] for token, row in scored)
-            return float(nats) / math.log(2) / len(data)
-
-        with ThreadPoolExecutor(len(asked)) as pool:
-            return dict(zip((LLM, SLM), pool.map(score, asked), strict=True))
+        with ThreadPoolExecutor(1) as beside:
+            llm = beside.submit(self._cloud_nats, _ids(self.cloud_model, data))
+            own = self.scorer.nats(_ids(self.own_model, data), adapter=item.adapter)
+            nats = {LLM: llm.result(), SLM: own}
+        return {writer: each / math.log(2) / len(data) for writer, each in nats.items()}
 
     def all_prompt_bits(self, items: Sequence[Item]) -> dict[str, dict[str, float]]:
-        """Return `prompt_bits` of all items by key.
+        """Return `prompt_bits` of all items by key."""
+        return self._all("prompts", items, self.prompt_bits, at_once=1)
 
-        One at a time: with LoRA, vLLM 0.32 on CPU fails for logprobs of a prompt while other
-        requests are in the same step ("einsum(): subscript b has size ...").
-        """
-        return {item.key: self.prompt_bits(item) for item in cli.progress(items, "prompts")}
+    def _cloud_nats(self, ids: Sequence[int]) -> float:
+        options = {"prompt_logprobs": 0, "vllm_xargs": {"floe": "host"}}
+        asked: Any = list(ids)
+        (choice,) = self.cloud.choices(asked, max_tokens=1, **options)
+        scored = zip(ids[1:], choice["prompt_logprobs"][1:], strict=True)
+        return -float(sum(row[str(token)]["logprob"] for token, row in scored))
+
+    def _all(
+        self,
+        kind: str,
+        items: Sequence[Item],
+        work: Callable[[Item], Any],
+        *,
+        at_once: int = _CONCURRENT,
+    ) -> dict[str, Any]:
+        """Do some work for all items that are not in the journal; key -> what it gives."""
+
+        def done(item: Item) -> Any:
+            value = self.journal.known(kind, item.key)
+            if value is None:
+                value = work(item)
+                self.journal.keep(kind, item.key, value)
+            return value
+
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            found = list(cli.progress(pool.map(done, items), kind, total=len(items)))
+        finally:
+            # After an interruption nobody waits for what has not begun.
+            pool.shutdown(cancel_futures=True)
+        return {item.key: value for item, value in zip(items, found, strict=True)}
 
 
-@contextmanager
-def device_server(
-    federation: Federation, folder: Path, *, waiting: Callable[[str, float], None]
-) -> Iterator[Server]:
-    """Start the server of the SLM with the run's adapters on the first core; stop it on exit."""
-    modules = [f"{name}={path}" for name, path in federation.adapters.items()]
-    rank = str(federation.manifest["rank"])
-    lora = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(len(modules))]
-    device = ServerSpec(
-        model=resolve(str(federation.manifest["model"])),
-        name="slm",
-        core=0,
-        arguments=[*lora, "--lora-modules", *modules],
-        variables=FORGETS,
-    )
-    with running(device, logs=folder / "logs", waiting=waiting) as (own,):
-        yield own
+def _logprobs(choice: Mapping[str, Any]) -> list[float]:
+    said = choice["logprobs"] or {}
+    # llama.cpp lists a completion's tokens as those of a chat.
+    if "content" in said:
+        return [float(each["logprob"]) for each in said["content"]]
+    return [float(each) for each in said.get("token_logprobs", ())]
+
+
+def _ids(folder: str, data: bytes) -> list[int]:
+    vocabulary = _vocabulary(folder)
+    # An end token stands in front where there is no BOS, so that all bytes are scored.
+    return [*(list(vocabulary.bos_ids) or [min(vocabulary.end_ids)]), *vocabulary.encode(data)]
 
 
 @contextmanager
 def both_servers(
-    own: Server,
+    device: Device,
+    scorer: Scorer,
     federation: Federation,
     folder: Path,
     *,
     llm: str,
     fused: str,
+    journal: Journal,
     waiting: Callable[[str, float], None],
 ) -> Iterator[Servers]:
     """Start the cloud's server beside the device's, on the second core; stop it on exit.
 
     Parameters
     ----------
-    own : Server
-        See `device_server`.
+    device, scorer : Device, Scorer
+        With the adapters of the run.
     federation : Federation
-        The run whose adapters `own` serves.
+        The run.
     folder : Path
         For logs and the trace of the fusion.
     llm : str
         The cloud's model.
     fused : str
         The fused system, of `SETTINGS`.
+    journal : Journal
+        See `Servers`.
     waiting : Callable[[str, float], None]
         See `running`.
     """
-    slm, trace = str(federation.manifest["model"]), new_trace(folder, name=fused)
+    slm, trace = str(federation.manifest["model"]), folder / f"{fused}.jsonl"
     cloud = cloud_spec(
-        own.url,
+        device.server.url,
         slm=slm,
         trace=trace,
         # Eight streams at a time on two cores: a late call would measure the machine's speed, and
@@ -232,7 +248,18 @@ def both_servers(
         variables=FORGETS,
     )
     with running(cloud, logs=folder / "logs", waiting=waiting) as (far,):
-        yield Servers(own, far, fused, trace, resolve(slm), cloud.model)
+        # An earlier call's lines belong to the answers in the journal.
+        trace.touch()
+        yield Servers(
+            device=device,
+            scorer=scorer,
+            cloud=far,
+            fused=fused,
+            trace=trace,
+            own_model=resolve(slm),
+            cloud_model=cloud.model,
+            journal=journal,
+        )
 
 
 def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:
