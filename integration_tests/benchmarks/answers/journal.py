@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class Journal:
         self._path, self._lock = path, threading.Lock()
         self._known: dict[tuple[str, str], Any] = {}
         if not path.is_file():
-            path.write_text(json.dumps(settings) + "\n", "utf-8")
+            path.write_text(json.dumps(settings), "utf-8")
             return
         head, *lines = path.read_text("utf-8").splitlines()
         before = json.loads(head)
@@ -41,8 +42,10 @@ class Journal:
                 "--output, or remove the file."
             )
         for line in lines:
-            kind, key, value = json.loads(line)
-            self._known[kind, key] = value
+            # An interruption may have cut off a line.
+            with contextlib.suppress(json.JSONDecodeError):
+                kind, key, value = json.loads(line)
+                self._known[kind, key] = value
 
     def known(self, kind: str, key: str) -> Any | None:
         """Return a value, or None."""
@@ -51,5 +54,5 @@ class Journal:
     def keep(self, kind: str, key: str, value: Any) -> None:
         """Add a value, from any thread."""
         with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([kind, key, value]) + "\n")
+            file.write("\n" + json.dumps([kind, key, value]))
             self._known[kind, key] = value

@@ -16,6 +16,7 @@ from floe_plugins.routers import CERTAIN, RouterSignals
 from integration_tests.benchmarks.answers import random_router, systems
 from integration_tests.benchmarks.answers.__main__ import main
 from integration_tests.benchmarks.answers.costs import Meter
+from integration_tests.benchmarks.answers.device import Device, has_gguf
 from integration_tests.benchmarks.answers.servers import (
     ALONE,
     ASKING,
@@ -44,6 +45,7 @@ from integration_tests.benchmarks.answers.tasks import (
 )
 from integration_tests.benchmarks.pages import draw
 from integration_tests.harness.tiny_models import TinyModels
+from integration_tests.harness.vllm_servers import Server
 
 SIZES = Sizes(trained=12, fitted=3, asked=4, shots=0, prompt_characters=300, max_tokens=72)
 
@@ -194,6 +196,20 @@ def test_the_threshold_separates_sure_answers_from_wrong_ones() -> None:
     assert systems.fitted_threshold(items, right) == -math.inf
 
 
+# ------------------------------------------------------------------- servers
+
+
+def test_both_engines_are_told_which_adapter_answers(tmp_path: Path) -> None:
+    server = Server(name="slm", url="http://localhost/v1", log=tmp_path, process=None)  # type: ignore[arg-type]
+    vllm = Device(server=server, engine="vllm", ids={})
+    assert (vllm.asked("b"), vllm.asked(None)) == ({"model": "b"}, {})
+    llama = Device(server=server, engine="llama.cpp", ids={"a": 0, "b": 1})
+    assert llama.asked("b") == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]}
+    assert all(each["scale"] == 0 for each in llama.asked(None)["lora"])
+    assert has_gguf("embedded:smollm2-135m-instruct")
+    assert not has_gguf(str(tmp_path))
+
+
 # ------------------------------------------------------------------ metering
 
 
@@ -263,6 +279,9 @@ def test_a_whole_run_from_training_to_the_figure(
     draw("answers", values, tmp_path / "answers.png")
     assert (tmp_path / "answers.png").read_bytes()[:4] == b"\x89PNG"
 
+    # A run that was interrupted goes on from what has been answered.
+    kept = (output / "answers.jsonl").read_text().splitlines()[1:]
+    assert len(kept) == 2 * (2 * 4 + 3 * 3 + 3)
     # What was trained for other tasks, or on what is asked, is not taken again.
     reused = ["--run", str(output), "--data", "embedded", *few]
     said = error_of(main, *reused, "--in-task", "code")
