@@ -170,7 +170,7 @@ PRIVATE = {
         "I ⟦voted for Labour⟧",
         "I am a ⟦member of the teamsters union⟧",
         "my landlord is ⟦Kurdish⟧",
-        "he was ⟦arrested⟧ for theft",
+        "he was ⟦arrested for theft⟧",
         "my father has ⟦Parkinson⟧'s disease",
     ],
 }

@@ -1,201 +1,226 @@
-"""Statements about a person's health, faith, politics, sexuality, origin or crimes.
+"""Statements about a person's health, faith, politics, sexuality, origin, violence or crimes.
 
 A word alone is not private: "what helps against asthma?" is a question, "my son has asthma" a
-statement about a person. So each pattern joins a person and a statement about them.
+statement about a person. So each rule joins a person and what is said of them. A text is turned
+into a string with one sign per word, the word's part in such a statement, and the rules are
+regular expressions over these signs.
 """
 
+from __future__ import annotations
+
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.special_phrases import ITALIAN, OTHER_LANGUAGES
+from floe_plugins.gate.detectors.special_terms import PARTS
 
-ILLNESS = (
-    "diabetes|diabetic|asthma|cancer|tumor|tumour|tumors|tumours|leukemia|leukaemia|lymphoma|melanoma"
-    "|carcinoma|epilepsy|seizures|migraine|migraines|arthritis|hypertension|high blood pressure"
-    "|heart attack|heart failure|heart disease|heart condition|heart surgery|stroke|pneumonia"
-    "|tuberculosis|hepatitis|hiv|aids|std|sti|herpes|chlamydia|syphilis|gonorrhea|gonorrhoea|anemia"
-    "|anaemia|lupus|psoriasis|eczema|multiple sclerosis|parkinson|parkinson's|parkinsons|alzheimer"
-    "|alzheimer's|alzheimers|dementia|schizophrenia|psychosis|bipolar|autism|autistic|adhd|add|ocd|ptsd"
-    "|depression|anxiety|panic attacks|anorexia|bulimia|eating disorder|obesity|insomnia"
-    "|kidney disease|kidney failure|kidney stones|dialysis|ulcer|ulcers|celiac|coeliac|crohn's"
-    "|crohns|ibs|colitis|endometriosis|pcos|infertility|miscarriage|abortion|chemo|chemotherapy"
-    "|radiation therapy|transplant|covid|covid-19|malaria|sickle cell|cystic fibrosis|down syndrome"
-    "|down's syndrome|cerebral palsy|glaucoma|osteoporosis|fibromyalgia|sleep apnea|sleep apnoea"
-    "|thyroid|copd|angina|addiction|alcoholism|alcoholic|overdose|suicidal|erectile dysfunction"
-    "|personality disorder|learning disability|dyslexia|concussion"
+# Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
+_TOKEN = re.compile(r"[^\W_]+|'[^\W_]{1,2}(?![^\W_])|[.!?;](?=\s|$)|[,:\"“”]|\n\s*\n")
+_WORD = re.compile(r"[^\W_]+")
+_OTHER, _NUMBER, _END, _COMMA = "x", "9", ".", ","
+
+# Ends of names of illnesses, operations and medicines, which no list holds all of.
+_ILLNESSES = (
+    "itis",
+    "osis",
+    "ectomy",
+    "emia",
+    "aemia",
+    "opathy",
+    "algia",
+    "plasty",
+    "uria",
+    "rrhea",
 )
-REMEDY = (
-    "insulin|metformin|antidepressant|antidepressants|ssri|ssris|lithium|prozac|zoloft|lexapro|xanax"
-    "|valium|ritalin|adderall|methadone|suboxone|oxycodone|oxycontin|morphine|opioids|warfarin|statins"
-    "|viagra|antiretrovirals|antipsychotics|sertraline|fluoxetine|prednisone|lisinopril|gabapentin"
-    "|tramadol|birth control|the pill|hormones|testosterone|estrogen|estradiol|chemo|chemotherapy"
+_MEDICINES = ("pril", "olol", "statin", "cillin", "mycin", "oxetine", "zepam", "prazole", "sartan")
+_MEDICINES += ("triptyline", "gliptin", "floxacin", "setron", "tidine", "cycline", "dronate")
+_ENDINGS = _ILLNESSES + _MEDICINES
+_SHORT = 6
+
+# Rules: label, and the signs. `{who}` is a person; `_` stands for words of one sentence that
+# neither deny nor ask about something, `-` for any words of one sentence. The group holds the
+# finding.
+_WHO = r"(?:[IETD]|[YZ][^.QN]{0,3}R|[xI]R)"
+_RULES: Final[tuple[tuple[str, str], ...]] = (
+    # "My son has asthma", "I was diagnosed with diabetes", "she complains of chest pain".
+    ("HEALTH", r"{who}_{0,4}[HB]_{0,6}?(?P<f>[cl](?:[,&]+x?[cl])*)"),
+    ("HEALTH", r"{who}_{0,2}[HBK]_{0,4}?(?P<f>m)"),
+    ("HEALTH", r"[IT]_{0,3}(?P<f>[cm])(?=_{0,3}[JKH])"),
+    # "My anxiety", "my therapist", "his insulin", "my blood pressure".
+    ("HEALTH", r"[YZ][^.QN,]{0,2}(?P<f>[cmdiz])"),
+    ("HEALTH", r"Y(?P<f>l)"),
+    ("HEALTH", r"(?:[IY]|[YZ]_{0,3}R)_{0,8}?(?P<f>c)"),
+    ("HEALTH", r"[YZ]_{0,3}R_{0,4}J_{0,1}(?P<f>c)"),
+    ("HEALTH", r"{who}-{0,3}[HB]_{0,2}(?P<f>i)"),
+    ("HEALTH", r"{who}_{0,3}B_{0,3}?(?P<f>s)"),
+    ("HEALTH", r"I_{0,3}Bx{0,2}(?P<f>~)"),
+    ("HEALTH", r"(?:A|xM)_{0,1}(?P<f>[s~])(?=-{0,4}[IYR.]|$)"),
+    # "My back hurts", "a lump in my breast", "I broke my arm".
+    ("HEALTH", r"[YZ][xX]{0,2}(?P<f>b_{0,4}h)"),
+    ("HEALTH", r"(?P<f>[lc]_{0,3}[JKn]_{0,2}[YZ]x{0,2}b)"),
+    ("HEALTH", r"[IET]_{0,3}(?P<f>h_{0,1}[YZ]x{0,2}b)"),
+    # "The patient takes warfarin", "I use cocaine", "allergic to penicillin".
+    ("HEALTH", r"{who}_{0,4}K_{0,4}?(?P<f>[du](?:[,&]+x?[du])*)"),
+    ("HEALTH", r"{who}_{0,2}%(?P<f>[xcdu])"),
+    ("HEALTH", r"{who}_{0,2}H_{0,3}?(?P<f>u)"),
+    # Clinical notes: "patient is a 38-year-old male with a history of headaches".
+    ("HEALTH", r"T-{0,14}?(?P<f>[cldm])"),
+    ("HEALTH", r"T,[^TQ]{0,40}?(?P<f>[cldms])"),
+    ("HEALTH", r"9a[xWR,]?-{0,9}?[HJ]-{0,5}?(?P<f>[clm])"),
+    # "I've had thoughts of not wanting to be alive", "I can't sleep".
+    ("HEALTH", r"(?:[IETM]|[YZ]-{0,3}R)-{0,10}?(?P<f>[zy])"),
+    # "My husband hits me", "I was raped", "my abusive father".
+    ("CRIME", r"(?:[ER]|xI)-{0,4}?(?P<f>[vh]-{0,2}M)"),
+    ("CRIME", r"(?P<f>vM)(?!x?J)"),
+    ("CRIME", r"[RE]-{0,3}(?P<f>v[YZ]_{0,1}R)"),
+    ("CRIME", r"[YZ]_{0,3}R_{0,3}(?P<f>vZ)"),
+    ("CRIME", r"(?:I|[YZ]_{0,3}R|E)_{0,2}B_{0,2}(?P<f>v(?:_{0,4}[RE])?)"),
+    ("CRIME", r"(?:I|[YZ]_{0,3}R|E)_{0,6}?(?P<f>w)"),
+    ("CRIME", r"[YZ][^.QN,]{0,2}(?P<f>w)"),
+    # Faith, politics, orientation, origin.
+    ("RELIGION", r"{who}_{0,1}B_{0,3}?(?P<f>f)(?!x?x?[QF])"),
+    ("RELIGION", r"A_{0,2}(?P<f>f)(?=-{0,4}[IY])"),
+    ("RELIGION", r"Y_{0,1}(?P<f>F)"),
+    ("RELIGION", r"{who}_{0,3}(?P<f>X_{0,2}[FO])"),
+    ("POLITICS", r"{who}_{0,2}B_{0,3}?(?P<f>p)"),
+    ("POLITICS", r"[IERYZ]_{0,3}(?P<f>P[^.QN,P]{0,3}?[Gp])"),
+    ("UNION", r"{who}_{0,3}(?P<f>P_{0,4}?U+)"),
+    ("UNION", r"Y_{0,1}(?P<f>U)"),
+    ("UNION", r"{who}_{0,1}B_{0,2}(?P<f>U)"),
+    ("SEXUALITY", r"{who}_{0,1}B_{0,3}?(?P<f>g)"),
+    ("SEXUALITY", r"A_{0,2}(?P<f>g)(?=-{0,4}[IY])"),
+    ("SEXUALITY", r"(?:[YI]|[YZ]_{0,3}R)-{0,4}?(?P<f>[SC](?:_{0,2}[gMYZ])?)"),
+    ("SEXUALITY", r"[ER]-{0,4}?(?P<f>C(?:_{0,2}[gMYR])?)"),
+    ("ETHNICITY", r"{who}_{0,1}B_{0,3}?(?P<f>o)(?!Q)"),
+    ("ETHNICITY", r"[IETRY]-{0,6}?(?P<f>e)"),
+    # Crimes: with what they were for.
+    ("CRIME", r"{who}_{0,1}[BH]?_{0,3}?(?P<f>j(?:J[^.,&IYE](?:x(?=[.,&]|$))?)?)"),
+    ("CRIME", r"[YZ]_{0,1}(?P<f>q)"),
+    ("CRIME", r"{who}_{0,3}H_{0,3}?(?P<f>q)"),
+    ("CRIME", r"[IE]_{0,3}(?P<f>t_{0,2})"),
+    # Ages of somebody.
+    ("AGE", r"(?:T|[YZ]_{0,3}R|D)-{0,6}?(?P<f>9a|n9)"),
+    ("AGE", r"I_{0,1}B_{0,1}(?P<f>9a?)(?=[.a&W,]|$)(?<!9,)"),
+    ("AGE", r"(?:Y|T|xx?)(?P<f>9a)(?=_{0,2}[WR])(?<=[YT]9a)"),
+    ("AGE", r"I-{0,5}(?P<f>n9)"),
 )
-STATE = (
-    "pregnant|disabled|autistic|diabetic|epileptic|bipolar|schizophrenic|suicidal|hiv positive"
-    "|hiv-positive|infertile|anorexic|bulimic|alcoholic|an addict|deaf|paralysed|paralyzed"
-    "|immunocompromised|wheelchair-bound|asthmatic|depressed|terminally ill|in rehab|transgender"
-)
-FAITH = (
-    "muslim|jewish|jew|hindu|sikh|buddhist|christian|catholic|protestant|evangelical|baptist|methodist"
-    "|lutheran|mormon|orthodox|atheist|agnostic|jehovah's witness|scientologist|quaker|pagan|wiccan"
-    "|shia|sunni|zoroastrian|jain"
-)
-CONVERTED = "islam|judaism|christianity|hinduism|buddhism|catholicism"
-POLITICS = (
-    "democrat|republican|socialist|communist|conservative|liberal|libertarian|anarchist|marxist"
-    "|fascist|tory|monarchist|feminist|trump supporter"
-)
-SEXUALITY = (
-    "gay|lesbian|bisexual|bi|queer|pansexual|asexual|homosexual|heterosexual|transgender|trans"
-    "|nonbinary|non-binary|intersex|polyamorous|closeted"
-)
-ORIGIN = (
-    "african american|african-american|black|white|hispanic|latino|latina|latinx|asian|arab|kurdish"
-    "|roma|romani|uyghur|native american|indigenous|aboriginal|maori|māori|inuit|mixed-race"
-    "|biracial|cherokee|navajo|undocumented|an immigrant|an illegal immigrant"
-    "|a refugee|american|mexican"
-    "|german|french|italian|spanish|polish|russian|ukrainian|turkish|greek|irish|british|english|scottish"
-    "|chinese|japanese|korean|vietnamese|thai|filipino|indian|pakistani|bangladeshi|iranian|iraqi"
-    "|syrian|afghan|lebanese|egyptian|moroccan|algerian|tunisian|nigerian|ghanaian|kenyan|ethiopian"
-    "|somali|eritrean|sudanese|brazilian|colombian|venezuelan|argentinian|chilean|peruvian|cuban"
-    "|haitian|jamaican|portuguese|dutch|belgian|swiss|austrian|swedish|norwegian|danish|finnish"
-    "|hungarian|romanian|bulgarian|serbian|croatian|bosnian|albanian|israeli|palestinian|canadian"
-    "|australian"
-)
-CONVICTED = (
-    "arrested|convicted|imprisoned|incarcerated|indicted|sentenced|jailed|on parole|on probation"
-    "|on bail|in prison|in jail|charged|found guilty|a felon|a sex offender"
-)
-# Terms in the patterns besides the lists.
-OTHER_HEALTH = "allergic|psychiatrist|oncologist|rehab"
-OTHER_POLITICS = "vote|votes|voted|party"
-OTHER_UNION = "union|steward"
-OTHER_SEXUALITY = "out"
-OTHER_CRIME = "criminal record|conviction|arrest|prison sentence|dui"
 
 
-_RELATIVES = (
-    "mother|father|mom|mum|dad|parents?|sister|brother|son|daughter|child|kids?|baby|wife|husband"
-    "|partner|spouse|girlfriend|boyfriend|fianc[eé]e?|friend|grand(?:mother|father|ma|pa|son"
-    "|daughter)|aunt|uncle|cousin|nephew|niece|roommate|neighbou?r|boss|colleague|coworker|co-worker"
-    "|patient|client|employee|student|tenant|teacher|landlord|ex(?:-\\w+)?|family"
-)
-_SOMEONE = (
-    rf"(?:i|we|he|she|(?:my|our|his|her|your|the)[ ](?:\w+[ ])?(?:{_RELATIVES})|(?:the[ ])?patient"
-    r"|pt|(?:mr|mrs|ms|dr)\.?[ ]\w+)"
-)
-_IS = (
-    r"(?:[ ]?['’](?:m|s|re|ve)|[ ](?:am|is|are|was|were|been|being|be)|[ ](?:have|has|had)[ ]been)"
-)
-_FILL = r"(?:[ ](?!not\b|no\b|never\b)[\w'’-]+){0,3}?"
-
-_ENDS = r"(?![\w-])"
+def _lower(text: str) -> str:
+    lower = text.lower()
+    if len(lower) != len(text):
+        # Some letters become two in lower case, which would shift everything after them.
+        lower = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+    return lower.replace("’", "'")
 
 
-def _any(listed: str) -> str:
-    return listed.replace(" ", "[ ]").replace("'", "['’]").replace("-", "[- ]")
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(_lower(text))
 
 
-_PATTERNS: tuple[tuple[str, str], ...] = (
-    (
-        "HEALTH",
-        rf"{_SOMEONE}(?:['’]ve|['’]s)?(?:[ ]\w+)?[ ](?:have|has|had|got|developed|suffers?|suffered"
-        rf"|suffering|lives?[ ]with|struggl\w+|recover\w+|survived|beat|diagnosed"
-        rf"|tested[ ]positive)"
-        rf"(?:[ ](?:from|with|for))?{_FILL}[ ](?P<a>{_any(ILLNESS)}){_ENDS}",
-    ),
-    (
-        "HEALTH",
-        rf"(?:diagnosed[ ]with|tested[ ]positive[ ]for|(?:being|was|were|am|is)[ ]treated[ ]for"
-        rf"|history[ ]of|complains[ ]of|died[ ](?:of|from)|allergic[ ]to){_FILL}[ ]"
-        rf"(?P<b>{_any(ILLNESS)}|(?<=allergic[ ]to[ ])\w+){_ENDS}",
-    ),
-    ("HEALTH", rf"{_SOMEONE}{_IS}{_FILL}[ ](?P<c>{_any(STATE)}){_ENDS}"),
-    (
-        "HEALTH",
-        rf"{_SOMEONE}(?:{_IS})?(?:[ ]\w+)?[ ](?:takes?|taking|took|on|uses?|using|prescribed"
-        rf"|started){_FILL}[ ](?P<d>{_any(REMEDY)}){_ENDS}",
-    ),
-    (
-        "HEALTH",
-        rf"my[ ](?:\w+[ ])?(?P<e>{_any(ILLNESS)}|psychiatrist|oncologist|rehab){_ENDS}",
-    ),
-    (
-        "RELIGION",
-        rf"{_SOMEONE}{_IS}(?:[ ](?:an?|very|devout|practi[cs]ing|raised|born))*[ ]"
-        rf"(?P<f>{_any(FAITH)}){_ENDS}",
-    ),
-    ("RELIGION", rf"converted[ ]to[ ](?P<g>{_any(CONVERTED)}){_ENDS}"),
-    (
-        "POLITICS",
-        rf"{_SOMEONE}{_IS}(?:[ ](?:an?|registered|lifelong|very|proud))*[ ]"
-        rf"(?P<h>{_any(POLITICS)}){_ENDS}",
-    ),
-    (
-        "POLITICS",
-        rf"{_SOMEONE}(?:[ ](?:will|always|have|has))?[ ](?P<i>vot(?:e|es|ed)[ ]for[ ]\w+){_ENDS}",
-    ),
-    ("POLITICS", rf"(?P<j>(?:member|supporter)[ ]of[ ]the[ ](?:[\w-]+[ ]){{1,3}}party){_ENDS}"),
-    (
-        "UNION",
-        r"(?P<k>(?:member|organi[sz]er|rep)[ ]of[ ](?:a|the|my|our)[ ](?:[\w-]+[ ]){0,3}union"
-        rf"|(?:my|our)[ ](?:trade[ ]|labou?r[ ])?union"
-        rf"|joined[ ](?:a|the)[ ](?:[\w-]+[ ]){{0,2}}union"
-        rf"|shop[ ]steward){_ENDS}",
-    ),
-    (
-        "SEXUALITY",
-        rf"{_SOMEONE}{_IS}(?:[ ](?:an?|openly|secretly|also|actually))*[ ]"
-        rf"(?P<l>{_any(SEXUALITY)}){_ENDS}",
-    ),
-    (
-        "SEXUALITY",
-        rf"(?:c[ao]me|coming)[ ]out[ ](?:as[ ])?(?P<m>{_any(SEXUALITY)}"
-        rf"|to[ ](?:my|his|her|their)){_ENDS}",
-    ),
-    (
-        "ETHNICITY",
-        rf"{_SOMEONE}{_IS}(?:[ ](?:half|part|originally|ethnically))*[ ]"
-        rf"(?P<n>{_any(ORIGIN)}){_ENDS}",
-    ),
-    ("CRIME", rf"{_SOMEONE}(?:{_IS}|[ ]got){_FILL}[ ](?P<o>{_any(CONVICTED)}){_ENDS}"),
-    (
-        "CRIME",
-        rf"(?:my|his|her)[ ](?P<p>criminal[ ]record|conviction|arrest|prison[ ]sentence"
-        rf"|dui){_ENDS}",
-    ),
-)
-_COMPILED: dict[str, list[re.Pattern[str]]] = {}
-for _label, _pattern in _PATTERNS:
-    _COMPILED.setdefault(_label, []).append(
-        re.compile(r"(?<![\w-])" + _pattern.replace("[ ]", r"[ \n]"), re.IGNORECASE)
+class _Parts:
+    """The part of each word, and phrases by their first word."""
+
+    def __init__(self, listed: Mapping[str, str]) -> None:
+        self.words: dict[str, str] = {}
+        self.phrases: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for sign, terms in listed.items():
+            for term in terms.split("|"):
+                written = tuple(_tokens(term))
+                for each in (written, (*written[:-1], written[-1] + "s")):
+                    if sign not in "cf" and each is not written:
+                        continue
+                    if len(each) == 1:
+                        self.words.setdefault(each[0], sign)
+                    else:
+                        self.phrases.setdefault(each[0], []).append((each[1:], sign))
+        for phrases in self.phrases.values():
+            phrases.sort(key=lambda phrase: -len(phrase[0]))
+
+
+# A text without any of these parts says nothing; of the others, it needs two.
+_TOPICS: Final = frozenset("cldsmiyzuvwfFOpPUgSCoejqt%~")
+_TOPICS_TOGETHER: Final = (frozenset("b"), frozenset("h"))
+_AGES: Final = frozenset("an")
+_PERSONS: Final = frozenset("IYETRD")
+
+
+_FREQUENT: Final = frozenset(
+    _tokens(
+        "the with have can make get without into take left time right want come were could"
+        " making every think having again every more like that this from when your what will"
+        " would about been being who how all and for not out off going done feel keep life had"
+        " has was are one two"
     )
-
-# Most texts hold none of these words, and are not searched further.
-_WORD = re.compile(r"\w+")
-_LISTS = (
-    ("HEALTH", f"{ILLNESS}|{REMEDY}|{STATE}|{OTHER_HEALTH}"),
-    ("RELIGION", f"{FAITH}|{CONVERTED}"),
-    ("POLITICS", f"{POLITICS}|{OTHER_POLITICS}"),
-    ("UNION", OTHER_UNION),
-    ("SEXUALITY", f"{SEXUALITY}|{OTHER_SEXUALITY}"),
-    ("ETHNICITY", ORIGIN),
-    ("CRIME", f"{CONVICTED}|{OTHER_CRIME}"),
 )
 
 
-def _labels_by_key() -> dict[str, set[str]]:
-    """Return the labels that a word may belong to: the first of a term, or its last of several."""
-    labels: dict[str, set[str]] = {}
-    for label, listed in _LISTS:
-        for term in listed.split("|"):
-            key = _WORD.findall(term.split()[-1])[0]
-            labels.setdefault(key, set()).add(label)
-    return labels
+class _Keys:
+    """Words by which texts without a statement are told at once."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self.persons = self._of(parts, _PERSONS) | {"year", "yo"}
+        self.topics = self._of(parts, _TOPICS)
+        self.together = tuple(self._of(parts, signs) for signs in _TOPICS_TOGETHER)
+        self.ages = self._of(parts, _AGES)
+
+    @staticmethod
+    def _of(parts: _Parts, signs: frozenset[str]) -> frozenset[str]:
+        words = {word for word, sign in parts.words.items() if signs.intersection(sign)}
+        for first, phrases in parts.phrases.items():
+            # The rarest word of a phrase is best; the longest is a good guess.
+            words |= {
+                max(
+                    (word for word in (first, *rest) if word.isalnum()),
+                    key=lambda word: (word not in _FREQUENT, len(word)),
+                )
+                for rest, sign in phrases
+                if signs.intersection(sign)
+            }
+        return frozenset(words)
+
+    def may_say(self, words: set[str]) -> bool:
+        """Return whether a text of these words may hold a statement."""
+        if self.persons.isdisjoint(words):
+            return False
+        if not self.topics.isdisjoint(words):
+            return True
+        if not any(each.isdisjoint(words) for each in self.together):
+            return True
+        if not self.ages.isdisjoint(words) and any(map(str.isdigit, words)):
+            return True
+        return any(len(word) > _SHORT and word.endswith(_ENDINGS) for word in words)
 
 
-_KEYS = _labels_by_key()
-_STATEMENT_CHARS = 120
+@functools.cache
+def _parts() -> tuple[_Parts, _Keys]:
+    parts = _Parts(PARTS)
+    for term, signs in OTHER_LANGUAGES:
+        written = tuple(_tokens(term))
+        if len(written) == 1:
+            parts.words.setdefault(written[0], signs)
+        else:
+            parts.phrases.setdefault(written[0], []).insert(0, (written[1:], signs))
+    return parts, _Keys(parts)
+
+
+@functools.cache
+def _rules() -> tuple[tuple[str, re.Pattern[str], frozenset[str]], ...]:
+    """Return the rules with the signs of which a text needs one."""
+    made = []
+    for label, rule in _RULES:
+        needed = re.search(r"\(\?P<f>\[?([^\]\[(_{-]+)", rule)
+        assert needed is not None
+        first = needed[1] if rule[needed.start() + len("(?P<f>")] == "[" else needed[1][0]
+        made.append((label, re.compile(_pattern(rule)), frozenset(first)))
+    return tuple(made)
+
+
+def _pattern(rule: str) -> str:
+    return rule.replace("{who}", _WHO).replace("_{", "[^.QN]{").replace("-{", "[^.]{")
 
 
 class StatementDetector:
@@ -205,24 +230,80 @@ class StatementDetector:
     """
 
     name = "statement"
-    labels: Sequence[str] = tuple(dict.fromkeys(label for label, _ in _PATTERNS))
+    labels: Sequence[str] = tuple(dict.fromkeys(label for label, _ in _RULES))
+
+    def load(self) -> None:
+        """Prepare words and rules, which takes longer than most texts."""
+        _parts()
+        _rules()
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the statements of a text."""
-        spans: set[Span] = set()
-        if _KEYS.keys().isdisjoint(_WORD.findall(text.lower())):
+        parts, keys = _parts()
+        if not keys.may_say(set(_WORD.findall(text.lower()))):
             return []
-        done: dict[str, int] = {}
-        for hint in _WORD.finditer(text):
-            labels = _KEYS.get(hint[0].lower())
-            if labels is None or hint.start() < min(done.get(label, 0) for label in labels):
-                continue
-            # The patterns are slow, so they read only the surroundings of such a word.
-            start = max(0, hint.start() - _STATEMENT_CHARS)
-            end = min(len(text), hint.end() + _STATEMENT_CHARS)
-            done.update(dict.fromkeys(labels, hint.end() + _STATEMENT_CHARS // 2))
-            for label in labels:
-                for pattern in _COMPILED[label]:
-                    for match in pattern.finditer(text, start, end):
-                        spans.add(Span(*match.span(match.lastgroup or 0), label))
-        return sorted(spans)
+        lower = _lower(text)
+        signs, places = _read(lower, parts)
+        present = set(signs)
+        found = [
+            (label, *match.span("f"))
+            for label, rule, needed in _rules()
+            if not needed.isdisjoint(present)
+            for match in rule.finditer(signs)
+        ]
+        if not found:
+            return []
+        at = [match.span() for match in _TOKEN.finditer(lower)]
+        spans = {
+            Span(at[places[first][0]][0], at[places[last - 1][1]][1], label)
+            for label, first, last in found
+        }
+        return sorted(_outermost(spans))
+
+
+def _outermost(spans: set[Span]) -> Iterator[Span]:
+    """Leave out findings within another of the same label."""
+    reached: dict[str, int] = {}
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if span.end > reached.get(span.label, 0):
+            reached[span.label] = span.end
+            yield span
+
+
+def _read(lower: str, parts: _Parts) -> tuple[str, list[tuple[int, int]]]:
+    """Return a sign for each word, and the numbers of the first and the last word of each sign."""
+    tokens = _TOKEN.findall(lower)
+    if len(ITALIAN.intersection(tokens)) > 1:
+        tokens = [_OTHER if token == "i" else token for token in tokens]
+    signs = list(map(_sign_of, tokens))
+    ends = list(range(len(tokens)))
+    phrases = parts.phrases
+    done = 0
+    for at, token in enumerate(tokens):
+        if token in phrases and at >= done:
+            for rest, sign in phrases[token]:
+                end = at + 1 + len(rest)
+                if tuple(tokens[at + 1 : end]) == rest:
+                    signs[at:end] = (sign, *("",) * len(rest))
+                    ends[at] = end - 1
+                    done = end
+                    break
+    places = [(at, ends[at]) for at, sign in enumerate(signs) for _ in sign]
+    return "".join(signs), places
+
+
+@functools.lru_cache(maxsize=20_000)
+def _sign_of(token: str) -> str:
+    sign = _parts()[0].words.get(token)
+    if sign is not None:
+        return sign
+    if token.isdigit():
+        return _NUMBER if len(token) < 3 else _OTHER
+    if token in ',:"“”':
+        return _COMMA
+    if len(token) > _SHORT:
+        if token.endswith(_ILLNESSES):
+            return "c"
+        if token.endswith(_MEDICINES):
+            return "d"
+    return _OTHER if token[0].isalnum() or token[0] == "'" else _END
