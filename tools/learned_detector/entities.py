@@ -47,6 +47,14 @@ class Entities:
             "street": (self._street, "ADDRESS"),
             "address": (self._address, "ADDRESS"),
             "org": (self._organization, "ORGANIZATION"),
+            "orgwords": (self._organization_of_words, "ORGANIZATION"),
+            "PERSON": (lambda: self._person().upper(), "PERSON"),
+            "CITY": (lambda: self._city().upper(), "LOCATION"),
+            **{
+                f"{language}street": (functools.partial(self._street_in, language), "ADDRESS")
+                for language in ("de", "fr", "es", "it")
+            },
+            "zip": (lambda: self._digits("#####"), SKIPPED),
             "phone": (lambda: self._digits("+## ### #######"), SKIPPED),
             "email": (lambda: f"{self._first().lower()}@example.com", SKIPPED),
             "date": (self._date, SKIPPED),
@@ -181,6 +189,19 @@ class Entities:
                 self._random.choices(string.ascii_uppercase, k=self._random.randint(3, 4))
             )
         return self._coined()
+
+    def _organization_of_words(self) -> str:
+        """Return a name of ordinary words, such as "Rapid Cycle Solutions"."""
+        words = [self._random.choice(self._pools["word"]).capitalize() for _ in range(2)]
+        return " ".join((*words[: self._random.randint(1, 2)], self._trade()))
+
+    def _trade(self) -> str:
+        return self._random.choice(_LISTS["trades"])
+
+    def _street_in(self, language: str) -> str:
+        """Return a street and a number as a language writes them."""
+        form = self._random.choice(_LISTS[f"{language}_streets"])
+        return form.format(self._last(), self._random.randint(1, 200))
 
     def _coined(self) -> str:
         """Return a made-up name of one or two joined words."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tools.learned_detector.entities import Entities
 from tools.learned_detector.listed import lines_of, listed
+from tools.learned_detector.negatives import Negatives
 from tools.learned_detector.prose import Prose
 from tools.learned_detector.sources import Sources
 
@@ -59,13 +60,17 @@ class Generator:
         self._entities = Entities(found, self._random)
         self._words = listed("words.txt")
         self._prose = Prose(found, self._random)
+        self._negatives = Negatives(self._prose, self._random)
         self._private = _templates("private.txt")
         self._clean = _templates("clean.txt")
 
     def text(self) -> Text:
-        """Return the next text: with private data in about two of five."""
+        """Return the next text: with private data in about a third."""
         draw = self._random.random
-        if draw() < 0.42:
+        if draw() < 0.25:
+            # As written: programs and other languages mean something by their capitals.
+            return Text(self._negatives.text())
+        if draw() < 0.45:
             made = self._one_private()
             while draw() < 0.25:
                 self._join(made, self._one_private() if draw() < 0.5 else self._one_clean())

@@ -151,9 +151,11 @@ _PERSONS: Final = frozenset("IYETRD")
 _FREQUENT: Final = frozenset(
     _tokens(
         "the with have can make get without into take left time right want come were could"
-        " making every think having again every more like that this from when your what will"
-        " would about been being who how all and for not out off going done feel keep life had"
-        " has was are one two"
+        " making every think having again more like that this from when your what will would"
+        " about been being who how all and for not out off going done feel keep life had has"
+        " was are one two in on to of my at up it me i am do did a an is be by she he sentence"
+        " double multiple anything weight another binary problem control memory"
+        " test end self no or as so us we"
     )
 )
 

@@ -12,7 +12,7 @@ PARTS: Final[dict[str, str]] = {
     "Y": "my|our",
     "Z": "his|her|their",
     "E": "he|she",
-    "T": "patient|pt|the pt|this pt",
+    "T": "patient|pt|this pt",
     "D": "mr|mrs|ms|dr|mr.|mrs.|ms.|dr.",
     "R": "mother|father|mom|mum|mommy|dad|daddy|parent|parents|sister|sisters|brother|brothers|son"
     "|sons|daughter|daughters|child|children|kid|kids|baby|toddler|wife|husband|partner|spouse"
@@ -284,7 +284,7 @@ PARTS: Final[dict[str, str]] = {
     "|served time|serving time|did time|went to jail|went to prison|going to jail|going to prison"
     "|go to jail|sent to jail|sent to prison|in handcuffs|caught stealing|caught shoplifting"
     "|wanted by the police|released from prison|out of prison|out of jail|in custody"
-    "|pleaded guilty|pled guilty|on the run|in a gang|got a dui|had a dui|facing charges|busted",
+    "|pleaded guilty|pled guilty|in a gang|got a dui|had a dui|facing charges|busted",
     "q": "criminal record|conviction|convictions|arrest|prison sentence|jail time|jail sentence"
     "|dui|dwi|felony|misdemeanor|parole officer|probation officer|arrest warrant|warrant|rap sheet"
     "|probation|parole|court date|criminal charges|prior convictions|mugshot|public defender",

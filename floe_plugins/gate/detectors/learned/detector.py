@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.learned.domain import (
+    TRAINED,
+    comment_start,
+    is_code,
+    is_machine,
+    language,
+)
+from floe_plugins.gate.detectors.learned.words import (
+    DETERMINERS,
+    EPONYM_NOUNS,
+    NEVER,
+    NEVER_BY_NUMBER,
+    PLACES,
+    STREET,
+    TITLES,
+)
 
 if TYPE_CHECKING:
     from floe_plugins.gate.detectors.learned.model import Model
@@ -17,27 +35,75 @@ MODEL = Path(__file__).with_name("model.npz")
 # Words scored at once, which bounds the memory; neighbours across the cut are included.
 _WORDS = 4096
 _SEEN = 2
+# A word belongs to a finding from this score on, if another word of the finding has a better one.
+_WORD_SCORE = 0.03
+# Of longer lines the surroundings are read; and longer runs of characters no names.
+_LINE, _RUN = 160, 60
+# Characters between words of one finding, at most.
+_GAP = 20
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which score on a finding counts, by where it is.
+
+    Attributes
+    ----------
+    prose : float
+        In English, with a capital.
+    lower : float
+        In lower case, where a name shows by its neighbours only.
+    other_language : float
+        In a language other than English that the training texts have.
+    code : float
+        In a comment or a string of several words; nothing counts elsewhere in a line of code.
+    address : float
+        At least this for an ``ADDRESS``, wherever it is.
+    """
+
+    prose: float = 0.05
+    lower: float = 0.1
+    other_language: float = 0.45
+    code: float = 0.6
+    address: float = 0.15
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A span with its score.
+
+    Attributes
+    ----------
+    span : Span
+        Where, and what.
+    score : float
+        Half of what the class of its best word has before "nothing", at most 1.
+    """
+
+    span: Span
+    score: float
 
 
 class LearnedDetector:
     """Finds names of people, places, streets and organisations, which have no form of their own.
 
     A linear model scores every word by the word itself, its spelling, lists of names and of English
-    words, and its neighbours. It is trained from generated sentences; see `tools.learned_detector`.
-    The first text, or `load`, reads the model.
+    words, and its neighbours. It is trained from generated texts; see `tools.learned_detector`. It
+    is silent in languages that it was not trained for, in code, and in hashes and identifiers. The
+    first text, or `load`, reads the model.
 
     Parameters
     ----------
-    threshold : float, optional
-        A word is private if its best class beats "nothing" by more than this.
+    thresholds : Thresholds, optional
+        From which score on a finding counts.
     """
 
     name = "learned"
     labels: Sequence[str] = ("PERSON", "LOCATION", "ADDRESS", "ORGANIZATION")
 
-    def __init__(self, path: Path = MODEL, *, threshold: float = 0.4) -> None:
+    def __init__(self, path: Path = MODEL, *, thresholds: Thresholds | None = None) -> None:
         self._path = path
-        self._threshold = threshold
+        self._thresholds = thresholds or Thresholds()
         self._model: Model | None = None
         self._lock = threading.Lock()
 
@@ -59,49 +125,225 @@ class LearnedDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the private stretches of a text."""
+        return [finding.span for finding in self.findings(text)]
+
+    def findings(self, text: str) -> Sequence[Finding]:
+        """Return the private stretches of a text with their scores, in order."""
         from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
             words, starts = tokens(text)
-            labels = self._labels_of(words, self.load())
-        return _joined(text, words, starts, labels) if labels else []
+            scored = self._scores_of(words, self.load())
+        if not scored:
+            return []
+        spoken = language(words)
+        if spoken not in TRAINED:
+            return []
+        judge = _Judge(text, spoken, self._thresholds)
+        found = (_named(text, finding) for finding in _joined(text, words, starts, scored))
+        return [_whole(text, finding) for finding in found if judge.counts(finding)]
 
-    def _labels_of(self, words: Sequence[str], model: Model) -> dict[int, str]:
-        """Return the labels of the private words, by their numbers, ascending."""
-        labels: dict[int, str] = {}
+    def _scores_of(self, words: Sequence[str], model: Model) -> dict[int, tuple[str, float]]:
+        """Return labels and scores of the private words, by their numbers, ascending."""
+        found: dict[int, tuple[str, float]] = {}
         for start in range(0, len(words), _WORDS):
             first = max(0, start - _SEEN)
             scores = model.scores(words[first : start + _WORDS + _SEEN])
             scores = scores[start - first :][:_WORDS]
-            private = (scores[:, 1:].max(axis=1) - scores[:, 0] > self._threshold).nonzero()[0]
+            lead = (scores[:, 1:].max(axis=1) - scores[:, 0]) / 2
+            private = (lead > _WORD_SCORE).nonzero()[0]
             best = scores[private, 1:].argmax(axis=1)
-            for number, which in zip(private.tolist(), best.tolist(), strict=True):
-                labels[start + number] = self.labels[which]
-        return labels
+            leads = lead[private].clip(0, 1).tolist()
+            for number, which, score in zip(private.tolist(), best.tolist(), leads, strict=True):
+                found[start + number] = (self.labels[which], score)
+        return found
 
 
 def _joined(
-    text: str, words: Sequence[str], starts: Sequence[int], labels: Mapping[int, str]
-) -> list[Span]:
-    """Make one span of neighbours with the same label."""
-    stretches: list[tuple[int, int, str]] = []
-    for number, label in labels.items():
+    text: str,
+    words: Sequence[str],
+    starts: Sequence[int],
+    scored: Mapping[int, tuple[str, float]],
+) -> Iterator[Finding]:
+    """Make one finding of neighbours with the same label."""
+    begin = end = -1
+    label, best = "", 0.0
+    for number, (other, score) in scored.items():
         start = starts[number]
+        if other == label and _belong_together(text, end, start, label):
+            best = max(best, score)
+        else:
+            if label:
+                yield Finding(Span(begin, end, label), best)
+            begin, label, best = start, other, score
         end = start + len(words[number])
-        if stretches:
-            first, last, other = stretches[-1]
-            if other == label and not text[last:start].strip():
-                stretches[-1] = (first, end, label)
-                continue
-        stretches.append((start, end, label))
-    return [
-        Span(start, end, label) for start, end, label in stretches if _tells(text[start:end], label)
-    ]
+    if label:
+        yield Finding(Span(begin, end, label), best)
+
+
+def _belong_together(text: str, end: int, start: int, label: str) -> bool:
+    """Return whether nothing separates two stretches of a label."""
+    if start - end > _GAP:
+        return False
+    if label == "ADDRESS":
+        return _WITHIN_ADDRESS.fullmatch(text, end, start) is not None
+    return not text[end:start].strip()
+
+
+_LETTERS = re.compile(r"[^\W\d_]+")
+_AFTER = re.compile(r"(?:['’]s)?[ -]([^\W\d_]+)")
+_BEFORE = re.compile(r"([^\W\d_]+)\.?[ ]$")
+_RUN_BEFORE = re.compile(r"\S{1,60}$")
+_RUN_AFTER = re.compile(r"\S+")
+_NUMBER_AFTER = re.compile(r"[\W_]{1,2}\d")
+_NUMBER_BEFORE = re.compile(r"\d[\W_]{0,3}$")
+# What may stand between the parts of an address.
+_WITHIN_ADDRESS = re.compile(r"[\s,/-]*(?:[^\W\d_]{1,12}\.?)?[\s,/-]*")
+
+
+class _Judge:
+    """Says which findings of one text count.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    spoken : str
+        Its language as a whole.
+    thresholds : Thresholds
+        From which score on a finding counts.
+    """
+
+    def __init__(self, text: str, spoken: str, thresholds: Thresholds) -> None:
+        self._text = text
+        self._spoken = spoken
+        self._thresholds = thresholds
+        # The line that was asked for last: findings come in order.
+        self._line = (0, -1)
+        self._line_language = spoken
+        self._line_is_code = False
+
+    def counts(self, finding: Finding) -> bool:
+        """Return whether a finding counts."""
+        span = finding.span
+        stretch = self._text[span.start : span.end]
+        if not _tells(stretch, span.label) or self._is_ordinary(span, stretch):
+            return False
+        self._read_line(span)
+        if self._line_language not in TRAINED:
+            return False
+        least = self._thresholds.prose
+        if self._line_is_code:
+            if not self._is_said_in_code(span, stretch):
+                return False
+            least = self._thresholds.code
+        elif self._line_language != "en":
+            leading = _BEFORE.search(self._text, max(0, span.start - 12), span.start)
+            if leading and leading[1].lower() in DETERMINERS and span.label == "PERSON":
+                # "Über den Herbst": nouns have capitals in German, and names no article.
+                return False
+            least = self._thresholds.other_language
+        elif stretch.islower():
+            least = self._thresholds.lower
+        if span.label == "ADDRESS":
+            least = max(least, self._thresholds.address)
+        return finding.score >= least
+
+    def _read_line(self, span: Span) -> None:
+        first, last = self._line
+        if first <= span.start <= last:
+            return
+        text = self._text
+        first = text.rfind("\n", max(0, span.start - _LINE), span.start) + 1
+        first = first or max(0, span.start - _LINE)
+        last = text.find("\n", span.start, span.start + _LINE)
+        last = last if last >= 0 else min(len(text), span.start + _LINE)
+        line = text[first:last]
+        self._line = first, last
+        self._line_is_code = is_code(line)
+        self._line_language = (
+            self._spoken
+            if len(line) == len(text)
+            else language(_LETTERS.findall(line), default=self._spoken)
+        )
+
+    def _is_said_in_code(self, span: Span, stretch: str) -> bool:
+        """Return whether a stretch of a line of code is part of its comment or of a string."""
+        first, last = self._line
+        if " " not in stretch or stretch.islower():
+            return False
+        line = self._text[first:last]
+        if span.start - first >= comment_start(line):
+            return True
+        before, after = line[: span.start - first], line[span.end - first :]
+        return any(before.count(mark) % 2 and mark in after for mark in "\"'`")
+
+    def _is_ordinary(self, span: Span, stretch: str) -> bool:
+        """Return whether a stretch is a word or a value that is nobody's and no place's."""
+        text = self._text
+        if span.label != "ADDRESS" or " " not in stretch:
+            # The run of characters without spaces that the stretch stands in.
+            start, end = max(0, span.start - _RUN), span.end + _RUN
+            left = _RUN_BEFORE.search(text, start, span.start)
+            right = _RUN_AFTER.match(text, span.end, end)
+            first = stretch.split(None, 1)[0]
+            run = (
+                (left[0] if left else "") + first + (right[0] if right else "") * (first == stretch)
+            )
+            if len(run) > len(first) and is_machine(run):
+                return True
+        if span.label == "ADDRESS":
+            return False
+        lower = stretch.lower()
+        if lower in NEVER or lower in PLACES:
+            return True
+        if lower in NEVER_BY_NUMBER and (
+            _NUMBER_AFTER.match(text, span.end)
+            or _NUMBER_BEFORE.search(text, max(0, span.start - 6), span.start)
+        ):
+            return True
+        following = _AFTER.match(text, span.end)
+        if span.label == "PERSON" and following and following[1] in EPONYM_NOUNS:
+            leading = _BEFORE.search(text, max(0, span.start - 12), span.start)
+            return not (leading and leading[1].lower() in TITLES)
+        return False
+
+
+def _named(text: str, finding: Finding) -> Finding:
+    """Call a part of an address without a street a place: a city says less."""
+    span = finding.span
+    stretch = text[span.start : span.end]
+    if span.label != "ADDRESS" or STREET.search(stretch) or any(map(str.isdigit, stretch)):
+        return finding
+    return Finding(Span(span.start, span.end, "LOCATION"), finding.score)
+
+
+# A house's number, and more words with capitals after one that is found: the rest of the name.
+_NUMBER_IN_FRONT = re.compile(r"(?<!\w)\d{1,5}[a-zA-Z]?,?[ ]$")
+_NUMBER_BEHIND = re.compile(r",?[ ]\d{1,5}[a-zA-Z]?(?!\w)")
+_REST = re.compile(r"(?:[ -][^\W\d_a-z]\w+)*")
+
+
+def _whole(text: str, finding: Finding) -> Finding:
+    """Let a finding go on to the end of the name, e.g. "Cycle Solutions" after "Rapid"."""
+    span = finding.span
+    if span.label == "ADDRESS":
+        front = _NUMBER_IN_FRONT.search(text, max(0, span.start - 8), span.start)
+        behind = _NUMBER_BEHIND.match(text, span.end)
+        start, end = front.start() if front else span.start, behind.end() if behind else span.end
+        return Finding(Span(start, end, span.label), finding.score)
+    if span.label not in ("PERSON", "ORGANIZATION") or not text[span.start].isupper():
+        return finding
+    rest = _REST.match(text, span.end, span.end + _GAP)
+    end = rest.end() if rest else span.end
+    # A word that is cut off by the limit is left out.
+    if end == span.end or (end < len(text) and text[end].isalnum()):
+        return finding
+    return Finding(Span(span.start, end, span.label), finding.score)
 
 
 def _tells(stretch: str, label: str) -> bool:
-    """Return whether a stretch is more than signs, an initial, or a number of few digits."""
+    """Return whether a stretch is more than signs, an initial, or a number."""
     if any(letter >= "\u3040" for letter in stretch):
         return True
-    letters = sum(map(str.isalpha, stretch))
-    return letters > 1 or (label == "ADDRESS" and sum(map(str.isdigit, stretch)) > 3)
+    return sum(map(str.isalpha, stretch)) > (2 if label == "ADDRESS" else 1)

@@ -9,6 +9,7 @@ A word's code in the lexicon packs, from the lowest digit: first name (0-2), sur
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeAlias
 from zlib import crc32
 
@@ -70,7 +71,7 @@ PAIRS = 11
 
 # Chinese and Japanese letters stand alone: no spaces say where their words end.
 _TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\n+|[^\w\s]|_+"
+    r"([\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\n+|[^\w\s]|_+)"
 )
 
 # Longer words are distinguished by their beginning, which bounds their cost.
@@ -134,13 +135,11 @@ def rows_of(hashes: Sequence[int]) -> Indices:
 
 def tokens(text: str) -> tuple[list[str], list[int]]:
     """Return the words, numbers and signs of a text, and where each begins."""
-    words, starts = [], []
-    # No match is kept: the garbage collector would repeatedly traverse a million of them, and all
-    # other objects of the process.
-    for match in _TOKEN.finditer(text):
-        words.append(match[0])
-        starts.append(match.start())
-    return words, starts
+    # Gaps and words in turn, beginning with a gap: several times faster than a loop over matches.
+    parts = _TOKEN.split(text)
+    words = parts[1::2]
+    ends = list(accumulate(map(len, parts)))
+    return words, ends[0:-1:2]
 
 
 def edge(lexicon: Lexicon) -> Word:

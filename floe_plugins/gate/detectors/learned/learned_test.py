@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.gate.detectors.learned import LearnedDetector
+from floe_plugins.gate.detectors.learned.detector import Thresholds
 from floe_plugins.gate.detectors.learned.features import ROWS, Lexicon, tokens
 from floe_plugins.gate.detectors.learned.model import CLASSES, Model
 
@@ -70,6 +71,51 @@ def test_organizations_and_addresses_are_found() -> None:
 )
 def test_ordinary_texts_are_let_be(text: str) -> None:
     assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "elif total < 9:",
+        "min(left, right)",
+        "id 7d44a2be-93c1-4f0e-8a57-0c1f2e3d4b5a",
+        "9fceb02d0ae598e95dc970b74767f19372d61af8",
+        "updated_at 1767225600",
+        "Is IEC 61508 older than ISO 9001?",
+        "Between March and August it rains less than in October.",
+        "What's the 12th Lucas number?",
+        "Who's hungry? That's a cliché.",
+        "Schreibe eine Kurzgeschichte über den Frühling.",
+        "Was ist der Unterschied zwischen einem Prozess und einem Thread?",
+        "¿Hay un método más rápido? Explícalo, por favor.",
+        "Aimez-vous lire ? Quel livre me conseillez-vous ?",
+        "Elenca i vantaggi di una lista rispetto a un dizionario.",
+    ],
+)
+def test_it_is_silent_where_it_was_not_trained_to_find(text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("Unlike the Lindgren album, it is loud.", ("Lindgren", "PERSON")),
+        ("I'm in GOTHENBURG for a week.", ("GOTHENBURG", "LOCATION")),
+        ("I work for Rapid Harvest Systems.", ("Rapid Harvest Systems", "ORGANIZATION")),
+        ("Ship it to 48 Larkspur Avenue, please.", ("48 Larkspur Avenue", "ADDRESS")),
+        ("# Ingrid Solberg wrote this function()", ("Ingrid Solberg", "PERSON")),
+    ],
+)
+def test_names_are_found_whole(text: str, finding: tuple[str, str]) -> None:
+    assert finding in found(text)
+
+
+def test_findings_have_scores_and_thresholds_choose() -> None:
+    text = "Please tell Natalia Kowalczyk."
+    (finding,) = DETECTOR.findings(text)
+    assert 0.2 <= finding.score <= 1
+    never = LearnedDetector(thresholds=Thresholds(prose=1.1))
+    assert never.detect(text) == []
 
 
 def test_tokens_lie_one_after_the_other() -> None:
