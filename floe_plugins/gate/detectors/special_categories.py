@@ -20,6 +20,7 @@ from floe_plugins.gate.detectors.special_terms import PARTS
 # Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
 _TOKEN = re.compile(r"[^\W_]+|'[^\W_]{1,2}(?![^\W_])|[.!?;](?=\s|$)|[,:\"“”]|\n\s*\n")
 _WORD = re.compile(r"[^\W_]+")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
 _OTHER, _NUMBER, _END, _COMMA = "x", "9", ".", ","
 
 # Ends of names of illnesses, operations and medicines, which no list holds all of.
@@ -242,7 +243,8 @@ class StatementDetector:
     def detect(self, text: str) -> Sequence[Span]:
         """Return the statements of a text."""
         parts, keys = _parts()
-        if not keys.may_say(set(_WORD.findall(text.lower()))):
+        word = _ASCII_WORD if text.isascii() else _WORD
+        if not keys.may_say(set(word.findall(text.lower()))):
             return []
         lower = _lower(text)
         signs, places = _read(lower, parts)

@@ -193,8 +193,6 @@ def _belong_together(text: str, end: int, start: int, label: str) -> bool:
 _LETTERS = re.compile(r"[^\W\d_]+")
 _AFTER = re.compile(r"(?:['’]s)?[ -]([^\W\d_]+)")
 _BEFORE = re.compile(r"([^\W\d_]+)\.?[ ]$")
-_RUN_BEFORE = re.compile(r"\S{1,60}$")
-_RUN_AFTER = re.compile(r"\S+")
 _NUMBER_AFTER = re.compile(r"[\W_]{1,2}\d")
 _NUMBER_BEFORE = re.compile(r"\d[\W_]{0,3}$")
 # What may stand between the parts of an address.
@@ -283,13 +281,12 @@ class _Judge:
         text = self._text
         if span.label != "ADDRESS" or " " not in stretch:
             # The run of characters without spaces that the stretch stands in.
-            start, end = max(0, span.start - _RUN), span.end + _RUN
-            left = _RUN_BEFORE.search(text, start, span.start)
-            right = _RUN_AFTER.match(text, span.end, end)
+            before = text[max(0, span.start - _RUN) : span.start]
+            after = text[span.end : span.end + _RUN]
+            left = before.split()[-1] if before and not before[-1].isspace() else ""
+            right = after.split()[0] if after and not after[0].isspace() else ""
             first = stretch.split(None, 1)[0]
-            run = (
-                (left[0] if left else "") + first + (right[0] if right else "") * (first == stretch)
-            )
+            run = left + first + right * (first == stretch)
             if len(run) > len(first) and is_machine(run):
                 return True
         if span.label == "ADDRESS":

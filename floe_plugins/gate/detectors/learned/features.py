@@ -74,6 +74,9 @@ _TOKEN = re.compile(
     r"([\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\n+|[^\w\s]|_+)"
 )
 
+# The same for texts of ASCII alone, in half the time.
+_ASCII_TOKEN = re.compile(r"([A-Za-z]+|[0-9]+|\n+|[!-/:-@\[-^`{-~\x00-\x08\x0e-\x1b\x7f]|_+)")
+
 # Longer words are distinguished by their beginning, which bounds their cost.
 _LETTERS = 32
 
@@ -136,7 +139,7 @@ def rows_of(hashes: Sequence[int]) -> Indices:
 def tokens(text: str) -> tuple[list[str], list[int]]:
     """Return the words, numbers and signs of a text, and where each begins."""
     # Gaps and words in turn, beginning with a gap: several times faster than a loop over matches.
-    parts = _TOKEN.split(text)
+    parts = (_ASCII_TOKEN if text.isascii() else _TOKEN).split(text)
     words = parts[1::2]
     ends = list(accumulate(map(len, parts)))
     return words, ends[0:-1:2]

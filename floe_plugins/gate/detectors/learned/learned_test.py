@@ -127,6 +127,11 @@ def test_tokens_lie_one_after_the_other() -> None:
     ] == words
 
 
+def test_ascii_has_the_same_tokens_as_other_texts() -> None:
+    text = "".join(f"{first}{second}" for first in map(chr, range(128)) for second in " aZ9_.\n")
+    assert tokens(text)[0] == tokens(text + " é")[0][:-1]
+
+
 def test_a_text_in_pieces_is_scored_as_the_whole() -> None:
     sentence = "Please ask Natalia Kowalczyk about it. "
     spans = DETECTOR.detect(sentence * 1200)
