@@ -148,7 +148,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
     ) -> tuple[Verdict | None, Mapping[str, Any] | None]:
         """Let the gate decide, unless it has cleared the same texts before."""
         texts = texts_of(body)
-        said = json.dumps([(message.text, message.role) for message in texts.messages])
+        said = json.dumps([(each.text, each.role, each.field) for each in texts.messages])
         digest = hashlib.sha256(said.encode()).digest()
         if texts.readable and digest in self._cleared:
             self._cleared.move_to_end(digest)

@@ -3,7 +3,8 @@
 from floe_plugins.gate.conversation import Message
 from floe_plugins.gate.detector import Detector, Span
 from floe_plugins.gate.gate import Gate, decide
-from floe_plugins.gate.verdict import Action, Decision, Failure, Policy, Verdict
+from floe_plugins.gate.profiles import Profile
+from floe_plugins.gate.verdict import Action, Decision, Failure, Policy, Reason, Verdict
 
 __all__ = [
     "Action",
@@ -13,6 +14,8 @@ __all__ = [
     "Gate",
     "Message",
     "Policy",
+    "Profile",
+    "Reason",
     "Span",
     "Verdict",
     "decide",

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
@@ -25,10 +25,13 @@ class Message:
     role : str or None
         The speaker. None for text beside the conversation, such as a tool's description: it is
         scanned by itself, and no value is split between it and a message.
+    field : str or None
+        The field of a request, or of a message, that holds a text beside the conversation.
     """
 
     text: str
     role: str | None = "user"
+    field: str | None = None
 
 
 class Conversation:
@@ -79,22 +82,29 @@ class Conversation:
         """Return the spans message by message, with offsets into each; a span may be in several."""
         split: list[list[Span]] = [[] for _ in self.messages]
         for span in spans:
-            first = max(0, bisect_right(self._starts, span.start) - 1)
-            for place in range(first, bisect_left(self._starts, span.end)):
+            for place in self._places(span):
                 start, length = self._starts[place], len(self.messages[place].text)
                 begin, end = max(span.start - start, 0), min(span.end - start, length)
                 if begin < end:
                     split[place].append(Span(begin, end, span.label))
         return tuple(map(tuple, split))
 
+    def messages_of(self, span: Span) -> Sequence[Message]:
+        """Return the messages that a span of the text lies in, at least one."""
+        return [self.messages[place] for place in self._places(span)]
+
     def replaced(self, texts: Sequence[str]) -> "Conversation":
         """Return the conversation with other texts, one per message."""
         return Conversation(
             [
-                Message(text, message.role)
+                replace(message, text=text)
                 for text, message in zip(texts, self.messages, strict=True)
             ]
         )
+
+    def _places(self, span: Span) -> range:
+        first = max(0, bisect_right(self._starts, span.start) - 1)
+        return range(first, bisect_left(self._starts, span.end))
 
     def _seam(self, places: Sequence[int]) -> View | None:
         """Join some messages without anything in between and leave the rest out."""

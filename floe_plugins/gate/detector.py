@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -17,11 +17,15 @@ class Span:
         The stretch is ``text[start:end]``; offsets count characters.
     label : str
         The kind of private text, in capitals, e.g. ``EMAIL``. Redaction replaces it by ``<EMAIL>``.
+    score : float
+        How sure the detector is, from 0 to 1; thresholds of a configuration read it. Spans that
+        differ only in it are equal.
     """
 
     start: int
     end: int
     label: str
+    score: float = field(default=1.0, compare=False)
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ import logging
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError
@@ -16,8 +18,19 @@ from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span, log_coverage
 from floe_plugins.gate.disguises import views_of
 from floe_plugins.gate.disguises.view import View
+from floe_plugins.gate.judgement import Judge, checked_thresholds
+from floe_plugins.gate.profiles import Profile
 from floe_plugins.gate.runner import DetectorRunner, Reading, load_detectors, longest_finding
-from floe_plugins.gate.verdict import Action, Decision, Failure, Policy, Rules, Verdict
+from floe_plugins.gate.verdict import (
+    Action,
+    Decision,
+    Failure,
+    Policy,
+    Reason,
+    Rules,
+    Verdict,
+    check_labels,
+)
 from floe_plugins.isolation import Failed, count_failure
 
 logger = logging.getLogger(__name__)
@@ -43,7 +56,17 @@ class Gate:
         ``strict``, ``redact`` or ``labels``.
     actions : mapping of str to Action or str, optional
         For the policy ``labels``: label to ``clear``, ``redact`` or ``local``. ``*`` stands for all
-        other labels, which are ``local`` without it.
+        other labels, which are ``local`` without it. A label that is named counts under every
+        profile.
+    profile : Profile or str, optional
+        What is private: ``secrets``, ``personal`` or ``strict``.
+    thresholds : mapping of str to float, optional
+        Label to the least score, from 0 to 1, with which a finding counts.
+    allow : mapping of str to sequence of str, optional
+        What may leave: lists of whole ``values``, of ``domains`` and of ``patterns``.
+    roles, fields : mapping of str to str, optional
+        Role of a message, or field of a request, to the profile that its text is judged by, or to
+        ``ignored``.
     plugins : iterable of str, optional
         Dotted paths of plugins to load besides the installed ones.
     timeout_s : float, optional
@@ -62,7 +85,7 @@ class Gate:
         All labels that the detectors may give.
     longest : int
         The most characters that one finding may span.
-    policy, timeout_s, max_chars
+    policy, profile, timeout_s, max_chars
         As given.
 
     Raises
@@ -84,11 +107,18 @@ class Gate:
         detectors: Sequence[Detector | str] | None = None,
         policy: Policy | str = Policy.STRICT,
         actions: Mapping[str, Action | str] | None = None,
+        profile: Profile | str = Profile.PERSONAL,
+        thresholds: Mapping[str, float] | None = None,
+        allow: Mapping[str, Sequence[str]] | None = None,
+        roles: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
         plugins: Iterable[str] = (),
         timeout_s: float = TIMEOUT_S,
         max_chars: int = MAX_CHARS,
     ) -> None:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
+        self._judge = Judge(profile, self._rules, allow=allow, roles=roles, fields=fields)
+        least = checked_thresholds(thresholds)
         if not is_number(timeout_s):
             raise ConfigError(f"The gate's timeout_s is {timeout_s!r}; accepted is a number.")
         if not 0 < timeout_s <= MOST_TIMEOUT_S:
@@ -105,9 +135,10 @@ class Gate:
         loaded = load_detectors(detectors, plugins)
         self._detectors = tuple(each.detector.name for each in loaded)
         self._labels = frozenset().union(*(each.labels for each in loaded))
-        self._rules.check_labels(self._labels)
+        for table, name in ((self._rules.actions, "actions"), (least, "thresholds")):
+            check_labels(table or (), self._labels, name=name)
         self._longest = longest_finding(loaded)
-        self._runner = DetectorRunner(loaded)
+        self._runner = DetectorRunner(loaded, least)
         weakref.finalize(self, self._runner.close)
         log_coverage(self._labels)
 
@@ -115,6 +146,11 @@ class Gate:
     def policy(self) -> Policy:
         """The policy."""
         return self._rules.policy
+
+    @property
+    def profile(self) -> Profile:
+        """The profile."""
+        return self._judge.profile
 
     @property
     def timeout_s(self) -> float:
@@ -180,6 +216,7 @@ class _Decision:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._rules = gate._rules
+        self._judge = gate._judge
         self._started = time.monotonic()
 
     def of(self, text: str | Sequence[Message]) -> Verdict:
@@ -189,17 +226,20 @@ class _Decision:
         refusal = self._refusal(conversation)
         if refusal is not None:
             return self._verdict(failures=(refusal,))
-        spans, failures = self._scan(conversation)
-        messages = () if isinstance(text, str) else conversation.split(spans)
-        if failures or self._rules.decision(spans) is not Decision.REDACTED:
-            return self._verdict(spans=spans, messages=messages, failures=failures)
-        redacted = self._redacted(conversation, spans)
+        found, failures = self._scan(conversation)
+        reasons = self._judge.judge(conversation, found)
+        private = _private(reasons)
+        messages = () if isinstance(text, str) else conversation.split([*reasons])
+        if failures or self._rules.decision(private) is not Decision.REDACTED:
+            return self._verdict(reasons=reasons, messages=messages, failures=failures)
+        redacted = self._redacted(conversation, private)
         # Text beside a placeholder may now look like something private.
-        left, failures = self._scan(redacted)
+        found, failures = self._scan(redacted)
+        left = _private(self._judge.judge(redacted, found))
         if failures or self._rules.decision(left) is not Decision.CLEAR:
-            return self._verdict(spans=spans, messages=messages, failures=failures, kept=True)
+            return self._verdict(reasons=reasons, messages=messages, failures=failures, kept=True)
         return self._verdict(
-            spans=spans,
+            reasons=reasons,
             messages=messages,
             redacted=redacted,
             by_message=not isinstance(text, str),
@@ -215,7 +255,10 @@ class _Decision:
             return Failure("gate", "floe", "invalid Unicode")
         return None
 
-    def _scan(self, conversation: Conversation) -> tuple[tuple[Span, ...], tuple[Failure, ...]]:
+    def _scan(
+        self, conversation: Conversation
+    ) -> tuple[dict[Span, str | None], tuple[Failure, ...]]:
+        """Return the findings, each with what it is private as by itself, and the failures."""
         text = conversation.text
         views = views_of(text)
         seams = [
@@ -224,12 +267,16 @@ class _Decision:
         deadline = self._started + self._gate.timeout_s
         readings = [Reading(view.text, view.values_only) for view in (*views, *seams)]
         found, failures = self._gate._runner.ask((Reading(text), *readings), deadline)
-        spans: set[Span] = set()
+        spans: dict[Span, str | None] = {}
         if found:
-            spans.update(found[0])
+            spans.update(self._judge.kinds(text, found[0]))
             for view, own in zip(views, found[1:], strict=False):
-                spans.update(_moved(own, view))
-            spans.update(_across(zip(seams, found[1 + len(views) :], strict=True), spans))
+                _add(spans, _moved(self._judge.kinds(view.text, own), view))
+            across = (
+                (seam, self._judge.kinds(seam.text, own))
+                for seam, own in zip(seams, found[1 + len(views) :], strict=True)
+            )
+            _add(spans, list(_across(across, spans)))
         for failure in failures:
             count_failure(
                 Failed("floe_register_detectors", failure.plugin, failure.detector, failure.reason)
@@ -240,7 +287,7 @@ class _Decision:
                 failure.plugin,
                 failure.reason,
             )
-        return tuple(sorted(spans)), tuple(failures)
+        return spans, tuple(failures)
 
     def _redacted(self, conversation: Conversation, spans: Sequence[Span]) -> Conversation:
         """Replace spans by placeholders, in every message that has a part of one."""
@@ -255,7 +302,7 @@ class _Decision:
     def _verdict(
         self,
         *,
-        spans: tuple[Span, ...] = (),
+        reasons: Mapping[Span, Reason] = MappingProxyType({}),
         messages: tuple[tuple[Span, ...], ...] = (),
         failures: tuple[Failure, ...] = (),
         redacted: Conversation | None = None,
@@ -267,16 +314,18 @@ class _Decision:
         elif failures or kept:
             decision = Decision.LOCAL
         else:
-            decision = self._rules.decision(spans)
+            decision = self._rules.decision(_private(reasons))
         texts = tuple(message.text for message in redacted.messages) if redacted else ()
         return Verdict(
             decision=decision,
-            labels=tuple(sorted({span.label for span in spans})),
-            spans=spans,
+            labels=tuple(sorted({span.label for span in reasons})),
+            spans=tuple(reasons),
             scanned_all=not failures,
             detectors=self._gate.detectors,
             milliseconds=(time.monotonic() - self._started) * 1e3,
             failures=failures,
+            profile=str(self._judge.profile),
+            reasons=tuple(reasons.values()),
             messages=messages,
             redacted_text=redacted.text if redacted else None,
             redacted_messages=texts if by_message else None,
@@ -293,21 +342,37 @@ def _conversation(text: object) -> Conversation | None:
     return None
 
 
-def _moved(spans: Iterable[Span], view: View) -> Iterable[Span]:
-    for span in spans:
+_Kinds = Mapping[Span, str | None]
+
+
+def _private(reasons: Mapping[Span, Reason]) -> list[Span]:
+    return [span for span, reason in reasons.items() if reason.private]
+
+
+def _add(spans: dict[Span, str | None], more: Iterable[tuple[Span, str | None]]) -> None:
+    """Add findings; one that is private in any way of reading is private."""
+    for span, kind in more:
+        spans[span] = spans.get(span) or kind
+
+
+def _moved(kinds: _Kinds, view: View) -> Iterable[tuple[Span, str | None]]:
+    for span, kind in kinds.items():
         start, end = view.original(span.start, span.end)
-        yield Span(start, end, span.label)
+        yield replace(span, start=start, end=end), kind
 
 
-def _across(found: Iterable[tuple[View, Iterable[Span]]], known: set[Span]) -> Iterable[Span]:
+def _across(
+    found: Iterable[tuple[View, _Kinds]], known: Iterable[Span]
+) -> Iterable[tuple[Span, str | None]]:
     """Return what was found at seams, by its places in the messages."""
     begun = {(span.start, span.label) for span in known}
-    for view, spans in found:
-        for span in spans:
+    for view, kinds in found:
+        for span, kind in kinds.items():
             stretches = view.stretches(span.start, span.end)
             # A value that is complete in one message continues, at a seam, into the next one.
             if (stretches[0][0], span.label) not in begun:
-                yield from (Span(start, end, span.label) for start, end in stretches)
+                for start, end in stretches:
+                    yield replace(span, start=start, end=end), kind
 
 
 def _with_placeholders(text: str, spans: Sequence[Span]) -> str:

@@ -5,11 +5,12 @@ scan fails at once: without that detector no text could be cleared anyway.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
-from floe_plugins.checks import is_integer
+from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.detector import PROSE, Detector, Span
 from floe_plugins.gate.verdict import Failure
@@ -203,10 +204,22 @@ class Scan:
 
 
 class DetectorRunner:
-    """Calls a gate's detectors one after the other, in a thread of their own."""
+    """Calls a gate's detectors one after the other, in a thread of their own.
 
-    def __init__(self, detectors: Sequence[LoadedDetector]) -> None:
+    Parameters
+    ----------
+    thresholds : mapping of str to float, optional
+        Label to the least score with which a finding counts. A finding is left out before it can
+        stand for an equal one of a surer detector.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[LoadedDetector],
+        thresholds: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._detectors = tuple(detectors)
+        self._thresholds = thresholds
         self._thread = IsolationThread("floe-gate")
         #: The current scan of the thread, or its last.
         self._current: Scan | None = None
@@ -249,11 +262,11 @@ class DetectorRunner:
             scan.asking = loaded
             if scan.late:
                 return False
-            _ask(scan, loaded)
+            _ask(scan, loaded, self._thresholds)
         return True
 
 
-def _ask(scan: Scan, loaded: LoadedDetector) -> None:
+def _ask(scan: Scan, loaded: LoadedDetector, thresholds: Mapping[str, float]) -> None:
     """Call one detector and record its answer."""
     try:
         for found, reading in zip(scan.spans, scan.readings, strict=True):
@@ -261,7 +274,10 @@ def _ask(scan: Scan, loaded: LoadedDetector) -> None:
                 continue
             spans = _checked(loaded, loaded.detector.detect(reading.text), len(reading.text))
             found.update(
-                span for span in spans if not (reading.values_only and span.label in PROSE)
+                span
+                for span in spans
+                if not (reading.values_only and span.label in PROSE)
+                and span.score >= thresholds.get(span.label, 0.0)
             )
     except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
         # the text private and must not end the thread. Its message may hold some of the text.
@@ -279,6 +295,8 @@ def _checked(loaded: LoadedDetector, answer: object, length: int) -> list[Span]:
             or type(span.end) is not int
             or not 0 <= span.start < span.end <= length
             or span.label not in loaded.labels
+            or not is_number(span.score)
+            or not 0 <= span.score <= 1
         ):
             raise InvalidAnswerError
     return spans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -12,12 +12,18 @@ from pydantic import Field, SkipValidation
 
 from floe_plugins.config import Names, ServerAccess, Settings, Url, Wording, Words
 from floe_plugins.errors import ConfigError
+from floe_plugins.gate.allow_lists import ALLOW_HELP
 from floe_plugins.gate.gate import MAX_CHARS, MOST_TIMEOUT_S, TIMEOUT_S, VARIABLE, Gate
+from floe_plugins.gate.judgement import FIELDS_HELP, ROLES_HELP, THRESHOLDS_HELP
+from floe_plugins.gate.profiles import PROFILE_HELP, Judged, Profile
 from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP, Action, Policy
 
 _ModelName = Annotated[
     str, Field(min_length=1), Words(accepted="a model's name", unset="the request's")
 ]
+_BY_PROFILE = Words(
+    accepted="a table to `secrets`, `personal`, `strict` or `ignored`", unset="see there"
+)
 _Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -70,12 +76,27 @@ class GateSettings(Settings):
         missing="The gate's configuration has no {key}.",
     )
 
-    # The gate itself checks these two, with the labels of its detectors.
+    # The gate itself checks these, with the labels of its detectors.
+    profile: SkipValidation[Profile] = Field(default=Profile.PERSONAL, description=PROFILE_HELP)
     policy: SkipValidation[Policy] = Field(default=Policy.STRICT, description=POLICY_HELP)
     actions: Annotated[
         SkipValidation[Mapping[str, Action] | None],
         Words(accepted="a table from label to `clear`, `redact` or `local`"),
     ] = Field(default=None, description=ACTIONS_HELP)
+    allow: Annotated[
+        SkipValidation[Mapping[str, Sequence[str]] | None],
+        Words(accepted="an object with `values`, `domains`, `patterns`, each a list of texts"),
+    ] = Field(default=None, description=ALLOW_HELP)
+    thresholds: Annotated[
+        SkipValidation[Mapping[str, float] | None],
+        Words(accepted="a table from label to a number from 0 to 1"),
+    ] = Field(default=None, description=THRESHOLDS_HELP)
+    roles: Annotated[SkipValidation[Mapping[str, Judged] | None], _BY_PROFILE] = Field(
+        default=None, description=ROLES_HELP
+    )
+    fields: Annotated[SkipValidation[Mapping[str, Judged] | None], _BY_PROFILE] = Field(
+        default=None, description=FIELDS_HELP
+    )
     detectors: Annotated[Names, Words(unset="all that need not be named")] | None = Field(
         default=None, description="names of detectors, see `floe-llm plugins`"
     )

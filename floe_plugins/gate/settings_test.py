@@ -40,7 +40,7 @@ def test_a_file_makes_a_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("values", "expected"),
     [
         ([], "is no JSON object"),
-        ({"polcy": "strict"}, "has the key 'polcy'; accepted are policy, actions"),
+        ({"polcy": "strict"}, "has the key 'polcy'; accepted are profile, policy"),
         ({"detectors": "email"}, "accepted is a list of names"),
         ({"plugins": [1]}, "accepted is a list of names"),
         ({"policy": "lenient"}, "accepted are strict, redact, labels"),
@@ -69,7 +69,7 @@ def test_the_command_takes_the_policy_from_file_or_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mail = tmp_path / "mail.txt"
-    mail.write_text("joe@example.org at 10.1.2.3\n")
+    mail.write_text("joe@example.org at 93.184.216.34\n")
     config = written(tmp_path, {"policy": "redact", "detectors": ["email", "ip-address"]})
     assert main(["check", str(mail), "--config", config]) == 1
     assert capsys.readouterr().out.endswith("<EMAIL> at <IP_ADDRESS>\n")

@@ -43,6 +43,28 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a finding is private or not; holds nothing of the text.
+
+    Attributes
+    ----------
+    label : str
+        The finding's label.
+    rule : str
+        What decided, such as ``contact data`` or ``alone``.
+    profile : str
+        The profile that the finding was judged by.
+    private : bool
+        Whether it is private.
+    """
+
+    label: str
+    rule: str
+    profile: str
+    private: bool
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The gate's verdict on one text.
 
@@ -53,8 +75,8 @@ class Verdict:
     labels : tuple of str
         The labels found, sorted, each once.
     spans : tuple of Span
-        The findings, sorted by position; offsets into the original text, or into the messages
-        joined by line feeds.
+        The findings, private or not, sorted by position; offsets into the original text, or into
+        the messages joined by line feeds.
     scanned_all : bool
         Whether every detector gave a valid answer on the whole text. If not, the decision is
         ``local``.
@@ -64,6 +86,10 @@ class Verdict:
         How long the decision took.
     failures : tuple of Failure
         Why the text was not scanned in full, if it was not.
+    profile : str
+        The gate's profile.
+    reasons : tuple of Reason
+        Why each of the spans is private or not, in their order.
     messages : tuple of tuple of Span
         For a conversation: the spans message by message, with offsets into each. If a value is
         split over messages, each of them has its part.
@@ -81,9 +107,26 @@ class Verdict:
     detectors: tuple[str, ...]
     milliseconds: float
     failures: tuple[Failure, ...] = ()
+    profile: str = ""
+    reasons: tuple[Reason, ...] = ()
     messages: tuple[tuple[Span, ...], ...] = ()
     redacted_text: str | None = field(default=None, repr=False)
     redacted_messages: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @property
+    def why(self) -> str:
+        """Why the text may leave or not, in one line without any of the text."""
+        if self.failures:
+            causes = [f"{each.detector} failed ({each.reason})" for each in self.failures]
+        else:
+            private = [each for each in self.reasons if each.private]
+            counted = dict.fromkeys(private or self.reasons)
+            causes = [
+                f"{each.label} {each.rule}"
+                + (f" (profile {each.profile})" if each.profile != self.profile else "")
+                for each in sorted(counted, key=lambda each: (each.label, each.rule, each.profile))
+            ]
+        return f"{'; '.join(causes) or 'nothing found'}; profile {self.profile}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON values, without any of the text."""
@@ -92,6 +135,7 @@ class Verdict:
         if not self.messages:
             del values["messages"]
         values["decision"] = str(self.decision)
+        values["why"] = self.why
         return values
 
 
@@ -103,10 +147,10 @@ class Policy(StrEnum):
     """What the gate does with a finding."""
 
     STRICT = "strict"
-    """Any finding keeps the whole text local."""
+    """Any private finding keeps the whole text local."""
 
     REDACT = "redact"
-    """Placeholders replace the findings, and the rest may leave."""
+    """Placeholders replace the private findings, and the rest may leave."""
 
     LABELS = "labels"
     """A table says for each label whether it may leave, is replaced, or makes the text local."""
@@ -126,12 +170,13 @@ class Action(StrEnum):
 
 
 POLICY_HELP = (
-    "`strict`: any finding is local. `redact`: findings are replaced by placeholders such as "
-    "`<EMAIL>`, and what is left is scanned again. `labels`: as `actions` says"
+    "what becomes of private findings. `strict`: the text is local. `redact`: they are replaced by "
+    "placeholders such as `<EMAIL>`, and what is left is scanned again. `labels`: as `actions` says"
 )
 ACTIONS_HELP = (
-    "for `labels`: what to do with a label; `*` for all others, which are `local` without it. The "
-    "most restrictive action among the findings wins"
+    "for `labels`: what to do with a label; `*` for all others that are private, which are `local` "
+    "without it. A label that is named counts under every profile. The most restrictive action "
+    "among the findings wins"
 )
 
 
@@ -171,23 +216,12 @@ class Rules:
         if self.actions is not None:
             object.__setattr__(self, "actions", _checked(self.actions))
 
-    def check_labels(self, known: Iterable[str]) -> None:
-        """Refuse a table with a label that no detector gives: it may be misspelt.
-
-        Raises
-        ------
-        ConfigError
-        """
-        accepted = sorted(known)
-        for label in self.actions or ():
-            if label != OTHERS and label not in accepted:
-                raise ConfigError(
-                    f"The gate's actions name the label {label!r}; the detectors give "
-                    f"{', '.join(accepted)}."
-                )
+    def names(self, label: str) -> bool:
+        """Return whether the table names a label itself."""
+        return self.actions is not None and label in self.actions
 
     def action(self, label: str) -> Action:
-        """Return the action for a label."""
+        """Return the action for a label of private findings."""
         if self.actions is None:
             return Action.LOCAL if self.policy is Policy.STRICT else Action.REDACT
         return self.actions.get(label, self.actions.get(OTHERS, Action.LOCAL))
@@ -202,6 +236,22 @@ class Rules:
     def to_replace(self, spans: Iterable[Span]) -> list[Span]:
         """Return the findings that placeholders replace."""
         return [span for span in spans if self.action(span.label) is Action.REDACT]
+
+
+def check_labels(table: Iterable[str], known: Iterable[str], *, name: str) -> None:
+    """Refuse a table with a label that no detector gives: it may be misspelt.
+
+    Raises
+    ------
+    ConfigError
+    """
+    accepted = sorted(known)
+    for label in table:
+        if label != OTHERS and label not in accepted:
+            raise ConfigError(
+                f"The gate's {name} name the label {label!r}; the detectors give "
+                f"{', '.join(accepted)}."
+            )
 
 
 def _checked(actions: object) -> Mapping[str, Action]:

@@ -8,14 +8,18 @@ from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate import Action, Decision, Gate, Policy, Span, decide
 from floe_plugins.gate.detector import CLASSES, coverage, log_coverage
 
-TEXT = "joe@example.org is at 10.1.2.3"
+TEXT = "joe@example.org is at 93.184.216.34"
 
 
 @pytest.mark.parametrize(
     ("actions", "decision", "redacted"),
     [
         ({"EMAIL": "clear", "IP_ADDRESS": "clear"}, Decision.CLEAR, None),
-        ({"EMAIL": "redact", "IP_ADDRESS": "clear"}, Decision.REDACTED, "<EMAIL> is at 10.1.2.3"),
+        (
+            {"EMAIL": "redact", "IP_ADDRESS": "clear"},
+            Decision.REDACTED,
+            "<EMAIL> is at 93.184.216.34",
+        ),
         (
             {"EMAIL": "clear", "*": "redact"},
             Decision.REDACTED,

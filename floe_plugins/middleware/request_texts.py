@@ -96,7 +96,7 @@ def texts_of(body: Mapping[str, Any]) -> BodyTexts:
             _converse(value, spoken, beside)
         # Numbers beside the conversation are settings: seeds, limits and temperatures.
         elif key not in _OF_THE_SERVER and type(value) not in (int, float):
-            beside.extend(_aside({key: value}))
+            beside.extend(_aside({key: value}, field=key))
     return BodyTexts([*spoken, *beside], _readable(body))
 
 
@@ -159,7 +159,9 @@ def _converse(value: object, spoken: list[Message], beside: list[Message]) -> No
             role = turn.get("role")
             role = role if isinstance(role, str) else "user"
             _contents(turn.get("content"), role, spoken, beside)
-            beside.extend(_aside({key: part for key, part in turn.items() if key != "content"}))
+            for key, part in turn.items():
+                if key != "content":
+                    beside.extend(_aside({key: part}, field=key))
         elif isinstance(turn, str):
             spoken.append(Message(turn))
         else:
@@ -177,9 +179,9 @@ def _contents(content: object, role: str, spoken: list[Message], beside: list[Me
             beside.extend(_aside(part))
 
 
-def _aside(value: object) -> list[Message]:
+def _aside(value: object, *, field: str | None = None) -> list[Message]:
     """Return every text of a JSON value, keys and long numbers too, as messages without a role."""
-    return [Message(text, None) for text in _strings(value)]
+    return [Message(text, None, field) for text in _strings(value)]
 
 
 def _strings(value: object) -> Iterator[str]:

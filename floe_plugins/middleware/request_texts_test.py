@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from floe_plugins.gate import Gate, Message
+from floe_plugins.gate import Decision, Gate, Message
 from floe_plugins.middleware.request_texts import texts_of, with_texts
 
 TOOL = {
@@ -42,7 +42,7 @@ def test_of_an_ordinary_request_only_what_is_said_is_read() -> None:
     assert texts.messages == [
         Message("Be brief.", "system"),
         Message("What is 2 + 2?", "user"),
-        Message("Get the weather.", None),
+        Message("Get the weather.", None, "tools"),
     ]
 
 
@@ -175,3 +175,17 @@ def test_alike_texts_that_would_change_in_different_ways_do_not_leave() -> None:
 @pytest.mark.parametrize("body", [{"metadata": {"Joe Bloggs": 1}}, {"metadata": {"id": 12345678}}])
 def test_there_is_no_placeholder_for_keys_and_numbers(body: dict[str, Any]) -> None:
     assert with_texts(body, ["<X>"] * len(texts_of(body).messages)) is None
+
+
+def test_texts_beside_a_conversation_know_their_field() -> None:
+    body = {
+        "messages": [{"role": "assistant", "content": "hi", "tool_calls": [{"x": "a text"}]}],
+        "tools": [{"description": "write to joe@example.org"}],
+        "user": "some one",
+    }
+    fields = {message.text: message.field for message in texts_of(body).messages}
+    assert fields["hi"] is None
+    assert fields["a text"] == "tool_calls"
+    assert fields["write to joe@example.org"] == "tools"
+    assert fields["some one"] == "user"
+    assert Gate(detectors=["email"]).decide(texts_of(body).messages).decision is Decision.CLEAR

@@ -107,7 +107,7 @@ def ask(
     return Reply(events)
 
 
-SETTINGS = GateSettings(detectors=("email", "card", "us-ssn"), timeout_s=30)
+SETTINGS = GateSettings(profile="strict", detectors=("email", "card", "us-ssn"), timeout_s=30)
 
 
 def user(content: object, **more: Any) -> dict[str, Any]:

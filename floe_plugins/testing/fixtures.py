@@ -36,7 +36,7 @@ def gate_with() -> Callable[..., Gate]:
     """Build a privacy gate with only the given detectors."""
 
     def make(*detectors: Detector | str, policy: str = "strict") -> Gate:
-        return Gate(detectors=detectors, policy=policy)
+        return Gate(detectors=detectors, policy=policy, profile="strict")
 
     return make
 

@@ -1,0 +1,165 @@
+"""What is private: profiles that judge the findings of the detectors.
+
+A detector says what a stretch of text is. A profile says whether that is private, by its label and,
+for what is private only in some contexts, by the text around it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
+from typing import Literal
+
+from floe_plugins.gate.detector import CLASSES, Span
+from floe_plugins.gate.person_context import (
+    births_of_life,
+    names_taken_wrong,
+    persons_of_life,
+)
+from floe_plugins.gate.street_addresses import leads_to_a_house, street_addresses
+
+
+class Profile(StrEnum):
+    """What counts as private."""
+
+    SECRETS = "secrets"
+    """Keys, passwords, cards, accounts and identity numbers."""
+
+    PERSONAL = "personal"
+    """What identifies or exposes a person."""
+
+    STRICT = "strict"
+    """Every finding."""
+
+
+IGNORED = "ignored"
+"""In a table of roles or fields: their texts are not judged."""
+
+Judged = Literal["ignored", "secrets", "personal", "strict"]
+"""A value of such a table."""
+
+PROFILE_HELP = (
+    "what is private. `secrets`: keys, passwords, cards, accounts, identity numbers. `personal`: "
+    "also contact data, street addresses and sensitive statements, and names with any of these or "
+    "with words that make them people of the user's life. `strict`: every finding"
+)
+
+#: From what covers least to what covers most.
+ORDER: tuple[str, ...] = (IGNORED, *Profile)
+
+_CONTACT = "contact data"
+_POSTAL = "street address"
+_PERSON = "person of the user's life"
+_BIRTH = "date of birth"
+_NETWORK = "public network address"
+_SENSITIVE = "sensitive statement"
+UNKNOWN = "label that the profile does not know"
+ALONE = "alone"
+BESIDE = "beside something private"
+ANY = "any finding"
+NO_SECRET = "no secret"
+
+# Class of private text -> kind of secret.
+_SECRETS = {
+    "passwords, keys": "secret",
+    "payment cards": "card",
+    "bank accounts": "account",
+    "crypto addresses": "account",
+    "national identity numbers": "identity number",
+    "driving licences": "identity number",
+    "passports": "identity number",
+    "vehicles": "identity number",
+    "VAT numbers": "identity number",
+}
+# Class of private text -> kind, for what is private wherever it stands.
+_EXPOSING = {
+    "e-mail addresses": _CONTACT,
+    "telephone numbers": _CONTACT,
+    "personal pages": _CONTACT,
+    "health": _SENSITIVE,
+    "religion": _SENSITIVE,
+    "politics": _SENSITIVE,
+    "trade unions": _SENSITIVE,
+    "sexuality": _SENSITIVE,
+    "ethnicity": _SENSITIVE,
+    "crime": _SENSITIVE,
+}
+# Labels that say more than their class.
+_OF_LABELS = {
+    "MEDICAL_RECORD": "identity number",
+    "DATE_OF_BIRTH": _BIRTH,
+    "BIRTH_DATE": _BIRTH,
+}
+
+
+def _by_label(kinds: Mapping[str, str]) -> dict[str, str]:
+    return {label: kind for name, kind in kinds.items() for label in CLASSES[name]}
+
+
+_SECRET_LABELS = {**_by_label(_SECRETS), "MEDICAL_RECORD": _OF_LABELS["MEDICAL_RECORD"]}
+_PRIVATE_LABELS = {**_by_label(_EXPOSING), **_SECRET_LABELS, **_OF_LABELS}
+
+
+def _public_addresses(text: str, spans: Collection[Span]) -> set[Span]:
+    """Return the network addresses that are not of a private network or of documentation."""
+    return {span for span in spans if _is_public(text[span.start : span.end])}
+
+
+def _is_public(written: str) -> bool:
+    try:
+        return ipaddress.ip_address(written.rstrip(".")).is_global
+    except ValueError:
+        # The address of a device.
+        return True
+
+
+_Contexts = Callable[[str, Collection[Span]], set[Span]]
+
+# Classes whose members are private in some contexts: kind, and the function that finds them.
+_IN_CONTEXT: dict[str, tuple[str, _Contexts]] = {
+    "names of persons": (_PERSON, persons_of_life),
+    "postal addresses": (_POSTAL, street_addresses),
+    "dates of birth, ages": (_BIRTH, births_of_life),
+    "network addresses": (_NETWORK, _public_addresses),
+    # A detector may take a person's name for one of these.
+    "organisations": (_PERSON, names_taken_wrong),
+    "places": (_PERSON, names_taken_wrong),
+}
+#: Classes for one of which the name of a street may be taken.
+_NAMES = ("names of persons", "organisations", "places")
+_WEAK = {
+    label: name for name in _IN_CONTEXT for label in CLASSES[name] if label not in _PRIVATE_LABELS
+}
+
+
+def kinds(text: str, spans: Collection[Span]) -> dict[Span, str]:
+    """Return the kinds of the findings that are private by themselves under ``personal``.
+
+    The others are private only beside one of these. A label that no profile knows is private: it
+    may be a plugin's.
+
+    Parameters
+    ----------
+    text : str
+        The text in which the spans are.
+    """
+    found: dict[Span, str] = {}
+    weak: dict[str, list[Span]] = {}
+    for span in spans:
+        if span.label in _WEAK:
+            weak.setdefault(_WEAK[span.label], []).append(span)
+        else:
+            found[span] = _PRIVATE_LABELS.get(span.label, UNKNOWN)
+    for name, own in weak.items():
+        kind, private = _IN_CONTEXT[name]
+        found.update(dict.fromkeys(private(text, own), kind))
+        if name in _NAMES:
+            streets = (span for span in own if leads_to_a_house(text, span))
+            found.update(dict.fromkeys(streets, _POSTAL))
+    return found
+
+
+def secret_kind(label: str) -> str | None:
+    """Return which kind of secret a label stands for, or None."""
+    return _SECRET_LABELS.get(label)
