@@ -1,9 +1,10 @@
 """Reads prompts with their private spans."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from floe_plugins.errors import FloeError
 
@@ -13,6 +14,10 @@ _SPANS = ("spans", "entities", "privacy_mask", "labels")
 _LABELS = ("type", "label", "entity_type", "entity")
 _STARTS = ("start", "start_position", "begin", "start_offset")
 _ENDS = ("end", "end_position", "end_offset")
+
+
+_ACCEPTED = "'text' and 'spans', a list of objects with 'type', 'start' and 'end'"
+_T = TypeVar("_T")
 
 
 class DataError(FloeError):
@@ -33,25 +38,48 @@ def read_prompts(path: Path) -> list[Prompt]:
     Each line is an object with ``text`` and ``spans``, a list of objects with ``type``, ``start``
     and ``end``. Some other names of these keys are known too.
     """
+    prompts = [_parsed(path, number, line, _prompt, _ACCEPTED) for number, line in _lines(path)]
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; accepted is one JSON object per line.")
+    return prompts
+
+
+def read_benign(path: Path) -> dict[str, list[str]]:
+    """Read a JSONL file of ordinary texts, by their ``source``; those without one are "other"."""
+    texts: dict[str, list[str]] = {}
+    for number, line in _lines(path):
+        source, text = _parsed(path, number, line, _sourced, "'text' and 'source'")
+        texts.setdefault(source, []).append(text)
+    if not texts:
+        raise DataError(f"{path} holds no prompts; accepted is one JSON object per line.")
+    return texts
+
+
+def _sourced(line: Any) -> tuple[str, str]:
+    text = _value(line, (*_TEXTS, "question"))
+    if not isinstance(text, str):
+        raise TypeError("its text is no string")
+    return str(line.get("source", "other")), text
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines that are not empty, with their numbers."""
     try:
         # Not splitlines(): JSON strings may hold U+2028 as it is.
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(_prompt(json.loads(line)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"Line {number} of {path} holds no prompt ({error}); accepted is an object with "
-                "'text' and 'spans', a list of objects with 'type', 'start' and 'end'."
-            ) from error
-    if not prompts:
-        raise DataError(f"{path} holds no prompts; accepted is one JSON object per line.")
-    return prompts
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parsed(path: Path, number: int, line: str, parse: Callable[[Any], _T], accepted: str) -> _T:
+    try:
+        return parse(json.loads(line))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"Line {number} of {path} holds no prompt ({error}); accepted is an object with "
+            f"{accepted}."
+        ) from error
 
 
 def _prompt(line: Any) -> Prompt:

@@ -1,21 +1,22 @@
 """Measures the gate, and other tools that find private data where they are installed."""
 
 import importlib
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from floe_plugins.gate import Decision, Gate
+from floe_plugins.gate import Decision, Gate, Policy, Profile
 from floe_plugins.gate.detector import Detector
 from floe_plugins.gate.detectors.third_party import DetectSecretsDetector, PresidioDetector
 from flower_strategy.data.embedded import make_examples
 from integration_tests.benchmarks import cli
-from integration_tests.benchmarks.gate.data import Prompt, read_prompts
+from integration_tests.benchmarks.gate.data import Prompt, read_benign, read_prompts
 from integration_tests.benchmarks.privacy.data import generated
 
 #: Gives the private spans of a text, or None where it is private without any.
@@ -29,11 +30,17 @@ _GENERATED = 600  # prompts of either kind where there is no file
 def measure(options: cli.Namespace) -> dict[str, Any]:
     """Measure the gate with its default detectors, and the other tools."""
     prompts = read_prompts(options.data) if options.data else generated_prompts(options.seed)
-    gate = _gate()
+    benign = read_benign(options.benign) if options.benign else {}
+    # The other tools know no profiles, so the gate stands beside them with all that it finds.
+    gate = _gate(Profile.STRICT)
     tools = {} if options.no_peers else peers(options.spacy)
     return {
         **figures_of(gate, prompts),
         "seconds_per_mb": seconds_per_mb(gate, prompts),
+        "profiles": {
+            str(profile): profile_figures(profile, prompts, benign) for profile in Profile
+        },
+        "benign": options.benign.name if options.benign else None,
         "data": options.data.name if options.data else "generated",
         "prompts": len(prompts),
         "seed": options.seed,
@@ -48,9 +55,71 @@ def generated_prompts(seed: int) -> list[Prompt]:
     return generated(_GENERATED, Random(seed)) + [Prompt(each.prompt, ()) for each in code]
 
 
-def _gate() -> Finder:
-    """Return the gate with its default detectors, without limits that a slow machine may hit."""
-    gate = Gate(timeout_s=60.0, max_chars=1_100_000)
+def _unlimited(profile: Profile, policy: Policy = Policy.STRICT) -> Gate:
+    """Return a gate with its default detectors, without limits that a slow machine may hit."""
+    return Gate(timeout_s=60.0, max_chars=1_100_000, profile=profile, policy=policy)
+
+
+def profile_figures(
+    profile: Profile, prompts: Sequence[Prompt], benign: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return what one profile of the gate finds, holds back of ordinary texts, and leaves.
+
+    ``held_back`` is the share of ordinary texts that are not clear, per source and in all;
+    ``kept_parts`` the share of the redacted prompts that keep a piece of a labelled value: a word
+    of three letters or digits, or more, from where the value stood.
+    """
+    held = {
+        source: _share(sum(map(_held_by(profile), texts)), len(texts))
+        for source, texts in benign.items()
+    }
+    count = sum(map(len, benign.values()))
+    total = sum((held[source] or 0.0) * len(texts) for source, texts in benign.items())
+    return {
+        **figures_of(_gate(profile), prompts, name=str(profile)),
+        "held_back": {**held, "all": _share(total, count)} if benign else {},
+        "kept_parts": kept_parts(_unlimited(profile, Policy.REDACT), prompts),
+    }
+
+
+def _held_by(profile: Profile) -> Callable[[str], bool]:
+    gate = _unlimited(profile)
+    return lambda text: gate.decide(text).decision is not Decision.CLEAR
+
+
+_PIECE = re.compile(r"\w{3,}")
+
+
+def kept_parts(gate: Gate, prompts: Sequence[Prompt]) -> float | None:
+    """Return the share of redacted prompts that keep a piece of a labelled value."""
+    redacted, kept = 0, 0
+    for prompt in prompts:
+        verdict = gate.decide(prompt.text)
+        if verdict.decision is Decision.REDACTED:
+            redacted += 1
+            private = [
+                span
+                for span, reason in zip(verdict.spans, verdict.reasons, strict=True)
+                if reason.private
+            ]
+            kept += any(
+                not any(found.start < end and found.end > start for found in private)
+                for start, end in _pieces(prompt)
+            )
+    return _share(kept, redacted)
+
+
+def _pieces(prompt: Prompt) -> list[tuple[int, int]]:
+    return [
+        match.span()
+        for start, end, _ in prompt.spans
+        for match in _PIECE.finditer(prompt.text, start, end)
+    ]
+
+
+def _gate(profile: Profile) -> Finder:
+    """Return the gate as a finder."""
+    gate = _unlimited(profile)
 
     def find(text: str) -> list[tuple[int, int]] | None:
         verdict = gate.decide(text)

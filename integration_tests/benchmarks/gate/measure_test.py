@@ -4,9 +4,15 @@ from typing import Any
 
 import pytest
 
+from floe_plugins.gate import Gate
 from integration_tests.benchmarks.gate.__main__ import main
 from integration_tests.benchmarks.gate.data import DataError, Prompt, read_prompts
-from integration_tests.benchmarks.gate.measure import figures_of, generated_prompts, seconds_per_mb
+from integration_tests.benchmarks.gate.measure import (
+    figures_of,
+    generated_prompts,
+    kept_parts,
+    seconds_per_mb,
+)
 
 PROMPTS = [
     Prompt("write to joe@example.org", ((9, 24, "EMAIL_ADDRESS"),)),
@@ -97,9 +103,28 @@ def test_it_prints_one_json_object(
         '\n{"text": "how do I sort a list?", "spans": []}\n',
         encoding="utf-8",
     )
-    result = values_of(main, "--data", str(path), "--no-peers")
+    benign = tmp_path / "benign.jsonl"
+    benign.write_text(
+        '{"text": "Who was Ada?", "source": "talk"}\n{"text": "Mail a@b.org", "source": "talk"}\n',
+        encoding="utf-8",
+    )
+    result = values_of(main, "--data", str(path), "--no-peers", "--benign", str(benign))
+    personal = result["profiles"]["personal"]
+    assert personal["held_back"] == {"talk": 0.5, "all": 0.5}
+    assert (personal["kept_parts"], personal["prompt_recall"]) == (0.0, 1.0)
+    assert set(result["profiles"]) == {"secrets", "personal", "strict"}
     assert {"recall", "f2", "p50_ms", "p99_ms", "seconds_per_mb", "machine"} <= set(result)
     assert (result["prompt_recall"], result["false_alarm_rate"], result["peers"]) == (1.0, 0.0, {})
     assert result["data"] == "data.jsonl"
     assert result["remarks"][0].startswith("Recall of private prompts 1.000 at 0.0 % false alarms")
     assert "cannot be read" in error_of(main, "--data", str(tmp_path / "none"))
+
+
+def test_a_piece_of_a_value_that_is_kept_counts() -> None:
+    prompts = [
+        Prompt("mail joe@example.org, tower seven", ((5, 20, "EMAIL"), (22, 27, "OTHER"))),
+        Prompt("mail joe@example.org", ((5, 20, "EMAIL"),)),
+    ]
+    gate = Gate(detectors=["email"], policy="redact")
+    assert kept_parts(gate, prompts) == 0.5
+    assert kept_parts(gate, prompts[:0]) is None

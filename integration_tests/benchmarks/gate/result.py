@@ -17,11 +17,21 @@ def result(values: Values, _: Namespace) -> Result:
         [name, *("-" if tool[name] is None else tool[name] for tool in columns.values())]
         for name in single
     ]
-    rows.append(["seconds_per_mb", values["seconds_per_mb"], *("" for _ in values["peers"])])
+    others = ["" for _ in values["peers"]]
+    rows.append(["seconds_per_mb", values["seconds_per_mb"], *others])
     rows += [
         [f"recall {label}", *(tool["recall"][label] for tool in columns.values())]
         for label in values["recall"]
     ]
+    for profile, own in values["profiles"].items():
+        rows += [
+            [f"{profile}: {name}", "-" if own[name] is None else own[name], *others]
+            for name in ("prompt_recall", "false_alarm_rate", "kept_parts")
+        ]
+        rows += [
+            [f"{profile}: held back, {source}", share, *others]
+            for source, share in own["held_back"].items()
+        ]
     remarks = [f"Times are per {CHARS} characters."]
     recall, alarms = values["prompt_recall"], values["false_alarm_rate"]
     if recall is not None and alarms is not None:
