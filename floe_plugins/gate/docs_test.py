@@ -27,8 +27,10 @@ def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_files_are_accepted(tmp_path: Path) -> None:
-    plain, with_cloud = (json.loads(block) for block in blocks("json"))
-    GateSettings.from_mapping(plain, source="gate.md").gate()
+    *plain, with_cloud = (json.loads(block) for block in blocks("json"))
+    assert len(plain) == 2
+    for values in plain:
+        GateSettings.from_mapping(values, source="gate.md").gate()
     settings = GateSettings.from_mapping(with_cloud, source="gate.md")
     settings.gate()
     (tmp_path / "llm.key").write_text("key")

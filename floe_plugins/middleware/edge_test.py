@@ -87,7 +87,11 @@ def cloud() -> Iterator[Cloud]:
 def edge(server: Server, cloud: Cloud, policy: str = "strict", **values: Any) -> PrivacyGate:
     section = {"url": cloud.url, "model": "llm", "first_byte_timeout_s": 10, **values}
     settings = GateSettings(
-        detectors=("email", "card"), timeout_s=30, policy=Policy(policy), cloud=section
+        profile="strict",
+        detectors=("email", "card"),
+        timeout_s=30,
+        policy=Policy(policy),
+        cloud=section,
     )
     return PrivacyGate(server, settings=settings)
 
