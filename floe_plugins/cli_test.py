@@ -64,7 +64,7 @@ def test_check_prints_json(capsys: pytest.CaptureFixture[str], private_file: str
     assert code == 1
     assert verdict["decision"] == "local"
     assert verdict["labels"] == ["EMAIL"]
-    assert verdict["spans"] == [{"start": 16, "end": 31, "label": "EMAIL"}]
+    assert verdict["spans"] == [{"start": 16, "end": 31, "label": "EMAIL", "score": 1.0}]
     assert verdict["scanned_all"] is True
     assert "joe@" not in out
 
