@@ -152,6 +152,11 @@ class Preflight:
             )
         full = sum(len(each.ids) == self.config.max_length for each in encoded)
         said = f"{name}: {full} of {len(encoded)} reach max-length={self.config.max_length}"
+        if cut := sum(not each.ends for each in encoded):
+            said += (
+                f", and {cut} lose the end of their response: set a larger one, or the model may "
+                "not learn to end its answers"
+            )
         if not self.show_texts:
             return said
         first = encoded[0]

@@ -44,10 +44,14 @@ class Encoded:
         The ids.
     learned : tuple[bool, ...]
         Whether each is learned, as long as `ids`.
+    ends : bool (default: True)
+        Whether the last response is there to its end. A model that never sees one does not learn
+        to end its answers.
     """
 
     ids: tuple[int, ...]
     learned: tuple[bool, ...]
+    ends: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class Encoder:
         if text == example.response and self._tokenizer.eos_token_id is not None:
             after = [*after, self._tokenizer.eos_token_id]
         front, kept = self._kept(before, after)
-        return Encoded((*front, *kept), (False,) * len(front) + (True,) * len(kept))
+        ends = text == example.response and len(kept) == len(after)
+        return Encoded((*front, *kept), (False,) * len(front) + (True,) * len(kept), ends)
 
     def _conversation(self, messages: list[dict[str, Any]], tools: Any) -> Encoded:
         *earlier, last = self._pieces(messages, tools)
@@ -137,7 +142,8 @@ class Encoder:
         # All but the special tokens in front are the last ones.
         special = self._special(front)
         marks = [False] * special + learned[len(learned) - len(front) + special :]
-        return Encoded((*front, *kept), (*marks, *(True for _ in kept)))
+        ends = spoken == last.text and len(kept) == len(after)
+        return Encoded((*front, *kept), (*marks, *(True for _ in kept)), ends)
 
     def _pieces(self, messages: list[dict[str, Any]], tools: Any) -> list[_Piece]:
         """Cut the rendered conversation where the assistant begins and ends to speak."""

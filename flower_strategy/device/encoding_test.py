@@ -104,6 +104,8 @@ def test_what_is_too_long_keeps_the_end_of_the_prompt_and_half_for_the_response(
     example = Example("1" * (prompt - 1) + "2" if prompt else "", "3" * response)
     encoded = Encoder(instruct, template="none", max_length=10).encode(example)
     assert (encoded.learned.count(False), encoded.learned.count(True)) == kept
+    assert encoded.ends is (response < 100)
+    assert (encoded.ids[-1] == instruct.eos_token_id) is encoded.ends
     if prompt:
         assert instruct.decode(encoded.ids[kept[0] - 1]) == "2"
 
@@ -201,6 +203,14 @@ def test_a_long_conversation_keeps_its_last_answer(instruct: Any) -> None:
     encoded = Encoder(instruct, max_length=32).encode(Example(conversation=json.dumps(talk)))
     assert len(encoded.ids) == len(encoded.learned) == 32
     assert learned(encoded, instruct) == "Second.<|im_end|>"
+    assert encoded.ends
+
+
+def test_a_long_answer_of_a_conversation_loses_its_end(instruct: Any) -> None:
+    talk = [*TALK[:3], {"role": "assistant", "content": "word " * 2000}]
+    encoded = Encoder(instruct, max_length=32).encode(Example(conversation=json.dumps(talk)))
+    assert not encoded.ends
+    assert encoded.ids[-1] != instruct.eos_token_id
 
 
 def test_conversations_need_a_template() -> None:
