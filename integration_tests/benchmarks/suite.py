@@ -72,6 +72,7 @@ _TITLES = {
     "fusion_quality": "Bits per byte of the host, the expert and the two fused, per router and "
     "peer",
     "fusion_cost": "A step's fusion over log_softmax of the same rows",
+    "step_cost": "Processor milliseconds of a step beside its pass over the rows",
     "decode_overlap": "Tokens per second with an expert in flight over those without one",
     "decode_peers": "Tokens per second against one call after the other",
     "expert_latency": "Milliseconds and bytes of one more token from an expert, by its server",
@@ -105,6 +106,7 @@ _QUICK = {
     "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
     "fusion_quality": "--limit-bytes 60",
     "fusion_cost": "--rows 8 --vocabulary 262144 --k 20 100 --repeats 9",
+    "step_cost": "--rows 1 8 --seen 0 --warm-up 1 --steps 3",
     "decode_overlap": "--host {tiny} --parts overlap drafts --latencies 0.5 --tokens 16 "
     "--repeats 1 --drafting-host {tiny} --drafting-expert {tiny} --drafting-tokens 12",
     "decode_peers": "--host {tiny} --expert {tiny} --latency 0.8 --tokens 16 --repeats 1",

@@ -341,7 +341,7 @@ class CompletionsExpert:
             return self._known
 
     async def _fetch(self, method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
-        body = None if values is None else _body(values, {})
+        body = None if values is None else request_body(values, {})
         return await self._send(url, body, limit=_MOST_BYTES_OF_PAGE, method=method)
 
     async def _post(
@@ -355,10 +355,10 @@ class CompletionsExpert:
         url = dialect.endpoint(self._url)
         marked = dialect.marked and self._takes_mark is not False
         async with self._in_time(timeout_s):
-            body = _body(values, _UNFUSED if marked else {})
+            body = request_body(values, _UNFUSED if marked else {})
             reply = await self._send(url, body, limit=limit)
             if reply.status in REFUSED_FIELD and marked and self._takes_mark is None:
-                plain = _body(values, {})
+                plain = request_body(values, {})
                 again = await self._send(url, plain, limit=limit)
                 if again.status == HTTPStatus.OK:
                     self._takes_mark = False
@@ -445,5 +445,5 @@ class CompletionsExpert:
         return message
 
 
-def _body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
+def request_body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
     return json.dumps({**values, **mark}, separators=(",", ":")).encode()
