@@ -122,17 +122,30 @@ def checked_continuations(
     every = checked_top_k(
         [row for top in rows for row in top], vocabulary=vocabulary, end_ids=end_ids
     )
+    lengths = [len(own) for own in tokens]
+    whole = np.array([token for own in tokens for token in own], dtype=np.int64)
+    return split_continuations(whole, lengths, every)
+
+
+def split_continuations(
+    tokens: IntArray, lengths: Sequence[int], every: ExpertTopK
+) -> tuple[Continuation, ...]:
+    """Split checked tokens and their rows into one continuation per prompt.
+
+    Parameters
+    ----------
+    tokens : int64 array, shape (sum of `lengths`,)
+        The expert's own tokens, prompt by prompt; `every` has a row for each.
+    lengths : sequence of int
+        Tokens per prompt.
+    """
     continuations = []
     begin = 0
-    for own in tokens:
-        part = slice(begin, begin + len(own))
+    for length in lengths:
+        part = slice(begin, begin + length)
         begin = part.stop
-        continuations.append(
-            Continuation(
-                tokens=np.array(own, dtype=np.int64),
-                top=ExpertTopK(token_ids=every.token_ids[part], logprobs=every.logprobs[part]),
-            )
-        )
+        top = ExpertTopK(token_ids=every.token_ids[part], logprobs=every.logprobs[part])
+        continuations.append(Continuation(tokens=tokens[part], top=top))
     return tuple(continuations)
 
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from floe_plugins.vllm_replies import MALFORMED, ReplyError, SpelledError, read_rows
+import msgspec
+import numpy as np
+
+from floe_plugins.vllm_replies import (
+    MALFORMED,
+    ReplyError,
+    SpelledError,
+    read_rows,
+    read_token_ids,
+)
+from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
@@ -20,8 +31,29 @@ from vllm_logits_processor.expert.protocol import (
     MOST_LOGPROB,
     Continuation,
     ExpertError,
+    checked,
     checked_continuations,
+    split_continuations,
 )
+
+
+class _Logprobs(msgspec.Struct):
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
+class _Choice(msgspec.Struct):
+    index: int
+    logprobs: _Logprobs
+
+
+class _Completions(msgspec.Struct):
+    """What is read of a reply; msgspec skips the rest without making objects of it."""
+
+    choices: list[_Choice]
+
+
+_DECODER = msgspec.json.Decoder(_Completions)
 
 
 class VllmDialect:
@@ -111,6 +143,11 @@ def read_continuations(
         If the reply is not a completion of each prompt with logprobs by token id, or
         `checked_continuations` refuses it.
     """
+    usual = _read_usual(data, count=count, steps=steps, vocabulary=vocabulary)
+    if usual is not None:
+        own, lengths, every = usual
+        every = checked(every, vocabulary=vocabulary, end_ids=end_ids)
+        return split_continuations(own, lengths, every)
     try:
         said = read_rows(data, prompts=count)
     except SpelledError as error:
@@ -122,6 +159,44 @@ def read_continuations(
         raise ExpertError(f"The expert's reply {error}.") from None
     tokens, rows = [own for own, _ in said], [top for _, top in said]
     return checked_continuations(tokens, rows, steps=steps, vocabulary=vocabulary, end_ids=end_ids)
+
+
+def _read_usual(
+    data: bytes, *, count: int, steps: int, vocabulary: int
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], list[int], ExpertTopK] | None:
+    """Read a reply as it nearly always is, into arrays at once: this is a step's inner loop.
+
+    Returns
+    -------
+    tuple of (int64 array, list of int, ExpertTopK) or None
+        The expert's own tokens, how many of them each prompt has, and all rows. None for a reply
+        with rows of several widths, and for one that may be wrong: the other way says why.
+    """
+    try:
+        choices = sorted(_DECODER.decode(data).choices, key=lambda choice: choice.index)
+        said = [choice.logprobs for choice in choices]
+        rows = [row for each in said for row in each.top_logprobs]
+        ids = read_token_ids(chain(*(each.tokens for each in said), *rows))
+    except (msgspec.MsgspecError, *MALFORMED):
+        return None
+    lengths = [len(each.tokens) for each in said]
+    widths = {len(row) for row in rows}
+    if (
+        not ids
+        or len(widths) != 1
+        or 0 in widths
+        or [choice.index for choice in choices] != list(range(count))
+        or [len(each.top_logprobs) for each in said] != lengths
+        or not 1 <= min(lengths) <= max(lengths) <= steps
+        or min(ids) < 0
+        or max(ids) >= vocabulary
+    ):
+        return None
+    tokens = np.array(ids, dtype=np.int64)
+    shape, own = (len(rows), widths.pop()), sum(lengths)
+    logprobs = np.fromiter(chain.from_iterable(row.values() for row in rows), dtype=np.float64)
+    top = ExpertTopK(token_ids=tokens[own:].reshape(shape), logprobs=logprobs.reshape(shape))
+    return tokens[:own], lengths, top
 
 
 def read_score(data: bytes, prompt: Sequence[int]) -> float:
