@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,8 +90,7 @@ class _Node:
     askable: bool
 
 
-@dataclass(frozen=True)
-class _Weight:
+class _Weight(NamedTuple):
     """The weight of a node: between `least` and `most`, estimated as `value`."""
 
     least: float
@@ -112,10 +112,13 @@ class _Weight:
 class _Row:
     """One distribution in which tokens can be looked up."""
 
-    def __init__(self, top: ExpertTopK) -> None:
+    def __init__(self, top: ExpertTopK, vocabulary: ByteVocabulary) -> None:
+        self.top = top
         known = top.token_ids[0] != NOTHING
         self.ids = top.token_ids[0][known]
         self.masses = np.exp(top.logprobs[0][known])
+        self.ranks = vocabulary.ranks[self.ids]
+        self._places = self.ids.tolist()
         missing = 1.0 - float(self.masses.sum())
         self.missing = missing if missing > _ROUNDING else 0.0
         #: Upper bound on the probability of an unlisted token.
@@ -123,8 +126,86 @@ class _Row:
 
     def weight_of(self, token: int, begin: _Weight) -> _Weight:
         """Return the weight of the node to which `token` leads from a node that weighs `begin`."""
-        at = np.flatnonzero(self.ids == token)
-        return begin.times(float(self.masses[at[0]])) if len(at) else begin.up_to(self.unlisted)
+        if token in self._places:
+            return begin.times(float(self.masses[self._places.index(token)]))
+        return begin.up_to(self.unlisted)
+
+
+class _OverTheEnd(NamedTuple):
+    """The tokens of a row that cross the end of the text, their masses, and their sum."""
+
+    row: _Row
+    tokens: list[int]
+    masses: list[float]
+    total: float
+
+
+class _Open:
+    """The text after the boundary, its nodes, and what was received at them.
+
+    What is wanted, asked for and used of one text is found out once, and rows are kept while the
+    text grows by the same word.
+    """
+
+    def __init__(self, prefix: ExpertPrefix, before: _Open | None) -> None:
+        self.length, self.boundary = prefix.length, prefix.boundary()
+        self.vocabulary, self.begins_text = prefix.vocabulary, not self.boundary
+        self.tail = prefix.tail(self.boundary)
+        self.nodes = _nodes(self.vocabulary, self.tail, self.begins_text)
+        kept = before._rows if before else {}
+        self._rows = {at: row for at, row in kept.items() if at >= self.boundary}
+        self._weights: tuple[dict[int, _Row], dict[int, _Weight]] | None = None
+        self._over: dict[int, _OverTheEnd] = {}
+        self._longer: dict[int, tuple[int, int]] = {}
+
+    @staticmethod
+    def of(prefix: ExpertPrefix) -> _Open:
+        found = prefix.remembered
+        before = found if isinstance(found, _Open) else None
+        # A text only grows: one of the same length is the same.
+        if before is None or before.length != prefix.length:
+            before = prefix.remembered = _Open(prefix, before)
+        return before
+
+    def rows(self, received: Mapping[int, ExpertTopK]) -> dict[int, _Row]:
+        """Return what was received at the nodes before the end, by offset after the boundary."""
+        found = {}
+        for node in self.nodes[:-1]:
+            at = self.boundary + node.offset
+            top = received.get(at) if node.askable else None
+            if top is not None:
+                row = self._rows.get(at)
+                if row is None or row.top is not top:
+                    row = self._rows[at] = _Row(top, self.vocabulary)
+                found[node.offset] = row
+        return found
+
+    def weights(self, rows: dict[int, _Row]) -> dict[int, _Weight]:
+        if self._weights is None or self._weights[0] != rows:
+            self._weights = rows, _weights(self.nodes, rows)
+        return self._weights[1]
+
+    def longer(self, offset: int) -> tuple[int, int]:
+        """Return the range of tokens that cross the end from a node."""
+        if offset not in self._longer:
+            self._longer[offset] = self.vocabulary.longer(self.tail[offset:])
+        return self._longer[offset]
+
+    def over_the_end(self, node: _Node, row: _Row) -> _OverTheEnd:
+        found = self._over.get(node.offset)
+        if found is None or found.row is not row:
+            begin, stop = self.longer(node.offset) if node.extends else (0, 0)
+            front = self.tail[: node.offset]
+            kept = [
+                at
+                for at in np.flatnonzero((row.ranks >= begin) & (row.ranks < stop)).tolist()
+                if _is_own(self.vocabulary, front, int(row.ids[at]), self.begins_text)
+            ]
+            masses = row.masses[kept]
+            tokens = [int(row.ids[at]) for at in kept]
+            found = _OverTheEnd(row, tokens, masses.tolist(), float(masses.sum()))
+            self._over[node.offset] = found
+        return found
 
 
 def wanted_offsets(
@@ -148,33 +229,32 @@ def wanted_offsets(
         without a front, where there is no token to send.
     """
     wanted = [] if prefix.length in received or not prefix.token_ids() else [prefix.length]
-    boundary = prefix.boundary()
-    if not most or boundary == prefix.length:
+    if not most or prefix.boundary() == prefix.length:
         return wanted
-    tail = prefix.tail(boundary)
-    nodes = _nodes(prefix.vocabulary, tail, not boundary)
+    open_text = _Open.of(prefix)
+    nodes, boundary = open_text.nodes, open_text.boundary
     if len(nodes) == 1:
         return wanted
-    rows = _rows(nodes, received, boundary)
-    weights = _weights(nodes, rows)
+    rows = open_text.rows(received)
+    missing = [node for node in nodes[:-1] if node.askable and node.offset not in rows]
+    if not missing:
+        return wanted
+    weights = open_text.weights(rows)
     total = weights[nodes[-1].offset].value + sum(
-        weights[node.offset].value * float(masses.sum())
+        weights[node.offset].value * open_text.over_the_end(node, rows[node.offset]).total
         for node in nodes[:-1]
         if node.offset in rows
-        for _, masses in [_over_the_end(prefix, nodes, node, rows[node.offset])]
     )
     # Off the path to the end, only nodes that are likely to matter are requested.
     worth = [
         (not node.to_end, node.offset)
-        for node in nodes[:-1]
-        if node.askable
-        and node.offset not in rows
-        and (
+        for node in missing
+        if (
             weights[node.offset].value >= _WORTH * total
             if node.to_end
             else weights[node.offset].least * _GOES_ON >= _WORTH * total
             and weights[node.offset].least > 0
-            and _leads_over(prefix.vocabulary, tail, nodes, node, not boundary)
+            and _leads_over(prefix.vocabulary, open_text.tail, nodes, node, open_text.begins_text)
         )
         and prefix.token_ids_to(boundary + node.offset)
     ]
@@ -204,15 +284,14 @@ def covered(
         The end of the text has not been received.
     """
     end = received[prefix.length]
-    boundary = prefix.boundary()
-    if boundary == prefix.length:
+    if prefix.boundary() == prefix.length:
         return Covered(top=end)
-    nodes = _nodes(prefix.vocabulary, prefix.tail(boundary), not boundary)
+    open_text = _Open.of(prefix)
+    nodes, tail = open_text.nodes, open_text.tail
     if len(nodes) == 1:
         return Covered(top=end)
-    rows = _rows(nodes, received, boundary)
-    weights = _weights(nodes, rows)
-    tail = prefix.tail(boundary)
+    rows = open_text.rows(received)
+    weights = open_text.weights(rows)
     masses: dict[bytes, float] = {}
     unanswered: list[_Node] = []
     error = 0.0
@@ -224,22 +303,24 @@ def covered(
             unanswered.append(node)
             continue
         row = rows[node.offset]
-        tokens, over = _over_the_end(prefix, nodes, node, row)
-        for token, mass in zip(tokens, over.tolist(), strict=True):
+        over = open_text.over_the_end(node, row)
+        for token, mass in zip(over.tokens, over.masses, strict=True):
             rest = (prefix.vocabulary.token_bytes[token] or b"")[len(tail) - node.offset :]
             if admits(rest):
                 masses[rest] = masses.get(rest, 0.0) + weight.value * mass
                 error += weight.error * mass
-        begin, stop = prefix.vocabulary.longer(tail[node.offset :])
-        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(tokens)))
+        begin, stop = open_text.longer(node.offset)
+        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(over.tokens)))
     weight = weights[nodes[-1].offset]
     total = weight.value + sum(masses.values())
     for node in unanswered:
         most = weights[node.offset].most
         # Trying tokens costs time, so only where it may change much.
-        begin, stop = prefix.vocabulary.longer(tail[node.offset :])
+        begin, stop = open_text.longer(node.offset)
         tried = most > _WORTH * total and stop - begin <= _MOST_TRIED
-        if not tried or _likely_extends(prefix.vocabulary, tail, node.offset, not boundary):
+        if not tried or _likely_extends(
+            prefix.vocabulary, tail, node.offset, open_text.begins_text
+        ):
             error += most
     if not masses and not error:
         return Covered(top=end)
@@ -254,14 +335,6 @@ def covered(
     )
 
 
-def _rows(
-    nodes: tuple[_Node, ...], received: Mapping[int, ExpertTopK], boundary: int
-) -> dict[int, _Row]:
-    """Return what was received at the nodes before the end, by offset after the boundary."""
-    offsets = (node.offset for node in nodes[:-1] if node.askable)
-    return {at: _Row(received[boundary + at]) for at in offsets if boundary + at in received}
-
-
 def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:
     weights = {nodes[0].offset: _Weight(1.0, 1.0, 1.0)}
     for node in nodes[1:]:
@@ -271,20 +344,6 @@ def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _W
         else:
             weights[node.offset] = begin.up_to(1.0)
     return weights
-
-
-def _over_the_end(
-    prefix: ExpertPrefix, nodes: tuple[_Node, ...], node: _Node, row: _Row
-) -> tuple[list[int], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Return the tokens of a row that cross the end of the text, and their masses."""
-    vocabulary, boundary = prefix.vocabulary, prefix.boundary()
-    tail = prefix.tail(boundary)
-    begin, stop = vocabulary.longer(tail[node.offset :]) if node.extends else (0, 0)
-    ranks = vocabulary.ranks[row.ids]
-    places = np.flatnonzero((ranks >= begin) & (ranks < stop))
-    front = tail[: node.offset]
-    kept = [at for at in places if _is_own(vocabulary, front, int(row.ids[at]), not boundary)]
-    return [int(row.ids[at]) for at in kept], row.masses[kept]
 
 
 @lru_cache(maxsize=4096)

@@ -69,6 +69,8 @@ class ExpertPrefix:
         #: Tokens of the tail that are not tokenized again, and their number of bytes.
         self._kept, self._kept_bytes = _Tail([], [], []), 0
         self._next_cut = _LONG
+        #: What another module has found out about the open text, for it to find it again.
+        self.remembered: object | None = None
 
     @property
     def length(self) -> int:

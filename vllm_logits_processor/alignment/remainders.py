@@ -102,8 +102,8 @@ def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
         return covered.top
     width = covered.top.token_ids.shape[1]
     return ExpertTopK(
-        token_ids=np.pad(
-            covered.top.token_ids, ((0, 0), (0, len(remainders))), constant_values=NOTHING
+        token_ids=np.concatenate(
+            [covered.top.token_ids, np.full((1, len(remainders)), NOTHING)], axis=1
         ),
         logprobs=np.append(covered.top.logprobs, np.log(list(remainders.values()))[None], axis=1),
         remainders=tuple(

@@ -262,11 +262,12 @@ def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
     def joined(arrays: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
         if all(array.shape[1] == width for array in arrays):
             return np.concatenate(arrays)
-        widened = [
-            np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
-            for array in arrays
-        ]
-        return np.concatenate(widened)
+        widened = np.full((sum(map(len, arrays)), width), fill, dtype=arrays[0].dtype)
+        begin = 0
+        for array in arrays:
+            widened[begin : begin + len(array), : array.shape[1]] = array
+            begin += len(array)
+        return widened
 
     return ExpertTopK(
         token_ids=joined([row.token_ids for row in rows], NOTHING),
