@@ -1,4 +1,4 @@
-"""A text that grows, of which covers remember some, against texts of which they remember nothing."""
+"""A growing text, of which covers remember some, against texts of which they remember nothing."""
 
 from __future__ import annotations
 
