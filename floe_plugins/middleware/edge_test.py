@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from floe_plugins.gate import Policy
+from floe_plugins.gate import Policy, Profile
 from floe_plugins.gate.settings import GateSettings
 from floe_plugins.middleware.privacy_gate import PrivacyGate
 from floe_plugins.testing.asgi import CHAT, MAIL, PRIVATE, Server, ask, user
@@ -87,7 +87,7 @@ def cloud() -> Iterator[Cloud]:
 def edge(server: Server, cloud: Cloud, policy: str = "strict", **values: Any) -> PrivacyGate:
     section = {"url": cloud.url, "model": "llm", "first_byte_timeout_s": 10, **values}
     settings = GateSettings(
-        profile="strict",
+        profile=Profile.STRICT,
         detectors=("email", "card"),
         timeout_s=30,
         policy=Policy(policy),

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from floe_plugins.gate import Profile
 from floe_plugins.gate.settings import GateSettings
 from floe_plugins.middleware.privacy_gate import PrivacyGate
 
@@ -107,7 +108,7 @@ def ask(
     return Reply(events)
 
 
-SETTINGS = GateSettings(profile="strict", detectors=("email", "card", "us-ssn"), timeout_s=30)
+SETTINGS = GateSettings(profile=Profile.STRICT, detectors=("email", "card", "us-ssn"), timeout_s=30)
 
 
 def user(content: object, **more: Any) -> dict[str, Any]:

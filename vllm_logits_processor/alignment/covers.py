@@ -152,8 +152,8 @@ class _Open:
         self.vocabulary, self.begins_text = prefix.vocabulary, not self.boundary
         self.tail = prefix.tail(self.boundary)
         self.nodes = _nodes(self.vocabulary, self.tail, self.begins_text)
-        kept = before._rows if before else {}
-        self._rows = {at: row for at, row in kept.items() if at >= self.boundary}
+        kept: dict[int, _Row] = before._rows if before else {}
+        self._rows: dict[int, _Row] = {at: row for at, row in kept.items() if at >= self.boundary}
         self._weights: tuple[dict[int, _Row], dict[int, _Weight]] | None = None
         self._over: dict[int, _OverTheEnd] = {}
         self._longer: dict[int, tuple[int, int]] = {}

@@ -36,7 +36,17 @@ _ILLNESSES = (
     "uria",
     "rrhea",
 )
-_MEDICINES = ("pril", "olol", "statin", "cillin", "mycin", "oxetine", "zepam", "prazole", "sartan")
+_MEDICINES: tuple[str, ...] = (
+    "pril",
+    "olol",
+    "statin",
+    "cillin",
+    "mycin",
+    "oxetine",
+    "zepam",
+    "prazole",
+    "sartan",
+)
 _MEDICINES += ("triptyline", "gliptin", "floxacin", "setron", "tidine", "cycline", "dronate")
 _ENDINGS = _ILLNESSES + _MEDICINES
 _SHORT = 6

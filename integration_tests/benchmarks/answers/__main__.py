@@ -6,7 +6,7 @@ from floe_plugins.errors import FloeError
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.answers.measure import measure
 from integration_tests.benchmarks.answers.result import result
-from integration_tests.benchmarks.answers.servers import MARKED, TIMED
+from integration_tests.benchmarks.answers.servers import FURTHER
 from integration_tests.benchmarks.data import SMOLLM2, tests_or_embedded
 from integration_tests.demo.federation import DemoError
 from integration_tests.demo.serving import CLOUD_MODEL
@@ -19,9 +19,9 @@ OPTIONS.add("--data", tests_or_embedded(), "JSONL files, or 'embedded'; each fil
 OPTIONS.add("--slm", SMOLLM2, "the SLM: embedded:NAME, a folder or a hub id")
 OPTIONS.add("--llm", CLOUD_MODEL, "the LLM, likewise")
 OPTIONS.add(
-    "--fused",
-    (*MARKED, *TIMED),
-    "ways of fusion beside Floe's default, separated by commas; '' for none",
+    "--further",
+    FURTHER,
+    "systems beside LLM, SLM, those that choose, and Floe, separated by commas; '' for none",
     type=names,
 )
 OPTIONS.add("--items", 12, "asked per task", least=1, dest="asked")

@@ -139,13 +139,18 @@ def measured_costs(
         found[ROUTER].append(own[taken].after(scoring))
         asked_twice = escalates(replies[SLM], threshold)
         found[CASCADE].append(own[LLM].after(own[SLM]) if asked_twice else own[SLM])
-    return found | {servers.fused: fused_costs(servers, items, meter=meter)}
+    fused = written_costs(servers, servers.fused, items, meter=meter)
+    return found | {servers.fused: fused}
 
 
-def fused_costs(servers: Servers, items: Sequence[Item], *, meter: Meter) -> list[Cost]:
-    """Return the fused system's cost per item."""
-    asked = cli.progress(items, f"one at a time, {servers.fused}")
-    costs = [_written(servers, servers.fused, item, meter)[1] for item in asked]
+def written_costs(
+    servers: Servers, writer: str, items: Sequence[Item], *, meter: Meter
+) -> list[Cost]:
+    """Return a writer's cost per item, with the bytes of the expert's replies if it is fused."""
+    asked = cli.progress(items, f"one at a time, {writer}")
+    costs = [_written(servers, writer, item, meter)[1] for item in asked]
+    if writer != servers.fused:
+        return costs
     lines = lines_by_label(servers.trace)
     found = []
     for cost, item in zip(costs, items, strict=True):

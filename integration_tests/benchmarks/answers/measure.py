@@ -21,9 +21,9 @@ from integration_tests.benchmarks.answers.costs import (
     Cost,
     Meter,
     averaged,
-    fused_costs,
     idle_share,
     measured_costs,
+    written_costs,
 )
 from integration_tests.benchmarks.answers.device import Scorer, device_server
 from integration_tests.benchmarks.answers.journal import Journal
@@ -46,11 +46,10 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
 
 def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
     begun = time.monotonic()
-    others = [name for name in servers.SETTINGS if name != servers.FLOE]
-    if unknown := [name for name in options.fused if name not in others]:
+    if unknown := [name for name in options.further if name not in servers.FURTHER]:
         raise ConfigError(
-            f"--fused {unknown[0]!r} is not known; accepted are {', '.join(others)}, or '' for "
-            "none."
+            f"--further {unknown[0]!r} is not known; accepted are {', '.join(servers.FURTHER)}, or "
+            "'' for none."
         )
     sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
     tasks = _tasks(options, sizes)
@@ -86,7 +85,7 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
             )
 
         found = figures(
-            cloud, items, fitted, others=options.fused, timed=options.timed, seed=options.seed
+            cloud, items, fitted, further=options.further, timed=options.timed, seed=options.seed
         )
         engine = device.engine
     return {
@@ -160,7 +159,7 @@ def figures(
     items: Sequence[servers.Item],
     fitted: Sequence[servers.Item],
     *,
-    others: Sequence[str],
+    further: Sequence[str],
     timed: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -172,8 +171,8 @@ def figures(
         Starts the cloud's server for a fused system; gives both servers, and stops its own on exit.
     items, fitted : sequences of Item
         The systems are compared on `items`; the threshold of the cascade is fitted on `fitted`.
-    others : sequence of str
-        Ways of fusion beside Floe's default, of `servers.SETTINGS`.
+    further : sequence of str
+        Of `servers.FURTHER`.
     timed : int
         Items per task that are asked once more, one at a time.
     seed : int
@@ -190,13 +189,20 @@ def figures(
         bits = both.all_prompt_bits(items)
         threshold = systems.fitted_threshold(fitted, replies)
         costs |= measured_costs(both, alone, meter=_meter(both), threshold=threshold)
+        if servers.SLM_BASE in further:
+            replies[servers.SLM_BASE] = both.answers(servers.SLM_BASE, items)
+            costs[servers.SLM_BASE] = written_costs(
+                both, servers.SLM_BASE, alone, meter=_meter(both)
+            )
         lines = lines_by_label(both.trace)
         rows = [row for item in items for row in lines[item.key]]
-    for fused in others:
+    for fused in further:
+        if fused == servers.SLM_BASE:
+            continue
         with cloud(fused) as both:
             if fused in servers.MARKED:
                 replies[fused] = both.answers(fused, items)
-            costs[fused] = fused_costs(both, alone, meter=_meter(both))
+            costs[fused] = written_costs(both, fused, alone, meter=_meter(both))
     marks = systems.marks_of(items, replies, bits=bits, threshold=threshold)
     found = systems.cells(tasks, items, marks)
     compared = [each for each in marks if each not in (systems.HINDSIGHT, servers.FLOE)]
@@ -245,11 +251,7 @@ def _replies_alone(
     # The two servers compute on cores of their own, so the LLM answers beside the SLM.
     with ThreadPoolExecutor(1) as beside:
         llm = beside.submit(both.answers, servers.LLM, every)
-        replies = {
-            servers.SLM: both.answers(servers.SLM, every),
-            servers.SLM_BASE: both.answers(servers.SLM_BASE, items),
-        }
-        return replies | {servers.LLM: llm.result()}
+        return {servers.SLM: both.answers(servers.SLM, every), servers.LLM: llm.result()}
 
 
 def _told(

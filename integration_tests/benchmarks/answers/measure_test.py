@@ -25,6 +25,7 @@ from integration_tests.benchmarks.answers.servers import (
     MEAN,
     RANDOM,
     SLM,
+    SLM_BASE,
     Item,
     Reply,
 )
@@ -239,7 +240,7 @@ def test_a_whole_run_from_training_to_the_figure(
     few = ["--items", "3", "--fit", "1", "--timed", "1", "--trained", "12", "--max-tokens", "6"]
     short = ["--rounds", "1", "--local-steps", "1", "--max-length", "16"]
     which = ["--in-task", "records", "--out-of-task", "arithmetic", "--data", "embedded"]
-    which += ["--fused", f"{RANDOM},{ASKING}"]
+    which += ["--further", f"{SLM_BASE},{RANDOM},{ASKING}"]
     output = tmp_path / "output"
     kept = ["--output", str(output), "--slm", tiny.host, "--llm", tiny.host]
     values = values_of(main, *few, *short, *which, *kept)
@@ -273,7 +274,7 @@ def test_a_whole_run_from_training_to_the_figure(
         own = cells[each["task"], "floe"]["right"]
         assert own - best == each["floe_only"] - each["other_only"]
     texts = [answer["texts"] for answer in values["answers"]]
-    assert all(set(each) == {*ALONE, RANDOM, FLOE} for each in texts)
+    assert all(set(each) == {*ALONE, SLM_BASE, RANDOM, FLOE} for each in texts)
     assert len({each["llm"] for each in texts}) > 1
 
     draw("answers", values, tmp_path / "answers.png")

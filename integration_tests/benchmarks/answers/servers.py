@@ -25,11 +25,15 @@ from integration_tests.harness.vllm_servers import FORGETS, Server, running
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 _DATA = "data"
-LLM, SLM_BASE, SLM = ALONE = ("llm", "slm-base", "slm")
+LLM, SLM = ALONE = ("llm", "slm")
 FLOE = "floe"
+#: Without its adapters.
+SLM_BASE = "slm-base"
 #: Other ways of fusion, whose answers are marked, and those of which only the cost is measured.
 MEAN, RANDOM = MARKED = ("mean", "random")
 ASKING, AHEAD = TIMED = ("floe-ask", "floe-ahead")
+#: What may be compared beside LLM, SLM and Floe.
+FURTHER = (SLM_BASE, *MARKED, *TIMED)
 
 #: Fused system -> what the processor of the cloud's server is told beside what all are told.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -181,12 +185,29 @@ class Servers:
             return value
 
         pool = ThreadPoolExecutor(at_once)
+        groups = _by_adapter(items)
         try:
-            found = list(cli.progress(pool.map(done, items), kind, total=len(items)))
+            found = (
+                (item.key, value)
+                for group in groups
+                for item, value in zip(group, pool.map(done, group), strict=True)
+            )
+            return dict(cli.progress(found, kind, total=len(items)))
         finally:
             # After an interruption nobody waits for what has not begun.
             pool.shutdown(cancel_futures=True)
-        return {item.key: value for item, value in zip(items, found, strict=True)}
+
+
+def _by_adapter(items: Sequence[Item]) -> list[list[Item]]:
+    """Group items whose adapter is the same, in order.
+
+    llama.cpp computes texts of one adapter at a time, those of its first busy slot; under a steady
+    load, texts of another adapter wait for minutes.
+    """
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.adapter, []).append(item)
+    return list(groups.values())
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[float]:

@@ -9,11 +9,11 @@ import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from integration_tests.benchmarks.answers.servers import (
-    ALONE,
     FLOE,
     LLM,
     MARKED,
     SLM,
+    SLM_BASE,
     Item,
     Reply,
 )
@@ -25,7 +25,7 @@ ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
 _CHOOSING = (ROUTER, CASCADE, HINDSIGHT)
 
 #: In the order of the table; `HINDSIGHT` is not a system that could be run.
-SYSTEMS = (*ALONE, *_CHOOSING, *MARKED, FLOE)
+SYSTEMS = (LLM, SLM_BASE, SLM, *_CHOOSING, *MARKED, FLOE)
 
 Marks = Mapping[str, Mapping[str, "Mark"]]  # system -> item's key -> mark
 Replies = Mapping[str, Mapping[str, Reply]]  # writer -> item's key -> answer

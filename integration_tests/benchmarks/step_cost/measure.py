@@ -19,6 +19,7 @@ from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import GEMMA, SMOLLM2
 from integration_tests.benchmarks.step_cost.expert import TableExpert
 from vllm_logits_processor import engine as engine_module
+from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
@@ -28,6 +29,7 @@ from vllm_logits_processor.expert.dialects.dialect import Expected
 from vllm_logits_processor.expert.dialects.vllm import VllmDialect
 from vllm_logits_processor.expert.http import request_body
 from vllm_logits_processor.expert.pool import ExpertPool
+from vllm_logits_processor.fusion import fused_cells
 from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.stream import Stream
 
@@ -195,7 +197,7 @@ def _pass_timed() -> Iterator[list[float]]:
         return run_timed
 
     with (
-        patch.object(engine_module, "align", timed(engine_module.align)),
-        patch.object(engine_module, "fused_cells", timed(engine_module.fused_cells)),
+        patch.object(engine_module, "align", timed(align)),
+        patch.object(engine_module, "fused_cells", timed(fused_cells)),
     ):
         yield seconds

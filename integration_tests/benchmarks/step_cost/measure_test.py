@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from integration_tests.benchmarks.step_cost.__main__ import main
@@ -31,7 +32,7 @@ def test_the_expert_says_what_the_body_of_its_reply_says() -> None:
     said = expert.start(prompts, model="slm").result().continuations
     assert said[0].top.token_ids[0, 0] == 3
     read = read_continuations(
-        expert.reply(prompts), count=2, steps=1, vocabulary=10, end_ids=said[0].tokens[:0]
+        expert.reply(prompts), count=2, steps=1, vocabulary=10, end_ids=np.empty(0, dtype=np.int32)
     )
     for one, other in zip(said, read, strict=True):
         assert one.top.token_ids.tolist() == other.top.token_ids.tolist()

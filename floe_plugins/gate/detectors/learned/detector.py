@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,8 +124,8 @@ class LearnedDetector:
         return self._model
 
     def detect(self, text: str) -> Sequence[Span]:
-        """Return the private stretches of a text."""
-        return [finding.span for finding in self.findings(text)]
+        """Return the private stretches of a text; their scores are those of `Finding`."""
+        return [replace(found.span, score=found.score) for found in self.findings(text)]
 
     def findings(self, text: str) -> Sequence[Finding]:
         """Return the private stretches of a text with their scores, in order."""
