@@ -6,13 +6,29 @@ from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector, matches_at
+from floe_plugins.gate.top_level import is_top_level
 
 _LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"
 
 
-def _has_top_level(match: re.Match[str]) -> bool:
-    domain = match["domain"]
-    return domain is None or any(map(str.isalpha, domain.rpartition(".")[2]))
+# What stands before "@" where that is no address: users of code hosts, and words of programs.
+_NO_USERS = frozenset("git hg svn aur this super return break continue".split())  # noqa: SIM905
+_IN_URL = re.compile(r"://[^\s/@]{0,256}:[^\s/@]{0,256}\Z")
+_IN_URL_CHARS = 515
+
+
+def _is_address(match: re.Match[str]) -> bool:
+    domain, local = match["domain"], match["local"]
+    if local is not None and (not local[-1].isalnum() and local[-1] not in "_-+~'"):
+        # "x=@user.name" and "#{@user.name}" in a program.
+        return False
+    start = match.start()
+    if local is not None and local.rpartition("/")[2] in _NO_USERS:
+        return False
+    if _IN_URL.search(match.string, max(0, start - _IN_URL_CHARS), start):
+        # The password of an address "://user:password@host" is not a name.
+        return False
+    return domain is None or is_top_level(domain.rpartition(".")[2])
 
 
 EMAIL = PatternDetector(
@@ -21,11 +37,11 @@ EMAIL = PatternDetector(
     # A quoted local part (RFC 5322, section 3.4.1) may hold almost anything, and the domain may be
     # an address in brackets.
     pattern=re.compile(
-        rf"""(?:(?<!{_LOCAL}){_LOCAL}++|"[^"\n]{{1,64}}+")
+        rf"""(?:(?<!{_LOCAL})(?P<local>{_LOCAL}++)|"[^"\n]{{1,64}}+")
         @(?:(?P<domain>[\w-]++(?:\.[\w-]++)++)|\[[0-9A-Fa-f:.IPv]{{3,45}}+\])""",
         re.VERBOSE,
     ),
-    confirms=_has_top_level,
+    confirms=_is_address,
     needs="@",
 )
 

@@ -9,6 +9,7 @@ import re
 from itertools import pairwise
 
 from floe_plugins.gate.disguises.view import Rewriting, Stage, View, replacing, rewritten
+from floe_plugins.gate.top_level import KNOWN, UNMISTAKABLE
 
 # The ten digits in some languages; a run of many of them is a number in any.
 _LANGUAGES = (
@@ -59,20 +60,39 @@ _DOT = r"(?:dot|punkt|punto|ponto|point|\.)"
 _BRACKETED = re.compile(
     rf"\s{{0,3}}[\[({{<]\s{{0,2}}(?:(?P<at>{_AT})|{_DOT})\s{{0,2}}[\])}}>]\s{{0,3}}", re.IGNORECASE
 )
-_BESIDE_AT = re.compile(r"(?<=\w)\s{1,3}@\s{0,3}(?=\w)|(?<=\w)\s{0,3}@\s{1,3}(?=\w)")
+# A decorator on a line of its own, or a product of matrices, is no address: domains are known.
+_DOMAIN = rf"[\w-]{{1,63}}(?:\s?\.\s?[\w-]{{1,63}}){{0,3}}?\s?\.\s?(?:{KNOWN})(?![\w(]|\.\w)"
+_BESIDE_AT = re.compile(
+    rf"(?:(?<=\w)\s{{1,3}}@\s{{0,3}}|(?<=\w)\s{{0,3}}@\s{{1,3}})(?={_DOMAIN})", re.IGNORECASE
+)
 _BESIDE_DOT = re.compile(r"(?<=\w)\s{1,2}\.\s{0,2}(?=\w)")
 _NAME = r"[\w+-]{1,64}"
 _PROVIDERS = "gmail|googlemail|yahoo|hotmail|outlook|icloud|protonmail|proton|gmx|aol|web|mail|live"
+# "We met at that point in time", "look at the dot", "I work at amazon dot com".
+_DETERMINER = (
+    r"(?:an?|the|th(?:is|at|ese|those|eir)|any|some|each|every|which|what|whatever|one|no|another|its"
+    r"|his|her|my|our|your|polka|boiling|melting|freezing|starting|tipping|gun)\s"
+)
+_NO_LOCAL = (
+    r"(?:work(?:s|ed|ing)?|look(?:s|ed|ing)?|shop(?:s|ped|ping)?|bought|buy|order(?:ed)?|found|find"
+    r"|available|visit|us|me|it|here|online|in|on|is|are|was|sign(?:ed)?|log(?:ged)?|up|account|page"
+    r"|site|website|more|and|or|hosted|sold|job|meet|read|see)\s"
+)
 _SPOKEN = re.compile(
-    rf"""(?<![\w.+-]){_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point|underscore|dash|hyphen|minus
+    rf"""(?<![\w.+-])(?!{_NO_LOCAL}at\s)
+    {_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point|underscore|dash|hyphen|minus
         |plus)\s){_NAME}){{0,4}}
-    (?:\s(?:at|ät|arroba|arobase)\s | @)
+    (?:\s(?:at|ät|(?P<sign>arroba|arobase))\s | @) (?!{_DETERMINER})
     (?:(?:{_PROVIDERS})\.(?:com|net|org|de|me|co\.uk)(?![\w-])
     | {_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point)\s){_NAME}){{0,3}}
-      \s(?:dot|punkt|punto|ponto|point)\s[^\W\d_]{{2,24}}(?![\w-]))""",
+      \s(?:(?:dot|punkt|punto|ponto)\s(?:{KNOWN})|point\s(?:{UNMISTAKABLE})
+        |(?(sign)point\s(?:{KNOWN})|(?!)))(?![\w-]))""",
     re.IGNORECASE | re.VERBOSE,
 )
-_LOUD = re.compile(rf"(?<![\w.+-])({_NAME}(?:\.{_NAME}){{0,3}}) AT ({_NAME}(?:\.{_NAME}){{1,3}})")
+_LOUD = re.compile(
+    rf"(?<![\w.+-])({_NAME}(?:\.{_NAME}){{0,3}}) AT ({_NAME}(?:\.{_NAME}){{0,3}}"
+    rf"\.(?i:{KNOWN}))(?![\w-])"
+)
 _HINTS = ("dot", "@", "punkt", "punto", "ponto", " point ", "arroba", "arobase", "[.", "(.")
 _AT_PROVIDER = re.compile(rf"\s(?:at|ät)\s(?:{_PROVIDERS})\.", re.IGNORECASE)
 _AT_BRACKET = re.compile(rf"[\[({{<]\s?{_AT}", re.IGNORECASE)
