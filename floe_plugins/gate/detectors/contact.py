@@ -78,6 +78,28 @@ _CUE_AFTER = re.compile(
 )
 _CUE_CHARS = 40
 
+# A quantity of something, or a value of a program, in spite of the cue: "call f with 2000000 rows",
+# {"text": "91480041"}.
+_QUANTITY = re.compile(
+    r"\b(?:with|of|has|have|had|than|over|about|around|approximately|nearly|exactly|every|per|by"
+    r"|in|costs?|takes?|least|most|up[ ]to|first|last|size|length|count|sum|total|between|range|max"
+    r"|min)"
+    r"[ ]{1,2}\$?\Z|[\"'](?:text|call|cell|ring|reach|portable)[\"']\s{0,3}[:,]\s{0,3}[\"']?\Z"
+    r"|(?:[<>=!+*/%-]=|[<>+*/%^\[]|==)[ ]?\Z",
+    re.IGNORECASE,
+)
+_QUANTITY_CHARS = 24
+_UNIT_AFTER = re.compile(
+    r"[ ]?(?:bytes|characters|chars|words|rows|records|items|elements|entries|users|people|times"
+    r"|lines|points|pixels|dollars|euros|pounds|years|days|hours|minutes|seconds|ms|km|kg|miles|meters"
+    r"|tokens|samples|iterations|steps|requests|units|copies|views|inhabitants|%|\$|€|£)(?!\w)",
+    re.IGNORECASE,
+)
+# 2000000 is a round number, and no telephone has one without separators.
+_ROUND = re.compile(r"\d{1,4}0{5,}")
+# A time stamp of a log: "05-12-2023 1030".
+_DATED = re.compile(r"\d{2}([ /-])\d{2}\1(?:19|20)\d{2}(?!\d)")
+
 # Fewer digits than these are years, times and quantities.
 _LEAST_PLAIN_DIGITS = 7
 _TRUNK_DIGITS = 9
@@ -108,15 +130,23 @@ class PhoneDetector:
 
 
 def _long_enough(match: re.Match[str]) -> bool:
+    if match["trunk"] and _DATED.match(match[0]):
+        return False
     digits = sum(character.isdigit() for character in match[0])
     return digits >= (_TRUNK_DIGITS if match["trunk"] else _LEAST_PLAIN_DIGITS)
 
 
 def _has_keyword(match: re.Match[str]) -> bool:
-    start = match.start()
-    return bool(
-        _CUE.search(match.string, max(0, start - _CUE_CHARS), start)
-        or _CUE_AFTER.match(match.string, match.end())
+    text, start = match.string, match.start()
+    if not (
+        _CUE.search(text, max(0, start - _CUE_CHARS), start) or _CUE_AFTER.match(text, match.end())
+    ):
+        return False
+    return not (
+        _QUANTITY.search(text, max(0, start - _QUANTITY_CHARS), start)
+        or _UNIT_AFTER.match(text, match.end())
+        or _ROUND.fullmatch(match[0])
+        or _DATED.match(match[0])
     )
 
 
@@ -138,6 +168,8 @@ def is_grouped(candidate: str) -> bool:
         and max(map(len, groups)) > 2
         and _LEAST_DIGITS <= digits <= _MOST_DIGITS
         and len(set(_SEPARATORS.findall(candidate.strip("+()")))) == 1
+        # 130 150 110 are three numbers.
+        and not all(group.endswith("0") for group in groups)
     )
 
 

@@ -4,13 +4,15 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
 
 # Digits in groups, with at most two separators between them.
 _DIGIT_GROUPS = re.compile(r"\d++(?:[ \t\n.,/_-]{1,2}+\d++)*+")
 _GROUP = re.compile(r"\d++")
+
+_ANY_SPACE = str.maketrans("\t\n", "  ")
 
 _CARD_LENGTHS = range(12, 20)
 
@@ -72,8 +74,20 @@ def _cards(run: re.Match[str]) -> Iterator[Span]:
     sizes = [end - start for start, end in groups]
     for first, last in _windows(sizes):
         digits = "".join(text[start:end] for start, end in groups[first:last])
-        if _issued(digits) and luhn(digits):
+        if _issued(digits) and luhn(digits) and _is_one_number(text, groups[first:last]):
             yield Span(groups[first][0], groups[last - 1][1], "CARD")
+
+
+def _is_one_number(text: str, groups: list[tuple[int, int]]) -> bool:
+    """Return whether groups are written as one number, and not as several or as a decimal."""
+    between = {text[left[1] : right[0]].translate(_ANY_SPACE) for left, right in pairwise(groups)}
+    if len(between) > 1:
+        return False
+    start, end = groups[0][0], groups[-1][1]
+    after_point = text[start - 1 : start] == "." and text[max(0, start - 2) : start - 1].isdigit()
+    before_point = text[end : end + 1] == "." and text[end + 1 : end + 2].isdigit()
+    # "0.4111111111111111" is a decimal, "1. 4111 1111 1111 1111" an item of a list.
+    return len(groups) > 1 or not (after_point or before_point)
 
 
 def _windows(sizes: list[int]) -> Iterator[tuple[int, int]]:

@@ -63,7 +63,8 @@ FORMS: tuple[Form, ...] = (
     Form("kr.rrn", r"\d{6}-[1-8]\d{6}"),
     Form("za.idnr", r"\d{6} ?\d{4} ?[01]\d\d"),
     Form("tr.tckimlik", r"[1-9]\d{10}"),
-    Form("ca.sin", r"[1-79]\d\d([ -])\d{3}\1\d{3}"),
+    # Three numbers of three digits are seldom one.
+    Form("ca.sin", r"[1-79]\d\d([ -])\d{3}\1\d{3}", r"sin|social insurance|assurance sociale"),
     Form("ar.cuit", r"\d\d-\d{8}-\d", label="TAX_ID"),
     Form("ch.ssn", r"756\.\d{4}\.\d{4}\.\d\d"),
     Form("ee.ik", r"[1-6]\d{10}", r"isikukood|personal code"),

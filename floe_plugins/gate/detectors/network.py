@@ -9,6 +9,24 @@ from floe_plugins.gate.detectors.pattern import PatternDetector
 
 _HEXTETS = re.compile(r"[0-9A-Fa-f]+")
 
+# Four small numbers are as often a version as an address, and after such a word always one.
+_VERSION = re.compile(
+    r"(?:\b(?:versions?|release[ds]?|rev|build|firmware|driver|upgrad\w+|updat\w+|section|chapter"
+    r"|clause|oid)\b[\s:=]*[\w.-]{0,16}\s?|[\w\])][=~<>^/_-]{1,3}=?\s?|[\"'][~^<>=]{1,2}\s?|\bv)\Z",
+    re.IGNORECASE,
+)
+_VERSION_CHARS = 32
+_LARGEST_OF_VERSION = 49
+_MACHINE = re.compile(
+    r"\b(?:ip(?:v4)?|addr\w*|hosts?|servers?|ping\w*|ssh|dns|gateway|router|subnet|net|network|nodes?"
+    r"|machine|connect\w*|client|proxy|from|at|port|peer|interface|firewall|listen\w*|login)\b"
+    r"|://|@",
+    re.IGNORECASE,
+)
+_MACHINE_CHARS = 40
+# Everybody's resolvers.
+_PUBLIC = frozenset(("1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"))
+
 
 def _names_a_machine(match: re.Match[str]) -> bool:
     candidate = match[0].rstrip(".:") if not match[0].endswith("::") else match[0]
@@ -20,9 +38,27 @@ def _names_a_machine(match: re.Match[str]) -> bool:
         return False
     if address.version == 4:
         # Netmasks and broadcasts.
-        return not candidate.startswith("255.")
-    # "a::b" is a name in many programming languages.
-    return len(_HEXTETS.findall(candidate)) > 2 or any(map(str.isdigit, candidate))
+        if candidate.startswith("255.") or candidate in _PUBLIC:
+            return False
+        return not _is_version(match, candidate)
+    hextets = _HEXTETS.findall(candidate)
+    # "a::b" is a name and "[1::2]" a slice in many programming languages; no network begins so.
+    return len(hextets) > 2 or (
+        not candidate.startswith("::") and len(hextets[0]) == 4 and any(map(str.isdigit, candidate))
+    )
+
+
+def _is_version(match: re.Match[str], candidate: str) -> bool:
+    text, start = match.string, match.start()
+    if _VERSION.search(text, max(0, start - _VERSION_CHARS), start):
+        return "://" not in text[max(0, start - 3) : start]
+    if ipaddress.IPv4Address(candidate).is_private:
+        return False
+    if text[match.end() : match.end() + 1] in (":", "/"):
+        return False
+    return all(int(part) <= _LARGEST_OF_VERSION for part in candidate.split(".")) and not (
+        _MACHINE.search(text, max(0, start - _MACHINE_CHARS), start)
+    )
 
 
 IP_ADDRESS = PatternDetector(

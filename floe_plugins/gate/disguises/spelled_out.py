@@ -222,16 +222,21 @@ _ALNUM = r"[^\W_]"
 # Single letters or digits with anything else between them.
 _SINGLES = re.compile(rf"(?<!{_ALNUM}){_ALNUM}(?:[\W_]{{1,3}}+{_ALNUM}(?!{_ALNUM})){{6,}}+")
 
+# "12, 34, 56" and "rgb(120, 180, 120)" are lists of numbers.
+_NO_LIST = r"(?!,[ ]\d{1,3}(?!\d))"
+
 # Groups of two or three digits, the same between each two, and a shorter one at the end.
 _PAIRS = re.compile(
-    r"(?<!\d)\d\d([^+A-Za-z0-9]{1,3})\d\d(?!\d)(?:\1\d\d(?!\d)){3,}+(?:\1\d(?!\d))?"
+    rf"(?<!\d)\d\d{_NO_LIST}([^+A-Za-z0-9]{{1,3}})\d\d(?!\d)(?:\1\d\d(?!\d)){{3,}}+(?:\1\d(?!\d))?"
 )
 _TRIPLES = re.compile(
-    r"(?<!\d)\d{3}([\W_]{1,3})\d{3}(?!\d)(?:\1\d{3}(?!\d)){2,}+(?:\1\d\d?(?!\d))?"
+    rf"(?<!\d)\d{{3}}{_NO_LIST}([\W_]{{1,3}})\d{{3}}(?!\d)(?:\1\d{{3}}(?!\d)){{2,}}+(?:\1\d\d?(?!\d))?"
 )
 
 # Between groups of three or more digits: separators that no detector of numbers expects.
-_ODD = re.compile(r"(?<=\d{3})(?:[|~;:+*\\•·…]|[ \t\n.,/_|~;:\\()\[\]{}•·-]{2,6})(?=\d{3})")
+_ODD = re.compile(
+    rf"(?<=\d{{3}})(?:[|~;:+*\\•·…]|{_NO_LIST}[ \t\n.,/_|~;:\\()\[\]{{}}•·-]{{2,6}})(?=\d{{3}})"
+)
 
 # Letters for digits, in words of four characters and more with a digit among them.
 _LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
