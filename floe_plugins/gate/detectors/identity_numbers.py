@@ -6,13 +6,13 @@ python-stdnum checks it, and which words precede it.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.id_checks import check_of
+from floe_plugins.gate.detectors.national_ids import LABELS, announced_ids
 from floe_plugins.gate.detectors.pattern import PatternDetector
 
 
@@ -22,7 +22,7 @@ class Form(NamedTuple):
     Attributes
     ----------
     module : str
-        Below `stdnum`; its ``is_valid`` decides.
+        The name of the check, for `check_of`. Empty if there is none.
     pattern : str
         Matches the text that is checked.
     cue : str or None
@@ -45,7 +45,7 @@ FORMS: tuple[Form, ...] = (
     Form("es.nie", r"[XYZ]-?\d{7}-?[A-Z]"),
     Form("it.codicefiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]"),
     Form("fr.nir", r"[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?\d[\dAB] ?\d{3} ?\d{3} ?\d\d"),
-    Form("fi.hetu", r"\d{6}[+A-FU-Y-]\d{3}[0-9A-Z]"),
+    Form("hetu", r"\d{6}[+A-FU-Y-]\d{3}[0-9A-Z]"),
     Form("se.personnummer", r"(?:19|20)?\d{6}[-+]\d{4}"),
     Form("dk.cpr", r"[0-3]\d[01]\d\d\d-\d{4}"),
     Form("no.fodselsnummer", r"[0-7]\d[0-5]\d{3} ?\d{5}"),
@@ -58,8 +58,10 @@ FORMS: tuple[Form, ...] = (
     Form("mx.curp", r"[A-Z]{4}\d{6}[HMX][A-Z]{5}[0-9A-Z]\d"),
     Form("mx.rfc", r"[A-ZÑ&]{3,4}\d{6}[0-9A-Z]{3}", label="TAX_ID"),
     Form("cn.ric", r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]"),
-    Form("in_.pan", r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", label="TAX_ID"),
-    Form("in_.aadhaar", r"[2-9]\d{3}[ -]\d{4}[ -]\d{4}"),
+    Form("in_.gstin", r"\d\d[A-Z]{5}\d{4}[A-Z][1-9A-Z]Z[0-9A-Z]", label="TAX_ID"),
+    Form("rvnr", r"\d\d ?\d{6} ?[A-Z] ?\d{3}"),
+    Form("th.pin", r"\d-\d{4}-\d{5}-\d\d-\d"),
+    Form("pk.cnic", r"\d{5}-\d{7}-\d"),
     Form("kr.rrn", r"\d{6}-[1-8]\d{6}"),
     Form("za.idnr", r"\d{6} ?\d{4} ?[01]\d\d"),
     Form("tr.tckimlik", r"[1-9]\d{10}"),
@@ -77,7 +79,6 @@ FORMS: tuple[Form, ...] = (
     Form("pt.nif", r"\d{3} ?\d{3} ?\d{3}", r"nif|contribuinte", "TAX_ID"),
     Form("br.cpf", r"\d{11}", r"cpf"),
     Form("br.cnpj", r"\d{14}", r"cnpj", "TAX_ID"),
-    Form("in_.aadhaar", r"\d{12}", r"aadhaar|uidai"),
     Form("au.tfn", r"\d{3} ?\d{3} ?\d{3}", r"tfn|tax file", "TAX_ID"),
     Form("ca.sin", r"\d{9}", r"\bsin\b|social insurance"),
     Form("us.itin", r"9\d\d-?\d\d-?\d{4}", r"itin", "TAX_ID"),
@@ -112,6 +113,15 @@ UNCHECKED: tuple[Form, ...] = (
         r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]",
     ),
     Form("", r"[STFGM]\d{7}[A-Z]"),  # Singapore
+    # United States, Medicare beneficiaries; no letter that is like a digit
+    Form(
+        "",
+        r"[1-9][AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-[AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d"
+        r"-[AC-HJKMNP-RT-Y]{2}\d\d",
+        label="MEDICAL_RECORD",
+    ),
+    # United Kingdom, driving licences
+    Form("", r"[A-Z]{2,5}9{0,3}\d[0156]\d[0-3]\d\d[A-Z][A-Z9]\d[A-Z]{2}", label="DRIVER_LICENSE"),
     Form("", r"[A-Z]{1,2}\d{6}\([0-9A]\)"),  # Hong Kong
     Form("", r"[A-Z][12]\d{8}", r"taiwan|身分證|身份證|id"),  # Taiwan
 )
@@ -120,6 +130,9 @@ UNCHECKED: tuple[Form, ...] = (
 # No form has fewer than six digits, the first two of them together.
 _DIGITS = re.compile(r"\d\W?\d(?:\w?\W{0,2}\d){4}")
 _CUE_CHARS = 48
+_DIGIT = re.compile(r"\d")
+# The numbers of a Medicare beneficiary and of an Indian company: their digits are apart.
+_APART = re.compile(r"\d[A-Z]\w\d-[A-Z]\w\d-[A-Z]|\d[A-Z]{5}\d{4}[A-Z]")
 
 
 # The possible beginning of a number, and all that may belong to it.
@@ -156,15 +169,17 @@ class NationalIdDetector:
     """
 
     name = "national-id"
-    labels: Sequence[str] = tuple(sorted({entry.form.label for entry in _COMPILED}))
+    labels: Sequence[str] = tuple(sorted({entry.form.label for entry in _COMPILED} | LABELS))
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the national numbers of a text."""
-        if _DIGITS.search(text) is None:
+        if _DIGIT.search(text) is None:
             return []
-        spans: set[Span] = set()
+        spans: set[Span] = set(announced_ids(text, text.lower()))
+        if _DIGITS.search(text) is None and _APART.search(text) is None:
+            return sorted(spans)
         for region in _REGION.finditer(text):
-            if _DIGITS.search(region[0]):
+            if _DIGITS.search(region[0]) or _APART.search(region[0]):
                 for place in _START.finditer(text, region.start(), region.end()):
                     spans.update(_at(text, place.start()))
         return sorted(spans)
@@ -176,14 +191,8 @@ def _at(text: str, start: int) -> Iterator[Span]:
         match = pattern.match(text, start)
         if match is None or (cue and not cue.search(text, max(0, start - _CUE_CHARS), start)):
             continue
-        if not form.module or _check(form.module)(match[0]):
+        if not form.module or check_of(form.module)(match[0]):
             yield Span(start, match.end(), form.label)
-
-
-@functools.cache
-def _check(module: str) -> Callable[[str], bool]:
-    check: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
-    return check
 
 
 _SSN_CUE = re.compile(r"\b(?:ssn|social\s+security|itin|tax(?:payer)?\s+id)", re.IGNORECASE)
