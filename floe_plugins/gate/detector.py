@@ -73,7 +73,7 @@ CLASSES: dict[str, frozenset[str]] = {
     for name, labels in {
         "names of persons": "PERSON NAME PER",
         "organisations": "ORGANIZATION ORGANISATION ORG",
-        "places": "LOCATION PLACE GPE LOC",
+        "places": "LOCATION PLACE GPE LOC COORDINATES",
         "postal addresses": "ADDRESS STREET_ADDRESS POSTAL_ADDRESS",
         "dates of birth, ages": "DATE_OF_BIRTH BIRTH_DATE DATE_TIME DATE AGE",
         "health": "HEALTH MEDICAL MEDICAL_CONDITION MEDICAL_RECORD",

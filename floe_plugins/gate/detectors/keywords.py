@@ -4,45 +4,54 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.births import ages, births
+from floe_plugins.gate.detectors.coordinates import coordinates
 from floe_plugins.gate.detectors.pattern import matches_at
 
 # Cue, label, and parts of words, one of which every text with the cue contains. The value follows
 # within a few words and holds a digit.
 _CUES: tuple[tuple[str, str, str], ...] = (
     (
-        r"driv(?:er|ing)(?:'?s|s'?)?(?:[ ]|-)?(?:licen[cs]e|lic)|licen[cs]e[ ](?:no|number|nr)",
+        r"driv(?:er|ing)(?:'?s|s'?)?(?:[ ]|-)?(?:licen[cs]e|lic)|licen[cs]e[ ](?:no|number|nr)"
+        r"|führerschein(?:-?nr|nummer)?|fahrerlaubnis|permis[ ]de[ ]conduire"
+        r"|(?:licencia|permiso|carn[eé]t?)[ ]de[ ]conduc(?:ir|ción)|patente[ ]di[ ]guida",
         "DRIVER_LICENSE",
-        "licen|driver lic|driving lic",
+        "licen|driver lic|driving lic|führersch|fahrerl|permis|carn|patente di",
     ),
     (
-        r"passport|reisepass|passeport|pasaporte",
+        r"passport|reisepass(?:-?nr|nummer)?|pass(?:[- ]?nr|nummer)|passeport|pasaporte|passaporto",
         "PASSPORT",
-        "passport|passeport|reisepass|pasaporte",
+        "passport|passeport|reisepass|pass-nr|pass nr|passnummer|pasaporte|passaporto",
     ),
     (
-        r"(?:licen[cs]e|number|registration)[ ]plate|plate[ ]number|kennzeichen",
+        r"(?:licen[cs]e|number|registration|(?:my|his|her|car)[ ]licen[cs]e)[ ]plates?"
+        r"|plate[ ]number|(?:my|his|her|our|car)[ ]plates?|(?:car|vehicle)[ ]registration"
+        r"|registration[ ](?:number|no)"
+        r"|(?:kfz-?)?kennzeichen|nummernschild|plaque[ ]d'immatriculation|immatriculation"
+        r"|matr[ií]cula|targa|placa",
         "LICENSE_PLATE",
-        "plate|kennz",
+        "plate|registration|kennz|nummernsch|immatric|matr|targa|placa",
     ),
     (
-        r"vin|chassis[ ]number|vehicle[ ]identification[ ]number",
+        r"vin|chassis[ ]number|vehicle[ ]identification[ ]number|fahrgestellnummer",
         "VEHICLE_ID",
-        " vin|chassis|vehicle",
+        " vin|chassis|vehicle|fahrgest",
     ),
     (
         r"(?:bank[ ])?account(?:[ ](?:no|number|nr|id|\#))|acct|routing[ ]number|sort[ ]code"
-        r"|kontonummer",
+        r"|kontonummer|num[eé]ro[ ]de[ ]compte|n[uú]mero[ ]de[ ]cuenta|numero[ ]di[ ]conto",
         "ACCOUNT_NUMBER",
-        "account|acct|routing|sort code|konto",
+        "account|acct|routing|sort code|konto|compte|cuenta|conto",
     ),
     (
-        r"medical[ ]record(?:[ ](?:no|number))?|mrn|patient[ ](?:id|no|number)"
-        r"|health[ ](?:card|insurance)",
+        r"medical[ ]record(?:[ ](?:no|number))?|mrn|patient[ ](?:id|no|number)|patientennummer"
+        r"|health[ ](?:card|insurance)|carte[ ]vitale|tarjeta[ ]sanitaria|tessera[ ]sanitaria",
         "MEDICAL_RECORD",
-        "medical record|mrn|patient|health card|health insurance",
+        "medical record|mrn|patient|health card|health insurance|vitale|sanitaria",
     ),
     (
-        r"zip(?:[ ]?code)?|post(?:al)?[ ]?code|plz|postleitzahl",
+        r"zip(?:[ ]?code)?|post(?:al)?[ ]?code|plz|postleitzahl|code[ ]postal|c[oó]digo[ ]postal"
+        r"|codice[ ]postale",
         "ADDRESS",
         "zip|postal|post code|postcode|plz|postleit",
     ),
@@ -50,10 +59,16 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"(?:national|personal|identity|identification|tax|member|membership|employee|student"
         r"|customer|policy|insurance|beneficiary|case|claim|visa|permit|voter)"
         r"[ ](?:id|no|number|nr|card)|id[ ](?:no|number|card)|ssn|nino|national[ ]insurance"
-        r"|social[ ](?:security|insurance)|tin",
+        r"|social[ ](?:security|insurance)|tin|(?:personal)?ausweis(?:-?nr|nummer)?"
+        r"|steuer-?(?:nr|nummer|id|identifikationsnummer)|sozialversicherungs-?(?:nr|nummer)"
+        r"|(?:kunden|mitglieds|personal|matrikel)nummer|carte[ ](?:nationale[ ])?d'identité"
+        r"|num[eé]ro[ ](?:fiscal|client)|identifiant[ ]fiscal|(?:de[ ])?sécurité[ ]sociale|dni"
+        r"|nie|nif|c[eé]dula|(?:documento|carta)[ ]d(?:i[ ]|')identità|documento[ ]de[ ]identidad"
+        r"|codice[ ]fiscale|partita[ ]iva|seguridad[ ]social|identificaci[oó]n[ ]fiscal",
         "ID_NUMBER",
         "national|personal|identi|tax|member|employee|student|customer|policy|insurance|beneficiary"
-        "|case|claim|visa|permit|voter|id no|id num|id card|ssn|nino|social| tin",
+        "|case|claim|visa|permit|voter|id no|id num|id card|ssn|nino|social| tin|ausweis|steuer"
+        "|sozialv|nummer|fiscal|numero client|numéro client|dni|nie| nif|cedula|cédula|iva",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",
@@ -61,12 +76,18 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         "cvv|cvc|security code|card pin|pin code|pin number|my pin|passcode| otp",
     ),
 )
+_GROUP = r"[A-Z0-9]++(?:[./-][A-Z0-9]++){0,6}+"
 _BETWEEN = (
-    # Up to four words such as "number is now", or a sign, may stand between a cue and its value.
-    r"\b\.?(?:[ ]?(?:'s|numbers?|no\.?|nr\.?|code|id|card|is|was|of|the|my|now|it|and|here)\b){0,4}"
+    # Up to five words such as "number is now", or a sign, may stand between a cue and its value.
+    r"(?!\w)\.?(?:[ ]?(?:(?:'s|numbers?|nummer|n[uú]mero|num[eé]ro|no\.?|nr\.?|code|id|card|is|was"
+    r"|of|the|my|now|it|and|here|ist|lautet|war|est|es|era|de|di|del|mein|meine|mon|ma|mi|mia|mio|der|die"
+    r"|la|le|el|il)\b|n[°º]|è)){0,5}"
     r"[ \t]{0,2}[:=#-]?[ \t\n]{0,2}[\"']?"
-    r"(?P<value>(?=[A-Z0-9./-]{0,20}\d)[A-Z0-9](?:[ ./-]?[A-Z0-9]){2,20})(?![\w])"
+    # Later groups hold a digit or are a few capitals, so that the sentence's words are not taken.
+    r"(?P<value>(?=[A-Z0-9./-]{0,20}\d|(?-i:[A-ZÄÖÜ]{1,3}(?:-[A-Z]{1,3})?[ ](?:[A-Z]{1,3}[ ])?)\d)"
+    rf"{_GROUP}(?:[ ](?=[A-Z0-9./-]{{0,12}}\d|(?-i:[A-Z]{{1,3}}\b)){_GROUP}){{0,5}}+)(?![\w])"
 )
+_LEAST_CHARS = 3
 _PATTERNS = tuple(
     (re.compile(rf"\b(?:{cue}){_BETWEEN}", re.IGNORECASE), label, tuple(keys.split("|")))
     for cue, label, keys in _CUES
@@ -94,6 +115,7 @@ _BIRTH = re.compile(
     re.IGNORECASE,
 )
 _BIRTH_CHARS = 60
+_MOST_DATES = 2
 _BIRTH_KEYS = (
     "birth",
     "born",
@@ -121,48 +143,55 @@ _BIRTH_KEYS = (
     "hired",
     "expir",
 )
-_AGE_KEYS = ("i am ", "i'm ", "im ", "he is ", "he's ", "age: ", "turned ", "turning ")
 
-_AGE = re.compile(
-    r"\b(?:i\ am|i'?m|he\ is|he's|she\ is|she's|age:|turned|turning)\ (?P<age>\d{1,3})(?!\d)"
-    r"(?![ ]?(?:%|percent|minutes?|hours?|days?|weeks?|months?|times|of|miles|km|feet|foot|cm|kg"
-    r"|pounds|points?|years\ (?:in|from|away)|[.,:]\d))",
-    re.IGNORECASE | re.VERBOSE,
-)
+
+_OTHERS = ("DATE_TIME", "DATE_OF_BIRTH", "AGE", "COORDINATES")
 
 
 class KeywordDetector:
-    """Finds identifiers, post codes, codes, dates of birth and ages by the words around them.
+    """Finds identifiers, post codes, codes, births, ages and places by the words around them.
 
-    A numeric date of the years 1900 to 2012 counts as a date of birth anywhere.
+    A numeric date of the years 1900 to 2012 may be a date of birth anywhere, save in a list of
+    such dates; its label is `DATE_TIME`, like that of other persons' dates.
     """
 
     name = "announced"
-    labels: Sequence[str] = (*dict.fromkeys(label for _, label, _ in _CUES), "DATE_TIME", "AGE")
+    labels: Sequence[str] = (
+        *dict.fromkeys(label for _, label, _ in _CUES),
+        "DATE_TIME",
+        "DATE_OF_BIRTH",
+        "AGE",
+        "COORDINATES",
+    )
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the values of a text that follow a keyword."""
-        if _DIGIT.search(text) is None:
-            return []
-        spans = []
         lower = f" {text.lower()}"
+        if _DIGIT.search(text) is None:
+            # A date of birth may be in words.
+            return list(births(text, lower))
+        spans = []
         for pattern, label, keys in _PATTERNS:
             if any(map(lower.__contains__, keys)):
                 spans += [
                     Span(*match.span("value"), label)
                     for match in pattern.finditer(text)
-                    if _DIGIT.search(match["value"])
+                    if _DIGIT.search(match["value"]) and len(match["value"]) >= _LEAST_CHARS
                 ]
-        for match in matches_at(_DIGITS, _DATE, text):
-            if _near_birth(match) or _of_birth(match):
+        dates = list(matches_at(_DIGITS, _DATE, text))
+        # Many dates are a table or the options of a question.
+        alone = len(dates) <= _MOST_DATES
+        for match in dates:
+            if (alone and _of_birth(match)) or _near_birth(match):
                 spans.append(Span(*match.span(), "DATE_TIME"))
         if any(map(lower.__contains__, _BIRTH_KEYS)) and _BIRTH.search(text):
             for match in _WRITTEN_DATE.finditer(text):
                 if _near_birth(match):
                     spans.append(Span(*match.span(), "DATE_TIME"))
-        if any(map(lower.__contains__, _AGE_KEYS)):
-            spans += [Span(*match.span("age"), "AGE") for match in _AGE.finditer(text)]
-        return spans
+        born = set(births(text, lower))
+        own = {(span.start, span.end) for span in born}
+        spans = [span for span in spans if (span.start, span.end) not in own]
+        return [*spans, *sorted(born), *ages(text, lower), *coordinates(text)]
 
 
 def _near_birth(match: re.Match[str]) -> bool:

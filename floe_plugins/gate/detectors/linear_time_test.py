@@ -23,6 +23,11 @@ HOSTILE = {
     "keys": ("sk-eyJ.", 120_000),
     "hex": ("00:1b:", 120_000),
     "a long name": ("Ab-", 120_000),
+    "births": ("born 3 May ", 120_000),
+    "ages": ("my 5 years old ", 120_000),
+    "coordinates": ("lat 5.12345, ", 120_000),
+    "names of ids": ("pan npi 1234 dea ", 120_000),
+    "at signs": ("a@b.c@", 120_000),
 }
 
 

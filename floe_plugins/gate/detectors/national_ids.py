@@ -41,37 +41,45 @@ _GROUPS_OF_4 = r"\d{4}[ -]?\d{4}[ -]?\d{4}"
 ANNOUNCED: tuple[AnnouncedId, ...] = (
     # India
     AnnouncedId(
-        ("pan", "permanent account"),
+        (" pan ", "permanent account"),
         r"pan|permanent[ ]account",
         r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]",
         label="TAX_ID",
     ),
     AnnouncedId(
-        ("gst",), r"gst(?:in)?", r"\d\d[A-Z]{5}\d{4}[A-Z][1-9A-Z]Z[0-9A-Z]", None, "TAX_ID"
+        (" gst",), r"gst(?:in)?", r"\d\d[A-Z]{5}\d{4}[A-Z][1-9A-Z]Z[0-9A-Z]", None, "TAX_ID"
     ),
     AnnouncedId(("adha", "aadh", "uidai"), r"aa?dh?aa?r|uidai", _GROUPS_OF_4, "in_.aadhaar"),
-    AnnouncedId(("voter", "epic"), r"voter|epic", r"[A-Z]{3}\d{7}", "in_.epic"),
+    AnnouncedId((" voter", " epic "), r"voter|epic", r"[A-Z]{3}\d{7}", "in_.epic"),
     # United States
     AnnouncedId(
-        ("medicare", "mbi", "beneficiary"),
+        ("medicare", " mbi ", "beneficiary"),
         r"medicare|mbi|beneficiary",
         r"[1-9][AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-?[AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d"
         r"-?[AC-HJKMNP-RT-Y]{2}\d\d",
         label="MEDICAL_RECORD",
     ),
     AnnouncedId(
-        ("npi", "provider"), r"npi|national[ ]provider|provider[ ]id\w*", r"[12]\d{9}", "npi"
+        (" npi ", "provider"), r"npi|national[ ]provider|provider[ ]id\w*", r"[12]\d{9}", "npi"
     ),
-    AnnouncedId(("dea",), r"dea", r"[A-Z][A-Z9]\d{7}", "dea"),
+    AnnouncedId((" dea ",), r"dea", r"[A-Z][A-Z9]\d{7}", "dea"),
     # Australia, New Zealand, United Kingdom
     AnnouncedId(
         ("medicare",), r"medicare", r"[2-6]\d{3}[ ]?\d{5}[ ]?\d", "medicare", "MEDICAL_RECORD"
     ),
     AnnouncedId(
-        ("ird", "inland"), r"ird|inland[ ]revenue", r"\d{2,3}-?\d{3}-?\d{3}", "nz.ird", "TAX_ID"
+        (" ird ", "inland rev"),
+        r"ird|inland[ ]revenue",
+        r"\d{2,3}-?\d{3}-?\d{3}",
+        "nz.ird",
+        "TAX_ID",
     ),
     AnnouncedId(
-        ("utr", "taxpayer ref"), r"utr|taxpayer[ ]reference", r"\d{5}[ ]?\d{5}", "gb.utr", "TAX_ID"
+        (" utr ", "taxpayer ref"),
+        r"utr|taxpayer[ ]reference",
+        r"\d{5}[ ]?\d{5}",
+        "gb.utr",
+        "TAX_ID",
     ),
     # Germany
     AnnouncedId(
@@ -83,19 +91,19 @@ ANNOUNCED: tuple[AnnouncedId, ...] = (
         "MEDICAL_RECORD",
     ),
     AnnouncedId(
-        ("versicherung", "rvnr", "sv-n"),
+        ("versicherung", "rvnr", "sv n"),
         r"(?:renten|sozial)versicherung\w*|rvnr|sv-n(?:umme)?r|versicherungsnummer",
         r"\d\d[ ]?\d{6}[ ]?[A-Z][ ]?\d{3}",
     ),
     AnnouncedId(
-        ("steuern", "steuer-n", "st.-nr", "st-nr", "finanzamt", "tax n"),
+        ("steuern", "steuer n", "st  nr", "st nr", "finanzamt", "tax n"),
         r"steuer-?n(?:umme)?r|st\.?-?nr|finanzamt|tax[ ]n(?:o|umber)",
         r"\d{2,3}[ ]?/[ ]?\d{3,4}[ ]?/[ ]?\d{4,5}|\d{10,11}(?!\d)|\d{13}",
         "tax number",
         "TAX_ID",
     ),
     AnnouncedId(
-        ("ausweis", "identity card", "id card", "perso-"),
+        ("ausweis", "identity card", "id card", "perso n"),
         r"(?:personal)?ausweis\w*|perso-?n(?:umme)?r|(?:identity|id)[ ]card",
         r"(?=[A-Z]*\d[A-Z]*\d)[CFGHJKLMNPRTVWXYZ][0-9CFGHJKLMNPRTVWXYZ]{8}(?:\d(?:<?<?D)?)?",
     ),
@@ -118,7 +126,7 @@ ANNOUNCED: tuple[AnnouncedId, ...] = (
         _GROUPS_OF_4,
         "jp.in_",
     ),
-    AnnouncedId(("nik", "ktp"), r"nik|e?-?ktp", r"\d{16}", "id.nik"),
+    AnnouncedId((" nik ", "ktp "), r"nik|e?-?ktp", r"\d{16}", "id.nik"),
     # Europe
     AnnouncedId(
         ("henkil", "hetu", "personbeteckning", "finnish"),
@@ -127,13 +135,16 @@ ANNOUNCED: tuple[AnnouncedId, ...] = (
         "hetu",
     ),
     AnnouncedId(("снилс", "snils"), r"снилс|snils", r"\d{3}-\d{3}-\d{3}[ -]\d\d", "snils"),
-    AnnouncedId(("инн", "inn"), r"инн|inn", r"\d{12}|\d{10}", "ru.inn", "TAX_ID"),
+    AnnouncedId((" инн ", " inn "), r"инн|inn", r"\d{12}|\d{10}", "ru.inn", "TAX_ID"),
     AnnouncedId(("amka", "αμκα"), r"amka|αμκα", r"\d{11}", "gr.amka"),
 )
 LABELS = frozenset(each.label for each in ANNOUNCED)
 
 # Between the name and the number: "number is now".
 _AFTER_CHARS = 56
+# Every number has four digits together, or letters among the digits.
+_POSSIBLE = re.compile(r"\d(?:\d{3}|[A-Za-z]\w\d|\d[A-Za-z]|\d-\d{3})")
+_SPACED = str.maketrans(dict.fromkeys("\n\t(\"'*-:_/[{,.", " "))
 _OTHER_SENTENCE = re.compile(r"[;!?]|\.\s+[A-Z]")
 _COMPILED: tuple[tuple[AnnouncedId, re.Pattern[str], re.Pattern[str]], ...] = tuple(
     (
@@ -153,8 +164,11 @@ def announced_ids(text: str, lower: str) -> Iterator[Span]:
     lower : str
         The text in lower case.
     """
+    if _POSSIBLE.search(text) is None:
+        return
+    spaced = f" {lower.translate(_SPACED)}"
     for each, cue, pattern in _COMPILED:
-        if not any(map(lower.__contains__, each.keys)):
+        if not any(map(spaced.__contains__, each.keys)):
             continue
         checks: Callable[[str], bool] | None = check_of(each.check) if each.check else None
         for name in cue.finditer(text):

@@ -84,6 +84,11 @@ _STOPS_LIST = (
 _STOPS = frozenset(_STOPS_LIST.split())
 _PHRASE = re.compile(r"[ ](?P<word>[A-Za-zÀ-ÿ0-9]{2,24})(?=[ .,;!?)\n]|\Z)")
 _LONGEST_PHRASE = 7
+# The beginning of a name: DB_PASS and user_pass, but not first_pass.
+_OWNER = re.compile(
+    r"(?:[A-Z\d]|\b(?:db|user|my|mail|smtp|root|admin|sudo|ftp|ssh|mysql|pg|redis|login|auth))_\Z"
+)
+_OWNER_CHARS = 12
 _NEXT_FIELD = re.compile(r"[,;&|](?=[\w-]{2,32}[=:])")
 _CLOSING = ".,;:)]}"
 _TRAILING = _CLOSING + "!?"
@@ -130,12 +135,12 @@ def _assigned(match: re.Match[str]) -> tuple[int, int] | None:
     """Return where the password of an assignment is, or None if there is none."""
     # A short word such as "pass" has other meanings, unless it ends a name such as DB_PASS.
     text, start = match.string, match.start()
-    weak = bool(match["short"]) and text[start - 1 : start] != "_"
+    weak = bool(match["short"]) and not _OWNER.search(text, max(0, start - _OWNER_CHARS), start)
     if match["quoted"] is not None:
         value = match["quoted"]
         if is_placeholder(value) or _NO_PASSWORD.match(value) or _MESSAGE.search(value):
             return None
-        if not value.strip() or (weak and not _is_mixed(value)):
+        if value.startswith("-") or not value.strip() or (weak and not _is_mixed(value)):
             return None
         return match.span("quoted")
     begin = match.start("value")
