@@ -55,7 +55,22 @@ _KEYS = (
         "naiss",
         "anniv",
     ),
-    *("né le", "née le", "né en", "née en", "nac", "cumple", "nat", "nasc", "complean", "geboort"),
+    *(
+        "né le",
+        "née le",
+        "né en",
+        "née en",
+        "nací",
+        "naci ",
+        "nacid",
+        "nacim",
+        "cumple",
+        "nato ",
+        "nata ",
+        "nasc",
+        "complean",
+        "geboort",
+    ),
 )
 # Whose birth it is: the user's, a relative's, a client's, or that of the person of a form.
 _OWN = re.compile(
@@ -120,7 +135,20 @@ _AGE = re.compile(
     r"|\b(?:ai|a|tengo|tiene|ho|ha)[ ](?P<has>\d{1,3})[ ](?:ans|años|anni))(?!\w)",
     re.IGNORECASE,
 )
-_AGE_KEYS = (" old", "-old", "y/o", "yo", "age", " alt", " ans", "âge", "años", "anni", "alter")
+_AGE_KEYS = (
+    " old",
+    "-old",
+    "y/o",
+    "yo ",
+    "age ",
+    "aged ",
+    " alt",
+    " ans",
+    "âge",
+    "años",
+    " anni",
+    "im alter",
+)
 _VERB_OF_ONE = re.compile(r"j'ai|tengo|\bho\b", re.IGNORECASE)
 
 

@@ -16,7 +16,7 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|führerschein(?:-?nr|nummer)?|fahrerlaubnis|permis[ ]de[ ]conduire"
         r"|(?:licencia|permiso|carn[eé]t?)[ ]de[ ]conduc(?:ir|ción)|patente[ ]di[ ]guida",
         "DRIVER_LICENSE",
-        "licen|driver lic|driving lic|führersch|fahrerl|permis|carn|patente di",
+        "licen|driver lic|driving lic|führersch|fahrerl|permis de|conducir|conducción|patente di",
     ),
     (
         r"passport|reisepass(?:-?nr|nummer)?|pass(?:[- ]?nr|nummer)|passeport|pasaporte|passaporto",
@@ -30,7 +30,8 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|(?:kfz-?)?kennzeichen|nummernschild|plaque[ ]d'immatriculation|immatriculation"
         r"|matr[ií]cula|targa|placa",
         "LICENSE_PLATE",
-        "plate|registration|kennz|nummernsch|immatric|matr|targa|placa",
+        " plate|registration n|e registration|r registration|kennz|nummernsch|immatric|matricul"
+        "|matrícul|targa|placa",
     ),
     (
         r"vin|chassis[ ]number|vehicle[ ]identification[ ]number|fahrgestellnummer",
@@ -41,7 +42,7 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"(?:bank[ ])?account(?:[ ](?:no|number|nr|id|\#))|acct|routing[ ]number|sort[ ]code"
         r"|kontonummer|num[eé]ro[ ]de[ ]compte|n[uú]mero[ ]de[ ]cuenta|numero[ ]di[ ]conto",
         "ACCOUNT_NUMBER",
-        "account|acct|routing|sort code|konto|compte|cuenta|conto",
+        "account|acct|routing|sort code|konto|compte|cuenta|di conto",
     ),
     (
         r"medical[ ]record(?:[ ](?:no|number))?|mrn|patient[ ](?:id|no|number)|patientennummer"
@@ -68,7 +69,7 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         "ID_NUMBER",
         "national|personal|identi|tax|member|employee|student|customer|policy|insurance|beneficiary"
         "|case|claim|visa|permit|voter|id no|id num|id card|ssn|nino|social| tin|ausweis|steuer"
-        "|sozialv|nummer|fiscal|numero client|numéro client|dni|nie| nif|cedula|cédula|iva",
+        "|sozialv|nummer|fiscal|numero client|numéro client| dni| nie | nif|cedula|cédula|partita",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",
