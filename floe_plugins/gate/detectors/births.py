@@ -136,18 +136,20 @@ _AGE = re.compile(
     re.IGNORECASE,
 )
 _AGE_KEYS = (
-    " old",
-    "-old",
-    "y/o",
-    "yo ",
-    "age ",
-    "aged ",
-    " alt",
-    " ans",
-    "âge",
-    "años",
-    " anni",
-    "im alter",
+    *(
+        "r old",
+        "r-old",
+        "s old",
+        "s-old",
+        "yo ",
+        "y/o",
+        " alt",
+        "aged ",
+        "age of",
+        "at age",
+        "alter von",
+    ),
+    *("l'âge", "a los", "l'età", "j'ai ", " ans ", " ans.", "años", " anni"),
 )
 _VERB_OF_ONE = re.compile(r"j'ai|tengo|\bho\b", re.IGNORECASE)
 

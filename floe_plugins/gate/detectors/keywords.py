@@ -8,6 +8,31 @@ from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
 from floe_plugins.gate.detectors.pattern import matches_at
 
+_ID_WORDS = (
+    *(
+        "national",
+        "personal",
+        "identity",
+        "identification",
+        "tax",
+        "member",
+        "membership",
+        "employee",
+    ),
+    *(
+        "student",
+        "customer",
+        "policy",
+        "insurance",
+        "beneficiary",
+        "case",
+        "claim",
+        "visa",
+        "permit",
+    ),
+    "voter",
+)
+
 # Cue, label, and parts of words, one of which every text with the cue contains. The value follows
 # within a few words and holds a digit.
 _CUES: tuple[tuple[str, str, str], ...] = (
@@ -57,8 +82,7 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         "zip|postal|post code|postcode|plz|postleit",
     ),
     (
-        r"(?:national|personal|identity|identification|tax|member|membership|employee|student"
-        r"|customer|policy|insurance|beneficiary|case|claim|visa|permit|voter)"
+        rf"(?:{'|'.join(_ID_WORDS)})"
         r"[ ](?:id|no|number|nr|card)|id[ ](?:no|number|card)|ssn|nino|national[ ]insurance"
         r"|social[ ](?:security|insurance)|tin|(?:personal)?ausweis(?:-?nr|nummer)?"
         r"|steuer-?(?:nr|nummer|id|identifikationsnummer)|sozialversicherungs-?(?:nr|nummer)"
@@ -67,9 +91,9 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|nie|nif|c[eé]dula|(?:documento|carta)[ ]d(?:i[ ]|')identità|documento[ ]de[ ]identidad"
         r"|codice[ ]fiscale|partita[ ]iva|seguridad[ ]social|identificaci[oó]n[ ]fiscal",
         "ID_NUMBER",
-        "national|personal|identi|tax|member|employee|student|customer|policy|insurance|beneficiary"
-        "|case|claim|visa|permit|voter|id no|id num|id card|ssn|nino|social| tin|ausweis|steuer"
-        "|sozialv|nummer|fiscal|numero client|numéro client| dni| nie | nif|cedula|cédula|partita",
+        " id |id:| no |no.| no:| number| nr| card|ssn|nino|national i|social s|social i| tin"
+        "|ausweis|steuer|sozialv|nummer|fiscal|identi|sécurité| dni| nie | nif|cedula|cédula"
+        "|partita|seguridad",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",
