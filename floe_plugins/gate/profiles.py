@@ -51,7 +51,8 @@ ORDER: tuple[str, ...] = (IGNORED, *Profile)
 _CONTACT = "contact data"
 _POSTAL = "street address"
 _PERSON = "person of the user's life"
-_BIRTH = "date of birth"
+_BIRTH = "date of birth, age"
+_PLACE = "exact place"
 _NETWORK = "public network address"
 _SENSITIVE = "sensitive statement"
 UNKNOWN = "label that the profile does not know"
@@ -90,6 +91,9 @@ _OF_LABELS = {
     "MEDICAL_RECORD": "identity number",
     "DATE_OF_BIRTH": _BIRTH,
     "BIRTH_DATE": _BIRTH,
+    # Of the user or of somebody of the user's life: no detector reports other ages.
+    "AGE": _BIRTH,
+    "COORDINATES": _PLACE,
 }
 
 
