@@ -6,16 +6,18 @@ With ``P(G)`` the host's mass on a group and ``e(u)`` the expert's probability o
 
 Only the expert's top K is known. The rest of its mass is one more group, the tail: all host tokens
 in no known group. `m` is constant over the tail, and over each group's members by f; only the few
-tokens that g puts into a group have an `m` of their own. So all signals of a router, entropies and
-disagreement included, follow from two sums over each of these parts, ``sum p`` and
+tokens that g puts into a group, or that would get too much of the tail (see
+:mod:`vllm_logits_processor.alignment.tail`), have an `m` of their own. So all signals of a router,
+entropies and disagreement included, follow from two sums over each of these parts, ``sum p`` and
 ``sum p ln p``, whatever the sizes of the parts; see `row_sums`.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +25,14 @@ import torch
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.tail import held_down, tail_caps
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
 #: Replaces -inf: its exp is zero in float32, and 0 times it is not NaN.
 _FLOOR = -200.0
+
+#: Tokens of a row that the tail's cap may hold down before the row is read again.
+_ROOM = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,10 @@ class RowSums:
 
     Attributes
     ----------
+    groups : StepGroups
+        The groups, with the tail tokens that the caps hold down among the singles.
+    held : bool array, shape (singles,)
+        Which singles these are.
     mass : float64 array, shape (parts,)
         Sum of p.
     plogp : float64 array, shape (parts,)
@@ -43,21 +53,28 @@ class RowSums:
         See :class:`vllm_logits_processor.alignment.align.Aligned`.
     """
 
+    groups: StepGroups
+    held: npt.NDArray[np.bool_]
     mass: Float64Array
     plogp: Float64Array
     index: torch.Tensor | None = None
 
 
+_Item = TypeVar("_Item", np.float32, np.int32, np.int64)
+
+
 class _Scratch(threading.local):
-    """A row of floats that stays allocated, as fresh memory costs more than the computation."""
+    """Arrays that stay allocated, as fresh memory costs more than the computation."""
 
-    held: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
+    def __init__(self) -> None:
+        self._held: dict[str, npt.NDArray[Any]] = {}
 
-    def row(self, columns: int) -> npt.NDArray[np.float32]:
-        """Return a float32 array of shape (columns,) with old content."""
-        if len(self.held) < columns:
-            self.held = np.empty(columns, dtype=np.float32)
-        return self.held[:columns]
+    def array(self, name: str, size: int, like: type[_Item]) -> npt.NDArray[_Item]:
+        """Return an array of shape (size,) with old content; -1 where there is none."""
+        held = self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = np.full(size, -1, dtype=like)
+        return held[:size]
 
 
 _scratch = _Scratch()
@@ -69,7 +86,13 @@ def make_pass() -> None:
 
 
 def row_sums(
-    logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
+    logits: torch.Tensor,
+    rows: IntArray,
+    groups: StepGroups,
+    maps: AlignmentMaps,
+    *,
+    token_ids: IntArray,
+    caps: Float64Array,
 ) -> RowSums:
     """Return the sums over the parts of some rows, computed on the rows' device.
 
@@ -81,48 +104,77 @@ def row_sums(
         The rows to read.
     maps : AlignmentMaps
         The maps that `groups` was made from.
+    token_ids : int64 array, shape (rows, K)
+        The expert's top K.
+    caps : float64 array, shape (rows,)
+        See :func:`vllm_logits_processor.alignment.tail.tail_caps`.
     """
     if logits.device.type != "cpu":
-        return row_sums_on_device(logits, rows, groups, maps)
-    from vllm_logits_processor.alignment.cpu_pass import read_rows
+        return row_sums_on_device(logits, rows, groups, maps, caps=caps)
+    from vllm_logits_processor.alignment.cpu_pass import BLOCK, read_rows
 
+    columns = logits.shape[1]
     table = np.empty((2, *groups.sizes.shape))
     singles = np.empty((2, len(groups.single_row)))
     shifts = np.empty(len(rows))
-    read_rows(
-        logits.numpy(),
-        rows,
-        np.asarray(maps.members),
-        groups.begins,
-        groups.sizes,
-        groups.single_row,
-        groups.single_token,
-        groups.single_group,
-        _scratch.row(logits.shape[1]),
-        table,
-        singles,
-        shifts,
-    )
-    parts = np.concatenate([table.reshape(2, -1), singles], axis=1)
+    room = _ROOM * len(rows)
+    while True:
+        held_row, held_token = np.empty((2, room), dtype=np.int64)
+        of_held = np.empty((2, room))
+        count = read_rows(
+            logits.numpy(),
+            rows,
+            np.asarray(maps.members),
+            np.asarray(maps.first_expert),
+            np.ascontiguousarray(token_ids),
+            caps,
+            groups.begins,
+            groups.sizes,
+            groups.single_row,
+            groups.single_token,
+            groups.single_group,
+            _scratch.array("row", columns, np.float32),
+            _scratch.array("peaks", -(-columns // BLOCK), np.int32),
+            _scratch.array("listed", len(maps.extra), np.int32),
+            _scratch.array("chosen", columns, np.int64),
+            table,
+            singles,
+            shifts,
+            held_row,
+            held_token,
+            of_held,
+        )
+        if count <= room:
+            break
+        room = count
     # Singles that no group holds by f are in no column of the table.
     new = groups.single_group < 0
-    more = np.bincount(groups.single_row[new], singles[0, new], minlength=len(rows))
+    partition = table[0].sum(axis=1)
+    partition += np.bincount(groups.single_row[new], singles[0, new], minlength=len(rows))
+    partition += np.bincount(held_row[:count], of_held[0, :count], minlength=len(rows))
     return _normalised(
         groups,
-        parts,
-        partition=table[0].sum(axis=1) + more,
+        maps,
+        table=table,
+        singles=singles,
+        held=(held_row[:count], held_token[:count], of_held[:, :count]),
+        partition=partition,
         shifts=shifts,
     )
 
 
 def row_sums_on_device(
-    logits: torch.Tensor, rows: IntArray, groups: StepGroups, maps: AlignmentMaps
+    logits: torch.Tensor,
+    rows: IntArray,
+    groups: StepGroups,
+    maps: AlignmentMaps,
+    *,
+    caps: Float64Array,
 ) -> RowSums:
     """Return the sums by torch's own operations, on any device; see `row_sums`."""
     device, columns, count = logits.device, logits.shape[1], len(rows)
     per_row = groups.sizes.sum(axis=1)
     tokens = groups.tokens(maps)
-    index = torch.from_numpy(tokens + np.repeat(rows * columns, per_row)).to(device)
     within = torch.from_numpy(tokens + np.repeat(np.arange(count) * columns, per_row)).to(device)
     sizes = torch.from_numpy(groups.sizes.reshape(-1)).to(device)
     singles = torch.from_numpy(groups.single_at).to(device)
@@ -130,49 +182,71 @@ def row_sums_on_device(
     x = logits[torch.from_numpy(rows).to(device)]
     shifted = torch.sub(x, x.amax(dim=-1, keepdim=True)).clamp_(min=_FLOOR)
     mass = shifted.exp()
-    of_members = torch.stack(
-        [each.view(-1).index_select(0, within) for each in (mass, mass * shifted)]
-    )
-    # The known groups are zeroed in the rows: a difference of sums would lose a small tail.
-    mass.view(-1).index_fill_(0, within, 0.0)
-    tail = torch.stack([mass.sum(dim=-1), (mass * shifted).sum(dim=-1)])
+    moments = mass * shifted
+    of_members = torch.stack([each.view(-1).index_select(0, within) for each in (mass, moments)])
     by_group = torch.stack(
         [torch.segment_reduce(each, "sum", lengths=sizes, initial=0.0) for each in of_members]
     )
-    figures = torch.cat([tail, by_group, of_members.index_select(1, singles)], dim=1)
+    figures = torch.cat([by_group, of_members.index_select(1, singles)], dim=1)
+    # The known groups are zeroed in the rows: a difference of sums would lose a small tail.
+    for each in (mass, moments):
+        each.view(-1).index_fill_(0, within, 0.0)
+    held_row, held_token, of_held, tails = held_down(mass, moments, caps)
     found = figures.cpu().numpy().astype(np.float64)
-    table = found[:, count : count + groups.sizes.size].reshape(2, *groups.sizes.shape)
-    partition = found[0, :count] + table[0].sum(axis=1)
+    table = found[:, : groups.sizes.size].reshape(2, *groups.sizes.shape)
+    partition = tails[0] + table[0].sum(axis=1)
+    partition += np.bincount(held_row, of_held[0], minlength=count)
     # Singles that no known group holds are counted; from here on the last column is the tail, with
     # those that only a remainder holds.
-    of_singles = found[:, count + groups.sizes.size :]
-    tails = groups.owned_sums(of_singles[0])[:, -1], groups.owned_sums(of_singles[1])[:, -1]
-    table[:, :, -1] = found[:, :count] + np.stack(tails)
-    return _normalised(
+    of_singles = found[:, groups.sizes.size :]
+    table[:, :, -1] = tails + np.stack([groups.owned_sums(each)[:, -1] for each in of_singles])
+    sums = _normalised(
         groups,
-        found[:, count:],
+        maps,
+        table=table,
+        singles=of_singles,
+        held=(held_row, held_token, of_held),
         partition=partition,
         shifts=np.zeros(count),
-        index=index,
     )
+    places = sums.groups.tokens(maps)
+    places += np.repeat(rows * columns, sums.groups.sizes.sum(axis=1))
+    return replace(sums, index=torch.from_numpy(places).to(device))
 
 
 def _normalised(
     groups: StepGroups,
-    parts: Float64Array,
+    maps: AlignmentMaps,
     *,
+    table: Float64Array,
+    singles: Float64Array,
+    held: tuple[IntArray, IntArray, Float64Array],
     partition: Float64Array,
     shifts: Float64Array,
-    index: torch.Tensor | None = None,
 ) -> RowSums:
     """Turn sums of y and x y into sums of p = y / partition and of p ln p.
 
-    ``ln p`` is x less the row's entry in `shifts` and the logarithm of `partition`.
+    ``ln p`` is x less the row's entry in `shifts` and the logarithm of `partition`. The tokens that
+    are held down become singles.
+
+    Parameters
+    ----------
+    table, singles : float64 arrays, shapes (2, rows, K + 1) and (2, singles)
+    held : tuple of arrays
+        Rows, tokens and, of shape (2, held), sums.
     """
+    held_row, held_token, of_held = held
+    is_held = np.zeros(len(groups.single_row), dtype=np.bool_)
+    if len(held_row):
+        old = len(groups.single_row)
+        groups, order = groups.with_more_singles(held_row, held_token, maps)
+        is_held = order >= old
+        singles = np.concatenate([singles, of_held], axis=1)[:, order]
     rows = groups.part_rows
+    parts = np.concatenate([table.reshape(2, -1), singles], axis=1)
     mass, moment = parts / partition[rows]
     offset = shifts + np.log(partition)
-    return RowSums(mass=mass, plogp=moment - mass * offset[rows], index=index)
+    return RowSums(groups=groups, held=is_held, mass=mass, plogp=moment - mass * offset[rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -282,12 +356,24 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     Aligned
         With ``sum(q) = 1`` for every feasible row.
     """
-    groups = step_groups(maps, top)
-    sums = row_sums(logits, rows, groups, maps)
+    caps = tail_caps(top, maps)
+    sums = row_sums(logits, rows, step_groups(maps, top), maps, token_ids=top.token_ids, caps=caps)
+    groups = sums.groups
     mass, singles = groups.without_singles(sums.mass)
     plogp, singles_plogp = groups.without_singles(sums.plogp)
-    ratio, feasible = _ratios(mass + groups.linked_sums(singles), top)
+    held_row, held_mass = groups.single_row[sums.held], singles[sums.held]
+    ratio, held_share, feasible = _ratios(
+        mass + groups.linked_sums(singles),
+        top,
+        caps=caps,
+        held=np.bincount(held_row, minlength=len(rows)),
+        held_mass=np.bincount(held_row, held_mass, minlength=len(rows)),
+    )
     single_ratio = groups.single_sums(ratio)
+    alone = np.isnan(held_share)
+    single_ratio[sums.held] = np.where(
+        alone[held_row], ratio[held_row, -1], held_share[held_row] / held_mass
+    )
     single_ratio[~feasible[groups.single_row]] = 1.0
     factors = groups.with_singles(ratio, single_ratio)
 
@@ -312,7 +398,14 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     )
 
 
-def _ratios(host: Float64Array, top: ExpertTopK) -> tuple[Float64Array, npt.NDArray[np.bool_]]:
+def _ratios(
+    host: Float64Array,
+    top: ExpertTopK,
+    *,
+    caps: Float64Array,
+    held: IntArray,
+    held_mass: Float64Array,
+) -> tuple[Float64Array, Float64Array, npt.NDArray[np.bool_]]:
     """Return the expert's mass over the host's, and the rows in which something is feasible.
 
     Mass on tokens that the host cannot produce goes to the others, in proportion.
@@ -320,26 +413,40 @@ def _ratios(host: Float64Array, top: ExpertTopK) -> tuple[Float64Array, npt.NDAr
     Parameters
     ----------
     host : float64 array, shape (rows, K + 1)
-        The host's mass on each group, and on the tail.
+        The host's mass on each group, and on the tail without the tokens that are held down.
+    caps : float64 array, shape (rows,)
+        The share of the tail that each of these gets.
+    held : int64 array, shape (rows,)
+        Their number.
+    held_mass : float64 array, shape (rows,)
+        The host's mass on them.
 
     Returns
     -------
     ratio : float64 array, shape (rows, K + 1)
         1 in rows where nothing is feasible.
+    held_share : float64 array, shape (rows,)
+        What each of the tokens that are held down gets. NaN where nothing that is listed is
+        feasible, so that no token is held down: it has the factor of the tail.
     feasible : bool array, shape (rows,)
     """
     expert = np.empty(host.shape)
     np.exp(top.logprobs, out=expert[:, :-1])
     known = expert[:, :-1].sum(axis=1)
     expert[:, :-1] /= np.maximum(known, 1.0)[:, None]
-    expert[:, -1] = np.maximum(1.0 - known, 0.0)
+    missing = np.maximum(1.0 - known, 0.0)
+    each = np.where(held > 0, caps, 0.0) * missing
+    expert[:, -1] = np.maximum(missing - held * each, 0.0)
     expert[host <= 0] = 0.0
-    total = expert.sum(axis=1)
+    alone = (held > 0) & (expert[:, :-1].sum(axis=1) <= 0)
+    host = np.where(alone[:, None], (host[:, -1] + held_mass)[:, None], host)
+    expert[alone, -1], each[alone] = 1.0, np.nan
+    total = expert.sum(axis=1) + np.where(alone, 0.0, held * each)
     feasible = total > 0
     ratio = np.zeros(host.shape)
     np.divide(expert, host * total[:, None], out=ratio, where=expert > 0)
     ratio[~feasible] = 1.0
-    return ratio, feasible
+    return ratio, each / np.where(feasible, total, 1.0), feasible
 
 
 def _xlogx(values: Float64Array) -> Float64Array:

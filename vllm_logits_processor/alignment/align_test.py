@@ -20,8 +20,9 @@ from vllm_logits_processor.alignment.align import (
     row_sums,
     row_sums_on_device,
 )
-from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, StepGroups, step_groups
+from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
+from vllm_logits_processor.alignment.tail import tail_caps
 from vllm_logits_processor.arrays import Float64Array
 from vllm_logits_processor.fusion import weigh
 from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
@@ -77,17 +78,36 @@ def defined_q(host: Float64Array, maps: AlignmentMaps, top: ExpertTopK) -> Float
     ]
     known = set().union(*(members for members, _ in groups)) if groups else set()
     groups += [(set(rest.tokens.tolist()), float(expert[rest.place])) for rest in top.remainders]
-    tail = set(range(len(host))) - known
-    groups.append((tail, max(0.0, 1.0 - sum(mass for _, mass in groups))))
+    tail = sorted(set(range(len(host))) - known)
+    missing = max(0.0, 1.0 - sum(mass for _, mass in groups))
     groups = [(members, mass) for members, mass in groups if sum(host[list(members)]) > 0]
-    total = sum(mass for _, mass in groups)
-    if total <= 0:
-        return host
-    factor = np.zeros(len(host))
+    q = np.zeros(len(host))
     for members, mass in groups:
-        for token in members:
-            factor[token] += mass / total / sum(host[list(members)])
-    return host * factor
+        q[list(members)] += mass * host[list(members)] / sum(host[list(members)])
+    if sum(host[tail]) > 0:
+        listed = [mass for token, mass in zip(ids, expert, strict=True) if token >= 0 and mass > 0]
+        cap = min(listed, default=np.inf)
+        bounded = cap * len(maps.first_host) >= missing and sum(q) > 0 and not top.remainders
+        q[tail] += water_filled(host[tail], missing, cap if bounded else np.inf)
+    return q / sum(q) if sum(q) > 0 else host
+
+
+def water_filled(shape: Float64Array, mass: float, cap: float) -> Float64Array:
+    """Share out `mass` in a shape, at most `cap` each: the level is found by halving."""
+    if mass == 0:
+        return np.zeros_like(shape)
+    if np.count_nonzero(shape) * cap <= mass:
+        return np.where(shape > 0, cap, 0.0)
+    if np.isinf(cap):
+        return np.asarray(shape / shape.sum() * mass)
+    low, high = 0.0, cap / shape[shape > 0].min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        if np.minimum(middle * shape, cap).sum() < mass:
+            low = middle
+        else:
+            high = middle
+    return np.asarray(np.minimum(high * shape, cap))
 
 
 def entropy(masses: Float64Array) -> float:
@@ -242,9 +262,10 @@ TOP = ExpertTopK(token_ids=np.array([[0, 1]]), logprobs=np.log([[0.6, 0.3]]))
 PARTS = ([0, 1], [2], [4, 5], [0], [3])
 
 
-def read(logits: torch.Tensor) -> tuple[RowSums, StepGroups]:
-    groups = step_groups(MAPS, TOP)
-    return row_sums(logits, np.arange(1), groups, MAPS), groups
+def sums_of(logits: torch.Tensor, maps: AlignmentMaps, top: ExpertTopK) -> RowSums:
+    rows, groups = np.arange(len(logits)), step_groups(maps, top)
+    caps = tail_caps(top, maps)
+    return row_sums(logits, rows, groups, maps, token_ids=top.token_ids, caps=caps)
 
 
 def defined(logits: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -271,7 +292,7 @@ def defined(logits: torch.Tensor) -> tuple[list[float], list[float]]:
 def test_each_part_has_its_mass(row: list[float]) -> None:
     logits = torch.tensor([row])
     before = logits.clone()
-    sums, _ = read(logits)
+    sums = sums_of(logits, MAPS, TOP)
     mass, plogp = defined(logits)
     assert sums.mass == pytest.approx(mass, rel=2e-5, abs=1e-30)
     assert sums.plogp == pytest.approx(plogp, rel=1e-4, abs=1e-6)
@@ -281,7 +302,7 @@ def test_each_part_has_its_mass(row: list[float]) -> None:
 def test_a_tail_without_tokens_has_no_mass() -> None:
     everything = maps_from_firsts(np.array([0, 1, 1], np.int32), np.array([0, 1], np.int32))
     logits = torch.tensor([[3.0, 2.0, 1.0]])
-    sums = row_sums(logits, np.arange(1), step_groups(everything, TOP), everything)
+    sums = sums_of(logits, everything, TOP)
     assert sums.mass[2] == 0.0
 
 
@@ -292,14 +313,15 @@ def test_the_device_reads_what_the_cpu_reads(
 ) -> None:
     """The device's operations, on CPU tensors: tests have no GPU."""
     maps, logits, top = case
-    groups, rows = step_groups(maps, top), np.arange(len(logits))
-    here = row_sums(logits, rows, groups, maps)
-    there = row_sums_on_device(logits, rows, groups, maps)
+    rows, caps = np.arange(len(logits)), tail_caps(top, maps)
+    here = sums_of(logits, maps, top)
+    there = row_sums_on_device(logits, rows, step_groups(maps, top), maps, caps=caps)
+    assert there.held.tolist() == here.held.tolist()
     assert there.mass == pytest.approx(here.mass, rel=1e-4, abs=1e-7)
     assert there.plogp == pytest.approx(here.plogp, rel=1e-3, abs=1e-5)
     assert there.index is not None
     tokens = there.index.numpy() % logits.shape[1]
-    assert tokens.tolist() == groups.tokens(maps).tolist()
+    assert tokens.tolist() == here.groups.tokens(maps).tolist()
 
 
 @given(st.integers(0, 2**31))
@@ -310,11 +332,11 @@ def test_rows_do_not_depend_on_their_neighbours(seed: int) -> None:
     top = ExpertTopK(
         token_ids=np.repeat(TOP.token_ids, 3, 0), logprobs=np.log(np.full((3, 2), 0.4))
     )
-    groups = step_groups(MAPS, top)
-    together, _ = groups.without_singles(row_sums(logits, np.arange(3), groups, MAPS).mass)
+    sums = sums_of(logits, MAPS, top)
+    together, _ = sums.groups.without_singles(sums.mass)
     for row in range(3):
-        alone, single = read(logits[row : row + 1].contiguous())
-        assert together[row].tolist() == single.without_singles(alone.mass)[0][0].tolist()
+        alone = sums_of(logits[row : row + 1].contiguous(), MAPS, top.row(row))
+        assert together[row].tolist() == alone.groups.without_singles(alone.mass)[0][0].tolist()
 
 
 def test_the_compiler_is_not_there_before_it_is_used() -> None:

@@ -33,6 +33,8 @@ _TopIds: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 2, "C",
 _Sums: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 1, "C")]
 _SumTable: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 2, "C")]
 _SumTables: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 3, "C")]
+_Count: TypeAlias = Annotated[int, int64]
+_Number: TypeAlias = Annotated[float, float64]
 _Shift: TypeAlias = Annotated[np.float32, float32]
 _TwoSums: TypeAlias = Annotated[tuple[float, float], types.UniTuple(float64, 2)]
 
@@ -55,8 +57,15 @@ _FLOOR = _F(-1e30)
 #: A row whose sum of exp is outside is read again, relative to its maximum.
 _LEAST, _MOST = 2.0**-60, 2.0**60
 
-#: A tail with a smaller share of the row than this is summed by itself.
-_SMALL = 1e-8
+#: A tail with a smaller share of the row than this is summed by itself, and so is what the cap
+#: leaves of a tail.
+_SMALL, _SMALL_REST = 1e-8, 1e-4
+
+#: Neighbouring tokens of which only the largest is looked at, mostly.
+BLOCK = 512
+
+#: The search below the cap goes down to one part in so many: sharing out raises what is below.
+_SLACK = 8.0
 
 
 def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
@@ -79,19 +88,30 @@ def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
 
 
 @_compiled(fast=True)
-def _exponentials(x: _Row, y: _Row, shift: _Shift) -> _TwoSums:
-    """Fill ``y = exp(x - shift)``; return the sums of y and of x y."""
+def _exponentials(x: _Row, y: _Row, peaks: _Entries, shift: _Shift) -> _TwoSums:
+    """Fill ``y = exp(x - shift)``; return the sums of y and of x y.
+
+    `peaks` receives the bits of the largest y of each block: those of floats that are not negative
+    have the order of the floats, and their maximum is vectorised.
+    """
     total, moment = 0.0, 0.0
-    for place in range(len(x)):
-        exponent = min(max((x[place] - shift) * _LOG2_E, _LOWEST), _HIGHEST)
-        whole = np.floor(exponent + _HALF)
-        t = exponent - whole
-        fraction = _ONE + t * (_C1 + t * (_C2 + t * (_C3 + t * (_C4 + t * (_C5 + t * _C6)))))
-        # The bits of a float32 whose exponent is `whole`; 0.0 for the lowest.
-        power = np.int32((np.int32(whole) + 127) << 23).view(np.float32)
-        y[place] = fraction * power
-        total += float64(y[place])
-        moment += float64(y[place]) * float64(max(x[place], _FLOOR))
+    for block in range(len(peaks)):
+        # Slices, as an index that may be negative is not vectorised.
+        x_here = x[block * BLOCK : (block + 1) * BLOCK]
+        y_here = y[block * BLOCK : (block + 1) * BLOCK]
+        most = int32(0)
+        for place in range(len(x_here)):
+            exponent = min(max((x_here[place] - shift) * _LOG2_E, _LOWEST), _HIGHEST)
+            whole = np.floor(exponent + _HALF)
+            t = exponent - whole
+            fraction = _ONE + t * (_C1 + t * (_C2 + t * (_C3 + t * (_C4 + t * (_C5 + t * _C6)))))
+            # The bits of a float32 whose exponent is `whole`; 0.0 for the lowest.
+            power = np.int32((np.int32(whole) + 127) << 23).view(np.float32)
+            y_here[place] = fraction * power
+            most = max(most, np.float32(fraction * power).view(np.int32))
+            total += float64(y_here[place])
+            moment += float64(y_here[place]) * float64(max(x_here[place], _FLOOR))
+        peaks[block] = most
     return total, moment
 
 
@@ -106,49 +126,159 @@ def _again(x: _Row, y: _Row) -> _TwoSums:
 
 
 @_compiled(fast=True)
+def _forget(
+    y: _Row,
+    members: _OfMaps,
+    begins: _Places,
+    sizes: _Places,
+    single_token: _Places,
+    single_group: _Places,
+) -> None:
+    """Set y of all known tokens of a row to 0."""
+    for group in range(len(begins) - 1):
+        for run in range(begins[group], begins[group] + sizes[group]):
+            y[members[run]] = _ZERO
+    for each in range(len(single_token)):
+        if single_group[each] < 0:
+            y[single_token[each]] = _ZERO
+
+
+@_compiled(fast=True)
+def _hold_down(
+    y: _Row,
+    peaks: _Entries,
+    first_expert: _OfMaps,
+    listed: _Entries,
+    tail: _Number,
+    cap: _Number,
+    chosen: _Places,
+) -> _Count:
+    """List the tail tokens that the cap holds down, ascending; return their number.
+
+    Those above the cap get it; the others share what is left, which may lift some of them above.
+
+    Parameters
+    ----------
+    y : float32 array, shape (vocabulary,)
+        The host's masses, up to a factor; 0 for known tokens that are in no group by f.
+    peaks : int32 array, shape (blocks,)
+        See `_exponentials`.
+    listed : int32 array, shape (expert tokens,)
+        Not negative for the expert tokens that are listed: their groups by f are no tail.
+    tail : float
+        The sum of y over the tail.
+    cap : float
+        The most that a token may get, as a share of the tail's mass.
+    chosen : int64 array, shape (vocabulary,)
+        Receives the tokens.
+    """
+    count, gathered, rest, share, floor = 0, 0, tail, 1.0, np.inf
+    while True:
+        bound = cap * rest / share
+        if bound < floor:
+            floor = bound / _SLACK
+            gathered = 0
+            least = np.float32(floor).view(np.int32)
+            for block in range(len(peaks)):
+                if peaks[block] < least:
+                    continue
+                for token in range(block * BLOCK, min((block + 1) * BLOCK, len(y))):
+                    if y[token] > floor:
+                        owner = first_expert[token] if token < len(first_expert) else int32(-1)
+                        if owner < 0 or listed[owner] < 0:
+                            chosen[gathered] = token
+                            gathered += 1
+        above, held = 0, 0.0
+        for each in range(gathered):
+            if y[chosen[each]] > bound:
+                above += 1
+                held += float64(y[chosen[each]])
+        if above == count:
+            break
+        count, rest, share = above, tail - held, 1.0 - above * cap
+        if rest < _SMALL_REST * tail:
+            # The difference of two nearly equal sums says little.
+            rest = 0.0
+            for token in range(len(y)):
+                owner = first_expert[token] if token < len(first_expert) else int32(-1)
+                if not y[token] > bound and (owner < 0 or listed[owner] < 0):
+                    rest += float64(y[token])
+        if rest <= 0 or share <= 0:
+            break
+    above = 0
+    for each in range(gathered):
+        if y[chosen[each]] > bound:
+            chosen[above] = chosen[each]
+            above += 1
+    return above
+
+
+@_compiled(fast=True)
 def read_rows(
     logits: _Logits,
     rows: _Places,
     members: _OfMaps,
+    first_expert: _OfMaps,
+    token_ids: _TopIds,
+    caps: _Sums,
     begins: _PlaceTable,
     sizes: _PlaceTable,
     single_row: _Places,
     single_token: _Places,
     single_group: _Places,
     scratch: _Row,
+    peaks: _Entries,
+    listed: _Entries,
+    chosen: _Places,
     table: _SumTables,
     of_singles: _SumTable,
     shifts: _Sums,
-) -> None:
-    """Read rows; fill the last three arrays.
+    held_row: _Places,
+    held_token: _Places,
+    of_held: _SumTable,
+) -> _Count:
+    """Read rows; fill the last six arrays, and return how many tokens the caps hold down.
 
     Parameters
     ----------
     logits : float32 array, shape (batch, vocabulary)
     rows : int64 array, shape (rows,)
-    members : int32 array
-        `AlignmentMaps.members`.
+    members, first_expert : int32 arrays
+        Those of `AlignmentMaps`.
+    token_ids : int64 array, shape (rows, K)
+        The expert's top-K; -1 where there is none.
+    caps : float64 array, shape (rows,)
+        The most that a tail token may get, as a share of the tail's mass; from 1 on there is none.
     begins, sizes : int64 arrays, shape (rows, K + 1)
         Each group's run of `members`; in the last column, the number of new singles of the row.
     single_row, single_token, single_group : int64 arrays, shape (singles,)
         See :class:`vllm_logits_processor.alignment.groups.StepGroups`.
     scratch : float32 array, shape (vocabulary,)
+    peaks : int32 array, shape (blocks,)
+    listed : int32 array, shape (expert tokens,)
+        Filled with -1, before and after.
+    chosen : int64 array, shape (vocabulary,)
     table : float64 array, shape (2, rows, K + 1)
-        Sums of ``y = exp(x - shift)`` and of x y, over each group and, last, the tail.
+        Sums of ``y = exp(x - shift)`` and of x y, over each group and, last, the tail without the
+        tokens that are held down.
     of_singles : float64 array, shape (2, singles)
         y and x y of each single.
     shifts : float64 array, shape (rows,)
         What was subtracted from the row's logits, nats: 0 unless they are far from 0.
+    held_row, held_token : int64 arrays, shape (room,)
+        The tokens that are held down, row by row and ascending; those without room are counted.
+    of_held : float64 array, shape (2, room)
+        y and x y of these.
     """
     width = sizes.shape[1] - 1
-    single = 0
+    single, found = 0, 0
     for place in range(len(rows)):
         x = logits[rows[place]]
         shift = _ZERO
-        total, moment = _exponentials(x, scratch, shift)
+        total, moment = _exponentials(x, scratch, peaks, shift)
         if not _LEAST < total < _MOST:
             shift = x.max()
-            total, moment = _exponentials(x, scratch, shift)
+            total, moment = _exponentials(x, scratch, peaks, shift)
         shifts[place] = shift
         known, known_moment = 0.0, 0.0
         for group in range(width):
@@ -172,17 +302,42 @@ def read_rows(
                 known += y
                 known_moment += of_singles[1, single]
             single += 1
+        tokens, groups = single_token[first:single], single_group[first:single]
         tail, tail_moment = total - known, moment - known_moment
         if not tail > _SMALL * total:
-            for group in range(width):
-                begin = begins[place, group]
-                for run in range(begin, begin + sizes[place, group]):
-                    scratch[members[run]] = _ZERO
-            for each in range(first, single):
-                if single_group[each] < 0:
-                    scratch[single_token[each]] = _ZERO
+            _forget(scratch, members, begins[place], sizes[place], tokens, groups)
             tail, tail_moment = _again(x, scratch)
+        if caps[place] < 1.0 and tail > 0:
+            for each in range(len(tokens)):
+                if groups[each] < 0:
+                    scratch[tokens[each]] = _ZERO
+            for entry in range(width):
+                if token_ids[place, entry] >= 0:
+                    listed[token_ids[place, entry]] = entry
+            count = _hold_down(scratch, peaks, first_expert, listed, tail, caps[place], chosen)
+            for entry in range(width):
+                if token_ids[place, entry] >= 0:
+                    listed[token_ids[place, entry]] = -1
+            held, held_moment = 0.0, 0.0
+            for each in range(count):
+                token = chosen[each]
+                y = float64(scratch[token])
+                y_x = y * float64(max(x[token], _FLOOR))
+                held += y
+                held_moment += y_x
+                if found < len(held_row):
+                    held_row[found], held_token[found] = place, token
+                    of_held[0, found], of_held[1, found] = y, y_x
+                found += 1
+            if tail - held < _SMALL_REST * tail:
+                _forget(scratch, members, begins[place], sizes[place], tokens, groups)
+                for each in range(count):
+                    scratch[chosen[each]] = _ZERO
+                tail, tail_moment = _again(x, scratch)
+            else:
+                tail, tail_moment = tail - held, tail_moment - held_moment
         table[0, place, width], table[1, place, width] = tail, tail_moment
+    return found
 
 
 @_compiled(fast=False)

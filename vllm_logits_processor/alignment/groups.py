@@ -99,7 +99,7 @@ class StepGroups:
         Sorted.
     single_group : int64 array, shape (singles,)
         The group that holds it by f; that of the row's tail for one that only a remainder holds;
-        `NOTHING` for one that g alone puts into a group.
+        `NOTHING` for one that g alone puts into a group, or that the tail's cap holds down.
     single_at : int64 array, shape (singles,)
         Its place among the members.
     """
@@ -146,6 +146,40 @@ class StepGroups:
     def without_singles(self, parts: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
+
+    def with_more_singles(
+        self, rows: IntArray, tokens: IntArray, maps: AlignmentMaps
+    ) -> tuple[StepGroups, IntArray]:
+        """Take tokens out of the tail, in no group.
+
+        Parameters
+        ----------
+        rows, tokens : int64 arrays, shape (more,)
+            Tail tokens that are no singles yet.
+
+        Returns
+        -------
+        groups : StepGroups
+        order : int64 array, shape (singles + more,)
+            Of each single, its place among the old ones followed by the new ones.
+        """
+        row = np.concatenate([self.single_row, rows])
+        token = np.concatenate([self.single_token, tokens])
+        group = np.concatenate([self.single_group, np.full(len(rows), NOTHING)])
+        order = np.lexsort((token, row))
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        groups = _laid_out(
+            maps,
+            begins=self.begins,
+            sizes=self.sizes.copy(),
+            link_group=self.link_group,
+            link_single=place[self.link_single],
+            single_row=row[order],
+            single_token=token[order],
+            single_group=group[order],
+        )
+        return groups, order
 
     def tokens(self, maps: AlignmentMaps) -> IntArray:
         """Return the host token of each member, shape (members,)."""
@@ -230,19 +264,45 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     begins[:, :width] = maps.offsets[experts]
     sizes = np.empty_like(begins)
     sizes[:, :width] = np.where(known, maps.offsets[experts + 1] - begins[:, :width], 0)
-    sizes[:, width] = np.bincount(single_row[new], minlength=count)
+    return _laid_out(
+        maps,
+        begins=begins,
+        sizes=sizes,
+        link_group=link_row * (width + 1) + link_place,
+        link_single=link_single,
+        single_row=single_row,
+        single_token=single_token,
+        single_group=single_group,
+    )
+
+
+def _laid_out(
+    maps: AlignmentMaps,
+    *,
+    begins: IntArray,
+    sizes: IntArray,
+    link_group: IntArray,
+    link_single: IntArray,
+    single_row: IntArray,
+    single_token: IntArray,
+    single_group: IntArray,
+) -> StepGroups:
+    """Give every single its place among the members; fills the last column of `sizes`."""
+    count, columns = sizes.shape
+    new = (single_group == NOTHING) | (single_group % columns == columns - 1)
+    sizes[:, -1] = np.bincount(single_row[new], minlength=count)
     starts = (np.cumsum(sizes) - sizes.reshape(-1)).astype(np.int64)
 
     owner, row = single_group[~new], single_row[new]
-    single_at = np.empty(len(keys), dtype=np.int64)
+    single_at = np.empty(len(single_row), dtype=np.int64)
     single_at[~new] = starts[owner] + maps.place[single_token[~new]]
     # The new ones of a row are sorted, and follow its groups.
-    behind = starts[row * (width + 1) + width] - np.searchsorted(row, row)
+    behind = starts[row * columns + columns - 1] - np.searchsorted(row, row)
     single_at[new] = behind + np.arange(len(row))
     return StepGroups(
         sizes=sizes,
         begins=begins,
-        link_group=link_row * (width + 1) + link_place,
+        link_group=link_group,
         link_single=link_single,
         single_row=single_row,
         single_token=single_token,
