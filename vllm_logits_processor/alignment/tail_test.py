@@ -111,6 +111,19 @@ def test_a_tail_of_one_likely_token_is_shared_out_among_the_rest(rest: float) ->
     assert q[3:] == pytest.approx(np.full(SIZE - 3, 0.38 / (SIZE - 3)), rel=1e-3)
 
 
+def test_any_number_of_tokens_may_be_held_down() -> None:
+    """More than there is room for at first, on the CPU and on a device."""
+    many = range(2, 352)
+    logits = row_of({0: 0.4, 1: 0.1, **dict.fromkeys(many, 0.498 / len(many))})
+    top = top_of({0: 0.6, 1: 0.001})
+    with pytest.MonkeyPatch.context() as patch:
+        there = aligned_there(logits, top, SAME, patch)
+    for aligned in (align(logits, np.arange(1), top, SAME), there):
+        q = q_of(aligned, logits)[0]
+        assert q[many] == pytest.approx(np.full(len(many), 0.001), rel=1e-4)
+        assert q[352:] == pytest.approx(np.full(SIZE - 352, 0.049 / (SIZE - 352)), rel=1e-3)
+
+
 def test_what_finds_no_room_goes_to_all_in_proportion() -> None:
     logits = row_of({0: 0.4, 1: 0.1, 2: 0.3, 3: 0.1})
     logits[:, 4:] = -torch.inf
