@@ -65,7 +65,7 @@ _SMALL, _SMALL_REST = 1e-8, 1e-4
 BLOCK = 512
 
 #: The search below the cap goes down to one part in so many: sharing out raises what is below.
-_SLACK = 8.0
+_SLACK = 2.0
 
 
 def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
