@@ -367,7 +367,7 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         top,
         caps=caps,
         held=np.bincount(held_row, minlength=len(rows)),
-        held_mass=np.bincount(held_row, held_mass, minlength=len(rows)),
+        held_mass=np.bincount(held_row, held_mass, minlength=len(rows)).astype(np.float64),
     )
     single_ratio = groups.single_sums(ratio)
     alone = np.isnan(held_share)
