@@ -18,6 +18,7 @@ _FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 _TASKS = ("gsm8k_train.jsonl", "pubmedqa_train.jsonl")
 _TESTS = ("eval/gsm8k_test.jsonl", "eval/arc_challenge_test.jsonl")
 _LABELLED = "pii_dev.jsonl"
+_BENIGN = "gate/benign.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,23 @@ def tasks_or_embedded() -> str:
 
 def labelled_file() -> Path | None:
     """Return prompts with labelled private spans, relative to the present folder, or None."""
-    file = _FOLDER / _LABELLED
-    return _relative(file) if file.is_file() else None
+    return _file(_LABELLED)
+
+
+def benign_file() -> Path | None:
+    """Return ordinary prompts with their sources, likewise."""
+    return _file(_BENIGN)
 
 
 def shown(model: str) -> str:
     """Return how results name a model: a folder by its own name, wherever it is."""
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model
+
+
+def _file(name: str) -> Path | None:
+    file = _FOLDER / name
+    return _relative(file) if file.is_file() else None
 
 
 def _found(names: Sequence[str]) -> list[Path]:

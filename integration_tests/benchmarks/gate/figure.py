@@ -5,17 +5,18 @@ from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, 
 
 def draw(values: Values) -> Figure:
     figure, (shares, times) = new_figure(2, size=(8.0, 4.0))
+    judges = {**values["profiles"], **values["peers"]}
+    series = {
+        "recall of prompts": [judge["prompt_recall"] or 0.0 for judge in judges.values()],
+        "false alarms": [judge["false_alarm_rate"] or 0.0 for judge in judges.values()],
+        "ordinary prompts held back": [
+            judge.get("held_back", {}).get("all") or 0.0 for judge in judges.values()
+        ],
+    }
+    grouped_bars(shares, [name.replace("-", "\n") for name in judges], series)
+    shares.set_ylabel("share of prompts")
     tools = {"gate": values, **values["peers"]}
     names = [name.replace("-", "\n") for name in tools]
-    grouped_bars(
-        shares,
-        names,
-        {
-            "recall of prompts": [tool["prompt_recall"] or 0.0 for tool in tools.values()],
-            "false alarms": [tool["false_alarm_rate"] or 0.0 for tool in tools.values()],
-        },
-    )
-    shares.set_ylabel("share of prompts")
     grouped_bars(
         times,
         names,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from floe_plugins.gate import Decision, Gate, Policy, Profile
-from floe_plugins.gate.detector import Detector
+from floe_plugins.gate.detector import CLASSES, Detector
 from floe_plugins.gate.detectors.third_party import DetectSecretsDetector, PresidioDetector
 from flower_strategy.data.embedded import make_examples
 from integration_tests.benchmarks import cli
@@ -67,19 +67,45 @@ def profile_figures(
 
     ``held_back`` is the share of ordinary texts that are not clear, per source and in all;
     ``kept_parts`` the share of the redacted prompts that keep a piece of a labelled value: a word
-    of three letters or digits, or more, from where the value stood.
+    of three letters or digits, or more, from where the value stood; ``exposing_recall`` the share
+    held back of the prompts with contact data, ids, cards, secrets or the address of a house.
     """
+    held_by = _held_by(profile)
+    exposing = [prompt.text for prompt in prompts if _exposes(prompt)]
     held = {
-        source: _share(sum(map(_held_by(profile), texts)), len(texts))
-        for source, texts in benign.items()
+        source: _share(sum(map(held_by, texts)), len(texts)) for source, texts in benign.items()
     }
     count = sum(map(len, benign.values()))
     total = sum((held[source] or 0.0) * len(texts) for source, texts in benign.items())
     return {
         **figures_of(_gate(profile), prompts, name=str(profile)),
         "held_back": {**held, "all": _share(total, count)} if benign else {},
+        "exposing_recall": _share(sum(map(held_by, exposing)), len(exposing)),
+        "exposing": len(exposing),
         "kept_parts": kept_parts(_unlimited(profile, Policy.REDACT), prompts),
     }
+
+
+_EXPOSING = frozenset[str]().union(
+    *(
+        CLASSES[name]
+        for name in (
+            *("e-mail addresses", "telephone numbers", "payment cards", "bank accounts"),
+            *("national identity numbers", "driving licences", "passports", "vehicles"),
+            *("VAT numbers", "crypto addresses", "passwords, keys"),
+        )
+    )
+)
+#: A house has a number and a street's name; a town alone exposes nobody.
+_HOUSE = re.compile(r"(?=.*\d)(?=.*[^\W\d_]{3})", re.DOTALL)
+
+
+def _exposes(prompt: Prompt) -> bool:
+    return any(
+        label in _EXPOSING
+        or (label in CLASSES["postal addresses"] and _HOUSE.match(prompt.text[start:end]))
+        for start, end, label in prompt.spans
+    )
 
 
 def _held_by(profile: Profile) -> Callable[[str], bool]:

@@ -26,7 +26,7 @@ def result(values: Values, _: Namespace) -> Result:
     for profile, own in values["profiles"].items():
         rows += [
             [f"{profile}: {name}", "-" if own[name] is None else own[name], *others]
-            for name in ("prompt_recall", "false_alarm_rate", "kept_parts")
+            for name in ("prompt_recall", "exposing_recall", "false_alarm_rate", "kept_parts")
         ]
         rows += [
             [f"{profile}: held back, {source}", share, *others]
@@ -37,9 +37,18 @@ def result(values: Values, _: Namespace) -> Result:
     if recall is not None and alarms is not None:
         met = recall >= LEAST_RECALL and alarms <= MOST_ALARMS
         said = (
-            f"Recall of private prompts {recall:.3f} at {100 * alarms:.1f} % false alarms (target: "
+            f"recall of private prompts {recall:.3f} at {100 * alarms:.1f} % false alarms (target: "
             f"{LEAST_RECALL} at most {100 * MOST_ALARMS:g} %, {'met' if met else 'missed'}); "
             f"{values['p50_ms']:.2f} ms in the middle, {values['p99_ms']:.2f} ms for 99 of 100."
         )
-        remarks.insert(0, said)
+        remarks.insert(0, f"As the profile strict judges: {said}")
+    own = values["profiles"]["personal"]
+    held, exposing = own["held_back"].get("all"), own["exposing_recall"]
+    if held is not None and exposing is not None:
+        remarks.insert(
+            0,
+            f"By default (personal), {100 * held:.1f} % of ordinary prompts are held back, and "
+            f"{exposing:.3f} of {own['exposing']} prompts with contact data, ids, cards, secrets "
+            "or a street address.",
+        )
     return Result(header=["", *columns], rows=rows, remarks=remarks)
