@@ -12,7 +12,8 @@ from pathlib import Path
 from floe_plugins.gate.settings import CloudSettings, GateSettings
 from floe_plugins.middleware.expert_sessions import SessionSettings
 from flower_strategy.config import RunConfig
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
+from vllm_logits_processor.request_options import RequestOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 _ALL = ("default", "meaning", "accepts")

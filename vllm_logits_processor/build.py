@@ -53,14 +53,7 @@ def build_engine(
     make_pass()
     plugins = plugin_manager(config.plugins)
     router = _router(config.router, plugins)
-    gate = (
-        None
-        if config.expert.sees_everything
-        # By name, so that the log names the plugin of a failing detector.
-        else Gate(
-            detectors=config.detectors, plugins=config.plugins, timeout_s=config.gate_timeout_s
-        )
-    )
+    gate = gate_of(config)
     pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
     metrics = FusionMetrics(port=config.metrics_port)
     expert = build_expert(
@@ -142,6 +135,19 @@ def _scorer(
         api_key=ApiKey(os.environ[config.host_api_key_env]) if config.host_api_key_env else None,
     )
     return PromptScorer(host=host, host_model=host_model, expert=expert)
+
+
+def gate_of(config: FloeConfig) -> Gate | None:
+    """Return the gate that judges what the expert may see; None where it may see everything."""
+    if config.expert.sees_everything:
+        return None
+    # Detectors by name, so that the log names the plugin of one that fails.
+    return Gate(
+        profile=config.gate_profile,
+        detectors=config.detectors,
+        plugins=config.plugins,
+        timeout_s=config.gate_timeout_s,
+    )
 
 
 def _router(name: str, plugins: PluginManager) -> Router:

@@ -16,7 +16,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -35,6 +34,7 @@ from floe_plugins.config import (
 )
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.gate import MOST_TIMEOUT_S, TIMEOUT_S
+from floe_plugins.gate.profiles import PROFILE_HELP
 from vllm_logits_processor.config_file import SECTION, merged, read_config_file
 
 __all__ = [
@@ -46,13 +46,13 @@ __all__ = [
     "ExpertConfig",
     "FloeConfig",
     "Mode",
-    "RequestOptions",
     "why_off",
 ]
 
 Api = Literal["auto", "vllm", "llama.cpp", "openai-completions"]
 Ask = Literal["always", "unsure", "margin"]
 Dtype = Literal["auto", "bfloat16", "float32"]
+GateProfile = Literal["secrets", "personal", "strict"]
 Mode = Literal["auto", "host", "fused"]
 MODES: tuple[str, ...] = get_args(Mode)
 #: In `expert.tokenizer`: nobody knows it.
@@ -322,6 +322,7 @@ class FloeConfig(Settings):
         description="names of the detectors that the privacy gate asks; all but those "
         "[that must be named](detectors.md#asked-only-where-they-are-named) if not given",
     )
+    gate_profile: GateProfile = Field(default="personal", description=PROFILE_HELP)
     gate_timeout_s: Annotated[float, Field(gt=0, le=MOST_TIMEOUT_S)] = Field(
         default=TIMEOUT_S,
         description="seconds that the privacy gate may take for one text; a text that takes "
@@ -447,53 +448,3 @@ def why_off(additional: object) -> str:
         if difflib.get_close_matches(key.lower(), [SECTION], n=1):
             return f"--additional-config has the key {key!r}; did you mean 'floe'?"
     return f"--additional-config has no section floe; {wanted}."
-
-
-_Short = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class RequestOptions(Settings):
-    """Options of one request, from ``vllm_xargs`` (OpenAI API) or ``extra_args`` (offline).
-
-    The attribute `mode` is the key ``floe``; the others have their names after ``floe_``.
-    """
-
-    model_config = ConfigDict(
-        alias_generator=lambda name: SECTION if name == "mode" else f"{SECTION}_{name}"
-    )
-    wording: ClassVar[Wording] = Wording(
-        wrong="vllm_xargs: {key} is {value}; accepted is {accepted}.",
-        unknown="vllm_xargs: {key} is not known; {listed}",
-        missing="vllm_xargs: {key} is missing.",
-    )
-
-    mode: Mode = Field(
-        default="auto",
-        description="`host`: the expert is never asked. `fused`: at every token, as far as the "
-        "gate allows. `auto`: as `default_mode` says",
-    )
-    expert_model: _Short | None = Field(
-        default=None,
-        description="the expert's model for this request, such as an adapter that its server has "
-        "loaded",
-    )
-    label: _Short | None = Field(
-        default=None, description="copied into the trace file; appears nowhere else"
-    )
-
-    @classmethod
-    def from_extra_args(cls, extra: Mapping[str, Any] | None) -> Self:
-        """Read and check the keys.
-
-        Raises
-        ------
-        ConfigError
-            A `ValueError`, which vLLM answers with HTTP 400: an unknown key that begins with
-            ``floe``, or a value that is not accepted.
-        """
-        values = {key: value for key, value in (extra or {}).items() if key.startswith(SECTION)}
-        cls.refuse_unknown(values)
-        for key, value in values.items():
-            if value is None:
-                raise cls.wrong(cls.names()[key], value)
-        return cls(**values)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from floe_plugins.errors import ConfigError
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions, why_off
+from vllm_logits_processor.config import ExpertConfig, FloeConfig, why_off
+from vllm_logits_processor.request_options import RequestOptions
 
 EXPERT: dict[str, Any] = {
     "url": "http://127.0.0.1:8001/v1",

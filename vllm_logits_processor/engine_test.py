@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from floe_plugins.gate import Gate
-from vllm_logits_processor.config import RequestOptions
 from vllm_logits_processor.engine import HiddenTokenError
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.stream import UNKNOWN_TOKEN
 from vllm_logits_processor.testing.engines import (
     EXPERT,

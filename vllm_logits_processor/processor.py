@@ -19,11 +19,12 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
 from floe_plugins.system import log_with_vllm
 from vllm_logits_processor.build import build_engine
-from vllm_logits_processor.config import FloeConfig, RequestOptions
+from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.rank_sync import RankSync
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.runners.compat import (
     check_parallelism,
     check_rows,

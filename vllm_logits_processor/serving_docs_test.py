@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_logits_processor.config import MODES, ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import MODES, ExpertConfig, FloeConfig
 from vllm_logits_processor.observe import OUTCOMES, StreamSummary, TraceLine, _Instruments
+from vllm_logits_processor.request_options import RequestOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
 REFERENCE = (DOCS / "reference" / "serving.md").read_text(encoding="utf-8")

@@ -10,12 +10,12 @@ from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offs
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.config import RequestOptions
 from vllm_logits_processor.evidence import Evidence, PromptScores
 from vllm_logits_processor.expert.calls import ExpertCall
 from vllm_logits_processor.expert.lookahead import Place, ReceivedDistributions
 from vllm_logits_processor.observe import StreamSummary
 from vllm_logits_processor.privacy import StreamPrivacy
+from vllm_logits_processor.request_options import RequestOptions
 
 #: Stands for a token that was sampled but is not known yet (async scheduling).
 UNKNOWN_TOKEN = -1

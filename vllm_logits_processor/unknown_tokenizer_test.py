@@ -14,8 +14,9 @@ from floe_plugins.commands.doctor_lines import Line
 from floe_plugins.models import resolve
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.stream import Stream
 from vllm_logits_processor.testing.fake_expert import FakeExpert, fake_expert
 

@@ -20,7 +20,7 @@ from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import build_expert
@@ -30,6 +30,7 @@ from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError, NoSuchModelError
 from vllm_logits_processor.expert.same_tokenizer import tokenizer_fault
 from vllm_logits_processor.observe import FusionMetrics
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 
 pytestmark = pytest.mark.timeout(300)

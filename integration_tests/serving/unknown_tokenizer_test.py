@@ -16,8 +16,9 @@ from integration_tests.harness.vllm_servers import Server
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.commands.doctor_serving import serving_lines
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.stream import Stream
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from floe_plugins.commands.doctor_lines import Status
 from floe_plugins.errors import ConfigError
 from vllm_logits_processor.commands.doctor_loop import loop_line
-from vllm_logits_processor.config import ExpertConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.testing.threaded_server import serving_in_thread
 
 

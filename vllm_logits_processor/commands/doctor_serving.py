@@ -147,21 +147,22 @@ def _expert(
 
 
 def _gate(config: FloeConfig) -> list[Line]:
-    from floe_plugins.gate import Gate
     from floe_plugins.gate.detector import coverage
+    from vllm_logits_processor.build import gate_of
 
-    if config.expert.sees_everything:
-        return [green("gate", "not needed: the expert may see everything")]
     try:
-        gate = Gate(detectors=config.detectors, plugins=config.plugins)
+        gate = gate_of(config)
     except FloeError as error:
         return [red("gate", str(error), "correct detectors in the configuration, or that plugin")]
+    if gate is None:
+        return [green("gate", "not needed: the expert may see everything")]
     failures = gate.decide("Water boils at 100 degrees.").failures
     if failures:
         failed = ", ".join(f"{each.detector} ({each.reason})" for each in failures)
         advice = "until that detector works, no text at all leaves"
         return [red("gate", f"a plain sentence cannot be scanned: {failed}", advice)]
-    lines = [green("gate", f"{len(gate.detectors)} detectors: {', '.join(gate.detectors)}")]
+    detectors = f"{len(gate.detectors)} detectors: {', '.join(gate.detectors)}"
+    lines = [green("gate", f"profile {config.gate_profile}; {detectors}")]
     known = coverage(gate.labels)
     if known.covered:
         lines.append(green("gate coverage", "; ".join(known.covered)))

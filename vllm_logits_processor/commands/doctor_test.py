@@ -204,7 +204,7 @@ def test_the_gate_says_what_it_covers_and_what_it_does_not(
     values = section(served, pair, detectors=["email", "card"])
     lines = [line for line in serving_lines(values, host=None) if line.check.startswith("gate")]
     assert [line.status for line in lines] == [Status.GREEN, Status.GREEN, Status.UNKNOWN]
-    assert lines[0].found == "2 detectors: card, email"
+    assert lines[0].found == "profile personal; 2 detectors: card, email"
     assert lines[1].found == "e-mail addresses; payment cards"
     assert "names of persons" in lines[2].found
 

@@ -16,13 +16,14 @@ from floe_plugins.routers import BUILT_IN_ROUTERS
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import build_maps
 from vllm_logits_processor.alignment.prompt import Conversation
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError, ExpertReply
 from vllm_logits_processor.observe import FusionMetrics
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.stream import Stream
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 

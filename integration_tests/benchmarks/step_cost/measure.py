@@ -23,7 +23,7 @@ from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.config import ExpertConfig, FloeConfig, RequestOptions
+from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine, Pair
 from vllm_logits_processor.expert.dialects.dialect import Expected
 from vllm_logits_processor.expert.dialects.vllm import VllmDialect
@@ -31,6 +31,7 @@ from vllm_logits_processor.expert.http import request_body
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.fusion import fused_cells
 from vllm_logits_processor.observe import FusionMetrics
+from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.stream import Stream
 
 _PATIENCE_MS = 10_000.0
