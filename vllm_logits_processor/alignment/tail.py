@@ -7,7 +7,8 @@ others share what is left, again in the host's shape, until none is above.
 
 A row with remainders or with spellings has no cap: what is listed there is a mixture, or names no
 tokens of the expert. Nor has one in which the unlisted tokens of the expert's vocabulary, each with
-the least listed probability, would not make up the missing mass: its list is not of the likeliest.
+the least listed probability, would not make up the missing mass: its list is not of the likeliest;
+nor one that misses less than `LEAST_MISSING`, where the search would cost more than it can change.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import torch
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.arrays import Float64Array, IntArray
+
+#: Missing mass of the expert below which there is no cap.
+LEAST_MISSING = 0.02
 
 #: Tail tokens of a row that are looked at on a device at first, and by how much more later.
 _LOOKED_AT, _MORE = 128, 8
@@ -33,7 +37,9 @@ def tail_caps(top: ExpertTopK, maps: AlignmentMaps) -> Float64Array:
     for rest in top.remainders:
         least[rest.row] = np.inf
     missing = 1.0 - np.exp(top.logprobs).sum(axis=1)
-    none = ~np.isfinite(least) | (missing <= 0) | (least * len(maps.first_host) < missing)
+    none = (
+        ~np.isfinite(least) | (missing < LEAST_MISSING) | (least * len(maps.first_host) < missing)
+    )
     least[none], missing[none] = np.inf, 1.0
     return np.asarray(least / missing)
 
