@@ -101,7 +101,7 @@ class Server:
         """End the server at once, as if its machine had failed."""
         end(self.process, grace_s=0.0)
 
-    def post(self, route: str, body: dict[str, Any], *, timeout_s: float = 120.0) -> httpx.Response:
+    def post(self, route: str, body: dict[str, Any], *, timeout_s: float = 300.0) -> httpx.Response:
         """Send a request to ``/v1/<route>``; the model's name is filled in."""
         body = {"model": self.name, **body}
         return httpx.post(f"{self.url}/{route}", json=body, timeout=timeout_s, trust_env=False)
