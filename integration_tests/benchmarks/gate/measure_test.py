@@ -116,7 +116,10 @@ def test_it_prints_one_json_object(
     assert {"recall", "f2", "p50_ms", "p99_ms", "seconds_per_mb", "machine"} <= set(result)
     assert (result["prompt_recall"], result["false_alarm_rate"], result["peers"]) == (1.0, 0.0, {})
     assert result["data"] == "data.jsonl"
-    assert result["remarks"][0].startswith("Recall of private prompts 1.000 at 0.0 % false alarms")
+    assert (personal["exposing_recall"], personal["exposing"]) == (1.0, 1)
+    by_default, strict, *_ = result["remarks"]
+    assert "50.0 % of ordinary prompts are held back, and 1.000 of 1 prompts" in by_default
+    assert "recall of private prompts 1.000 at 0.0 % false alarms" in strict
     assert "cannot be read" in error_of(main, "--data", str(tmp_path / "none"))
 
 
