@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _SCHEME = "embedded:"
 
@@ -72,7 +74,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(arguments: argparse.Namespace) -> NoReturn:
     # Each is loaded by this command alone.
     import xllamacpp  # noqa: F401 - absent, it is named before a model is looked for
 
@@ -121,12 +123,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         # Another thread may be given the signal, which does not wake this one.
         while not ended.wait(0.5):
             pass
-        # Its threads end with it.
-        del server
+        # On a busy machine it was seen to wait without end for threads of llama.cpp's at its end.
+        # The process's end closes what it has open, and leaves nothing behind.
+        sys.stdout.flush()
+        os._exit(0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0
 
 
 def _name(given: str, model: Path) -> str:
