@@ -1,5 +1,6 @@
 """Options of the benchmark."""
 
+from floe_plugins.gate import Profile
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import GEMMA, SMOLLM2
 from integration_tests.benchmarks.privacy.data import default_data
@@ -11,6 +12,7 @@ OPTIONS.add("--data", default_data(), "JSONL of text and spans, and of public ta
 OPTIONS.add("--slm", SMOLLM2, "on the device")
 OPTIONS.add("--llm", GEMMA, "in the cloud")
 OPTIONS.add("--tiny", help="random models of a few hundred kilobytes instead", action="store_true")
+OPTIONS.add("--profile", "personal", "of the gate", choices=[str(each) for each in Profile])
 OPTIONS.add("--private", 48, "private prompts", least=1)
 OPTIONS.add("--public", 16, "public prompts", least=1)
 OPTIONS.add("--tokens", 8, "most of an answer", least=1, most=64)

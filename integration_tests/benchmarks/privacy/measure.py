@@ -57,17 +57,24 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         with relay(f"http://127.0.0.1:{port}/v1") as wire:
             expert = {"url": wire.url, "model": "llm", "tokenizer": llm, "trusted": False}
             floe: dict[str, Any] = {"expert": expert, **servers.PATIENT}
+            floe["gate_profile"] = options.profile
             how: dict[str, Any] = {"streams": _AT_ONCE, "variables": FORGETS}
             own = servers.host(slm, "slm", floe=floe, **how)
             far = replace(servers.host(llm, "llm", core=servers.EXPERT_CORE, **how), port=port)
             with running(own, far, logs=logs, waiting=servers.starting) as (device, cloud):
                 reached = replace(cloud, url=wire.url)
-                systems = Systems(device, reached, wire, tokens=options.tokens)
+                systems = Systems(
+                    device,
+                    reached,
+                    wire,
+                    gate=Gate(profile=options.profile),
+                    tokens=options.tokens,
+                )
                 runs = {name: systems.run(name, prompts.all) for name in SYSTEMS}
         decode = ByteVocabulary.from_pretrained(llm).decode
     classes = Counter(label for prompt in prompts.private for _, _, label in prompt.spans)
     return {
-        **{key: getattr(options, key) for key in ("seed", "tokens", "slm", "llm")},
+        **{key: getattr(options, key) for key in ("seed", "tokens", "slm", "llm", "profile")},
         **({"slm": "tiny", "llm": "tiny"} if options.tiny else {}),
         "sources": list(prompts.sources),
         "private_prompts": len(prompts.private),
@@ -107,8 +114,8 @@ def _systems(
 class Systems:
     """The device, with Floe, and the cloud, which the device reaches through `wire`."""
 
-    def __init__(self, slm: Server, llm: Server, wire: Relay, *, tokens: int) -> None:
-        self._slm, self._llm, self._wire, self._gate = slm, llm, wire, Gate()
+    def __init__(self, slm: Server, llm: Server, wire: Relay, *, gate: Gate, tokens: int) -> None:
+        self._slm, self._llm, self._wire, self._gate = slm, llm, wire, gate
         self._ways: dict[str, Callable[[str], list[str]]] = {
             "llm-only": partial(llm.complete, max_tokens=tokens),
             "floe": partial(slm.complete, max_tokens=tokens, vllm_xargs={"floe": "fused"}),

@@ -104,7 +104,21 @@ def test_too_few_prompts_are_said_to_be_too_few(tmp_path: Path) -> None:
 def test_private_spans_stay_and_public_prompts_are_helped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--tiny", "--data", "", "--private", "8", "--public", "8", "--tokens", "4", "--json"]
+    # Under `personal` names alone may leave.
+    few = [
+        "--profile",
+        "strict",
+        "--tiny",
+        "--data",
+        "",
+        "--private",
+        "8",
+        "--public",
+        "8",
+        "--tokens",
+        "4",
+        "--json",
+    ]
     assert main(few) == 0
     printed = capsys.readouterr()
     values = json.loads(printed.out)
