@@ -1,5 +1,5 @@
 """A small learned detector of names, places, addresses and organisations."""
 
-from floe_plugins.gate.detectors.learned.detector import Finding, LearnedDetector, Thresholds
+from floe_plugins.gate.detectors.learned.detector import LearnedDetector, Thresholds
 
-__all__ = ["Finding", "LearnedDetector", "Thresholds"]
+__all__ = ["LearnedDetector", "Thresholds"]

@@ -68,22 +68,6 @@ class Thresholds:
     address: float = 0.15
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A span with its score.
-
-    Attributes
-    ----------
-    span : Span
-        Where, and what.
-    score : float
-        Half of what the class of its best word has before "nothing", at most 1.
-    """
-
-    span: Span
-    score: float
-
-
 class LearnedDetector:
     """Finds names of people, places, streets and organisations, which have no form of their own.
 
@@ -124,11 +108,11 @@ class LearnedDetector:
         return self._model
 
     def detect(self, text: str) -> Sequence[Span]:
-        """Return the private stretches of a text; their scores are those of `Finding`."""
-        return [replace(found.span, score=found.score) for found in self.findings(text)]
+        """Return the private stretches of a text, in order.
 
-    def findings(self, text: str) -> Sequence[Finding]:
-        """Return the private stretches of a text with their scores, in order."""
+        The score of a span is half of what the class of its best word has before "nothing", at
+        most 1.
+        """
         from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
@@ -140,8 +124,8 @@ class LearnedDetector:
         if spoken not in TRAINED:
             return []
         judge = _Judge(text, spoken, self._thresholds)
-        found = (_named(text, finding) for finding in _joined(text, words, starts, scored))
-        return [_whole(text, finding) for finding in found if judge.counts(finding)]
+        found = (_named(text, span) for span in _joined(text, words, starts, scored))
+        return [_whole(text, span) for span in found if judge.counts(span)]
 
     def _scores_of(self, words: Sequence[str], model: Model) -> dict[int, tuple[str, float]]:
         """Return labels and scores of the private words, by their numbers, ascending."""
@@ -164,7 +148,7 @@ def _joined(
     words: Sequence[str],
     starts: Sequence[int],
     scored: Mapping[int, tuple[str, float]],
-) -> Iterator[Finding]:
+) -> Iterator[Span]:
     """Make one finding of neighbours with the same label."""
     begin = end = -1
     label, best = "", 0.0
@@ -174,11 +158,11 @@ def _joined(
             best = max(best, score)
         else:
             if label:
-                yield Finding(Span(begin, end, label), best)
+                yield Span(begin, end, label, best)
             begin, label, best = start, other, score
         end = start + len(words[number])
     if label:
-        yield Finding(Span(begin, end, label), best)
+        yield Span(begin, end, label, best)
 
 
 def _belong_together(text: str, end: int, start: int, label: str) -> bool:
@@ -221,9 +205,8 @@ class _Judge:
         self._line_language = spoken
         self._line_is_code = False
 
-    def counts(self, finding: Finding) -> bool:
+    def counts(self, span: Span) -> bool:
         """Return whether a finding counts."""
-        span = finding.span
         stretch = self._text[span.start : span.end]
         if not _tells(stretch, span.label) or self._is_ordinary(span, stretch):
             return False
@@ -245,7 +228,7 @@ class _Judge:
             least = self._thresholds.lower
         if span.label == "ADDRESS":
             least = max(least, self._thresholds.address)
-        return finding.score >= least
+        return span.score >= least
 
     def _read_line(self, span: Span) -> None:
         first, last = self._line
@@ -306,13 +289,12 @@ class _Judge:
         return False
 
 
-def _named(text: str, finding: Finding) -> Finding:
+def _named(text: str, span: Span) -> Span:
     """Call a part of an address without a street a place: a city says less."""
-    span = finding.span
     stretch = text[span.start : span.end]
     if span.label != "ADDRESS" or STREET.search(stretch) or any(map(str.isdigit, stretch)):
-        return finding
-    return Finding(Span(span.start, span.end, "LOCATION"), finding.score)
+        return span
+    return replace(span, label="LOCATION")
 
 
 # A house's number, and more words with capitals after one that is found: the rest of the name.
@@ -321,22 +303,21 @@ _NUMBER_BEHIND = re.compile(r",?[ ]\d{1,5}[a-zA-Z]?(?!\w)")
 _REST = re.compile(r"(?:[ -][^\W\d_a-z]\w+)*")
 
 
-def _whole(text: str, finding: Finding) -> Finding:
+def _whole(text: str, span: Span) -> Span:
     """Let a finding go on to the end of the name, e.g. "Cycle Solutions" after "Rapid"."""
-    span = finding.span
     if span.label == "ADDRESS":
         front = _NUMBER_IN_FRONT.search(text, max(0, span.start - 8), span.start)
         behind = _NUMBER_BEHIND.match(text, span.end)
         start, end = front.start() if front else span.start, behind.end() if behind else span.end
-        return Finding(Span(start, end, span.label), finding.score)
+        return replace(span, start=start, end=end)
     if span.label not in ("PERSON", "ORGANIZATION") or not text[span.start].isupper():
-        return finding
+        return span
     rest = _REST.match(text, span.end, span.end + _GAP)
     end = rest.end() if rest else span.end
     # A word that is cut off by the limit is left out.
     if end == span.end or (end < len(text) and text[end].isalnum()):
-        return finding
-    return Finding(Span(span.start, end, span.label), finding.score)
+        return span
+    return replace(span, end=end)
 
 
 def _tells(stretch: str, label: str) -> bool:

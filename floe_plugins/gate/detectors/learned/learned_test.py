@@ -112,7 +112,7 @@ def test_names_are_found_whole(text: str, finding: tuple[str, str]) -> None:
 
 def test_findings_have_scores_and_thresholds_choose() -> None:
     text = "Please tell Natalia Kowalczyk."
-    (finding,) = DETECTOR.findings(text)
+    (finding,) = DETECTOR.detect(text)
     assert 0.2 <= finding.score <= 1
     never = LearnedDetector(thresholds=Thresholds(prose=1.1))
     assert never.detect(text) == []
