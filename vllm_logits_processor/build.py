@@ -9,7 +9,6 @@ import numpy as np
 
 from floe_plugins.config import ApiKey
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate import Gate
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from floe_plugins.routers import Router
@@ -26,6 +25,7 @@ from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import Expert
 from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
 from vllm_logits_processor.observe import FusionMetrics, server_of
+from vllm_logits_processor.privacy import gate_of
 
 logger = logging.getLogger(__name__)
 
@@ -135,19 +135,6 @@ def _scorer(
         api_key=ApiKey(os.environ[config.host_api_key_env]) if config.host_api_key_env else None,
     )
     return PromptScorer(host=host, host_model=host_model, expert=expert)
-
-
-def gate_of(config: FloeConfig) -> Gate | None:
-    """Return the gate that judges what the expert may see; None where it may see everything."""
-    if config.expert.sees_everything:
-        return None
-    # Detectors by name, so that the log names the plugin of one that fails.
-    return Gate(
-        profile=config.gate_profile,
-        detectors=config.detectors,
-        plugins=config.plugins,
-        timeout_s=config.gate_timeout_s,
-    )
 
 
 def _router(name: str, plugins: PluginManager) -> Router:

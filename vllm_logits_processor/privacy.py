@@ -1,4 +1,4 @@
-"""The privacy gate of a stream: whether its text may go to the expert."""
+"""The privacy gate of the server, and of a stream: whether its text may go to the expert."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from floe_plugins.gate import Decision, Gate
+from vllm_logits_processor.config import FloeConfig
 
 #: Fewest characters before new text that are scanned again with it. The longest structured value is
 #: shorter, even spelled out, encoded or spaced out.
@@ -24,6 +25,19 @@ _BEGUN = re.compile(
     r"|-----BEGIN[A-Z ]{0,40}\Z",
 )
 _BEGUN_CHARS = 80
+
+
+def gate_of(config: FloeConfig) -> Gate | None:
+    """Return the gate that judges what the expert may see; None where it may see everything."""
+    if config.expert.sees_everything:
+        return None
+    # Detectors by name, so that the log names the plugin of one that fails.
+    return Gate(
+        profile=config.gate_profile,
+        detectors=config.detectors,
+        plugins=config.plugins,
+        timeout_s=config.gate_timeout_s,
+    )
 
 
 @dataclass

@@ -22,7 +22,7 @@ from vllm_logits_processor.alignment.align import (
 )
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
-from vllm_logits_processor.alignment.tail import tail_caps
+from vllm_logits_processor.alignment.tail import LEAST_MISSING, tail_caps
 from vllm_logits_processor.arrays import Float64Array
 from vllm_logits_processor.fusion import weigh
 from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
@@ -87,7 +87,8 @@ def defined_q(host: Float64Array, maps: AlignmentMaps, top: ExpertTopK) -> Float
     if sum(host[tail]) > 0:
         listed = [mass for token, mass in zip(ids, expert, strict=True) if token >= 0 and mass > 0]
         cap = min(listed, default=np.inf)
-        bounded = cap * len(maps.first_host) >= missing and sum(q) > 0 and not top.remainders
+        enough = missing >= LEAST_MISSING and cap * len(maps.first_host) >= missing
+        bounded = enough and sum(q) > 0 and not top.remainders
         q[tail] += water_filled(host[tail], missing, cap if bounded else np.inf)
     return q / sum(q) if sum(q) > 0 else host
 

@@ -126,8 +126,12 @@ print(json.dumps({line.check: line.status for line in lines}))
 def test_it_needs_neither_vllm_nor_flower_nor_torch(served: Served, pair: tuple[str, str]) -> None:
     values = json.dumps(section(served, pair))
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, values, pair[0]], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WITHOUT, values, pair[0]],
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout.splitlines()[-1])
     absent = {"vllm", "flower", "runner"}
     assert {statuses[check] for check in absent} == {"unknown"}

@@ -148,7 +148,7 @@ def _expert(
 
 def _gate(config: FloeConfig) -> list[Line]:
     from floe_plugins.gate.detector import coverage
-    from vllm_logits_processor.build import gate_of
+    from vllm_logits_processor.privacy import gate_of
 
     try:
         gate = gate_of(config)
