@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from floe_plugins.gate.detector import Detector
+from floe_plugins.gate.detectors.announced_addresses import AnnouncedAddressDetector
 from floe_plugins.gate.detectors.contact import EMAIL, PhoneDetector, PostalAddressDetector
 from floe_plugins.gate.detectors.financial import CardDetector, CryptoDetector, IbanDetector
 from floe_plugins.gate.detectors.identity_numbers import US_SSN, NationalIdDetector
@@ -27,6 +28,7 @@ _OPTIONAL: tuple[tuple[str, Detector], ...] = (
 )
 
 BUILT_IN_DETECTORS: tuple[Detector, ...] = (
+    AnnouncedAddressDetector(),
     KeywordDetector(),
     CardDetector(),
     CryptoDetector(),
