@@ -117,8 +117,10 @@ class Gate:
         max_chars: int = MAX_CHARS,
     ) -> None:
         self._rules = Rules(policy, actions)  # type: ignore[arg-type]  # turned into enums there
-        self._judge = Judge(profile, self._rules, allow=allow, roles=roles, fields=fields)
         least = checked_thresholds(thresholds)
+        self._judge = Judge(
+            profile, self._rules, allow=allow, roles=roles, fields=fields, thresholds=least
+        )
         if not is_number(timeout_s):
             raise ConfigError(f"The gate's timeout_s is {timeout_s!r}; accepted is a number.")
         if not 0 < timeout_s <= MOST_TIMEOUT_S:

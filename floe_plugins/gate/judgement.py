@@ -17,6 +17,8 @@ from floe_plugins.gate.profiles import (
     IGNORED,
     NO_SECRET,
     ORDER,
+    SURE,
+    UNSURE,
     Profile,
     kinds,
     secret_kind,
@@ -55,7 +57,7 @@ class Judge:
         For all texts that no table names.
     rules : Rules
         A label that its table names is private under any profile: the configuration says so.
-    allow, roles, fields
+    allow, roles, fields, thresholds
         As for `Gate`.
 
     Raises
@@ -72,6 +74,7 @@ class Judge:
         allow: Mapping[str, Sequence[str]] | None = None,
         roles: Mapping[str, str] | None = None,
         fields: Mapping[str, str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         if profile not in list(Profile):
             raise ConfigError(
@@ -80,6 +83,7 @@ class Judge:
         self.profile = Profile(profile)
         self._rules = rules
         self._allow = AllowLists.of(allow)
+        self._thresholds = thresholds or {}
         strict = self.profile is Profile.STRICT
         self._roles = _table(roles, "roles", {} if strict else ROLES)
         self._fields = _table(fields, "fields", {} if strict else FIELDS)
@@ -111,7 +115,7 @@ class Judge:
         reasons = {span: self._reason(span, found, conversation, allowed) for span in sorted(found)}
         if any(reason.private and self._holds(span) for span, reason in reasons.items()):
             for span, reason in reasons.items():
-                if reason.rule == ALONE:
+                if reason.rule in (ALONE, UNSURE):
                     reasons[span] = Reason(span.label, BESIDE, reason.profile, private=True)
         return reasons
 
@@ -122,7 +126,7 @@ class Judge:
         conversation: Conversation,
         allowed: Collection[Span],
     ) -> Reason:
-        label = span.label
+        label, kind = span.label, found[span]
         profile = self._profile_of(conversation.messages_of(span))
         if span in allowed:
             return Reason(label, "in an allow list", profile, private=False)
@@ -131,11 +135,12 @@ class Judge:
         if self._rules.names(label):
             return Reason(label, "named in actions", profile, private=True)
         if profile == Profile.STRICT:
-            return Reason(label, ANY, profile, private=True)
+            # Who sets a threshold of a label has said which of its findings count.
+            counts = span.score >= SURE or label in self._thresholds or kind is not None
+            return Reason(label, ANY if counts else UNSURE, profile, private=counts)
         if profile == Profile.SECRETS:
             secret = secret_kind(label)
             return Reason(label, secret or NO_SECRET, profile, private=secret is not None)
-        kind = found[span]
         return Reason(label, kind or ALONE, profile, private=kind is not None)
 
     def _profile_of(self, messages: Iterable[Message]) -> str:

@@ -30,7 +30,7 @@ class Profile(StrEnum):
     """What identifies or exposes a person."""
 
     STRICT = "strict"
-    """Every finding."""
+    """Every finding of which a detector is sure."""
 
 
 IGNORED = "ignored"
@@ -42,8 +42,13 @@ Judged = Literal["ignored", "secrets", "personal", "strict"]
 PROFILE_HELP = (
     "what is private. `secrets`: keys, passwords, cards, accounts, identity numbers. `personal`: "
     "also contact data, street addresses and sensitive statements, and names with any of these or "
-    "with words that make them people of the user's life. `strict`: every finding"
+    "with words that make them people of the user's life. `strict`: every finding of which its "
+    "detector is sure"
 )
+
+#: The least score of a finding that is private by itself under ``strict``. Chosen on labelled and
+#: ordinary prompts: below it are more ordinary words than names.
+SURE = 0.8
 
 #: From what covers least to what covers most.
 ORDER: tuple[str, ...] = (IGNORED, *Profile)
@@ -59,6 +64,7 @@ UNKNOWN = "label that the profile does not know"
 ALONE = "alone"
 BESIDE = "beside something private"
 ANY = "any finding"
+UNSURE = "unsure and alone"
 NO_SECRET = "no secret"
 
 # Class of private text -> kind of secret.

@@ -75,6 +75,34 @@ def test_a_name_alone_is_not(text: str) -> None:
     )
 
 
+class Unsure:
+    """A detector that takes every "Quillon" for a person, with little certainty."""
+
+    name = "unsure"
+    labels = ("PERSON",)
+
+    def detect(self, text: str) -> list[Span]:
+        at = text.find("Quillon")
+        return [Span(at, at + len("Quillon"), "PERSON", 0.4)] if at >= 0 else []
+
+
+def test_strict_lets_go_what_no_detector_is_sure_of_unless_it_stands_beside_something() -> None:
+    gate = Gate(detectors=[Unsure(), "email"], profile="strict", timeout_s=30)
+    alone = gate.decide("Write a poem about Quillon.")
+    assert alone.decision is Decision.CLEAR
+    assert alone.why == "PERSON unsure and alone; profile strict"
+    beside = gate.decide("Write to q@quill.org about Quillon.")
+    assert {span.label for span in beside.spans} == {"PERSON", "EMAIL"}
+    assert beside.decision is Decision.LOCAL
+    # Of the user's life, so private under `personal` too.
+    assert gate.decide("My wife Quillon is here.").decision is Decision.LOCAL
+
+
+def test_a_threshold_says_which_findings_count_under_strict() -> None:
+    gate = Gate(detectors=[Unsure()], profile="strict", thresholds={"PERSON": 0.3}, timeout_s=30)
+    assert gate.decide("Write a poem about Quillon.").decision is Decision.LOCAL
+
+
 def test_what_is_private_takes_names_and_places_with_it() -> None:
     gate = Gate(
         detectors=[Given(PERSON="Quillon", LOCATION="Berlin", EMAIL="q@x.org")], policy="redact"

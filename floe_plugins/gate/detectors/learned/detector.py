@@ -22,6 +22,7 @@ from floe_plugins.gate.detectors.learned.words import (
     EPONYM_NOUNS,
     NEVER,
     NEVER_BY_NUMBER,
+    ORDINARY,
     PLACES,
     STREET,
     TITLES,
@@ -222,6 +223,8 @@ class _Judge:
             leading = _BEFORE.search(self._text, max(0, span.start - 12), span.start)
             if leading and leading[1].lower() in DETERMINERS and span.label == "PERSON":
                 # "Über den Herbst": nouns have capitals in German, and names no article.
+                return False
+            if ORDINARY[self._line_language].issuperset(_LETTERS.findall(stretch.lower())):
                 return False
             least = self._thresholds.other_language
         elif stretch.islower():

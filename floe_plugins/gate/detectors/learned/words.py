@@ -56,6 +56,53 @@ DETERMINERS = _words(
 )
 """Lower-case words before a common word in the languages of the training texts besides English."""
 
+ORDINARY = {
+    "de": _words(
+        "ich du er sie es wir ihr mich mir dich dir ihn ihm ihnen uns euch sich mein meine",
+        "meinen meinem meiner dein deine deinen deinem deiner sein seine seinen seinem seiner",
+        "ihre ihren ihrem ihrer ihres unser unsere unseren unserem unserer euer eure euren man",
+        "jemand niemand wer was wen wem wann wo wie warum wieso weshalb welche welcher welches",
+        "welchen ja nein nicht kein keine keinen und oder aber doch denn weil wenn dann dass ob",
+        "als auch nur noch schon sehr mehr viel viele vielen alle allen alles einige mit ohne",
+        "für gegen um durch von zu nach bei seit aus vor hinter unter neben zwischen trotz",
+        "wegen während bis gestern heute morgen morgens abends mittags nachts jetzt immer nie",
+        "oft bitte danke hallo liebe lieber deutsch englisch französisch spanisch italienisch",
+        "million millionen milliarde milliarden prozent euro meter kilometer stunde stunden",
+        "minute minuten tag tage woche wochen monat monate jahr jahre schreiben schreibe",
+        "schreib erkläre erklären nennen nenne geben gib fügen füge finden finde stellen stelle",
+        "beschreibe beschreiben verwende verwenden können muss müssen soll sollen sollte wird",
+        "werden wurde würde ist sind war waren hat haben hatte blau rot grün gelb schwarz weiß",
+        "rosa lila schritt frage antwort beispiel aufgabe lösung ziel",
+    ),
+    "fr": _words(
+        "je tu il elle on nous vous ils elles me te se lui leur leurs mon ma mes ton ta tes son",
+        "sa ses notre nos votre vos qui que quoi quand où comment pourquoi quel quelle quels",
+        "quelles oui non ne pas et ou mais donc car si avec sans pour contre par de à en dans",
+        "sur sous chez entre depuis pendant après avant hier aujourd'hui demain toujours jamais",
+        "souvent bonjour merci français anglais allemand million millions milliard milliards",
+        "étape question réponse exemple écris écrivez explique expliquez donne donnez décris",
+        "décrivez est sont était",
+    ),
+    "es": _words(
+        "yo tú él ella usted nosotros vosotros ellos ellas ustedes me te se nos os mi mis tu",
+        "tus su sus nuestro nuestra vuestro quién qué cuándo dónde cómo por porque cuál sí no y",
+        "o pero si con sin para contra de en a sobre bajo entre desde hasta ayer hoy mañana",
+        "siempre nunca hola gracias español inglés millón millones paso pregunta respuesta",
+        "ejemplo escribe escriba explica explique da describe es son era está",
+    ),
+    "it": _words(
+        "io tu lui lei noi voi loro mi ti si ci vi mio mia miei mie tuo tua suo sua suoi sue",
+        "nostro nostra vostro vostra chi che cosa quando dove come perché quale quali sì non e",
+        "o ma però se con senza per contro di a da in su tra fra nel nello nella nell nei negli",
+        "nelle al allo alla all ai agli alle dal dallo dalla dall dai dagli dalle sul sullo",
+        "sulla sull sui sugli sulle del dello della dell dei degli delle ieri oggi domani",
+        "sempre mai spesso tuttavia inoltre quindi infine ciao grazie italiano inglese milione",
+        "milioni miliardo miliardi passo domanda risposta esempio scrivi scriva spiega spieghi",
+        "descrivi storia scuola terra stati uniti è sono era parla",
+    ),
+}
+"""Language to lower-case words that are no name with a capital, as at a sentence's beginning."""
+
 PLACES = _words(
     "island river mountain lake city bay valley west east north south beach street sea",
 )
