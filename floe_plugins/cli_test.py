@@ -55,7 +55,11 @@ def test_check_shows_the_verdict_without_the_text(
 ) -> None:
     code, out, _ = run(capsys, "check", private_file)
     assert code == 1
-    assert out == "local\n  line 2, column 10, 15 characters: EMAIL\n"
+    assert out.splitlines() == [
+        "local",
+        "  line 2, column 10, 15 characters: EMAIL",
+        "  why: EMAIL contact data; profile personal",
+    ]
 
 
 def test_check_prints_json(capsys: pytest.CaptureFixture[str], private_file: str) -> None:
@@ -80,7 +84,7 @@ def test_check_reads_standard_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What is 2 + 2?")))
-    assert run(capsys, "check") == (0, "clear\n", "")
+    assert run(capsys, "check") == (0, "clear\n  why: nothing found; profile personal\n", "")
 
 
 def test_check_keeps_what_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Verdict
 from floe_plugins.gate.settings import GateSettings
 from floe_plugins.middleware.asgi import App, Receive, Scope, Send, refuse
-from floe_plugins.middleware.request_texts import leaving, texts_of
+from floe_plugins.middleware.request_texts import leaving, texts_of, why_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         """
         del user_api_key_dict, cache
         if call_type in _PASSED_THROUGH:
-            raise _held(Decision.LOCAL)
+            raise _held(None)
         if self._local_model is not None and data.get("model") == self._local_model:
             return data
         verdict, left = None, None
@@ -109,10 +109,9 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
             verdict, left = await self._leaving(of_the_client(data))
         if left is not None:
             return {**data, **left}
-        decision = Decision.LOCAL if verdict is None else verdict.decision
         if self._local_model is None:
-            raise _held(decision)
-        logger.info("A request is %s and stays with %s.", decision, self._local_model)
+            raise _held(verdict)
+        logger.info("A request stays with %s: %s.", self._local_model, _said_of(verdict))
         here = {key: value for key, value in data.items() if key not in ELSEWHERE}
         return {**here, "model": self._local_model}
 
@@ -139,8 +138,8 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         if is_text_call(getattr(call_type, "value", None), kwargs):
             verdict, left = await self._leaving(of_the_client(kwargs))
         if left is None:
-            logger.info("A call of a deployment is held: its text may not leave.")
-            raise _held(Decision.LOCAL if verdict is None else verdict.decision)
+            logger.info("A call of a deployment is held: %s.", _said_of(verdict))
+            raise _held(verdict)
         return {**kwargs, **left}
 
     async def _leaving(
@@ -161,11 +160,16 @@ class FloeGuardrail(CustomGuardrail):  # type: ignore[misc, unused-ignore]  # un
         return verdict, left
 
 
-def _held(decision: Decision) -> HTTPException:
+def _held(verdict: Verdict | None) -> HTTPException:
     return HTTPException(
         status_code=400,
-        detail={"error": f"The privacy gate keeps this request here ({decision})."},
+        detail={"error": f"The privacy gate keeps this request here ({_said_of(verdict)})."},
     )
+
+
+def _said_of(verdict: Verdict | None) -> str:
+    decision = Decision.LOCAL if verdict is None else verdict.decision
+    return f"{decision}: {why_of(verdict)}"
 
 
 # Calls whose requests are text, and the fields that hold it. A call without any of these is not

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import ConfigError, FloeError
-from floe_plugins.gate import Action, Decision, Gate, Policy, Verdict
+from floe_plugins.gate import Action, Decision, Gate, Policy, Profile, Verdict
 from floe_plugins.gate.gate import VARIABLE
+from floe_plugins.gate.profiles import PROFILE_HELP
 from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP
 
 _NOT_CLEAR = 1
@@ -23,6 +24,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="a text file in UTF-8; standard input by default"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=[str(profile) for profile in Profile],
+        help=f"{PROFILE_HELP} (default: {Profile.PERSONAL})",
     )
     parser.add_argument(
         "--policy",
@@ -73,6 +79,7 @@ def _gate(arguments: argparse.Namespace) -> Gate:
         else GateSettings.from_environment()
     )
     options = {
+        "profile": arguments.profile,
         "policy": arguments.policy,
         "actions": dict(map(_action, arguments.action)),
         "detectors": arguments.detector,
@@ -104,6 +111,7 @@ def _print(verdict: Verdict, text: str) -> None:
         line = text.count("\n", 0, span.start) + 1
         column = span.start - text.rfind("\n", 0, span.start)
         print(f"  line {line}, column {column}, {span.end - span.start} characters: {span.label}")
+    print(f"  why: {verdict.why}")
     for failure in verdict.failures:
         print(f"  not scanned: {failure.detector} (plugin {failure.plugin}): {failure.reason}")
     if verdict.redacted_text is not None:

@@ -26,7 +26,7 @@ from floe_plugins.middleware.asgi import (
     with_length,
 )
 from floe_plugins.middleware.cloud import Cloud, CloudReply
-from floe_plugins.middleware.request_texts import leaving
+from floe_plugins.middleware.request_texts import leaving, why_of
 from floe_plugins.middleware.routes import (
     BODILESS,
     asks_for_host_only,
@@ -40,6 +40,7 @@ from floe_plugins.system import log_with_vllm
 logger = logging.getLogger(__name__)
 
 VERDICT_HEADER = b"x-floe-verdict"
+WHY_HEADER = b"x-floe-why"
 ANSWERED_BY_HEADER = b"x-floe-answered-by"
 
 # Routes that a cloud also serves.
@@ -137,15 +138,19 @@ class PrivacyGate:
     ) -> None:
         verdict, clear = await leaving(self._gate, body)
         decision = str(verdict.decision) if verdict is not None else str(Decision.LOCAL)
-        send = with_headers(send, [(VERDICT_HEADER, decision.encode())])
+        why = why_of(verdict)
+        send = with_headers(send, [(VERDICT_HEADER, decision.encode()), (WHY_HEADER, why.encode())])
+        if decision != Decision.CLEAR:
+            logger.info("A request to %s is %s: %s.", path, decision, why)
         try:
             if clear is not None and await self._forwarded(scope, path, clear, replay, send):
                 return
             own = body if decision == Decision.CLEAR else kept_here(path, body)
             if own is None:
                 message = (
-                    f"The privacy gate keeps this request from the expert ({decision}), and this "
-                    "route has no field that says so: use /v1/completions or /v1/chat/completions."
+                    f"The privacy gate keeps this request from the expert ({decision}: {why}), and "
+                    "this route has no field that says so: use /v1/completions or "
+                    "/v1/chat/completions."
                 )
                 await refuse(send, 400, message)
                 return

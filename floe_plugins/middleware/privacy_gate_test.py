@@ -22,6 +22,7 @@ def test_what_is_not_clear_stays_with_the_host(
     reply = ask(PrivacyGate(server, settings=SETTINGS), {**body, **forged}, path)
     assert reply.status == 200
     assert reply.verdict == "local"
+    assert reply.headers[b"x-floe-why"]
     (seen,) = server.bodies
     assert seen["vllm_xargs"]["floe"] == "host"
     assert {key: value for key, value in seen.items() if key != "vllm_xargs"} == body
@@ -42,6 +43,7 @@ def test_a_body_in_chunks_is_read_whole() -> None:
     server = Server()
     reply = ask(PrivacyGate(server, settings=SETTINGS), user(MAIL), chunk=3)
     assert reply.verdict == "local"
+    assert reply.headers[b"x-floe-why"].startswith(b"EMAIL ")
     assert server.bodies[0]["vllm_xargs"] == {"floe": "host"}
 
 

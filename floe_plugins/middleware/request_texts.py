@@ -58,6 +58,23 @@ _IDENTIFIER = re.compile(r"[a-zA-Z][a-z]*(?:[A-Z][a-z]*|[_-][a-zA-Z0-9]{1,12}){0
 _PROTOCOL = ("type", "role", "object", "tool_choice", "effort", "detail", "enum", "required")
 _FUNCTION = ("parameters", "arguments", "description")
 
+# What servers and tracers call things by, under the keys that hold that: "call_9fKx2b", a UUID, a
+# trace's 16 or 32 hex digits. Anything else under such a key is read.
+_IDS = frozenset(
+    {
+        *("id", "call_id", "item_id", "request_id", "response_id", "run_id", "thread_id"),
+        *("tool_call_id", "tool_use_id", "trace_id", "span_id", "parent_id", "traceparent"),
+    }
+)
+_ID = re.compile(
+    r"(?:call|chatcmpl|cmpl|ctc|fc|item|msg|req|resp|rs|run|srvtoolu|step|thread|toolu|tr|ws)[_-]"
+    r"[A-Za-z0-9_-]{4,128}"
+    r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?:00-)?[0-9a-f]{32}(?:-[0-9a-f]{16}-[0-9a-f]{2})?|[0-9a-f]{16}"
+)
+# A provider's seal on the thoughts that it returned, in base64.
+_SEAL = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+
 # Numbers with fewer digits are not private; JSON sometimes holds cards and telephone numbers as
 # numbers.
 _LEAST_DIGITS = 5
@@ -151,6 +168,19 @@ async def leaving(
         return None, None
 
 
+def why_of(verdict: Verdict | None) -> str:
+    """Return why a request may leave or not, in one line of printable ASCII without its text.
+
+    Parameters
+    ----------
+    verdict : Verdict or None
+        As from `leaving`.
+    """
+    why = "the request holds what cannot be read as text" if verdict is None else verdict.why
+    # A plugin may give its labels any characters.
+    return "".join(each if " " <= each <= "~" else "?" for each in why)
+
+
 def _converse(value: object, spoken: list[Message], beside: list[Message]) -> None:
     """Collect the texts of a prompt, a list of prompts, or messages."""
     turns = value if isinstance(value, list) else [value]
@@ -186,21 +216,29 @@ def _aside(value: object, *, field: str | None = None) -> list[Message]:
 
 def _strings(value: object) -> Iterator[str]:
     """Yield the strings of a JSON value in their order, without recursion."""
-    waiting: list[tuple[object, bool]] = [(value, False)]
+    waiting: list[tuple[object, re.Pattern[str] | None]] = [(value, None)]
     while waiting:
         each, protocol = waiting.pop()
         if isinstance(each, str):
-            if not (protocol and _IDENTIFIER.fullmatch(each)):
+            if protocol is None or not protocol.fullmatch(each):
                 yield each
         elif isinstance(each, Mapping):
-            function = any(key in each for key in _FUNCTION)
             for key, inner in reversed([*each.items()]):
-                waiting.append((inner, key in _PROTOCOL or (function and key == "name")))
-                waiting.append((key, True))
+                waiting.append((inner, _form_of(key, each)))
+                waiting.append((key, _IDENTIFIER))
         elif isinstance(each, list):
             waiting.extend((inner, protocol) for inner in reversed(each))
         elif type(each) in (int, float) and len(str(each)) >= _LEAST_DIGITS:
             yield str(each)
+
+
+def _form_of(key: str, within: Mapping[str, Any]) -> re.Pattern[str] | None:
+    """Return the form of a value of a key that is no user's text, or None."""
+    if key in _PROTOCOL or (key == "name" and any(other in within for other in _FUNCTION)):
+        return _IDENTIFIER
+    if key in _IDS:
+        return _ID
+    return _SEAL if key == "signature" and "thinking" in within else None
 
 
 def _readable(body: Mapping[str, Any]) -> bool:

@@ -189,3 +189,41 @@ def test_texts_beside_a_conversation_know_their_field() -> None:
     assert fields["write to joe@example.org"] == "tools"
     assert fields["some one"] == "user"
     assert Gate(detectors=["email"]).decide(texts_of(body).messages).decision is Decision.CLEAR
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "tool", "tool_call_id": "call_9fKx2bQ4155550123", "content": "ok"},
+        {
+            "role": "assistant",
+            "content": "ok",
+            "tool_calls": [{"id": "toolu_01A09q90qw90lq917835"}],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "ok", "signature": "EqoBCkgIARABGAIiQL8kqH+/aA=="}
+            ],
+        },
+        {"role": "user", "content": "ok", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"},
+        {"role": "user", "content": "ok", "id": "3f2504e0-4f89-11d3-9a0c-0305e82c3301"},
+    ],
+)
+def test_ids_and_seals_of_a_protocol_are_no_text(turn: dict[str, Any]) -> None:
+    assert [message.text for message in texts_of({"messages": [turn]}).messages] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ({"id": "emma@example.org"}, "emma@example.org"),
+        ({"tool_call_id": "078-05-1120"}, "078-05-1120"),
+        ({"trace_id": "call Emma Johnson at home"}, "call Emma Johnson at home"),
+        ({"signature": "EqoBCkgIARABGAIiQL8kqH"}, "EqoBCkgIARABGAIiQL8kqH"),
+        ({"comment": "call_9fKx2bQ4155550123"}, "call_9fKx2bQ4155550123"),
+    ],
+)
+def test_other_values_in_their_place_are(part: dict[str, str], text: str) -> None:
+    turn = {"role": "user", "content": "ok", **part}
+    assert text in [message.text for message in texts_of({"messages": [turn]}).messages]

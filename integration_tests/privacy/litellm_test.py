@@ -71,7 +71,7 @@ def test_a_private_request_is_refused_without_being_quoted(
     before = len(models.requests)
     reply = ask(proxy, content, "block")
     assert reply.status_code == 400
-    assert "The privacy gate keeps this request here (local)." in reply.text
+    assert "The privacy gate keeps this request here (local: " in reply.text
     assert "bloggs" not in reply.text
     assert len(models.requests) == before
 
@@ -115,7 +115,7 @@ def test_neither_sound_nor_what_stands_beside_a_text_leaves_unread(
     before = len(models.requests)
     reply = proxy.post(f"/v1/{route}", **request_of)
     assert reply.status_code == 400
-    assert "The privacy gate keeps this request here (local)." in reply.text
+    assert "The privacy gate keeps this request here (local: " in reply.text
     assert len(models.requests) == before
 
 
