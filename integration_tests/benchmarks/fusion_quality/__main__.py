@@ -8,6 +8,7 @@ from integration_tests.benchmarks.fusion_quality.result import result
 OPTIONS = cli.Options(__package__)
 OPTIONS.add("--host", GEMMA, "the host: embedded:NAME, a folder or a hub id")
 OPTIONS.add("--expert", SMOLLM2, "the expert, likewise")
+OPTIONS.add("--further-hosts", help="other hosts for the same expert, likewise", nargs="+")
 OPTIONS.add("--reversed", help="in the other direction as well", action="store_true")
 OPTIONS.add(
     "--text",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER
+from integration_tests.benchmarks.fusion_quality.result import WITHOUT_TOKENIZER, pairs_of, roles
 from integration_tests.benchmarks.plotting import Figure, Values, grouped_bars, new_figure
 
 
@@ -13,7 +13,7 @@ def _without_tokenizer(texts: Values) -> dict[str, list[float]]:
 
 
 def draw(values: Values) -> Figure:
-    pairs = [values, *([values["reversed"]] if "reversed" in values else [])]
+    pairs = pairs_of(values)
     figure, panels = new_figure(rows=len(pairs), size=(7.0, 3.4 * len(pairs)))
     for axes, pair in zip(panels, pairs, strict=True):
         texts = pair["texts"]
@@ -34,5 +34,5 @@ def draw(values: Values) -> Figure:
         lowest = min(each["hindsight"] for each in texts.values())
         axes.set_ylim(bottom=0.7 * lowest)
         axes.set_ylabel("bits per byte")
-        axes.set_title(f"{Path(pair['host']).name} hosts", fontsize=10)
+        axes.set_title(roles(pair), fontsize=10)
     return figure

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,21 +43,27 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         name: read_text(name, seed=options.seed, limit_bytes=options.limit_bytes)
         for name in options.text or default_texts()
     }
-    host = Scorer(options.host)
-    expert = host if options.expert == options.host else Scorer(options.expert)
-    pairs = [(host, expert), *([(expert, host)] if options.reversed else [])]
-    for _, asked in pairs:
-        if options.top_k > len(asked.vocabulary):
-            size = len(asked.vocabulary)
-            raise ConfigError(f"--top-k is {options.top_k}; the expert has {size} tokens.")
+    expert = Scorer(options.expert)
     found = []
-    for pair in pairs:
-        on = Comparison(*pair, top_k=options.top_k).on
-        told = {name: on(cli.progress(each, Path(name).name)) for name, each in texts.items()}
-        names = {"host": shown(pair[0].name), "expert": shown(pair[1].name)}
-        found.append({**names, "texts": told})
+    # One host after the other, so that two models at most are in memory.
+    for name in (options.host, *(options.further_hosts or [])):
+        host = expert if name == options.expert else Scorer(name)
+        pairs = [(host, expert), *([(expert, host)] if options.reversed else [])]
+        compared = [_compared(*pair, texts, top_k=options.top_k) for pair in pairs]
+        found.append(compared[0] | ({"reversed": compared[1]} if options.reversed else {}))
     values: dict[str, Any] = {**found[0], "top_k": options.top_k, "seed": options.seed}
-    return values | ({"reversed": found[1]} if options.reversed else {})
+    return values | ({"further": found[1:]} if found[1:] else {})
+
+
+def _compared(
+    host: Scorer, expert: Scorer, texts: Mapping[str, Sequence[bytes]], *, top_k: int
+) -> dict[str, Any]:
+    if top_k > len(expert.vocabulary):
+        size = len(expert.vocabulary)
+        raise ConfigError(f"--top-k is {top_k}; the expert has {size} tokens.")
+    on = Comparison(host, expert, top_k=top_k).on
+    told = {name: on(cli.progress(each, Path(name).name)) for name, each in texts.items()}
+    return {"host": shown(host.name), "expert": shown(expert.name), "texts": told}
 
 
 @dataclass

@@ -77,6 +77,7 @@ def test_command_prints_one_json_object_with_the_keys(
     # Results do not say where a machine keeps its models.
     assert values["reversed"]["host"] == values["expert"] == Path(folders[1]).name
     assert list(values["reversed"]["texts"]) == list(values["texts"])
+    assert "further" not in values
     for figures in (*values["texts"].values(), *values["reversed"]["texts"].values()):
         assert set(figures["fused"]) == set(figures["gap_closed"]) == set(ROUTERS)
         assert set(figures["peers"]) == {"exact-string", "first-token", "top-k-union"}
@@ -92,6 +93,21 @@ def test_command_prints_one_json_object_with_the_keys(
             }
             shares = [step["asked_share"] for step in steps]
             assert shares == sorted(shares, reverse=True)
+
+
+def test_further_hosts_are_compared_with_the_same_expert(
+    folders: tuple[str, str], tmp_path: Path, values_of: Callable[..., Any]
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text(TEXT)
+    first, second = folders
+    models = ["--host", first, "--further-hosts", second, "--expert", second, "--reversed"]
+    values = values_of(main, *models, "--top-k", "20", "--limit-bytes", "60", "--text", str(text))
+    (further,) = values["further"]
+    assert further["host"] == further["reversed"]["host"] == Path(second).name
+    # A model that helps itself needs no more bits than alone.
+    (figures,) = further["texts"].values()
+    assert figures["fused"]["mean"] == pytest.approx(figures["host"], rel=1e-6)
 
 
 def test_an_embedding_may_have_more_rows_than_there_are_tokens(

@@ -16,7 +16,7 @@ AIM = 0.25
 
 def result(values: Values, _: Namespace) -> Result:
     """Return one column per text and direction."""
-    pairs = [values, *([values["reversed"]] if "reversed" in values else [])]
+    pairs = pairs_of(values)
     return Result(
         header=["bits per byte", *_columns(pairs)],
         rows=_rows(pairs),
@@ -29,10 +29,24 @@ def result(values: Values, _: Namespace) -> Result:
     )
 
 
+def pairs_of(values: Values) -> list[Values]:
+    """Return each pair of a host and an expert, with its figures."""
+    return [
+        pair
+        for both in (values, *values.get("further", []))
+        for pair in (both, *([both["reversed"]] if "reversed" in both else []))
+    ]
+
+
+def roles(pair: Values) -> str:
+    """Say which model hosts, and which one is its expert."""
+    return f"{_short(pair['host'])} hosts, {_short(pair['expert'])} helps"
+
+
 def _columns(pairs: Sequence[Values]) -> list[str]:
-    """Return the texts' names; with two directions, each with its host."""
-    named = [(f"{_short(pair['host'])}: " if len(pairs) > 1 else "", pair) for pair in pairs]
-    return [f"{host}{Path(name).name}" for host, pair in named for name in pair["texts"]]
+    """Return the texts' names; of several pairs, each with its models."""
+    named = [(f"{roles(pair)}: " if len(pairs) > 1 else "", pair) for pair in pairs]
+    return [f"{both}{Path(name).name}" for both, pair in named for name in pair["texts"]]
 
 
 def _rows(pairs: Sequence[Values]) -> list[list[Any]]:
@@ -72,7 +86,7 @@ def _remarks(pair: Values) -> list[str]:
     )
     peers = sum(bits < min(each["peers"].values()) for bits, each in zip(fused, texts, strict=True))
     said = (
-        f"{_short(pair['host'])} hosts: fused with router {_DEFAULT_ROUTER!r}, below both models "
+        f"{roles(pair)}: fused with router {_DEFAULT_ROUTER!r}, below both models "
         f"on {below} of {len(texts)} texts, below every peer on {peers}"
     )
     closed = [each["gap_closed"][_DEFAULT_ROUTER] for each in texts]
@@ -104,7 +118,7 @@ def _lost(pairs: Sequence[Values]) -> list[str]:
         lost = [without / with_it - 1 for without, with_it in zip(bits, known, strict=True)]
         below = sum(each[WITHOUT_TOKENIZER] < each["host"] for each in texts)
         said.append(
-            f"{_short(pair['host'])} hosts: without the expert's tokenizer fusion with router "
+            f"{roles(pair)}: without the expert's tokenizer fusion with router "
             f"{_DEFAULT_ROUTER!r} takes {_more(statistics.fmean(lost))} on average, from "
             f"{_more(min(lost))} to {_more(max(lost))}, and is below the host on {below} of "
             f"{len(texts)} texts."
