@@ -119,7 +119,7 @@ _QUICK = {
 _FULL = {
     "answers": "--items 100 --fit 10 --trained 600 --rounds 4 --local-steps 6 --max-tokens 96",
 }
-_LARGER = {"answers": "--llm", "fusion_quality": "--host"}
+_LARGER = {"answers": "--llm", "fusion_quality": "--further-hosts"}
 _TASKS: Kind = "tasks"
 _READERS = ("federated_quality", "rank_latency", "task_embeddings", "answers", "fusion_quality")
 _READS = dict.fromkeys(_READERS, _TASKS)

@@ -193,7 +193,7 @@ def test_the_published_sizes_are_the_usual_ones_but_for_those_named() -> None:
 def test_the_larger_model_goes_to_the_benchmarks_of_two() -> None:
     asked = {each.name: each.arguments(size="usual", llm="one/model") for each in SUITE}
     assert asked["answers"][-2:] == ["--llm", "one/model"]
-    assert asked["fusion_quality"][-2:] == ["--host", "one/model"]
+    assert asked["fusion_quality"][-2:] == ["--further-hosts", "one/model"]
     assert sum("one/model" in each for each in asked.values()) == 2
 
 
