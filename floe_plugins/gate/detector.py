@@ -83,6 +83,7 @@ CLASSES: dict[str, frozenset[str]] = {
         "sexuality": "SEXUALITY",
         "ethnicity": "ETHNICITY NRP",
         "crime": "CRIME",
+        "private life": "PRIVATE_LIFE",
         "e-mail addresses": "EMAIL EMAIL_ADDRESS",
         "telephone numbers": "PHONE PHONE_NUMBER",
         "payment cards": "CARD CREDIT_CARD",
@@ -106,7 +107,7 @@ PROSE = frozenset().union(
         for name in (
             *("names of persons", "organisations", "places", "postal addresses"),
             *("dates of birth, ages", "health", "religion", "politics", "trade unions"),
-            *("sexuality", "ethnicity", "crime"),
+            *("sexuality", "ethnicity", "crime", "private life"),
         )
     )
 )

@@ -91,6 +91,7 @@ _EXPOSING = {
     "sexuality": _SENSITIVE,
     "ethnicity": _SENSITIVE,
     "crime": _SENSITIVE,
+    "private life": _SENSITIVE,
 }
 # Labels that say more than their class.
 _OF_LABELS = {

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from floe_plugins.gate.detector import Detector
+from floe_plugins.gate.detectors.accounts import AccountDetector
 from floe_plugins.gate.detectors.announced_addresses import AnnouncedAddressDetector
 from floe_plugins.gate.detectors.contact import EMAIL, PhoneDetector, PostalAddressDetector
 from floe_plugins.gate.detectors.financial import CardDetector, CryptoDetector, IbanDetector
@@ -28,6 +29,7 @@ _OPTIONAL: tuple[tuple[str, Detector], ...] = (
 )
 
 BUILT_IN_DETECTORS: tuple[Detector, ...] = (
+    AccountDetector(),
     AnnouncedAddressDetector(),
     KeywordDetector(),
     CardDetector(),
