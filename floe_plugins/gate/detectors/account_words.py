@@ -36,7 +36,7 @@ SYMPTOM: Final = _words(
     " infection infected inflamed inflammation allergy allergic acne pimple eczema psoriasis"
     " wart mole scab scar peel peeling flaky limp stiff stiffness clicks throb throbbing"
     " snore snoring insomnia asleep sleepless hiccups reflux heartburn indigestion ulcer hernia"
-    " piles haemorrhoids hemorrhoids fissure period menstrual ovulation pregnant pregnancy"
+    " piles haemorrhoids hemorrhoids fissure menstrual ovulation pregnant pregnancy"
     " miscarriage conceive ivf semen sperm erection discoloured discolored puffy runny congested"
     " fracture broken sprain sprained torn tear ligament gout arthritis asthma diabetes diabetic"
     " cholesterol hypertension thyroid anaemia anemia tumor tumour cancer cyst polyp nodule"
@@ -48,7 +48,7 @@ SYMPTOM: Final = _words(
 
 BODY: Final = _words(
     "head forehead scalp face eye eyelid ear nose mouth lip tongue tooth teeth gum jaw throat"
-    " neck shoulder arm elbow wrist hand finger thumb nail chest breast nipple back spine rib"
+    " neck shoulder arm elbow wrist finger thumb nail chest breast nipple back spine rib"
     " stomach tummy belly abdomen bowel groin penis testicle vagina vulva anus bum bottom"
     " buttock hip thigh leg knee shin calf ankle foot feet toe heel skin heart lung liver kidney"
     " bladder prostate uterus womb ovary ovaries joint muscle bone nerve vein armpit cheek"
@@ -69,7 +69,7 @@ MEDICINE: Final = _words(
 FINDING: Final = _words(
     "scan mri ct ultrasound xray x-ray ecg ekg holter biopsy endoscopy colonoscopy bloods tsh"
     " t4 alt ast ggt hba1c b12 ferritin hemoglobin haemoglobin prolactin creatinine platelets"
-    " esr crp psa bp pap smear swab positive negative diagnosed diagnosis results labs"
+    " esr crp psa bp pap smear swab positive negative diagnosed diagnosis labs"
 )
 """Examinations and what they find."""
 
@@ -96,7 +96,7 @@ FEELING: Final = _words(
     " confused worry worried nightmare cope coping struggle struggling broken heartbroken"
     " betrayed unloved desperate awful horrible suffer trauma traumatic ptsd grief grieving"
     " mourn trapped invisible disgusted disgusting embarrassed humiliated failure burden"
-    " suicidal suicide dying death died funeral passed lost kill self-harm cutting"
+    " suicidal suicide dying death died funeral passed self-harm cutting"
     " overthink paranoid obsessed obsessive intrusive flashback dissociate mood bipolar ocd adhd"
     " anorexia bulimia binge purge addicted addiction drinking drunk drink drank gamble gambling"
     " cocaine weed pills relapse relapsed sober rehab porn"
@@ -105,11 +105,11 @@ FEELING: Final = _words(
 
 CONFLICT: Final = _words(
     "argue arguing argument fight yell yelling scream screaming shout hit slap slapped push"
-    " shove threw threaten threatened abuse abused abusive abuser rape raped assault assaulted"
-    " molested controlling control manipulate manipulative gaslight gaslighting narcissist lie"
+    " shove threaten threatened abuse abused abusive abuser rape raped assault assaulted"
+    " molested controlling manipulate manipulative gaslight gaslighting narcissist lie"
     " lied lying cheat cheating affair unfaithful trust divorce divorced divorcing separated"
-    " separation breakup custody leave leaving left blame forgive apologise apologize resent"
-    " resentment toxic bully bullied ignore cold distant jealous dumped rejected secret hiding"
+    " separation breakup custody blame forgive apologise apologize resent"
+    " resentment toxic bully bullied ignore cold jealous dumped rejected secret hiding"
     " intimacy intimate sex sexual libido orgasm climax attracted gay lesbian bisexual trans"
     " virgin kissed naked touch touched sleeping"
 )
