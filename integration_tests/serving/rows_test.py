@@ -91,8 +91,10 @@ def test_several_answers_to_one_prompt(rows: Hosted) -> None:
 
 def test_sampling_comes_after_fusion(rows: Hosted) -> None:
     greedy = rows.server.tokens(PROMPTS)
-    for narrow in ({"min_p": 1.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
-        assert rows.server.tokens(PROMPTS, **{"temperature": 0.7, "seed": 1, **narrow}) == greedy
+    # Not the lowest temperature, to which vLLM raises others, 0.01: near ties are drawn at it.
+    for narrow in ({"min_p": 1.0}, {"top_k": 1}, {"top_p": 1e-6}):
+        drawn = rows.server.tokens(PROMPTS, **{"temperature": 0.7, "seed": 1, **narrow})
+        assert drawn == greedy, narrow
 
 
 def test_structured_output_keeps_its_mask(rows: Hosted) -> None:
