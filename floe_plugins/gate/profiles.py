@@ -14,7 +14,7 @@ from typing import Literal
 from floe_plugins.gate.detector import CLASSES, Span
 from floe_plugins.gate.person_context import (
     births_of_life,
-    names_taken_wrong,
+    persons_of_letters,
     persons_of_life,
 )
 from floe_plugins.gate.street_addresses import leads_to_a_house, street_addresses
@@ -129,18 +129,18 @@ _Contexts = Callable[[str, Collection[Span]], set[Span]]
 
 # Classes whose members are private in some contexts: kind, and the function that finds them.
 _IN_CONTEXT: dict[str, tuple[str, _Contexts]] = {
-    "names of persons": (_PERSON, persons_of_life),
+    "names of persons": (_PERSON, persons_of_letters),
     "postal addresses": (_POSTAL, street_addresses),
     "dates of birth, ages": (_BIRTH, births_of_life),
     "network addresses": (_NETWORK, _public_addresses),
-    # A detector may take a person's name for one of these.
-    "organisations": (_PERSON, names_taken_wrong),
-    "places": (_PERSON, names_taken_wrong),
 }
-#: Classes for one of which the name of a street may be taken.
+#: Classes for one of which the name of a street, or of a person, may be taken.
 _NAMES = ("names of persons", "organisations", "places")
 _WEAK = {
-    label: name for name in _IN_CONTEXT for label in CLASSES[name] if label not in _PRIVATE_LABELS
+    label: name
+    for name in (*_IN_CONTEXT, *_NAMES)
+    for label in CLASSES[name]
+    if label not in _PRIVATE_LABELS
 }
 
 
@@ -162,12 +162,13 @@ def kinds(text: str, spans: Collection[Span]) -> dict[Span, str]:
             weak.setdefault(_WEAK[span.label], []).append(span)
         else:
             found[span] = _PRIVATE_LABELS.get(span.label, UNKNOWN)
-    for name, own in weak.items():
-        kind, private = _IN_CONTEXT[name]
-        found.update(dict.fromkeys(private(text, own), kind))
-        if name in _NAMES:
-            streets = (span for span in own if leads_to_a_house(text, span))
-            found.update(dict.fromkeys(streets, _POSTAL))
+    for name, (kind, private) in _IN_CONTEXT.items():
+        if name in weak:
+            found.update(dict.fromkeys(private(text, weak[name]), kind))
+    names = [span for name in _NAMES for span in weak.get(name, ())]
+    found.update(dict.fromkeys(persons_of_life(text, names), _PERSON))
+    streets = (span for span in names if leads_to_a_house(text, span))
+    found.update(dict.fromkeys(streets, _POSTAL))
     return found
 
 
