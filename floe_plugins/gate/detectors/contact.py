@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.detectors.pattern import PatternDetector, matches_at
+from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import is_top_level
 
 _LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
-from floe_plugins.gate.detectors.pattern import matches_at
+from floe_plugins.gate.matching import matches_at
 
 _ID_WORDS = (
     *(

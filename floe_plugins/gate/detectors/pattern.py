@@ -1,7 +1,7 @@
 """A detector with one regular expression and a check of its matches."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from floe_plugins.gate.detector import Span
@@ -42,23 +42,3 @@ class PatternDetector:
             for match in self.pattern.finditer(text)
             if self.confirms is None or self.confirms(match)
         ]
-
-
-def matches_at(
-    starts: re.Pattern[str], pattern: re.Pattern[str], text: str
-) -> Iterator[re.Match[str]]:
-    """Yield the matches of a pattern, like `finditer`, but try it only at some places.
-
-    Parameters
-    ----------
-    starts : re.Pattern
-        Where matches may begin. A pattern that begins with a set of characters is many times faster
-        than one that begins with a look-behind.
-    """
-    done = 0
-    for start in starts.finditer(text):
-        if start.start() >= done:
-            match = pattern.match(text, start.start())
-            if match is not None:
-                done = match.end()
-                yield match
