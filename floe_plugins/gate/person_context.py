@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.matching import in_lower
 
 REACH = 96
 """Characters before and after a name that are read."""
@@ -223,8 +224,8 @@ class _Cues:
 
     def places(self, text: str) -> list[_Place] | None:
         """Return where cores of the cues are, in order; None stands for anywhere."""
-        lower = text.lower()
-        if len(lower) != len(text) or (not text.isascii() and _FOLDED.search(text)):
+        lower = in_lower(text)
+        if lower is None:
             return None
         found = []
         if self._cores:
@@ -287,8 +288,6 @@ def _in_lower(pattern: str) -> re.Pattern[str]:
     return re.compile(f"(?:{pattern})".replace(r"\ ", r"[ \n]"))
 
 
-# Letters that match others without regard to case, but do not become them in lower case.
-_FOLDED = re.compile("[ſİıﬅﬆ]")
 _PEOPLE = _Cues(_OF_PEOPLE)
 _LETTERS = _Cues(_OF_LETTERS)
 # Anna, my wife; Anna is my sister

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
-from floe_plugins.gate.matching import matches_at
+from floe_plugins.gate.matching import in_lower, matches_at
 
 _ID_WORDS = (
     *(
@@ -114,7 +114,13 @@ _BETWEEN = (
 )
 _LEAST_CHARS = 3
 _PATTERNS = tuple(
-    (re.compile(rf"\b(?:{cue}){_BETWEEN}", re.IGNORECASE), label, tuple(keys.split("|")))
+    (
+        re.compile(rf"\b(?:{cue}){_BETWEEN}", re.IGNORECASE),
+        # Where it may begin in a text of lower case.
+        re.compile(rf"\b(?=(?:{cue})(?!\w))"),
+        label,
+        tuple(keys.split("|")),
+    )
     for cue, label, keys in _CUES
 )
 _DIGIT = re.compile(r"\d")
@@ -196,11 +202,16 @@ class KeywordDetector:
             # A date of birth may be in words.
             return list(births(text, lower))
         spans = []
-        for pattern, label, keys in _PATTERNS:
+        plain = in_lower(text)
+        for pattern, starts, label, keys in _PATTERNS:
             if any(map(lower.__contains__, keys)):
                 spans += [
                     Span(*match.span("value"), label)
-                    for match in pattern.finditer(text)
+                    for match in (
+                        pattern.finditer(text)
+                        if plain is None
+                        else matches_at(starts, pattern, text, there=plain)
+                    )
                     if _DIGIT.search(match["value"]) and len(match["value"]) >= _LEAST_CHARS
                 ]
         dates = list(matches_at(_DIGITS, _DATE, text))

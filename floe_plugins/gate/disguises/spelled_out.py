@@ -270,7 +270,9 @@ def closed_up(text: str, parent: View | None = None) -> View | None:
     singles = list(map(len, text.split())).count(1)
     stages = [_leet] if digits else []
     if singles >= _LEAST_SINGLES or digits >= _LEAST_APART:
-        stages += [_singles, _groups, _odd]
+        stages += (
+            [_groups, _odd] if _THREE_SINGLES.search(text) is None else [_singles, _groups, _odd]
+        )
     return rewritten(text, parent, stages)
 
 
@@ -282,6 +284,8 @@ def _of_digits(word: re.Match[str]) -> str | None:
 _LEET_STARTS = re.compile(r"[\dOolI]{4,}+")
 _SINGLE_STARTS = re.compile(rf"{_ALNUM}(?=[\W_]{{1,3}}+{_ALNUM}(?!{_ALNUM}))")
 _NUMBERS = re.compile(r"\d\d*")
+# Part of every run of singles.
+_THREE_SINGLES = re.compile(rf"[\W_]{_ALNUM}[\W_]{{1,3}}{_ALNUM}[\W_]{{1,3}}{_ALNUM}[\W_]")
 
 _leet = replacing(_LEET, _of_digits, starts=_LEET_STARTS)
 _singles = replacing(_SINGLES, lambda run: re.sub(r"[\W_]", "", run[0]), starts=_SINGLE_STARTS)

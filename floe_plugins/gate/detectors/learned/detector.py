@@ -265,7 +265,7 @@ class _Judge:
     def _is_ordinary(self, span: Span, stretch: str) -> bool:
         """Return whether a stretch is a word or a value that is nobody's and no place's."""
         text = self._text
-        if span.label != "ADDRESS" or " " not in stretch:
+        if (span.label != "ADDRESS" or " " not in stretch) and not _between_spaces(text, span):
             # The run of characters without spaces that the stretch stands in.
             before = text[max(0, span.start - _RUN) : span.start]
             after = text[span.end : span.end + _RUN]
@@ -290,6 +290,11 @@ class _Judge:
             leading = _BEFORE.search(text, max(0, span.start - 12), span.start)
             return not (leading and leading[1].lower() in TITLES)
         return False
+
+
+def _between_spaces(text: str, span: Span) -> bool:
+    start, end = span.start, span.end
+    return (start == 0 or text[start - 1].isspace()) and (end == len(text) or text[end].isspace())
 
 
 def _named(text: str, span: Span) -> Span:
@@ -325,6 +330,6 @@ def _whole(text: str, span: Span) -> Span:
 
 def _tells(stretch: str, label: str) -> bool:
     """Return whether a stretch is more than signs, an initial, or a number."""
-    if any(letter >= "\u3040" for letter in stretch):
+    if max(stretch) >= "\u3040":
         return True
     return sum(map(str.isalpha, stretch)) > (2 if label == "ADDRESS" else 1)
