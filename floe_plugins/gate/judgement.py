@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 
 from floe_plugins.checks import is_number
@@ -46,6 +47,8 @@ THRESHOLDS_HELP = (
     "the least score, from 0 to 1, of a label's findings; a finding of a detector that gives no "
     "scores has 1"
 )
+
+_PLACE = attrgetter("start", "end", "label")
 
 
 class Judge:
@@ -112,7 +115,8 @@ class Judge:
             What `kinds` says of them, with their places in the conversation's text.
         """
         allowed = self._allow.allowed(conversation.text, found)
-        reasons = {span: self._reason(span, found, conversation, allowed) for span in sorted(found)}
+        ordered = sorted(found, key=_PLACE)
+        reasons = {span: self._reason(span, found, conversation, allowed) for span in ordered}
         if any(reason.private and self._holds(span) for span, reason in reasons.items()):
             for span, reason in reasons.items():
                 if reason.rule in (ALONE, UNSURE):

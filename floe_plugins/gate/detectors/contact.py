@@ -249,6 +249,8 @@ _CODES = re.compile(
     r"|NJ|NM|NV|NY|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VA|VT|WA|WI|WV|WY|DC)[ ]\d{5}(?:-\d{4})?"
     r")(?![\w-])"
 )
+# Where such a street may begin: with a capital, or with a lower-case letter of the forms.
+_NAME_STARTS = re.compile(r"[^\W\dbd-oq-tv-zß-ÿ_](?<![\w.].)")
 _DIGITS = re.compile(r"\d\d*")
 _CAPITALS = re.compile(r"[A-Z][A-Z]*")
 
@@ -265,7 +267,7 @@ class PostalAddressDetector:
             return []
         matches = [
             *matches_at(_DIGITS, _BY_NUMBER, text),
-            *_BY_NAME.finditer(text),
+            *matches_at(_NAME_STARTS, _BY_NAME, text),
             *matches_at(_CAPITALS, _CODES, text),
         ]
         return [Span(*match.span(), "ADDRESS") for match in matches]

@@ -144,7 +144,7 @@ LABELS = frozenset(each.label for each in ANNOUNCED)
 _AFTER_CHARS = 56
 # Every number has four digits together, or letters among the digits.
 _POSSIBLE = re.compile(r"\d(?:\d{3}|[A-Za-z]\w\d|\d[A-Za-z]|\d-\d{3})")
-_SPACED = str.maketrans(dict.fromkeys("\n\t(\"'*-:_/[{,.", " "))
+_SPACED = "\n\t(\"'*-:_/[{,."
 _OTHER_SENTENCE = re.compile(r"[;!?]|\.\s+[A-Z]")
 _COMPILED: tuple[tuple[AnnouncedId, re.Pattern[str], re.Pattern[str]], ...] = tuple(
     (
@@ -166,7 +166,9 @@ def announced_ids(text: str, lower: str) -> Iterator[Span]:
     """
     if _POSSIBLE.search(text) is None:
         return
-    spaced = f" {lower.translate(_SPACED)}"
+    spaced = f" {lower}"
+    for sign in _SPACED:
+        spaced = spaced.replace(sign, " ")
     for each, cue, pattern in _COMPILED:
         if not any(map(spaced.__contains__, each.keys)):
             continue

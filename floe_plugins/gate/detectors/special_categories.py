@@ -257,17 +257,20 @@ class StatementDetector:
         if not keys.may_say(set(word.findall(text.lower()))):
             return []
         lower = _lower(text)
-        signs, places = _read(lower, parts)
-        present = set(signs)
+        signs, ends = _read(lower, parts)
+        line = "".join(signs)
+        present = set(line)
         found = [
             (label, *match.span("f"))
             for label, rule, needed in _rules()
             if not needed.isdisjoint(present)
-            for match in rule.finditer(signs)
+            for match in rule.finditer(line)
         ]
         if not found:
             return []
         at = [match.span() for match in _TOKEN.finditer(lower)]
+        # The numbers of the first and the last word of each sign.
+        places = [(word, ends.get(word, word)) for word, sign in enumerate(signs) for _ in sign]
         spans = {
             Span(at[places[first][0]][0], at[places[last - 1][1]][1], label)
             for label, first, last in found
@@ -284,26 +287,28 @@ def _outermost(spans: set[Span]) -> Iterator[Span]:
             yield span
 
 
-def _read(lower: str, parts: _Parts) -> tuple[str, list[tuple[int, int]]]:
-    """Return a sign for each word, and the numbers of the first and the last word of each sign."""
+def _read(lower: str, parts: _Parts) -> tuple[list[str], dict[int, int]]:
+    """Return the signs of each word, and the last word of each phrase by its first one.
+
+    The sign of a phrase stands with its first word, and its other words have none.
+    """
     tokens = _TOKEN.findall(lower)
     if len(ITALIAN.intersection(tokens)) > 1:
         tokens = [_OTHER if token == "i" else token for token in tokens]
     signs = list(map(_sign_of, tokens))
-    ends = list(range(len(tokens)))
+    ends: dict[int, int] = {}
     phrases = parts.phrases
     done = 0
-    for at, token in enumerate(tokens):
-        if token in phrases and at >= done:
-            for rest, sign in phrases[token]:
+    for at in [at for at, token in enumerate(tokens) if token in phrases]:
+        if at >= done:
+            for rest, sign in phrases[tokens[at]]:
                 end = at + 1 + len(rest)
                 if tuple(tokens[at + 1 : end]) == rest:
                     signs[at:end] = (sign, *("",) * len(rest))
                     ends[at] = end - 1
                     done = end
                     break
-    places = [(at, ends[at]) for at, sign in enumerate(signs) for _ in sign]
-    return "".join(signs), places
+    return signs, ends
 
 
 @functools.lru_cache(maxsize=20_000)
