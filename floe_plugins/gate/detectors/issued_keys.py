@@ -122,7 +122,11 @@ _WEBHOOK = re.compile(
     )(?P<value>[A-Za-z0-9_:@/=.-]{8,256})""",
     re.VERBOSE | re.IGNORECASE,
 )
-_HOSTS = ("hook", "telegram.org/bot", "ifttt.com", "oapi.dingtalk")
+_HOSTS = (
+    *("hooks.slack.com", "discord", "webhook.office.com", "outlook.office", "hooks.zapier.com"),
+    *("make.com", "maker.ifttt.com", "api.telegram.org", "open.feishu.cn", "open.larksuite.com"),
+    *("qyapi.weixin.qq.com", "oapi.dingtalk.com"),
+)
 
 
 def issued_keys(text: str, lower: str) -> Iterator[Span]:

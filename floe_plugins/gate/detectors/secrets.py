@@ -8,6 +8,7 @@ from floe_plugins.gate.detectors.command_lines import headers, options
 from floe_plugins.gate.detectors.issued_keys import issued_keys
 from floe_plugins.gate.detectors.passwords import passwords
 from floe_plugins.gate.detectors.placeholders import is_generated, is_placeholder, is_wordy
+from floe_plugins.gate.matching import in_lower
 
 # A parameter of an address that grants access.
 _IN_QUERY = re.compile(
@@ -16,13 +17,15 @@ _IN_QUERY = re.compile(
     re.IGNORECASE,
 )
 
-_NAMED_KEY = re.compile(
+_KEY_NAMES = (
     r"(?P<qualified>(?:api|access|account|auth|bearer|client|encryption|private|secret|signing|session"
     r"|storage|aws|master|consumer|shared|refresh|deploy|bot|webhook"
     r"|subscription)[ _-]?(?:key|token|secret|id)s?)"
-    r"|secret|token|bearer|authorization|credentials?|(?<![A-Za-z])(?P<plain>key)(?![A-Za-z])",
-    re.IGNORECASE,
+    r"|secret|token|bearer|authorization|credentials?|(?<![A-Za-z])(?P<plain>key)(?![A-Za-z])"
 )
+_NAMED_KEY = re.compile(_KEY_NAMES, re.IGNORECASE)
+# The same for texts in lower case.
+_NAMED_KEY_IN_LOWER = re.compile(_KEY_NAMES)
 _ASSIGNED = re.compile(
     r"(?P<sign>(?:_(?:base|value|prod|live|dev|\d))?[\"']?\]?[ \t]{0,3}(?:=>|:=|[=:])[ \t]{0,3})"
     r"[\"'`]?(?P<value>[A-Za-z0-9+/=_.~-]{10,512}+)"
@@ -66,7 +69,9 @@ class SecretDetector:
 
 def _named_keys(text: str) -> Iterator[Span]:
     """Yield what looks generated and has a name beside it that says that it is a key."""
-    for name in _NAMED_KEY.finditer(text):
+    lower = in_lower(text)
+    names = _NAMED_KEY.finditer(text) if lower is None else _NAMED_KEY_IN_LOWER.finditer(lower)
+    for name in names:
         match = _ASSIGNED.match(text, name.end())
         if match is None:
             continue
