@@ -22,6 +22,7 @@ from floe_plugins.gate.profiles import (
     UNSURE,
     Profile,
     kinds,
+    only_in_context,
     secret_kind,
 )
 from floe_plugins.gate.verdict import Action, Reason, Rules
@@ -103,6 +104,22 @@ class Judge:
             return {}
         private = kinds(text, spans)
         return {span: private.get(span) for span in spans}
+
+    @property
+    def allows(self) -> bool:
+        """Whether there are allow lists."""
+        return self._allow.any
+
+    def needs_context(self, labels: Collection[str]) -> bool:
+        """Return whether a user's names and addresses, with these labels, are private in contexts.
+
+        Any other finding, or policy, is private by itself.
+        """
+        return (
+            self._profile_of_one(Message("")) == Profile.PERSONAL
+            and not any(map(self._rules.names, labels))
+            and only_in_context(labels)
+        )
 
     def judge(
         self, conversation: Conversation, found: Mapping[Span, str | None]

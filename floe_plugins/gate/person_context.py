@@ -186,11 +186,15 @@ _OF_LETTERS: tuple[_Cue, ...] = (
     ),
 )
 # Greetings that people also give to programs: a letter goes on in the next line.
+_HELLO_WORDS = (
+    r"(?:hi|hello|hey|hallo|guten\ tag|moin|bonjour|salut|coucou|hola|buenos\ días|ciao"
+    r"|buongiorno|good\ (?:morning|afternoon|evening))\ ".replace(r"\ ", "[ ]")
+)
 _HELLO = re.compile(
-    rf"{_LINE}(?:hi|hello|hey|hallo|guten\ tag|moin|bonjour|salut|coucou|hola|buenos\ días|ciao"
-    rf"|buongiorno|good\ (?:morning|afternoon|evening))\ (?:{_TITLE})*\Z".replace(r"\ ", r"[ ]"),
+    rf"{_LINE}{_HELLO_WORDS}(?:{_TITLE})*\Z".replace(r"\ ", r"[ ]"),
     re.IGNORECASE,
 )
+_GREETING = re.compile(rf"\b{_HELLO_WORDS}")
 _ENDS_LINE = re.compile(r"[ \t]*[,!:.]*[ \t]*\n")
 
 
@@ -332,6 +336,16 @@ def persons_of_life(text: str, spans: Collection[Span]) -> set[Span]:
         for span in spans
         if _PEOPLE.followed(text, span, places) or _AFTER.match(text, span.end, span.end + REACH)
     }
+
+
+def may_tell_of_life(text: str) -> bool:
+    """Return whether words of a text may make names in it those of people of the user's life."""
+    lower = in_lower(text)
+    return (
+        lower is None
+        or _GREETING.search(lower) is not None
+        or bool(_PEOPLE.places(text) or _LETTERS.places(text))
+    )
 
 
 def births_of_life(text: str, spans: Collection[Span]) -> set[Span]:

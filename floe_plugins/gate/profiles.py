@@ -7,6 +7,7 @@ for what is private only in some contexts, by the text around it.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Literal
@@ -14,6 +15,7 @@ from typing import Literal
 from floe_plugins.gate.detector import CLASSES, Span
 from floe_plugins.gate.person_context import (
     births_of_life,
+    may_tell_of_life,
     persons_of_letters,
     persons_of_life,
 )
@@ -49,6 +51,8 @@ PROFILE_HELP = (
 #: The least score of a finding that is private by itself under ``strict``. Chosen on labelled and
 #: ordinary prompts: below it are more ordinary words than names.
 SURE = 0.8
+
+_DIGIT = re.compile(r"\d")
 
 #: From what covers least to what covers most.
 ORDER: tuple[str, ...] = (IGNORED, *Profile)
@@ -170,6 +174,16 @@ def kinds(text: str, spans: Collection[Span]) -> dict[Span, str]:
     streets = (span for span in names if leads_to_a_house(text, span))
     found.update(dict.fromkeys(streets, _POSTAL))
     return found
+
+
+def only_in_context(labels: Collection[str]) -> bool:
+    """Return whether names and addresses are all that these labels stand for."""
+    return all(_WEAK.get(label) in (*_NAMES, "postal addresses") for label in labels)
+
+
+def may_be_in_context(text: str) -> bool:
+    """Return whether words or numbers of a text may make names or addresses in it private."""
+    return _DIGIT.search(text) is not None or may_tell_of_life(text)
 
 
 def secret_kind(label: str) -> str | None:

@@ -5,7 +5,7 @@ scan fails at once: without that detector no text could be cleared anyway.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -13,9 +13,10 @@ from types import MappingProxyType
 from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.detector import PROSE, Detector, Span
+from floe_plugins.gate.growing import new_findings
 from floe_plugins.gate.verdict import Failure
 from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThread, PluginCallError
-from floe_plugins.manager import plugin_manager
+from floe_plugins.manager import BUILT_IN, plugin_manager
 
 LONGEST = 1024
 """Characters that a finding may span if its detector has no attribute `longest`."""
@@ -221,6 +222,7 @@ class DetectorRunner:
         self._detectors = tuple(detectors)
         self._thresholds = thresholds
         self._thread = IsolationThread("floe-gate")
+        self._all_built_in = all(each.plugin == BUILT_IN for each in self._detectors)
         #: The current scan of the thread, or its last.
         self._current: Scan | None = None
 
@@ -251,28 +253,74 @@ class DetectorRunner:
             return (), (scan.failure(LATE),)
         return scan.spans, scan.failures
 
+    def ask_new(
+        self,
+        reading: Reading,
+        new_from: int,
+        deadline: float,
+        *,
+        without: Callable[[LoadedDetector], bool],
+    ) -> tuple[Collection[Span], Sequence[Failure]]:
+        """Call the detectors for what is new in a text.
+
+        Floe's own ones need no thread for that, which would take longer than they do.
+
+        Parameters
+        ----------
+        without : callable
+            Returns whether a detector need not be called.
+        """
+        scan = Scan((reading,), deadline)
+        ask = partial(self._ask_all, scan, new_from, without)
+        try:
+            asked_all = ask() if self._all_built_in else self._thread.run(ask, deadline=deadline)
+        except PluginCallError as error:
+            stuck = self._current if error.reason == STUCK else None
+            return (), ((stuck or scan).failure(error.reason),)
+        if not asked_all:
+            return (), (scan.failure(LATE),)
+        return scan.spans[0], scan.failures
+
     def close(self) -> None:
         """Let the thread end once it is idle."""
         self._thread.close()
 
-    def _ask_all(self, scan: Scan) -> bool:
+    def _ask_all(
+        self,
+        scan: Scan,
+        new_from: int = 0,
+        without: Callable[[LoadedDetector], bool] | None = None,
+    ) -> bool:
         """Call the detectors; return False if the deadline passes before the last."""
-        self._current = scan
+        if without is None or not self._all_built_in:
+            self._current = scan
         for loaded in self._detectors:
             scan.asking = loaded
             if scan.late:
                 return False
-            _ask(scan, loaded, self._thresholds)
+            _ask(scan, loaded, self._thresholds, new_from, without)
         return True
 
 
-def _ask(scan: Scan, loaded: LoadedDetector, thresholds: Mapping[str, float]) -> None:
+def _ask(
+    scan: Scan,
+    loaded: LoadedDetector,
+    thresholds: Mapping[str, float],
+    new_from: int,
+    without: Callable[[LoadedDetector], bool] | None,
+) -> None:
     """Call one detector and record its answer."""
     try:
         for found, reading in zip(scan.spans, scan.readings, strict=True):
             if reading.values_only and loaded.labels <= PROSE:
                 continue
-            spans = _checked(loaded, loaded.detector.detect(reading.text), len(reading.text))
+            if without is None:
+                answer = loaded.detector.detect(reading.text)
+            elif without(loaded):
+                continue
+            else:
+                answer = new_findings(loaded.detector, reading.text, new_from)
+            spans = _checked(loaded, answer, len(reading.text))
             found.update(
                 span
                 for span in spans

@@ -41,7 +41,7 @@ _CUE = re.compile(
     r"|nascimento|nascid[oa]|geboortedatum)(?!\w)",
     re.IGNORECASE,
 )
-_KEYS = (
+KEYS = (
     *(
         "birth",
         "bday",
@@ -93,7 +93,7 @@ def births(text: str, lower: str) -> Iterator[Span]:
     lower : str
         The text in lower case.
     """
-    if not any(map(lower.__contains__, _KEYS)):
+    if not any(map(lower.__contains__, KEYS)):
         return
     for cue in _CUE.finditer(text):
         start = _sentence_start(text, cue.start())

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.growing import found_near
 from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import is_top_level
 
@@ -44,6 +45,8 @@ EMAIL = PatternDetector(
     ),
     confirms=_is_address,
     needs="@",
+    # The quoted part, or the user and the password of an address of the web.
+    reach=576,
 )
 
 
@@ -128,6 +131,10 @@ class PhoneDetector:
                 if looked_up > _MOST_LOOKED_UP or is_planned(match[0]):
                     matches.append(match)
         return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=128, within=24)
 
 
 def _long_enough(match: re.Match[str]) -> bool:
@@ -271,3 +278,7 @@ class PostalAddressDetector:
             *matches_at(_CAPITALS, _CODES, text),
         ]
         return [Span(*match.span(), "ADDRESS") for match in matches]
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=256, within=192)

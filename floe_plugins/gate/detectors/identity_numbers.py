@@ -14,6 +14,7 @@ from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.id_checks import check_of
 from floe_plugins.gate.detectors.national_ids import LABELS, announced_ids
 from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.growing import found_near
 
 
 class Form(NamedTuple):
@@ -197,6 +198,10 @@ class NationalIdDetector:
                     spans.update(_at(text, place.start()))
         return sorted(spans)
 
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=192, within=24)
+
 
 def _at(text: str, start: int) -> Iterator[Span]:
     """Yield the numbers that begin at a place."""
@@ -232,4 +237,6 @@ US_SSN = PatternDetector(
         r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
     ),
     confirms=_has_separator_or_keyword,
+    reach=96,
+    wakes=_DIGIT,
 )

@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.births import KEYS as BIRTHS
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
+from floe_plugins.gate.growing import beginning, found_from
 from floe_plugins.gate.matching import in_lower, matches_at
 
 _ID_WORDS = (
@@ -176,6 +178,11 @@ _BIRTH_KEYS = (
 )
 
 
+# Before new text: the sentence of a birth, or a cue with all groups of its value; the last digit
+# of a value; a date.
+_REACH, _DIGIT_CHARS, _DATE_CHARS = 384, 80, 12
+_ENDS_IN_DATE = re.compile(r"\d[/.-]\d{1,4}\Z")
+
 _OTHERS = ("DATE_TIME", "DATE_OF_BIRTH", "AGE", "COORDINATES")
 
 
@@ -228,6 +235,19 @@ class KeywordDetector:
         own = {(span.start, span.end) for span in born}
         spans = [span for span in spans if (span.start, span.end) not in own]
         return [*spans, *sorted(born), *ages(text, lower), *coordinates(text)]
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        if _ENDS_IN_DATE.search(text, max(0, new_from - _DATE_CHARS), new_from):
+            # If that becomes none, there is one less, and then the others count.
+            return self.detect(text)
+        begin = beginning(text, new_from - _REACH)
+        lower = text[max(0, new_from - _REACH) :].lower()
+        if _DIGIT.search(text, max(0, new_from - _DIGIT_CHARS)) is None and not any(
+            map(lower.__contains__, BIRTHS)
+        ):
+            return []
+        return found_from(self, text, begin)
 
 
 def _near_birth(match: re.Match[str]) -> bool:

@@ -11,7 +11,7 @@ _LONG = (
     r"password|passwort|passwd|passphrase|passcode|kennwort|contrase[nñ]a|mot\ de\ passe|wachtwoord"
     r"|senha|пароль|密码|パスワード"
 )
-_WORDS = (
+WORDS = (
     *("pass", "pwd", "pw", "kennw", "contrase", "mot de", "mdp", "wachtw", "senha", "clave"),
     *("пароль", "密码", "パスワード"),
 )
@@ -103,7 +103,7 @@ def passwords(text: str, lower: str) -> Iterator[Span]:
     """Yield the passwords of a text; keys of markup have the label of keys."""
     if "://" in text:
         yield from _in_urls(text)
-    named = any(word in lower for word in _WORDS)
+    named = any(word in lower for word in WORDS)
     if named:
         plain = in_lower(text)
         assigned = (

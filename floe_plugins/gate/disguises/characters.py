@@ -136,6 +136,18 @@ def _plain(character: str) -> str:
     return "." if character in _FULL_STOPS else character
 
 
+def changes(text: str) -> bool:
+    """Return whether `normalised` may change a text, by its characters."""
+    return any(_seen(each) != each or each in LATIN for each in frozenset(_SPECIAL.findall(text)))
+
+
+def has_look_alikes(text: str) -> bool:
+    """Return whether letters of a text may become Latin ones, which depends on all of it."""
+    if text.isascii():
+        return False
+    return _LOOK_ALIKE.search(unicodedata.normalize("NFKC", text)) is not None
+
+
 def _folded(text: str, parent: View | None) -> View | None:
     """Replace look-alikes by Latin letters, but leave words of other languages alone.
 

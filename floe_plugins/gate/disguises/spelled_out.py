@@ -141,6 +141,14 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
     return rewritten(text, parent, stages)
 
 
+def counts(text: str) -> bool:
+    """Return whether so many words of a text stand for digits that they may be a number."""
+    words = _TOKEN.findall(text.lower())
+    return sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS or (
+        not text.isascii() and any(digit in text for digit in _CHINESE)
+    )
+
+
 def _names_a_provider(text: str, lower: str) -> bool:
     return (
         (" at " in lower and _AT_PROVIDER.search(text) is not None)

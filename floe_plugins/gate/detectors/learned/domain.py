@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 TRAINED: Final = ("en", "de", "fr", "es", "it")
@@ -82,7 +82,7 @@ _BY_WORD = _by_word()
 # So many function words of another language, and so many times as many as of English, tell.
 _LEAST, _LEAST_UNTRAINED, _TIMES = 2, 3, 1.3
 # The language of a long text shows in its first words.
-_SAMPLE = 300
+SAMPLE = 300
 # So many letters of another alphabet are more than a name or an address.
 _ALIEN_LETTERS = 60
 # Letters of other alphabets than the Latin one.
@@ -105,17 +105,25 @@ def language(words: Sequence[str], *, default: str = "en") -> str:
     str
         An ISO 639-1 code; ``""`` for a text mostly in another than the Latin alphabet.
     """
-    total = sum(filter(None, map(_BY_WORD.get, map(str.lower, words[:_SAMPLE]))))
+    total = counted(words[:SAMPLE])
     if not total:
         return default if _is_latin(words) else ""
+    return spoken(total) or (default if _is_latin(words) else "")
+
+
+def counted(words: Iterable[str]) -> int:
+    """Return how many function words of each language some words have, in one number to add up."""
+    return sum(filter(None, map(_BY_WORD.get, map(str.lower, words))))
+
+
+def spoken(total: int) -> str:
+    """Return the language of so many function words of each; empty if they say nothing."""
     counts = _COUNTERS.unpack(total.to_bytes(_COUNTERS.size, "little"))
     best = max(counts)
     which = counts.index(best)
     least = _LEAST if which < len(TRAINED) else _LEAST_UNTRAINED
     if best < least or best <= counts[0] * _TIMES:
-        if counts[0]:
-            return "en"
-        return default if _is_latin(words) else ""
+        return "en" if counts[0] else ""
     return _LANGUAGES[which]
 
 

@@ -7,6 +7,7 @@ A word's code in the lexicon packs, from the lowest digit: first name (0-2), sur
 (0-3), how common the word is in English (0-5), and whether it is used as a common word (0-1).
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from itertools import accumulate
@@ -173,7 +174,7 @@ _ATTRIBUTE, _AT = (
 )
 
 
-def pair_rows(attributes: Hashes) -> Indices:
+def pair_rows(attributes: Hashes, *, capitals: int | None = None) -> Indices:
     """Return the rows that depend on several words.
 
     Parameters
@@ -181,6 +182,8 @@ def pair_rows(attributes: Hashes) -> Indices:
     attributes : Hashes
         Of shape (3, words + 4): identity, kind and ends_sentence of the words of one text, with two
         borders before and after it.
+    capitals : int, optional
+        How a text of which these words are a part uses capitals, see `use_of_capitals`.
 
     Returns
     -------
@@ -191,7 +194,7 @@ def pair_rows(attributes: Hashes) -> Indices:
     places = _ATTRIBUTE * width + (_AT + 2) + np.arange(width - 4)
     first, second = attributes.take(places)
     kinds = attributes[_KIND]
-    second[PAIRS - 1] += np.uint64(2 * _regime(kinds[2:-2]))
+    second[PAIRS - 1] += np.uint64(2 * (_regime(kinds[2:-2]) if capitals is None else capitals))
     first += _NUMBERS
     first *= _MIX[0]
     second += np.uint64(1)
@@ -204,14 +207,29 @@ def pair_rows(attributes: Hashes) -> Indices:
 
 
 def _regime(kinds: Hashes) -> int:
-    """Classify a text's use of capitals: none, only, mostly at beginnings of words, or mixed."""
     shapes = np.bincount((kinds & np.uint64(15)).view(np.int64), minlength=4)
-    lower, title, upper = shapes[1:4].tolist()
+    return use_of_capitals(*shapes[1:4].tolist())
+
+
+def use_of_capitals(lower: int, title: int, upper: int) -> int:
+    """Classify a text's use of capitals: none, only, mostly at beginnings of words, or mixed.
+
+    Parameters
+    ----------
+    lower, title, upper : int
+        How many of its words have these shapes.
+    """
     if not title and not upper:
         return 0
     if not title and not lower:
         return 1
     return 2 if title > lower else 3
+
+
+@functools.lru_cache(maxsize=8192)
+def shape(word: str) -> int:
+    """Return a number for the shape of a word: 1 to 3 for lower case, a capital, only capitals."""
+    return _shape(word[:_LETTERS])
 
 
 def _shape(word: str) -> int:

@@ -91,13 +91,15 @@ class Model:
                 codes=self.lexicon.codes,
             )
 
-    def scores(self, words: Sequence[str]) -> Scores:
+    def scores(self, words: Sequence[str], *, capitals: int | None = None) -> Scores:
         """Score the words of one text.
 
         Parameters
         ----------
         words : sequence of str
             As `features.tokens` gives them; at least one.
+        capitals : int, optional
+            As for `pair_rows`.
 
         Returns
         -------
@@ -110,7 +112,9 @@ class Model:
         total = around[2 : 2 + count, 0]
         for number, offset in enumerate(OFFSETS[1:], start=1):
             total += around[2 - offset : 2 - offset + count, number]
-        total += _sum(self.weights, pair_rows(self._attributes.take(padded, axis=1)))
+        total += _sum(
+            self.weights, pair_rows(self._attributes.take(padded, axis=1), capitals=capitals)
+        )
         scores: Scores = total * self.scale
         scores += self.intercept
         return scores
