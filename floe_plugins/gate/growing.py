@@ -8,7 +8,7 @@ more in that than in the whole: a scan of the whole follows any finding that cou
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from floe_plugins.gate.detector import Detector, Span
@@ -26,18 +26,27 @@ def new_findings(detector: Detector, text: str, new_from: int) -> Sequence[Span]
 
     Parameters
     ----------
-    detector : Detector
-        Its method `detect_new` is asked, if it has one. If it has an attribute `reach`, only so
-        many characters before the new text are read; otherwise the whole text.
     new_from : int
         Where the new text begins.
     """
-    ask = getattr(detector, "detect_new", None)
+    return asker(detector)(text, new_from)
+
+
+def asker(detector: Detector) -> Callable[[str, int], Sequence[Span]]:
+    """Return the function that finds what is new in a text, from the text and where that begins.
+
+    It is the detector's method `detect_new`, if it has one. If it has an attribute `reach`, only so
+    many characters before the new text are read; otherwise the whole text.
+    """
+    ask: Callable[[str, int], Sequence[Span]] | None = getattr(detector, "detect_new", None)
     if ask is not None:
-        found: Sequence[Span] = ask(text, new_from)
-        return found
+        return ask
     reach = getattr(detector, "reach", None)
-    return found_from(detector, text, 0 if reach is None else beginning(text, new_from - reach))
+
+    def read(text: str, new_from: int) -> Sequence[Span]:
+        return found_from(detector, text, 0 if reach is None else beginning(text, new_from - reach))
+
+    return read
 
 
 def reads_new(detector: Detector) -> bool:

@@ -44,7 +44,7 @@ _OTHER_CHARS = 16
 _WORDS = ("key", "token", "secret", "bearer", "auth", "credential")
 
 # One of these is in every text with a finding, in lower case, unless a prefix of a key is.
-_CUES = (*_WORDS, *PASSWORDS, *HOSTS, "sig=", "signature=", "://", "basic ", "-----begin")
+_CUES = (*_WORDS, *PASSWORDS, "sig=", "signature=", "://", "basic ", "-----begin")
 _PREFIXES = tuple(prefix for prefix in PREFIXES if prefix not in ("AC", "SK"))
 _SHORT_PREFIX = re.compile(r"(?:AC|SK)[0-9a-f]{8}")
 _OPTION = re.compile(r"\s-(?:[uUpPaw]|-\w)")
@@ -86,15 +86,16 @@ class SecretDetector:
         if _OPTION.search(text, begin):
             # Whether it counts depends on the whole text.
             return self.detect(text)
-        begin = beginning(text, begin)
-        new = text[begin:]
-        lower = new.lower()
+        lower = text[begin:].lower()
+        # Keys and addresses that issuers give have no spaces.
+        word = text[max(text.rfind(" ", 0, new_from), text.rfind("\n", 0, new_from)) + 1 :]
         if (
             any(map(lower.__contains__, _CUES))
-            or any(map(new.__contains__, _PREFIXES))
-            or _SHORT_PREFIX.search(new)
+            or any(map(word.__contains__, _PREFIXES))
+            or _SHORT_PREFIX.search(word)
+            or any(map(word.lower().__contains__, HOSTS))
         ):
-            return found_from(self, text, begin)
+            return found_from(self, text, beginning(text, begin))
         return []
 
 

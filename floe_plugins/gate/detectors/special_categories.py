@@ -187,9 +187,8 @@ class _Keys:
             return True
         if not all(each.isdisjoint(words) for each in self.together):
             return True
-        return any(
-            word[0].isdigit() or (len(word) > _SHORT and word.endswith(_ENDINGS)) for word in words
-        )
+        long = [word for word in words if len(word) > _SHORT]
+        return any(word.endswith(_ENDINGS) for word in long)
 
     @staticmethod
     def _of(parts: _Parts, signs: frozenset[str]) -> frozenset[str]:
@@ -269,7 +268,7 @@ class StatementDetector:
         """Return the statements of which new text is a part, and maybe others."""
         parts, keys = _parts()
         near = max(0, new_from - _NEAR_CHARS)
-        if not keys.may_turn(_WORD.findall(text[near:].lower())):
+        if not (_FIGURE.search(text, near) or keys.may_turn(_WORD.findall(text[near:].lower()))):
             return []
         if not _changes(text, new_from, parts):
             return []
@@ -285,6 +284,7 @@ _NEAR_CHARS, _REACH = 240, 384
 # Words before new text that may be parts of a phrase with it.
 _PHRASE_CHARS = 96
 _ANY_WORD = 6
+_FIGURE = re.compile(r"\d")
 _ENDS = (". ", "? ", "! ", ".\n", "?\n", "!\n", "\n\n")
 
 

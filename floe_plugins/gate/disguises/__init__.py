@@ -14,12 +14,11 @@ _ENDS = re.compile(r"\d|(?<!\w)\w[\W_]{1,3}\w[\W_]{1,3}\w(?!\w)|(?<!\S)\S[ \t]\S
 _MARKS = re.compile(
     r"[%&\\@]|\S{14}|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
     r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase|\s(?:at|ät)\s[\w.+-]{1,64}\."
-    r"|\n(?:user|assistant|system|model|human)\n",
-    re.IGNORECASE,
+    r"|\n(?:user|assistant|system|model|human)\n"
 )
 _END_CHARS, _MARK_CHARS = 40, 96
-#: Before new text: the longest disguised value.
-_REACH = 512
+#: Before new text: the longest disguised value, and the longest disguised number.
+_REACH, _NUMBER_CHARS = 512, 256
 
 
 def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | None:
@@ -42,16 +41,14 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     None
         In place of all, if a part says less than the whole.
     """
-    marks = max(0, new_from - _MARK_CHARS)
+    end = text[max(0, new_from - _MARK_CHARS) :].lower()
     special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
-    if not (
-        special
-        or _ENDS.search(text, max(0, new_from - _END_CHARS))
-        or _MARKS.search(text, marks)
-        or counts(text[marks:])
-    ):
+    marked = _MARKS.search(end) is not None
+    ends = _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None or counts(end)
+    if not (special or marked or ends):
         return 0, "", ()
-    begin = beginning(text, new_from - _REACH)
+    # What is encoded, or has marks of its own, may be longer than a number.
+    begin = beginning(text, new_from - (_REACH if special or marked else _NUMBER_CHARS))
     part = text[begin:]
     if special and has_look_alikes(part):
         return None

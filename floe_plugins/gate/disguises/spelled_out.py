@@ -142,8 +142,8 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
 
 
 def counts(text: str) -> bool:
-    """Return whether so many words of a text stand for digits that they may be a number."""
-    words = _TOKEN.findall(text.lower())
+    """Return whether so many words of a text in lower case stand for digits as a number needs."""
+    words = _TOKEN.findall(text)
     return sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS or (
         not text.isascii() and any(digit in text for digit in _CHINESE)
     )
