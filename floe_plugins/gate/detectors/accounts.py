@@ -17,6 +17,7 @@ from typing import Final
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors import account_words as words
+from floe_plugins.gate.growing import beginning
 
 _WORD = re.compile(r"[a-z0-9&]+(?:['’-][a-z]+)*")
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -76,7 +77,7 @@ class AccountDetector:
         kinds = list(map(_kinds_of, found))
         spans: list[Span] = []
         places: list[tuple[int, int]] = []
-        for first in range(0, max(1, len(found) - _STRETCH // 2), _STRETCH // 2):
+        for first in _stretches(len(found)):
             of_stretch = kinds[first : first + _STRETCH]
             label = _label_of(found[first : first + _STRETCH], of_stretch)
             if label is not None:
@@ -85,6 +86,26 @@ class AccountDetector:
                 begin, end = places[evidence[0]][0], places[evidence[-1]][1]
                 spans.append(Span(*_sentences(text, begin, end), label))
         return list(_joined(spans))
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` that the beginning of a text does not have, or all.
+
+        Words that are evidence of nothing make no account of a stretch that was none, but they may
+        begin another stretch.
+        """
+        begin = beginning(text, new_from)
+        old = _WORD.findall(text[begin:new_from].lower())
+        new = _WORD.findall(text[begin:].lower())
+        if not any(map(_kinds_of, (*old, *new))):
+            count = len(_WORD.findall(text.lower()))
+            if _stretches(count) == _stretches(count - len(new) + len(old)):
+                return []
+        return self.detect(text)
+
+
+def _stretches(count: int) -> range:
+    """Return where the stretches of so many words begin."""
+    return range(0, max(1, count - _STRETCH // 2), _STRETCH // 2)
 
 
 def _kinds() -> dict[str, int]:
