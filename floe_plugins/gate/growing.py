@@ -8,8 +8,11 @@ more in that than in the whole: a scan of the whole follows any finding that cou
 from __future__ import annotations
 
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from floe_plugins.gate.detector import Detector, Span
 
@@ -19,6 +22,33 @@ BESIDE = 128
 # A number with spaces in it is not cut: so many characters before a beginning have no digit.
 _CALM = 8
 _DIGIT = re.compile(r"\d")
+
+
+T = TypeVar("T")
+
+# Texts of which something is remembered: some for each stream of a large batch.
+_REMEMBERED = 4096
+
+
+class Memory(Generic[T]):
+    """Remembers something of texts by their hashes, and none of the texts; threads may share it."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, int], T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, text: str, find: Callable[[], T]) -> T:
+        """Return what is remembered of a text, or find it and remember it."""
+        key = (len(text), hash(text))
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            known = find()
+            with self._lock:
+                self._known[key] = known
+                if len(self._known) > _REMEMBERED:
+                    self._known.popitem(last=False)
+        return known
 
 
 def new_findings(detector: Detector, text: str, new_from: int) -> Sequence[Span]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors import account_words as words
-from floe_plugins.gate.growing import beginning
+from floe_plugins.gate.growing import Memory, beginning
 
 _WORD = re.compile(r"[a-z0-9&]+(?:['’-][a-z]+)*")
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -67,6 +67,10 @@ class AccountDetector:
     name = "account"
     labels: Sequence[str] = ("HEALTH", "PRIVATE_LIFE")
 
+    def __init__(self) -> None:
+        # Where the last word of a text begins, and how many words are before it.
+        self._counts: Memory[tuple[int, int]] = Memory()
+
     def detect(self, text: str) -> Sequence[Span]:
         """Return the accounts of a text."""
         lower = text.lower()
@@ -97,10 +101,28 @@ class AccountDetector:
         old = _WORD.findall(text[begin:new_from].lower())
         new = _WORD.findall(text[begin:].lower())
         if not any(map(_kinds_of, (*old, *new))):
-            count = len(_WORD.findall(text.lower()))
+            known = text[:new_from]
+            before = self._counts.of(known, lambda: _counted(known, (0, 0)))
+            place, count = self._counts.of(text, lambda: _counted(text, before))
+            count += len(_WORD.findall(text[place:].lower()))
             if _stretches(count) == _stretches(count - len(new) + len(old)):
                 return []
         return self.detect(text)
+
+
+def _counted(text: str, known: tuple[int, int]) -> tuple[int, int]:
+    """Return where the last word of a text begins and how many are before it.
+
+    Parameters
+    ----------
+    known : tuple of int
+        The same of a beginning of the text.
+    """
+    place, count = known
+    last = max(text.rfind(" ", place), text.rfind("\n", place)) + 1
+    if last <= place:
+        return known
+    return last, count + len(_WORD.findall(text[place:last].lower()))
 
 
 def _stretches(count: int) -> range:

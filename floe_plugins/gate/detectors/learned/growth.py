@@ -6,14 +6,12 @@ stay, new text changes the scores beside it only.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import NamedTuple
 
 from floe_plugins.gate.detectors.learned.domain import SAMPLE, counted, spoken
 from floe_plugins.gate.detectors.learned.features import shape, tokens, use_of_capitals
+from floe_plugins.gate.growing import Memory
 
-# Most texts of which is known what they are: some for each stream of a large batch.
-_KEPT = 2048
 #: More words are scored in several parts, each with a use of capitals of its own.
 _MOST_WORDS = 4096
 
@@ -51,10 +49,10 @@ _NOTHING = _Known(0, 0, 0, (0, 0, 0), Whole("", 0))
 
 
 class Growth:
-    """Remembers numbers of texts by their hashes, and none of the texts."""
+    """Tells whether texts stay what they are while they grow."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
+        self._known: Memory[_Known] = Memory()
 
     def unchanged(self, text: str, new_from: int) -> Whole | None:
         """Return what a text is as a whole if its beginning was the same; otherwise None.
@@ -65,22 +63,10 @@ class Growth:
             Where the beginning ends.
         """
         old = text[:new_from]
-        key = (new_from, hash(old))
-        before = self._known.get(key)
-        if before is None:
-            before = self._kept(key, _grown(old, _NOTHING))
-        key = (len(text), hash(text))
-        after = self._known.get(key)
-        if after is None:
-            after = self._kept(key, _grown(text, before))
+        before = self._known.of(old, lambda: _grown(old, _NOTHING))
+        after = self._known.of(text, lambda: _grown(text, before))
         same = after.whole == before.whole and after.whole.language
         return after.whole if same and after.words < _MOST_WORDS else None
-
-    def _kept(self, key: tuple[int, int], known: _Known) -> _Known:
-        self._known[key] = known
-        if len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        return known
 
 
 def _grown(text: str, known: _Known) -> _Known:
