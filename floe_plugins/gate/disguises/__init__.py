@@ -12,10 +12,12 @@ from floe_plugins.gate.growing import beginning
 # sign or a word of a spelled-out address, a turn of a chat.
 _ENDS = re.compile(r"\d|(?<!\w)\w[\W_]{1,3}\w[\W_]{1,3}\w(?!\w)|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)")
 _MARKS = re.compile(
-    r"[%&\\@]|\S{14}|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
+    r"[%&\\@]|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
     r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase|\s(?:at|ät)\s[\w.+-]{1,64}\."
     r"|\n(?:user|assistant|system|model|human)\n"
 )
+# A word that may be encoded, in lower case.
+_LONG_WORD = re.compile(r"[a-z0-9+/_-]{14}")
 _END_CHARS, _MARK_CHARS = 40, 96
 #: Before new text: the longest disguised value, and the longest disguised number.
 _REACH, _NUMBER_CHARS = 512, 256
@@ -43,7 +45,10 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     """
     end = text[max(0, new_from - _MARK_CHARS) :].lower()
     special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
-    marked = _MARKS.search(end) is not None
+    marked = _MARKS.search(end) is not None or (
+        _LONG_WORD.search(end) is not None
+        and decoded(text[beginning(text, new_from - _REACH) :]) is not None
+    )
     ends = _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None or counts(end)
     if not (special or marked or ends):
         return 0, "", ()
