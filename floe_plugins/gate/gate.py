@@ -294,7 +294,7 @@ class _Decision:
         spans = dict(found)
         if plain:
             # Signs like a long dash are common, and what was before the new text is known.
-            view, *others = others
+            view, others = others[0], others[1:]
             found = self._ask_new(Reading(view.text), len(plain))
             if found is None or any(found.values()):
                 return None

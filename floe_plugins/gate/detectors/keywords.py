@@ -43,12 +43,12 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|führerschein(?:-?nr|nummer)?|fahrerlaubnis|permis[ ]de[ ]conduire"
         r"|(?:licencia|permiso|carn[eé]t?)[ ]de[ ]conduc(?:ir|ción)|patente[ ]di[ ]guida",
         "DRIVER_LICENSE",
-        "licen|driver lic|driving lic|führersch|fahrerl|permis de|conducir|conducción|patente di",
+        "licen|driver|driving|führersch|fahrerl|permis de|conducir|conducción|patente di",
     ),
     (
         r"passport|reisepass(?:-?nr|nummer)?|pass(?:[- ]?nr|nummer)|passeport|pasaporte|passaporto",
         "PASSPORT",
-        "passport|passeport|reisepass|pass-nr|pass nr|passnummer|pasaporte|passaporto",
+        "passport|passeport|reisepass|pass-nr|pass nr|passnr|passnummer|pasaporte|passaporto",
     ),
     (
         r"(?:licen[cs]e|number|registration|(?:my|his|her|car)[ ]licen[cs]e)[ ]plates?"
@@ -93,9 +93,10 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|nie|nif|c[eé]dula|(?:documento|carta)[ ]d(?:i[ ]|')identità|documento[ ]de[ ]identidad"
         r"|codice[ ]fiscale|partita[ ]iva|seguridad[ ]social|identificaci[oó]n[ ]fiscal",
         "ID_NUMBER",
-        " id |id:| no |no.| no:| number| nr| card|ssn|nino|national i|social s|social i| tin"
-        "|ausweis|steuer|sozialv|nummer|fiscal|identi|sécurité| dni| nie | nif|cedula|cédula"
-        "|partita|seguridad",
+        "|".join(f"{word} " for word in _ID_WORDS)
+        + "|id no|id number|id card|ssn|nino|social s|social i| tin"
+        "|ausweis|steuer|sozialv|nummer|fiscal|identi|sécurité| dni| nie| nif|cedula|cédula"
+        "|partita|seguridad|numéro c|numero c",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",

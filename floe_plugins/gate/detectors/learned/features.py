@@ -203,7 +203,8 @@ def pair_rows(attributes: Hashes, *, capitals: int | None = None) -> Indices:
     first[_TRIPLE] ^= (kinds[3:-1] + np.uint64(1)) * _MIX[2]
     first *= _MIX[3]
     first >>= np.uint64(64 - BITS)
-    return first.view(np.int64)
+    rows: Indices = first.view(np.int64)
+    return rows
 
 
 def _regime(kinds: Hashes) -> int:
