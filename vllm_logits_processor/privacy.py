@@ -12,6 +12,10 @@ from vllm_logits_processor.config import FloeConfig
 #: shorter, even spelled out, encoded or spaced out.
 WINDOW = 512
 
+# A window grows to so many times its least size before its beginning moves on. It is scanned as a
+# whole where it begins, and of each new piece of text only what that may complete.
+_WINDOWS = 4
+
 # Most characters by which the window's beginning may move to that of a word.
 _WORD = 64
 _WORST_BYTES = 4
@@ -42,7 +46,7 @@ def gate_of(config: FloeConfig) -> Gate | None:
 
 @dataclass
 class StreamPrivacy:
-    """Clears a stream's prompt once and its generated text in a rolling window; a refusal is final.
+    """Clears a stream's prompt once and its generated text in a window; a refusal is final.
 
     Text that has left cannot be recalled, and the beginning of a value would leave before the value
     can be recognised. So nothing leaves while the generated text ends in what may become a value,
@@ -55,9 +59,13 @@ class StreamPrivacy:
     """
 
     gate: Gate | None
-    _scanned: int = 0
     _private: bool = False
     _held: bool = False
+    # Bytes that were read: complete characters, and one that may be incomplete.
+    _read: int = 0
+    _length: int = 0
+    # The end of what was read, which the gate has cleared as it is.
+    _cleared: str = ""
 
     def clears(self, text: bytes | bytearray) -> bool:
         """Scan the new part of `text` and return whether all of the text may leave.
@@ -66,26 +74,37 @@ class StreamPrivacy:
         """
         if self.gate is None:
             return True
-        if not self._private and len(text) != self._scanned:
+        if not self._private and len(text) != self._length:
             # A prompt is complete, so nothing of it is held back.
-            self._held = self._scanned > 0 and _begins_a_value(text)
+            self._held = self._length > 0 and _begins_a_value(text)
             self._private = not self._clear(text)
-            self._scanned = len(text)
+            self._length = len(text)
         return not (self._private or self._held)
 
     def _clear(self, text: bytes | bytearray) -> bool:
         assert self.gate is not None
-        size = max(WINDOW, self.gate.longest) + _WORD
-        begin = max(0, self._scanned - _WORST_BYTES * size) if self._scanned else 0
+        begun = self._length > 0
+        if len(text) < self._read:
+            # Tokens were taken back: what is left is scanned anew.
+            self._read, self._cleared = 0, ""
+        data = _whole_characters(text[self._read :])
         try:
-            new = len(_decoded(text[self._scanned :], starts_inside=self._scanned > 0))
-            seen = _decoded(text[begin:], starts_inside=begin > 0)
+            new = data.decode("utf-8")
         except UnicodeDecodeError:
             # Invalid bytes between two characters could hide anything from a detector.
             return False
-        if self._scanned:
-            seen = _from_word(seen, max(0, len(seen) - new - size))
-        return self.gate.decide(seen).decision is Decision.CLEAR
+        if begun and not new:
+            return True
+        size = max(WINDOW, self.gate.longest) + _WORD
+        seen, known = self._cleared + new, len(self._cleared)
+        windows = _WINDOWS if self.gate.reads_new else 1
+        if begun and len(seen) - len(new) > windows * size:
+            seen, known = _from_word(seen, len(seen) - len(new) - size), 0
+        if self.gate.decide(seen, new_from=known).decision is not Decision.CLEAR:
+            return False
+        self._read += len(data)
+        self._cleared = seen
+        return True
 
 
 def _begins_a_value(text: bytes | bytearray) -> bool:
@@ -103,19 +122,12 @@ def _from_word(text: str, begin: int) -> str:
     return text[begin:]
 
 
-def _decoded(data: bytes | bytearray, *, starts_inside: bool) -> str:
-    return _whole_characters(bytes(data), starts_inside=starts_inside).decode("utf-8")
-
-
-def _whole_characters(data: bytes, *, starts_inside: bool) -> bytes:
-    """Cut incomplete characters off both ends of a window or an unfinished stream."""
-    begin = 0
-    while starts_inside and begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
-        begin += 1
-    for back in range(1, min(4, len(data) - begin) + 1):
+def _whole_characters(data: bytes | bytearray) -> bytes:
+    """Cut an incomplete character off the end of an unfinished stream."""
+    for back in range(1, min(4, len(data)) + 1):
         lead = data[-back]
         if lead & 0xC0 == 0x80:
             continue
         width = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-        return data[begin:-back] if back < width else data[begin:]
-    return data[begin:]
+        return bytes(data[:-back]) if back < width else bytes(data)
+    return bytes(data)

@@ -185,6 +185,67 @@ def test_a_window_begins_with_a_word(gate: Gate) -> None:
     assert WINDOW <= len(seen[-1]) < WINDOW + 100
 
 
+class Near(Wide):
+    """A detector that says how little it reads of a growing text, and notes what it read."""
+
+    reach = 20
+    longest = 100
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def detect(self, text: str) -> list[Span]:
+        self.seen.append(text)
+        return super().detect(text)
+
+
+def test_of_new_text_only_the_reach_is_read_and_the_window_moves_on_in_steps() -> None:
+    near = Near()
+    privacy, text = StreamPrivacy(Gate(detectors=[near])), bytearray(b"wonderful " * 30)
+    assert privacy.clears(text)
+    for _ in range(1200):
+        text += b"words "
+        assert privacy.clears(text)
+    lengths = sorted(map(len, near.seen))
+    # A window each time that the text has grown by three of its size.
+    assert 2 <= sum(length > WINDOW for length in lengths) <= 4
+    assert lengths[len(lengths) // 2] < 50
+    text += b"<< >>"
+    assert not privacy.clears(text)
+
+
+def test_tokens_that_were_taken_back_are_forgotten() -> None:
+    near = Near()
+    privacy, text = StreamPrivacy(Gate(detectors=[near])), bytearray(b"A prompt.")
+    assert privacy.clears(text)
+    text += b" and << more"
+    assert privacy.clears(text)
+    del text[-8:]
+    assert privacy.clears(text)
+    text += b" then more"
+    assert privacy.clears(text)
+    assert near.seen[-1].endswith(" then more")
+    text += b" << of it >>"
+    assert not privacy.clears(text)
+
+
+def test_a_stream_is_decided_as_its_text_is() -> None:
+    gate = Gate(timeout_s=30)
+    prompt = "The committee met twice that year. Few read what it wrote about the river. " * 4
+    for value in (NAMES, "My sister Emma Johnson has asthma.", MAIL, KEY, "Call +44 20 7946 0018."):
+        privacy, text = StreamPrivacy(gate), bytearray(prompt.encode())
+        assert privacy.clears(text)
+        for letter in value:
+            text += letter.encode()
+            cleared = privacy.clears(text)
+            decided = gate.decide(text.decode()).decision is Decision.CLEAR
+            assert cleared <= decided
+            assert decided or not cleared
+            if not decided:
+                break
+        assert privacy._private is (gate.decide(text.decode()).decision is not Decision.CLEAR)
+
+
 def config(*, trusted: bool = False, **keys: Any) -> FloeConfig:
     expert: dict[str, Any] = {
         "url": "http://127.0.0.1:1/v1",

@@ -78,12 +78,17 @@ class AllowLists:
             tuple(map(_expression, table.get("patterns", ()))),
         )
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is allowed."""
+        return self.values is not None or bool(self.domains or self.patterns)
+
     def allowed(self, text: str, spans: Collection[Span]) -> set[Span]:
         """Return the findings in a text that are allowed, as wholes or as parts of a value.
 
         What lies within another finding that is allowed is allowed with it.
         """
-        if self.values is None and not self.domains and not self.patterns:
+        if not self.any:
             return set()
         stretches = [] if self.values is None else [m.span() for m in self.values.finditer(text)]
         stretches += [

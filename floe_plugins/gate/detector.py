@@ -36,6 +36,9 @@ class Detector(Protocol):
     linearly with the text, because a late answer makes the text private. The gate can abandon only
     code that runs in Python or releases the interpreter's lock; a pattern of `re` that backtracks
     endlessly stops the whole process.
+
+    A detector may have more than this: `longest`, `default`, `load`, and `reach` or `detect_new`,
+    by which a growing text is read; see `floe_plugins.gate.growing`.
     """
 
     @property

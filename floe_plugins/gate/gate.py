@@ -16,11 +16,18 @@ from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span, log_coverage
-from floe_plugins.gate.disguises import views_of
+from floe_plugins.gate.disguises import new_views, views_of
 from floe_plugins.gate.disguises.view import View
+from floe_plugins.gate.growing import BESIDE, beginning, reads_new
 from floe_plugins.gate.judgement import Judge, checked_thresholds
-from floe_plugins.gate.profiles import Profile
-from floe_plugins.gate.runner import DetectorRunner, Reading, load_detectors, longest_finding
+from floe_plugins.gate.profiles import Profile, may_be_in_context
+from floe_plugins.gate.runner import (
+    DetectorRunner,
+    LoadedDetector,
+    Reading,
+    load_detectors,
+    longest_finding,
+)
 from floe_plugins.gate.verdict import (
     Action,
     Decision,
@@ -85,6 +92,8 @@ class Gate:
         All labels that the detectors may give.
     longest : int
         The most characters that one finding may span.
+    reads_new : bool
+        Whether all detectors say how much of a text they must read when it grows.
     policy, profile, timeout_s, max_chars
         As given.
 
@@ -140,6 +149,7 @@ class Gate:
         for table, name in ((self._rules.actions, "actions"), (least, "thresholds")):
             check_labels(table or (), self._labels, name=name)
         self._longest = longest_finding(loaded)
+        self._reads_new = all(reads_new(each.detector) for each in loaded)
         self._runner = DetectorRunner(loaded, least)
         weakref.finalize(self, self._runner.close)
         log_coverage(self._labels)
@@ -179,12 +189,19 @@ class Gate:
         """The most characters that one finding may span."""
         return self._longest
 
-    def decide(self, text: str | Sequence[Message]) -> Verdict:
+    @property
+    def reads_new(self) -> bool:
+        """Whether no detector must read all of a text that grows."""
+        return self._reads_new
+
+    def decide(self, text: str | Sequence[Message], *, new_from: int = 0) -> Verdict:
         """Decide whether a text, or a conversation, may leave: see `decide`."""
-        return decide(text, gate=self)
+        return decide(text, gate=self, new_from=new_from)
 
 
-def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdict:
+def decide(
+    text: str | Sequence[Message], *, gate: Gate | None = None, new_from: int = 0
+) -> Verdict:
     """Decide whether a text, or the messages of a conversation, may leave.
 
     The middleware, the logits processor, the command and the library all call this function.
@@ -196,6 +213,10 @@ def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdic
         in one and ends in another.
     gate : Gate, optional
         The gate that decides; by default one without any settings.
+    new_from : int, optional
+        Of one text: its first so many characters by themselves were clear by the same gate. Then
+        only new text, and what a finding in it may begin with, is scanned. The decision is the same
+        as without this; a clear verdict has the spans of the part that was scanned.
 
     Returns
     -------
@@ -204,7 +225,10 @@ def decide(text: str | Sequence[Message], *, gate: Gate | None = None) -> Verdic
         `Verdict.messages` has them message by message. Messages without a role are joined by more
         line feeds and scanned by themselves. The function never raises for any text or detector.
     """
-    return _Decision(gate if gate is not None else _default()).of(text)
+    decision = _Decision(gate if gate is not None else _default())
+    if isinstance(text, str) and 0 < new_from <= len(text):
+        return decision.of_new(text, new_from)
+    return decision.of(text)
 
 
 @functools.cache
@@ -246,6 +270,81 @@ class _Decision:
             redacted=redacted,
             by_message=not isinstance(text, str),
         )
+
+    def of_new(self, text: str, new_from: int) -> Verdict:
+        """Decide about a text whose beginning is clear; any doubt is decided by a whole scan."""
+        conversation = Conversation((Message(text),))
+        if self._judge.allows or self._refusal(conversation) is not None:
+            return self.of(text)
+        found = self._scan_new(text, new_from)
+        reasons = None if found is None else self._judge.judge(conversation, found)
+        if reasons is None or _private(reasons):
+            return self.of(text)
+        return self._verdict(reasons=reasons)
+
+    def _scan_new(self, text: str, new_from: int) -> dict[Span, str | None] | None:
+        """Return the findings in new text; None if they do not tell enough, or a detector fails."""
+        views = new_views(text, new_from)
+        if views is None:
+            return None
+        begin, plain, others = views
+        found = self._ask_new(Reading(text), new_from)
+        if found is None:
+            return None
+        spans = dict(found)
+        if plain:
+            # Signs like a long dash are common, and what was before the new text is known.
+            view, others = others[0], others[1:]
+            found = self._ask_new(Reading(view.text), len(plain))
+            if found is None or any(found.values()):
+                return None
+        for view in others:
+            deadline = self._started + self._gate.timeout_s
+            own, failures = self._gate._runner.ask(
+                (Reading(view.text, view.values_only),), deadline
+            )
+            if failures or any(self._judge.kinds(view.text, own[0]).values()):
+                return None
+            _add(
+                spans,
+                (
+                    (replace(span, start=span.start + begin, end=span.end + begin), kind)
+                    for span, kind in _moved(self._judge.kinds(view.text, own[0]), view)
+                ),
+            )
+        return spans
+
+    def _ask_new(self, reading: Reading, new_from: int) -> Mapping[Span, str | None] | None:
+        text = reading.text
+        near = text[max(0, new_from - 208) :]
+
+        @functools.cache
+        def is_told() -> bool:
+            return may_be_in_context(near)
+
+        def without(loaded: LoadedDetector) -> bool:
+            stays = getattr(loaded.detector, "stays", None)
+            return (
+                stays is not None
+                and self._judge.needs_context(loaded.labels)
+                and stays(text, new_from)
+                and not is_told()
+            )
+
+        found, failures = self._gate._runner.ask_new(
+            reading, new_from, self._started + self._gate.timeout_s, without=without
+        )
+        if failures:
+            return None
+        if not found:
+            return {}
+        # Words around the findings are read in a part of the text with all of them.
+        begin = beginning(text, min(span.start for span in found) - 2 * BESIDE)
+        moved = {
+            replace(span, start=span.start - begin, end=span.end - begin): span for span in found
+        }
+        kinds = self._judge.kinds(text[begin:], moved)
+        return {span: kinds[each] for each, span in moved.items()}
 
     def _refusal(self, conversation: Conversation) -> Failure | None:
         """Return why the detectors cannot scan a text, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 
 from floe_plugins.checks import is_number
@@ -21,6 +22,7 @@ from floe_plugins.gate.profiles import (
     UNSURE,
     Profile,
     kinds,
+    only_in_context,
     secret_kind,
 )
 from floe_plugins.gate.verdict import Action, Reason, Rules
@@ -46,6 +48,8 @@ THRESHOLDS_HELP = (
     "the least score, from 0 to 1, of a label's findings; a finding of a detector that gives no "
     "scores has 1"
 )
+
+_PLACE = attrgetter("start", "end", "label")
 
 
 class Judge:
@@ -101,6 +105,22 @@ class Judge:
         private = kinds(text, spans)
         return {span: private.get(span) for span in spans}
 
+    @property
+    def allows(self) -> bool:
+        """Whether there are allow lists."""
+        return self._allow.any
+
+    def needs_context(self, labels: Collection[str]) -> bool:
+        """Return whether a user's names and addresses, with these labels, are private in contexts.
+
+        Any other finding, or policy, is private by itself.
+        """
+        return (
+            self._profile_of_one(Message("")) == Profile.PERSONAL
+            and not any(map(self._rules.names, labels))
+            and only_in_context(labels)
+        )
+
     def judge(
         self, conversation: Conversation, found: Mapping[Span, str | None]
     ) -> dict[Span, Reason]:
@@ -112,7 +132,8 @@ class Judge:
             What `kinds` says of them, with their places in the conversation's text.
         """
         allowed = self._allow.allowed(conversation.text, found)
-        reasons = {span: self._reason(span, found, conversation, allowed) for span in sorted(found)}
+        ordered = sorted(found, key=_PLACE)
+        reasons = {span: self._reason(span, found, conversation, allowed) for span in ordered}
         if any(reason.private and self._holds(span) for span, reason in reasons.items()):
             for span, reason in reasons.items():
                 if reason.rule in (ALONE, UNSURE):

@@ -8,9 +8,12 @@ further on changes nothing about a name that is private already.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.matching import in_lower
 
 REACH = 96
 """Characters before and after a name that are read."""
@@ -18,6 +21,11 @@ REACH = 96
 _MY = (
     r"(?:my|our|mein(?:e[rmns]?)?|unser(?:e[rmns]?)?|mon|ma|mes|notre|nos|mis?|nuestr[oa]s?|mi[oae]"
     r"|miei|nostr[oaie])"
+)
+_MY_WORDS = (
+    "my our mein meine meiner meinem meinen meines unser unsere unserer unserem unseren unseres mon"
+    " ma mes notre nos mi mis nuestro nuestra nuestros nuestras mio mia mie miei nostro nostra"
+    " nostri nostre"
 )
 _RELATION = "|".join(
     (
@@ -83,62 +91,110 @@ _OF_MINE = rf"(?:\b{_MY}\ (?:[\w'’-]+\ ){{0,2}}(?:{_RELATION})|\bmis?\ prim[oa
 # At the beginning of a line, after a bullet, a quotation mark or a comment's sign.
 _LINE = r"(?:^|(?<=\n))[ \t>*#|\"“„«-]*"
 
+
+class _Cue(NamedTuple):
+    """Words beside a name, in three parts that follow one another.
+
+    `core` is what a text with the cue must hold, and `first` the words that `core` may begin with,
+    in lower case. A cue without `first` begins in a line of its own.
+    """
+
+    lead: str
+    core: str
+    tail: str
+    first: str = ""
+
+
 # Words after which a name is a person's, even if it was taken for a place or a company.
-_OF_PEOPLE: tuple[str, ...] = (
+_OF_PEOPLE: tuple[_Cue, ...] = (
     # my wife Anna; mein Kollege, Herr Meyer; my neighbour's name is Tom
-    rf"{_OF_MINE}{_CALLED}{_TO_NAME}",
+    _Cue("", _OF_MINE, rf"{_CALLED}{_TO_NAME}", _MY_WORDS),
     # the patient, John Smith; Patientin Meyer
-    rf"\b(?:the|an?|this|der|die|le|la|el|il)\ (?:patient(?:in|e)?|paciente|paziente),?{_CALLED}"
-    rf"\ (?:{_TITLE})*",
-    rf"\b(?:patient(?:in|e)?|pt|paciente|paziente)\.?[ \t]*:?[ \t]+(?:{_TITLE})*",
+    _Cue(
+        r"\b(?:the|an?|this|der|die|le|la|el|il)\ ",
+        r"\b(?:patient(?:in|e)?|paciente|paziente)",
+        rf",?{_CALLED}\ (?:{_TITLE})*",
+        "patient patientin patiente paciente paziente",
+    ),
+    _Cue(
+        "",
+        r"\b(?:patient(?:in|e)?|pt|paciente|paziente)",
+        rf"\.?[ \t]*:?[ \t]+(?:{_TITLE})*",
+        "patient patientin patiente pt paciente paziente",
+    ),
     # My name is Anna; ich heiße Anna
-    rf"\b(?:my\ (?:\w+\ )?name(?:['’]s|\ is|\ was)|i(?:\ am|['’]m)|call\ me|i\ go\ by"
-    rf"|ich\ hei(?:ß|ss)e|ich\ bin|mein\ (?:\w+\ )?name\ (?:ist|lautet)|hier\ (?:ist|spricht)"
-    rf"|je\ m['’]appelle|je\ suis|mon\ nom(?:\ \w+)?\ est|moi\ c['’]est|me\ llamo|soy"
-    rf"|mi\ nombre(?:\ \w+)?\ es|mi\ chiamo|io\ sono|il\ mio\ nome(?:\ \w+)?\ è)\b{_TO_NAME}",
+    _Cue(
+        "",
+        r"\b(?:my\ (?:\w+\ )?name(?:['’]s|\ is|\ was)|i(?:\ am|['’]m)|call\ me|i\ go\ by"
+        r"|ich\ hei(?:ß|ss)e|ich\ bin|mein\ (?:\w+\ )?name\ (?:ist|lautet)|hier\ (?:ist|spricht)"
+        r"|je\ m['’]appelle|je\ suis|mon\ nom(?:\ \w+)?\ est|moi\ c['’]est|me\ llamo|soy"
+        r"|mi\ nombre(?:\ \w+)?\ es|mi\ chiamo|io\ sono|il\ mio\ nome(?:\ \w+)?\ è)\b",
+        _TO_NAME,
+        "my i call ich mein hier je mon moi me soy mi io il",
+    ),
     # This is Anna, on the telephone
-    rf"(?:^|[.!?\n]\s*|\b(?:hi|hello),?\ )this\ is\ (?:{_TITLE})*",
-    rf"(?:^|[.!?,\n]\s*)sono\ (?:{_TITLE})*",
+    _Cue(r"(?:^|[.!?\n]\s*|\b(?:hi|hello),?\ )", r"\bthis\ is\ ", rf"(?:{_TITLE})*", "this"),
+    _Cue(r"(?:^|[.!?,\n]\s*)", r"\bsono\ ", rf"(?:{_TITLE})*", "sono"),
     # Best regards, Anna
-    r"\b(?:(?:best|kind|kindest|warm|warmest)\ (?:regards|wishes)|sincerely(?:\ yours)?"
-    r"|yours\ (?:truly"
-    r"|sincerely|faithfully)|respectfully|mit\ (?:freundlichen|besten|lieben|herzlichen)\ grü(?:ß"
-    r"|ss)en"
-    r"|(?:freundliche|viele|liebe|beste|herzliche)\ grü(?:ß|ss)e|mfg|(?:bien\ )?cordialement"
-    r"|bien\ à\ vous|amicalement|(?:un\ )?cordial(?:es)?\ saludos?|saludos(?:\ cordiales)?"
-    r"|atentamente|(?:cordiali|distinti)\ saluti)"
-    rf"[,.!]?\s+(?:-+\s*)?(?:{_TITLE})*",
+    _Cue(
+        "",
+        r"\b(?:(?:best|kind|kindest|warm|warmest)\ (?:regards|wishes)|sincerely(?:\ yours)?"
+        r"|yours\ (?:truly|sincerely|faithfully)|respectfully"
+        r"|mit\ (?:freundlichen|besten|lieben|herzlichen)\ grü(?:ß|ss)en"
+        r"|(?:freundliche|viele|liebe|beste|herzliche)\ grü(?:ß|ss)e|mfg|(?:bien\ )?cordialement"
+        r"|bien\ à\ vous|amicalement|(?:un\ )?cordial(?:es)?\ saludos?|saludos(?:\ cordiales)?"
+        r"|atentamente|(?:cordiali|distinti)\ saluti)",
+        rf"[,.!]?\s+(?:-+\s*)?(?:{_TITLE})*",
+        "best kind kindest warm warmest sincerely yours respectfully mit freundliche viele liebe"
+        " beste herzliche mfg bien cordialement amicalement un cordial cordiales saludos"
+        " atentamente cordiali distinti",
+    ),
     # Cheers, and the name on a line of its own
-    r"\b(?:regards|cheers|love|thanks|thank\ you|many\ thanks|gru(?:ß|ss)|lg|vg|danke|merci|bises"
-    r"|gracias"
-    rf"|un\ abrazo|grazie|saluti|un\ abbraccio)[,.!]?[ \t]*\n\s*(?:-+\s*)?(?:{_TITLE})*",
+    _Cue(
+        "",
+        r"\b(?:regards|cheers|love|thanks|thank\ you|many\ thanks|gru(?:ß|ss)|lg|vg|danke|merci"
+        r"|bises|gracias|un\ abrazo|grazie|saluti|un\ abbraccio)[,.!]?[ \t]*\n",
+        rf"\s*(?:-+\s*)?(?:{_TITLE})*",
+        "regards cheers love thanks thank many gruß gruss lg vg danke merci bises gracias un grazie"
+        " saluti",
+    ),
 )
 # Words after which a person's name is one of the user's life. "To:" may stand before a city.
-_OF_LETTERS: tuple[str, ...] = (
+_OF_LETTERS: tuple[_Cue, ...] = (
     # Dear Mr Smith; Sehr geehrte Frau Meyer
-    rf"{_LINE}(?:my\ )?(?:dear(?:est)?|sehr\ geehrte[rs]?|geehrte[rs]?|liebe[rs]?|ch(?:er|ère)s?"
-    rf"|estimad[oa]s?|querid[oa]s?|gentile|gentilissim[oa]|egregi[oa]|car[oa])\ (?:{_TITLE})*",
+    _Cue(
+        rf"{_LINE}(?:my\ )?",
+        r"\b(?:dear(?:est)?|sehr\ geehrte[rs]?|geehrte[rs]?|liebe[rs]?|ch(?:er|ère)s?"
+        r"|estimad[oa]s?|querid[oa]s?|gentile|gentilissim[oa]|egregi[oa]|car[oa])\ ",
+        rf"(?:{_TITLE})*",
+    ),
     # Name: Anna
-    rf"{_LINE}(?:(?:(?:full|first|last|middle|given|family|maiden|legal|user|patient(?:['’]s)?"
-    rf"|client"
-    r"|customer|employee|contact|applicant|student|tenant|insured|emergency)[ -]?)*(?:sur)?name"
-    r"|patient|client|customer|employee|applicant|insured|tenant|contact(?:\ person)?|attn"
-    r"|attention"
-    r"|from|to|cc|bcc|sender|recipient|signed|signature|bill\ to|ship\ to|next\ of\ kin"
-    r"|(?:vor|nach|familien|geburts)name|kund(?:e|in)|patientin|ansprechpartner(?:in)?|absender"
-    r"|empfänger(?:in)?|von|an|mitarbeiter(?:in)?|versicherte[r]?|unterschrift"
-    r"|(?:nom|prénom)(?:\ (?:et\ prénom|complet|de\ famille))?|destinataire|expéditeur|à|de"
-    r"|nombre(?:\ (?:completo|y\ apellidos))?|apellidos?|cliente|destinatario|remitente|firma"
-    rf"|nome(?:\ (?:completo|e\ cognome))?|cognome|mittente"
-    rf"|intestatario)\*{{0,2}}[ \t]*:[ \t]*\*{{0,2}}"
-    rf"[ \t]*[\"“'<]?(?:{_TITLE})*",
+    _Cue(
+        _LINE,
+        r"\b(?:(?:(?:full|first|last|middle|given|family|maiden|legal|user|patient(?:['’]s)?"
+        r"|client"
+        r"|customer|employee|contact|applicant|student|tenant|insured|emergency)[ -]?)*(?:sur)?name"
+        r"|patient|client|customer|employee|applicant|insured|tenant|contact(?:\ person)?|attn"
+        r"|attention"
+        r"|from|to|cc|bcc|sender|recipient|signed|signature|bill\ to|ship\ to|next\ of\ kin"
+        r"|(?:vor|nach|familien|geburts)name|kund(?:e|in)|patientin|ansprechpartner(?:in)?|absender"
+        r"|empfänger(?:in)?|von|an|mitarbeiter(?:in)?|versicherte[r]?|unterschrift"
+        r"|(?:nom|prénom)(?:\ (?:et\ prénom|complet|de\ famille))?|destinataire|expéditeur|à|de"
+        r"|nombre(?:\ (?:completo|y\ apellidos))?|apellidos?|cliente|destinatario|remitente|firma"
+        r"|nome(?:\ (?:completo|e\ cognome))?|cognome|mittente|intestatario)\*{0,2}[ \t]*:",
+        rf"[ \t]*\*{{0,2}}[ \t]*[\"“'<]?(?:{_TITLE})*",
+    ),
 )
 # Greetings that people also give to programs: a letter goes on in the next line.
+_HELLO_WORDS = (
+    r"(?:hi|hello|hey|hallo|guten\ tag|moin|bonjour|salut|coucou|hola|buenos\ días|ciao"
+    r"|buongiorno|good\ (?:morning|afternoon|evening))\ ".replace(r"\ ", "[ ]")
+)
 _HELLO = re.compile(
-    rf"{_LINE}(?:hi|hello|hey|hallo|guten\ tag|moin|bonjour|salut|coucou|hola|buenos\ días|ciao"
-    rf"|buongiorno|good\ (?:morning|afternoon|evening))\ (?:{_TITLE})*\Z".replace(r"\ ", r"[ ]"),
+    rf"{_LINE}{_HELLO_WORDS}(?:{_TITLE})*\Z".replace(r"\ ", r"[ ]"),
     re.IGNORECASE,
 )
+_GREETING = re.compile(rf"\b{_HELLO_WORDS}")
 _ENDS_LINE = re.compile(r"[ \t]*[,!:.]*[ \t]*\n")
 
 
@@ -146,8 +202,98 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(r"\ ", r"[ \n]"), re.IGNORECASE)
 
 
-_PEOPLE = tuple(map(_compiled, _OF_PEOPLE))
-_LETTERS = tuple(map(_compiled, _OF_LETTERS))
+_WORD = re.compile(r"\w+")
+
+
+# Where a core begins, or the line with it, and the number of its cue.
+_Place = tuple[int, int]
+
+
+class _Cues:
+    """Cues, and cheap tests that tell where they can be."""
+
+    def __init__(self, cues: Sequence[_Cue]) -> None:
+        self._patterns = tuple(_compiled(cue.lead + cue.core + cue.tail) for cue in cues)
+        # Whether a place is where the whole cue begins.
+        self._anchored = tuple(not cue.first or not cue.lead for cue in cues)
+        # In lower case: patterns without regard to case take several times as long.
+        self._cores: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
+        self._lines: list[tuple[int, re.Pattern[str]]] = []
+        for number, cue in enumerate(cues):
+            pattern = _in_lower(cue.core if cue.first else cue.lead + cue.core)
+            for word in cue.first.split():
+                self._cores.setdefault(word, []).append((number, pattern))
+            if not cue.first:
+                self._lines.append((number, pattern))
+
+    def places(self, text: str) -> list[_Place] | None:
+        """Return where cores of the cues are, in order; None stands for anywhere."""
+        lower = in_lower(text)
+        if lower is None:
+            return None
+        found = []
+        if self._cores:
+            cores = self._cores
+            for word in _WORD.finditer(lower):
+                if word[0] in cores:
+                    for cue, core in cores[word[0]]:
+                        if core.match(lower, word.start()):
+                            found.append((word.start(), cue))
+        start = 0 if self._lines else -1
+        while start >= 0:
+            for cue, core in self._lines:
+                if core.match(lower, start):
+                    found.append((start, cue))
+            start = lower.find("\n", start) + 1 or -1
+        return sorted(found)
+
+    def followed(self, text: str, span: Span, places: list[_Place] | None) -> bool:
+        """Return whether a name follows one of the cues, or begins with what belongs to one.
+
+        Parameters
+        ----------
+        places : list of tuple of int, or None
+            What `places` returns for the text.
+        """
+        begin = max(0, span.start - REACH)
+        if places is None:
+            return any(self._leads(cue, text, span) for cue in range(len(self._patterns)))
+        for number in range(bisect_left(places, (begin, 0)), len(places)):
+            start, cue = places[number]
+            if start >= span.end:
+                break
+            if not self._anchored[cue]:
+                if self._leads(cue, text, span):
+                    return True
+            elif start <= span.start:
+                match = self._patterns[cue].match(text, start, span.end)
+                if match is not None and _reaches(match, span):
+                    return True
+        return False
+
+    def _leads(self, cue: int, text: str, span: Span) -> bool:
+        """Return whether a name follows a cue, wherever that begins."""
+        place = max(0, span.start - REACH)
+        while match := self._patterns[cue].search(text, place, span.end):
+            if match.start() > span.start:
+                return False
+            if _reaches(match, span):
+                return True
+            place = match.start() + 1
+        return False
+
+
+def _reaches(match: re.Match[str], span: Span) -> bool:
+    # A title or a salutation may belong to what was found, but is not all of it.
+    return span.start <= match.end() < span.end
+
+
+def _in_lower(pattern: str) -> re.Pattern[str]:
+    return re.compile(f"(?:{pattern})".replace(r"\ ", r"[ \n]"))
+
+
+_PEOPLE = _Cues(_OF_PEOPLE)
+_LETTERS = _Cues(_OF_LETTERS)
 # Anna, my wife; Anna is my sister
 _AFTER = _compiled(
     rf"(?:['’]s|\ (?:is|was|ist|war|est|es|è|era))?[ \t]?[,(–-]?\s*(?:who\ (?:is|was)\ )?{_OF_MINE}"
@@ -162,31 +308,44 @@ _BIRTH = _compiled(
 )
 
 
-def persons_of_life(text: str, spans: Collection[Span]) -> set[Span]:
-    """Return the names of people of the user's life, and of the user.
+def persons_of_letters(text: str, spans: Collection[Span]) -> set[Span]:
+    """Return the names that letters and forms have, as people of the user's life.
+
+    Words beside them are read by `persons_of_life`.
 
     Parameters
     ----------
     spans : collection of Span
         Names of people in `text`.
     """
-    letters = {span for span in spans if _follows(_LETTERS, text, span) or _greeted(text, span)}
-    return letters | names_taken_wrong(text, spans)
+    places = _LETTERS.places(text) if spans else None
+    return {span for span in spans if _LETTERS.followed(text, span, places) or _greeted(text, span)}
 
 
-def names_taken_wrong(text: str, spans: Collection[Span]) -> set[Span]:
-    """Return those names of any kind, also of places and companies, that are such people's.
+def persons_of_life(text: str, spans: Collection[Span]) -> set[Span]:
+    """Return the names of people of the user's life, and of the user.
 
     Parameters
     ----------
     spans : collection of Span
-        Names in `text`.
+        Names of any kind in `text`: a detector may take a person's for a place's or a company's.
     """
+    places = _PEOPLE.places(text) if spans else None
     return {
         span
         for span in spans
-        if _follows(_PEOPLE, text, span) or _AFTER.match(text, span.end, span.end + REACH)
+        if _PEOPLE.followed(text, span, places) or _AFTER.match(text, span.end, span.end + REACH)
     }
+
+
+def may_tell_of_life(text: str) -> bool:
+    """Return whether words of a text may make names in it those of people of the user's life."""
+    lower = in_lower(text)
+    return (
+        lower is None
+        or _GREETING.search(lower) is not None
+        or bool(_PEOPLE.places(text) or _LETTERS.places(text))
+    )
 
 
 def births_of_life(text: str, spans: Collection[Span]) -> set[Span]:
@@ -201,20 +360,6 @@ def births_of_life(text: str, spans: Collection[Span]) -> set[Span]:
 
 
 def _greeted(text: str, span: Span) -> bool:
-    before = text[max(0, span.start - REACH) : span.start]
-    return bool(_HELLO.search(before) and _ENDS_LINE.match(text, span.end))
-
-
-def _follows(cues: Sequence[re.Pattern[str]], text: str, span: Span) -> bool:
-    """Return whether a name follows one of the cues, or begins with what belongs to one."""
-    begin = max(0, span.start - REACH)
-    for cue in cues:
-        place = begin
-        while match := cue.search(text, place, span.end):
-            if match.start() > span.start:
-                break
-            # A title or a salutation may belong to what was found, but is not all of it.
-            if span.start <= match.end() < span.end:
-                return True
-            place = match.start() + 1
-    return False
+    return _ENDS_LINE.match(text, span.end) is not None and bool(
+        _HELLO.search(text[max(0, span.start - REACH) : span.start])
+    )

@@ -7,6 +7,7 @@ for what is private only in some contexts, by the text around it.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Literal
@@ -14,7 +15,8 @@ from typing import Literal
 from floe_plugins.gate.detector import CLASSES, Span
 from floe_plugins.gate.person_context import (
     births_of_life,
-    names_taken_wrong,
+    may_tell_of_life,
+    persons_of_letters,
     persons_of_life,
 )
 from floe_plugins.gate.street_addresses import leads_to_a_house, street_addresses
@@ -49,6 +51,8 @@ PROFILE_HELP = (
 #: The least score of a finding that is private by itself under ``strict``. Chosen on labelled and
 #: ordinary prompts: below it are more ordinary words than names.
 SURE = 0.8
+
+_DIGIT = re.compile(r"\d")
 
 #: From what covers least to what covers most.
 ORDER: tuple[str, ...] = (IGNORED, *Profile)
@@ -129,18 +133,18 @@ _Contexts = Callable[[str, Collection[Span]], set[Span]]
 
 # Classes whose members are private in some contexts: kind, and the function that finds them.
 _IN_CONTEXT: dict[str, tuple[str, _Contexts]] = {
-    "names of persons": (_PERSON, persons_of_life),
+    "names of persons": (_PERSON, persons_of_letters),
     "postal addresses": (_POSTAL, street_addresses),
     "dates of birth, ages": (_BIRTH, births_of_life),
     "network addresses": (_NETWORK, _public_addresses),
-    # A detector may take a person's name for one of these.
-    "organisations": (_PERSON, names_taken_wrong),
-    "places": (_PERSON, names_taken_wrong),
 }
-#: Classes for one of which the name of a street may be taken.
+#: Classes for one of which the name of a street, or of a person, may be taken.
 _NAMES = ("names of persons", "organisations", "places")
 _WEAK = {
-    label: name for name in _IN_CONTEXT for label in CLASSES[name] if label not in _PRIVATE_LABELS
+    label: name
+    for name in (*_IN_CONTEXT, *_NAMES)
+    for label in CLASSES[name]
+    if label not in _PRIVATE_LABELS
 }
 
 
@@ -162,13 +166,24 @@ def kinds(text: str, spans: Collection[Span]) -> dict[Span, str]:
             weak.setdefault(_WEAK[span.label], []).append(span)
         else:
             found[span] = _PRIVATE_LABELS.get(span.label, UNKNOWN)
-    for name, own in weak.items():
-        kind, private = _IN_CONTEXT[name]
-        found.update(dict.fromkeys(private(text, own), kind))
-        if name in _NAMES:
-            streets = (span for span in own if leads_to_a_house(text, span))
-            found.update(dict.fromkeys(streets, _POSTAL))
+    for name, (kind, private) in _IN_CONTEXT.items():
+        if name in weak:
+            found.update(dict.fromkeys(private(text, weak[name]), kind))
+    names = [span for name in _NAMES for span in weak.get(name, ())]
+    found.update(dict.fromkeys(persons_of_life(text, names), _PERSON))
+    streets = (span for span in names if leads_to_a_house(text, span))
+    found.update(dict.fromkeys(streets, _POSTAL))
     return found
+
+
+def only_in_context(labels: Collection[str]) -> bool:
+    """Return whether names and addresses are all that these labels stand for."""
+    return all(_WEAK.get(label) in (*_NAMES, "postal addresses") for label in labels)
+
+
+def may_be_in_context(text: str) -> bool:
+    """Return whether words or numbers of a text may make names or addresses in it private."""
+    return _DIGIT.search(text) is not None or may_tell_of_life(text)
 
 
 def secret_kind(label: str) -> str | None:

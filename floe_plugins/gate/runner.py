@@ -5,7 +5,7 @@ scan fails at once: without that detector no text could be cleared anyway.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -13,9 +13,10 @@ from types import MappingProxyType
 from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.detector import PROSE, Detector, Span
+from floe_plugins.gate.growing import asker
 from floe_plugins.gate.verdict import Failure
 from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThread, PluginCallError
-from floe_plugins.manager import plugin_manager
+from floe_plugins.manager import BUILT_IN, plugin_manager
 
 LONGEST = 1024
 """Characters that a finding may span if its detector has no attribute `longest`."""
@@ -181,6 +182,8 @@ class Scan:
         Complete likewise.
     asking : LoadedDetector or None
         The detector that is running.
+    here : bool
+        Whether the detectors run in the caller's thread.
     """
 
     readings: tuple[Reading, ...]
@@ -188,6 +191,7 @@ class Scan:
     spans: list[set[Span]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
     asking: LoadedDetector | None = None
+    here: bool = False
 
     def __post_init__(self) -> None:
         self.spans = [set() for _ in self.readings]
@@ -221,6 +225,8 @@ class DetectorRunner:
         self._detectors = tuple(detectors)
         self._thresholds = thresholds
         self._thread = IsolationThread("floe-gate")
+        self._askers = tuple(asker(each.detector) for each in self._detectors)
+        self._all_built_in = all(each.plugin == BUILT_IN for each in self._detectors)
         #: The current scan of the thread, or its last.
         self._current: Scan | None = None
 
@@ -251,36 +257,91 @@ class DetectorRunner:
             return (), (scan.failure(LATE),)
         return scan.spans, scan.failures
 
+    def ask_new(
+        self,
+        reading: Reading,
+        new_from: int,
+        deadline: float,
+        *,
+        without: Callable[[LoadedDetector], bool],
+    ) -> tuple[Collection[Span], Sequence[Failure]]:
+        """Call the detectors for what is new in a text.
+
+        Floe's own ones need no thread for that, which would take longer than they do.
+
+        Parameters
+        ----------
+        without : callable
+            Returns whether a detector need not be called.
+        """
+        scan = Scan((reading,), deadline, here=self._all_built_in)
+        ask = partial(self._ask_all, scan, new_from, without)
+        try:
+            asked_all = ask() if scan.here else self._thread.run(ask, deadline=deadline)
+        except PluginCallError as error:
+            stuck = self._current if error.reason == STUCK else None
+            return (), ((stuck or scan).failure(error.reason),)
+        if not asked_all:
+            return (), (scan.failure(LATE),)
+        return scan.spans[0], scan.failures
+
     def close(self) -> None:
         """Let the thread end once it is idle."""
         self._thread.close()
 
-    def _ask_all(self, scan: Scan) -> bool:
+    def _ask_all(
+        self,
+        scan: Scan,
+        new_from: int = 0,
+        without: Callable[[LoadedDetector], bool] | None = None,
+    ) -> bool:
         """Call the detectors; return False if the deadline passes before the last."""
-        self._current = scan
-        for loaded in self._detectors:
+        if not scan.here:
+            self._current = scan
+        for loaded, new in zip(self._detectors, self._askers, strict=True):
             scan.asking = loaded
             if scan.late:
                 return False
-            _ask(scan, loaded, self._thresholds)
+            ask: Callable[[str], object] = loaded.detector.detect
+            if without is not None:
+                ask = partial(_of_new, loaded, new, new_from, without)
+            _ask(scan, loaded, self._thresholds, ask)
         return True
 
 
-def _ask(scan: Scan, loaded: LoadedDetector, thresholds: Mapping[str, float]) -> None:
+def _of_new(
+    loaded: LoadedDetector,
+    ask: Callable[[str, int], object],
+    new_from: int,
+    without: Callable[[LoadedDetector], bool],
+    text: str,
+) -> object:
+    return () if without(loaded) else ask(text, new_from)
+
+
+def _ask(
+    scan: Scan,
+    loaded: LoadedDetector,
+    thresholds: Mapping[str, float],
+    ask: Callable[[str], object],
+) -> None:
     """Call one detector and record its answer."""
     try:
         for found, reading in zip(scan.spans, scan.readings, strict=True):
             if reading.values_only and loaded.labels <= PROSE:
                 continue
-            spans = _checked(loaded, loaded.detector.detect(reading.text), len(reading.text))
-            found.update(
-                span
-                for span in spans
-                if not (reading.values_only and span.label in PROSE)
-                and span.score >= thresholds.get(span.label, 0.0)
-            )
-    except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, SystemExit too, makes
+            spans = _checked(loaded, ask(reading.text), len(reading.text))
+            if spans:
+                found.update(
+                    span
+                    for span in spans
+                    if not (reading.values_only and span.label in PROSE)
+                    and span.score >= thresholds.get(span.label, 0.0)
+                )
+    except BaseException as error:
         # the text private and must not end the thread. Its message may hold some of the text.
+        if scan.here and isinstance(error, KeyboardInterrupt):
+            raise
         scan.failures.append(loaded.failure(type(error).__name__))
 
 

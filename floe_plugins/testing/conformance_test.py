@@ -124,6 +124,20 @@ def test_a_flawed_detector_does_not_pass(detect: Callable[[str], Any], test: str
         getattr(Suite(), test)()
 
 
+def test_a_detector_with_too_short_a_reach_does_not_pass() -> None:
+    class Short(Flawed):
+        reach = 0
+
+    class Suite(DetectorConformance):
+        detector = Short(lambda text: spans("a long number of 12", text))
+        examples = ("this is a long number of 12",)
+
+    with pytest.raises(AssertionError, match="is new"):
+        Suite().test_new_text_is_found_from_what_the_detector_reads_of_it()
+    Short.reach = 18
+    Suite().test_new_text_is_found_from_what_the_detector_reads_of_it()
+
+
 class FlawedRouter:
     name = "flawed"
 

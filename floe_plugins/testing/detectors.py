@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from floe_plugins.gate.detector import Detector, Span
+from floe_plugins.gate.growing import new_findings, reads_new
 from floe_plugins.gate.runner import LONGEST
 from floe_plugins.manager_checks import NAME
 
 _SHORT, _TIMES_LONGER = 4_000, 8
+#: Pieces by which a text grows, and how much is before them.
+_PIECE_CHARS, _FILLED = 4, 12
 #: Quadratic code takes eight times as long per character on a text eight times as long.
 _SLOWER_PER_CHARACTER = 4.0
 #: Below this a ratio is noise.
@@ -97,6 +100,30 @@ class DetectorConformance:
                 ]
                 assert not missed, f"missed when cut at {whole[cut - 20 : cut]!r}"
 
+    def test_new_text_is_found_from_what_the_detector_reads_of_it(self) -> None:
+        """With a `reach`, or `detect_new`, it finds in a growing text what it finds in the whole.
+
+        The text grows by pieces of words, as a reply does. What was found before need not be found
+        again, and more may be found than in the whole.
+        """
+        if not reads_new(self.detector):
+            return
+        filler = "and then some more words were said about nothing at all, " * _FILLED
+        for text in self._texts():
+            whole = filler + text + " and so on"
+            known = len(filler)
+            before = self.detector.detect(filler)
+            for end in range(known + _PIECE_CHARS, len(whole) + _PIECE_CHARS, _PIECE_CHARS):
+                now = self.detector.detect(whole[:end])
+                found = new_findings(self.detector, whole[:end], known)
+                missed = [
+                    (span.label, whole[span.start : span.end])
+                    for span in now
+                    if not _touched(span, before) and not _touched(span, found)
+                ]
+                assert not missed, f"missed when {whole[known:end]!r} is new"
+                before, known = now, min(end, len(whole))
+
     def test_it_takes_linear_time(self) -> None:
         """A longer text does not take much longer per character."""
         pairs = zip(
@@ -139,6 +166,13 @@ def _check_spans(detector: Detector, text: str, answer: object) -> None:
         assert type(span.end) is int, text
         assert 0 <= span.start < span.end <= len(text), (text, span)
         assert span.label in detector.labels, (text, span)
+
+
+def _touched(span: Span, others: Iterable[Span]) -> bool:
+    return any(
+        each.label == span.label and each.start < span.end and span.start < each.end
+        for each in others
+    )
 
 
 def _covered(span: Span, others: Iterable[Span]) -> bool:

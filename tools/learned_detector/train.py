@@ -123,11 +123,10 @@ def _examples(texts: Any, lexicon: Lexicon) -> tuple[csr_matrix, npt.NDArray[np.
         if not words:
             continue
         padded = [border, border, *words, border, border]
-        pairs = pair_rows(
-            np.array([word.identity for word in padded], np.uint64),
-            np.array([word.kind for word in padded], np.uint64),
-            np.array([word.ends_sentence for word in padded], np.uint64),
+        attributes = zip(
+            *((word.identity, word.kind, word.ends_sentence) for word in padded), strict=True
         )
+        pairs = pair_rows(np.array(list(attributes), np.uint64))
         for place, label in enumerate(labels):
             if label == SKIPPED:
                 continue

@@ -17,6 +17,7 @@ from typing import Final
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors import account_words as words
+from floe_plugins.gate.growing import Memory, beginning
 
 _WORD = re.compile(r"[a-z0-9&]+(?:['’-][a-z]+)*")
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -66,6 +67,10 @@ class AccountDetector:
     name = "account"
     labels: Sequence[str] = ("HEALTH", "PRIVATE_LIFE")
 
+    def __init__(self) -> None:
+        # Where the last word of a text begins, and how many words are before it.
+        self._counts: Memory[tuple[int, int]] = Memory()
+
     def detect(self, text: str) -> Sequence[Span]:
         """Return the accounts of a text."""
         lower = text.lower()
@@ -76,7 +81,7 @@ class AccountDetector:
         kinds = list(map(_kinds_of, found))
         spans: list[Span] = []
         places: list[tuple[int, int]] = []
-        for first in range(0, max(1, len(found) - _STRETCH // 2), _STRETCH // 2):
+        for first in _stretches(len(found)):
             of_stretch = kinds[first : first + _STRETCH]
             label = _label_of(found[first : first + _STRETCH], of_stretch)
             if label is not None:
@@ -85,6 +90,44 @@ class AccountDetector:
                 begin, end = places[evidence[0]][0], places[evidence[-1]][1]
                 spans.append(Span(*_sentences(text, begin, end), label))
         return list(_joined(spans))
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` that the beginning of a text does not have, or all.
+
+        Words that are evidence of nothing make no account of a stretch that was none, but they may
+        begin another stretch.
+        """
+        begin = beginning(text, new_from)
+        old = _WORD.findall(text[begin:new_from].lower())
+        new = _WORD.findall(text[begin:].lower())
+        if not any(map(_kinds_of, (*old, *new))):
+            known = text[:new_from]
+            before = self._counts.of(known, lambda: _counted(known, (0, 0)))
+            place, count = self._counts.of(text, lambda: _counted(text, before))
+            count += len(_WORD.findall(text[place:].lower()))
+            if _stretches(count) == _stretches(count - len(new) + len(old)):
+                return []
+        return self.detect(text)
+
+
+def _counted(text: str, known: tuple[int, int]) -> tuple[int, int]:
+    """Return where the last word of a text begins and how many are before it.
+
+    Parameters
+    ----------
+    known : tuple of int
+        The same of a beginning of the text.
+    """
+    place, count = known
+    last = max(text.rfind(" ", place), text.rfind("\n", place)) + 1
+    if last <= place:
+        return known
+    return last, count + len(_WORD.findall(text[place:last].lower()))
+
+
+def _stretches(count: int) -> range:
+    """Return where the stretches of so many words begin."""
+    return range(0, max(1, count - _STRETCH // 2), _STRETCH // 2)
 
 
 def _kinds() -> dict[str, int]:

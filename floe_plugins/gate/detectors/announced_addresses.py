@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.growing import found_near
 
 _WORD = r"[^\W\d_][\w.'’-]{0,24}"
 _CAPITAL = r"[^\W\da-zß-ÿ_][\w.'’-]{0,24}"
@@ -92,6 +93,8 @@ _BEFORE_UNIT = re.compile(
 _NAME_BEFORE = re.compile(rf"{_CAPITAL}[ ]\Z")
 _STREET_AFTER = re.compile(r"\.?[ ](?:street|road|avenue|st\.)(?!\w)", re.IGNORECASE)
 _LOOK_BACK, _LONGEST = 110, 24
+# Before new text: what announces an address, with the address; the last number of that.
+_REACH, _AFTER_NUMBER = 384, 192
 _DIGIT, _WORDS = re.compile(r"\d"), re.compile(r"[^\W\d_]{2,}")
 
 
@@ -116,6 +119,10 @@ class AnnouncedAddressDetector:
         if any(word in lower for word in _SAYING_WHERE):
             found.update(_announced(text, _GOING))
         return sorted(found)
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=_REACH, within=_AFTER_NUMBER)
 
 
 def _announced(text: str, pattern: re.Pattern[str]) -> Iterator[Span]:

@@ -41,7 +41,7 @@ _CUE = re.compile(
     r"|nascimento|nascid[oa]|geboortedatum)(?!\w)",
     re.IGNORECASE,
 )
-_KEYS = (
+KEYS = (
     *(
         "birth",
         "bday",
@@ -49,6 +49,9 @@ _KEYS = (
         "born",
         "dob",
         "d.o.b",
+        "d.ob",
+        "do.b",
+        "je suis n",
         "gebor",
         "geburt",
         "geb.",
@@ -93,7 +96,7 @@ def births(text: str, lower: str) -> Iterator[Span]:
     lower : str
         The text in lower case.
     """
-    if not any(map(lower.__contains__, _KEYS)):
+    if not any(map(lower.__contains__, KEYS)):
         return
     for cue in _CUE.finditer(text):
         start = _sentence_start(text, cue.start())

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.detectors.pattern import PatternDetector, matches_at
+from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.growing import found_near
+from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import is_top_level
 
 _LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"
@@ -43,6 +45,8 @@ EMAIL = PatternDetector(
     ),
     confirms=_is_address,
     needs="@",
+    # The quoted part, or the user and the password of an address of the web.
+    reach=576,
 )
 
 
@@ -127,6 +131,10 @@ class PhoneDetector:
                 if looked_up > _MOST_LOOKED_UP or is_planned(match[0]):
                     matches.append(match)
         return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=128, within=24)
 
 
 def _long_enough(match: re.Match[str]) -> bool:
@@ -248,6 +256,8 @@ _CODES = re.compile(
     r"|NJ|NM|NV|NY|OH|OK|OR|PA|RI|SC|SD|TN|TX|UT|VA|VT|WA|WI|WV|WY|DC)[ ]\d{5}(?:-\d{4})?"
     r")(?![\w-])"
 )
+# Where such a street may begin: with a capital, or with a lower-case letter of the forms.
+_NAME_STARTS = re.compile(r"[^\W\dbd-oq-tv-zß-ÿ_](?<![\w.].)")
 _DIGITS = re.compile(r"\d\d*")
 _CAPITALS = re.compile(r"[A-Z][A-Z]*")
 
@@ -264,7 +274,11 @@ class PostalAddressDetector:
             return []
         matches = [
             *matches_at(_DIGITS, _BY_NUMBER, text),
-            *_BY_NAME.finditer(text),
+            *matches_at(_NAME_STARTS, _BY_NAME, text),
             *matches_at(_CAPITALS, _CODES, text),
         ]
         return [Span(*match.span(), "ADDRESS") for match in matches]
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=256, within=192)

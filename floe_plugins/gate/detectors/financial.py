@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.growing import found_near
 
 # Digits in groups, with at most two separators between them.
 _DIGIT_GROUPS = re.compile(r"\d++(?:[ \t\n.,/_-]{1,2}+\d++)*+")
@@ -57,6 +58,10 @@ class CardDetector:
             if run.end() - run.start() >= _CARD_LENGTHS.start:
                 spans.extend(_cards(run))
         return spans
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=128, within=8)
 
 
 def luhn(digits: str) -> bool:
@@ -172,6 +177,10 @@ class IbanDetector:
                 spans.append(Span(start.start(), body.end(), "IBAN"))
         return spans
 
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=128, within=112)
+
 
 def iban_checks(iban: str) -> bool:
     """Return whether the two check digits of an IBAN are right (ISO 7064, MOD 97-10)."""
@@ -192,6 +201,7 @@ _VERSIONS = frozenset({0x00, 0x05, 0x30, 0x32, 0x1E, 0x16, 0x4C, 0x10, 0x41})
 
 # Shorter than any address.
 _LONG = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{25}")
+_LONG_RUN = re.compile(r"[A-Za-z0-9]{25}")
 _BASE58 = re.compile(r"(?<![A-Za-z0-9])[13LMDA9X7Tr][1-9A-HJ-NP-Za-km-z]{24,34}(?![A-Za-z0-9])")
 _SEGWIT = re.compile(
     r"(?<![A-Za-z0-9])(?:(?P<hrp>bc|tb|ltc)1[02-9ac-hj-np-z]{11,71}"
@@ -220,6 +230,10 @@ class CryptoDetector:
             if bech32_checks(match[0].lower()):
                 spans.append(Span(*match.span(), "CRYPTO"))
         return spans
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=128, within=128, wakes=_LONG_RUN)
 
 
 def base58_checks(address: str) -> bool:

@@ -14,6 +14,7 @@ from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.id_checks import check_of
 from floe_plugins.gate.detectors.national_ids import LABELS, announced_ids
 from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.growing import found_near
 
 
 class Form(NamedTuple):
@@ -66,7 +67,11 @@ FORMS: tuple[Form, ...] = (
     Form("za.idnr", r"\d{6} ?\d{4} ?[01]\d\d"),
     Form("tr.tckimlik", r"[1-9]\d{10}"),
     # Three numbers of three digits are seldom one.
-    Form("ca.sin", r"[1-79]\d\d([ -])\d{3}\1\d{3}", r"sin|social insurance|assurance sociale"),
+    Form(
+        "ca.sin",
+        r"[1-79]\d\d(?P<sep>[ -])\d{3}(?P=sep)\d{3}",
+        r"sin|social insurance|assurance sociale",
+    ),
     Form("ar.cuit", r"\d\d-\d{8}-\d", label="TAX_ID"),
     Form("ch.ssn", r"756\.\d{4}\.\d{4}\.\d\d"),
     Form("ee.ik", r"[1-6]\d{10}", r"isikukood|personal code"),
@@ -150,7 +155,11 @@ def _compiled(form: Form) -> _Compiled:
     cue = (
         re.compile(rf"(?<!\w)(?:{form.cue})(?!\w)|{form.cue}(?=\w*\W)", re.I) if form.cue else None
     )
-    return _Compiled(form, re.compile(rf"(?<![\w.+/-]){form.pattern}(?![\w+/-]|\.\d)"), cue)
+    return _Compiled(form, _pattern(form.pattern), cue)
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.+/-])(?:{form})(?![\w+/-]|\.\d)")
 
 
 _COMPILED = tuple(map(_compiled, (*FORMS, *UNCHECKED)))
@@ -158,6 +167,11 @@ _BY_LETTER = tuple(
     entry for entry in _COMPILED if re.match(r"(?:\(\?\S+?\)|\(\?:)*\[?[A-Z]", entry.form.pattern)
 )
 _BY_DIGIT = tuple(entry for entry in _COMPILED if entry not in _BY_LETTER)
+# At most places none matches, which one pattern tells sooner than forty.
+_ANY_BY_LETTER, _ANY_BY_DIGIT = (
+    _pattern("|".join(f"(?:{entry.form.pattern})" for entry in entries))
+    for entries in (_BY_LETTER, _BY_DIGIT)
+)
 
 
 class NationalIdDetector:
@@ -184,10 +198,17 @@ class NationalIdDetector:
                     spans.update(_at(text, place.start()))
         return sorted(spans)
 
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        return found_near(self, text, new_from, reach=192, within=24)
+
 
 def _at(text: str, start: int) -> Iterator[Span]:
     """Yield the numbers that begin at a place."""
-    for form, pattern, cue in _BY_DIGIT if text[start].isdigit() else _BY_LETTER:
+    by_digit = text[start].isdigit()
+    if (_ANY_BY_DIGIT if by_digit else _ANY_BY_LETTER).match(text, start) is None:
+        return
+    for form, pattern, cue in _BY_DIGIT if by_digit else _BY_LETTER:
         match = pattern.match(text, start)
         if match is None or (cue and not cue.search(text, max(0, start - _CUE_CHARS), start)):
             continue
@@ -216,4 +237,6 @@ US_SSN = PatternDetector(
         r"(?!00)\d{2}(?P=separator)(?!0000)\d{4}(?![\w-])"
     ),
     confirms=_has_separator_or_keyword,
+    reach=96,
+    wakes=_DIGIT,
 )

@@ -47,7 +47,7 @@ _KEYS = re.compile(
     re.VERBOSE,
 )
 # A text with such a key holds one of these.
-_PREFIXES = (
+PREFIXES = (
     *(
         "sk-",
         "ghp_",
@@ -122,16 +122,20 @@ _WEBHOOK = re.compile(
     )(?P<value>[A-Za-z0-9_:@/=.-]{8,256})""",
     re.VERBOSE | re.IGNORECASE,
 )
-_HOSTS = ("hook", "telegram.org/bot", "ifttt.com", "oapi.dingtalk")
+HOSTS = (
+    *("hooks.slack.com", "discord", "webhook.office.com", "outlook.office", "hooks.zapier.com"),
+    *("make.com", "maker.ifttt.com", "api.telegram.org", "open.feishu.cn", "open.larksuite.com"),
+    *("qyapi.weixin.qq.com", "oapi.dingtalk.com"),
+)
 
 
 def issued_keys(text: str, lower: str) -> Iterator[Span]:
     """Yield the keys and webhooks of a text, except those that only show the form."""
-    if any(map(text.__contains__, _PREFIXES)):
+    if any(map(text.__contains__, PREFIXES)):
         for match in _KEYS.finditer(text):
             if not _is_example(match[0]):
                 yield Span(*match.span(), "API_KEY")
-    if any(host in lower for host in _HOSTS):
+    if any(host in lower for host in HOSTS):
         for match in _WEBHOOK.finditer(text):
             if not is_placeholder(match["value"]) and any(map(str.isdigit, match["value"])):
                 yield Span(*match.span("value"), "API_KEY")

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.births import KEYS as BIRTHS
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
-from floe_plugins.gate.detectors.pattern import matches_at
+from floe_plugins.gate.growing import beginning, found_from
+from floe_plugins.gate.matching import in_lower, matches_at
 
 _ID_WORDS = (
     *(
@@ -41,12 +43,12 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|führerschein(?:-?nr|nummer)?|fahrerlaubnis|permis[ ]de[ ]conduire"
         r"|(?:licencia|permiso|carn[eé]t?)[ ]de[ ]conduc(?:ir|ción)|patente[ ]di[ ]guida",
         "DRIVER_LICENSE",
-        "licen|driver lic|driving lic|führersch|fahrerl|permis de|conducir|conducción|patente di",
+        "licen|driver|driving|führersch|fahrerl|permis de|conducir|conducción|patente di",
     ),
     (
         r"passport|reisepass(?:-?nr|nummer)?|pass(?:[- ]?nr|nummer)|passeport|pasaporte|passaporto",
         "PASSPORT",
-        "passport|passeport|reisepass|pass-nr|pass nr|passnummer|pasaporte|passaporto",
+        "passport|passeport|reisepass|pass-nr|pass nr|passnr|passnummer|pasaporte|passaporto",
     ),
     (
         r"(?:licen[cs]e|number|registration|(?:my|his|her|car)[ ]licen[cs]e)[ ]plates?"
@@ -91,9 +93,10 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"|nie|nif|c[eé]dula|(?:documento|carta)[ ]d(?:i[ ]|')identità|documento[ ]de[ ]identidad"
         r"|codice[ ]fiscale|partita[ ]iva|seguridad[ ]social|identificaci[oó]n[ ]fiscal",
         "ID_NUMBER",
-        " id |id:| no |no.| no:| number| nr| card|ssn|nino|national i|social s|social i| tin"
-        "|ausweis|steuer|sozialv|nummer|fiscal|identi|sécurité| dni| nie | nif|cedula|cédula"
-        "|partita|seguridad",
+        "|".join(f"{word} " for word in _ID_WORDS)
+        + "|id no|id number|id card|ssn|nino|social s|social i| tin"
+        "|ausweis|steuer|sozialv|nummer|fiscal|identi|sécurité| dni| nie| nif|cedula|cédula"
+        "|partita|seguridad|numéro c|numero c",
     ),
     (
         r"cvv2?|cvc2?|security[ ]code|card[ ]pin|pin[ ](?:code|number)|my[ ]pin|passcode|otp",
@@ -114,7 +117,13 @@ _BETWEEN = (
 )
 _LEAST_CHARS = 3
 _PATTERNS = tuple(
-    (re.compile(rf"\b(?:{cue}){_BETWEEN}", re.IGNORECASE), label, tuple(keys.split("|")))
+    (
+        re.compile(rf"\b(?:{cue}){_BETWEEN}", re.IGNORECASE),
+        # Where it may begin in a text of lower case.
+        re.compile(rf"\b(?=(?:{cue})(?!\w))"),
+        label,
+        tuple(keys.split("|")),
+    )
     for cue, label, keys in _CUES
 )
 _DIGIT = re.compile(r"\d")
@@ -170,6 +179,11 @@ _BIRTH_KEYS = (
 )
 
 
+# Before new text: the sentence of a birth, or a cue with all groups of its value; the last digit
+# of a value; a date.
+_REACH, _DIGIT_CHARS, _DATE_CHARS = 384, 80, 12
+_ENDS_IN_DATE = re.compile(r"\d[/.-]\d{1,4}\Z")
+
 _OTHERS = ("DATE_TIME", "DATE_OF_BIRTH", "AGE", "COORDINATES")
 
 
@@ -196,11 +210,16 @@ class KeywordDetector:
             # A date of birth may be in words.
             return list(births(text, lower))
         spans = []
-        for pattern, label, keys in _PATTERNS:
+        plain = in_lower(text)
+        for pattern, starts, label, keys in _PATTERNS:
             if any(map(lower.__contains__, keys)):
                 spans += [
                     Span(*match.span("value"), label)
-                    for match in pattern.finditer(text)
+                    for match in (
+                        pattern.finditer(text)
+                        if plain is None
+                        else matches_at(starts, pattern, text, there=plain)
+                    )
                     if _DIGIT.search(match["value"]) and len(match["value"]) >= _LEAST_CHARS
                 ]
         dates = list(matches_at(_DIGITS, _DATE, text))
@@ -217,6 +236,19 @@ class KeywordDetector:
         own = {(span.start, span.end) for span in born}
         spans = [span for span in spans if (span.start, span.end) not in own]
         return [*spans, *sorted(born), *ages(text, lower), *coordinates(text)]
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        if _ENDS_IN_DATE.search(text, max(0, new_from - _DATE_CHARS), new_from):
+            # If that becomes none, there is one less, and then the others count.
+            return self.detect(text)
+        begin = beginning(text, new_from - _REACH)
+        lower = text[max(0, new_from - _REACH) :].lower()
+        if _DIGIT.search(text, max(0, new_from - _DIGIT_CHARS)) is None and not any(
+            map(lower.__contains__, BIRTHS)
+        ):
+            return []
+        return found_from(self, text, begin)
 
 
 def _near_birth(match: re.Match[str]) -> bool:

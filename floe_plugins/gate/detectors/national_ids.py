@@ -49,7 +49,9 @@ ANNOUNCED: tuple[AnnouncedId, ...] = (
     AnnouncedId(
         (" gst",), r"gst(?:in)?", r"\d\d[A-Z]{5}\d{4}[A-Z][1-9A-Z]Z[0-9A-Z]", None, "TAX_ID"
     ),
-    AnnouncedId(("adha", "aadh", "uidai"), r"aa?dh?aa?r|uidai", _GROUPS_OF_4, "in_.aadhaar"),
+    AnnouncedId(
+        ("adha", "aadh", "adar", "adaar", "uidai"), r"aa?dh?aa?r|uidai", _GROUPS_OF_4, "in_.aadhaar"
+    ),
     AnnouncedId((" voter", " epic "), r"voter|epic", r"[A-Z]{3}\d{7}", "in_.epic"),
     # United States
     AnnouncedId(
@@ -96,14 +98,14 @@ ANNOUNCED: tuple[AnnouncedId, ...] = (
         r"\d\d[ ]?\d{6}[ ]?[A-Z][ ]?\d{3}",
     ),
     AnnouncedId(
-        ("steuern", "steuer n", "st  nr", "st nr", "finanzamt", "tax n"),
+        ("steuern", "steuer n", "st  nr", "st nr", "stnr", "finanzamt", "tax n"),
         r"steuer-?n(?:umme)?r|st\.?-?nr|finanzamt|tax[ ]n(?:o|umber)",
         r"\d{2,3}[ ]?/[ ]?\d{3,4}[ ]?/[ ]?\d{4,5}|\d{10,11}(?!\d)|\d{13}",
         "tax number",
         "TAX_ID",
     ),
     AnnouncedId(
-        ("ausweis", "identity card", "id card", "perso n"),
+        ("ausweis", "identity card", "id card", "perso n", "personr", "personummer"),
         r"(?:personal)?ausweis\w*|perso-?n(?:umme)?r|(?:identity|id)[ ]card",
         r"(?=[A-Z]*\d[A-Z]*\d)[CFGHJKLMNPRTVWXYZ][0-9CFGHJKLMNPRTVWXYZ]{8}(?:\d(?:<?<?D)?)?",
     ),
@@ -144,7 +146,7 @@ LABELS = frozenset(each.label for each in ANNOUNCED)
 _AFTER_CHARS = 56
 # Every number has four digits together, or letters among the digits.
 _POSSIBLE = re.compile(r"\d(?:\d{3}|[A-Za-z]\w\d|\d[A-Za-z]|\d-\d{3})")
-_SPACED = str.maketrans(dict.fromkeys("\n\t(\"'*-:_/[{,.", " "))
+_SPACED = "\n\t(\"'*-:_/[{,."
 _OTHER_SENTENCE = re.compile(r"[;!?]|\.\s+[A-Z]")
 _COMPILED: tuple[tuple[AnnouncedId, re.Pattern[str], re.Pattern[str]], ...] = tuple(
     (
@@ -166,7 +168,9 @@ def announced_ids(text: str, lower: str) -> Iterator[Span]:
     """
     if _POSSIBLE.search(text) is None:
         return
-    spaced = f" {lower.translate(_SPACED)}"
+    spaced = f" {lower}"
+    for sign in _SPACED:
+        spaced = spaced.replace(sign, " ")
     for each, cue, pattern in _COMPILED:
         if not any(map(spaced.__contains__, each.keys)):
             continue

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector
+from floe_plugins.gate.growing import beginning, found_from
 
 _HEXTETS = re.compile(r"[0-9A-Fa-f]+")
 
@@ -70,9 +71,12 @@ IP_ADDRESS = PatternDetector(
         re.VERBOSE,
     ),
     confirms=_names_a_machine,
+    reach=112,
+    wakes=re.compile(r"\d|:[0-9A-Fa-f.]{0,4}:"),
 )
 
 
+_ADDRESS = re.compile(r"://|www\.", re.IGNORECASE)
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"']{3,2000}+", re.IGNORECASE)
 
 # Pages that are about one person.
@@ -107,6 +111,11 @@ class PersonalUrlDetector:
             or _MINE.search(text, max(0, match.start() - _MINE_CHARS), match.start())
         ]
 
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of `detect` of which new text is a part, and maybe others."""
+        begin = beginning(text, new_from - _MINE_CHARS)
+        return [] if _ADDRESS.search(text, begin) is None else found_from(self, text, begin)
+
 
 def _is_one_device(match: re.Match[str]) -> bool:
     digits = re.sub(r"\W", "", match[0]).lower()
@@ -122,4 +131,6 @@ MAC_ADDRESS = PatternDetector(
         r"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})(?![\w:.-]?\w)"
     ),
     confirms=_is_one_device,
+    reach=64,
+    wakes=re.compile(r"[0-9A-Fa-f][:.-][0-9A-Fa-f]"),
 )

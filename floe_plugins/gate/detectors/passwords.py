@@ -5,14 +5,19 @@ from collections.abc import Iterator
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.placeholders import is_generated, is_placeholder
+from floe_plugins.gate.matching import in_lower, matches_at
 
 _LONG = (
     r"password|passwort|passwd|passphrase|passcode|kennwort|contrase[nñ]a|mot\ de\ passe|wachtwoord"
     r"|senha|пароль|密码|パスワード"
 )
-_WORDS = (
+WORDS = (
     *("pass", "pwd", "pw", "kennw", "contrase", "mot de", "mdp", "wachtw", "senha", "clave"),
     *("пароль", "密码", "パスワード"),
+)
+# Where an assignment may begin in a text of lower case.
+_STARTS = re.compile(
+    rf"(?={_LONG}|(?:(?<![a-z])|(?<=_))(?:pass|pwd|pw|mdp|clave))".replace(r"\ ", "[ ]")
 )
 _ASSIGNED = re.compile(
     rf"""(?:(?P<long>{_LONG})|(?P<before>(?<![A-Za-z])|(?<=_))(?P<short>pass|pwd|pw|mdp|clave))
@@ -98,9 +103,15 @@ def passwords(text: str, lower: str) -> Iterator[Span]:
     """Yield the passwords of a text; keys of markup have the label of keys."""
     if "://" in text:
         yield from _in_urls(text)
-    named = any(word in lower for word in _WORDS)
+    named = any(word in lower for word in WORDS)
     if named:
-        for match in _ASSIGNED.finditer(text):
+        plain = in_lower(text)
+        assigned = (
+            _ASSIGNED.finditer(text)
+            if plain is None
+            else matches_at(_STARTS, _ASSIGNED, text, there=plain)
+        )
+        for match in assigned:
             span = _assigned(match)
             if span is not None:
                 yield Span(*span, "PASSWORD")

@@ -1,10 +1,11 @@
 """A detector with one regular expression and a check of its matches."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.growing import beginning, found_from, found_near
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class PatternDetector:
         Returns whether a match counts.
     needs : str, optional
         A string that every text with a match holds; other texts are not searched.
+    reach : int, optional
+        Characters before new text that may take part in a new finding. Words are read whole.
+    wakes : re.Pattern, optional
+        Matches within that reach, or in the new text, if there is a new finding.
     """
 
     name: str
@@ -27,6 +32,8 @@ class PatternDetector:
     pattern: re.Pattern[str]
     confirms: Callable[[re.Match[str]], bool] | None = None
     needs: str = ""
+    reach: int = 128
+    wakes: re.Pattern[str] | None = None
 
     @property
     def labels(self) -> Sequence[str]:
@@ -43,22 +50,12 @@ class PatternDetector:
             if self.confirms is None or self.confirms(match)
         ]
 
-
-def matches_at(
-    starts: re.Pattern[str], pattern: re.Pattern[str], text: str
-) -> Iterator[re.Match[str]]:
-    """Yield the matches of a pattern, like `finditer`, but try it only at some places.
-
-    Parameters
-    ----------
-    starts : re.Pattern
-        Where matches may begin. A pattern that begins with a set of characters is many times faster
-        than one that begins with a look-behind.
-    """
-    done = 0
-    for start in starts.finditer(text):
-        if start.start() >= done:
-            match = pattern.match(text, start.start())
-            if match is not None:
-                done = match.end()
-                yield match
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the confirmed matches of which new text is a part, and maybe others."""
+        if self.needs not in text:
+            return []
+        if self.wakes is None:
+            return found_from(self, text, beginning(text, new_from - self.reach))
+        return found_near(
+            self, text, new_from, reach=self.reach, wakes=self.wakes, within=self.reach
+        )

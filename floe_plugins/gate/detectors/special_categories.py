@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from floe_plugins.gate.detector import Span
@@ -180,6 +181,15 @@ class _Keys:
         self.together = tuple(self._of(parts, signs) for signs in _TOPICS_TOGETHER)
         self.ages = self._of(parts, _AGES)
 
+    def may_turn(self, words: Sequence[str]) -> bool:
+        """Return whether a statement may be complete with these words."""
+        if not (self.topics.isdisjoint(words) and self.ages.isdisjoint(words)):
+            return True
+        if not all(each.isdisjoint(words) for each in self.together):
+            return True
+        long = [word for word in words if len(word) > _SHORT]
+        return any(word.endswith(_ENDINGS) for word in long)
+
     @staticmethod
     def _of(parts: _Parts, signs: frozenset[str]) -> frozenset[str]:
         words = {word for word, sign in parts.words.items() if signs.intersection(sign)}
@@ -252,27 +262,78 @@ class StatementDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the statements of a text."""
+        return _statements(text) if _may_say(text) else []
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the statements of which new text is a part, and maybe others."""
         parts, keys = _parts()
-        word = _ASCII_WORD if text.isascii() else _WORD
-        if not keys.may_say(set(word.findall(text.lower()))):
+        near = max(0, new_from - _NEAR_CHARS)
+        if not (_FIGURE.search(text, near) or keys.may_turn(_WORD.findall(text[near:].lower()))):
             return []
-        lower = _lower(text)
-        signs, places = _read(lower, parts)
-        present = set(signs)
-        found = [
-            (label, *match.span("f"))
-            for label, rule, needed in _rules()
-            if not needed.isdisjoint(present)
-            for match in rule.finditer(signs)
-        ]
-        if not found:
+        if not _changes(text, new_from, parts):
             return []
-        at = [match.span() for match in _TOKEN.finditer(lower)]
-        spans = {
-            Span(at[places[first][0]][0], at[places[last - 1][1]][1], label)
-            for label, first, last in found
-        }
-        return sorted(_outermost(spans))
+        begin = _sentence_before(text, new_from - _REACH)
+        found = _statements(text[begin:])
+        if not found or not _may_say(text):
+            return []
+        return [replace(span, start=span.start + begin, end=span.end + begin) for span in found]
+
+
+# Before new text: the words after the topic of a statement, and those of the longest rule.
+_NEAR_CHARS, _REACH = 240, 384
+# Words before new text that may be parts of a phrase with it.
+_PHRASE_CHARS = 96
+_ANY_WORD = 6
+_FIGURE = re.compile(r"\d")
+_ENDS = (". ", "? ", "! ", ".\n", "?\n", "!\n", "\n\n")
+
+
+def _sentence_before(text: str, place: int) -> int:
+    """Return the end of a sentence before a place, so that no phrase is cut; or 0."""
+    place = max(0, place)
+    return max(text.rfind(end, max(0, place - _REACH), place) for end in _ENDS) + 1 if place else 0
+
+
+def _changes(text: str, new_from: int, parts: _Parts) -> bool:
+    """Return whether new text changes signs to more than words that are no part of a statement."""
+    begin = max(0, new_from - _PHRASE_CHARS)
+    old = "".join(_read(_lower(text[begin:new_from]), parts)[0])
+    new = "".join(_read(_lower(text[begin:]), parts)[0])
+    same = next(
+        (at for at, pair in enumerate(zip(old, new, strict=False)) if len(set(pair)) > 1),
+        min(len(old), len(new)),
+    )
+    # What follows "allergic to" may be any word.
+    return bool(new[same:].strip(_OTHER)) or "%" in new[-_ANY_WORD:] or len(new) < len(old)
+
+
+def _may_say(text: str) -> bool:
+    word = _ASCII_WORD if text.isascii() else _WORD
+    return _parts()[1].may_say(set(word.findall(text.lower())))
+
+
+def _statements(text: str) -> list[Span]:
+    parts, _ = _parts()
+    lower = _lower(text)
+    signs, ends = _read(lower, parts)
+    line = "".join(signs)
+    present = set(line)
+    found = [
+        (label, *match.span("f"))
+        for label, rule, needed in _rules()
+        if not needed.isdisjoint(present)
+        for match in rule.finditer(line)
+    ]
+    if not found:
+        return []
+    at = [match.span() for match in _TOKEN.finditer(lower)]
+    # The numbers of the first and the last word of each sign.
+    places = [(word, ends.get(word, word)) for word, sign in enumerate(signs) for _ in sign]
+    spans = {
+        Span(at[places[first][0]][0], at[places[last - 1][1]][1], label)
+        for label, first, last in found
+    }
+    return sorted(_outermost(spans))
 
 
 def _outermost(spans: set[Span]) -> Iterator[Span]:
@@ -284,26 +345,28 @@ def _outermost(spans: set[Span]) -> Iterator[Span]:
             yield span
 
 
-def _read(lower: str, parts: _Parts) -> tuple[str, list[tuple[int, int]]]:
-    """Return a sign for each word, and the numbers of the first and the last word of each sign."""
+def _read(lower: str, parts: _Parts) -> tuple[list[str], dict[int, int]]:
+    """Return the signs of each word, and the last word of each phrase by its first one.
+
+    The sign of a phrase stands with its first word, and its other words have none.
+    """
     tokens = _TOKEN.findall(lower)
     if len(ITALIAN.intersection(tokens)) > 1:
         tokens = [_OTHER if token == "i" else token for token in tokens]
     signs = list(map(_sign_of, tokens))
-    ends = list(range(len(tokens)))
+    ends: dict[int, int] = {}
     phrases = parts.phrases
     done = 0
-    for at, token in enumerate(tokens):
-        if token in phrases and at >= done:
-            for rest, sign in phrases[token]:
+    for at in [at for at, token in enumerate(tokens) if token in phrases]:
+        if at >= done:
+            for rest, sign in phrases[tokens[at]]:
                 end = at + 1 + len(rest)
                 if tuple(tokens[at + 1 : end]) == rest:
                     signs[at:end] = (sign, *("",) * len(rest))
                     ends[at] = end - 1
                     done = end
                     break
-    places = [(at, ends[at]) for at, sign in enumerate(signs) for _ in sign]
-    return "".join(signs), places
+    return signs, ends
 
 
 @functools.lru_cache(maxsize=20_000)

@@ -1,9 +1,68 @@
 """Builds the views of a text: its possible readings once disguises are undone."""
 
-from floe_plugins.gate.disguises.characters import normalised
+import re
+
+from floe_plugins.gate.disguises.characters import changes, has_look_alikes, normalised
 from floe_plugins.gate.disguises.encodings import decoded
-from floe_plugins.gate.disguises.spelled_out import closed_up, spelled_out
+from floe_plugins.gate.disguises.spelled_out import closed_up, counts, spelled_out
 from floe_plugins.gate.disguises.view import View
+from floe_plugins.gate.growing import beginning
+
+# What a disguise ends with: a digit or single characters; or, further back, something encoded, a
+# sign or a word of a spelled-out address, a turn of a chat.
+_ENDS = re.compile(r"\d|(?<!\w)\w[\W_]{1,3}\w[\W_]{1,3}\w(?!\w)|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)")
+_MARKS = re.compile(
+    r"[%&\\@]|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
+    r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase|\s(?:at|ät)\s[\w.+-]{1,64}\."
+    r"|\n(?:user|assistant|system|model|human)\n"
+)
+# A word that may be encoded, in lower case.
+_LONG_WORD = re.compile(r"[a-z0-9+/_-]{14}")
+_END_CHARS, _MARK_CHARS = 40, 96
+#: Before new text: the longest disguised value, and the longest disguised number.
+_REACH, _NUMBER_CHARS = 512, 256
+
+
+def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | None:
+    """Return the views of new text, and of what is before it as far as that may belong to it.
+
+    Parameters
+    ----------
+    new_from : int
+        Where the new text begins.
+
+    Returns
+    -------
+    begin : int
+        Where the part begins that the views are of.
+    plain : str
+        The first view's text up to where new text begins, if that only replaces characters one by
+        one; otherwise empty.
+    views : tuple of View
+        None for most new text.
+    None
+        In place of all, if a part says less than the whole.
+    """
+    end = text[max(0, new_from - _MARK_CHARS) :].lower()
+    special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
+    marked = _MARKS.search(end) is not None or (
+        _LONG_WORD.search(end) is not None
+        and decoded(text[beginning(text, new_from - _REACH) :]) is not None
+    )
+    ends = _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None or counts(end)
+    if not (special or marked or ends):
+        return 0, "", ()
+    # What is encoded, or has marks of its own, may be longer than a number.
+    begin = beginning(text, new_from - (_REACH if special or marked else _NUMBER_CHARS))
+    part = text[begin:]
+    if special and has_look_alikes(part):
+        return None
+    views = views_of(part)
+    if not special or not views or views[0].values_only:
+        return begin, "", views
+    old = text[begin:new_from]
+    plain = normalised(old)
+    return begin, old if plain is None else plain.text, views
 
 
 def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:

@@ -70,6 +70,8 @@ LATIN: dict[str, str] = {
 """Look-alike to the ASCII letter that it resembles."""
 
 
+_LOOK_ALIKE = re.compile(f"[{''.join(LATIN)}]")
+
 # Anything but printable ASCII and the usual white space.
 _SPECIAL = re.compile(r"[^\t\n\r\x20-\x7e]")
 
@@ -101,7 +103,7 @@ def normalised(text: str, parent: View | None = None) -> View | None:
     View or None
         None if the text does not change.
     """
-    if text.isascii() and text.isprintable():
+    if _SPECIAL.search(text) is None:
         return None
     rewriting = Rewriting(text, parent)
     for match in _SPECIAL.finditer(text):
@@ -134,13 +136,25 @@ def _plain(character: str) -> str:
     return "." if character in _FULL_STOPS else character
 
 
+def changes(text: str) -> bool:
+    """Return whether `normalised` may change a text, by its characters."""
+    return any(_seen(each) != each or each in LATIN for each in frozenset(_SPECIAL.findall(text)))
+
+
+def has_look_alikes(text: str) -> bool:
+    """Return whether letters of a text may become Latin ones, which depends on all of it."""
+    if text.isascii():
+        return False
+    return _LOOK_ALIKE.search(unicodedata.normalize("NFKC", text)) is not None
+
+
 def _folded(text: str, parent: View | None) -> View | None:
     """Replace look-alikes by Latin letters, but leave words of other languages alone.
 
     A word changes if its only foreign letters are look-alikes, and it has ASCII letters or digits
     too or is in a text that is mostly Latin.
     """
-    if text.isascii():
+    if text.isascii() or _LOOK_ALIKE.search(text) is None:
         return None
     letters = len(_ASCII_LETTER.findall(text))
     latin = 2 * letters > sum(map(str.isalpha, text))

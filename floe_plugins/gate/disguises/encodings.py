@@ -11,6 +11,7 @@ import re
 from urllib.parse import unquote
 
 from floe_plugins.gate.disguises.view import Rewriting, View
+from floe_plugins.gate.matching import matches_at
 
 _LEAST_CHARS = 14
 _BASE64 = "[A-Za-z0-9+/_-]"
@@ -22,6 +23,8 @@ _ENCODED = re.compile(
         {_BASE64}{{{_LEAST_CHARS},}}+={{0,2}}(?:\r?\n{_BASE64}{{4,}}+={{0,2}})*+)""",
     re.VERBOSE,
 )
+# Where such a match may begin: a run of letters has it at its beginning only.
+_STARTS = re.compile(rf"[%&\\]|{_BASE64}{{{_LEAST_CHARS},}}+")
 _ESCAPE = re.compile(r"\\(?:u\{)?[ux]?([0-9A-Fa-f]+)\}?")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -46,7 +49,7 @@ def decoded(text: str, parent: View | None = None) -> View | None:
     if not (long or "%" in text or "&" in text or "\\" in text):
         return None
     rewriting = Rewriting(text, parent)
-    for match in _ENCODED.finditer(text):
+    for match in matches_at(_STARTS, _ENCODED, text):
         if match["word"] is not None:
             _decode_words(rewriting, match)
             continue

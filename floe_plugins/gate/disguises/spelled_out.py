@@ -9,6 +9,7 @@ import re
 from itertools import pairwise
 
 from floe_plugins.gate.disguises.view import Rewriting, Stage, View, replacing, rewritten
+from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import KNOWN, UNMISTAKABLE
 
 # The ten digits in some languages; a run of many of them is a number in any.
@@ -52,7 +53,7 @@ _TOKEN = re.compile(r"[^\W_]+")
 _LEAST_WORDS = 3
 _LEAST_DIGITS = 6
 # A cheap test: fewer words than this are not a number.
-_APART = str.maketrans(dict.fromkeys(",.;:/_-", " "))
+_APART = ",.;:/_-"
 _COUNTED = frozenset({*_WORDS, *_TENS, *_REPEATS})
 
 _AT = r"(?:at|ät|arroba|arobase|@)"
@@ -78,15 +79,17 @@ _NO_LOCAL = (
     r"|available|visit|us|me|it|here|online|in|on|is|are|was|sign(?:ed)?|log(?:ged)?|up|account|page"
     r"|site|website|more|and|or|hosted|sold|job|meet|read|see)\s"
 )
-_SPOKEN = re.compile(
-    rf"""(?<![\w.+-])(?!{_NO_LOCAL}at\s)
-    {_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point|underscore|dash|hyphen|minus
-        |plus)\s){_NAME}){{0,4}}
+_SIGN_AND_DOMAIN = rf"""
     (?:\s(?:at|ät|(?P<sign>arroba|arobase))\s | @) (?!{_DETERMINER})
     (?:(?:{_PROVIDERS})\.(?:com|net|org|de|me|co\.uk)(?![\w-])
     | {_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point)\s){_NAME}){{0,3}}
       \s(?:(?:dot|punkt|punto|ponto)\s(?:{KNOWN})|point\s(?:{UNMISTAKABLE})
-        |(?(sign)point\s(?:{KNOWN})|(?!)))(?![\w-]))""",
+        |(?(sign)point\s(?:{KNOWN})|(?!)))(?![\w-]))"""
+_FROM_SIGN = re.compile(_SIGN_AND_DOMAIN, re.IGNORECASE | re.VERBOSE)
+_SPOKEN = re.compile(
+    rf"""(?<![\w.+-])(?!{_NO_LOCAL}at\s)
+    {_NAME}(?:(?:\.|\s(?:dot|punkt|punto|ponto|point|underscore|dash|hyphen|minus
+        |plus)\s){_NAME}){{0,4}}{_SIGN_AND_DOMAIN}""",
     re.IGNORECASE | re.VERBOSE,
 )
 _LOUD = re.compile(
@@ -124,8 +127,11 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
     """
     lower = text.lower()
     stages: list[Stage] = [_turns]
-    words = lower.translate(_APART).split()
-    if sum(len(word) == 1 for word in words) >= _LEAST_SINGLES:
+    apart = lower
+    for sign in _APART:
+        apart = apart.replace(sign, " ")
+    words = apart.split()
+    if list(map(len, words)).count(1) >= _LEAST_SINGLES:
         stages.append(_letters)
     chinese = not text.isascii() and any(digit in text for digit in _CHINESE)
     if chinese or sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS:
@@ -133,6 +139,14 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
     if any(hint in lower for hint in _HINTS) or _names_a_provider(text, lower):
         stages += [_marks, _addresses]
     return rewritten(text, parent, stages)
+
+
+def counts(text: str) -> bool:
+    """Return whether so many words of a text in lower case stand for digits as a number needs."""
+    words = _TOKEN.findall(text)
+    return sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS or (
+        not text.isascii() and any(digit in text for digit in _CHINESE)
+    )
 
 
 def _names_a_provider(text: str, lower: str) -> bool:
@@ -203,8 +217,11 @@ def _marks(text: str, parent: View | None) -> View | None:
 
 def _addresses(text: str, parent: View | None) -> View | None:
     rewriting = Rewriting(text, parent)
-    found = [(match.span(), _written(match[0])) for match in _SPOKEN.finditer(text)]
-    found += [(match.span(), f"{match[1]}@{match[2]}") for match in _LOUD.finditer(text)]
+    found = []
+    if _FROM_SIGN.search(text):
+        found += [(match.span(), _written(match[0])) for match in _SPOKEN.finditer(text)]
+    if " AT " in text:
+        found += [(match.span(), f"{match[1]}@{match[2]}") for match in _LOUD.finditer(text)]
     last = 0
     for (start, end), address in sorted(found):
         if start >= last:
@@ -243,7 +260,7 @@ _LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
 _LETTERS_OF_DIGITS = str.maketrans("OolI", "0011")
 
 # Cheap tests: fewer digits, or single characters, cannot hide a number or address.
-_NO_DIGITS = str.maketrans("", "", "0123456789")
+_DIGITS = "0123456789"
 _LEAST_APART = 7
 
 
@@ -257,11 +274,13 @@ def closed_up(text: str, parent: View | None = None) -> View | None:
     View or None
         None if nothing in the text is spaced out.
     """
-    digits = len(text) - len(text.translate(_NO_DIGITS))
-    singles = sum(len(word) == 1 for word in text.split())
+    digits = sum(map(text.count, _DIGITS))
+    singles = list(map(len, text.split())).count(1)
     stages = [_leet] if digits else []
     if singles >= _LEAST_SINGLES or digits >= _LEAST_APART:
-        stages += [_singles, _groups, _odd]
+        stages += (
+            [_groups, _odd] if _THREE_SINGLES.search(text) is None else [_singles, _groups, _odd]
+        )
     return rewritten(text, parent, stages)
 
 
@@ -269,15 +288,23 @@ def _of_digits(word: re.Match[str]) -> str | None:
     return None if word[0].isdigit() else word[0].translate(_LETTERS_OF_DIGITS)
 
 
-_leet = replacing(_LEET, _of_digits)
-_singles = replacing(_SINGLES, lambda run: re.sub(r"[\W_]", "", run[0]))
+# Where these may begin: a set of characters is found many times faster than what is not before it.
+_LEET_STARTS = re.compile(r"[\dOolI]{4,}+")
+_SINGLE_STARTS = re.compile(rf"{_ALNUM}(?=[\W_]{{1,3}}+{_ALNUM}(?!{_ALNUM}))")
+_NUMBERS = re.compile(r"\d\d*")
+# Part of every run of singles.
+_THREE_SINGLES = re.compile(rf"[\W_]{_ALNUM}[\W_]{{1,3}}{_ALNUM}[\W_]{{1,3}}{_ALNUM}[\W_]")
+
+_leet = replacing(_LEET, _of_digits, starts=_LEET_STARTS)
+_singles = replacing(_SINGLES, lambda run: re.sub(r"[\W_]", "", run[0]), starts=_SINGLE_STARTS)
 _odd = replacing(_ODD, " ")
 
 
 def _groups(text: str, parent: View | None) -> View | None:
     rewriting = Rewriting(text, parent)
     matches = sorted(
-        (*_PAIRS.finditer(text), *_TRIPLES.finditer(text)), key=lambda match: match.start()
+        (*matches_at(_NUMBERS, _PAIRS, text), *matches_at(_NUMBERS, _TRIPLES, text)),
+        key=lambda match: match.start(),
     )
     last = 0
     for match in matches:

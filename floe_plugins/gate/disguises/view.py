@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from floe_plugins.gate.matching import matches_at
+
 
 @dataclass(frozen=True)
 class View:
@@ -144,18 +146,25 @@ class Rewriting:
 Stage = Callable[[str, View | None], View | None]
 
 
-def replacing(pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str | None]) -> Stage:
+def replacing(
+    pattern: re.Pattern[str],
+    by: str | Callable[[re.Match[str]], str | None],
+    *,
+    starts: re.Pattern[str] | None = None,
+) -> Stage:
     """Return the stage that replaces a pattern's matches.
 
     Parameters
     ----------
+    starts : re.Pattern, optional
+        Where matches may begin, see `matches_at`.
     by : str or callable
         The replacement of every match, or a function from a match to it; None keeps the match.
     """
 
     def stage(text: str, parent: View | None) -> View | None:
         rewriting = Rewriting(text, parent)
-        for match in pattern.finditer(text):
+        for match in matches_at(starts, pattern, text) if starts else pattern.finditer(text):
             replacement = by if isinstance(by, str) else by(match)
             if replacement is not None:
                 rewriting.replace(match.start(), match.end(), replacement)

@@ -27,8 +27,10 @@ from floe_plugins.gate.detectors.learned.words import (
     STREET,
     TITLES,
 )
+from floe_plugins.gate.growing import BESIDE, beginning
 
 if TYPE_CHECKING:
+    from floe_plugins.gate.detectors.learned.growth import Growth, Whole
     from floe_plugins.gate.detectors.learned.model import Model
 
 MODEL = Path(__file__).with_name("model.npz")
@@ -40,6 +42,8 @@ _SEEN = 2
 _WORD_SCORE = 0.03
 # Of longer lines the surroundings are read; and longer runs of characters no names.
 _LINE, _RUN = 160, 60
+# Before new text: a finding, and the line that it is in.
+_REACH = 256
 # Characters between words of one finding, at most.
 _GAP = 20
 
@@ -91,6 +95,7 @@ class LearnedDetector:
         self._thresholds = thresholds or Thresholds()
         self._model: Model | None = None
         self._lock = threading.Lock()
+        self._growth: Growth | None = None
 
     def load(self) -> Model:
         """Read the model, unless it is already loaded.
@@ -114,26 +119,58 @@ class LearnedDetector:
         The score of a span is half of what the class of its best word has before "nothing", at
         most 1.
         """
+        return self._found(text, None)
+
+    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
+        """Return the findings of which new text is a part, and maybe others.
+
+        New text may change the language, or the use of capitals, that all words are read by. Then
+        the whole text is read.
+        """
+        whole = self._whole_of(text, new_from)
+        if whole is None:
+            return self.detect(text)
+        begin = beginning(text, new_from - BESIDE - _REACH)
+        found = self._found(text[begin:], whole if begin else None)
+        return [replace(span, start=span.start + begin, end=span.end + begin) for span in found]
+
+    def stays(self, text: str, new_from: int) -> bool:
+        """Return whether new text changes findings beside it only."""
+        return self._whole_of(text, new_from) is not None
+
+    def _whole_of(self, text: str, new_from: int) -> Whole | None:
+        from floe_plugins.gate.detectors.learned.growth import Growth
+
+        with self._lock:
+            if self._growth is None:
+                self._growth = Growth()
+            return self._growth.unchanged(text, new_from)
+
+    def _found(self, text: str, whole: Whole | None) -> list[Span]:
+        """Return the findings of a text, or of a part of one of which is said what it is."""
         from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
             words, starts = tokens(text)
-            scored = self._scores_of(words, self.load())
+            capitals = None if whole is None else whole.capitals
+            scored = self._scores_of(words, self.load(), capitals)
         if not scored:
             return []
-        spoken = language(words)
+        spoken = language(words) if whole is None else whole.language
         if spoken not in TRAINED:
             return []
-        judge = _Judge(text, spoken, self._thresholds)
+        judge = _Judge(text, spoken, self._thresholds, whole=whole is None)
         found = (_named(text, span) for span in _joined(text, words, starts, scored))
         return [_whole(text, span) for span in found if judge.counts(span)]
 
-    def _scores_of(self, words: Sequence[str], model: Model) -> dict[int, tuple[str, float]]:
+    def _scores_of(
+        self, words: Sequence[str], model: Model, capitals: int | None = None
+    ) -> dict[int, tuple[str, float]]:
         """Return labels and scores of the private words, by their numbers, ascending."""
         found: dict[int, tuple[str, float]] = {}
         for start in range(0, len(words), _WORDS):
             first = max(0, start - _SEEN)
-            scores = model.scores(words[first : start + _WORDS + _SEEN])
+            scores = model.scores(words[first : start + _WORDS + _SEEN], capitals=capitals)
             scores = scores[start - first :][:_WORDS]
             lead = (scores[:, 1:].max(axis=1) - scores[:, 0]) / 2
             private = (lead > _WORD_SCORE).nonzero()[0]
@@ -195,10 +232,15 @@ class _Judge:
         Its language as a whole.
     thresholds : Thresholds
         From which score on a finding counts.
+    whole : bool
+        Whether the text is all there is, and not a part.
     """
 
-    def __init__(self, text: str, spoken: str, thresholds: Thresholds) -> None:
+    def __init__(
+        self, text: str, spoken: str, thresholds: Thresholds, *, whole: bool = True
+    ) -> None:
         self._text = text
+        self._is_whole = whole
         self._spoken = spoken
         self._thresholds = thresholds
         # The line that was asked for last: findings come in order.
@@ -247,7 +289,7 @@ class _Judge:
         self._line_is_code = is_code(line)
         self._line_language = (
             self._spoken
-            if len(line) == len(text)
+            if self._is_whole and len(line) == len(text)
             else language(_LETTERS.findall(line), default=self._spoken)
         )
 
@@ -265,7 +307,7 @@ class _Judge:
     def _is_ordinary(self, span: Span, stretch: str) -> bool:
         """Return whether a stretch is a word or a value that is nobody's and no place's."""
         text = self._text
-        if span.label != "ADDRESS" or " " not in stretch:
+        if (span.label != "ADDRESS" or " " not in stretch) and not _between_spaces(text, span):
             # The run of characters without spaces that the stretch stands in.
             before = text[max(0, span.start - _RUN) : span.start]
             after = text[span.end : span.end + _RUN]
@@ -290,6 +332,11 @@ class _Judge:
             leading = _BEFORE.search(text, max(0, span.start - 12), span.start)
             return not (leading and leading[1].lower() in TITLES)
         return False
+
+
+def _between_spaces(text: str, span: Span) -> bool:
+    start, end = span.start, span.end
+    return (start == 0 or text[start - 1].isspace()) and (end == len(text) or text[end].isspace())
 
 
 def _named(text: str, span: Span) -> Span:
@@ -325,6 +372,6 @@ def _whole(text: str, span: Span) -> Span:
 
 def _tells(stretch: str, label: str) -> bool:
     """Return whether a stretch is more than signs, an initial, or a number."""
-    if any(letter >= "\u3040" for letter in stretch):
+    if max(stretch) >= "\u3040":
         return True
     return sum(map(str.isalpha, stretch)) > (2 if label == "ADDRESS" else 1)

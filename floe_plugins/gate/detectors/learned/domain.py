@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 TRAINED: Final = ("en", "de", "fr", "es", "it")
@@ -64,20 +65,24 @@ _FUNCTION_WORDS = {
 }
 
 
-def _by_word() -> dict[str, tuple[int, ...]]:
-    found: dict[str, list[int]] = {}
+_LANGUAGES = tuple(_FUNCTION_WORDS)
+# A counter of 16 bits for each language, so that one sum counts for all of them.
+_COUNTERS = struct.Struct(f"<{len(_LANGUAGES)}H")
+
+
+def _by_word() -> dict[str, int]:
+    found: dict[str, int] = {}
     for number, words in enumerate(_FUNCTION_WORDS.values()):
         for word in dict.fromkeys(words.split()):
-            found.setdefault(word, []).append(number)
-    return {word: tuple(numbers) for word, numbers in found.items()}
+            found[word] = found.get(word, 0) + (1 << 16 * number)
+    return found
 
 
-_LANGUAGES = tuple(_FUNCTION_WORDS)
 _BY_WORD = _by_word()
 # So many function words of another language, and so many times as many as of English, tell.
 _LEAST, _LEAST_UNTRAINED, _TIMES = 2, 3, 1.3
 # The language of a long text shows in its first words.
-_SAMPLE = 300
+SAMPLE = 300
 # So many letters of another alphabet are more than a name or an address.
 _ALIEN_LETTERS = 60
 # Letters of other alphabets than the Latin one.
@@ -100,17 +105,25 @@ def language(words: Sequence[str], *, default: str = "en") -> str:
     str
         An ISO 639-1 code; ``""`` for a text mostly in another than the Latin alphabet.
     """
-    counts = [0] * len(_LANGUAGES)
-    for numbers in filter(None, map(_BY_WORD.get, map(str.lower, words[:_SAMPLE]))):
-        for number in numbers:
-            counts[number] += 1
+    total = counted(words[:SAMPLE])
+    if not total:
+        return default if _is_latin(words) else ""
+    return spoken(total) or (default if _is_latin(words) else "")
+
+
+def counted(words: Iterable[str]) -> int:
+    """Return how many function words of each language some words have, in one number to add up."""
+    return sum(filter(None, map(_BY_WORD.get, map(str.lower, words))))
+
+
+def spoken(total: int) -> str:
+    """Return the language of so many function words of each; empty if they say nothing."""
+    counts = _COUNTERS.unpack(total.to_bytes(_COUNTERS.size, "little"))
     best = max(counts)
     which = counts.index(best)
     least = _LEAST if which < len(TRAINED) else _LEAST_UNTRAINED
     if best < least or best <= counts[0] * _TIMES:
-        if counts[0]:
-            return "en"
-        return default if _is_latin(words) else ""
+        return "en" if counts[0] else ""
     return _LANGUAGES[which]
 
 

@@ -7,6 +7,7 @@ A word's code in the lexicon packs, from the lowest digit: first name (0-2), sur
 (0-3), how common the word is in English (0-5), and whether it is used as a common word (0-1).
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from itertools import accumulate
@@ -150,50 +151,86 @@ def edge(lexicon: Lexicon) -> Word:
     return Word(_EDGE, lexicon)
 
 
-def pair_rows(identity: Hashes, kind: Hashes, ends_sentence: Hashes) -> Indices:
+# The attributes of a word, in the order of the rows of an array: see `Word`.
+_IDENTITY, _KIND, _ENDS = range(3)
+# Two attributes of each pair, with the distance of the word whose attribute it is.
+_PAIRED: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
+    ((_KIND, 0), (_KIND, -1)),
+    ((_KIND, 0), (_KIND, 1)),
+    ((_KIND, 0), (_IDENTITY, -1)),
+    ((_KIND, 0), (_IDENTITY, 1)),
+    ((_IDENTITY, -1), (_IDENTITY, 1)),
+    ((_IDENTITY, -2), (_IDENTITY, -1)),
+    ((_IDENTITY, 1), (_IDENTITY, 2)),
+    ((_IDENTITY, 0), (_IDENTITY, -1)),
+    ((_IDENTITY, 0), (_IDENTITY, 1)),
+    ((_KIND, 0), (_KIND, -1)),
+    ((_KIND, 0), (_ENDS, -1)),
+)
+# Of shape (2, pairs, 1): the rows, and the places relative to a word that has two before it.
+_ATTRIBUTE, _AT = (
+    np.array([[pair[side][part] for pair in _PAIRED] for side in (0, 1)])[..., None]
+    for part in (0, 1)
+)
+
+
+def pair_rows(attributes: Hashes, *, capitals: int | None = None) -> Indices:
     """Return the rows that depend on several words.
 
     Parameters
     ----------
-    identity, kind, ends_sentence : Hashes
-        These attributes of the words of one text, with two borders before and after it.
+    attributes : Hashes
+        Of shape (3, words + 4): identity, kind and ends_sentence of the words of one text, with two
+        borders before and after it.
+    capitals : int, optional
+        How a text of which these words are a part uses capitals, see `use_of_capitals`.
 
     Returns
     -------
     Indices
         Of shape (`PAIRS`, words).
     """
-    word, before, after = identity[2:-2], identity[1:-3], identity[3:-1]
-    own, left, right = kind[2:-2], kind[1:-3], kind[3:-1]
-    begins = ends_sentence[1:-3] + np.uint64(2) * _regime(own & np.uint64(15))
-    first = np.array(
-        (own, own, own, own, before, identity[:-4], after, word, word, own, own), np.uint64
-    )
-    second = np.array(
-        (left, right, before, after, after, before, identity[4:], before, after, left, begins),
-        np.uint64,
-    )
+    width = attributes.shape[1]
+    places = _ATTRIBUTE * width + (_AT + 2) + np.arange(width - 4)
+    first, second = attributes.take(places)
+    kinds = attributes[_KIND]
+    second[PAIRS - 1] += np.uint64(2 * (_regime(kinds[2:-2]) if capitals is None else capitals))
     first += _NUMBERS
     first *= _MIX[0]
     second += np.uint64(1)
     second *= _MIX[1]
     first ^= second
-    first[_TRIPLE] ^= (right + np.uint64(1)) * _MIX[2]
+    first[_TRIPLE] ^= (kinds[3:-1] + np.uint64(1)) * _MIX[2]
     first *= _MIX[3]
     first >>= np.uint64(64 - BITS)
-    return first.astype(np.int64)
+    rows: Indices = first.view(np.int64)
+    return rows
 
 
-def _regime(shapes: Hashes) -> np.uint64:
-    """Classify a text's use of capitals: none, only, mostly at beginnings of words, or mixed."""
-    lower = int(np.count_nonzero(shapes == 1))
-    title = int(np.count_nonzero(shapes == 2))
-    upper = int(np.count_nonzero(shapes == 3))
+def _regime(kinds: Hashes) -> int:
+    shapes = np.bincount((kinds & np.uint64(15)).view(np.int64), minlength=4)
+    return use_of_capitals(*shapes[1:4].tolist())
+
+
+def use_of_capitals(lower: int, title: int, upper: int) -> int:
+    """Classify a text's use of capitals: none, only, mostly at beginnings of words, or mixed.
+
+    Parameters
+    ----------
+    lower, title, upper : int
+        How many of its words have these shapes.
+    """
     if not title and not upper:
-        return np.uint64(0)
+        return 0
     if not title and not lower:
-        return np.uint64(1)
-    return np.uint64(2 if title > lower else 3)
+        return 1
+    return 2 if title > lower else 3
+
+
+@functools.lru_cache(maxsize=8192)
+def shape(word: str) -> int:
+    """Return a number for the shape of a word: 1 to 3 for lower case, a capital, only capitals."""
+    return _shape(word[:_LETTERS])
 
 
 def _shape(word: str) -> int:

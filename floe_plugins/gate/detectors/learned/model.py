@@ -91,13 +91,15 @@ class Model:
                 codes=self.lexicon.codes,
             )
 
-    def scores(self, words: Sequence[str]) -> Scores:
+    def scores(self, words: Sequence[str], *, capitals: int | None = None) -> Scores:
         """Score the words of one text.
 
         Parameters
         ----------
         words : sequence of str
             As `features.tokens` gives them; at least one.
+        capitals : int, optional
+            As for `pair_rows`.
 
         Returns
         -------
@@ -106,27 +108,29 @@ class Model:
         """
         count = len(words)
         padded = np.array([0, 0, *self._places(words), 0, 0])
-        # Rows of the table for the words around each place.
-        rows_at = np.array([padded[2 - offset :][:count] for offset in OFFSETS])
-        rows_at *= len(OFFSETS)
-        rows_at += np.arange(len(OFFSETS))[:, None]
-        total = _sum(self._contributions.reshape(-1, len(CLASSES)), rows_at)
-        rows = pair_rows(*self._attributes[:, padded])
-        total += _sum(self.weights, rows)
-        return total * self.scale + self.intercept
+        around = self._contributions.take(padded, axis=0)
+        total = around[2 : 2 + count, 0]
+        for number, offset in enumerate(OFFSETS[1:], start=1):
+            total += around[2 - offset : 2 - offset + count, number]
+        total += _sum(
+            self.weights, pair_rows(self._attributes.take(padded, axis=1), capitals=capitals)
+        )
+        scores: Scores = total * self.scale
+        scores += self.intercept
+        return scores
 
     def _places(self, words: Sequence[str]) -> list[int]:
         """Return the place of each word in the memory, after adding the new ones."""
         if len(self._index) > _REMEMBERED:
             self._forget()
         index = self._index
-        new = [word for word in dict.fromkeys(words) if word not in index]
+        new = set(words).difference(index)
         if new:
             # The border has the first place.
             start = len(index) + 1
             self._add_words([Word(word, self.lexicon) for word in new], start)
             index.update(zip(new, range(start, start + len(new)), strict=True))
-        return [index[word] for word in words]
+        return list(map(index.__getitem__, words))
 
     def _add_words(self, words: Sequence[Word], start: int) -> None:
         """Add up the scores of words for themselves and for the places around them."""

@@ -1,0 +1,45 @@
+"""Searches with patterns, faster than `re` does by itself."""
+
+import re
+from collections.abc import Iterator
+
+# Letters that match others without regard to case, but do not become them in lower case.
+_FOLDED = re.compile("[ſİıﬅﬆ]")
+
+
+def in_lower(text: str) -> str | None:
+    """Return a text in lower case, if patterns find the same in it that they find in any case.
+
+    A pattern of lower-case letters is many times faster there than without regard to case.
+
+    Returns
+    -------
+    str or None
+        As long as the text; None if letters of it have more than one lower-case form.
+    """
+    lower = text.lower()
+    if len(lower) != len(text) or (not text.isascii() and _FOLDED.search(text)):
+        return None
+    return lower
+
+
+def matches_at(
+    starts: re.Pattern[str], pattern: re.Pattern[str], text: str, *, there: str | None = None
+) -> Iterator[re.Match[str]]:
+    """Yield the matches of a pattern, like `finditer`, but try it only at some places.
+
+    Parameters
+    ----------
+    starts : re.Pattern
+        Where matches may begin. A pattern that begins with a set of characters is many times faster
+        than one that begins with a look-behind.
+    there : str, optional
+        The text in which `starts` is searched, with the same places; by default `text`.
+    """
+    done = 0
+    for start in starts.finditer(text if there is None else there):
+        if start.start() >= done:
+            match = pattern.match(text, start.start())
+            if match is not None:
+                done = match.end()
+                yield match
