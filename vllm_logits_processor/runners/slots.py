@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
-from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.runners.departures import (
     IDLE_S,
