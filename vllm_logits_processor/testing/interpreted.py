@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 
-def kernel_device() -> torch.device:
+def kernel_device(*, interpreted: bool = False) -> torch.device:
     """Return a device that kernels run on, to be called before any are imported.
 
-    Without an accelerator it is the CPU: from here on kernels of this process are interpreted.
+    Without an accelerator, or if asked, it is the CPU: from here on kernels of this process are
+    interpreted.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not interpreted:
         return torch.device("cuda")
     import triton
     from triton import knobs
