@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,15 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     elif not torch.cuda.is_available():
         print("torch sees no GPU here; --device cpu shows that the kit runs.", file=sys.stderr)
         return 2
-    found = {"machine": machine(device), "device": device.type, "subjects": {}}
+    results: dict[str, dict[str, Any]] = {}
+    found = {"machine": machine(device), "device": device.type, "subjects": results}
     for name in options.only:
         more = {"host": options.host} if name == "serving" else {}
-        result = found["subjects"][name] = run(name, device, sizes, **more)
+        result = results[name] = run(name, device, sizes, **more)
         said = result.get("reason") or "; ".join(result["failures"])
         print(f"{name}: {result['state']}{f' ({said})' if said else ''}", flush=True)
         # After each subject: a machine may be taken back.
         options.out.write_text(json.dumps(found, indent=1) + "\n")
-    return int(any(each["state"] == "failed" for each in found["subjects"].values()))
+    return int(any(each["state"] == "failed" for each in results.values()))
 
 
 if __name__ == "__main__":

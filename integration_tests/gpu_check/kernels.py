@@ -36,16 +36,17 @@ def check(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     cases = [
         one_case(device, sizes, maps, rows=rows, k=k) for rows, k in product(sizes.rows, sizes.ks)
     ]
-    kinds = {
-        name: worst_error(device, maps, columns=sizes.columns, k=min(sizes.ks), **changes)
-        for name, changes in {
-            "masked": {"masked": 0.3},
-            "far above": {"shift": 5e4},
-            "far below": {"shift": -5e4},
-            "bfloat16": {"dtype": torch.bfloat16},
-        }.items()
+    kinds: dict[str, dict[str, Any]] = {
+        "masked": {"masked": 0.3},
+        "far above": {"shift": 5e4},
+        "far below": {"shift": -5e4},
+        "bfloat16": {"dtype": torch.bfloat16},
     }
-    return {"columns": sizes.columns, "cases": cases, "errors": kinds}
+    errors = {
+        name: worst_error(device, maps, columns=sizes.columns, k=min(sizes.ks), **changes)
+        for name, changes in kinds.items()
+    }
+    return {"columns": sizes.columns, "cases": cases, "errors": errors}
 
 
 def failures(found: dict[str, Any]) -> list[str]:

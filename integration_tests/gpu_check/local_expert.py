@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ from floe_plugins.models import resolve
 from integration_tests.gpu_check.sizes import Sizes, milliseconds
 from vllm_logits_processor.expert.local import InProcessExpert
 from vllm_logits_processor.expert.local_model import load_model
+from vllm_logits_processor.expert.protocol import ExpertReply
 
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 #: Largest difference of a logprob, nats.
@@ -30,7 +32,7 @@ def check(device: torch.device, sizes: Sizes) -> dict[str, Any]:
         texts = [random.integers(3, 60, size).tolist() for size in (5, 40, 90)]
         worst = 0.0
         for _ in range(3):
-            here, there = (expert.start(texts, model="slm").result() for expert in experts)
+            here, there = (answered(expert, texts) for expert in experts)
             pairs = zip(here.continuations, there.continuations, strict=True)
             for text, (one, other) in zip(texts, pairs, strict=True):
                 difference = one.top.logprobs - other.top.logprobs
@@ -38,9 +40,7 @@ def check(device: torch.device, sizes: Sizes) -> dict[str, Any]:
                 text.append(int(one.tokens[0]))
         took = [
             milliseconds(
-                lambda expert=expert: expert.start(texts, model="slm").result(),
-                torch.device("cpu"),
-                repeats=sizes.repeats,
+                partial(answered, expert, texts), torch.device("cpu"), repeats=sizes.repeats
             )
             for expert in experts
         ]
@@ -48,6 +48,11 @@ def check(device: torch.device, sizes: Sizes) -> dict[str, Any]:
         for expert in experts:
             expert.close()
     return {"model": name, "error": worst, "cpu_ms": took[0], "device_ms": took[1]}
+
+
+def answered(expert: InProcessExpert, texts: list[list[int]]) -> ExpertReply:
+    """Return what the expert says of some texts."""
+    return expert.start(texts, model="slm").result()
 
 
 def failures(found: dict[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from vllm_logits_processor.testing.engines import HOST, Scripted, engine, stream
 
 #: The expert answers after so many forward passes.
 LATENCIES = (0.0, 1.0, 2.0)
-_WARM_UP = 2
+_WARM_UP, _PATIENCE_MS = 2, 10_000.0
 
 
 class Delayed(Scripted):
@@ -77,8 +77,7 @@ def one_case(
 ) -> dict[str, Any]:
     """Decode with one row per stream; milliseconds are medians of a whole step."""
     expert = Delayed(latency * forward_ms / 1000)
-    patient = {"deadline_ms": 10_000, "first_deadline_ms": 10_000}
-    parts = engine(expert, **patient)
+    parts = engine(expert, deadline_ms=_PATIENCE_MS, first_deadline_ms=_PATIENCE_MS)
     texts = (b"The cat", b"A mat", b"12 and", b"The")
     streams = {row: stream_of(parts, texts[row % len(texts)]) for row in range(rows)}
     generator = torch.Generator().manual_seed(0)
