@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --durations=25
 # not to, every process of every server would compile vLLM and torch anew, for minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-matrix lint unit integration bench bench-quick docs clean
+.PHONY: help setup demo test test-matrix lint unit integration bench bench-quick gpu-check docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bench: setup ## Every benchmark, into docs/results (about an hour on two cores)
 
 bench-quick: setup ## Every benchmark with small sizes, into docs/results/quick (about ten minutes)
 	$(BIN)/python -m integration_tests.benchmarks --quick
+
+# By the Python that has torch for the GPU: nothing is installed.
+gpu-check: ## What only a GPU can show, into gpu-check.json (PYTHON=python3 is the GPU's)
+	PYTHONPATH=. $(PYTHON) -m integration_tests.gpu_check --out gpu-check.json
 
 docs: setup ## The documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -111,6 +111,9 @@ _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(gt=0, lt=1), Words(accepted="a number above 0, below 1")]
 _Wait = Annotated[float, Field(gt=0, le=_MOST_WAIT_MS)]
 _Hedge = Annotated[_Positive, Words(accepted="a number above 0, with two URLs")]
+_Device = Annotated[
+    str, Field(pattern=r"^[a-z]+(:[0-9]+)?$"), Words(accepted="a device of torch's, as cuda:0")
+]
 _Kind = Annotated[str, Field(min_length=1), Words(accepted="the name of a kind of expert")]
 _File = Annotated[str, Words(accepted="the path of a JSON file")]
 _TraceFile = Annotated[
@@ -188,6 +191,11 @@ class ExpertConfig(ServerAccess):
     )
     dtype: Dtype = Field(
         default="auto", description="type of the weights of a model in this process"
+    )
+    device: _Device = Field(
+        default="cpu",
+        description="where a model in this process runs, and keeps what it has read: `cpu`, "
+        "`cuda`, or one of several, as `cuda:1`",
     )
     kind: _Kind | None = Field(
         default=None,

@@ -73,6 +73,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ({"expert": {**EXPERT, "ca_file": "/no/such.pem"}}, "the path of a file that is there"),
         ({"expert": {**EXPERT, "api_key_file": "/no"}}, "the path of a file that is there"),
         ({"expert": {"model": "m", "dtype": "half"}}, "auto, bfloat16, float32"),
+        ({"expert": {"model": "m", "device": "GPU 0"}}, "a device of torch's, as cuda:0"),
         ({"ask": "never"}, "ask is 'never'; accepted is always, unsure, margin"),
         ({"unsure_margin": 1}, "unsure_margin is 1; accepted is a number above 0, below 1"),
         ({"unsure_nats": -1}, "unsure_nats is -1; accepted is a number above 0"),

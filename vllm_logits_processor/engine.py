@@ -24,6 +24,7 @@ from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.remainders import with_remainders
 from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.call_times import CallTimes
@@ -31,7 +32,7 @@ from vllm_logits_processor.expert.calls import ExpertCalls
 from vllm_logits_processor.expert.lookahead import LookAhead, ReceivedDistributions, stacked
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert_requests import ExpertRequests
-from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
+from vllm_logits_processor.fusion import fused_cells, weigh
 from vllm_logits_processor.observe import FusionMetrics, StreamSummary, Trace, TraceLine
 from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.request_options import RequestOptions

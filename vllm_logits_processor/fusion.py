@@ -11,7 +11,8 @@ import torch
 from floe_plugins.routers import Router, RouterSignals, exponent_of
 from vllm_logits_processor.alignment.align import Aligned
 from vllm_logits_processor.arrays import Float64Array, IntArray
-from vllm_logits_processor.leading_groups import LeadingGroups, leading_groups
+from vllm_logits_processor.cells import FusedCells, Gains
+from vllm_logits_processor.leading_groups import leading_groups
 
 #: An expert of less weight, such as that of the router `host`, changes no greedy choice.
 _NEGLIGIBLE = 1e-9
@@ -83,115 +84,6 @@ def weigh(
     return Weights(host=1.0 - expert, expert=expert, exponent=exponent_of(router))
 
 
-class FusedCells:
-    """The logits of a step that change.
-
-    Parameters
-    ----------
-    index : int64 tensor, shape (cells,)
-        Places in ``logits.view(-1)``, none of them twice.
-    values : float32 tensor, shape (cells,)
-        The logits at these places after fusion.
-    """
-
-    def __init__(self, *, index: torch.Tensor, values: torch.Tensor) -> None:
-        self._index, self._values = index, values
-
-    @classmethod
-    def none(cls) -> FusedCells:
-        """Return the cells of a step in which nothing changes."""
-        return FusedCells(
-            index=torch.empty(0, dtype=torch.int64), values=torch.empty(0, dtype=torch.float32)
-        )
-
-    @property
-    def index(self) -> torch.Tensor:
-        """Places in ``logits.view(-1)``, int64, shape (cells,)."""
-        return self._index
-
-    @property
-    def values(self) -> torch.Tensor:
-        """The logits at these places after fusion, float32, shape (cells,)."""
-        return self._values
-
-    def write(self, logits: torch.Tensor) -> None:
-        """Write the cells into `logits`, shape (batch, vocabulary), float32, in place."""
-        device = logits.device
-        logits.view(-1).scatter_(0, self.index.to(device), self.values.to(device))
-
-
-class _GainedCells(FusedCells):
-    """Cells on a CPU, tens of thousands per row, listed only on demand.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        The logits of the step.
-    rows : int64 array, shape (rows,)
-    gains : float32 array, shape (parts,)
-        What is added to the logits of each part's members.
-    leaders : LeadingGroups, optional
-        Lifted after that.
-    """
-
-    def __init__(
-        self,
-        logits: torch.Tensor,
-        rows: IntArray,
-        aligned: Aligned,
-        gains: npt.NDArray[np.float32],
-        leaders: LeadingGroups | None,
-    ) -> None:
-        self._logits, self._rows, self._aligned, self._gains = logits, rows, aligned, gains
-        self._leaders = leaders
-        self._laid_out: FusedCells | None = None
-
-    def _lay_out(self) -> FusedCells:
-        if self._laid_out is None:
-            groups = self._aligned.groups
-            begins = np.repeat(self._rows * self._logits.shape[1], groups.sizes.sum(axis=1))
-            index = torch.from_numpy(begins + groups.tokens(self._aligned.maps))
-            values = torch.from_numpy(groups.spread(self._gains))
-            values.add_(self._logits.view(-1).index_select(0, index))
-            if self._leaders is not None:
-                values = self._leaders.lifted(values)
-            self._laid_out = FusedCells(index=index, values=values)
-        return self._laid_out
-
-    @property
-    def index(self) -> torch.Tensor:
-        """See `FusedCells`."""
-        return self._lay_out().index
-
-    @property
-    def values(self) -> torch.Tensor:
-        """See `FusedCells`."""
-        return self._lay_out().values
-
-    def write(self, logits: torch.Tensor) -> None:
-        """Write the cells into `logits`; a further call, or other logits, gets the same values."""
-        if logits is not self._logits or self._laid_out is not None:
-            self._lay_out().write(logits)
-            return
-        from vllm_logits_processor.alignment.cpu_pass import add_to_members
-
-        groups = self._aligned.groups
-        add_to_members(
-            logits.numpy(),
-            self._rows,
-            np.asarray(self._aligned.maps.members),
-            groups.begins,
-            groups.sizes,
-            groups.single_row,
-            groups.single_token,
-            self._gains,
-        )
-        if self._leaders is not None:
-            self._leaders.lift(logits, self._rows)
-        # All is in the logits now: from here on the cells are read from there.
-        self._gains, self._leaders = np.zeros_like(self._gains), None
-
-
 def fused_cells(
     logits: torch.Tensor,
     rows: IntArray,
@@ -234,10 +126,17 @@ def fused_cells(
     # smallest normal float32 replaces it, and the tail stays out of reach.
     reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
     gains = (gains - reference[part_rows]).astype(np.float32)
-    if aligned.index is None:
-        return _GainedCells(logits, rows, aligned, gains, leaders)
-    values = torch.from_numpy(groups.spread(gains)).to(logits.device)
-    values.add_(logits.view(-1).index_select(0, aligned.index))
-    if leaders is not None:
-        values = leaders.lifted(values)
-    return FusedCells(index=aligned.index, values=values)
+    return FusedCells(
+        Gains(
+            rows=rows,
+            token_ids=aligned.top.token_ids,
+            begins=groups.begins,
+            sizes=groups.sizes,
+            gains=gains,
+            single_row=groups.single_row,
+            single_token=groups.single_token,
+            leaders=leaders,
+        ),
+        aligned.maps,
+        logits=logits,
+    )

@@ -12,7 +12,9 @@ from floe_plugins.routers import ConstantRouter
 from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
-from vllm_logits_processor.fusion import FusedCells, fused_cells, weigh
+from vllm_logits_processor.alignment.packed import Packed
+from vllm_logits_processor.cells import PARTS, FusedCells, Gains
+from vllm_logits_processor.fusion import fused_cells, weigh
 
 MAPS = maps_from_firsts(
     np.array([0, 0, 1, NOTHING, NOTHING, NOTHING], np.int32), np.array([3, 0], np.int32)
@@ -36,10 +38,10 @@ def cells_of(logits: torch.Tensor) -> FusedCells:
 def test_what_is_sent_to_other_ranks_is_what_is_written_here() -> None:
     here, there = some_logits(), some_logits()
     cells = cells_of(here)
-    sent = FusedCells(index=cells.index.clone(), values=cells.values.clone())
-    assert len(sent.index.unique()) == len(sent.index)
+    assert cells.gains is not None
+    sent = Packed.read(PARTS, cells.gains.packed().data.copy())
     cells.write(here)
-    sent.write(there)
+    FusedCells(Gains.unpacked(sent, MAPS), MAPS).write(there)
     assert torch.equal(here, there)
 
 
@@ -47,9 +49,11 @@ def test_cells_that_nobody_asked_for_are_written_alike() -> None:
     plain, asked = some_logits(), some_logits()
     cells_of(plain).write(plain)
     cells = cells_of(asked)
-    assert cells.values.shape == cells.index.shape
+    assert len(cells.index.unique()) == len(cells.index)
+    values = cells.values
     cells.write(asked)
     assert torch.equal(plain, asked)
+    assert torch.equal(values, plain.view(-1)[cells.index])
     assert torch.equal(plain[1], some_logits()[1])
     assert not torch.equal(plain[[0, 2]], some_logits()[[0, 2]])
 
@@ -71,12 +75,15 @@ def test_cells_can_be_written_elsewhere() -> None:
     assert torch.equal(logits, some_logits())
     cells.write(logits)
     assert torch.equal(logits, other)
+    assert torch.equal(logits.view(-1)[cells.index], cells.values)
 
 
 def test_no_cells_change_nothing() -> None:
     logits = some_logits()
     FusedCells.none().write(logits)
     assert torch.equal(logits, some_logits())
+    assert not len(FusedCells.none().index)
+    assert not len(FusedCells.none().values)
 
 
 class Rash:

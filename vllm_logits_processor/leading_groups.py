@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from vllm_logits_processor.alignment.align import Aligned
-from vllm_logits_processor.alignment.groups import runs
+from vllm_logits_processor.alignment.group_runs import GroupMaps, runs_of
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
 
@@ -27,22 +27,21 @@ class LeadingGroups:
     Attributes
     ----------
     places : int64 array, shape (leaders,)
-        Places of the rows among those of `aligned`, ascending.
-    groups : int64 array, shape (leaders,)
-        The numbers of the groups, see :class:`vllm_logits_processor.alignment.groups.StepGroups`.
+        Places of the rows among those of the step, ascending.
+    experts : int64 array, shape (leaders,)
+        The expert tokens that the groups belong to; `NOTHING` for one without members by f.
     link_begins : int64 array, shape (leaders + 1,)
-        Where each leader's members by g begin in `links`.
-    links : int64 array
-        Singles that g or a remainder puts into the leading groups.
+        Where each leader's members by g begin in `link_tokens`.
+    link_tokens : int64 array
+        Host tokens that g or a remainder puts into the leading groups.
     """
 
-    aligned: Aligned
     places: IntArray
-    groups: IntArray
+    experts: IntArray
     link_begins: IntArray
-    links: IntArray
+    link_tokens: IntArray
 
-    def lift(self, logits: torch.Tensor, rows: IntArray) -> None:
+    def lift(self, logits: torch.Tensor, rows: IntArray, maps: GroupMaps) -> None:
         """Lift the leaders' likeliest tokens in place.
 
         Parameters
@@ -50,52 +49,18 @@ class LeadingGroups:
         logits : torch.Tensor, shape (batch, vocabulary), float32, on a CPU
             After fusion.
         rows : int64 array, shape (rows,)
-            The rows of `logits` that `aligned` is for.
+            The rows of the step.
         """
         from vllm_logits_processor.alignment.cpu_pass import lift_leaders
 
-        groups = self.aligned.groups
         lift_leaders(
             logits.numpy(),
             rows[self.places],
-            np.asarray(self.aligned.maps.members),
-            groups.begins.reshape(-1)[self.groups],
-            groups.sizes.reshape(-1)[self.groups],
+            np.asarray(maps.members),
+            *runs_of(self.experts, maps),
             self.link_begins,
-            groups.single_token[self.links],
+            self.link_tokens,
         )
-
-    def lifted(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the members' logits with the leaders' likeliest tokens lifted.
-
-        Nothing waits for the device.
-
-        Parameters
-        ----------
-        values : torch.Tensor, shape (members,), float32
-            The members' logits after fusion.
-        """
-        sizes = self.aligned.groups.sizes.reshape(-1)
-        starts = (np.cumsum(sizes) - sizes)[self.groups]
-        sizes, linked = sizes[self.groups], np.diff(self.link_begins)
-        leaders = np.arange(len(self.groups))
-        members = np.concatenate([runs(starts, sizes), self.aligned.groups.single_at[self.links]])
-        of = np.concatenate([np.repeat(leaders, sizes), np.repeat(leaders, linked)])
-        index = torch.from_numpy(members).to(values.device)
-        leader = torch.from_numpy(of).to(values.device)
-        logits = values.index_select(0, index).double()
-        count = len(leaders)
-        most = logits.new_full((count,), -torch.inf).scatter_reduce_(0, leader, logits, "amax")
-        terms = (logits - most[leader]).exp()
-        whole = most + logits.new_zeros(count).scatter_add_(0, leader, terms).log()
-        # The first of several equal ones, as an argmax takes it.
-        places_of_most = torch.where(logits == most[leader], index, len(values))
-        first = index.new_full((count,), len(values)).scatter_reduce_(
-            0, leader, places_of_most, "amin"
-        )
-        chosen = index == first[leader]
-        new = torch.where(chosen, whole[leader], logits).float()
-        return values.index_copy(0, index, new)
 
 
 def leading_groups(
@@ -126,11 +91,10 @@ def leading_groups(
     # Remainders follow all others.
     linked = linked[np.argsort(groups.link_group[linked], kind="stable")]
     return LeadingGroups(
-        aligned=aligned,
         places=places,
-        groups=numbers,
+        experts=aligned.top.token_ids[places, leader[places]].astype(np.int64),
         link_begins=np.append(
             np.searchsorted(groups.link_group[linked], numbers), len(linked)
         ).astype(np.int64),
-        links=groups.link_single[linked],
+        link_tokens=groups.single_token[groups.link_single[linked]],
     )

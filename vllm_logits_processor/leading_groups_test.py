@@ -13,8 +13,10 @@ from floe_plugins.routers import ConstantRouter
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
+from vllm_logits_processor.alignment.packed import Packed
 from vllm_logits_processor.arrays import IntArray
-from vllm_logits_processor.fusion import FusedCells, Weights, fused_cells, weigh
+from vllm_logits_processor.cells import PARTS, FusedCells, Gains
+from vllm_logits_processor.fusion import Weights, fused_cells, weigh
 from vllm_logits_processor.testing.alignment import group_of
 
 HOST, EXPERT = 40, 12
@@ -52,12 +54,14 @@ def both_ways(
     """Return the fused logits, which are the same written in place and sent to other ranks."""
     here, there = logits.clone(), logits.clone()
     cells = fused_cells(there, rows, aligned, weights, greedy=greedy)
-    FusedCells(index=cells.index, values=cells.values).write(there)
+    assert cells.gains is not None
+    sent = Packed.read(PARTS, cells.gains.packed().data)
+    FusedCells(Gains.unpacked(sent, aligned.maps), aligned.maps).write(there)
     in_place = fused_cells(here, rows, aligned, weights, greedy=greedy)
     in_place.write(here)
-    torch.testing.assert_close(here, there, rtol=1e-6, atol=1e-6)
+    assert torch.equal(here, there)
     in_place.write(here)
-    torch.testing.assert_close(here, there, rtol=1e-6, atol=1e-6)
+    assert torch.equal(here, there)
     return here
 
 

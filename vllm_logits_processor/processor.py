@@ -18,11 +18,12 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
 from floe_plugins.system import log_with_vllm
+from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.build import build_engine
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
-from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.rank_sync import RankSync
 from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.runners.compat import (
@@ -88,6 +89,9 @@ class FloeLogitsProcessor(RowInterface, SlotInterface):
         check_parallelism(vllm_config)
         warn_of_untested_version()
         self._rank_sync = _rank_sync(vllm_config, self._fail_open)
+        device = arguments[0].device if len(arguments) == 1 else arguments[0]
+        if device.type != "cpu":
+            make_pass(device, columns=vllm_config.model_config.get_vocab_size())
         if self._rank_sync.decides:
             config = self._config
             if len(arguments) == 1:

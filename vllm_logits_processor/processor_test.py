@@ -21,10 +21,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality, bui
 
 from vllm_logits_processor import FloeLogitsProcessor
 from vllm_logits_processor.alignment.align import Aligned, align
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.engine import FusionEngine, HiddenTokenError
 from vllm_logits_processor.expert.protocol import ExpertError
 from vllm_logits_processor.fail_open import MOST_LOST
-from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.processor import _beside_drafts
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch

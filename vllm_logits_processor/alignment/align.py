@@ -15,7 +15,7 @@ entropies and disagreement included, follow from two sums over each of these par
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -23,13 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from floe_plugins.errors import ConfigError
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.alignment.tail import held_down, tail_caps
+from vllm_logits_processor.alignment.tail import tail_caps
 from vllm_logits_processor.arrays import Float64Array, IntArray
-
-#: Replaces -inf: its exp is zero in float32, and 0 times it is not NaN.
-_FLOOR = -200.0
 
 #: Tokens of a row that the tail's cap may hold down before the row is read again.
 _ROOM = 256
@@ -49,15 +47,12 @@ class RowSums:
         Sum of p.
     plogp : float64 array, shape (parts,)
         Sum of p ln p, nats.
-    index : int64 tensor, shape (members,), or None
-        See :class:`vllm_logits_processor.alignment.align.Aligned`.
     """
 
     groups: StepGroups
     held: npt.NDArray[np.bool_]
     mass: Float64Array
     plogp: Float64Array
-    index: torch.Tensor | None = None
 
 
 _Item = TypeVar("_Item", np.float32, np.int32, np.int64)
@@ -80,9 +75,32 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def make_pass() -> None:
-    """Compile or load the pass over the rows at a server's start, not in its first step."""
+def make_pass(device: torch.device | None = None, *, columns: int = 1) -> None:
+    """Compile or load the pass over the rows at a server's start, not in its first step.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        Where the logits are; a CPU if not given.
+    columns : int
+        Those of the logits.
+
+    Raises
+    ------
+    ConfigError
+        If the device is not a CPU, and there is no Triton for it.
+    """
     import_module("vllm_logits_processor.alignment.cpu_pass")
+    if device is None or device.type == "cpu":
+        return
+    try:
+        from vllm_logits_processor.alignment.device_pass import make_kernels
+    except ImportError as error:
+        raise ConfigError(
+            f"floe: the host's logits are on {str(device)!r}, and Triton is not there ({error}); "
+            "accepted are a CPU, and devices with Triton."
+        ) from error
+    make_kernels(device, columns=columns)
 
 
 def row_sums(
@@ -110,7 +128,7 @@ def row_sums(
         See :func:`vllm_logits_processor.alignment.tail.tail_caps`.
     """
     if logits.device.type != "cpu":
-        return row_sums_on_device(logits, rows, groups, maps, caps=caps)
+        return row_sums_on_device(logits, rows, groups, maps, token_ids=token_ids, caps=caps)
     from vllm_logits_processor.alignment.cpu_pass import BLOCK, read_rows
 
     columns = logits.shape[1]
@@ -147,18 +165,12 @@ def row_sums(
         if count <= room:
             break
         room = count
-    # Singles that no group holds by f are in no column of the table.
-    new = groups.single_group < 0
-    partition = table[0].sum(axis=1)
-    partition += np.bincount(groups.single_row[new], singles[0, new], minlength=len(rows))
-    partition += np.bincount(held_row[:count], of_held[0, :count], minlength=len(rows))
     return _normalised(
         groups,
         maps,
         table=table,
         singles=singles,
         held=(held_row[:count], held_token[:count], of_held[:, :count]),
-        partition=partition,
         shifts=shifts,
     )
 
@@ -169,49 +181,22 @@ def row_sums_on_device(
     groups: StepGroups,
     maps: AlignmentMaps,
     *,
+    token_ids: IntArray,
     caps: Float64Array,
 ) -> RowSums:
-    """Return the sums by torch's own operations, on any device; see `row_sums`."""
-    device, columns, count = logits.device, logits.shape[1], len(rows)
-    per_row = groups.sizes.sum(axis=1)
-    tokens = groups.tokens(maps)
-    within = torch.from_numpy(tokens + np.repeat(np.arange(count) * columns, per_row)).to(device)
-    sizes = torch.from_numpy(groups.sizes.reshape(-1)).to(device)
-    singles = torch.from_numpy(groups.single_at).to(device)
+    """Return the sums, computed by kernels on an accelerator; see `row_sums`."""
+    from vllm_logits_processor.alignment.device_pass import read_rows
 
-    x = logits[torch.from_numpy(rows).to(device)]
-    shifted = torch.sub(x, x.amax(dim=-1, keepdim=True)).clamp_(min=_FLOOR)
-    mass = shifted.exp()
-    moments = mass * shifted
-    of_members = torch.stack([each.view(-1).index_select(0, within) for each in (mass, moments)])
-    by_group = torch.stack(
-        [torch.segment_reduce(each, "sum", lengths=sizes, initial=0.0) for each in of_members]
-    )
-    figures = torch.cat([by_group, of_members.index_select(1, singles)], dim=1)
-    # The known groups are zeroed in the rows: a difference of sums would lose a small tail.
-    for each in (mass, moments):
-        each.view(-1).index_fill_(0, within, 0.0)
-    held_row, held_token, of_held, tails = held_down(mass, moments, caps)
-    found = figures.cpu().numpy().astype(np.float64)
-    table = found[:, : groups.sizes.size].reshape(2, *groups.sizes.shape)
-    partition = tails[0] + table[0].sum(axis=1)
-    partition += np.bincount(held_row, of_held[0], minlength=count)
-    # Singles that no known group holds are counted; from here on the last column is the tail, with
-    # those that only a remainder holds.
-    of_singles = found[:, groups.sizes.size :]
-    table[:, :, -1] = tails + np.stack([groups.owned_sums(each)[:, -1] for each in of_singles])
-    sums = _normalised(
+    found = read_rows(logits, rows, groups, maps, token_ids=token_ids, caps=caps)
+    # A row's sums are relative to its largest logit, and so is ln p.
+    return _normalised(
         groups,
         maps,
-        table=table,
-        singles=of_singles,
-        held=(held_row, held_token, of_held),
-        partition=partition,
-        shifts=np.zeros(count),
+        table=found.table,
+        singles=found.singles,
+        held=(found.held_row, found.held_token, found.of_held),
+        shifts=np.zeros(len(rows)),
     )
-    places = sums.groups.tokens(maps)
-    places += np.repeat(rows * columns, sums.groups.sizes.sum(axis=1))
-    return replace(sums, index=torch.from_numpy(places).to(device))
 
 
 def _normalised(
@@ -221,13 +206,12 @@ def _normalised(
     table: Float64Array,
     singles: Float64Array,
     held: tuple[IntArray, IntArray, Float64Array],
-    partition: Float64Array,
     shifts: Float64Array,
 ) -> RowSums:
-    """Turn sums of y and x y into sums of p = y / partition and of p ln p.
+    """Turn sums of y and x y into sums of p and of p ln p.
 
-    ``ln p`` is x less the row's entry in `shifts` and the logarithm of `partition`. The tokens that
-    are held down become singles.
+    p is y over its sum of the row, and ``ln p`` is x less the row's entry in `shifts` and that
+    sum's logarithm. The tokens that are held down become singles.
 
     Parameters
     ----------
@@ -236,6 +220,11 @@ def _normalised(
         Rows, tokens and, of shape (2, held), sums.
     """
     held_row, held_token, of_held = held
+    # Singles that no group holds by f are in no column of the table.
+    new = groups.single_group == NOTHING
+    partition = table[0].sum(axis=1)
+    for row, y in ((groups.single_row[new], singles[0, new]), (held_row, of_held[0])):
+        partition += np.bincount(row, y, minlength=len(partition))
     is_held = np.zeros(len(groups.single_row), dtype=np.bool_)
     if len(held_row):
         old = len(groups.single_row)
@@ -295,8 +284,6 @@ class Aligned:
 
     Attributes
     ----------
-    index : int64 tensor, shape (members,), or None
-        On a GPU, the members as places in ``logits.view(-1)``, already on the device.
     factors : float64 array, shape (parts,)
         m of each group's members by f, singles excepted, and of each row's tail; then of the tokens
         that g puts into a group.
@@ -313,7 +300,6 @@ class Aligned:
     maps: AlignmentMaps
     top: ExpertTopK
     groups: StepGroups
-    index: torch.Tensor | None
     factors: Float64Array
     mass: Float64Array
     host_entropy: Float64Array
@@ -388,7 +374,6 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
         maps=maps,
         top=top,
         groups=groups,
-        index=sums.index,
         factors=factors,
         mass=own_mass,
         host_entropy=-groups.row_sums(own_plogp),

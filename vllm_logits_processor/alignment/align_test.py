@@ -13,13 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from floe_plugins.routers import BUILT_IN_ROUTERS, ConstantRouter
-from vllm_logits_processor.alignment.align import (
-    Aligned,
-    RowSums,
-    align,
-    row_sums,
-    row_sums_on_device,
-)
+from vllm_logits_processor.alignment.align import Aligned, RowSums, align, row_sums
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
 from vllm_logits_processor.alignment.tail import LEAST_MISSING, tail_caps
@@ -305,24 +299,6 @@ def test_a_tail_without_tokens_has_no_mass() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0]])
     sums = sums_of(logits, everything, TOP)
     assert sums.mass[2] == 0.0
-
-
-@settings(deadline=None, max_examples=100)
-@given(random_pairs())
-def test_the_device_reads_what_the_cpu_reads(
-    case: tuple[AlignmentMaps, torch.Tensor, ExpertTopK],
-) -> None:
-    """The device's operations, on CPU tensors: tests have no GPU."""
-    maps, logits, top = case
-    rows, caps = np.arange(len(logits)), tail_caps(top, maps)
-    here = sums_of(logits, maps, top)
-    there = row_sums_on_device(logits, rows, step_groups(maps, top), maps, caps=caps)
-    assert there.held.tolist() == here.held.tolist()
-    assert there.mass == pytest.approx(here.mass, rel=1e-4, abs=1e-7)
-    assert there.plogp == pytest.approx(here.plogp, rel=1e-3, abs=1e-5)
-    assert there.index is not None
-    tokens = there.index.numpy() % logits.shape[1]
-    assert tokens.tolist() == here.groups.tokens(maps).tolist()
 
 
 @given(st.integers(0, 2**31))

@@ -14,17 +14,13 @@ nor one that misses less than `LEAST_MISSING`, where the search would cost more 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
-from vllm_logits_processor.arrays import Float64Array, IntArray
+from vllm_logits_processor.arrays import Float64Array
 
 #: Missing mass of the expert below which there is no cap.
 LEAST_MISSING = 0.02
-
-#: Tail tokens of a row that are looked at on a device at first, and by how much more later.
-_LOOKED_AT, _MORE = 128, 8
 
 
 def tail_caps(top: ExpertTopK, maps: AlignmentMaps) -> Float64Array:
@@ -42,55 +38,3 @@ def tail_caps(top: ExpertTopK, maps: AlignmentMaps) -> Float64Array:
     )
     least[none], missing[none] = np.inf, 1.0
     return np.asarray(least / missing)
-
-
-def held_down(
-    tail: torch.Tensor, moments: torch.Tensor, caps: Float64Array
-) -> tuple[IntArray, IntArray, Float64Array, Float64Array]:
-    """Find the tail tokens that the caps hold down, on any device.
-
-    The compiled pass over rows on a CPU does the same, see
-    :mod:`vllm_logits_processor.alignment.cpu_pass`.
-
-    Parameters
-    ----------
-    tail, moments : torch.Tensor, shape (rows, vocabulary)
-        The host's masses y, up to a factor a row, and x y; 0 for known tokens.
-    caps : float64 array, shape (rows,)
-        See `tail_caps`.
-
-    Returns
-    -------
-    rows, tokens : int64 arrays, shape (held,)
-        Sorted.
-    of_held : float64 array, shape (2, held)
-        Their y and x y.
-    rests : float64 array, shape (2, rows)
-        The sums of y and x y over the other tail tokens.
-    """
-    count, columns = tail.shape
-    # A cap of the whole tail holds nothing down either.
-    level = np.minimum(caps, 1.0)[:, None]
-    looked_at = min(_LOOKED_AT, columns) if (caps < 1.0).any() else 1
-    while True:
-        most = tail.topk(looked_at, dim=-1)
-        sums = [
-            torch.cat([part, (each.scatter(1, most.indices, 0.0)).sum(dim=-1, keepdim=True)], dim=1)
-            for each, part in ((tail, most.values), (moments, moments.gather(1, most.indices)))
-        ]
-        found = torch.stack(sums).cpu().numpy().astype(np.float64)
-        # Of each token and all smaller ones; summed upwards, so that small rests stay exact.
-        rests = np.flip(np.flip(found, axis=2).cumsum(axis=2), axis=2)
-        y = found[0, :, :-1]
-        share = 1.0 - level * np.arange(looked_at)
-        above = (y * share > level * rests[0, :, :-1]) & (y > 0)
-        numbers = np.where(above.all(axis=1), looked_at, above.argmin(axis=1))
-        if looked_at == columns or (numbers < looked_at).all():
-            break
-        looked_at = min(_MORE * looked_at, columns)
-    held = np.arange(looked_at) < numbers[:, None]
-    rows = np.nonzero(held)[0]
-    tokens = most.indices.cpu().numpy()[held]
-    order = np.lexsort((tokens, rows))
-    rests_of_rows = rests[:, np.arange(count), numbers]
-    return rows[order], tokens[order], found[:, :, :-1][:, held][:, order], rests_of_rows

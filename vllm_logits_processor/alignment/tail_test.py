@@ -1,4 +1,4 @@
-"""The cap of the tail on rows of real width, and on a device's path."""
+"""The cap of the tail on rows of real width."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_logits_processor.alignment import align as align_module
-from vllm_logits_processor.alignment.align import Aligned, RowSums, align, row_sums_on_device
-from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, StepGroups
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_from_firsts
-from vllm_logits_processor.arrays import Float64Array, IntArray
+from vllm_logits_processor.alignment.align import Aligned, align
+from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
+from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
+from vllm_logits_processor.arrays import Float64Array
 from vllm_logits_processor.testing.alignment import factors_of
 
 SIZE = 5000
@@ -44,27 +43,6 @@ def row_of(probabilities: dict[int, float], columns: int = SIZE) -> torch.Tensor
     return torch.from_numpy(np.log(p)[None].astype(np.float32))
 
 
-def aligned_there(
-    logits: torch.Tensor, top: ExpertTopK, maps: AlignmentMaps, patch: pytest.MonkeyPatch
-) -> Aligned:
-    """Align by the device's operations, on CPU tensors: tests have no GPU."""
-
-    def sums(
-        logits: torch.Tensor,
-        rows: IntArray,
-        groups: StepGroups,
-        maps: AlignmentMaps,
-        *,
-        token_ids: IntArray,
-        caps: Float64Array,
-    ) -> RowSums:
-        return row_sums_on_device(logits, rows, groups, maps, caps=caps)
-
-    with patch.context() as here:
-        here.setattr(align_module, "row_sums", sums)
-        return align(logits, np.arange(len(logits)), top, maps)
-
-
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**31), st.floats(1, 8), st.integers(1, 30))
 def test_no_unlisted_token_is_likelier_than_a_listed_one(
@@ -76,23 +54,16 @@ def test_no_unlisted_token_is_likelier_than_a_listed_one(
     expert = np.sort(random.dirichlet(np.full(SIZE, 0.02)))[::-1][:width]
     listed = dict(zip(random.permutation(SIZE)[:width].tolist(), expert.tolist(), strict=True))
     top = top_of(listed, rows=2)
-    with pytest.MonkeyPatch.context() as patch:
-        there = aligned_there(logits, top, SAME, patch)
-    here = align(logits, np.arange(2), top, SAME)
-    for aligned in (here, there):
-        q = q_of(aligned, logits)
-        assert q.sum(axis=1) == pytest.approx([1.0, 1.0], abs=1e-5)
-        assert (q[np.isneginf(logits.numpy())] == 0).all()
-        unlisted = np.delete(np.arange(SIZE), list(listed))
-        for row in range(2):
-            feasible = [each for each in listed if softmax(logits)[row, each] > 0]
-            if not feasible:
-                continue
-            scale = q[row, feasible[0]] / listed[feasible[0]]
-            assert q[row, unlisted].max() <= expert.min() * scale * (1 + 1e-4)
-    assert q_of(there, logits) == pytest.approx(q_of(here, logits), rel=1e-4, abs=1e-9)
-    assert there.expert_entropy == pytest.approx(here.expert_entropy, rel=1e-4, abs=1e-4)
-    assert there.disagreement == pytest.approx(here.disagreement, rel=1e-4, abs=1e-4)
+    q = q_of(align(logits, np.arange(2), top, SAME), logits)
+    assert q.sum(axis=1) == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert (q[np.isneginf(logits.numpy())] == 0).all()
+    unlisted = np.delete(np.arange(SIZE), list(listed))
+    for row in range(2):
+        feasible = [each for each in listed if softmax(logits)[row, each] > 0]
+        if not feasible:
+            continue
+        scale = q[row, feasible[0]] / listed[feasible[0]]
+        assert q[row, unlisted].max() <= expert.min() * scale * (1 + 1e-4)
 
 
 def test_where_nothing_is_above_the_cap_the_tail_keeps_one_factor() -> None:
@@ -112,16 +83,13 @@ def test_a_tail_of_one_likely_token_is_shared_out_among_the_rest(rest: float) ->
 
 
 def test_any_number_of_tokens_may_be_held_down() -> None:
-    """More than there is room for at first, on the CPU and on a device."""
+    """More than there is room for at first."""
     many = range(2, 352)
     logits = row_of({0: 0.4, 1: 0.1, **dict.fromkeys(many, 0.498 / len(many))})
-    top = top_of({0: 0.6, 1: 0.001})
-    with pytest.MonkeyPatch.context() as patch:
-        there = aligned_there(logits, top, SAME, patch)
-    for aligned in (align(logits, np.arange(1), top, SAME), there):
-        q = q_of(aligned, logits)[0]
-        assert q[many] == pytest.approx(np.full(len(many), 0.001), rel=1e-4)
-        assert q[352:] == pytest.approx(np.full(SIZE - 352, 0.049 / (SIZE - 352)), rel=1e-3)
+    aligned = align(logits, np.arange(1), top_of({0: 0.6, 1: 0.001}), SAME)
+    q = q_of(aligned, logits)[0]
+    assert q[many] == pytest.approx(np.full(len(many), 0.001), rel=1e-4)
+    assert q[352:] == pytest.approx(np.full(SIZE - 352, 0.049 / (SIZE - 352)), rel=1e-3)
 
 
 def test_what_finds_no_room_goes_to_all_in_proportion() -> None:

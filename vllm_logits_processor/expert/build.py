@@ -147,7 +147,9 @@ def _in_process(
     from vllm_logits_processor.expert.local_model import load_model
 
     return InProcessExpert(
-        load_model(resolve(config.model, plugins=plugins), dtype=config.dtype),
+        load_model(
+            resolve(config.model, plugins=plugins), dtype=config.dtype, device=config.device
+        ),
         name=config.model,
         top_k=config.top_k,
         vocabulary=vocabulary,

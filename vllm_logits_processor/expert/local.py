@@ -74,7 +74,11 @@ class InProcessExpert:
         self._vocabulary = vocabulary
         self._end_ids = end_ids
         self._ends = frozenset(end_ids.tolist())
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="floe-expert")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="floe-expert",
+            initializer=partial(_own_stream, model.device),
+        )
 
     @property
     def context(self) -> int | None:
@@ -178,14 +182,21 @@ class InProcessExpert:
     def _tops(self, logits: torch.Tensor) -> tuple[ExpertTopK, list[int]]:
         """Return the top K of each row, and its greedy token."""
         columns = min(self._vocabulary, logits.shape[1])
-        best, ids = logits[:, :columns].topk(min(self._top_k, columns), dim=1)
-        logprobs = best - logits.logsumexp(dim=1, keepdim=True)
+        best, best_ids = logits[:, :columns].topk(min(self._top_k, columns), dim=1)
+        logprobs, ids = best - logits.logsumexp(dim=1, keepdim=True), best_ids.cpu()
         top = checked(
-            ExpertTopK(token_ids=ids.numpy(), logprobs=logprobs.double().numpy()),
+            ExpertTopK(token_ids=ids.numpy(), logprobs=logprobs.double().cpu().numpy()),
             vocabulary=columns,
             end_ids=self._end_ids,
         )
         return top, ids[:, 0].tolist()
+
+
+def _own_stream(device: torch.device) -> None:
+    """Let this thread's work run beside the host's on an accelerator, and not queue behind it."""
+    if device.type != "cpu":
+        there = torch.get_device_module(device)
+        there.set_stream(there.Stream(device))
 
 
 def _pass_on(future: Future[ExpertReply], task: Future[None]) -> None:

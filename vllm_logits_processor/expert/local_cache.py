@@ -147,8 +147,9 @@ class GatheredLayer(CacheLayerMixin):  # type: ignore[misc]
         shape = [
             (self._capacity, each.shape[1], each.shape[3]) for each in (key_states, value_states)
         ]
-        self.keys = torch.empty(shape[0], dtype=key_states.dtype)
-        self.values = torch.empty(shape[1], dtype=value_states.dtype)
+        device = key_states.device
+        self.keys = torch.empty(shape[0], dtype=key_states.dtype, device=device)
+        self.values = torch.empty(shape[1], dtype=value_states.dtype, device=device)
         # Padded rows read this place and mask it, so it must be finite.
         self.keys[0].zero_()
         self.values[0].zero_()

@@ -69,6 +69,7 @@ class LocalModel:
                 "give its expert.url."
             )
         self._model = model
+        self._device = model.device
         self._kinds = sorted(set(kinds))
         self._window = int(window or 0)
         self._context = int(getattr(config, "max_position_embeddings", 0)) or None
@@ -153,7 +154,7 @@ class LocalModel:
             for begin in range(0, len(row.tokens) - 1, _SCORED_CHUNK):
                 end = min(begin + _SCORED_CHUNK, len(row.tokens) - 1)
                 logits = self._chunk(row, begin, end, every=True)
-                said = torch.tensor(row.tokens[begin + 1 : end + 1])
+                said = torch.tensor(row.tokens[begin + 1 : end + 1], device=self._device)
                 total -= float(torch.nn.functional.cross_entropy(logits, said, reduction="sum"))
             return total
         except (RuntimeError, IndexError, MemoryError) as error:
@@ -228,13 +229,16 @@ class LocalModel:
         Returns
         -------
         float32 tensor, shape (rows * kept queries, vocabulary)
+            On the model's device.
         """
-        at = torch.from_numpy(positions)
-        self._cache.wire(Wiring(torch.from_numpy(write), torch.from_numpy(read)))
+        at, ids, written, seen = (
+            torch.from_numpy(each).to(self._device) for each in (positions, tokens, write, read)
+        )
+        self._cache.wire(Wiring(written, seen))
         masks = [self._mask(at, read.shape[1], kind) for kind in self._kinds]
         with torch.inference_mode():
             out = self._model(
-                input_ids=torch.from_numpy(tokens),
+                input_ids=ids,
                 position_ids=at,
                 # Models with a single kind of layer take the mask directly.
                 attention_mask=(
@@ -249,12 +253,12 @@ class LocalModel:
 
     def _mask(self, positions: torch.Tensor, length: int, kind: str) -> torch.Tensor:
         """Return the additive mask: 0 where a query sees a place, else -inf."""
-        places = torch.arange(length)
+        places = torch.arange(length, device=self._device)
         here = positions[:, None, :, None]
         seen = places <= here
         if kind == "sliding_attention":
             seen &= places > here - self._window
-        mask = torch.zeros(seen.shape, dtype=self._model.dtype)
+        mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=self._device)
         return mask.masked_fill_(~seen, -torch.inf)
 
 
@@ -272,7 +276,7 @@ def tokens_within(model: PreTrainedModel, memory: int) -> int:
     return memory // per_token
 
 
-def load_model(path: str, *, dtype: str) -> PreTrainedModel:
+def load_model(path: str, *, dtype: str, device: str = "cpu") -> PreTrainedModel:
     """Load a causal language model for `LocalModel`.
 
     Parameters
@@ -281,16 +285,19 @@ def load_model(path: str, *, dtype: str) -> PreTrainedModel:
         A folder or hub id.
     dtype : {"auto", "bfloat16", "float32"}
         ``auto`` takes the checkpoint's.
+    device : str
+        Where it runs, as torch calls it.
 
     Raises
     ------
     ConfigError
-        If it cannot be loaded.
+        If it cannot be loaded, or the device is not there.
     """
+    place = _usable(device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation=ATTENTION
-        )
+        ).to(place)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"floe: the expert's model {path!r} cannot be loaded ({error}); accepted are causal "
@@ -299,3 +306,20 @@ def load_model(path: str, *, dtype: str) -> PreTrainedModel:
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
     return model.eval()
+
+
+def _usable(name: str) -> torch.device:
+    """Return a device that torch has here."""
+    try:
+        device = torch.device(name)
+        there = torch.get_device_module(device)
+        usable = there.is_available() and (device.index or 0) < there.device_count()
+    # Of a type without such a module, or of none that torch knows.
+    except (RuntimeError, AttributeError):
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"floe: expert.device is {name!r}, which torch does not have here; accepted are 'cpu' "
+            "and its accelerators."
+        )
+    return device

@@ -172,3 +172,10 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_model(str(tmp_path), dtype="auto")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "nonsense"])
+def test_a_device_that_is_not_there_is_named(checkpoint: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"expert.device is '{device}', which torch does not"):
+        load_model(str(checkpoint), dtype="float32", device=device)
+    assert load_model(str(checkpoint), dtype="float32", device="cpu").device.type == "cpu"

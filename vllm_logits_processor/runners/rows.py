@@ -10,9 +10,9 @@ import torch
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
-from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule
 from vllm_logits_processor.runners.sampling import is_greedy

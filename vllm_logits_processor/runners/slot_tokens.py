@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
 
 
 class TokenReader(Protocol):
@@ -41,7 +45,19 @@ class TokenReader(Protocol):
 
 def token_reader(states: LogitsProcRequestState) -> TokenReader:
     """Return the reader for the device that the slots' tokens are on."""
-    return HostReader(states) if states.device.type == "cpu" else DeviceReader(states)
+    if states.device.type == "cpu":
+        return HostReader(states)
+    return DeviceReader(states, host=pinned_tokens(states.all_token_ids))
+
+
+def pinned_tokens(buffer: Any) -> npt.NDArray[np.int32] | None:
+    """Return the host's side of vLLM's tokens, shape (slots, length); None if there is none.
+
+    vLLM keeps them in pinned memory that the device writes to, except where n-gram drafts are found
+    on the device. The attribute is not public: where it is gone, tokens are copied.
+    """
+    host: object = getattr(getattr(buffer, "_uva_buf", None), "np", None)
+    return host if isinstance(host, np.ndarray) else None
 
 
 class HostReader:
@@ -74,16 +90,25 @@ class HostReader:
 class DeviceReader:
     """Reads from an accelerator, on its own stream.
 
-    When a step begins, the last step's sampling may still be queued. The copies wait for it on the
-    device, and `finish` waits for the copies, never for the current step's forward pass.
+    When a step begins, the last step's sampling may still be queued. One copy, of all lengths,
+    waits for it on the device, and `finish` waits for that copy, never for the current step's
+    forward pass. The tokens are in the host's memory by then.
+
+    Parameters
+    ----------
+    host : int32 array, shape (slots, length), optional
+        The host's side of the tokens; without it, each slot's new tokens are copied as well.
     """
 
     waits = True
 
-    def __init__(self, states: LogitsProcRequestState) -> None:
+    def __init__(
+        self, states: LogitsProcRequestState, *, host: npt.NDArray[np.int32] | None = None
+    ) -> None:
         self._states = states
+        self._host = host
         self._device = torch.get_device_module(states.device)
-        self._side = self._device.Stream(device=states.device)
+        self._side = self._device.Stream(states.device)
         self._done = self._device.Event()
         self._wanted: Mapping[int, tuple[int, int]] = {}
         self._lengths = torch.empty(0, dtype=torch.int32)
@@ -98,22 +123,26 @@ class DeviceReader:
         lengths, tokens = self._states.total_len.gpu, self._states.all_token_ids.gpu
         self._side.wait_stream(self._device.current_stream())
         with self._device.stream(self._side):
-            self._lengths = _pinned_like(lengths)
-            self._lengths.copy_(lengths, non_blocking=True)
-            for slot, (start, new) in wanted.items():
-                source = tokens[slot, start : start + new]
-                self._copies[slot] = _pinned_like(source)
-                self._copies[slot].copy_(source, non_blocking=True)
+            self._lengths = _copied(lengths)
+            if self._host is None:
+                for slot, (start, new) in wanted.items():
+                    self._copies[slot] = _copied(tokens[slot, start : start + new])
             self._done.record(self._side)
         self._wanted = wanted
 
     def finish(self) -> dict[int, list[int]]:
-        """Wait for the copies."""
+        """Wait for the lengths, and read the tokens."""
         if not self._wanted:
             return {}
         self._done.synchronize()
+        lengths = self._lengths.tolist()
+        if self._host is not None:
+            return {
+                slot: self._host[slot, start : lengths[slot]].tolist()
+                for slot, (start, _) in self._wanted.items()
+            }
         return {
-            slot: self._copies[slot][: max(0, int(self._lengths[slot]) - start)].tolist()
+            slot: self._copies[slot][: max(0, lengths[slot] - start)].tolist()
             for slot, (start, _) in self._wanted.items()
         }
 
@@ -123,5 +152,8 @@ class DeviceReader:
         return []
 
 
-def _pinned_like(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Queue a copy to the host."""
+    pinned = tensor.device.type != "cpu"
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
+    return copy.copy_(tensor, non_blocking=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
-from vllm_logits_processor.fusion import FusedCells
 from vllm_logits_processor.request_options import RequestOptions
 from vllm_logits_processor.runners.departures import (
     IDLE_S,
@@ -372,9 +372,8 @@ class SlotBatch:
             of_row = enumerate(ctx.idx_mapping_np.tolist()[:count])
             return {row: streams[slot] for row, slot in of_row if slot in streams}, {}
         # Only the device knows the drafts: this waits for the forward pass.
-        slots = ctx.expanded_idx_mapping[:count].tolist()
-        offsets = ctx.expanded_local_pos[:count].tolist()
-        fed = ctx.input_ids[:count].tolist()
+        lists = (ctx.expanded_idx_mapping, ctx.expanded_local_pos, ctx.input_ids)
+        slots, offsets, fed = torch.stack([each[:count].long() for each in lists]).tolist()
         rows, drafts = {}, {}
         for row, (slot, offset) in enumerate(zip(slots, offsets, strict=True)):
             before = fed[row - offset + 1 : row + 1]
