@@ -8,7 +8,7 @@ decide: join until the deadline ─► align ─► weigh ─► the cells of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from floe_plugins.errors import FloeError
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.align import align
-from vllm_logits_processor.alignment.covers import Covered
+from vllm_logits_processor.alignment.covers import Covered, prepare
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.prompt import Conversation
-from vllm_logits_processor.alignment.remainders import with_remainders
+from vllm_logits_processor.alignment.remainders import stacked_with_remainders
 from vllm_logits_processor.alignment.unknown import is_unknown
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.cells import FusedCells
@@ -29,13 +29,14 @@ from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.calls import ExpertCalls
-from vllm_logits_processor.expert.lookahead import LookAhead, ReceivedDistributions, stacked
+from vllm_logits_processor.expert.lookahead import LookAhead, ReceivedDistributions
 from vllm_logits_processor.expert.pool import ExpertPool
 from vllm_logits_processor.expert_requests import ExpertRequests
 from vllm_logits_processor.fusion import fused_cells, weigh
 from vllm_logits_processor.observe import FusionMetrics, StreamSummary, Trace, TraceLine
 from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.request_options import RequestOptions
+from vllm_logits_processor.step_factors import StepFactors
 from vllm_logits_processor.stream import Stream
 from vllm_logits_processor.sureness import host_is_unsure
 
@@ -202,9 +203,7 @@ class FusionEngine:
         if self._config.ask != "always":
             self._ask_where_unsure(logits, at)
         lines = {row: self._join(stream) for row, stream in at.items()}
-        distributions = {
-            row: found for row, stream in at.items() if (found := stream.distribution()) is not None
-        }
+        distributions = self._distributions(at)
         cells = self._fuse(logits, distributions, at, streams, before, lines)
         for row in before:
             streams[row].rejoin(at[row])
@@ -253,13 +252,15 @@ class FusionEngine:
 
     def _asking(self, streams: Sequence[Stream]) -> list[Stream]:
         """Advance the streams; return those that are undecided and may leave."""
-        asking = []
+        asking, open_streams = [], []
         # With speculative decoding a stream occurs once per row.
         for stream in {id(stream): stream for stream in streams}.values():
             if stream.torn:
                 self._rebuild(stream)
-            if stream.waits_for_token or not stream.undecided:
-                continue
+            if stream.undecided and not stream.waits_for_token:
+                open_streams.append(stream)
+        _look_up_factors(open_streams)
+        for stream in open_streams:
             stream.advance()
             stream.declined = _reason_not_to_ask(stream)
             if stream.declined is None:
@@ -286,6 +287,13 @@ class FusionEngine:
         if stream.scores is not None and (found := stream.scores.evidence()) is not None:
             stream.evidence.begin(found)
             stream.scores = None
+
+    def _distributions(self, at: Mapping[int, Stream]) -> dict[int, Covered]:
+        """Return the expert's distributions for the rows that have one."""
+        if self._requests.covers:
+            prepare((stream.prefix, stream.received.rows) for stream in at.values())
+        found = {row: stream.distribution() for row, stream in at.items()}
+        return {row: each for row, each in found.items() if each is not None}
 
     def _ask_where_unsure(self, logits: torch.Tensor, at: Mapping[int, Stream]) -> None:
         open_rows = [row for row, stream in at.items() if stream.undecided]
@@ -327,7 +335,7 @@ class FusionEngine:
         if not distributions:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)
-        top = stacked([with_remainders(each, self._pair.host) for each in distributions.values()])
+        top = stacked_with_remainders(list(distributions.values()), self._pair.host)
         aligned = align(logits, rows, top, self._pair.maps)
         place_of = {row: place for place, row in enumerate(distributions)}
         # Shortest first: a row's evidence continues that of the row before it.
@@ -339,18 +347,18 @@ class FusionEngine:
         evidence = np.array([at[row].evidence.value for row in distributions])
         of_prompts = np.array([at[row].evidence.prompt for row in distributions])
         weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)
-        known = np.exp(top.logprobs).sum(axis=1)
+        factors, feasible = StepFactors(aligned), aligned.feasible.tolist()
+        of_expert = weights.expert.tolist()
+        missing = np.maximum(1 - np.exp(top.logprobs).sum(axis=1), 0.0).tolist()
         for row, place in place_of.items():
-            if aligned.feasible[place]:
-                streams[row].weighed(aligned.row(place), drafts=drafts.get(row, ()))
-            lines[row] = replace(
-                lines[row],
-                outcome="fused" if aligned.feasible[place] else "infeasible",
-                expert_weight=float(weights.expert[place]),
-                error_bound=float(
-                    min(1.0, max(0.0, 1 - known[place]) + distributions[row].unexpanded)
-                ),
-            )
+            line = lines[row]
+            line.expert_weight = of_expert[place]
+            line.error_bound = min(1.0, missing[place] + distributions[row].unexpanded)
+            if feasible[place]:
+                line.outcome = "fused"
+                streams[row].weighed(factors, place, drafts=drafts.get(row, ()))
+            else:
+                line.outcome = "infeasible"
         greedy = np.array([at[row].greedy for row in distributions])
         return fused_cells(logits, rows, aligned, weights, greedy=greedy)
 
@@ -359,9 +367,23 @@ class FusionEngine:
 
         The row's own token is never part of it.
         """
-        stream.evidence = replace(before.evidence)
+        stream.evidence = before.evidence.copy()
         stream.evidence.observe(factor)
         stream.evidence.follow(self._pair.host.decode([draft]))
+
+
+def _look_up_factors(streams: Sequence[Stream]) -> None:
+    """Find the factors of the streams' new tokens at once, for them to be judged by."""
+    of_step: dict[StepFactors, tuple[list[int], list[int]]] = {}
+    for stream in streams:
+        judged = stream.to_judge()
+        if judged is not None:
+            weighed, token = judged
+            rows, tokens = of_step.setdefault(weighed.factors, ([], []))
+            rows.append(weighed.place)
+            tokens.append(token)
+    for factors, (rows, tokens) in of_step.items():
+        factors.look_up(rows, tokens)
 
 
 def _reason_not_to_ask(stream: Stream) -> str | None:

@@ -39,15 +39,14 @@ def context_after(byte: int) -> int:
     return 2 if 48 <= byte <= 57 else 3
 
 
-@dataclass
+@dataclass(slots=True)
 class Evidence:
     """Running averages of ``ln p_host - ln q`` over the tokens of the text.
 
     Since ``q(v) = p_host(v) m(v)``, a token's evidence is ``-ln m``, and nothing of the host's row
     needs to be kept. The token being weighed is never among the averaged ones.
 
-    All fields are plain numbers or tuples of them: ``dataclasses.replace`` makes an independent
-    copy.
+    All fields are plain numbers or tuples of them.
 
     Attributes
     ----------
@@ -72,6 +71,18 @@ class Evidence:
     context: int | None = None
     sums: tuple[float, ...] = (0.0,) * _CONTEXTS
     counts: tuple[float, ...] = (0.0,) * _CONTEXTS
+
+    def copy(self) -> Evidence:
+        """Return an independent copy."""
+        return Evidence(
+            self.decay,
+            self.overall,
+            self.prompt,
+            self.observed,
+            self.context,
+            self.sums,
+            self.counts,
+        )
 
     @property
     def value(self) -> float:
@@ -98,21 +109,17 @@ class Evidence:
         observed = _MOST if factor <= 0 else _bounded(-math.log(factor))
         self.overall = self.decay * self.overall + (1 - self.decay) * observed
         self.observed += 1
-        if self.context is not None:
-            self.sums = self._added(self.sums, observed)
-            self.counts = self._added(self.counts, 1.0)
+        at = self.context
+        if at is not None:
+            sums, counts = [*self.sums], [*self.counts]
+            sums[at] = self.decay * sums[at] + observed
+            counts[at] = self.decay * counts[at] + 1.0
+            self.sums, self.counts = tuple(sums), tuple(counts)
 
     def follow(self, data: bytes) -> None:
         """Note that the text has grown by `data`: the prompt, or a token, observed or not."""
         if data:
             self.context = context_after(data[-1])
-
-    def _added(self, values: tuple[float, ...], new: float) -> tuple[float, ...]:
-        """Return decayed totals with `new` added to that of the current context."""
-        changed = list(values)
-        assert self.context is not None
-        changed[self.context] = self.decay * changed[self.context] + new
-        return tuple(changed)
 
 
 def _bounded(nats: float) -> float:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vllm_logits_processor.alignment.covers import lacks_covers, prepare
+from vllm_logits_processor.alignment.prefix import TokenIds
 from vllm_logits_processor.alignment.unknown import is_text
 from vllm_logits_processor.config import FloeConfig
 from vllm_logits_processor.expert.calls import ExpertCalls, Kind
@@ -18,21 +20,24 @@ from vllm_logits_processor.stream import ExpertAsked, Stream
 class _Batch:
     """The prompts of one request to one of the expert's models, and their streams."""
 
-    prompts: list[list[int]] = field(default_factory=list)
-    row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
+    prompts: list[TokenIds] = field(default_factory=list)
+    row_of: dict[tuple[int, bytes], int] = field(default_factory=dict)
     now: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
     later: list[tuple[Stream, tuple[tuple[Place, int], ...]]] = field(default_factory=list)
     steps: int = 1
 
     def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
-        rows = tuple((place, self._row(place.token_ids)) for place in places)
+        rows = tuple([(place, self._row(place.token_ids)) for place in places])
         (self.later if ahead else self.now).append((stream, rows))
-        self.steps = max(self.steps, stream.received.lookahead.steps)
+        steps = stream.received.lookahead.steps
+        if steps > self.steps:
+            self.steps = steps
 
-    def _row(self, prompt: list[int]) -> int:
+    def _row(self, prompt: TokenIds) -> int:
         """Return the row of a prompt; drafts and samples of one prompt share a row."""
-        row = self.row_of.setdefault(tuple(prompt), len(self.prompts))
-        if row == len(self.prompts):
+        row = self.row_of.setdefault(prompt.key, len(self.prompts))
+        if row == len(self.prompts) or self.prompts[row] != prompt:
+            row = len(self.prompts)
             self.prompts.append(prompt)
         return row
 
@@ -53,13 +58,14 @@ class ExpertRequests:
     ) -> None:
         self._calls = calls
         self._config = config
-        self._covers = covers
+        self.covers = covers
         self._by_text = by_text
 
     def take_in(self, stream: Stream) -> None:
         """Process what has arrived for a stream since the last step."""
-        self._take_in_ahead(stream)
-        if not stream.drafted:
+        if stream.ahead is not None:
+            self._take_in_ahead(stream)
+        if stream.first is not None and not stream.drafted:
             self._take_in_first(stream)
 
     def begin(self, streams: Sequence[Stream], *, host_is_unsure: bool) -> None:
@@ -76,18 +82,24 @@ class ExpertRequests:
         # Decoding comes first: if a breaker admits one call, this kind tells most about the server.
         longest = self._longest()
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
+        if self.covers:
+            prepare(
+                (stream.prefix, stream.received.rows)
+                for stream in streams
+                if lacks_covers(stream.prefix, stream.received.rows)
+            )
         for stream in streams:
             kind: Kind = "now" if stream.read else "first"
             model = stream.options.expert_model or self._config.expert.model
             batch = batches[kind].setdefault(model, _Batch())
-            wanted = stream.wanted(most_covers=self._covers)
+            wanted = stream.wanted(most_covers=self.covers)
             if not wanted:
                 stream.ready = stream.prefix.length in stream.received.rows
                 # An expert cannot continue an empty text without a BOS token.
                 stream.declined = None if stream.ready else "no-prompt"
             elif self._by_text and not is_text(stream.text):
                 stream.declined = "mid-character"
-            elif any(len(place.token_ids) > longest for place in wanted):
+            elif longest < math.inf and max(len(place.token_ids) for place in wanted) > longest:
                 # A single such prompt makes the server refuse the request of all streams.
                 stream.declined = "too-long"
             elif stream.first is not None:
@@ -194,7 +206,7 @@ class ExpertRequests:
     def _worth_asking_ahead(self, stream: Stream) -> Place | None:
         """Return the place for which to call the expert ahead, or None."""
         received = stream.received
-        if not stream.read:
+        if not stream.read or received.lookahead.most == 1:
             return None
         if not received.lookahead.worth_asking_ahead or stream.ahead is not None or stream.pending:
             return None

@@ -277,17 +277,19 @@ class StreamSummary:
 
     def add(self, line: TraceLine) -> None:
         """Count one row."""
-        self.tokens[line.outcome] = self.tokens.get(line.outcome, 0) + 1
+        count = self.tokens[line.outcome] = self.tokens.get(line.outcome, 0) + 1
         self.waited_ms += line.waited_ms
         self.longest_wait_ms = max(self.longest_wait_ms, line.waited_ms)
         self.sent_bytes += line.sent_bytes
         self.received_bytes += line.received_bytes
         if line.outcome == "fused":
-            first = self.fused == 1
             weight = line.expert_weight
-            self.lowest_weight = weight if first else min(self.lowest_weight, weight)
-            self.highest_weight = max(self.highest_weight, weight)
-            self.highest_error_bound = max(self.highest_error_bound, line.error_bound)
+            if count == 1 or weight < self.lowest_weight:
+                self.lowest_weight = weight
+            if weight > self.highest_weight:
+                self.highest_weight = weight
+            if line.error_bound > self.highest_error_bound:
+                self.highest_error_bound = line.error_bound
             self._weight_sum += weight
             self._error_bound_sum += line.error_bound
             self.followed += line.followed
@@ -345,7 +347,7 @@ OUTCOMES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class TraceLine:
     """What happened to one token. It holds neither text nor the token.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from vllm_logits_processor.alignment.align import RowFactors
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail
@@ -16,28 +16,33 @@ from vllm_logits_processor.expert.lookahead import Place, ReceivedDistributions
 from vllm_logits_processor.observe import StreamSummary
 from vllm_logits_processor.privacy import StreamPrivacy
 from vllm_logits_processor.request_options import RequestOptions
+from vllm_logits_processor.step_factors import StepFactors
 
 #: Stands for a token that was sampled but is not known yet (async scheduling).
 UNKNOWN_TOKEN = -1
 
 
-@dataclass(frozen=True)
-class ExpertAsked:
+class ExpertAsked(NamedTuple):
     """The rows of a call that will hold the expert's distributions for some places of a stream."""
 
     call: ExpertCall
     rows: tuple[tuple[Place, int], ...]
 
 
-@dataclass(frozen=True)
-class Weighed:
+class Weighed(NamedTuple):
     """The factors used at one position, kept until the sampled token is known.
 
-    `drafts` are the draft tokens before the position; empty without speculative decoding.
+    `drafts` are the draft tokens before the position; empty without speculative decoding. `place`
+    is that of the row in its step.
     """
 
     drafts: tuple[int, ...]
-    factors: RowFactors
+    factors: StepFactors
+    place: int
+
+    def of(self, token: int) -> float:
+        """Return the factor of one host token."""
+        return self.factors.of(self.place, token)
 
 
 @dataclass
@@ -92,6 +97,8 @@ class Stream:
     reported: bool = False
     _seen: int = 0
     _weighed: list[Weighed] = field(default_factory=list)
+    #: The host's last word, with the number of answer tokens then.
+    _host_tail: tuple[int, HostTail] | None = None
 
     def __post_init__(self) -> None:
         """Tell the evidence where the answer begins."""
@@ -105,7 +112,8 @@ class Stream:
     @property
     def waits_for_token(self) -> bool:
         """True while the last sampled token is not known yet."""
-        return bool(self.output_ids) and self.output_ids[-1] == UNKNOWN_TOKEN
+        ids = self.output_ids
+        return bool(ids) and ids[-1] == UNKNOWN_TOKEN
 
     @property
     def undecided(self) -> bool:
@@ -121,8 +129,9 @@ class Stream:
         if not new:
             return
         self.torn = True
-        self._judge(new)
-        self._append(new)
+        pieces = [self.host.decode((token,)) for token in new]
+        self._judge(new, pieces)
+        self._append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         self._seen += len(new)
         self.pending, self.declined, self.ready = None, None, False
         self.torn = False
@@ -139,7 +148,7 @@ class Stream:
         gate's verdict.
         """
         self.text, self.prefix, self.received = fresh.text, fresh.prefix, fresh.received
-        self._seen, self._weighed = 0, []
+        self._seen, self._weighed, self._host_tail = 0, [], None
         self.reopen()
         self.torn = False
 
@@ -149,9 +158,7 @@ class Stream:
         The end of the text comes first, if needed; besides it, at most `most_covers` places.
         """
         offsets = wanted_offsets(self.prefix, self.received.rows, most=most_covers)
-        return [
-            Place(offset=offset, token_ids=self.prefix.token_ids_to(offset)) for offset in offsets
-        ]
+        return [Place(offset, self.prefix.token_ids_to(offset)) for offset in offsets]
 
     def meets_ahead(self, wanted: Sequence[Place]) -> bool:
         """Make the call that was started ahead the pending one, if it is for `wanted`."""
@@ -167,18 +174,35 @@ class Stream:
         """Return the expert's distribution for the current position, or None."""
         if self.declined or self.prefix.length not in self.received.rows:
             return None
-        tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
-        return covered(self.prefix, self.received.rows, admits=tail.admits)
+        return covered(self.prefix, self.received.rows, admits=self._admits)
 
-    def weighed(self, factors: RowFactors, *, drafts: tuple[int, ...] = ()) -> None:
+    def _admits(self, rest: bytes) -> bool:
+        """Return whether the text may continue with `rest` after the host's tokens."""
+        known = self._host_tail
+        if known is None or known[0] != len(self.output_ids):
+            tail = HostTail(self.host, self.prompt_ids or (), self.output_ids)
+            known = self._host_tail = len(self.output_ids), tail
+        return known[1].admits(rest)
+
+    def weighed(self, factors: StepFactors, place: int, *, drafts: tuple[int, ...] = ()) -> None:
         """Keep the factors of this position until the sampled token is known.
 
         Parameters
         ----------
+        place : int
+            That of the position's row in the step.
         drafts : tuple of int, optional
             Draft tokens before the position, after the stream's own tokens.
         """
-        self._weighed.append(Weighed(drafts, factors))
+        self._weighed.append(Weighed(drafts, factors, place))
+
+    def to_judge(self) -> tuple[Weighed, int] | None:
+        """Return the factors that count of the first token that is new, and the token."""
+        if not self._weighed or len(self.output_ids) <= self._seen:
+            return None
+        # The last factors of a position count: chunks of a prompt share a position.
+        found = self._weighed[-1]
+        return None if found.drafts else (found, self.output_ids[self._seen])
 
     def forked(self, drafts: Sequence[int]) -> Stream:
         """Return the stream as it would be after `drafts`; this one is unchanged."""
@@ -193,7 +217,7 @@ class Stream:
             prefix=prefix,
             received=received,
             text=self.text + data,
-            evidence=replace(self.evidence),
+            evidence=self.evidence.copy(),
             pending=None,
             ahead=None,
             # The fork has its own entry for a call that this step starts.
@@ -203,6 +227,7 @@ class Stream:
             ready=False,
             _seen=self._seen + len(drafts),
             _weighed=[],
+            _host_tail=None,
         )
 
     def rejoin(self, fork: Stream) -> None:
@@ -210,21 +235,20 @@ class Stream:
         drafted = bytes(fork.text[len(self.text) :])
         self.received.adopt(fork.received, fork.prefix, drafted=drafted)
 
-    def _judge(self, new: Sequence[int]) -> None:
+    def _judge(self, new: Sequence[int], pieces: Sequence[bytes]) -> None:
         """Turn kept factors of tokens that are now known into evidence, all or nothing."""
-        evidence = replace(self.evidence)
+        evidence = self.evidence.copy()
         for at, token in enumerate(new):
             before = tuple(new[:at])
             # The last factors of a position count: chunks of a prompt share a position.
             for each in reversed(self._weighed):
                 if each.drafts == before:
-                    evidence.observe(each.factors.of(token))
+                    evidence.observe(each.of(token))
                     break
-            evidence.follow(self.host.decode([token]))
+            evidence.follow(pieces[at])
         self.evidence, self._weighed = evidence, []
 
-    def _append(self, tokens: Sequence[int]) -> None:
-        data = self.host.decode(tokens)
+    def _append(self, data: bytes) -> None:
         self.text += data
         self.prefix.extend(data)
         self.received.follow(data, self.prefix)

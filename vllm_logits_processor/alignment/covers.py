@@ -26,15 +26,16 @@ were received at earlier steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.alignment.open_text import MOST_TRIED, Node, OpenText
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
@@ -47,9 +48,6 @@ _GOES_ON = 0.05
 
 #: A complete row may sum to this much less than one.
 _ROUNDING = 1e-12
-
-#: Most tokens crossing the end of the text that are tried for whether the tokenizer writes them.
-_MOST_TRIED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +71,6 @@ class Covered:
     unexpanded: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A place after the boundary, and the tokens that lead there.
-
-    `begin` is the node at which `token`, its last one, begins; `NOTHING` for the start. `extends`
-    tells whether a token may cross the end from here, `to_end` whether the tokens of the whole
-    text go through it, and `askable` whether its tokens are the tokenizer's own for these bytes.
-    """
-
-    offset: int
-    begin: int
-    token: int
-    extends: bool
-    to_end: bool
-    askable: bool
-
-
 class _Weight(NamedTuple):
     """The weight of a node: between `least` and `most`, estimated as `value`."""
 
@@ -109,54 +90,55 @@ class _Weight(NamedTuple):
         return _Weight(0.0, self.value * factor / 2, self.most * factor)
 
 
-class _Row:
-    """One distribution in which tokens can be looked up."""
+_ONE = _Weight(1.0, 1.0, 1.0)
 
-    def __init__(self, top: ExpertTopK, vocabulary: ByteVocabulary) -> None:
-        self.top = top
-        known = top.token_ids[0] != NOTHING
-        self.ids = top.token_ids[0][known]
-        self.masses = np.exp(top.logprobs[0][known])
-        self.ranks = vocabulary.ranks[self.ids]
-        self._places = self.ids.tolist()
-        missing = 1.0 - float(self.masses.sum())
-        self.missing = missing if missing > _ROUNDING else 0.0
-        #: Upper bound on the probability of an unlisted token.
-        self.unlisted = min(self.missing, float(self.masses.min(initial=1.0)))
+
+class _Row(NamedTuple):
+    """One distribution in which tokens can be looked up.
+
+    `missing` is what the masses lack to one, `unlisted` an upper bound on the probability of a
+    token that is not listed, and `ranks` the tokens' places by bytes.
+    """
+
+    top: ExpertTopK
+    ids: list[int]
+    masses: list[float]
+    ranks: list[int]
+    missing: float
+    unlisted: float
 
     def weight_of(self, token: int, begin: _Weight) -> _Weight:
         """Return the weight of the node to which `token` leads from a node that weighs `begin`."""
-        if token in self._places:
-            return begin.times(float(self.masses[self._places.index(token)]))
+        if token in self.ids:
+            return begin.times(self.masses[self.ids.index(token)])
         return begin.up_to(self.unlisted)
 
 
 class _OverTheEnd(NamedTuple):
-    """The tokens of a row that cross the end of the text, their masses, and their sum."""
+    """The tokens of a row that cross the end: what they add behind it, their masses, the sum."""
 
     row: _Row
-    tokens: list[int]
+    rests: list[bytes]
     masses: list[float]
     total: float
 
 
 class _Open:
-    """The text after the boundary, its nodes, and what was received at them.
+    """The text after the boundary, and what was received at its nodes.
 
     What is wanted, asked for and used of one text is found out once, and rows are kept while the
     text grows by the same word.
     """
 
+    __slots__ = ("_over", "_weights", "boundary", "length", "rows", "text")
+
     def __init__(self, prefix: ExpertPrefix, before: _Open | None) -> None:
         self.length, self.boundary = prefix.length, prefix.boundary()
-        self.vocabulary, self.begins_text = prefix.vocabulary, not self.boundary
-        self.tail = prefix.tail(self.boundary)
-        self.nodes = _nodes(self.vocabulary, self.tail, self.begins_text)
-        kept: dict[int, _Row] = before._rows if before else {}
-        self._rows: dict[int, _Row] = {at: row for at, row in kept.items() if at >= self.boundary}
+        self.text: OpenText = prefix.open_text()
+        kept: dict[int, _Row] = before.rows if before else {}
+        self.rows: dict[int, _Row] = {at: row for at, row in kept.items() if at >= self.boundary}
         self._weights: tuple[dict[int, _Row], dict[int, _Weight]] | None = None
         self._over: dict[int, _OverTheEnd] = {}
-        self._longer: dict[int, tuple[int, int]] = {}
 
     @staticmethod
     def of(prefix: ExpertPrefix) -> _Open:
@@ -167,45 +149,81 @@ class _Open:
             before = prefix.remembered = _Open(prefix, before)
         return before
 
-    def rows(self, received: Mapping[int, ExpertTopK]) -> dict[int, _Row]:
-        """Return what was received at the nodes before the end, by offset after the boundary."""
-        found = {}
-        for node in self.nodes[:-1]:
-            at = self.boundary + node.offset
-            top = received.get(at) if node.askable else None
+    def new_rows(self, received: Mapping[int, ExpertTopK]) -> list[tuple[int, ExpertTopK]]:
+        """Return what was received at the nodes before the end and has no row yet."""
+        new = []
+        for offset in self.text.to_ask:
+            at = self.boundary + offset
+            top = received.get(at)
             if top is not None:
-                row = self._rows.get(at)
+                row = self.rows.get(at)
                 if row is None or row.top is not top:
-                    row = self._rows[at] = _Row(top, self.vocabulary)
-                found[node.offset] = row
-        return found
+                    new.append((at, top))
+        return new
+
+    def received(self, received: Mapping[int, ExpertTopK]) -> dict[int, _Row]:
+        """Return what was received at the nodes before the end, by offset after the boundary."""
+        if new := self.new_rows(received):
+            made = _rows([top for _, top in new], self.text.texts.vocabulary)
+            self.rows.update(zip([at for at, _ in new], made, strict=True))
+        boundary, rows = self.boundary, self.rows
+        return {
+            offset: rows[boundary + offset]
+            for offset in self.text.to_ask
+            if boundary + offset in received
+        }
 
     def weights(self, rows: dict[int, _Row]) -> dict[int, _Weight]:
-        if self._weights is None or self._weights[0] != rows:
-            self._weights = rows, _weights(self.nodes, rows)
-        return self._weights[1]
+        known = self._weights
+        # The same rows are the same objects.
+        if known is None or list(map(id, known[0].values())) != list(map(id, rows.values())):
+            known = self._weights = rows, _weights(self.text.nodes, rows)
+        return known[1]
 
-    def longer(self, offset: int) -> tuple[int, int]:
-        """Return the range of tokens that cross the end from a node."""
-        if offset not in self._longer:
-            self._longer[offset] = self.vocabulary.longer(self.tail[offset:])
-        return self._longer[offset]
-
-    def over_the_end(self, node: _Node, row: _Row) -> _OverTheEnd:
+    def over_the_end(self, node: Node, row: _Row) -> _OverTheEnd:
         found = self._over.get(node.offset)
         if found is None or found.row is not row:
-            begin, stop = self.longer(node.offset) if node.extends else (0, 0)
-            front = self.tail[: node.offset]
-            kept = [
-                at
-                for at in np.flatnonzero((row.ranks >= begin) & (row.ranks < stop)).tolist()
-                if _is_own(self.vocabulary, front, int(row.ids[at]), self.begins_text)
-            ]
-            masses = row.masses[kept]
-            tokens = [int(row.ids[at]) for at in kept]
-            found = _OverTheEnd(row, tokens, masses.tolist(), float(masses.sum()))
-            self._over[node.offset] = found
+            begin, stop = self.text.longer(node.offset) if node.extends else (0, 0)
+            rests, masses = [], []
+            for at, rank in enumerate(row.ranks):
+                if begin <= rank < stop:
+                    rest = self.text.behind_the_end(node.offset, row.ids[at])
+                    if rest is not None:
+                        rests.append(rest)
+                        masses.append(row.masses[at])
+            found = self._over[node.offset] = _OverTheEnd(row, rests, masses, sum(masses))
         return found
+
+
+def prepare(texts: Iterable[tuple[ExpertPrefix, Mapping[int, ExpertTopK]]]) -> None:
+    """Read what was received of several texts at once, which is quicker than one by one.
+
+    Parameters
+    ----------
+    texts : iterable of pairs
+        Texts and what was received of them, as :func:`wanted_offsets` takes them.
+    """
+    found: list[tuple[_Open, int, ExpertTopK]] = []
+    for prefix, received in texts:
+        if received and prefix.open_text().to_ask:
+            open_text = _Open.of(prefix)
+            found += [(open_text, at, top) for at, top in open_text.new_rows(received)]
+    if found:
+        vocabulary = found[0][0].text.texts.vocabulary
+        made = _rows([top for _, _, top in found], vocabulary)
+        for (open_text, at, _), row in zip(found, made, strict=True):
+            open_text.rows[at] = row
+
+
+def lacks_covers(prefix: ExpertPrefix, received: Mapping[int, ExpertTopK]) -> bool:
+    """Return whether anything may be wanted of a text besides its end; see `wanted_offsets`."""
+    to_ask = prefix.open_text().to_ask
+    if to_ask:
+        boundary = prefix.boundary()
+        for offset in to_ask:
+            if boundary + offset not in received:
+                return True
+    return False
 
 
 def wanted_offsets(
@@ -228,37 +246,51 @@ def wanted_offsets(
         The end of the text first, if it has not been received. Empty at the beginning of a text
         without a front, where there is no token to send.
     """
-    wanted = [] if prefix.length in received or not prefix.token_ids() else [prefix.length]
-    if not most or prefix.boundary() == prefix.length:
-        return wanted
+    length = prefix.length
+    wanted = [] if length in received or not prefix.has_tokens else [length]
+    if most and lacks_covers(prefix, received):
+        wanted += _wanted_covers(prefix, received, most)
+    return wanted
+
+
+def _wanted_covers(
+    prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], most: int
+) -> list[int]:
     open_text = _Open.of(prefix)
-    nodes, boundary = open_text.nodes, open_text.boundary
-    if len(nodes) == 1:
-        return wanted
-    rows = open_text.rows(received)
-    missing = [node for node in nodes[:-1] if node.askable and node.offset not in rows]
-    if not missing:
-        return wanted
+    text, boundary = open_text.text, open_text.boundary
+    nodes = text.nodes
+    rows = open_text.received(received)
     weights = open_text.weights(rows)
-    total = weights[nodes[-1].offset].value + sum(
+    # What the total is at least: most nodes weigh too little for any.
+    total = weights[nodes[-1].offset].value
+    missing = [
+        node
+        for node in nodes[:-1]
+        if node.askable and node.offset not in rows and _is_worth(node, weights[node.offset], total)
+    ]
+    if not missing:
+        return []
+    total += sum(
         weights[node.offset].value * open_text.over_the_end(node, rows[node.offset]).total
         for node in nodes[:-1]
         if node.offset in rows
     )
-    # Off the path to the end, only nodes that are likely to matter are requested.
     worth = [
         (not node.to_end, node.offset)
         for node in missing
-        if (
-            weights[node.offset].value >= _WORTH * total
-            if node.to_end
-            else weights[node.offset].least * _GOES_ON >= _WORTH * total
-            and weights[node.offset].least > 0
-            and _leads_over(prefix.vocabulary, open_text.tail, nodes, node, open_text.begins_text)
-        )
+        if _is_worth(node, weights[node.offset], total)
+        and (node.to_end or text.leads_over(node))
         and prefix.token_ids_to(boundary + node.offset)
     ]
-    return wanted + [boundary + offset for _, offset in sorted(worth)[:most]]
+    return [boundary + offset for _, offset in sorted(worth)[:most]]
+
+
+def _is_worth(node: Node, weight: _Weight, total: float) -> bool:
+    """Return whether a node's distribution may matter, given all mass at the end of the text."""
+    if node.to_end:
+        return weight.value >= _WORTH * total
+    # Off the path to the end, only nodes that are likely to matter are requested.
+    return weight.least > 0 and weight.least * _GOES_ON >= _WORTH * total
 
 
 def covered(
@@ -284,16 +316,15 @@ def covered(
         The end of the text has not been received.
     """
     end = received[prefix.length]
-    if prefix.boundary() == prefix.length:
-        return Covered(top=end)
-    open_text = _Open.of(prefix)
-    nodes, tail = open_text.nodes, open_text.tail
+    text = prefix.open_text()
+    nodes = text.nodes
     if len(nodes) == 1:
         return Covered(top=end)
-    rows = open_text.rows(received)
+    open_text = _Open.of(prefix)
+    rows = open_text.received(received)
     weights = open_text.weights(rows)
     masses: dict[bytes, float] = {}
-    unanswered: list[_Node] = []
+    unanswered: list[Node] = []
     error = 0.0
     for node in nodes[:-1]:
         weight = weights[node.offset]
@@ -304,30 +335,27 @@ def covered(
             continue
         row = rows[node.offset]
         over = open_text.over_the_end(node, row)
-        for token, mass in zip(over.tokens, over.masses, strict=True):
-            rest = (prefix.vocabulary.token_bytes[token] or b"")[len(tail) - node.offset :]
+        for rest, mass in zip(over.rests, over.masses, strict=True):
             if admits(rest):
                 masses[rest] = masses.get(rest, 0.0) + weight.value * mass
                 error += weight.error * mass
-        begin, stop = open_text.longer(node.offset)
-        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(over.tokens)))
+        begin, stop = text.longer(node.offset)
+        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(over.rests)))
     weight = weights[nodes[-1].offset]
     total = weight.value + sum(masses.values())
     for node in unanswered:
         most = weights[node.offset].most
         # Trying tokens costs time, so only where it may change much.
-        begin, stop = open_text.longer(node.offset)
-        tried = most > _WORTH * total and stop - begin <= _MOST_TRIED
-        if not tried or _likely_extends(
-            prefix.vocabulary, tail, node.offset, open_text.begins_text
-        ):
+        begin, stop = text.longer(node.offset)
+        tried = most > _WORTH * total and stop - begin <= MOST_TRIED
+        if not tried or text.likely_extends(node.offset):
             error += most
     if not masses and not error:
         return Covered(top=end)
     if total <= 0:
         return Covered(top=end, unexpanded=1.0)
-    with np.errstate(divide="ignore"):
-        logprobs = end.logprobs + np.log(weight.value / total)
+    share = weight.value / total
+    logprobs = end.logprobs + (math.log(share) if share > 0 else -math.inf)
     return Covered(
         top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
         remainders={rest: mass / total for rest, mass in masses.items()},
@@ -335,8 +363,8 @@ def covered(
     )
 
 
-def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:
-    weights = {nodes[0].offset: _Weight(1.0, 1.0, 1.0)}
+def _weights(nodes: tuple[Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:
+    weights = {nodes[0].offset: _ONE}
     for node in nodes[1:]:
         begin = weights[node.begin]
         if node.begin in rows:
@@ -346,87 +374,23 @@ def _weights(nodes: tuple[_Node, ...], rows: Mapping[int, _Row]) -> dict[int, _W
     return weights
 
 
-@lru_cache(maxsize=4096)
-def _nodes(vocabulary: ByteVocabulary, tail: bytes, begins_text: bool) -> tuple[_Node, ...]:
-    """Return the relevant nodes of the open tail by offset; first the start, last the end."""
-
-    def encode(offset: int) -> tuple[int, ...]:
-        return _encode(vocabulary, tail[:offset], begins_text)
-
-    own = encode(len(tail))
-    if vocabulary.decode(own) != tail:
-        # The tokenizer changes this text (case, accents), so tokens have no byte offsets in it.
-        return (_Node(len(tail), NOTHING, NOTHING, extends=False, to_end=True, askable=True),)
-    paths = {}
-    for offset in range(len(tail)):
-        begin, stop = vocabulary.longer(tail[offset:])
-        if begin < stop and vocabulary.decode(encode(offset)) == tail[:offset]:
-            paths[offset] = encode(offset)
-    shared = min((_shared(own, ids) for ids in paths.values()), default=len(own))
-    nodes: dict[int, _Node] = {}
-    reached: dict[int, tuple[int, ...]] = {}
-    for ids in (own, *paths.values()):
-        begin = NOTHING
-        for count in range(shared, len(ids) + 1):
-            offset = len(vocabulary.decode(ids[:count]))
-            # The tokenizer takes only one path to a place.
-            if reached.setdefault(offset, ids[:count]) != ids[:count]:
-                break
-            nodes[offset] = _Node(
-                offset=offset,
-                begin=begin,
-                token=ids[count - 1] if count > shared else NOTHING,
-                extends=offset in paths,
-                to_end=ids[:count] == own[:count],
-                askable=encode(offset) == ids[:count],
-            )
-            begin = offset
-    return tuple(nodes[offset] for offset in sorted(nodes))
-
-
-def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Return the length of the common prefix of two sequences of tokens."""
-    pairs = zip(first, second, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-@lru_cache(maxsize=16384)
-def _encode(vocabulary: ByteVocabulary, data: bytes, begins_text: bool) -> tuple[int, ...]:
-    ids, _ = vocabulary.encode_words(data, begins_text=begins_text, word_follows=True)
-    return tuple(ids)
-
-
-@lru_cache(maxsize=16384)
-def _is_own(vocabulary: ByteVocabulary, front: bytes, token: int, begins_text: bool) -> bool:
-    """Return whether the tokenizer itself would write `token` after `front`."""
-    whole = front + (vocabulary.token_bytes[token] or b"")
-    own = (*_encode(vocabulary, front, begins_text), token)
-    if _encode(vocabulary, whole, begins_text) == own:
-        return True
-    # It may also be the tokenizer's choice if no word follows.
-    return tuple(vocabulary.encode_words(whole, begins_text=begins_text)[0]) == own
-
-
-def _leads_over(
-    vocabulary: ByteVocabulary,
-    tail: bytes,
-    nodes: tuple[_Node, ...],
-    node: _Node,
-    begins_text: bool,
-) -> bool:
-    """Return whether a token likely crosses the end from a node, or from one that begins there."""
-    return _likely_extends(vocabulary, tail, node.offset, begins_text) or any(
-        _leads_over(vocabulary, tail, nodes, other, begins_text)
-        for other in nodes[:-1]
-        if other.begin == node.offset
-    )
-
-
-@lru_cache(maxsize=4096)
-def _likely_extends(
-    vocabulary: ByteVocabulary, tail: bytes, offset: int, begins_text: bool
-) -> bool:
-    """Return whether the tokenizer would write any of some tokens that cross the end."""
-    begin, stop = vocabulary.longer(tail[offset:])
-    tokens = vocabulary.by_bytes[begin : stop : 1 + (stop - begin) // _MOST_TRIED].tolist()
-    return any(_is_own(vocabulary, tail[:offset], token, begins_text) for token in tokens)
+def _rows(tops: list[ExpertTopK], vocabulary: ByteVocabulary) -> list[_Row]:
+    """Read distributions of one row each."""
+    if len({top.token_ids.shape[1] for top in tops}) > 1:
+        return [row for top in tops for row in _rows([top], vocabulary)]
+    ids = np.concatenate([top.token_ids for top in tops])
+    known = ids != NOTHING
+    masses = np.exp(np.concatenate([top.logprobs for top in tops]))
+    if known.all():
+        ranks, least = vocabulary.ranks[ids], masses.min(axis=1, initial=1.0)
+    else:
+        masses = np.where(known, masses, 0.0)
+        ranks = np.where(known, vocabulary.ranks[ids], -1)
+        least = np.where(known, masses, 1.0).min(axis=1, initial=1.0)
+    missing = 1.0 - masses.sum(axis=1)
+    missing[missing <= _ROUNDING] = 0.0
+    columns = (ids, masses, ranks, missing, np.minimum(missing, least))
+    return [
+        _Row(top, *found)
+        for top, *found in zip(tops, *(column.tolist() for column in columns), strict=True)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,11 @@ class ExpertTopK:
     remainders: tuple[Remainder, ...] = ()
     spelled: tuple[Spelled, ...] = ()
 
+    @property
+    def first(self) -> ExpertTopK:
+        """The first row of several."""
+        return self if len(self.token_ids) == 1 else self.row(0)
+
     def row(self, at: int) -> ExpertTopK:
         """Return row number `at` of several, with its remainders."""
         part = slice(at, at + 1)
@@ -74,6 +79,29 @@ class ExpertTopK:
             remainders=tuple(replace(rest, row=0) for rest in self.remainders if rest.row == at),
             spelled=tuple(replace(each, row=0) for each in self.spelled if each.row == at),
         )
+
+
+def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
+    """Join several distributions into one `ExpertTopK`, padded to the widest."""
+    width = max(row.token_ids.shape[1] for row in rows)
+
+    def joined(arrays: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
+        if all(array.shape[1] == width for array in arrays):
+            return np.concatenate(arrays)
+        widened = np.full((sum(map(len, arrays)), width), fill, dtype=arrays[0].dtype)
+        begin = 0
+        for array in arrays:
+            widened[begin : begin + len(array), : array.shape[1]] = array
+            begin += len(array)
+        return widened
+
+    return ExpertTopK(
+        token_ids=joined([row.token_ids for row in rows], NOTHING),
+        logprobs=joined([row.logprobs for row in rows], -np.inf),
+        remainders=tuple(
+            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.remainders
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,41 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import overload
 
+import msgspec
+
+from vllm_logits_processor.alignment.open_text import OpenText, Tail, json_of, texts_of
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 #: A tail longer than this is shortened, if a safe cut is found...
 _LONG = 384
 #: ...that leaves at least this many bytes open.
 _OPEN = 128
-#: Most bytes after the boundary.
-_MOST_OPEN = 64
+#: Bytes at the end of a text's tokens by which it is looked for among others.
+_TELLING = 64
 
 
-@dataclass(frozen=True)
-class _Tail:
-    """The tokens of the tail, the byte of the tail at which each begins, and its word's number."""
+class TokenIds(Sequence[int]):
+    """The tokens of a text, as their JSON until somebody reads them.
 
-    ids: list[int]
-    starts: list[int]
-    words: list[int]
+    A request to an expert is made of the JSON alone: a text's tokens are mostly those that it had a
+    step before, so there is a long beginning that no step makes anew.
 
-    def first(self, count: int) -> _Tail:
-        return _Tail(self.ids[:count], self.starts[:count], self.words[:count])
-
-
-@dataclass(frozen=True)
-class _Boundary:
-    """Tokens of the tail before the boundary, its byte in the tail, and whether it is sure.
-
-    It is sure at the beginning of spaces that the tokenizer never joins with the text before.
+    Parameters
+    ----------
+    begins : bytes
+        JSON of the first tokens, with a comma after each.
+    ends : sequence of int
+        The tokens after them.
+    ends_json : bytes, optional
+        The same as JSON, where that is known.
     """
 
-    count: int
-    byte: int
-    sure: bool
+    __slots__ = ("_begins", "_ends", "_ends_json", "_ids")
+
+    def __init__(self, begins: bytes, ends: Sequence[int], ends_json: bytes | None = None) -> None:
+        self._begins, self._ends = begins, ends
+        self._ends_json = json_of(ends) if ends_json is None else ends_json
+        self._ids: list[int] | None = None
+
+    @property
+    def json(self) -> bytes:
+        """The tokens as JSON, with a comma after each."""
+        return self._begins + self._ends_json
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """What equal texts share, and few others: their length, and their end."""
+        end = self._begins[-_TELLING:] + self._ends_json
+        return len(self._begins) + len(self._ends_json), end[-_TELLING:]
+
+    def followed_by(self, more: list[int]) -> TokenIds:
+        """Return these tokens and `more`."""
+        return TokenIds(self.json, more)
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return self._begins.count(b",") + len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        """Return one token, or a list of some."""
+        if at == -1 and self._ends:
+            return self._ends[-1]
+        return self._read()[at]
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the tokens."""
+        return iter(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with tokens, in whatever sequence."""
+        if isinstance(other, TokenIds):
+            return self.json == other.json
+        return self._read() == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Return the tokens as text, for messages of tests."""
+        return f"TokenIds({self._read()})"
+
+    def _read(self) -> list[int]:
+        if self._ids is None:
+            self._ids = msgspec.json.decode(b"[%b]" % self.json[:-1], type=list[int])
+        return self._ids
 
 
 class ExpertPrefix:
@@ -61,13 +116,12 @@ class ExpertPrefix:
 
     def __init__(self, vocabulary: ByteVocabulary, front: Sequence[int] | None = None) -> None:
         self.vocabulary = vocabulary
-        self._front: list[int] = list(vocabulary.bos_ids if front is None else front)
+        self._texts = texts_of(vocabulary)
+        #: The tokens of the front, as JSON with a comma after each.
+        self._front = json_of(vocabulary.bos_ids if front is None else front)
         self._front_bytes = 0
-        self._tail = bytearray()
-        self._encoded: _Tail | None = None
-        self._boundary: _Boundary | None = None
-        #: Tokens of the tail that are not tokenized again, and their number of bytes.
-        self._kept, self._kept_bytes = _Tail([], [], []), 0
+        self._tail = b""
+        self._encoded: Tail | None = None
         self._next_cut = _LONG
         #: What another module has found out about the open text, for it to find it again.
         self.remembered: object | None = None
@@ -77,33 +131,42 @@ class ExpertPrefix:
         """Bytes of text so far."""
         return self._front_bytes + len(self._tail)
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there is any token, be it of the front."""
+        return bool(self._front or (self._encoded or self._encode()).ids)
+
     def extend(self, data: bytes) -> None:
         """Append `data` to the text."""
         if data:
-            if self._encoded and self._boundary and self._boundary.sure:
-                self._kept = self._encoded.first(self._boundary.count)
-                self._kept_bytes = self._boundary.byte
-            self._tail += data
-            self._encoded = self._boundary = None
+            encoded = self._encoded
+            if encoded is not None and encoded.sure and encoded.byte:
+                self._front += encoded.final_json
+                self._front_bytes += encoded.byte
+                self._tail = encoded.open.data + data
+                self._next_cut = _LONG
+            else:
+                self._tail += data
+            self._encoded = None
 
     def branch(self, data: bytes) -> ExpertPrefix:
         """Return an independent copy with `data` appended."""
-        copy = ExpertPrefix(self.vocabulary, self._front)
+        copy = ExpertPrefix(self.vocabulary, ())
+        copy._front = self._front
         copy._front_bytes = self._front_bytes
-        copy._tail = bytearray(self._tail)
-        copy._encoded, copy._boundary = self._encoded, self._boundary
-        copy._kept, copy._kept_bytes = self._kept, self._kept_bytes
+        copy._tail = self._tail
+        copy._encoded = self._encoded
         copy._next_cut = self._next_cut
         copy.extend(data)
         return copy
 
-    def token_ids(self) -> list[int]:
+    def token_ids(self) -> TokenIds:
         """Return the front and the expert's tokens of the whole text.
 
         They assume that a word follows: see `word_follows` of :meth:`ByteVocabulary.encode_words`.
         """
-        ids = self._encode().ids
-        return self._front + ids
+        tail = self._encoded or self._encode()
+        return TokenIds(self._front, tail.ids, tail.json)
 
     def boundary(self) -> int:
         """Return the byte offset before which the tokens are final for any continuation.
@@ -112,11 +175,15 @@ class ExpertPrefix:
         splits off, at most 64 bytes from the end. If there is no such word, it is the beginning of
         a pre-token or of a token there, which is final in all but rare cases.
         """
-        # Place the boundary first: it may settle more of the text.
-        begin = self._place_boundary().byte
-        return self._front_bytes + begin
+        # Tokenize first: it may settle more of the text.
+        byte = (self._encoded or self._encode()).byte
+        return self._front_bytes + byte
 
-    def token_ids_to(self, offset: int) -> list[int]:
+    def open_text(self) -> OpenText:
+        """Return what follows from the text after the boundary."""
+        return (self._encoded or self._encode()).open
+
+    def token_ids_to(self, offset: int) -> TokenIds:
         """Return the front and the expert's tokens of the first `offset` bytes.
 
         Raises
@@ -124,22 +191,19 @@ class ExpertPrefix:
         ValueError
             `offset` is before the boundary or after the text.
         """
-        if self._inside(offset) == len(self._tail):
+        inside = self._inside(offset)
+        if inside == len(self._tail):
             return self.token_ids()
-        final = self._encode().ids[: self._place_boundary().count]
-        begin, end = self._place_boundary().byte, self._inside(offset)
-        behind, _ = self.vocabulary.encode_words(
-            bytes(self._tail[begin:end]), begins_text=not self.boundary(), word_follows=True
-        )
-        return self._front + final + behind
+        tail = self._encode()
+        behind = self._texts.ids(self._tail[tail.byte : inside], not self.boundary())
+        return TokenIds(self._front + tail.final_json, behind)
 
     def tail(self, offset: int) -> bytes:
         """Return the text from byte `offset` on; see :meth:`token_ids_to` for the errors."""
-        begin = self._inside(offset)
-        return bytes(self._tail[begin:])
+        return self._tail[self._inside(offset) :]
 
     def _inside(self, offset: int) -> int:
-        least = self._place_boundary().byte
+        least = self._encode().byte
         inside = offset - self._front_bytes
         if not least <= inside <= len(self._tail):
             raise ValueError(
@@ -147,44 +211,30 @@ class ExpertPrefix:
             )
         return inside
 
-    def _encode(self) -> _Tail:
-        if self._encoded is None:
-            self._encoded = self._encoded_tail()
-            if len(self._tail) >= self._next_cut and self._fix_front(self._encoded):
-                self._encoded = self._encoded_tail()
-        return self._encoded
+    def _encode(self) -> Tail:
+        tail = self._encoded
+        if tail is None:
+            tail = self._texts.tail(self._tail, begins_text=not self._front_bytes)
+            # What is before a sure boundary is settled when more follows.
+            settles = tail.sure and tail.byte
+            if len(self._tail) >= self._next_cut and not settles and self._fix_front(tail):
+                tail = self._texts.tail(self._tail, begins_text=not self._front_bytes)
+            self._encoded = tail
+        return tail
 
-    def _encoded_tail(self) -> _Tail:
-        kept, begin = self._kept, self._kept_bytes
-        data = bytes(self._tail[begin:])
-        ids, words = self.vocabulary.encode_words(
-            data, begins_text=not self._front_bytes + begin, word_follows=True
-        )
-        starts = self.vocabulary.token_starts(data, ids)
-        if not begin:
-            return _Tail(ids, starts, words)
-        word = kept.words[-1] + 1 if kept.words else 0
-        return _Tail(
-            kept.ids + ids,
-            kept.starts + [begin + start for start in starts],
-            kept.words + [word + each for each in words],
-        )
-
-    def _fix_front(self, tail: _Tail) -> bool:
+    def _fix_front(self, tail: Tail) -> bool:
         limit = len(self._tail) - _OPEN
         for at in range(len(tail.ids) - 1, 0, -1):
             begin = tail.starts[at]
             if begin > limit or not self._begins_word(begin):
                 continue
-            front, rest = bytes(self._tail[:begin]), bytes(self._tail[begin:])
+            front, rest = self._tail[:begin], self._tail[begin:]
             encoded, _ = self.vocabulary.encode_words(front, begins_text=not self._front_bytes)
             behind, _ = self.vocabulary.encode_words(rest, word_follows=True)
             if encoded == tail.ids[:at] and behind == tail.ids[at:]:
                 # Built first, then adopted: a lack of memory leaves the text unchanged.
-                tokens, tail_left = self._front + encoded, bytearray(rest)
-                self._front, self._tail = tokens, tail_left
+                self._front, self._tail = self._front + json_of(encoded), rest
                 self._front_bytes += begin
-                self._kept, self._kept_bytes = _Tail([], [], []), 0
                 self._next_cut = _LONG
                 return True
             # Try again when the tail has grown; trying every cut would cost a step its time.
@@ -196,37 +246,3 @@ class ExpertPrefix:
         """Return whether one space and then a letter are at `at`, and no space before."""
         before, here, after = self._tail[at - 1 : at], self._tail[at : at + 1], self._tail[at + 1 :]
         return here == b" " and not before.isspace() and after[:1].isalpha()
-
-    def _place_boundary(self) -> _Boundary:
-        if self._boundary is None:
-            tail = self._encode()
-            self._boundary = self._found_boundary(tail.starts, tail.words)
-        return self._boundary
-
-    def _found_boundary(self, starts: list[int], words: list[int]) -> _Boundary:
-        r"""Search the boundary from the end.
-
-        The best place is where spaces begin after a word and the tokenizer splits too. Splits
-        elsewhere are not final: GPT-2's pattern joins "'" and "r" when "e" follows, GPT-4's "\n"
-        and " " when "\n" follows.
-        """
-        least = len(self._tail) - _MOST_OPEN
-        splits = self.vocabulary.splits_words
-        first_word, first_token = -1, -1
-        for at in range(len(starts) - 1, -1, -1):
-            begin = starts[at]
-            if begin < least:
-                break
-            split = at == 0 or words[at] != words[at - 1]
-            if begin == 0 or ((split or not splits) and self._begins_spaces(begin)):
-                return _Boundary(at, begin, sure=splits or begin == 0)
-            first_token = at
-            first_word = at if split else first_word
-        # A word longer than the limit on open text, perhaps a single token.
-        last = len(starts) - 1
-        at = next((at for at in (first_word, first_token, last) if at >= 0), 0)
-        return _Boundary(at, starts[at] if starts else 0, sure=False)
-
-    def _begins_spaces(self, at: int) -> bool:
-        """Return whether white space begins at `at`."""
-        return self._tail[at : at + 1].isspace() and not self._tail[at - 1 : at].isspace()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_logits_processor.alignment import prefix as prefix_module
-from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.open_text import MOST_OPEN
+from vllm_logits_processor.alignment.prefix import ExpertPrefix, TokenIds
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 SHARED = settings(
@@ -63,7 +65,7 @@ def test_words_with_spaces_and_case_lost_become_final_too(words: ByteVocabulary)
     for begin in range(0, len(TEXT), 11):
         prefix.extend(TEXT[begin : begin + 11].encode())
         prefix.token_ids()
-        assert prefix.length - prefix.boundary() <= 2 * prefix_module._MOST_OPEN
+        assert prefix.length - prefix.boundary() <= 2 * MOST_OPEN
     assert len(prefix._tail) <= prefix_module._LONG + prefix_module._OPEN
     assert prefix.token_ids() == whole(words, TEXT.encode())
 
@@ -141,7 +143,7 @@ def test_the_open_tail_is_the_last_word(smollm2: ByteVocabulary, gemma: ByteVoca
             prefix.extend(data)
             assert prefix.tail(prefix.boundary()) == tail
         prefix.extend(b"zq" * 250)
-        assert 0 < prefix.length - prefix.boundary() <= prefix_module._MOST_OPEN
+        assert 0 < prefix.length - prefix.boundary() <= MOST_OPEN
 
 
 def test_a_branch_leaves_its_stem_as_it_is(smollm2: ByteVocabulary) -> None:
@@ -170,3 +172,27 @@ def test_the_boundary_is_right_in_the_step_in_which_text_becomes_final(
         prefix.extend(b" watching the cat")
         assert prefix.boundary() == prefix.length - len(b" cat")
         assert prefix.tail(prefix.boundary()) == b" cat"
+
+
+@SHARED
+@given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_tokens_and_their_json_are_the_same(smollm2: ByteVocabulary, cuts: list[int]) -> None:
+    prefix, at = ExpertPrefix(smollm2, [1, 7]), 0
+    for size in cuts:
+        prefix.extend(TEXT.encode()[at : at + size])
+        at += size
+        for ids in (prefix.token_ids(), prefix.token_ids_to(prefix.boundary())):
+            assert json.loads(b"[%b]" % ids.json[:-1]) == list(ids)
+            assert (len(ids), ids[-1], ids[:2]) == (len(list(ids)), list(ids)[-1], [1, 7])
+            longer = ids.followed_by([5, 6])
+            assert longer == [*ids, 5, 6]
+            assert longer != ids
+            assert longer.key == TokenIds(b"", [*ids, 5, 6]).key
+    whole_text = smollm2.encode_words(TEXT.encode()[:at], begins_text=True, word_follows=True)[0]
+    assert prefix.token_ids() == [1, 7, *whole_text]
+
+
+def test_no_tokens_are_no_tokens(smollm2: ByteVocabulary) -> None:
+    none = ExpertPrefix(smollm2).token_ids()
+    assert (len(none), list(none), none.json, bool(none)) == (0, [], b"", False)
+    assert not ExpertPrefix(smollm2).has_tokens

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from vllm_logits_processor.alignment.covers import Covered
-from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
+from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder, stacked
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray, TokenArray
@@ -111,6 +111,34 @@ def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
             for at, rest in enumerate(remainders)
         ),
     )
+
+
+def stacked_with_remainders(covered: Sequence[Covered], host: ByteVocabulary) -> ExpertTopK:
+    """Return several distributions as one `ExpertTopK`, each as `with_remainders` returns it."""
+    width = covered[0].top.token_ids.shape[1]
+    if any(each.top.spelled or each.top.token_ids.shape[1] != width for each in covered):
+        return stacked([with_remainders(each, host) for each in covered])
+    rests, masses, places = [], [], []
+    for row, each in enumerate(covered):
+        place = width
+        for rest, mass in each.remainders.items():
+            if mass >= _LEAST:
+                tokens = _beginning_with(host, rest)
+                rests.append(Remainder(row=row, place=place, tokens=tokens))
+                masses.append(mass)
+                places.append((row, place))
+                place += 1
+    ids = np.concatenate([each.top.token_ids for each in covered])
+    logprobs = np.concatenate([each.top.logprobs for each in covered])
+    if not rests:
+        return ExpertTopK(token_ids=ids, logprobs=logprobs)
+    shape = len(covered), max(place for _, place in places) + 1
+    of_all = ExpertTopK(
+        token_ids=np.full(shape, NOTHING), logprobs=np.full(shape, -np.inf), remainders=tuple(rests)
+    )
+    of_all.token_ids[:, :width], of_all.logprobs[:, :width] = ids, logprobs
+    of_all.logprobs[tuple(np.array(places).T)] = np.log(masses)
+    return of_all
 
 
 @lru_cache(maxsize=1024)

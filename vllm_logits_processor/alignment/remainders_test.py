@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from vllm_logits_processor.alignment.covers import Covered
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
 from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
+from vllm_logits_processor.alignment.remainders import (
+    HostTail,
+    stacked_with_remainders,
+    with_remainders,
+)
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 
 
@@ -79,3 +83,20 @@ def test_unlikely_remainders_are_left_to_the_tail(smollm2: ByteVocabulary) -> No
     covered = Covered(top=END, remainders={b"er": 0.3, b"ed": 1e-5})
     assert len(with_remainders(covered, smollm2).remainders) == 1
     assert with_remainders(Covered(top=END), smollm2) is END
+
+
+def test_several_at_once_are_as_each_alone(smollm2: ByteVocabulary) -> None:
+    plain = Covered(top=END)
+    one = Covered(top=END, remainders={b"er": 0.3, b"ed": 1e-5})
+    two = Covered(top=END, remainders={b"ing": 0.2, b"er": 0.1})
+    wide = ExpertTopK(
+        token_ids=np.array([[5, 6, 7, 8, 9, 10, 11]]), logprobs=np.log(np.full((1, 7), 0.1))
+    )
+    for several in ([plain, one, two], [plain, plain], [two, Covered(top=wide)]):
+        found = stacked_with_remainders(several, smollm2)
+        alone = stacked([with_remainders(each, smollm2) for each in several])
+        assert found.token_ids.tolist() == alone.token_ids.tolist()
+        assert found.logprobs.tolist() == alone.logprobs.tolist()
+        for ours, theirs in zip(found.remainders, alone.remainders, strict=True):
+            assert (ours.row, ours.place, ours.known) == (theirs.row, theirs.place, theirs.known)
+            assert ours.tokens.tolist() == theirs.tokens.tolist()

@@ -86,7 +86,7 @@ def kind_of(spec: dict[str, Any], *, name: str) -> Kind:
         It does not spell bytes; the message names the tokenizer, its model and its decoder.
     """
     model = spec["model"]
-    steps = {step["type"] for step in _steps(spec["decoder"], key="decoders")}
+    steps = {step["type"] for step in steps_of(spec["decoder"], key="decoders")}
     if "ByteLevel" in steps:
         return "byte-level"
     if model.get("byte_fallback") or "ByteFallback" in steps:
@@ -163,12 +163,12 @@ def continued_word(encoder: Tokenizer, text: str) -> tuple[list[int], str]:
     return ids, text[end:]
 
 
-def _steps(component: dict[str, Any] | None, *, key: str) -> list[dict[str, Any]]:
+def steps_of(component: dict[str, Any] | None, *, key: str) -> list[dict[str, Any]]:
     """Flatten a normalizer, pre-tokenizer or decoder of a tokenizer.json into its steps."""
     if component is None:
         return []
     if component["type"] == "Sequence":
-        return [step for part in component[key] for step in _steps(part, key=key)]
+        return [step for part in component[key] for step in steps_of(part, key=key)]
     return [component]
 
 
@@ -182,7 +182,7 @@ def mid_text_encoder(spec: dict[str, Any]) -> Tokenizer:
     spec["model"] = _without_spellings(spec["model"], special)
     for component, key in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         kept = []
-        for step in _steps(spec[component], key=key):
+        for step in steps_of(spec[component], key=key):
             if step["type"] == "Prepend":
                 continue
             if step["type"] == "Metaspace":

@@ -21,6 +21,7 @@ from floe_plugins.errors import first_line
 from floe_plugins.models.resolver import TOKENIZER_FILES
 from vllm_logits_processor.alignment.chat_template import ChatTemplate
 from vllm_logits_processor.alignment.ends import EndOfTurn, end_of_turn
+from vllm_logits_processor.alignment.plain_text import PlainText
 from vllm_logits_processor.alignment.spelling import (
     ACCEPTED,
     BYTE_TO_CHAR,
@@ -258,6 +259,12 @@ class ByteVocabulary:
         """Build now the tables that would otherwise be built at first use, in a request's step."""
         for table in (self.by_bytes, self.ranks, self._sorted_bytes):
             assert len(table) <= len(self)
+        # So are the patterns for short texts.
+        self.encode(b"a b")
+
+    @cached_property
+    def _plain(self) -> PlainText:
+        return PlainText(self.encoder, self.kind)
 
     @cached_property
     def splits_words(self) -> bool:
@@ -303,10 +310,13 @@ class ByteVocabulary:
         tuple of (list of int, list of int)
             Token ids, and for each the number of its word, ascending from 0.
         """
-        if word_follows and self._is_split_before_words(data) and data[-1:] != b" ":
+        if word_follows and self.is_split_before_words(data) and data[-1:] != b" ":
             ids, words = self.encode_words(data + b"a")
             if self.token_bytes[ids[-1]] == b"a":
                 return ids[:-1], words[:-1]
+        plain = self._plain.encode(data)
+        if plain is not None:
+            return plain
         ids = []
         words = []
         left = len(data)
@@ -359,14 +369,14 @@ class ByteVocabulary:
             special_case = (
                 rest
                 or (self.kind == "wordpiece" and not text[:1].isspace())
-                or self._is_split_before_words(piece)
+                or self.is_split_before_words(piece)
             )
             texts.append("" if special_case else text)
         encoded = self.encoder.encode_batch_fast(texts, add_special_tokens=False)
         firsts: list[int | None] = []
         for piece, encoding in zip(pieces, encoded, strict=True):
             ids = encoding.ids
-            if not ids and self._is_split_before_words(piece):
+            if not ids and self.is_split_before_words(piece):
                 ids = self.encode(piece + b"a")
                 if not piece.startswith(self.token_bytes[ids[0]] or b"a"):
                     ids = []
@@ -374,7 +384,7 @@ class ByteVocabulary:
             firsts.append(ids[0] if ids else None)
         return firsts
 
-    def _is_split_before_words(self, data: bytes) -> bool:
+    def is_split_before_words(self, data: bytes) -> bool:
         """Return whether `data` ends in several spaces that a following word splits."""
         return self.kind == "byte-level" and len(data) > 1 and data[-2:].isspace()
 

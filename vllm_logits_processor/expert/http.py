@@ -454,4 +454,4 @@ def request_body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
         # A client may name a model by what is no Unicode; the server says that it has none such.
-        return json.dumps(fields, separators=(",", ":")).encode()
+        return json.dumps(fields, separators=(",", ":"), default=msgspec.json.decode).encode()

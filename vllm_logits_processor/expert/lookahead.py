@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.alignment.prefix import ExpertPrefix
+from vllm_logits_processor.alignment.prefix import ExpertPrefix, TokenIds
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.expert.call_times import CallTimes
 from vllm_logits_processor.expert.protocol import Continuation
@@ -54,6 +50,8 @@ class LookAhead:
         """The k of the next call, at least 1."""
         # What longer calls cost is not known: k at most doubles from one call to the next.
         longest = min(self.most, 2 * max(1, self.times.last_steps))
+        if longest == 1:
+            return 1
         best, shortest, served = 1, math.inf, 0.0
         for steps in range(1, longest + 1):
             served += self.followed ** (steps - 1)
@@ -68,22 +66,21 @@ class LookAhead:
         return self.most > 1 and self.followed >= 0.5 and self.times.wait_s(1) > 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """A place in the current or expected text at which the expert can predict the next token.
 
     Attributes
     ----------
     offset : int
         Bytes of text before it.
-    token_ids : list of int
+    token_ids : TokenIds
         The expert's tokens up to it.
     to_come : bytes
         Bytes that the text must still add to reach it; empty within the text so far.
     """
 
     offset: int
-    token_ids: list[int]
+    token_ids: TokenIds
     to_come: bytes = b""
 
 
@@ -129,7 +126,7 @@ class ReceivedDistributions:
 
     def receive(self, place: Place, continuation: Continuation) -> None:
         """Store the distribution at a place of the text and, with look-ahead, those after it."""
-        self.rows[place.offset] = continuation.top.row(0)
+        self.rows[place.offset] = continuation.top.first
         if self.lookahead.most > 1:
             self._ahead = []
             self._continue(place, continuation)
@@ -161,7 +158,7 @@ class ReceivedDistributions:
         end = self.end
         if end is None or not self.leads_to(place):
             return
-        self._ahead[-1].top = continuation.top.row(0)
+        self._ahead[-1].top = continuation.top.first
         self._continue(end, continuation)
 
     def leads_to(self, place: Place) -> bool:
@@ -183,7 +180,7 @@ class ReceivedDistributions:
                 _Ahead(
                     Place(
                         offset=place.offset + len(spelled),
-                        token_ids=place.token_ids + continuation.tokens[:step].tolist(),
+                        token_ids=place.token_ids.followed_by(continuation.tokens[:step].tolist()),
                         to_come=place.to_come + spelled,
                     ),
                     continuation.top.row(step) if known else None,
@@ -192,6 +189,9 @@ class ReceivedDistributions:
 
     def follow(self, data: bytes, prefix: ExpertPrefix) -> None:
         """Follow the text, which has grown by `data`; `prefix` includes it already."""
+        if not (self._ahead or self._drafted):
+            self.forget(prefix.boundary())
+            return
         for each in self._drafted:
             if data.startswith(each.place.to_come):
                 self._reach(each, prefix)
@@ -199,7 +199,7 @@ class ReceivedDistributions:
         for each in self._ahead:
             place = each.place
             if len(place.to_come) > len(data) and place.to_come.startswith(data):
-                kept.append(_Ahead(replace(place, to_come=place.to_come[len(data) :]), each.top))
+                kept.append(_Ahead(place._replace(to_come=place.to_come[len(data) :]), each.top))
                 continue
             reached = data.startswith(place.to_come)
             self.lookahead.observe(followed=reached)
@@ -222,7 +222,8 @@ class ReceivedDistributions:
 
     def forget(self, before: int) -> None:
         """Drop the distributions at places before byte `before`."""
-        self.rows = {offset: row for offset, row in self.rows.items() if offset >= before}
+        if self.rows and min(self.rows) < before:
+            self.rows = {offset: row for offset, row in self.rows.items() if offset >= before}
 
     def forked(self) -> ReceivedDistributions:
         """Return a copy for a text that may diverge (draft tokens)."""
@@ -253,26 +254,3 @@ class ReceivedDistributions:
                 to_come=drafted[: offset - here],
             )
             self._drafted.append(_Ahead(place, row))
-
-
-def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
-    """Join several distributions into one `ExpertTopK`, padded to the widest."""
-    width = max(row.token_ids.shape[1] for row in rows)
-
-    def joined(arrays: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
-        if all(array.shape[1] == width for array in arrays):
-            return np.concatenate(arrays)
-        widened = np.full((sum(map(len, arrays)), width), fill, dtype=arrays[0].dtype)
-        begin = 0
-        for array in arrays:
-            widened[begin : begin + len(array), : array.shape[1]] = array
-            begin += len(array)
-        return widened
-
-    return ExpertTopK(
-        token_ids=joined([row.token_ids for row in rows], NOTHING),
-        logprobs=joined([row.logprobs for row in rows], -np.inf),
-        remainders=tuple(
-            replace(rest, row=number) for number, row in enumerate(rows) for rest in row.remainders
-        ),
-    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.expert.call_times import CallTimes
-from vllm_logits_processor.expert.lookahead import LookAhead, Place, ReceivedDistributions, stacked
+from vllm_logits_processor.expert.lookahead import LookAhead, Place, ReceivedDistributions
 from vllm_logits_processor.expert.protocol import Continuation
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 

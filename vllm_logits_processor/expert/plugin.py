@@ -65,7 +65,9 @@ class PluginExpert:
         """Begin a call; see `Expert.start`."""
         count = len(prompts)
         return self._begin(
-            lambda: self._expert.start(prompts, model=model, steps=steps),
+            lambda: self._expert.start(
+                [list(prompt) for prompt in prompts], model=model, steps=steps
+            ),
             lambda reply: self._checked(reply, count=count, steps=steps),
         )
 

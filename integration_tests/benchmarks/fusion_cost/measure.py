@@ -16,10 +16,9 @@ from floe_plugins.routers import EvidenceRouter
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.data import GEMMA, SMOLLM2
 from vllm_logits_processor.alignment.align import align
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, load_maps, maps_from_firsts
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.expert.lookahead import stacked
 from vllm_logits_processor.fusion import fused_cells, weigh
 
 #: The aim: at most so many times log_softmax, for so many rows.

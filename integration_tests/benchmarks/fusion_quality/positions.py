@@ -14,13 +14,12 @@ import torch
 from integration_tests.benchmarks.fusion_quality.scoring import Scorer, TokenTree, chunks
 from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
-from vllm_logits_processor.alignment.groups import ExpertTopK
+from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
 from vllm_logits_processor.alignment.unknown import by_spelling, is_text, maps_of_none, top_of
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.expert.lookahead import stacked
 from vllm_logits_processor.sureness import host_margins
 
 FloatArray = npt.NDArray[np.float64]

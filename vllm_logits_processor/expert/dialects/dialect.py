@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
 from vllm_logits_processor.alignment.maps import NOTHING
+from vllm_logits_processor.alignment.open_text import json_of
+from vllm_logits_processor.alignment.prefix import TokenIds
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.protocol import Continuation, ExpertError
@@ -155,6 +158,15 @@ HINTS: Mapping[int, str] = {
     413: "it takes only smaller requests",
     429: "it limits how often it may be asked",
 }
+
+
+def as_json(prompts: Sequence[Sequence[int]]) -> msgspec.Raw:
+    """Return prompts as they stand in a request."""
+    texts = [
+        (prompt.json if isinstance(prompt, TokenIds) else json_of(prompt))[:-1]
+        for prompt in prompts
+    ]
+    return msgspec.Raw(b"[[%b]]" % b"],[".join(texts) if texts else b"[]")
 
 
 def in_one(prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

@@ -156,7 +156,7 @@ class LlamaCppDialect:
     ) -> Mapping[str, Any]:
         """See `Dialect`."""
         values: dict[str, Any] = {
-            "prompt": prompts,
+            "prompt": [list(prompt) for prompt in prompts],
             "n_predict": steps,
             "n_probs": self._expected.top_k,
             "temperature": 0.0,

@@ -24,6 +24,7 @@ from vllm_logits_processor.expert.dialects.dialect import (
     HINTS,
     Abilities,
     Expected,
+    as_json,
     in_one,
     not_a_completion,
 )
@@ -87,7 +88,7 @@ class VllmDialect:
         """See `Dialect`."""
         return {
             "model": model,
-            "prompt": prompts,
+            "prompt": as_json(prompts),
             "max_tokens": steps,
             "logprobs": self._expected.top_k,
             # Distinct tokens may have one spelling; ids cannot collide.
@@ -109,7 +110,7 @@ class VllmDialect:
         """See `Dialect`."""
         return {
             "model": model,
-            "prompt": [prompt],
+            "prompt": as_json([prompt]),
             "max_tokens": 1,
             "prompt_logprobs": 0,
             "temperature": 0.0,
