@@ -17,6 +17,7 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.gate.conversation import Conversation, Message
 from floe_plugins.gate.detector import Detector, Span, log_coverage
 from floe_plugins.gate.disguises import new_views, views_of
+from floe_plugins.gate.disguises.near_changes import Part, by_view, parts_of
 from floe_plugins.gate.disguises.view import View
 from floe_plugins.gate.growing import BESIDE, beginning, reads_new
 from floe_plugins.gate.judgement import Judge, checked_thresholds
@@ -361,22 +362,21 @@ class _Decision:
     ) -> tuple[dict[Span, str | None], tuple[Failure, ...]]:
         """Return the findings, each with what it is private as by itself, and the failures."""
         text = conversation.text
-        views = views_of(text)
+        parts = [part for view in views_of(text) for part in parts_of(view, text)]
         seams = [
             view for seam in conversation.seams() for view in (seam, *views_of(seam.text, seam))
         ]
         deadline = self._started + self._gate.timeout_s
-        readings = [Reading(view.text, view.values_only) for view in (*views, *seams)]
+        read: list[Part | View] = [*parts, *seams]
+        readings = [Reading(each.text, each.values_only) for each in read]
         found, failures = self._gate._runner.ask((Reading(text), *readings), deadline)
         spans: dict[Span, str | None] = {}
         if found:
             spans.update(self._judge.kinds(text, found[0]))
-            for view, own in zip(views, found[1:], strict=False):
+            for view, own in by_view(parts, found[1:]):
                 _add(spans, _moved(self._judge.kinds(view.text, own), view))
-            across = (
-                (seam, self._judge.kinds(seam.text, own))
-                for seam, own in zip(seams, found[1 + len(views) :], strict=True)
-            )
+            at_seams = zip(seams, found[1 + len(parts) :], strict=True)
+            across = ((seam, self._judge.kinds(seam.text, own)) for seam, own in at_seams)
             _add(spans, list(_across(across, spans)))
         for failure in failures:
             count_failure(
