@@ -339,7 +339,8 @@ def _ask(
                     and span.score >= thresholds.get(span.label, 0.0)
                 )
     except BaseException as error:
-        # the text private and must not end the thread. Its message may hold some of the text.
+        # Whatever a plugin raises, SystemExit too, makes the text private and must not end the
+        # thread. Its message may hold some of the text.
         if scan.here and isinstance(error, KeyboardInterrupt):
             raise
         scan.failures.append(loaded.failure(type(error).__name__))
