@@ -59,7 +59,8 @@ _PROTOCOL = ("type", "role", "object", "tool_choice", "effort", "detail", "enum"
 _FUNCTION = ("parameters", "arguments", "description")
 
 # What servers and tracers call things by, under the keys that hold that: "call_9fKx2b", a UUID, a
-# trace's 16 or 32 hex digits. Anything else under such a key is read.
+# trace's 16 or 32 hex digits. Anything else under such a key is read, and so is what holds as many
+# digits in a row as a card or a telephone number, or none.
 _IDS = frozenset(
     {
         *("id", "call_id", "item_id", "request_id", "response_id", "run_id", "thread_id"),
@@ -67,10 +68,11 @@ _IDS = frozenset(
     }
 )
 _ID = re.compile(
-    r"(?:call|chatcmpl|cmpl|ctc|fc|item|msg|req|resp|rs|run|srvtoolu|step|thread|toolu|tr|ws)[_-]"
-    r"[A-Za-z0-9_-]{4,128}"
+    r"(?=.*\d)(?!.*(?:\d[_-]?){8})"
+    r"(?:(?:call|chatcmpl|cmpl|ctc|fc|item|msg|req|resp|rs|run|srvtoolu|step|thread|toolu|tr|ws)"
+    r"[_-][A-Za-z0-9_-]{4,128}"
     r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    r"|(?:00-)?[0-9a-f]{32}(?:-[0-9a-f]{16}-[0-9a-f]{2})?|[0-9a-f]{16}"
+    r"|(?:00-)?[0-9a-f]{32}(?:-[0-9a-f]{16}-[0-9a-f]{2})?|[0-9a-f]{16})"
 )
 # A provider's seal on the thoughts that it returned, in base64.
 _SEAL = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")

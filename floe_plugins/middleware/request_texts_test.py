@@ -194,7 +194,7 @@ def test_texts_beside_a_conversation_know_their_field() -> None:
 @pytest.mark.parametrize(
     "turn",
     [
-        {"role": "tool", "tool_call_id": "call_9fKx2bQ4155550123", "content": "ok"},
+        {"role": "tool", "tool_call_id": "call_9fKx2bQ41zD0", "content": "ok"},
         {
             "role": "assistant",
             "content": "ok",
@@ -221,7 +221,11 @@ def test_ids_and_seals_of_a_protocol_are_no_text(turn: dict[str, Any]) -> None:
         ({"tool_call_id": "078-05-1120"}, "078-05-1120"),
         ({"trace_id": "call Emma Johnson at home"}, "call Emma Johnson at home"),
         ({"signature": "EqoBCkgIARABGAIiQL8kqH"}, "EqoBCkgIARABGAIiQL8kqH"),
-        ({"comment": "call_9fKx2bQ4155550123"}, "call_9fKx2bQ4155550123"),
+        ({"comment": "call_9fKx2bQ41zD0"}, "call_9fKx2bQ41zD0"),
+        ({"id": "4111111111111111"}, "4111111111111111"),
+        ({"tool_call_id": "call_4155550123"}, "call_4155550123"),
+        ({"tool_call_id": "call_415-555-0123"}, "call_415-555-0123"),
+        ({"id": "item_emma-johnson"}, "item_emma-johnson"),
     ],
 )
 def test_other_values_in_their_place_are(part: dict[str, str], text: str) -> None:
