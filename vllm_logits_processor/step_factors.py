@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -26,6 +27,21 @@ class StepFactors:
         self._table, self._factors = groups.without_singles(aligned.factors)
         self._singles = groups.single_row * _STRIDE + groups.single_token
         self._found: dict[tuple[int, int], float] = {}
+
+    def only(self, row: int) -> StepFactors:
+        """Return the factors of one row, copied; its place is 0."""
+        alone = copy(self)
+        mine = self._singles // _STRIDE == row
+        alone._experts, alone._table = self._experts[[row]], self._table[[row]]
+        alone._singles, alone._factors = self._singles[mine] - row * _STRIDE, self._factors[mine]
+        alone._found = {}
+        return alone
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept; the maps are those of all steps."""
+        arrays = (self._experts, self._table, self._singles, self._factors)
+        return sum(array.nbytes for array in arrays)
 
     def of(self, row: int, token: int) -> float:
         """Return m of one host token of a row, given by its place in the step."""

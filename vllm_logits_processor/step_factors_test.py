@@ -31,3 +31,8 @@ def test_all_rows_at_once_have_the_factors_of_each(seed: int) -> None:
         for row in range(5):
             assert factors.of(row, token) == aligned.factor_of(row, token)
     assert StepFactors(aligned).of(2, 7) == aligned.factor_of(2, 7)
+    for row in range(5):
+        alone = factors.only(row)
+        assert alone.nbytes < factors.nbytes
+        for token in range(len(HOST) + 3):
+            assert alone.of(0, token) == factors.of(row, token)

@@ -196,6 +196,12 @@ class Stream:
         """
         self._weighed.append(Weighed(drafts, factors, place))
 
+    def leave_step(self) -> None:
+        """Keep nothing of the other rows of its last step."""
+        self._weighed = [
+            Weighed(each.drafts, each.factors.only(each.place), 0) for each in self._weighed
+        ]
+
     def to_judge(self) -> tuple[Weighed, int] | None:
         """Return the factors that count of the first token that is new, and the token."""
         if not self._weighed or len(self.output_ids) <= self._seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -92,6 +93,6 @@ def test_an_added_token_is_found_in_a_plain_text() -> None:
     assert vocabulary.decode(vocabulary.encode(b"the <b> cat")) == b"the <b> cat"
 
 
-def _parts(encoder: Tokenizer) -> dict[str, object]:
+def _parts(encoder: Tokenizer) -> dict[str, Any]:
     model = json.loads(encoder.to_str())["model"]
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}

@@ -84,6 +84,7 @@ class Departures:
 
     def leave(self, stream: Stream) -> None:
         """Keep a stream that left the batch."""
+        stream.leave_step()
         self._away.append((self._step, stream))
 
     def take(self, fits: Callable[[Stream], bool]) -> Stream | None:
