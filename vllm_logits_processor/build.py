@@ -12,7 +12,6 @@ from floe_plugins.errors import ConfigError
 from floe_plugins.manager import PluginManager, plugin_manager
 from floe_plugins.models import resolve
 from floe_plugins.routers import Router
-from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.alignment.maps import load_maps
 from vllm_logits_processor.alignment.prompt import Conversation
 from vllm_logits_processor.alignment.unknown import bytes_alone, is_unknown, maps_of_none
@@ -26,6 +25,7 @@ from vllm_logits_processor.expert.protocol import Expert
 from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
 from vllm_logits_processor.observe import FusionMetrics, server_of
 from vllm_logits_processor.privacy import gate_of
+from vllm_logits_processor.warm_passes import make_pass
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from floe_plugins.routers import BUILT_IN_ROUTERS
-from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.expert.build import build_expert
@@ -24,6 +23,7 @@ from vllm_logits_processor.observe import FusionMetrics
 from vllm_logits_processor.stream import Stream
 from vllm_logits_processor.testing.engines import EXPERT, HOST, PAIR, some_logits, stream_of
 from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
+from vllm_logits_processor.warm_passes import make_pass
 
 DEADLINE_S, FIRST_S, COOLDOWN_S, FAILURES = 0.1, 0.25, 0.4, 3
 #: Time that a step may take beyond its deadline on a busy machine.

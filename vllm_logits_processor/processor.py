@@ -18,7 +18,6 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as RowInterface
 
 from floe_plugins.system import log_with_vllm
-from vllm_logits_processor.alignment.align import make_pass
 from vllm_logits_processor.build import build_engine
 from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.config import FloeConfig
@@ -36,6 +35,7 @@ from vllm_logits_processor.runners.compat import (
 )
 from vllm_logits_processor.runners.rows import RowBatch
 from vllm_logits_processor.runners.warm_up import made_up
+from vllm_logits_processor.warm_passes import make_pass
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface

@@ -22,6 +22,7 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_fr
 from vllm_logits_processor.alignment.tail import tail_caps
 from vllm_logits_processor.cells import Gains, SentGains
 from vllm_logits_processor.fusion import fused_cells, weigh
+from vllm_logits_processor.warm_passes import make_kernels
 
 #: Most bytes that a step may take on the device beside the logits, and its most waits.
 MOST_BYTES, MOST_WAITS = 64 * 2**20, 1
@@ -32,7 +33,7 @@ MOST_ERROR = 1e-4
 def check(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     """Compare with float64 and with the CPU's pass; measure every number of rows and K."""
     maps = some_maps(sizes.columns, experts=max(sizes.columns // 5, 2 * max(sizes.ks)))
-    device_pass.make_kernels(device, columns=sizes.columns)
+    make_kernels(device, columns=sizes.columns)
     cases = [
         one_case(device, sizes, maps, rows=rows, k=k) for rows, k in product(sizes.rows, sizes.ks)
     ]

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from floe_plugins.errors import ConfigError
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
 from vllm_logits_processor.alignment.tail import tail_caps
@@ -73,34 +71,6 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-
-
-def make_pass(device: torch.device | None = None, *, columns: int = 1) -> None:
-    """Compile or load the pass over the rows at a server's start, not in its first step.
-
-    Parameters
-    ----------
-    device : torch.device, optional
-        Where the logits are; a CPU if not given.
-    columns : int
-        Those of the logits.
-
-    Raises
-    ------
-    ConfigError
-        If the device is not a CPU, and there is no Triton for it.
-    """
-    import_module("vllm_logits_processor.alignment.cpu_pass")
-    if device is None or device.type == "cpu":
-        return
-    try:
-        from vllm_logits_processor.alignment.device_pass import make_kernels
-    except ImportError as error:
-        raise ConfigError(
-            f"floe: the host's logits are on {str(device)!r}, and Triton is not there ({error}); "
-            "accepted are a CPU, and devices with Triton."
-        ) from error
-    make_kernels(device, columns=columns)
 
 
 def row_sums(

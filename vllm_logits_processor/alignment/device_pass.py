@@ -17,8 +17,8 @@ import torch
 
 from vllm_logits_processor.alignment import kernels
 from vllm_logits_processor.alignment.group_runs import GroupMaps
-from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
-from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
+from vllm_logits_processor.alignment.groups import StepGroups
+from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.packed import Packed, aligned
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
@@ -74,35 +74,6 @@ def _fetched(buffer: torch.Tensor) -> npt.NDArray[np.float32]:
         stream = torch.get_device_module(buffer.device).current_stream(buffer.device)
         stream.record_event().synchronize()
     return np.asarray(there.numpy())
-
-
-def make_kernels(device: torch.device, *, columns: int) -> None:
-    """Compile all kernels for a device and a number of columns, by a step of one row."""
-    from vllm_logits_processor.cells import Gains, SentGains
-    from vllm_logits_processor.leading_groups import LeadingGroups
-
-    # One token on either side, which belongs to the other one by g alone.
-    maps = maps_from_firsts(np.full(1, NOTHING, np.int32), np.zeros(1, np.int32))
-    top = ExpertTopK(token_ids=np.zeros((1, 1), np.int64), logprobs=np.zeros((1, 1)))
-    groups, rows = step_groups(maps, top), np.zeros(1, np.int64)
-    logits = torch.zeros((1, columns), device=device)
-    read_rows(logits, rows, groups, maps, token_ids=top.token_ids, caps=np.full(1, 0.5))
-    gains = Gains(
-        rows=rows,
-        token_ids=top.token_ids,
-        begins=groups.begins,
-        sizes=groups.sizes,
-        gains=np.zeros(3, np.float32),
-        single_row=groups.single_row,
-        single_token=groups.single_token,
-        leaders=LeadingGroups(
-            places=rows,
-            experts=rows,
-            link_begins=np.array([0, 1]),
-            link_tokens=groups.single_token,
-        ),
-    )
-    SentGains.to(device, gains.packed()).write(logits, maps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -230,7 +230,7 @@ def test_the_kernels_write_what_the_cpu_writes(
 def test_a_server_compiles_them_before_its_first_step() -> None:
     """The same calls as a step's; which are compiled shows on a GPU alone."""
     logits = random_logits(3, 500)
-    device_pass.make_kernels(DEVICE, columns=500)
+    make_kernels(DEVICE, columns=500)
     here, there = both(logits, TOP, MAPS)
     assert_equal(there, here)
 
@@ -246,6 +246,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from vllm_logits_processor.alignment import kernels
+from vllm_logits_processor.warm_passes import make_kernels
 
 FLOATS = {"logits", "group_sums", "single_logits", "chunk_sums", "caps", "tails", "held_logits",
           "kept", "gains"}
