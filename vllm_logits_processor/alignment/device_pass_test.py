@@ -25,6 +25,7 @@ from vllm_logits_processor.alignment import device_pass  # noqa: E402
 from vllm_logits_processor.alignment.align import align  # noqa: E402
 from vllm_logits_processor.cells import SentGains  # noqa: E402
 from vllm_logits_processor.fusion import Weights, fused_cells  # noqa: E402
+from vllm_logits_processor.warm_passes import make_kernels  # noqa: E402
 
 
 def random_maps(hosts: int, experts: int, *, seed: int = 0) -> AlignmentMaps:
@@ -246,7 +247,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from vllm_logits_processor.alignment import kernels
-from vllm_logits_processor.warm_passes import make_kernels
 
 FLOATS = {"logits", "group_sums", "single_logits", "chunk_sums", "caps", "tails", "held_logits",
           "kept", "gains"}
