@@ -297,7 +297,7 @@ class _Decision:
             # Signs like a long dash are common, and what was before the new text is known.
             view, others = others[0], others[1:]
             found = self._ask_new(Reading(view.text), len(plain))
-            if found is None or any(found.values()):
+            if found is None or any(map(self._judge.may_count, found, found.values())):
                 return None
         for view in others:
             deadline = self._started + self._gate.timeout_s

@@ -171,3 +171,37 @@ def test_all_of_floes_own_detectors_read_what_is_new() -> None:
     text = PROSE + "write to joe@example.org"
     found = [span for each in detectors for span in new_findings(each, text, len(text) - 3)]
     assert {text[span.start : span.end] for span in found} == {"joe@example.org"}
+
+
+CALM = "The committee met at noon and looked at the plans of the new bridge once more. "
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"),
+    [
+        (f"{CALM}host １９２.１６８.１.２０ ok.", "strict"),
+        (
+            f"{CALM}yesterday {chr(0x200B).join('Emma')} {chr(0x200B).join('Johnson')} wrote",
+            "strict",
+        ),
+        ("It is on my blog under a heading with the date in it https://abcde.example.net/a/b", ""),
+        (
+            f"on 12 of 2019 34 men came. {CALM * 4}it is "
+            "1.B.o.a.t.S.L.R.H.t.K.N.n.g.k.d.X.E.e.o.b.R.7.6.b.5.3.L.E.T.t.p.y.T ok",
+            "",
+        ),
+        ("on 12 of 2019 34 men came. it is A_K_I_A_Q_W_E_R_T_Z_U_I_O_P_A_S_D_F_G_H ok", ""),
+        (f"https://{'qwertzuiop' * 20}:{'asdfghjk12' * 25}@db.example.net ok", ""),
+        (f"Bearer {'ab3Cd9' * 75} ok", ""),
+        (f"joe @ {'xqvw' * 14}.{'xqvw' * 12}.com ok", ""),
+        (f"my passport {chr(0x200B) * 600}A1234567 ok", ""),
+    ],
+    ids=["numbers", "letters", "page", "dots", "lines", "url", "bearer", "domain", "padding"],
+)
+def test_what_once_slipped_through_while_it_grew(text: str, profile: str) -> None:
+    gate = Gate(timeout_s=30, profile=profile or "personal")
+    assert gate.decide(text).decision is not Decision.CLEAR
+    assert any(
+        gate.decide(text[: end + 1], new_from=end).decision is not Decision.CLEAR
+        for end in range(1, len(text))
+    )

@@ -54,7 +54,9 @@ _OF_THE_SERVER = ("model", "vllm_xargs")
 
 # Identifiers of programs, such as "get_weather", are not personal: keys of this form, and values of
 # the keys that hold terms of a protocol.
-_IDENTIFIER = re.compile(r"[a-zA-Z][a-z]*(?:[A-Z][a-z]*|[_-][a-zA-Z0-9]{1,12}){0,6}|\d{1,7}")
+_IDENTIFIER = re.compile(
+    r"(?!.*(?:\d[_-]?){8})[a-zA-Z][a-z]*(?:[A-Z][a-z]*|[_-][a-zA-Z0-9]{1,12}){0,6}|\d{1,7}"
+)
 _PROTOCOL = ("type", "role", "object", "tool_choice", "effort", "detail", "enum", "required")
 _FUNCTION = ("parameters", "arguments", "description")
 
@@ -70,12 +72,12 @@ _IDS = frozenset(
 _ID = re.compile(
     r"(?=.*\d)(?!.*(?:\d[_-]?){8})"
     r"(?:(?:call|chatcmpl|cmpl|ctc|fc|item|msg|req|resp|rs|run|srvtoolu|step|thread|toolu|tr|ws)"
-    r"[_-][A-Za-z0-9_-]{4,128}"
+    r"[_-](?!AKIA|ASIA|AIza|eyJ|gh[opsur]_|hf_|sk-|xox)[A-Za-z0-9]{4,64}"
     r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     r"|(?:00-)?[0-9a-f]{32}(?:-[0-9a-f]{16}-[0-9a-f]{2})?|[0-9a-f]{16})"
 )
 # A provider's seal on the thoughts that it returned, in base64.
-_SEAL = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+_SEAL = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
 
 # Numbers with fewer digits are not private; JSON sometimes holds cards and telephone numbers as
 # numbers.

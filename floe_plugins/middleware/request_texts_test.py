@@ -203,7 +203,11 @@ def test_texts_beside_a_conversation_know_their_field() -> None:
         {
             "role": "assistant",
             "content": [
-                {"type": "thinking", "thinking": "ok", "signature": "EqoBCkgIARABGAIiQL8kqH+/aA=="}
+                {
+                    "type": "thinking",
+                    "thinking": "ok",
+                    "signature": f"{'EqoBCkgIARABGAIiQL8kqH+' * 4}/aA==",
+                }
             ],
         },
         {"role": "user", "content": "ok", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"},
@@ -226,6 +230,9 @@ def test_ids_and_seals_of_a_protocol_are_no_text(turn: dict[str, Any]) -> None:
         ({"tool_call_id": "call_4155550123"}, "call_4155550123"),
         ({"tool_call_id": "call_415-555-0123"}, "call_415-555-0123"),
         ({"id": "item_emma-johnson"}, "item_emma-johnson"),
+        ({"id": "msg_AKIAQWERTZUIOPASDF12"}, "msg_AKIAQWERTZUIOPASDF12"),
+        ({"id": "item_GB82--WEST1234--5698--765432"}, "item_GB82--WEST1234--5698--765432"),
+        ({"type": "c-4111-1111-1111-1111"}, "c-4111-1111-1111-1111"),
     ],
 )
 def test_other_values_in_their_place_are(part: dict[str, str], text: str) -> None:

@@ -146,8 +146,8 @@ def test_a_call_continues_at_another_server_when_its_own_is_skipped() -> None:
     with servers(failures=1) as both:
         both.first.delay_s = 3.0
         reading = both.pool.start([[1]], model="slm", patience=Patience(fails_s=60))
-        late = both.pool.start([[1]], model="slm", patience=Patience(fails_s=0.05))
-        time.sleep(0.1)
+        late = both.pool.start([[1]], model="slm", patience=Patience(fails_s=0.5))
+        time.sleep(0.7)
         both.second.delay_s = 0.0
         assert both.ask() == 2
         assert both.states[-1] == ("first", "open")

@@ -141,7 +141,7 @@ _APART = re.compile(r"\d[A-Z]\w\d-[A-Z]\w\d-[A-Z]|\d[A-Z]{5}\d{4}[A-Z]")
 
 
 # The possible beginning of a number, and all that may belong to it.
-_REGION = re.compile(r"(?<![\w.+/-])[A-ZÑ&]{0,6}[ -]?\d(?:[ ./(-]{0,2}[0-9A-Za-z+]){5,40}")
+_REGION = re.compile(r"(?<![\w.+/-])[A-ZÑ&]{0,6}[ -]?\d(?:[ ./(-]{0,2}[0-9A-Za-z+]){5,}+")
 _START = re.compile(r"(?<![\w.+/-])[A-ZÑ&\d]")
 
 

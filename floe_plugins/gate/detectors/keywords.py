@@ -7,6 +7,7 @@ from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.births import KEYS as BIRTHS
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
+from floe_plugins.gate.detectors.national_ids import with_spaces
 from floe_plugins.gate.growing import beginning, found_from
 from floe_plugins.gate.matching import in_lower, matches_at
 
@@ -211,8 +212,9 @@ class KeywordDetector:
             return list(births(text, lower))
         spans = []
         plain = in_lower(text)
+        either = f"{lower}\n{with_spaces(lower)}"
         for pattern, starts, label, keys in _PATTERNS:
-            if any(map(lower.__contains__, keys)):
+            if any(map(either.__contains__, keys)):
                 spans += [
                     Span(*match.span("value"), label)
                     for match in (

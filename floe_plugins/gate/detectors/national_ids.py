@@ -158,6 +158,14 @@ _COMPILED: tuple[tuple[AnnouncedId, re.Pattern[str], re.Pattern[str]], ...] = tu
 )
 
 
+def with_spaces(lower: str) -> str:
+    """Return a text with spaces in the place of what may stand before a word, and one before it."""
+    spaced = f" {lower}"
+    for sign in _SPACED:
+        spaced = spaced.replace(sign, " ")
+    return spaced
+
+
 def announced_ids(text: str, lower: str) -> Iterator[Span]:
     """Yield the numbers of a text that come soon after their names.
 
@@ -168,9 +176,7 @@ def announced_ids(text: str, lower: str) -> Iterator[Span]:
     """
     if _POSSIBLE.search(text) is None:
         return
-    spaced = f" {lower}"
-    for sign in _SPACED:
-        spaced = spaced.replace(sign, " ")
+    spaced = with_spaces(lower)
     for each, cue, pattern in _COMPILED:
         if not any(map(spaced.__contains__, each.keys)):
             continue

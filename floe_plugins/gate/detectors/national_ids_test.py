@@ -2,6 +2,7 @@
 
 import pytest
 
+from floe_plugins.gate import Decision, Gate
 from floe_plugins.gate.detectors.id_checks import dea, hetu, kvnr, medicare, npi, rvnr, snils
 from floe_plugins.gate.detectors.identity_numbers import NationalIdDetector
 
@@ -76,3 +77,15 @@ def test_exactly_one_check_digit_is_right() -> None:
     assert sum(rvnr(f"65170839J00{last}") for last in range(10)) == 1
     assert sum(hetu(f"131052-308{last}") for last in "0123456789ABCDEFHJKLMNPRSTUVWXY") == 1
     assert sum(snils(f"112-233-445 {last:02}") for last in range(100)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "there were 2 offices in the old part of town with the CPF 111.444.777-35",
+        "Here are the details:\nVIN: 1HGCM82633A004352",
+        "Here they are:\nPlate number: AB12 CDE",
+    ],
+)
+def test_numbers_far_behind_another_number_and_names_at_a_line_s_begin(text: str) -> None:
+    assert Gate(timeout_s=30).decide(text).decision is Decision.LOCAL

@@ -94,6 +94,8 @@ _MINE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _MINE_CHARS = 48
+# A page is one from so many characters on.
+_BEGUN_CHARS = 32
 
 
 class PersonalUrlDetector:
@@ -113,7 +115,7 @@ class PersonalUrlDetector:
 
     def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
         """Return the findings of `detect` of which new text is a part, and maybe others."""
-        begin = beginning(text, new_from - _MINE_CHARS)
+        begin = beginning(text, new_from - _MINE_CHARS - _BEGUN_CHARS)
         return [] if _ADDRESS.search(text, begin) is None else found_from(self, text, begin)
 
 

@@ -50,6 +50,8 @@ _SHORT_PREFIX = re.compile(r"(?:AC|SK)[0-9a-f]{8}")
 _OPTION = re.compile(r"\s-(?:[uUpPaw]|-\w)")
 # Before new text: a name, a phrase and its value; an element with its value.
 _REACH, _MARKUP_CHARS, _END_CHARS = 384, 1024, 24
+# From the name of a key to the word that is the key.
+_NAME_CHARS = 64
 
 _BLOCK_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
 _BLOCK_END = re.compile(r"-----END [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
@@ -86,9 +88,12 @@ class SecretDetector:
         if _OPTION.search(text, begin):
             # Whether it counts depends on the whole text.
             return self.detect(text)
-        lower = text[begin:].lower()
         # Keys and addresses that issuers give have no spaces.
-        word = text[max(text.rfind(" ", 0, new_from), text.rfind("\n", 0, new_from)) + 1 :]
+        start = max(text.rfind(" ", 0, new_from), text.rfind("\n", 0, new_from)) + 1
+        word = text[start:]
+        # What names a key stands before its word, however long that is.
+        begin = max(0, min(begin, start - _NAME_CHARS))
+        lower = text[begin:].lower()
         if (
             any(map(lower.__contains__, _CUES))
             or any(map(word.__contains__, _PREFIXES))

@@ -4,13 +4,16 @@ import re
 
 from floe_plugins.gate.disguises.characters import changes, has_look_alikes, normalised
 from floe_plugins.gate.disguises.encodings import decoded
-from floe_plugins.gate.disguises.spelled_out import closed_up, counts, spelled_out
+from floe_plugins.gate.disguises.spelled_out import closed_up, counts, counts_apart, spelled_out
 from floe_plugins.gate.disguises.view import View
 from floe_plugins.gate.growing import beginning
 
 # What a disguise ends with: a digit or single characters; or, further back, something encoded, a
 # sign or a word of a spelled-out address, a turn of a chat.
-_ENDS = re.compile(r"\d|(?<!\w)\w[\W_]{1,3}\w[\W_]{1,3}\w(?!\w)|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)")
+_ENDS = re.compile(
+    r"\d|(?<![^\W_])[^\W_][\W_]{1,3}[^\W_][\W_]{1,3}[^\W_](?![^\W_])"
+    r"|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)"
+)
 _MARKS = re.compile(
     r"[%&\\@]|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
     r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase|\s(?:at|ät)\s[\w.+-]{1,64}\."
@@ -19,6 +22,10 @@ _MARKS = re.compile(
 # A word that may be encoded, in lower case.
 _LONG_WORD = re.compile(r"[a-z0-9+/_-]{14}")
 _END_CHARS, _MARK_CHARS = 40, 96
+#: As long as a domain may be.
+_ADDRESS_CHARS = 300
+#: Characters of a part that a view may leave out; more are a padding, which hides what is before.
+_LEFT_OUT = 64
 #: Before new text: the longest disguised value, and the longest disguised number.
 _REACH, _NUMBER_CHARS = 512, 256
 
@@ -45,7 +52,8 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     """
     end = text[max(0, new_from - _MARK_CHARS) :].lower()
     special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
-    marked = _MARKS.search(end) is not None or (
+    marked = "@" in text[max(0, new_from - _ADDRESS_CHARS) :] or (_MARKS.search(end) is not None)
+    marked = marked or (
         _LONG_WORD.search(end) is not None
         and decoded(text[beginning(text, new_from - _REACH) :]) is not None
     )
@@ -57,7 +65,12 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     part = text[begin:]
     if special and has_look_alikes(part):
         return None
+    if ends and begin and counts_apart(text) != counts_apart(part):
+        # Whether characters that stand apart are joined depends on how many there are.
+        return None
     views = views_of(part)
+    if special and views and len(part) - len(views[0].text) > _LEFT_OUT:
+        return None
     if not special or not views or views[0].values_only:
         return begin, "", views
     old = text[begin:new_from]

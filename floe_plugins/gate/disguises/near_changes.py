@@ -90,11 +90,15 @@ def parts_of(view: View, text: str) -> list[Part]:
 
 def _changed(view: View, text: str) -> Iterator[tuple[int, int]]:
     """Yield the blocks of a view that are not in the original as they are."""
+    after = 0
     for start in range(0, len(view.text), _BLOCK):
         block = view.text[start : start + _BLOCK]
         begin, end = view.original(start, start + len(block))
-        if text[begin:end] != block:
+        last = start + len(block) == len(view.text)
+        # What was removed between two blocks is in neither.
+        if text[begin:end] != block or begin != after or (last and end != len(text)):
             yield start, start + len(block)
+        after = end
 
 
 def _joined(blocks: Iterator[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:

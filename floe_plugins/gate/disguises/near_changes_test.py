@@ -37,6 +37,13 @@ def test_a_disguise_in_a_long_text_is_found_where_it_is(
     assert GATE.decide(text).spans == verdict.spans
 
 
+@pytest.mark.parametrize("length", [10_239, 10_240, 10_241])
+def test_what_is_removed_between_two_blocks_is_near_a_change(length: int) -> None:
+    begun = (FILLER * length)[: length - len("write to joe")] + "write to joe"
+    text = f"{begun}\u200b@example.org. {FILLER * 400}"
+    assert GATE.decide(text).decision is Decision.LOCAL
+
+
 def test_of_a_view_only_what_is_near_its_changes_is_read() -> None:
     text = long_text(DISGUISES[0], at=0.5)
     (view,) = views_of(text)

@@ -264,6 +264,18 @@ _DIGITS = "0123456789"
 _LEAST_APART = 7
 
 
+def counts_apart(text: str) -> bool:
+    """Return whether a text has as many digits or single characters as a value that is spaced out.
+
+    Single characters may have other signs between them than spaces.
+    """
+    return (
+        list(map(len, text.split())).count(1) >= _LEAST_SINGLES
+        or sum(map(text.count, _DIGITS)) >= _LEAST_APART
+        or _THREE_SINGLES.search(text) is not None
+    )
+
+
 def closed_up(text: str, parent: View | None = None) -> View | None:
     """Return the view of a text in which spaced-out digits and letters are joined.
 
@@ -274,10 +286,8 @@ def closed_up(text: str, parent: View | None = None) -> View | None:
     View or None
         None if nothing in the text is spaced out.
     """
-    digits = sum(map(text.count, _DIGITS))
-    singles = list(map(len, text.split())).count(1)
-    stages = [_leet] if digits else []
-    if singles >= _LEAST_SINGLES or digits >= _LEAST_APART:
+    stages = [_leet] if any(map(text.__contains__, _DIGITS)) else []
+    if counts_apart(text):
         stages += (
             [_groups, _odd] if _THREE_SINGLES.search(text) is None else [_singles, _groups, _odd]
         )
