@@ -23,6 +23,17 @@ def in_lower(text: str) -> str | None:
     return lower
 
 
+def lower_in_place(text: str) -> str:
+    """Return a text in lower case with every character where it was.
+
+    The few letters that become two in lower case stay as they are.
+    """
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+
+
 def matches_at(
     starts: re.Pattern[str], pattern: re.Pattern[str], text: str, *, there: str | None = None
 ) -> Iterator[re.Match[str]]:

@@ -18,6 +18,7 @@ from typing import Final
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors import account_words as words
 from floe_plugins.gate.growing import Memory, beginning
+from floe_plugins.gate.matching import lower_in_place
 
 _WORD = re.compile(r"[a-z0-9&]+(?:['’-][a-z]+)*")
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -73,10 +74,7 @@ class AccountDetector:
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the accounts of a text."""
-        lower = text.lower()
-        if len(lower) != len(text):
-            # Some letters become two in lower case, which would shift everything after them.
-            lower = "".join(low if len(low := each.lower()) == 1 else each for each in text)
+        lower = lower_in_place(text)
         found = _WORD.findall(lower)
         kinds = list(map(_kinds_of, found))
         spans: list[Span] = []

@@ -17,6 +17,7 @@ from typing import Final
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.special_phrases import ITALIAN, OTHER_LANGUAGES
 from floe_plugins.gate.detectors.special_terms import PARTS
+from floe_plugins.gate.matching import lower_in_place
 
 # Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
 _TOKEN = re.compile(r"[^\W_]+|'[^\W_]{1,2}(?![^\W_])|[.!?;](?=\s|$)|[,:\"“”]|\n\s*\n")
@@ -122,11 +123,7 @@ _RULES: Final[tuple[tuple[str, str], ...]] = (
 
 
 def _lower(text: str) -> str:
-    lower = text.lower()
-    if len(lower) != len(text):
-        # Some letters become two in lower case, which would shift everything after them.
-        lower = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
-    return lower.replace("’", "'")
+    return lower_in_place(text).replace("’", "'")
 
 
 def _tokens(text: str) -> list[str]:
