@@ -297,22 +297,20 @@ class _Decision:
             # Signs like a long dash are common, and what was before the new text is known.
             view, others = others[0], others[1:]
             found = self._ask_new(Reading(view.text), len(plain))
-            if found is None or any(map(self._judge.may_count, found, found.values())):
+            if found is None or any(found.values()):
                 return None
+            _add(spans, _moved(found, view, begin))
         for view in others:
             deadline = self._started + self._gate.timeout_s
             own, failures = self._gate._runner.ask(
                 (Reading(view.text, view.values_only),), deadline
             )
-            if failures or any(self._judge.kinds(view.text, own[0]).values()):
+            if failures:
                 return None
-            _add(
-                spans,
-                (
-                    (replace(span, start=span.start + begin, end=span.end + begin), kind)
-                    for span, kind in _moved(self._judge.kinds(view.text, own[0]), view)
-                ),
-            )
+            found = self._judge.kinds(view.text, own[0])
+            if any(found.values()):
+                return None
+            _add(spans, _moved(found, view, begin))
         return spans
 
     def _ask_new(self, reading: Reading, new_from: int) -> Mapping[Span, str | None] | None:
@@ -456,10 +454,11 @@ def _add(spans: dict[Span, str | None], more: Iterable[tuple[Span, str | None]])
         spans[span] = spans.get(span) or kind
 
 
-def _moved(kinds: _Kinds, view: View) -> Iterable[tuple[Span, str | None]]:
+def _moved(kinds: _Kinds, view: View, begin: int = 0) -> Iterable[tuple[Span, str | None]]:
+    """Yield findings of a view, of the part of a text from `begin` on, by their places in that."""
     for span, kind in kinds.items():
         start, end = view.original(span.start, span.end)
-        yield replace(span, start=start, end=end), kind
+        yield replace(span, start=start + begin, end=end + begin), kind
 
 
 def _across(

@@ -121,11 +121,6 @@ class Judge:
             and only_in_context(labels)
         )
 
-    def may_count(self, span: Span, kind: str | None) -> bool:
-        """Return whether a finding may be private, of a kind by itself or not."""
-        personal = self.profile == Profile.PERSONAL
-        return kind is not None or not personal or self._rules.names(span.label)
-
     def judge(
         self, conversation: Conversation, found: Mapping[Span, str | None]
     ) -> dict[Span, Reason]:

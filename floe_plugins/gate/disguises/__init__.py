@@ -52,10 +52,13 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     """
     end = text[max(0, new_from - _MARK_CHARS) :].lower()
     special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
-    marked = "@" in text[max(0, new_from - _ADDRESS_CHARS) :] or (_MARKS.search(end) is not None)
-    marked = marked or (
-        _LONG_WORD.search(end) is not None
-        and decoded(text[beginning(text, new_from - _REACH) :]) is not None
+    marked = (
+        "@" in text[max(0, new_from - _ADDRESS_CHARS) :]
+        or _MARKS.search(end) is not None
+        or (
+            _LONG_WORD.search(end) is not None
+            and decoded(text[beginning(text, new_from - _REACH) :]) is not None
+        )
     )
     ends = _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None or counts(end)
     if not (special or marked or ends):
