@@ -337,17 +337,17 @@ class FusionEngine:
         rows = np.fromiter(distributions, dtype=np.int64)
         top = stacked_with_remainders(list(distributions.values()), self._pair.host)
         aligned = align(logits, rows, top, self._pair.maps)
+        factors, feasible = StepFactors(aligned), aligned.feasible.tolist()
         place_of = {row: place for place, row in enumerate(distributions)}
         # Shortest first: a row's evidence continues that of the row before it.
         for row in sorted(drafts, key=lambda row: len(drafts[row])):
             for before in (other for other in streams if streams[other] is streams[row]):
                 if before in place_of and drafts.get(before, ()) == drafts[row][:-1]:
-                    factor = aligned.factor_of(place_of[before], drafts[row][-1])
+                    factor = factors.of(place_of[before], drafts[row][-1])
                     self._judge_draft(at[row], at[before], drafts[row][-1], factor)
         evidence = np.array([at[row].evidence.value for row in distributions])
         of_prompts = np.array([at[row].evidence.prompt for row in distributions])
         weights = weigh(self._router, aligned, evidence, prompt_evidence=of_prompts)
-        factors, feasible = StepFactors(aligned), aligned.feasible.tolist()
         of_expert = weights.expert.tolist()
         missing = np.maximum(1 - np.exp(top.logprobs).sum(axis=1), 0.0).tolist()
         for row, place in place_of.items():

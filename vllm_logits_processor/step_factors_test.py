@@ -1,4 +1,4 @@
-"""Factors that are looked up at once, against those of one row."""
+"""Factors that are looked up at once, against the table of every token's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vllm_logits_processor.alignment.align import align
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.step_factors import StepFactors
+from vllm_logits_processor.testing.alignment import factors_of
 from vllm_logits_processor.testing.engines import EXPERT, HOST, PAIR
 
 
@@ -25,12 +26,12 @@ def test_all_rows_at_once_have_the_factors_of_each(seed: int) -> None:
     # More columns than the tokenizer has tokens.
     logits = torch.from_numpy(random.normal(size=(5, len(HOST) + 3))).float()
     aligned = align(logits, np.arange(5), top, PAIR.maps)
-    factors = StepFactors(aligned)
+    factors, dense = StepFactors(aligned), factors_of(aligned, len(HOST) + 3)
     for token in range(len(HOST) + 3):
         factors.look_up(range(5), [token] * 5)
         for row in range(5):
-            assert factors.of(row, token) == aligned.factor_of(row, token)
-    assert StepFactors(aligned).of(2, 7) == aligned.factor_of(2, 7)
+            assert factors.of(row, token) == dense[row, token]
+    assert StepFactors(aligned).of(2, 7) == dense[2, 7]
     for row in range(5):
         alone = factors.only(row)
         assert alone.nbytes < factors.nbytes

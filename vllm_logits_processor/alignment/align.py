@@ -208,46 +208,6 @@ def _normalised(
     return RowSums(groups=groups, held=is_held, mass=mass, plogp=moment - mass * offset[rows])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RowFactors:
-    """The factors `m` of one row, copied out of their step.
-
-    These few hundred numbers have arrays of their own, so that they keep neither the step's other
-    rows nor anything on a GPU alive.
-
-    Attributes
-    ----------
-    maps : AlignmentMaps
-        The maps of the pair, which all rows share.
-    experts : int64 array, shape (K,)
-        The expert's tokens.
-    groups : float64 array, shape (K + 1,)
-        m of each token's group members by f, singles excepted, and of the tail.
-    tokens : int64 array, shape (singles,)
-        Host tokens with a factor of their own, sorted.
-    factors : float64 array, shape (singles,)
-    """
-
-    maps: AlignmentMaps
-    experts: IntArray
-    groups: Float64Array
-    tokens: IntArray
-    factors: Float64Array
-
-    def of(self, token: int) -> float:
-        """Return m of one host token."""
-        at = int(np.searchsorted(self.tokens, token))
-        if at < len(self.tokens) and self.tokens[at] == token:
-            return float(self.factors[at])
-        # The logits may have more columns than the tokenizer has tokens.
-        first_expert = self.maps.first_expert
-        owner = first_expert[token] if token < len(first_expert) else NOTHING
-        known = np.flatnonzero(self.experts == owner)
-        if owner != NOTHING and len(known):
-            return float(self.groups[known[0]])
-        return float(self.groups[-1])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
     """The expert's distributions for some rows, as factors `m` on the host's probabilities.
@@ -276,23 +236,6 @@ class Aligned:
     expert_entropy: Float64Array
     disagreement: Float64Array
     feasible: npt.NDArray[np.bool_]
-
-    def row(self, row: int) -> RowFactors:
-        """Return the factors of one row, copied."""
-        groups = self.groups
-        table, singles = groups.without_singles(self.factors)
-        first, last = np.searchsorted(groups.single_row, [row, row + 1])
-        return RowFactors(
-            maps=self.maps,
-            experts=self.top.token_ids[row].copy(),
-            groups=table[row].copy(),
-            tokens=groups.single_token[first:last].copy(),
-            factors=singles[first:last].copy(),
-        )
-
-    def factor_of(self, row: int, token: int) -> float:
-        """Return m of one host token of one row."""
-        return self.row(row).of(token)
 
 
 def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: AlignmentMaps) -> Aligned:

@@ -19,6 +19,7 @@ from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps, maps_fr
 from vllm_logits_processor.alignment.tail import LEAST_MISSING, tail_caps
 from vllm_logits_processor.arrays import Float64Array
 from vllm_logits_processor.fusion import weigh
+from vllm_logits_processor.step_factors import StepFactors
 from vllm_logits_processor.testing.alignment import factors_of, fuse, group_of
 
 ROUTERS = {router.name: router for router in BUILT_IN_ROUTERS}
@@ -230,7 +231,7 @@ def test_only_the_named_rows_change() -> None:
     fuse(logits, rows, aligned, weigh(ROUTERS["mean"], aligned, np.zeros(1)))
     assert torch.equal(logits[[0, 1, 3]], before[[0, 1, 3]])
     assert not torch.equal(logits[2], before[2])
-    assert aligned.factor_of(0, 0) == pytest.approx(0.9 / softmax(before)[2, 0], rel=1e-5)
+    assert StepFactors(aligned).of(0, 0) == pytest.approx(0.9 / softmax(before)[2, 0], rel=1e-5)
 
 
 def test_a_router_that_answers_nan_leaves_the_host() -> None:

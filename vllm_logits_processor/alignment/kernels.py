@@ -224,6 +224,14 @@ def bound_tail(
                 found += tl.sum(over.to(tl.int32), axis=0)
 
 
+@triton.jit
+def _cells(logits, stride, rows, places, tokens, at, inside):
+    """Return where the logits of some singles are."""
+    place = tl.load(places + at, mask=inside, other=0)
+    row = tl.load(rows + place, mask=inside, other=0).to(tl.int64)
+    return logits + row * stride + tl.load(tokens + at, mask=inside, other=0)
+
+
 @triton.jit(do_not_specialize=["stride", "count"])
 def keep_singles(
     logits,
@@ -238,10 +246,8 @@ def keep_singles(
     """Copy the singles' logits into `kept`: a group that holds some by f is added to next."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    place = tl.load(single_places + at, mask=inside, other=0)
-    row = tl.load(rows + place, mask=inside, other=0).to(tl.int64)
-    token = tl.load(single_tokens + at, mask=inside, other=0)
-    x = tl.load(logits + row * stride + token, mask=inside, other=0.0)
+    cell = _cells(logits, stride, rows, single_places, single_tokens, at, inside)
+    x = tl.load(cell, mask=inside, other=0.0)
     tl.store(kept + at, x.to(tl.float32), mask=inside)
 
 
@@ -287,11 +293,9 @@ def set_singles(
     """Give each single what it had before, plus its own gain."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    place = tl.load(single_places + at, mask=inside, other=0)
-    row = tl.load(rows + place, mask=inside, other=0).to(tl.int64)
-    token = tl.load(single_tokens + at, mask=inside, other=0)
+    cell = _cells(logits, stride, rows, single_places, single_tokens, at, inside)
     x = tl.load(kept + at, mask=inside, other=0.0) + tl.load(gains + at, mask=inside, other=0.0)
-    tl.store(logits + row * stride + token, x.to(logits.dtype.element_ty), mask=inside)
+    tl.store(cell, x.to(logits.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["stride"])

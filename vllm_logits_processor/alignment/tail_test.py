@@ -14,6 +14,7 @@ from vllm_logits_processor.alignment.align import Aligned, align
 from vllm_logits_processor.alignment.groups import ExpertTopK, Remainder
 from vllm_logits_processor.alignment.maps import NOTHING, maps_from_firsts
 from vllm_logits_processor.arrays import Float64Array
+from vllm_logits_processor.step_factors import StepFactors
 from vllm_logits_processor.testing.alignment import factors_of
 
 SIZE = 5000
@@ -111,7 +112,7 @@ def test_columns_without_a_token_are_capped_like_others() -> None:
     logits = row_of({0: 0.4, 1: 0.1, SIZE + 3: 0.3}, SIZE + 8)
     aligned = align(logits, np.arange(1), top_of({0: 0.6, 1: 0.01}), SAME)
     assert q_of(aligned, logits)[0, SIZE + 3] == pytest.approx(0.01, rel=1e-4)
-    assert aligned.factor_of(0, SIZE + 3) * 0.3 == pytest.approx(0.01, rel=1e-4)
+    assert StepFactors(aligned).of(0, SIZE + 3) * 0.3 == pytest.approx(0.01, rel=1e-4)
 
 
 def test_there_is_no_cap_beside_remainders_nor_below_an_incomplete_list() -> None:

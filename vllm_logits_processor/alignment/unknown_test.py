@@ -23,6 +23,7 @@ from vllm_logits_processor.alignment.unknown import (
     top_of,
 )
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.step_factors import StepFactors
 from vllm_logits_processor.testing.alignment import factors_of
 from vllm_logits_processor.testing.tokenizers import trained_vocabulary
 
@@ -113,7 +114,7 @@ def test_the_experts_mass_goes_to_its_groups_in_the_hosts_proportions() -> None:
     factors = factors_of(aligned, len(HOST))[0]
     assert factors * host == pytest.approx(expected, rel=1e-4)
     assert expected.sum() == pytest.approx(1.0)
-    assert aligned.factor_of(0, HOST.encode(b" the")[0]) == pytest.approx(
+    assert StepFactors(aligned).of(0, HOST.encode(b" the")[0]) == pytest.approx(
         factors[HOST.encode(b" the")[0]]
     )
 
@@ -125,7 +126,9 @@ def test_an_end_of_text_is_the_hosts_affair() -> None:
     aligned = align(logits, np.arange(1), grouped(HOST, _the=0.1), maps_of_none(HOST))
     host = float(torch.softmax(logits[0], dim=0)[end])
     # Nine tenths are not known: they go to what the host would write, above all the end.
-    assert aligned.factor_of(0, end) * host == pytest.approx(0.9 * host / (1 - 1 / len(HOST)), 0.05)
+    assert StepFactors(aligned).of(0, end) * host == pytest.approx(
+        0.9 * host / (1 - 1 / len(HOST)), 0.05
+    )
 
 
 def test_spellings_that_say_nothing_are_left_out_and_equal_ones_add_up() -> None:

@@ -20,6 +20,7 @@ from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail, with_remainders
 from vllm_logits_processor.alignment.unknown import by_spelling, is_text, maps_of_none, top_of
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.step_factors import StepFactors
 from vllm_logits_processor.sureness import host_margins
 
 FloatArray = npt.NDArray[np.float64]
@@ -196,7 +197,9 @@ class _Asking:
 
 
 def _factors(aligned: Aligned, targets: IntArray) -> FloatArray:
-    return np.array([aligned.factor_of(row, int(token)) for row, token in enumerate(targets)])
+    factors, tokens = StepFactors(aligned), targets.tolist()
+    factors.look_up(range(len(tokens)), tokens)
+    return np.array([factors.of(row, token) for row, token in enumerate(tokens)])
 
 
 def _spelled(model: Scorer, tokens: list[int]) -> list[bytes]:
