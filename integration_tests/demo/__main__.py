@@ -146,11 +146,10 @@ def _answers(
             forms=federation.forms,
             max_tokens=options.max_tokens,
         )
-        answers = []
-        for prompt in PROMPTS:
-            answers.append(device.ask(prompt))
-            progress.note(f"{prompt.name}: {answers[-1].verdict}")
-    return answers
+        return device.ask_all(
+            PROMPTS,
+            heard=lambda answer: progress.note(f"{answer.prompt.name}: {answer.verdict}"),
+        )
 
 
 def _clusters(federation: Federation) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,8 +114,26 @@ class Device:
         self._forms = forms
         self._max_tokens = max_tokens
 
-    def ask(self, prompt: Prompt) -> Answer:
-        """Answer a prompt; one that the gate does not clear never leaves the device."""
+    def ask_all(
+        self, prompts: Sequence[Prompt], *, heard: Callable[[Answer], None]
+    ) -> list[Answer]:
+        """Answer all prompts at a time, in order; `heard` is called with each answer's text."""
+        answers = []
+        with ThreadPoolExecutor(len(prompts)) as asking:
+            for answer in asking.map(self._ask, prompts):
+                heard(answer)
+                answers.append(answer)
+        # Every line of the trace is whole by now.
+        for answer in answers:
+            if answer.host_text is not None:
+                self._read_trace(answer)
+        return answers
+
+    def _ask(self, prompt: Prompt) -> Answer:
+        """Answer a prompt; one that the gate does not clear never leaves the device.
+
+        What the trace says of a fused answer is not read yet.
+        """
         verdict = self._gate.decide(prompt.text)
         answer = Answer(prompt, str(verdict.decision), verdict.labels, self._adapters[prompt.name])
         form = self._forms[answer.adapter]
@@ -131,7 +150,6 @@ class Device:
         body["vllm_xargs"] = options
         answer.take(_send(self._pair.cloud, body))
         answer.request_bytes = len(json.dumps({"model": self._pair.cloud.name, **body}).encode())
-        self._read_trace(answer)
         return answer
 
     def _only(self, adapter: str) -> list[dict[str, float]]:
