@@ -30,7 +30,7 @@ from flower_strategy.device.gpu import warn_of_idle_gpu
 from flower_strategy.device.hardware import Device, Stopwatch, simulated_device, this_device
 from flower_strategy.device.kept_model import FOLDER_KEY, choose_model, write_model
 from flower_strategy.device.kept_state import DeviceState, load_state
-from flower_strategy.device.loss import example_losses, held_out_loss
+from flower_strategy.device.loss import check_held_out, losses_of_parts
 from flower_strategy.device.preparation import check_training
 from flower_strategy.device.training import train_adapter
 from flower_strategy.device.training_cost import (
@@ -302,13 +302,18 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
     settings = TrainingSettings.from_record(config)
     base = load_base_model(settings.model, settings.dtype, settings.quantization)
     cluster = received_adapter(message)
-    loss, tokens = held_out_loss(base, cluster, data.held_out, settings)
+    check_held_out(data.held_out)
+    parts = [data.held_out, *([data.validation] if data.validation else [])]
+    held_out, *validated = losses_of_parts(base, cluster, parts, settings)
     metrics = MetricRecord(
-        {"num-examples": len(data.held_out), "num-tokens": tokens, "held-out-loss": loss}
+        {
+            "num-examples": len(data.held_out),
+            "num-tokens": held_out.num_tokens,
+            "held-out-loss": held_out.mean,
+        }
     )
-    measured = None
-    if data.validation:
-        measured = example_losses(base, cluster, data.validation, settings)
+    measured = validated[0] if validated else None
+    if measured is not None:
         metrics["validation-loss"] = measured.mean
         metrics["validation-tokens"] = measured.num_tokens
     if config.get(FINAL_KEY, False):

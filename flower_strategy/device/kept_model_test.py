@@ -116,6 +116,25 @@ def test_two_standard_errors_are_the_line(
     assert found.name == name
 
 
+@pytest.mark.parametrize(("spread", "name"), [(0.9, "alone"), (1.1, "own")])
+def test_what_has_been_sent_is_measured_as_the_cluster_s(
+    tiny_base: BaseModel,
+    settings: TrainingSettings,
+    trained: AdapterState,
+    spread: float,
+    name: str,
+) -> None:
+    """The cluster's losses are set so that alone gains 1 / spread times two errors over them."""
+    upload = upload_of(trained)
+    kept = replace(state_of(trained), counted=upload, latest=upload)
+    alone = example_losses(tiny_base, trained, EXAMPLES, settings)
+    d = spread * (len(EXAMPLES) - 1) ** 0.5 / 2
+    gains = 1 + d * np.array([1, -1] * (len(EXAMPLES) // 2))
+    measured = ExampleLosses(alone.sums + gains * alone.tokens, alone.tokens)
+    found = choose_model(tiny_base, trained, kept, EXAMPLES, settings, measured=measured)
+    assert found.name == name
+
+
 def test_a_kept_adapter_has_the_smallest_rank_that_holds_it(trained: AdapterState) -> None:
     own = stacked([(1.0, trained), (1.0, trained), (-1.0, trained)])
     assert own.rank == 12

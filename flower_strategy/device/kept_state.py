@@ -67,7 +67,8 @@ class DeviceState:
     counted : SentUpload or None
         The upload that is in its cluster's adapter, as the server says; None if none is.
     latest : SentUpload or None
-        The last one. Whether it arrived in time, and counts, the next message will tell.
+        The last one. Whether it arrived in time, and counts, the next message will tell. Of a state
+        that is read again, None if it does not count.
     progress : Progress
         AdamW's moments, and the place in the order of the examples.
     """
@@ -86,6 +87,11 @@ class DeviceState:
         if self.counted is None:
             return None
         return int8.decode(self.counted.arrays, scaling=self.counted.scaling)
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether the counted upload has all that the adapter has learned, but for its rounding."""
+        return self.counted is not None and self.counted is self.latest
 
     def after(
         self, outcome: TrainingOutcome, upload: ArrayRecord, *, server_round: int
@@ -205,11 +211,12 @@ def load_state(
         return None
     arrays = records.array_records
 
-    found = None
+    found = latest = None
     for name in (_COUNTED, _LATEST):
         if name in arrays and values[f"{name}-round"] == counted:
             scaling = float(cast(float, values[f"{name}-scaling"]))
             found = SentUpload(counted, arrays[name], scaling)
+            latest = found if name == _LATEST else None
     if counted and found is None:
         # The server has gone back further than the device remembers.
         return None
@@ -235,6 +242,7 @@ def load_state(
         steps=number["steps"],
         own=own,
         counted=found,
+        latest=latest,
         progress=Progress(Place(number["passes"], number["used"]), moments),
     )
 

@@ -76,6 +76,9 @@ def test_the_server_says_which_upload_counts() -> None:
         found = sent[number]
         assert found is not None
         assert same(found, int8.rounded(adapter))
+    # Only the last one has all that the device has learned.
+    told = {number: found.is_all_sent for number, found in counted.items() if found is not None}
+    assert told == {0: False, 3: False, 5: True}
 
 
 @pytest.mark.parametrize(("run", "began"), [("another", 2), ("a run", 0), ("a run", 3)])

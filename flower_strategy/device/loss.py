@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from floe_plugins.errors import ConfigError
 from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.stacking import is_zero
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, adapted
 from flower_strategy.device.encoding import encoder_of
@@ -113,13 +115,24 @@ def held_out_loss(
     ConfigError
         There are no examples.
     """
+    check_held_out(examples)
+    measured = example_losses(base, adapter, examples, settings)
+    return measured.mean, measured.num_tokens
+
+
+def check_held_out(examples: Sequence[Example]) -> None:
+    """Check that a device holds out examples to measure the loss on.
+
+    Raises
+    ------
+    ConfigError
+        It has none.
+    """
     if not examples:
         raise ConfigError(
             "This device holds out 0 examples, and 1 is needed to measure the loss on: give it "
             "more data, or set fraction-evaluate=0."
         )
-    measured = example_losses(base, adapter, examples, settings)
-    return measured.mean, measured.num_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +186,38 @@ def example_losses(
 
     Parameters are those of `held_out_loss`.
     """
+    (losses,) = losses_of_parts(base, adapter, [examples], settings)
+    return losses
+
+
+def losses_of_parts(
+    base: BaseModel,
+    adapter: AdapterState,
+    parts: Sequence[Sequence[Example]],
+    settings: TrainingSettings,
+) -> list[ExampleLosses]:
+    """Return `example_losses` of several parts of the data; the adapter is put on once.
+
+    That takes as long as a few examples do. An untrained adapter is not put on at all.
+    """
+    changes = not is_zero(adapter)
+    with adapted(base, adapter) if changes else nullcontext() as model, torch.no_grad():
+        measured = model.get_base_model() if model is not None else base.model
+        return [_losses(measured, base, part, settings) for part in parts]
+
+
+def _losses(
+    model: Any, base: BaseModel, examples: Sequence[Example], settings: TrainingSettings
+) -> ExampleLosses:
     if settings.eval_examples:
         examples = examples[: settings.eval_examples]
     sums = np.zeros(len(examples))
     tokens = np.zeros(len(examples), np.int64)
-    with adapted(base, adapter) as model, torch.no_grad():
-        for start in range(0, len(examples), settings.batch_size):
-            batch = collate(examples[start : start + settings.batch_size], base, settings)
-            with autocast(base, settings):
-                losses = response_loss(model.get_base_model(), batch, reduction="none")
-            rows = start + (batch.targets != _IGNORED).nonzero()[:, 0].cpu().numpy()
-            np.add.at(sums, rows, losses.double().cpu().numpy())
-            np.add.at(tokens, rows, 1)
+    for start in range(0, len(examples), settings.batch_size):
+        batch = collate(examples[start : start + settings.batch_size], base, settings)
+        with autocast(base, settings):
+            losses = response_loss(model, batch, reduction="none")
+        rows = start + (batch.targets != _IGNORED).nonzero()[:, 0].cpu().numpy()
+        np.add.at(sums, rows, losses.double().cpu().numpy())
+        np.add.at(tokens, rows, 1)
     return ExampleLosses(sums, tokens)
