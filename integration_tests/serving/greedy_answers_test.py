@@ -40,16 +40,16 @@ def tasks() -> list[Task]:
 
 
 def test_a_fused_answer_ends_where_both_models_would_end_theirs(pair: Pair) -> None:
-    endless, both = 0, 0
+    endless, ended = 0, 0
     for task in tasks():
         prompts = [task.prompt(each) for each in task.asked]
         most, stop = task.max_tokens, task.stop[0]
-        host = pair.host.answers(prompts, max_tokens=most, stop=stop)
-        expert = pair.expert.answers(prompts, max_tokens=most, stop=stop)
         fused = fused_answers(pair.engine, pair.host, prompts, max_tokens=most, stop=stop)
-        for alone, other, together in zip(host, expert, fused, strict=True):
-            if alone.ended and other.ended:
-                both += 1
-                endless += not together.ended
-    assert both >= ASKED
+        ended += sum(answer.ended for answer in fused)
+        # Only where the fused answer goes on does it matter what each model does alone.
+        asked = [prompt for prompt, answer in zip(prompts, fused, strict=True) if not answer.ended]
+        host = pair.host.answers(asked, max_tokens=most, stop=stop)
+        expert = pair.expert.answers(asked, max_tokens=most, stop=stop)
+        endless += sum(one.ended and other.ended for one, other in zip(host, expert, strict=True))
+    assert ended >= ASKED
     assert endless <= MOST_ENDLESS

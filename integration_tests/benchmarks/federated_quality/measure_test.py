@@ -234,7 +234,7 @@ def test_devices_of_few_examples_have_so_many(protocol: world.Protocol) -> None:
 
 def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> None:
     again = world.Workbench(bench.world, remember=False)
-    methods = ("floe", "hetlora", "flexlora", "flora")
+    methods = ("floe", "hetlora", "flexlora")
     ways = {}
     for way in (world.Workbench(bench.world), again):
         ways[way] = {
@@ -250,8 +250,8 @@ def test_what_is_remembered_is_what_would_be_trained(bench: world.Workbench) -> 
         # rounding to eight bits makes a step of the scale of it.
         close = 2e-3 if name == "floe" else 1e-5
         assert ways[remembered][name] == pytest.approx(ways[anew][name], rel=close), name
-    # HetLoRA, FlexLoRA and FLoRA begin alike; Floe's devices train as in the product.
-    assert remembered.trainings == anew.trainings - 2 * 6
+    # HetLoRA and FlexLoRA begin alike; Floe's devices train as in the product.
+    assert remembered.trainings == anew.trainings - 6
 
 
 # ------------------------------------------------------------ the whole thing
@@ -261,7 +261,9 @@ def test_every_method_uses_the_same_budget(
     tiny_model: str, tmp_path: Path, values_of: Callable[..., Any]
 ) -> None:
     journal = tmp_path / "results.jsonl"
-    names = (*DEFAULT_METHODS, "flora")
+    # Of those that differ in the mean alone, one: the others have tests of their own.
+    left_out = {"hetlora", "hetlora:int8:filled", "flora:int8:filled"}
+    names = tuple(name for name in DEFAULT_METHODS if name not in left_out)
     arguments = [
         *("--model", tiny_model, "--data", "embedded", "--ranks", "2,4,8", "--budget", "15"),
         *("--local-steps", "3", "--learning-rate", "0.02", "--max-length", "48"),
