@@ -25,6 +25,8 @@ class Best:
         Rounds since then that moved the cluster's adapter and were not better.
     stopped_in : int or None (default: None)
         The round in which the cluster stopped training; None while it trains.
+    uncompared : int (default: 0)
+        The last rounds, in a row, that no device measured which measured this adapter too.
     """
 
     round: int
@@ -32,6 +34,7 @@ class Best:
     losses: dict[int, tuple[float, int]]
     waited: int = 0
     stopped_in: int | None = None
+    uncompared: int = 0
 
     def change(self, losses: Mapping[int, tuple[float, int]]) -> float | None:
         """Return how much higher other losses are, over the devices that measured both.

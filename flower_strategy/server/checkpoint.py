@@ -462,7 +462,8 @@ def _profile(values: Mapping[str, Any], embedding: NDArray[np.float32]) -> Devic
 
 def _pack_best(best: Best) -> dict[str, Any]:
     losses = {str(node): list(measured) for node, measured in best.losses.items()}
-    numbers = {name: getattr(best, name) for name in ("round", "waited", "stopped_in")}
+    names = ("round", "waited", "stopped_in", "uncompared")
+    numbers = {name: getattr(best, name) for name in names}
     return {**numbers, "losses": losses}
 
 

@@ -49,6 +49,7 @@ def a_state() -> RunState:
             losses={NODE: (2.5, 30), 7: (2.0, 4)},
             waited=2,
             stopped_in=2,
+            uncompared=3,
         )
     }
     state.uploads = {
@@ -135,7 +136,7 @@ def test_the_best_round_of_a_cluster_returns_with_its_adapter(tmp_path: Path) ->
         save(state, tmp_path)
         back = load_checkpoint(tmp_path).state
         found = back.best["cluster-0"]
-        for name in ("round", "losses", "waited", "stopped_in"):
+        for name in ("round", "losses", "waited", "stopped_in", "uncompared"):
             assert getattr(found, name) == getattr(best, name)
         np.testing.assert_array_equal(found.adapter.delta("x.q_proj"), adapter.delta("x.q_proj"))
     # The last one is the cluster's own, and is written once.

@@ -59,7 +59,9 @@ def judge(steps: Steps, round: Round) -> None:
     """Compare the round's validation losses with those of each cluster's best round.
 
     A loss is compared over the devices that measured both adapters. A round without any of them
-    begins the comparison anew, and one that left the adapter as it was is no round to wait for.
+    says nothing of either: best round and patience stay as they are. Once these devices have been
+    away for more than ``keep-uploads`` rounds, as many as end what a device counts for, the
+    comparison begins anew. A round that left the adapter as it was is no round to wait for.
     """
     state, record, patience = steps.state, round.record, steps.participation.patience
     for cluster in state.clusters:
@@ -75,11 +77,15 @@ def judge(steps: Steps, round: Round) -> None:
         if best is not None and not record.clusters[name].moved:
             continue
         change = None if best is None else best.change(losses)
+        wait = steps.participation.keep_uploads
+        if best is not None and change is None and best.uncompared < wait:
+            state.best[name] = replace(best, uncompared=best.uncompared + 1)
+            continue
         if best is None or change is None or change < 0:
             adapter = state.cluster_adapters[name]
             state.best[name] = Best(round=record.round, adapter=adapter, losses=losses)
             continue
-        best = replace(best, waited=best.waited + 1)
+        best = replace(best, waited=best.waited + 1, uncompared=0)
         if patience and best.waited >= patience:
             best = replace(best, stopped_in=record.round)
             state.cluster_adapters[name] = best.adapter

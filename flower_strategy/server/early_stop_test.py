@@ -16,6 +16,11 @@ from flower_strategy.device.kept_state import load_state
 from flower_strategy.messages import ARRAYS_KEY, CONFIG_KEY, METRICS_KEY
 from flower_strategy.run_folder import load_history, load_manifest
 from flower_strategy.server.best import Best
+from flower_strategy.server.early_stop import judge
+from flower_strategy.server.records import ClusterRound, DeviceRound, RoundRecord
+from flower_strategy.server.round import Round
+from flower_strategy.settings import Participation
+from flower_strategy.testing.fleets import Fleet
 from flower_strategy.testing.grids import LocalGrid, Tamper, start_run
 
 
@@ -207,6 +212,42 @@ def test_devices_that_measured_both_rounds_are_compared() -> None:
     assert best.change({2: (4.5, 20), 3: (0.1, 1000)}) == pytest.approx(0.5)
     assert best.change({1: (1.0, 30), 2: (4.4, 10)}) == pytest.approx(-26 / 40)
     assert best.change({3: (1.0, 10)}) is None
+
+
+def judged(fleet: Fleet, losses: dict[int, float]) -> Best:
+    """Return a cluster's best round after one more, in which some devices measured these losses."""
+    strategy, state = fleet.strategy, fleet.strategy.state
+    record = RoundRecord(round=len(state.history) + 1)
+    record.clusters = {"cluster-0": ClusterRound(moved=True)}
+    record.devices = {
+        node: DeviceRound(cluster="cluster-0", validation_loss=loss, validation_tokens=100)
+        for node, loss in losses.items()
+    }
+    state.history.append(record)
+    state.cluster_adapters["cluster-0"] = state.cluster_adapters["cluster-0"].scaled(2.0)
+    judge(strategy, Round(record=record, num_rounds=99))
+    return state.best["cluster-0"]
+
+
+def test_a_round_without_a_common_device_leaves_the_best_one_and_the_patience() -> None:
+    fleet = Fleet([8] * 4)
+    fleet.strategy.participation = Participation(patience=2, keep_uploads=2)
+    first = judged(fleet, {0: 2.0, 1: 3.0})
+    assert judged(fleet, {0: 2.1, 1: 3.1}).waited == 1
+    for uncompared in (1, 2):
+        best = judged(fleet, {2: 0.5, 3: 9.0})
+        assert best.adapter is first.adapter
+        assert (best.round, best.waited, best.stopped_in) == (1, 1, None)
+        assert best.uncompared == uncompared
+    stopped = judged(fleet, {1: 3.2})
+    assert (stopped.round, stopped.stopped_in, stopped.uncompared) == (1, 5, 0)
+
+
+def test_the_comparison_begins_anew_once_all_who_measured_the_best_round_are_gone() -> None:
+    fleet = Fleet([8] * 4)
+    fleet.strategy.participation = Participation(patience=2, keep_uploads=2)
+    rounds = [judged(fleet, {int(number > 0): 2.0 + number}).round for number in range(5)]
+    assert rounds == [1, 1, 1, 4, 4]
 
 
 def test_a_share_of_the_devices_evaluates_and_it_is_the_same_in_every_round(

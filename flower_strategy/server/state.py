@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -274,8 +275,9 @@ class RunState:
     ) -> list[int]:
         """Return a share of each cluster's nodes, at least `least` of each, in the given order.
 
-        The draw depends on the seed and on the devices' identities, not on their node ids in this
-        run.
+        Every device has a number that follows from the seed and from its identity, not from its
+        node id in this run; those with the smallest are drawn. With the same seed a device that
+        is away is therefore replaced by one other, and all others are drawn as before.
 
         Parameters
         ----------
@@ -284,19 +286,17 @@ class RunState:
         fraction : float
             Share to draw, in (0, 1].
         seed : Sequence[int]
-            Such as (seed of the run, round).
+            Such as (seed of the run, round). Another seed is another draw.
         least : int (default: 1)
             Fewest nodes of a cluster; all of them if it has no more.
         """
         if fraction >= 1.0:
             return list(nodes)
         chosen: set[int] = set()
-        for index, cluster in enumerate(self.clusters):
-            present = sorted(set(nodes) & set(cluster.members), key=self._lasting_key)
-            if present:
-                count = max(least, round(fraction * len(present)))
-                drawn = np.random.default_rng([*seed, index]).permutation(len(present))[:count]
-                chosen |= {present[int(row)] for row in drawn}
+        for cluster in self.clusters:
+            present = set(nodes) & set(cluster.members)
+            count = max(least, round(fraction * len(present)))
+            chosen |= set(sorted(present, key=lambda node: self._drawn_as(node, seed))[:count])
         return [node for node in nodes if node in chosen]
 
     def keeps_state(self, node: int) -> bool:
@@ -305,8 +305,10 @@ class RunState:
             return True
         return node not in self.stateless and self.profiles[node].keeps_state
 
-    def _lasting_key(self, node: int) -> tuple[str, int]:
-        return self.profiles[node].identity, node
+    def _drawn_as(self, node: int, seed: Sequence[int]) -> tuple[bytes, int]:
+        """Return a device's number in a draw; nodes of one identity follow their ids."""
+        who = self.profiles[node].identity or str(node)
+        return hashlib.sha256(f"{tuple(seed)} {who}".encode()).digest(), node
 
     def rename(self, names: Mapping[int, int]) -> None:
         """Rename devices to their node ids in this run, in the history as well."""

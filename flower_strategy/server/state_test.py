@@ -66,6 +66,34 @@ def test_newcomers_join_one_by_one_and_centroids_move_along(state: RunState) -> 
         assert found.centroid.dtype == np.float32
 
 
+@pytest.mark.parametrize("identity", ["", "name:device-{}"])
+def test_who_is_away_changes_no_more_of_a_draw_than_its_own_place(
+    state: RunState, identity: str
+) -> None:
+    for node in range(12):
+        state.profiles[node] = replace(state.profiles[node], identity=identity.format(node))
+    state.clusters = [replace(state.clusters[0], members=tuple(range(12)))]
+    drawn = set(state.sample(range(12), 0.5, (7, 0, 1)))
+    assert len(drawn) == 6
+    for away in range(12):
+        present = [node for node in range(12) if node != away]
+        assert drawn - {away} <= set(state.sample(present, 0.5, (7, 0, 1)))
+    # Another round, another draw; all devices have their turn.
+    rounds = [frozenset(state.sample(range(12), 0.5, (7, number))) for number in range(40)]
+    assert len(set(rounds)) > 30
+    assert all(10 <= sum(node in each for each in rounds) <= 30 for node in range(12))
+
+
+def test_a_draw_is_the_same_under_other_node_ids(state: RunState) -> None:
+    for node in range(12):
+        state.profiles[node] = replace(state.profiles[node], identity=f"partition:{node}")
+    drawn = state.sample(range(12), 0.5, (7, 3), least=2)
+    names = {node: 900 - node for node in range(12)}
+    state.rename(names)
+    again = state.sample(sorted(names.values()), 0.5, (7, 3), least=2)
+    assert set(again) == {names[node] for node in drawn}
+
+
 class Counted(dict[int, Slowdown]):
     """Slowdowns that count how often all of them are iterated over."""
 
