@@ -191,7 +191,6 @@ def train(
     own = cluster if kept is None else kept.own
     down = message_bytes(message)
     up = own.num_bytes if kept is None else int8.encoded_bytes(own)
-    place = _order_of(context)
     outcome = train_adapter(
         base,
         own,
@@ -199,8 +198,7 @@ def train(
         settings,
         fixed=_fixed(cluster, kept),
         progress=None if kept is None else kept.progress,
-        # Who goes on in one order needs no other for each round.
-        order_seed=(settings.seed, *((server_round,) if kept is None else ()), place),
+        order_seed=(settings.seed, *_order_began(kept, server_round), _order_of(context)),
         server_round=server_round,
         num_rounds=num_rounds,
         enough=_deadline(config, watch),
@@ -328,6 +326,17 @@ def evaluate(message: Message, context: Context, *, data: LocalData) -> Message:
 def _order_of(context: Context) -> int:
     """Return the node's part of its batch seed; ids of simulated nodes differ from run to run."""
     return partition_of(context.node_config)[0] if is_simulated(context) else context.node_id
+
+
+def _order_began(kept: DeviceState | None, server_round: int) -> tuple[int, ...]:
+    """Return the round in which the order of a device's examples began; nothing for the first one.
+
+    Who goes on in one order needs no other for each round. Who begins anew begins another one:
+    after every loss of its state it would train on the same first examples again.
+    """
+    if kept is None:
+        return (server_round,)
+    return (kept.began,) if kept.began > 1 else ()
 
 
 def _form_of(base: BaseModel, examples: tuple[Example, ...], settings: TrainingSettings) -> Form:

@@ -13,6 +13,7 @@ from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, adapted_shapes, load_base_model
+from flower_strategy.device.data_order import Place, steps_from
 from flower_strategy.device.embedding import task_embedding
 from flower_strategy.device.training import TrainingOutcome, train_adapter
 from flower_strategy.device.training_cost import TrainingCost, measure_training
@@ -229,6 +230,42 @@ def test_a_round_begins_at_the_clusters_model_and_goes_on_with_the_devices_own_a
         np.testing.assert_allclose(
             later.delta(name) + sent.delta(name), received[2].delta(name), atol=1e-5
         )
+
+
+def test_a_device_that_lost_its_state_begins_with_other_examples_and_goes_on_in_their_order(
+    settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def noted(*arguments: Any, **options: Any) -> TrainingOutcome:
+        seeds.append(options["order_seed"])
+        return train_adapter(*arguments, **options)
+
+    monkeypatch.setattr("flower_strategy.client.train_adapter", noted)
+    data = replace(DATA, train=tuple(Example(f"say {n}:", f" {n}") for n in range(40)))
+    envelope = Envelope(training=settings, embedding=EmbeddingSettings())
+    start = initial_adapter(adapted_shapes(settings.model), rank=2, seed=0)
+    context = context_of(SIMULATED)
+    began = {1: 0, 2: 1, 3: 0, 4: 3}
+    for number, known in began.items():
+        if not known:
+            context.state.clear()
+        (message,) = envelope.adapter_messages(
+            MessageType.TRAIN,
+            {77: start},
+            server_round=number,
+            extra=ConfigRecord({"num-rounds": 4, "run": "a", "rank": 2, "began": known}),
+        )
+        client.train(message, context, data=data)
+    first, second, third, fourth = seeds
+    # As in a run in which nothing is lost.
+    assert first == second == (settings.seed, 1)
+    assert third == fourth
+    orders = [
+        [chosen for chosen, _ in steps_from(Place(), data.train, settings, seed, steps=3)]
+        for seed in (first, third)
+    ]
+    assert orders[0] != orders[1]
 
 
 def test_a_server_that_names_no_run_gets_its_adapter_back_whole(
