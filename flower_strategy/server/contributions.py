@@ -119,6 +119,10 @@ def add_kept(steps: Steps, round: Round, cluster: str, mean: AdapterMean) -> set
 def note_counted(steps: Steps, round: Round, cluster: str, kept: set[int]) -> None:
     """Note which upload of each device is in its cluster's adapter, which has just moved.
 
+    Where none is any more, since the device has missed too many rounds, the last one that was stays
+    named: the device takes it away when it is back, so that it begins at the cluster's adapter. Its
+    next upload brings all of it again.
+
     Parameters
     ----------
     steps : Steps
@@ -133,7 +137,7 @@ def note_counted(steps: Steps, round: Round, cluster: str, kept: set[int]) -> No
         if node in uploads:
             upload = uploads[node]
             counts = node in round.accepted or node in kept
-            uploads[node] = replace(upload, counted=upload.round if counts else 0)
+            uploads[node] = replace(upload, counted=upload.round if counts else upload.counted)
 
 
 def _members(steps: Steps, cluster: str) -> tuple[int, ...]:

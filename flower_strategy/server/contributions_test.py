@@ -17,6 +17,7 @@ from flower_strategy.adapters.mean import AdapterMean
 from flower_strategy.client_app import app as floe_app
 from flower_strategy.client_app import local_data
 from flower_strategy.config import ConfigValue
+from flower_strategy.device.training import TrainingOutcome, train_adapter
 from flower_strategy.messages import ARRAYS_KEY, BEGAN_KEY, METRICS_KEY, read_adapter
 from flower_strategy.server.uploads import Upload
 from flower_strategy.testing.grids import LocalGrid, start_run
@@ -242,6 +243,38 @@ def test_a_device_that_was_away_counts_until_it_has_missed_too_many_rounds(
     assert run.ledger.began[101] == 1
     assert run.upload(101).missed == 0
     assert run.strategy.state.steps == {100: 10, 101: 4, 102: 10}
+
+
+def test_a_device_that_is_back_after_too_many_rounds_begins_at_its_clusters_adapter(
+    run_config: dict[str, ConfigValue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins: dict[tuple[int, int], Dense] = {}
+
+    def noted(base: Any, own: AdapterState, *others: Any, **options: Any) -> TrainingOutcome:
+        place = options["server_round"], options["order_seed"][-1]
+        begins[place] = dense(own)
+        if options["fixed"] is not None:
+            fixed = dense(options["fixed"])
+            begins[place] = {name: fixed[name] + change for name, change in dense(own).items()}
+        return train_adapter(base, own, *others, **options)
+
+    monkeypatch.setattr("flower_strategy.client.train_adapter", noted)
+
+    def before(number: int, grid: LocalGrid) -> None:
+        grid.online = {100, 102} if number in (2, 3, 4) else {100, 101, 102}
+
+    run = Run(
+        {**run_config, "rounds": 5, "keep-uploads": 1},
+        3,
+        before=before,
+        counts=lambda number, node: node != 101 or number < 3,
+    )
+    assert run.checked == [1, 2, 3, 4, 5]
+    assert run.ledger.began[101] == 1
+    fourth = run.clusters[3]
+    # Eight bits of both adapters are all that separates them.
+    for place in (0, 1):
+        assert distance(begins[5, place], fourth) < 0.02 * length(fourth)
 
 
 def test_a_newcomer_stands_on_its_clusters_adapter(run_config: dict[str, ConfigValue]) -> None:

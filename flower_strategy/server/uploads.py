@@ -57,7 +57,7 @@ class Upload:
     round : int
         The round of the last upload.
     counted : int
-        The round of the upload that is in the cluster's adapter; 0 if none is.
+        The round of the last upload that was in the cluster's adapter; 0 if none was.
     file : str
         Name of the last upload.
     scaling : float
