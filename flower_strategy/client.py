@@ -54,6 +54,7 @@ from flower_strategy.messages import (
     ROUND_KEY,
     ROUNDS_KEY,
     RUN_KEY,
+    STORED_KEY,
     TRAINING_SECONDS_KEY,
     message_bytes,
     received_adapter,
@@ -244,12 +245,15 @@ def _kept_state(
     context: Context, config: ConfigRecord, cluster: AdapterState
 ) -> DeviceState | None:
     """Return what the device keeps of the message's run."""
-    began, counted = (cast(int, config.get(key, 0)) for key in (BEGAN_KEY, COUNTED_KEY))
+    began, counted, stored = (
+        cast(int, config.get(key, 0)) for key in (BEGAN_KEY, COUNTED_KEY, STORED_KEY)
+    )
     return load_state(
         context.state,
         run=str(config.get(RUN_KEY, "")),
         began=began,
         counted=counted,
+        stored=stored,
         shapes=cluster.shapes,
     )
 

@@ -28,13 +28,15 @@ ROUNDS_KEY = "num-rounds"
 RUN_KEY = "run"
 BEGAN_KEY = "began"
 COUNTED_KEY = "counted"
+STORED_KEY = "stored"
 TRAINING_SECONDS_KEY = "training-seconds"
 DEADLINE_KEY = "deadline"
 RANK_KEY = "rank"
 """Where a message to train has the run's name, the round in which the device began its own
 adapter as far as the server knows (0 if it does not), the round whose upload of the device is in
-the adapter that comes (0 for none), the seconds that training may take (0 if they are not limited),
-and the rank that the device trains at. A reply names the round in which the device began."""
+the adapter that comes (0 for none), the round of the upload that the server has stored, which may
+be in the next one (0 for none), the seconds that training may take (0 if they are not limited), and
+the rank that the device trains at. A reply names the round in which the device began."""
 
 FINAL_KEY = "final"
 """Whether a message to evaluate is a device's last one: it then chooses the model that it keeps."""

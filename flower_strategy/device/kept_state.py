@@ -22,10 +22,11 @@ from flower_strategy.device.training import Moments, Progress, TrainingOutcome
 
 logger = logging.getLogger("flwr")
 
-_STATE, _OWN, _FIRST, _SECOND, _COUNTED, _LATEST = (
-    f"floe-{name}" for name in ("state", "own", "first", "second", "counted", "latest")
+_STATE, _OWN, _FIRST, _SECOND, _COUNTED, _STORED, _LATEST = (
+    f"floe-{name}" for name in ("state", "own", "first", "second", "counted", "stored", "latest")
 )
-_RECORDS = (_STATE, _OWN, _FIRST, _SECOND, _COUNTED, _LATEST)
+_UPLOADS = (_COUNTED, _STORED, _LATEST)
+_RECORDS = (_STATE, _OWN, _FIRST, _SECOND, *_UPLOADS)
 
 MOST_BYTES = 1_900_000_000
 """Most bytes of arrays that are kept: the message has room for little more."""
@@ -66,6 +67,9 @@ class DeviceState:
         The adapter, in float32.
     counted : SentUpload or None
         The upload that is in its cluster's adapter, as the server says; None if none is.
+    stored : SentUpload or None
+        The upload that the server has stored, where that is another one: it came in a round that
+        did not move the cluster, and is in the next mean even if no later one arrives.
     latest : SentUpload or None
         The last one. Whether it arrived in time, and counts, the next message will tell. Of a state
         that is read again, None if it does not count.
@@ -78,6 +82,7 @@ class DeviceState:
     own: AdapterState
     steps: int = 0
     counted: SentUpload | None = None
+    stored: SentUpload | None = None
     latest: SentUpload | None = None
     progress: Progress = field(default_factory=Progress)
 
@@ -151,7 +156,11 @@ class DeviceState:
         """
         forget(records)
         moments = self.progress.moments
-        size = self.own.num_bytes + 2 * int8.encoded_bytes(self.own)
+        found = (self.counted, self.stored, self.latest)
+        uploads = {
+            name: upload for name, upload in zip(_UPLOADS, found, strict=True) if upload is not None
+        }
+        size = self.own.num_bytes + max(2, len(uploads)) * int8.encoded_bytes(self.own)
         if size > MOST_BYTES:
             logger.warning(
                 "The adapter's %.1f GB do not fit into Flower's state of a device: it begins anew "
@@ -167,12 +176,10 @@ class DeviceState:
             records[_FIRST] = moments.first.to_arrays()
             records[_SECOND] = moments.second.to_arrays()
         place = self.progress.place
-        uploads = {_COUNTED: self.counted, _LATEST: self.latest}
         values: dict[str, int | float] = {}
         for name, upload in uploads.items():
-            if upload is not None:
-                records[name] = upload.arrays
-                values |= {f"{name}-round": upload.round, f"{name}-scaling": upload.scaling}
+            records[name] = upload.arrays
+            values |= {f"{name}-round": upload.round, f"{name}-scaling": upload.scaling}
         records[_STATE] = ConfigRecord(
             {
                 **values,
@@ -188,7 +195,7 @@ class DeviceState:
 
 
 def load_state(
-    records: RecordDict, *, run: str, began: int, counted: int, shapes: LayerShapes
+    records: RecordDict, *, run: str, began: int, counted: int, shapes: LayerShapes, stored: int = 0
 ) -> DeviceState | None:
     """Return what the device keeps of a run; None if it keeps none that the server can go on with.
 
@@ -201,22 +208,29 @@ def load_state(
     began : int
         The round in which the device's adapter began, as far as the server knows.
     counted : int
-        The round of its upload that is in its cluster's adapter; 0 for none. What it sent in other
-        rounds is lost to the cluster, or will be.
+        The round of its upload that is in its cluster's adapter; 0 for none.
     shapes : LayerShapes
         Layers of the adapters.
+    stored : int (default: 0)
+        The round of its upload that the server has stored; 0 for none. What it sent in other rounds
+        is lost to the cluster.
     """
     values = records.config_records.get(_STATE)
     if values is None or values["run"] != run or values["began"] != began:
         return None
     arrays = records.array_records
 
-    found = latest = None
-    for name in (_COUNTED, _LATEST):
-        if name in arrays and values[f"{name}-round"] == counted:
-            scaling = float(cast(float, values[f"{name}-scaling"]))
-            found = SentUpload(counted, arrays[name], scaling)
+    found = latest = next_one = None
+    for name in _UPLOADS:
+        if name not in arrays:
+            continue
+        number, scaling = (values[f"{name}-{key}"] for key in ("round", "scaling"))
+        upload = SentUpload(cast(int, number), arrays[name], float(cast(float, scaling)))
+        if number == counted:
+            found = upload
             latest = found if name == _LATEST else None
+        elif number == stored:
+            next_one = upload
     if counted and found is None:
         # The server has gone back further than the device remembers.
         return None
@@ -224,7 +238,7 @@ def load_state(
     def adapter(name: str, scaling: float = 1.0) -> AdapterState | None:
         return AdapterState.from_arrays(arrays[name], scaling=scaling) if name in arrays else None
 
-    number = {key: cast(int, values[key]) for key in ("steps", "moment-steps", "passes", "used")}
+    count = {key: cast(int, values[key]) for key in ("steps", "moment-steps", "passes", "used")}
     try:
         own = adapter(_OWN, float(cast(float, values["scaling"])))
         first, second = adapter(_FIRST), adapter(_SECOND)
@@ -235,15 +249,16 @@ def load_state(
         return None
     moments = None
     if first is not None and second is not None:
-        moments = Moments(first, second, number["moment-steps"])
+        moments = Moments(first, second, count["moment-steps"])
     return DeviceState(
         run=run,
         began=began,
-        steps=number["steps"],
+        steps=count["steps"],
         own=own,
         counted=found,
+        stored=next_one,
         latest=latest,
-        progress=Progress(Place(number["passes"], number["used"]), moments),
+        progress=Progress(Place(count["passes"], count["used"]), moments),
     )
 
 

@@ -12,7 +12,7 @@ from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.device import kept_state
 from flower_strategy.device.data_order import Place
 from flower_strategy.device.kept_state import DeviceState, SentUpload, load_state
-from flower_strategy.device.training import Moments, Progress
+from flower_strategy.device.training import Moments, Progress, TrainingOutcome
 from flower_strategy.testing.adapters import SHAPES, random_adapter
 
 
@@ -39,9 +39,14 @@ def same(one: AdapterState, other: AdapterState) -> bool:
 
 
 def loaded(
-    records: RecordDict, *, run: str = "a run", began: int = 2, counted: int = 3
+    records: RecordDict,
+    *,
+    run: str = "a run",
+    began: int = 2,
+    counted: int = 3,
+    stored: int = 0,
 ) -> DeviceState | None:
-    return load_state(records, run=run, began=began, counted=counted, shapes=SHAPES)
+    return load_state(records, run=run, began=began, counted=counted, stored=stored, shapes=SHAPES)
 
 
 def test_the_state_comes_back_as_it_was_also_from_another_process() -> None:
@@ -79,6 +84,36 @@ def test_the_server_says_which_upload_counts() -> None:
     # Only the last one has all that the device has learned.
     told = {number: found.is_all_sent for number, found in counted.items() if found is not None}
     assert told == {0: False, 3: False, 5: True}
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["away", "late", "arrived"]), st.booleans()),
+        max_size=12,
+    )
+)
+def test_the_state_has_whatever_upload_the_server_counts(
+    rounds: list[tuple[str, bool]],
+) -> None:
+    records, own = RecordDict(), random_adapter(2, 0)
+    outcome = TrainingOutcome(own, loss=1.0, steps=1, progress=Progress())
+    arrays = int8.encode(own)
+    DeviceState(run="a run", began=2, own=own).after(outcome, arrays, server_round=2).save(records)
+    # As the server knows it: the upload that is in the mean, and the one that it has stored.
+    counted, kept = 0, 2
+    for number, (fate, moved) in enumerate(rounds, 3):
+        if fate in ("late", "arrived"):
+            state = loaded(records, counted=counted, stored=kept)
+            assert state is not None
+            assert (state.counted.round if state.counted else 0) == counted
+            assert state.stored is None or counted != state.stored.round == kept
+            state.after(outcome, arrays, server_round=number).save(records)
+        kept = number if fate == "arrived" else kept
+        counted = kept if moved else counted
+    # Three at most, and two where the stored one counts.
+    uploads = [name for name in records if name in kept_state._UPLOADS]
+    assert len(uploads) <= 3
 
 
 @pytest.mark.parametrize(("run", "began"), [("another", 2), ("a run", 0), ("a run", 3)])

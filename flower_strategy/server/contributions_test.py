@@ -314,6 +314,33 @@ def test_a_device_whose_reply_is_refused_counts_as_before_and_goes_on(
     assert distance(dense(own), heard) <= 1e-3 * length(heard)
 
 
+def test_a_lost_reply_after_a_round_without_a_mean_costs_a_device_nothing(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    began: list[Any] = []
+
+    def tamper(node: int, message: Message, reply: Message) -> Message:
+        if node == 100 and message.metadata.message_type == "train":
+            metrics = reply.content.metric_records[METRICS_KEY]
+            began.append(metrics[BEGAN_KEY])
+            if message.content.config_records["config"]["server-round"] == 3:
+                metrics["train-loss"] = float("nan")
+        return reply
+
+    run_config |= {"rounds": 4, "min-replies": 2}
+    grid = LocalGrid(run_config, 3, tamper=tamper)
+
+    class Alone(FloeStrategy):
+        def admit(self, _: Any, timeout: float) -> None:
+            grid.online = {100} if self.round.record.round == 2 else {100, 101, 102}
+            super().admit(grid, timeout)
+
+    strategy, _ = start_run(run_config, grid, kind=Alone)
+    moved = [record.clusters["cluster-0"].moved for record in strategy.state.history[1:]]
+    assert moved == [True, False, True, True]
+    assert began == [1, 1, 1, 1]
+
+
 def test_a_device_moves_to_another_cluster_with_what_it_has_learned(
     run_config: dict[str, ConfigValue],
 ) -> None:

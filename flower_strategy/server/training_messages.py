@@ -17,6 +17,7 @@ from flower_strategy.messages import (
     RANK_KEY,
     ROUNDS_KEY,
     RUN_KEY,
+    STORED_KEY,
     message_bytes,
     received_adapter,
 )
@@ -80,6 +81,7 @@ def configure_train(
         node: _Keys(
             began=known.began,
             counted=known.counted,
+            stored=known.round,
             rank=order.rank,
             local_steps=None if training.epochs else planned[node],
             deadline=_training_deadline(profiles[node], order.rank, deadline),
@@ -168,6 +170,7 @@ class _Keys:
 
     began: int
     counted: int
+    stored: int
     rank: int
     local_steps: int | None
     deadline: float
@@ -177,6 +180,7 @@ class _Keys:
             {
                 BEGAN_KEY: self.began,
                 COUNTED_KEY: self.counted,
+                STORED_KEY: self.stored,
                 RANK_KEY: self.rank,
                 DEADLINE_KEY: self.deadline,
             }
