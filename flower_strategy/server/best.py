@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from flower_strategy.adapters.adapter import AdapterState
+
+_LARGEST_CHANGE = 1.0
+"""Most nats by which one device's loss can rise or fall: a device that is broken, or lies, must not
+decide for the others. Where a round changes a loss by more, its direction is what counts."""
+
+_HEAVIEST = 4
+"""How many times the median tokens of the devices one of them weighs at most: it names them itself.
+"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,11 +49,17 @@ class Best:
     def change(self, losses: Mapping[int, tuple[float, int]]) -> float | None:
         """Return how much higher other losses are, over the devices that measured both.
 
-        Both means have the weights of the other losses. None stands for no such device.
+        A device weighs by the tokens of its other loss, at most four times as much as the median
+        one, and changes by one nat at most. None stands for no device that measured both.
         """
-        both = sorted(self.losses.keys() & losses.keys())
-        total = sum(losses[node][1] for node in both)
-        if not total:
+        both = [node for node in sorted(self.losses.keys() & losses.keys()) if losses[node][1]]
+        if not both:
             return None
-        rises = ((losses[node][0] - self.losses[node][0]) * losses[node][1] for node in both)
-        return math.fsum(rises) / total
+        most = _HEAVIEST * float(np.median([losses[node][1] for node in both]))
+        weights = [min(losses[node][1], most) for node in both]
+        rises = (
+            weight
+            * min(max(losses[node][0] - self.losses[node][0], -_LARGEST_CHANGE), _LARGEST_CHANGE)
+            for node, weight in zip(both, weights, strict=True)
+        )
+        return math.fsum(rises) / math.fsum(weights)

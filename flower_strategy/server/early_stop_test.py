@@ -214,6 +214,19 @@ def test_devices_that_measured_both_rounds_are_compared() -> None:
     assert best.change({3: (1.0, 10)}) is None
 
 
+@pytest.mark.parametrize(("before", "after"), [(2.0, 1e6), (2.0, 1000.0), (1e6, 0.0)])
+def test_one_device_does_not_decide_for_the_others(before: float, after: float) -> None:
+    adapter = initial_adapter({"x": (2, 2)}, rank=1, seed=0)
+    others = dict.fromkeys(range(9), (2.0, 100))
+    better = -0.5 if after > before else 0.5
+    now = {node: (loss + better, tokens) for node, (loss, tokens) in others.items()}
+    best = Best(round=1, adapter=adapter, losses={**others, 9: (before, 32768)})
+    change = best.change({**now, 9: (after, 32768)})
+    # It weighs as much as four of the others, and changes by a nat.
+    assert change == pytest.approx((9 * better - 4 * np.sign(better)) / 13)
+    assert change * better > 0
+
+
 def judged(fleet: Fleet, losses: dict[int, float]) -> Best:
     """Return a cluster's best round after one more, in which some devices measured these losses."""
     strategy, state = fleet.strategy, fleet.strategy.state
