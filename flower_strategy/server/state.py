@@ -221,7 +221,10 @@ class RunState:
 
     def adapter(self, cluster: str, rank: int, *, best: bool = False) -> AdapterState:
         """Return a cluster's adapter, or its best one, at a rank, every term able to learn."""
-        adapter = self.served(cluster) if best else self.cluster_adapters[cluster]
+        return self.able(self.served(cluster) if best else self.cluster_adapters[cluster], rank)
+
+    def able(self, adapter: AdapterState, rank: int) -> AdapterState:
+        """Return an adapter at a rank, every term able to learn."""
         return adapter.resized(rank, fill=self.initial).balanced(self.initial)
 
     def served(self, cluster: str) -> AdapterState:

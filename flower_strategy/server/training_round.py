@@ -259,8 +259,13 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
         try:
             kept = add_kept(steps, round, name, mean)
             aggregate = mean.result(steps.server_rank)
+            check_sendable(steps, aggregate.adapter)
         except (AdapterError, np.linalg.LinAlgError) as error:
-            round.note(f"{name} keeps its adapter: its replies have no mean ({error})")
+            limit = "" if steps.rules.norm_limit else _SET_A_LIMIT
+            round.note(
+                f"{name} keeps its adapter: its replies have no mean that can be sent "
+                f"({error}){limit}"
+            )
             continue
         outcome.kept = len(kept)
         outcome.discarded_energy = aggregate.discarded_energy
@@ -268,6 +273,26 @@ def move_adapters(steps: Steps, round: Round, means: dict[str, AdapterMean]) -> 
         outcome.moved = True
         state.cluster_adapters[name] = aggregate.adapter
         note_counted(steps, round, name, kept)
+
+
+_SET_A_LIMIT = (
+    "; with norm-limit=0 one reply can do that, for as long as it counts: resume after the round "
+    "before, with norm-limit=10"
+)
+
+
+def check_sendable(steps: Steps, adapter: AdapterState) -> None:
+    """Check that a cluster's adapter can be sent to its devices, at every rank and scaling.
+
+    Raises
+    ------
+    AdapterError
+        It holds a number that is too large for eight bits.
+    """
+    # A lower rank has its first terms. The smaller the scaling, the longer is B; devices that
+    # evaluate get a scaling of 1.
+    smallest = min(1.0, *map(steps.training.scaling, steps.rank_policy.candidates))
+    int8.encode(steps.state.able(adapter, steps.server_rank).with_scaling(smallest))
 
 
 _MOST_HELD_OUT = 18

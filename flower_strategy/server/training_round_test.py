@@ -15,7 +15,7 @@ from flower_strategy.messages import CONFIG_KEY, METRICS_KEY
 from flower_strategy.schedule import asked_move
 from flower_strategy.server.records import RoundRecord
 from flower_strategy.server.round import Round
-from flower_strategy.testing.fleets import SHAPES, Fleet, NodesGrid
+from flower_strategy.testing.fleets import RATE, SHAPES, STEPS, Fleet, NodesGrid
 from flower_strategy.testing.grids import InProcessGrid
 
 # Of the requested change per entry, SmolLM2 made 0.66 to 0.96 in 3 steps and 0.27 in 60.
@@ -281,6 +281,24 @@ def test_a_limit_of_zero_takes_every_length() -> None:
     record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | {0: 1e6})
     assert not refused(record)
     assert not record.notes
+
+
+@pytest.mark.parametrize(("own", "alpha"), [(False, 0.0), (True, 0.0), (True, 0.01)])
+def test_a_reply_whose_mean_cannot_be_sent_ends_no_run(own: bool, alpha: float) -> None:
+    fleet = Fleet([8] * 2, limit=0.0, own=own, alpha=alpha)
+    fleet.round(dict.fromkeys(fleet.nodes, 1.0))
+    before = fleet.adapter()
+    huge = {0: 8e6 / (STEPS * RATE)}
+    record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | huge)
+    (note,) = record.notes
+    assert note.startswith("cluster-0 keeps its adapter: its replies have no mean that can be sent")
+    assert note.endswith("resume after the round before, with norm-limit=10")
+    assert not record.clusters["cluster-0"].moved
+    np.testing.assert_array_equal(fleet.adapter(), before)
+    # The next messages can be made.
+    assert len(_sent(fleet)) == 2
+    grid = NodesGrid(fleet.nodes)
+    assert fleet.strategy.configure_evaluate(9, ArrayRecord(), ConfigRecord(), grid)
 
 
 @pytest.mark.parametrize("own", [False, True])
