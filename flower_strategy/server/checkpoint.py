@@ -159,7 +159,7 @@ def upload_store(
         folder = output / CHECKPOINTS_FOLDER / UPLOADS_FOLDER
     store = UploadStore(folder)
     if resumed is not None:
-        store.take_over(files_of(resumed.state.uploads), resumed.path.parent / UPLOADS_FOLDER)
+        store.take_over(resumed.state.uploads, resumed.path.parent / UPLOADS_FOLDER)
     return store
 
 

@@ -158,6 +158,22 @@ def test_a_run_that_goes_on_in_another_folder_leaves_the_first_one_as_it_is(
     assert needed <= kept
 
 
+def test_a_run_resumes_though_an_upload_is_gone(
+    run_config: dict[str, ConfigValue], tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    run_config |= {"rounds": 1, "fraction-train": 1.0}
+    grid = LocalGrid(run_config, NODES)
+    start(run_config, grid)
+    first, *_ = sorted((tmp_path / "unbroken" / "checkpoints" / "uploads").iterdir())
+    first.unlink()
+    resumed = {**run_config, "rounds": 2, "resume": str(tmp_path / "unbroken")}
+    strategy = start(resumed, LocalGrid(resumed, NODES, states=grid.states))
+    assert f"among them {first.name}: their devices count again" in log.text
+    assert all(cluster.moved for cluster in strategy.state.history[2].clusters.values())
+    # The devices still have what they have learned.
+    assert {upload.began for upload in strategy.state.uploads.values()} == {1}
+
+
 def test_clusters_that_have_moved_cannot_be_split_by_adapters_any_more(
     run_config: dict[str, ConfigValue], tmp_path: Path
 ) -> None:

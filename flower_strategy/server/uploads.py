@@ -14,6 +14,7 @@ the mean towards zero. In a run's first round the anchor is nothing.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -32,10 +33,15 @@ from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
 from flower_strategy.messages import read_adapter
 
+logger = logging.getLogger("flwr")
+
 UPLOADS_FOLDER = "uploads"
 UPLOADS_FILE = "uploads.json"
 """In a checkpoint: the names of the files that it needs."""
 
+_COPY_TOO = (
+    f"where a run's checkpoints are copied, their folder {UPLOADS_FOLDER}/ must be copied too"
+)
 _SUFFIX = ".safetensors"
 _UNSAFE = re.compile(r"[^\w.-]")
 
@@ -178,28 +184,57 @@ class UploadStore:
         # A round whose checkpoint could not be written leaves files that no later one needs.
         self._unsynced = [path for path in self._unsynced if path.name in kept]
 
-    def take_over(self, names: Iterable[str], other: Path) -> None:
-        """Take files over from another folder, as links where the file system has them.
+    def take_over(self, uploads: Mapping[int, Upload], other: Path) -> None:
+        """Take a run's files over from another folder, as links where the file system has them.
+
+        An upload that is missing there costs its device's share until it trains again; a warning
+        says so. Without an anchor nobody knows what a device stands for.
 
         Raises
         ------
         UploadError
-            One is missing there, or cannot be copied.
+            An anchor is missing there, or a file cannot be copied.
         """
-        for name in names:
-            here = self.folder / name
-            if here.exists():
-                continue
+        anchors = {upload.anchor for upload in uploads.values()}
+        missing = [name for name in sorted(files_of(uploads)) if not self._has(name, other)]
+        if gone := [name for name in missing if name in anchors]:
+            raise UploadError(
+                f"{other} lacks {gone[0]}, an adapter on which devices began: {_COPY_TOO}."
+            )
+        if missing:
+            logger.warning(
+                "%s lacks %d of the uploads that the checkpoint names, among them %s: their "
+                "devices count again when they have trained. %s.",
+                other,
+                len(missing),
+                missing[0],
+                _COPY_TOO.capitalize(),
+            )
+
+    def _has(self, name: str, other: Path) -> bool:
+        """Take a file over; return whether it is there.
+
+        Raises
+        ------
+        UploadError
+            It cannot be copied.
+        """
+        here = self.folder / name
+        if here.exists():
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(other / name, here)
-                except OSError:
-                    shutil.copyfile(other / name, here)
-            except OSError as error:
-                raise UploadError(
-                    f"The upload {name} cannot be taken over from {other}: {error}."
-                ) from error
+                os.link(other / name, here)
+            except OSError:
+                shutil.copyfile(other / name, here)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise UploadError(
+                f"The upload {name} cannot be taken over from {other}: {error}."
+            ) from error
+        return True
 
 
 def checkpoint_files(checkpoint: Path) -> set[str]:

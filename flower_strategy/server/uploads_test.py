@@ -1,5 +1,6 @@
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,30 @@ def test_files_that_neither_the_run_nor_a_checkpoint_needs_are_removed(tmp_path:
 def test_a_run_that_goes_on_elsewhere_takes_its_files_along(tmp_path: Path) -> None:
     first, other = UploadStore(tmp_path / "first"), UploadStore(tmp_path / "other")
     file = first.write("one", adapter().to_arrays())
-    other.take_over([file], first.folder)
+    other.take_over({7: Upload(began=1, file=file)}, first.folder)
     first.keep_only([])
     assert not (first.folder / file).exists()
     assert other.read(file).shapes == {"x.q_proj": (6, 4)}
+    (first.folder / "two.safetensors").mkdir()
     with pytest.raises(UploadError, match=r"two\.safetensors cannot be taken over from"):
-        other.take_over(["two.safetensors"], first.folder)
+        other.take_over({7: Upload(began=1, file="two.safetensors")}, first.folder)
+
+
+def test_a_run_goes_on_without_a_missing_upload_and_not_without_an_anchor(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    first, other = UploadStore(tmp_path / "first"), UploadStore(tmp_path / "other")
+    file = first.write("one", adapter().to_arrays())
+    uploads = {7: Upload(began=1, file="gone.safetensors"), 8: Upload(began=1, file=file)}
+    other.take_over(uploads, first.folder)
+    assert other.read(file).shapes == {"x.q_proj": (6, 4)}
+    assert (
+        "lacks 1 of the uploads that the checkpoint names, among them gone.safetensors" in log.text
+    )
+    uploads[8] = replace(uploads[8], anchor="ground.safetensors")
+    said = r"lacks ground\.safetensors, .*folder uploads/ must be copied too"
+    with pytest.raises(UploadError, match=said):
+        other.take_over(uploads, first.folder)
 
 
 def test_without_an_output_folder_the_files_end_with_the_store() -> None:
