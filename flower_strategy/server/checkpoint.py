@@ -10,7 +10,8 @@ The output folder's ``checkpoints``::
 A checkpoint is written into a folder of another name, which is renamed once everything is on the
 disk, so a folder named ``round-...`` is complete whenever the server dies. Random choices are drawn
 from (seed, round), so no generator's state is saved. A resumed run continues after the last
-finished round and yields the same result.
+finished round. It yields the same result where the devices still have their states; in another run
+of Flower, as ``flwr run`` starts it, they begin anew (`flower_strategy.device.kept_state`).
 """
 
 from __future__ import annotations
