@@ -9,6 +9,10 @@ from typing import Protocol
 from flower_strategy.device.hardware import DOWNLINK
 from flower_strategy.profile import DeviceProfile
 
+_IN_MEMORY = 4 * 4
+"""Bytes in memory for each byte of an adapter that comes in eight bits and is not trained: float32,
+as it came, less the device's own part, beside the device's own adapter, and in the model."""
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -128,5 +132,11 @@ def predicted_seconds(
 
 
 def memory_needed(profile: DeviceProfile, rank: int) -> int:
-    """Bytes that training takes on the device at `rank`."""
-    return profile.fixed_bytes + rank * profile.bytes_per_rank
+    """Bytes that training takes on the device at `rank`.
+
+    Its cluster's adapter may come down at a higher rank. The terms that it has more are in memory
+    too, without those copies that only training needs.
+    """
+    more = max(0, profile.download_rank - rank)
+    fixed = more * profile.upload_per_rank * _IN_MEMORY
+    return profile.fixed_bytes + rank * profile.bytes_per_rank + fixed

@@ -29,3 +29,11 @@ def test_the_predicted_round_is_download_steps_and_upload() -> None:
     slower = predicted_seconds(profile, 6, local_steps=10, slowdown=2.0)
     assert slower == pytest.approx(1.5 + 2 * 10 * 1.5 + 12)
     assert memory_needed(make_profile(fixed_bytes=100, bytes_per_rank=7), 3) == 121
+
+
+def test_what_comes_down_at_a_higher_rank_takes_memory_too() -> None:
+    profile = make_profile(fixed_bytes=100, bytes_per_rank=48, upload_per_rank=1, download_rank=512)
+    assert memory_needed(profile, 4) == 100 + 4 * 48 + 508 * 16
+    assert memory_needed(profile, 512) == 100 + 512 * 48
+    needed = [memory_needed(profile, rank) for rank in (4, 8, 512, 1024)]
+    assert needed == sorted(needed)
