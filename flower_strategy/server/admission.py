@@ -243,20 +243,34 @@ def _known_by_identity(
     """Return new node id -> the id under which the run knew the device.
 
     Ids of simulated nodes differ from run to run, so a resumed run recognises devices by the
-    identity that they report. An identity that several devices report is ignored.
+    identity that they report. The run may know one device twice: a SuperNode that restarts quickly
+    is there a second time before Flower takes the first for gone. It is then the one seen last. An
+    identity of several devices is ignored: new ones at once, or known ones that replied in one
+    round.
     """
     known, there = steps.state.profiles, set(online)
     new = {node: profile for node, profile in profiles.items() if node not in known}
-    counts = Counter(profile.identity for profile in new.values())
-    before = Counter(profile.identity for profile in known.values())
-    homes = {profile.identity: node for node, profile in known.items()}
-    return {
-        node: homes[profile.identity]
-        for node, profile in new.items()
-        if profile.identity
-        and counts[profile.identity] == before[profile.identity] == 1
-        and homes[profile.identity] not in there
-    }
+    counts = Counter(profile.identity for profile in new.values() if profile.identity)
+    if not counts:
+        return {}
+    same: dict[str, list[int]] = {}
+    for node, profile in known.items():
+        same.setdefault(profile.identity, []).append(node)
+    replied: dict[int, set[int]] = {node: set() for node in known}
+    for record in steps.state.history:
+        for node, device in record.devices.items():
+            if node in known and (device.train_loss, device.held_out_loss) != (None, None):
+                replied[node].add(record.round)
+    found = {}
+    for node, profile in new.items():
+        nodes = same.get(profile.identity, [])
+        rounds = [replied[one] for one in nodes]
+        are_one = sum(map(len, rounds)) == len(set[int]().union(*rounds))
+        away = [one for one in nodes if one not in there]
+        if counts[profile.identity] == 1 and are_one and away:
+            # The sort is stable: of equals the last to join.
+            found[node] = sorted(away, key=lambda one: max(replied[one], default=-1))[-1]
+    return found
 
 
 def assign_ranks(steps: Steps, round: Round) -> None:
