@@ -283,24 +283,6 @@ def test_a_limit_of_zero_takes_every_length() -> None:
     assert not record.notes
 
 
-@pytest.mark.parametrize(("own", "alpha"), [(False, 0.0), (True, 0.0), (True, 0.01)])
-def test_a_reply_whose_mean_cannot_be_sent_ends_no_run(own: bool, alpha: float) -> None:
-    fleet = Fleet([8] * 2, limit=0.0, own=own, alpha=alpha)
-    fleet.round(dict.fromkeys(fleet.nodes, 1.0))
-    before = fleet.adapter()
-    huge = {0: 8e6 / (STEPS * RATE)}
-    record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | huge)
-    (note,) = record.notes
-    assert note.startswith("cluster-0 keeps its adapter: its replies have no mean that can be sent")
-    assert note.endswith("resume after the round before, with norm-limit=10")
-    assert not record.clusters["cluster-0"].moved
-    np.testing.assert_array_equal(fleet.adapter(), before)
-    # The next messages can be made.
-    assert len(_sent(fleet)) == 2
-    grid = NodesGrid(fleet.nodes)
-    assert fleet.strategy.configure_evaluate(9, ArrayRecord(), ConfigRecord(), grid)
-
-
 @pytest.mark.parametrize("own", [False, True])
 def test_memory_does_not_grow_with_the_replies_whatever_their_length(own: bool) -> None:
     peaks = []
@@ -390,3 +372,21 @@ def test_a_held_out_loss_counts_for_no_more_tokens_than_the_profile_allows() -> 
         strategy.aggregate_evaluate(1, replies)
         most = 18 * 100 * strategy.training.max_length
         assert strategy.round.record.devices[0].held_out_tokens == min(tokens, most)
+
+
+@pytest.mark.parametrize(("own", "alpha"), [(False, 0.0), (True, 0.0), (True, 0.01)])
+def test_a_reply_whose_mean_cannot_be_sent_ends_no_run(own: bool, alpha: float) -> None:
+    fleet = Fleet([8] * 2, limit=0.0, own=own, alpha=alpha)
+    fleet.round(dict.fromkeys(fleet.nodes, 1.0))
+    before = fleet.adapter()
+    huge = {0: 8e6 / (STEPS * RATE)}
+    record = fleet.round(dict.fromkeys(fleet.nodes, 1.0) | huge)
+    (note,) = record.notes
+    assert note.startswith("cluster-0 keeps its adapter: its replies have no mean that can be sent")
+    assert note.endswith("resume after the round before, with norm-limit=10")
+    assert not record.clusters["cluster-0"].moved
+    np.testing.assert_array_equal(fleet.adapter(), before)
+    # The next messages can be made.
+    assert len(_sent(fleet)) == 2
+    grid = NodesGrid(fleet.nodes)
+    assert fleet.strategy.configure_evaluate(9, ArrayRecord(), ConfigRecord(), grid)
