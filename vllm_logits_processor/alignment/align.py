@@ -14,16 +14,15 @@ entropies and disagreement included, follow from two sums over each of these par
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, StepGroups, step_groups
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.maps import AlignmentMaps
+from vllm_logits_processor.alignment.scratch import scratch
 from vllm_logits_processor.alignment.tail import tail_caps
 from vllm_logits_processor.arrays import Float64Array, IntArray
 
@@ -51,26 +50,6 @@ class RowSums:
     held: npt.NDArray[np.bool_]
     mass: Float64Array
     plogp: Float64Array
-
-
-_Item = TypeVar("_Item", np.float32, np.int32, np.int64)
-
-
-class _Scratch(threading.local):
-    """Arrays that stay allocated, as fresh memory costs more than the computation."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, npt.NDArray[Any]] = {}
-
-    def array(self, name: str, size: int, like: type[_Item]) -> npt.NDArray[_Item]:
-        """Return an array of shape (size,) with old content; -1 where there is none."""
-        held = self._held.get(name)
-        if held is None or len(held) < size:
-            held = self._held[name] = np.full(size, -1, dtype=like)
-        return held[:size]
-
-
-_scratch = _Scratch()
 
 
 def row_sums(
@@ -121,10 +100,10 @@ def row_sums(
             groups.single_row,
             groups.single_token,
             groups.single_group,
-            _scratch.array("row", columns, np.float32),
-            _scratch.array("peaks", -(-columns // BLOCK), np.int32),
-            _scratch.array("listed", len(maps.extra), np.int32),
-            _scratch.array("chosen", columns, np.int64),
+            scratch.array("row", columns, np.float32),
+            scratch.array("peaks", -(-columns // BLOCK), np.int32),
+            scratch.array("listed", len(maps.extra), np.int32),
+            scratch.array("chosen", columns, np.int64),
             table,
             singles,
             shifts,
@@ -137,7 +116,6 @@ def row_sums(
         room = count
     return _normalised(
         groups,
-        maps,
         table=table,
         singles=singles,
         held=(held_row[:count], held_token[:count], of_held[:, :count]),
@@ -161,7 +139,6 @@ def row_sums_on_device(
     # A row's sums are relative to its largest logit, and so is ln p.
     return _normalised(
         groups,
-        maps,
         table=found.table,
         singles=found.singles,
         held=(found.held_row, found.held_token, found.of_held),
@@ -171,7 +148,6 @@ def row_sums_on_device(
 
 def _normalised(
     groups: StepGroups,
-    maps: AlignmentMaps,
     *,
     table: Float64Array,
     singles: Float64Array,
@@ -189,23 +165,61 @@ def _normalised(
     held : tuple of arrays
         Rows, tokens and, of shape (2, held), sums.
     """
-    held_row, held_token, of_held = held
-    # Singles that no group holds by f are in no column of the table.
-    new = groups.single_group == NOTHING
-    partition = table[0].sum(axis=1)
-    for row, y in ((groups.single_row[new], singles[0, new]), (held_row, of_held[0])):
-        partition += np.bincount(row, y, minlength=len(partition))
-    is_held = np.zeros(len(groups.single_row), dtype=np.bool_)
-    if len(held_row):
-        old = len(groups.single_row)
-        groups, order = groups.with_more_singles(held_row, held_token, maps)
-        is_held = order >= old
-        singles = np.concatenate([singles, of_held], axis=1)[:, order]
-    rows = groups.part_rows
-    parts = np.concatenate([table.reshape(2, -1), singles], axis=1)
-    mass, moment = parts / partition[rows]
+    from vllm_logits_processor.alignment.part_sums import add_up, normalise
+
+    if len(held[0]):
+        groups, singles, is_held = _with_held(groups, singles, held)
+    else:
+        is_held = np.zeros(len(groups.single_row), dtype=np.bool_)
+    columns, flat = table.shape[2], table.reshape(-1)
+    partition = np.empty(len(shifts))
+    add_up(flat, singles, columns, groups.single_row, groups.single_group, is_held, partition)
+    mass, plogp = np.empty((2, groups.sizes.size + len(is_held)))
     offset = shifts + np.log(partition)
-    return RowSums(groups=groups, held=is_held, mass=mass, plogp=moment - mass * offset[rows])
+    normalise(flat, singles, columns, groups.single_row, partition, offset, mass, plogp)
+    return RowSums(groups=groups, held=is_held, mass=mass, plogp=plogp)
+
+
+def _with_held(
+    groups: StepGroups, singles: Float64Array, held: tuple[IntArray, IntArray, Float64Array]
+) -> tuple[StepGroups, Float64Array, npt.NDArray[np.bool_]]:
+    """Take the tokens that are held down out of the tails, in no group.
+
+    Returns
+    -------
+    groups : StepGroups
+    singles : float64 array, shape (2, singles)
+        The sums of all singles.
+    is_held : bool array, shape (singles,)
+        Which of them are held down.
+    """
+    from vllm_logits_processor.alignment.group_search import with_more_singles
+
+    rows, tokens, sums = held
+    merged = np.empty((2, len(groups.single_row) + len(rows)))
+    row, token, group, place, added = with_more_singles(
+        groups.single_row,
+        groups.single_token,
+        groups.single_group,
+        rows,
+        tokens,
+        singles,
+        np.ascontiguousarray(sums),
+        merged,
+    )
+    sizes = groups.sizes.copy()
+    sizes[:, -1] += np.bincount(rows, minlength=len(sizes))
+    is_held = np.zeros(len(row), dtype=np.bool_)
+    is_held[added] = True
+    groups = replace(
+        groups,
+        sizes=sizes,
+        link_single=place[groups.link_single],
+        single_row=row,
+        single_token=token,
+        single_group=group,
+    )
+    return groups, merged, is_held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,100 +269,41 @@ def align(logits: torch.Tensor, rows: IntArray, top: ExpertTopK, maps: Alignment
     Aligned
         With ``sum(q) = 1`` for every feasible row.
     """
+    from vllm_logits_processor.alignment.part_sums import share_out, signals
+
     caps = tail_caps(top, maps)
     sums = row_sums(logits, rows, step_groups(maps, top), maps, token_ids=top.token_ids, caps=caps)
-    groups = sums.groups
-    mass, singles = groups.without_singles(sums.mass)
-    plogp, singles_plogp = groups.without_singles(sums.plogp)
-    held_row, held_mass = groups.single_row[sums.held], singles[sums.held]
-    ratio, held_share, feasible = _ratios(
-        mass + groups.linked_sums(singles),
-        top,
-        caps=caps,
-        held=np.bincount(held_row, minlength=len(rows)),
-        held_mass=np.bincount(held_row, held_mass, minlength=len(rows)).astype(np.float64),
+    groups, mass, plogp = sums.groups, sums.mass, sums.plogp
+    factors, to_log = np.empty(len(mass)), np.empty(2 * len(mass))
+    feasible = np.empty(len(rows), dtype=np.bool_)
+    share_out(
+        mass,
+        plogp,
+        top.masses,
+        top.known,
+        caps,
+        groups.link_group,
+        groups.link_single,
+        groups.single_row,
+        groups.single_group,
+        sums.held,
+        factors,
+        to_log,
+        feasible,
     )
-    single_ratio = groups.single_sums(ratio)
-    alone = np.isnan(held_share)
-    single_ratio[sums.held] = np.where(
-        alone[held_row], ratio[held_row, -1], held_share[held_row] / held_mass
-    )
-    single_ratio[~feasible[groups.single_row]] = 1.0
-    factors = groups.with_singles(ratio, single_ratio)
-
-    # A group's sums include the singles that it holds by f: these count once, by their own factor.
-    own_mass = np.maximum(mass - groups.owned_sums(singles), 0.0)
-    own_plogp = np.minimum(plogp - groups.owned_sums(singles_plogp), 0.0)
-    own_mass = groups.with_singles(own_mass, singles)
-    own_plogp = groups.with_singles(own_plogp, singles_plogp)
-    # Of a part: sum of m p ln(m p), and its terms of the Jensen-Shannon divergence of p and m p.
-    scaled, middle = _xlogx(factors), _xlogx((1.0 + factors) / 2)
+    # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
+    logs = torch.from_numpy(to_log).log_().numpy()
+    entropies, columns = np.empty((3, len(rows))), groups.sizes.shape[1]
+    signals(mass, plogp, factors, logs, groups.single_row, columns, *entropies)
+    host_entropy, expert_entropy, disagreement = entropies
     return Aligned(
         maps=maps,
         top=top,
         groups=groups,
         factors=factors,
-        mass=own_mass,
-        host_entropy=-groups.row_sums(own_plogp),
-        expert_entropy=-groups.row_sums(factors * own_plogp + scaled * own_mass),
-        disagreement=groups.row_sums((scaled / 2 - middle) * own_mass),
+        mass=mass,
+        host_entropy=host_entropy,
+        expert_entropy=expert_entropy,
+        disagreement=disagreement,
         feasible=feasible,
     )
-
-
-def _ratios(
-    host: Float64Array,
-    top: ExpertTopK,
-    *,
-    caps: Float64Array,
-    held: IntArray,
-    held_mass: Float64Array,
-) -> tuple[Float64Array, Float64Array, npt.NDArray[np.bool_]]:
-    """Return the expert's mass over the host's, and the rows in which something is feasible.
-
-    Mass on tokens that the host cannot produce goes to the others, in proportion.
-
-    Parameters
-    ----------
-    host : float64 array, shape (rows, K + 1)
-        The host's mass on each group, and on the tail without the tokens that are held down.
-    caps : float64 array, shape (rows,)
-        The share of the tail that each of these gets.
-    held : int64 array, shape (rows,)
-        Their number.
-    held_mass : float64 array, shape (rows,)
-        The host's mass on them.
-
-    Returns
-    -------
-    ratio : float64 array, shape (rows, K + 1)
-        1 in rows where nothing is feasible.
-    held_share : float64 array, shape (rows,)
-        What each of the tokens that are held down gets. NaN where nothing that is listed is
-        feasible, so that no token is held down: it has the factor of the tail.
-    feasible : bool array, shape (rows,)
-    """
-    expert = np.empty(host.shape)
-    np.exp(top.logprobs, out=expert[:, :-1])
-    known = expert[:, :-1].sum(axis=1)
-    expert[:, :-1] /= np.maximum(known, 1.0)[:, None]
-    missing = np.maximum(1.0 - known, 0.0)
-    each = np.where(held > 0, caps, 0.0) * missing
-    expert[:, -1] = np.maximum(missing - held * each, 0.0)
-    expert[host <= 0] = 0.0
-    alone = (held > 0) & (expert[:, :-1].sum(axis=1) <= 0)
-    host = np.where(alone[:, None], (host[:, -1] + held_mass)[:, None], host)
-    expert[alone, -1], each[alone] = 1.0, np.nan
-    total = expert.sum(axis=1) + np.where(alone, 0.0, held * each)
-    feasible = total > 0
-    ratio = np.zeros(host.shape)
-    np.divide(expert, host * total[:, None], out=ratio, where=expert > 0)
-    ratio[~feasible] = 1.0
-    return ratio, each / np.where(feasible, total, 1.0), feasible
-
-
-def _xlogx(values: Float64Array) -> Float64Array:
-    """Return x ln x, 0 at 0."""
-    # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
-    logs = torch.from_numpy(np.maximum(values, np.finfo(np.float64).tiny)).log_()
-    return np.asarray(values * logs.numpy())

@@ -1,9 +1,8 @@
 """The pass over the host's rows on a CPU, compiled: one loop over a row, one over its members.
 
 Array libraries read a row once per operation and copy the members before they read them. For a row
-of a megabyte and tens of thousands of members that is several times the work. vLLM itself requires
-numba. Import this module where it is used, not at the top of a file: vLLM 0.32 scans all loaded
-modules when a worker starts, and fails on llvmlite's.
+of a megabyte and tens of thousands of members that is several times the work. Import this module
+where it is used, not at the top of a file: see :mod:`vllm_logits_processor.alignment.compiled`.
 
 ``exp(x)`` is ``2 ** (x log2 e)`` in float32 by a polynomial, with a relative error below 1e-6 for
 the logits of models. Sums are float64 over these float32 numbers. So the tail is the row's sum less
@@ -12,31 +11,26 @@ the members' sum: the addends are the same, and the remaining error is 1e-15 of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_type_hints
-
 import numpy as np
-import numpy.typing as npt
-from numba import float32, float64, int32, int64, njit, types, void  # type: ignore[import-untyped]
+from numba import float64, int32  # type: ignore[import-untyped]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-# Parameters and results of the functions below, for type checkers and for the compiler.
-_Logits: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 2, "C")]
-_Row: TypeAlias = Annotated[npt.NDArray[np.float32], types.Array(float32, 1, "C")]
-# The maps may be views of a file.
-_OfMaps: TypeAlias = Annotated[npt.NDArray[np.int32], types.Array(int32, 1, "C", readonly=True)]
-_Entries: TypeAlias = Annotated[npt.NDArray[np.int32], types.Array(int32, 1, "C")]
-_Places: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 1, "C")]
-_PlaceTable: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 2, "C")]
-_TopIds: TypeAlias = Annotated[npt.NDArray[np.int64], types.Array(int64, 2, "C", readonly=True)]
-_Sums: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 1, "C")]
-_SumTable: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 2, "C")]
-_SumTables: TypeAlias = Annotated[npt.NDArray[np.float64], types.Array(float64, 3, "C")]
-_Count: TypeAlias = Annotated[int, int64]
-_Number: TypeAlias = Annotated[float, float64]
-_Shift: TypeAlias = Annotated[np.float32, float32]
-_TwoSums: TypeAlias = Annotated[tuple[float, float], types.UniTuple(float64, 2)]
+from vllm_logits_processor.alignment.compiled import (
+    Count,
+    Entries,
+    Logits,
+    Number,
+    OfMaps,
+    Places,
+    PlaceTable,
+    Row,
+    Shift,
+    Sums,
+    SumTable,
+    SumTables,
+    TopIds,
+    TwoSums,
+    compiled,
+)
 
 _F = np.float32
 _LOG2_E = _F(np.log2(np.e))
@@ -68,27 +62,8 @@ BLOCK = 512
 _SLACK = 2.0
 
 
-def _compiled(*, fast: bool) -> Callable[[_Function], _Function]:
-    """Compile immediately, and cache the result on disk if a folder is writable."""
-    # Order and contraction of float operations are free; NaN and infinities keep their meaning.
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if fast else False}
-
-    def compile_(function: _Function) -> _Function:
-        # In the order of the parameters, the result last; a function without a result returns None.
-        hints = get_type_hints(function, include_extras=True)
-        *taken, given = (getattr(hint, "__metadata__", (void,))[0] for hint in hints.values())
-        signature = given(*taken)
-        try:
-            return cast("_Function", njit(signature, cache=True, **options)(function))
-        except RuntimeError:
-            # "No locator available": neither this folder nor the user's can be written.
-            return cast("_Function", njit(signature, **options)(function))
-
-    return compile_
-
-
-@_compiled(fast=True)
-def _exponentials(x: _Row, y: _Row, peaks: _Entries, shift: _Shift) -> _TwoSums:
+@compiled(fast=True)
+def _exponentials(x: Row, y: Row, peaks: Entries, shift: Shift) -> TwoSums:
     """Fill ``y = exp(x - shift)``; return the sums of y and of x y.
 
     `peaks` receives the bits of the largest y of each block: those of floats that are not negative
@@ -109,14 +84,16 @@ def _exponentials(x: _Row, y: _Row, peaks: _Entries, shift: _Shift) -> _TwoSums:
             power = np.int32((np.int32(whole) + 127) << 23).view(np.float32)
             y_here[place] = fraction * power
             most = max(most, np.float32(fraction * power).view(np.int32))
+        # A loop of its own: with float64 in it, the other one would be half as wide.
+        for place in range(len(x_here)):
             total += float64(y_here[place])
             moment += float64(y_here[place]) * float64(max(x_here[place], _FLOOR))
         peaks[block] = most
     return total, moment
 
 
-@_compiled(fast=True)
-def _again(x: _Row, y: _Row) -> _TwoSums:
+@compiled(fast=True)
+def _again(x: Row, y: Row) -> TwoSums:
     """Return the sums of y and of x y."""
     total, moment = 0.0, 0.0
     for place in range(len(x)):
@@ -125,14 +102,14 @@ def _again(x: _Row, y: _Row) -> _TwoSums:
     return total, moment
 
 
-@_compiled(fast=True)
+@compiled(fast=True)
 def _forget(
-    y: _Row,
-    members: _OfMaps,
-    begins: _Places,
-    sizes: _Places,
-    single_token: _Places,
-    single_group: _Places,
+    y: Row,
+    members: OfMaps,
+    begins: Places,
+    sizes: Places,
+    single_token: Places,
+    single_group: Places,
 ) -> None:
     """Set y of all known tokens of a row to 0."""
     for group in range(len(begins) - 1):
@@ -143,16 +120,16 @@ def _forget(
             y[single_token[each]] = _ZERO
 
 
-@_compiled(fast=True)
+@compiled(fast=True)
 def _hold_down(
-    y: _Row,
-    peaks: _Entries,
-    first_expert: _OfMaps,
-    listed: _Entries,
-    tail: _Number,
-    cap: _Number,
-    chosen: _Places,
-) -> _Count:
+    y: Row,
+    peaks: Entries,
+    first_expert: OfMaps,
+    listed: Entries,
+    tail: Number,
+    cap: Number,
+    chosen: Places,
+) -> Count:
     """List the tail tokens that the cap holds down, ascending; return their number.
 
     Those above the cap get it; the others share what is left, which may lift some of them above.
@@ -213,30 +190,30 @@ def _hold_down(
     return above
 
 
-@_compiled(fast=True)
+@compiled(fast=True)
 def read_rows(
-    logits: _Logits,
-    rows: _Places,
-    members: _OfMaps,
-    first_expert: _OfMaps,
-    token_ids: _TopIds,
-    caps: _Sums,
-    begins: _PlaceTable,
-    sizes: _PlaceTable,
-    single_row: _Places,
-    single_token: _Places,
-    single_group: _Places,
-    scratch: _Row,
-    peaks: _Entries,
-    listed: _Entries,
-    chosen: _Places,
-    table: _SumTables,
-    of_singles: _SumTable,
-    shifts: _Sums,
-    held_row: _Places,
-    held_token: _Places,
-    of_held: _SumTable,
-) -> _Count:
+    logits: Logits,
+    rows: Places,
+    members: OfMaps,
+    first_expert: OfMaps,
+    token_ids: TopIds,
+    caps: Sums,
+    begins: PlaceTable,
+    sizes: PlaceTable,
+    single_row: Places,
+    single_token: Places,
+    single_group: Places,
+    scratch: Row,
+    peaks: Entries,
+    listed: Entries,
+    chosen: Places,
+    table: SumTables,
+    of_singles: SumTable,
+    shifts: Sums,
+    held_row: Places,
+    held_token: Places,
+    of_held: SumTable,
+) -> Count:
     """Read rows; fill the last six arrays, and return how many tokens the caps hold down.
 
     Parameters
@@ -340,16 +317,16 @@ def read_rows(
     return found
 
 
-@_compiled(fast=False)
+@compiled(fast=False)
 def add_to_members(
-    logits: _Logits,
-    rows: _Places,
-    members: _OfMaps,
-    begins: _PlaceTable,
-    sizes: _PlaceTable,
-    single_row: _Places,
-    single_token: _Places,
-    gains: _Row,
+    logits: Logits,
+    rows: Places,
+    members: OfMaps,
+    begins: PlaceTable,
+    sizes: PlaceTable,
+    single_row: Places,
+    single_token: Places,
+    gains: Row,
 ) -> None:
     """Add the gain of each group to its members' logits, and of each single to its own, in place.
 
@@ -381,15 +358,15 @@ def add_to_members(
             x[single_token[each]] = alone[each - first]
 
 
-@_compiled(fast=False)
+@compiled(fast=False)
 def lift_leaders(
-    logits: _Logits,
-    rows: _Places,
-    members: _OfMaps,
-    begins: _Places,
-    sizes: _Places,
-    link_begins: _Places,
-    link_tokens: _Places,
+    logits: Logits,
+    rows: Places,
+    members: OfMaps,
+    begins: Places,
+    sizes: Places,
+    link_begins: Places,
+    link_tokens: Places,
 ) -> None:
     """Give the likeliest token of each leading group the group's whole logit, in place.
 
@@ -422,43 +399,3 @@ def lift_leaders(
             token = members[run + each] if each < size else link_tokens[link + each - size]
             total += np.exp(float64(x[token]) - most)
         x[best] = most + np.log(total)
-
-
-@_compiled(fast=False)
-def find_groups(
-    token_ids: _TopIds,
-    first_expert: _OfMaps,
-    single_row: _Places,
-    single_token: _Places,
-    place: _Entries,
-    found: _Places,
-) -> None:
-    """Put the number of the group that holds each single by f into `found`, or -1.
-
-    Parameters
-    ----------
-    token_ids : int64 array, shape (rows, K)
-        The expert's top-K; -1 where there is none.
-    first_expert : int32 array, shape (host tokens,)
-        `AlignmentMaps.first_expert`.
-    single_row, single_token, found : int64 arrays, shape (singles,)
-        The first two sorted.
-    place : int32 array, shape (expert tokens,)
-        Filled with -1, before and after.
-    """
-    width = token_ids.shape[1]
-    single = 0
-    for row in range(len(token_ids)):
-        if single == len(single_row) or single_row[single] != row:
-            continue
-        for entry in range(width):
-            if token_ids[row, entry] >= 0:
-                place[token_ids[row, entry]] = entry
-        while single < len(single_row) and single_row[single] == row:
-            owner = first_expert[single_token[single]]
-            entry = place[owner] if owner >= 0 else -1
-            found[single] = row * (width + 1) + entry if entry >= 0 else -1
-            single += 1
-        for entry in range(width):
-            if token_ids[row, entry] >= 0:
-                place[token_ids[row, entry]] = -1

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.scratch import scratch
 from vllm_logits_processor.arrays import Float64Array, IntArray
-
-_Float = TypeVar("_Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +65,16 @@ class ExpertTopK:
     logprobs: Float64Array
     remainders: tuple[Remainder, ...] = ()
     spelled: tuple[Spelled, ...] = ()
+
+    @cached_property
+    def masses(self) -> Float64Array:
+        """The probabilities, shape (rows, K)."""
+        return np.exp(np.ascontiguousarray(self.logprobs))
+
+    @cached_property
+    def known(self) -> Float64Array:
+        """The sums of the rows' probabilities, shape (rows,)."""
+        return np.asarray(self.masses.sum(axis=1))
 
     @property
     def first(self) -> ExpertTopK:
@@ -128,8 +139,6 @@ class StepGroups:
     single_group : int64 array, shape (singles,)
         The group that holds it by f; that of the row's tail for one that only a remainder holds;
         `NOTHING` for one that g alone puts into a group, or that the tail's cap holds down.
-    single_at : int64 array, shape (singles,)
-        Its place among the members.
     """
 
     sizes: IntArray
@@ -139,7 +148,6 @@ class StepGroups:
     single_row: IntArray
     single_token: IntArray
     single_group: IntArray
-    single_at: IntArray
 
     def linked_sums(self, singles: Float64Array) -> Float64Array:
         """Sum `singles`, shape (singles,), over each group by g; returns a table."""
@@ -160,13 +168,6 @@ class StepGroups:
         table, singles = self.without_singles(parts)
         return table + self.linked_sums(singles) + self.owned_sums(singles)
 
-    def single_sums(self, table: Float64Array) -> Float64Array:
-        """Sum a table over all groups of each single; returns shape (singles,)."""
-        groups = table.reshape(-1)
-        by_g = np.bincount(self.link_single, groups[self.link_group], minlength=len(self.single_at))
-        by_f = np.where(self.single_group != NOTHING, groups[self.single_group], 0.0)
-        return np.asarray(by_g + by_f)
-
     def with_singles(self, table: Float64Array, singles: Float64Array) -> Float64Array:
         """Return a table's rows followed by the singles, shape (parts,)."""
         return np.concatenate([table.reshape(-1), singles])
@@ -175,76 +176,12 @@ class StepGroups:
         """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
-    def with_more_singles(
-        self, rows: IntArray, tokens: IntArray, maps: AlignmentMaps
-    ) -> tuple[StepGroups, IntArray]:
-        """Take tokens out of the tail, in no group.
-
-        Parameters
-        ----------
-        rows, tokens : int64 arrays, shape (more,)
-            Tail tokens that are no singles yet.
-
-        Returns
-        -------
-        groups : StepGroups
-        order : int64 array, shape (singles + more,)
-            Of each single, its place among the old ones followed by the new ones.
-        """
-        row = np.concatenate([self.single_row, rows])
-        token = np.concatenate([self.single_token, tokens])
-        group = np.concatenate([self.single_group, np.full(len(rows), NOTHING)])
-        order = np.lexsort((token, row))
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        groups = _laid_out(
-            maps,
-            begins=self.begins,
-            sizes=self.sizes.copy(),
-            link_group=self.link_group,
-            link_single=place[self.link_single],
-            single_row=row[order],
-            single_token=token[order],
-            single_group=group[order],
-        )
-        return groups, order
-
-    def tokens(self, maps: AlignmentMaps) -> IntArray:
-        """Return the host token of each member, shape (members,)."""
-        # The runs of singles, filled in at the end, have arbitrary begins.
-        members = maps.members if len(maps.members) else np.zeros(1, dtype=np.int32)
-        places = runs(self.begins.reshape(-1), self.sizes.reshape(-1))
-        tokens = members.take(places, mode="clip").astype(np.int64)
-        tokens[self.single_at] = self.single_token
-        return tokens
-
-    @property
+    @cached_property
     def part_rows(self) -> IntArray:
         """The row of each part, shape (parts,)."""
         return np.concatenate(
             [np.repeat(np.arange(len(self.sizes)), self.sizes.shape[1]), self.single_row]
         )
-
-    def row_sums(self, parts: Float64Array) -> Float64Array:
-        """Sum `parts`, shape (parts,), over each row; returns shape (rows,)."""
-        table, singles = self.without_singles(parts)
-        of_singles = np.bincount(self.single_row, singles, minlength=len(table))
-        return np.asarray(table.sum(axis=1) + of_singles)
-
-    def spread(self, parts: npt.NDArray[_Float]) -> npt.NDArray[_Float]:
-        """Return the value of each member: its group's, or its own for a single.
-
-        Parameters
-        ----------
-        parts : array, shape (parts,)
-
-        Returns
-        -------
-        array, shape (members,)
-        """
-        values = np.repeat(parts[: self.sizes.size], self.sizes.reshape(-1))
-        values[self.single_at] = parts[self.sizes.size :]
-        return values
 
 
 def runs(begins: IntArray, sizes: IntArray) -> IntArray:
@@ -262,71 +199,22 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
     top : ExpertTopK
         The expert's top K for the rows of the step.
     """
+    from vllm_logits_processor.alignment.group_search import find_groups
+
     count, width = top.token_ids.shape
-    known = top.token_ids != NOTHING
-    experts = np.where(known, top.token_ids, 0)
-    extras = maps.extra[experts]
-    link_row, link_place = np.nonzero(known & (extras != NOTHING))
-    link_token, by_g = extras[link_row, link_place], len(link_row)
-    if top.remainders:
-        lengths = [len(rest.tokens) for rest in top.remainders]
-        link_row = np.append(link_row, np.repeat([rest.row for rest in top.remainders], lengths))
-        link_place = np.append(
-            link_place, np.repeat([rest.place for rest in top.remainders], lengths)
-        )
-        link_token = np.concatenate([link_token, *(rest.tokens for rest in top.remainders)])
-    stride = len(maps.first_expert)
-    keys, link_single = np.unique(link_row * stride + link_token, return_inverse=True)
-    single_row, single_token = keys // stride, keys % stride
-    single_group = _groups_by_f(maps, top.token_ids, single_row, single_token)
-
-    new = single_group == NOTHING
-    if top.remainders:
-        leaving = np.arange(len(link_single)) < by_g
-        begins = by_g + np.cumsum([0, *lengths[:-1]])
-        for begin, rest in zip(begins, top.remainders, strict=True):
-            leaving[begin : begin + rest.known] = True
-        in_tail = new & (np.bincount(link_single[leaving], minlength=len(keys)) == 0)
-        single_group[in_tail] = single_row[in_tail] * (width + 1) + width
-    begins = np.zeros((count, width + 1), dtype=np.int64)
-    begins[:, :width] = maps.offsets[experts]
-    sizes = np.empty_like(begins)
-    sizes[:, :width] = np.where(known, maps.offsets[experts + 1] - begins[:, :width], 0)
-    return _laid_out(
-        maps,
-        begins=begins,
-        sizes=sizes,
-        link_group=link_row * (width + 1) + link_place,
-        link_single=link_single,
-        single_row=single_row,
-        single_token=single_token,
-        single_group=single_group,
+    begins, sizes = np.empty((2, count, width + 1), dtype=np.int64)
+    found = find_groups(
+        np.ascontiguousarray(top.token_ids),
+        np.asarray(maps.extra),
+        np.asarray(maps.first_expert),
+        np.asarray(maps.offsets),
+        *_flat(top.remainders),
+        scratch.array("listed", len(maps.extra), np.int32),
+        scratch.array("single_of", len(maps.first_expert), np.int32),
+        begins,
+        sizes,
     )
-
-
-def _laid_out(
-    maps: AlignmentMaps,
-    *,
-    begins: IntArray,
-    sizes: IntArray,
-    link_group: IntArray,
-    link_single: IntArray,
-    single_row: IntArray,
-    single_token: IntArray,
-    single_group: IntArray,
-) -> StepGroups:
-    """Give every single its place among the members; fills the last column of `sizes`."""
-    count, columns = sizes.shape
-    new = (single_group == NOTHING) | (single_group % columns == columns - 1)
-    sizes[:, -1] = np.bincount(single_row[new], minlength=count)
-    starts = (np.cumsum(sizes) - sizes.reshape(-1)).astype(np.int64)
-
-    owner, row = single_group[~new], single_row[new]
-    single_at = np.empty(len(single_row), dtype=np.int64)
-    single_at[~new] = starts[owner] + maps.place[single_token[~new]]
-    # The new ones of a row are sorted, and follow its groups.
-    behind = starts[row * columns + columns - 1] - np.searchsorted(row, row)
-    single_at[new] = behind + np.arange(len(row))
+    link_group, link_single, single_row, single_token, single_group = found
     return StepGroups(
         sizes=sizes,
         begins=begins,
@@ -335,19 +223,18 @@ def _laid_out(
         single_row=single_row,
         single_token=single_token,
         single_group=single_group,
-        single_at=single_at,
     )
 
 
-def _groups_by_f(
-    maps: AlignmentMaps, token_ids: IntArray, rows: IntArray, tokens: IntArray
-) -> IntArray:
-    """Return the group that holds each (row, host token) by f."""
-    from vllm_logits_processor.alignment.cpu_pass import find_groups
+_NONE = np.empty(0, dtype=np.int64)
 
-    found = np.empty(len(tokens), dtype=np.int64)
-    place = np.full(len(maps.extra), NOTHING, dtype=np.int32)
-    find_groups(
-        np.ascontiguousarray(token_ids), np.asarray(maps.first_expert), rows, tokens, place, found
+
+def _flat(remainders: Sequence[Remainder]) -> tuple[IntArray, ...]:
+    """Return rows, places, sizes and known of remainders, and all their tokens."""
+    if not remainders:
+        return (_NONE,) * 5
+    of_each = [(rest.row, rest.place, len(rest.tokens), rest.known) for rest in remainders]
+    return (
+        *np.array(of_each, dtype=np.int64).T.copy(),
+        np.concatenate([rest.tokens for rest in remainders]),
     )
-    return found

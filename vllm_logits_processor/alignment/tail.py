@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING, AlignmentMaps
+from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.arrays import Float64Array
 
 #: Missing mass of the expert below which there is no cap.
@@ -28,13 +28,17 @@ def tail_caps(top: ExpertTopK, maps: AlignmentMaps) -> Float64Array:
 
     It is +inf where there is no cap.
     """
-    listed = (top.token_ids != NOTHING) & np.isfinite(top.logprobs)
-    least = np.exp(np.where(listed, top.logprobs, np.inf).min(axis=1, initial=np.inf))
-    for rest in top.remainders:
-        least[rest.row] = np.inf
-    missing = 1.0 - np.exp(top.logprobs).sum(axis=1)
-    none = (
-        ~np.isfinite(least) | (missing < LEAST_MISSING) | (least * len(maps.first_host) < missing)
+    from vllm_logits_processor.alignment.group_search import cap_tails
+
+    caps = np.empty(len(top.token_ids))
+    cap_tails(
+        np.ascontiguousarray(top.token_ids),
+        np.ascontiguousarray(top.logprobs),
+        top.masses,
+        top.known,
+        np.array([rest.row for rest in top.remainders], dtype=np.int64),
+        len(maps.first_host),
+        LEAST_MISSING,
+        caps,
     )
-    least[none], missing[none] = np.inf, 1.0
-    return np.asarray(least / missing)
+    return caps

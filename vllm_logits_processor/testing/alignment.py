@@ -21,11 +21,13 @@ def group_of(maps: AlignmentMaps, expert_token: int) -> set[int]:
 
 def factors_of(aligned: Aligned, columns: int) -> Float64Array:
     """Return the factor m of every token, shape (rows, columns)."""
-    groups = aligned.groups
-    tails = groups.without_singles(aligned.factors)[0][:, -1:]
-    factors = np.repeat(tails, columns, axis=1)
-    rows = np.repeat(np.arange(len(groups.sizes)), groups.sizes.sum(axis=1))
-    factors[rows, groups.tokens(aligned.maps)] = groups.spread(aligned.factors)
+    groups, members = aligned.groups, np.asarray(aligned.maps.members)
+    table, singles = groups.without_singles(aligned.factors)
+    factors = np.repeat(table[:, -1:], columns, axis=1)
+    for row, place in np.ndindex(groups.sizes[:, :-1].shape):
+        begin = groups.begins[row, place]
+        factors[row, members[begin : begin + groups.sizes[row, place]]] = table[row, place]
+    factors[groups.single_row, groups.single_token] = singles
     return factors
 
 
