@@ -39,16 +39,23 @@ class Memory(Generic[T]):
 
     def of(self, text: str, find: Callable[[], T]) -> T:
         """Return what is remembered of a text, or find it and remember it."""
-        key = (len(text), hash(text))
-        with self._lock:
-            known = self._known.get(key)
+        known = self.get(text)
         if known is None:
             known = find()
-            with self._lock:
-                self._known[key] = known
-                if len(self._known) > _REMEMBERED:
-                    self._known.popitem(last=False)
+            self.put(text, known)
         return known
+
+    def get(self, text: str) -> T | None:
+        """Return what is remembered of a text, or None."""
+        with self._lock:
+            return self._known.get((len(text), hash(text)))
+
+    def put(self, text: str, known: T) -> None:
+        """Remember something of a text."""
+        with self._lock:
+            self._known[len(text), hash(text)] = known
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
 
 
 def new_findings(detector: Detector, text: str, new_from: int) -> Sequence[Span]:

@@ -232,13 +232,12 @@ class _Cues:
         if lower is None:
             return None
         found = []
-        if self._cores:
-            cores = self._cores
+        cores = self._cores
+        if cores and not cores.keys().isdisjoint(_WORD.findall(lower)):
             for word in _WORD.finditer(lower):
-                if word[0] in cores:
-                    for cue, core in cores[word[0]]:
-                        if core.match(lower, word.start()):
-                            found.append((word.start(), cue))
+                for cue, core in cores.get(word[0], ()):
+                    if core.match(lower, word.start()):
+                        found.append((word.start(), cue))
         start = 0 if self._lines else -1
         while start >= 0:
             for cue, core in self._lines:

@@ -298,52 +298,43 @@ class DetectorRunner:
         """Call the detectors; return False if the deadline passes before the last."""
         if not scan.here:
             self._current = scan
-        for loaded, new in zip(self._detectors, self._askers, strict=True):
+        for loaded, of_new in zip(self._detectors, self._askers, strict=True):
             scan.asking = loaded
             if scan.late:
                 return False
-            ask: Callable[[str], object] = loaded.detector.detect
-            if without is not None:
-                ask = partial(_of_new, loaded, new, new_from, without)
-            _ask(scan, loaded, self._thresholds, ask)
+            try:
+                for found, reading in zip(scan.spans, scan.readings, strict=True):
+                    if reading.values_only and loaded.labels <= PROSE:
+                        continue
+                    if without is None:
+                        answer: object = loaded.detector.detect(reading.text)
+                    else:
+                        answer = () if without(loaded) else of_new(reading.text, new_from)
+                    # Most find nothing.
+                    if type(answer) not in _EMPTY or answer:
+                        self._note(found, loaded, reading, answer)
+            except BaseException as error:
+                # Whatever a plugin raises, SystemExit too, makes the text private and must not end
+                # the thread. Its message may hold some of the text.
+                if scan.here and isinstance(error, KeyboardInterrupt):
+                    raise
+                scan.failures.append(loaded.failure(type(error).__name__))
         return True
 
+    def _note(
+        self, found: set[Span], loaded: LoadedDetector, reading: Reading, answer: object
+    ) -> None:
+        """Note what of a detector's answer counts."""
+        found.update(
+            span
+            for span in _checked(loaded, answer, len(reading.text))
+            if not (reading.values_only and span.label in PROSE)
+            and span.score >= self._thresholds.get(span.label, 0.0)
+        )
 
-def _of_new(
-    loaded: LoadedDetector,
-    ask: Callable[[str, int], object],
-    new_from: int,
-    without: Callable[[LoadedDetector], bool],
-    text: str,
-) -> object:
-    return () if without(loaded) else ask(text, new_from)
 
-
-def _ask(
-    scan: Scan,
-    loaded: LoadedDetector,
-    thresholds: Mapping[str, float],
-    ask: Callable[[str], object],
-) -> None:
-    """Call one detector and record its answer."""
-    try:
-        for found, reading in zip(scan.spans, scan.readings, strict=True):
-            if reading.values_only and loaded.labels <= PROSE:
-                continue
-            spans = _checked(loaded, ask(reading.text), len(reading.text))
-            if spans:
-                found.update(
-                    span
-                    for span in spans
-                    if not (reading.values_only and span.label in PROSE)
-                    and span.score >= thresholds.get(span.label, 0.0)
-                )
-    except BaseException as error:
-        # Whatever a plugin raises, SystemExit too, makes the text private and must not end the
-        # thread. Its message may hold some of the text.
-        if scan.here and isinstance(error, KeyboardInterrupt):
-            raise
-        scan.failures.append(loaded.failure(type(error).__name__))
+# Types of answers that are right if they are empty.
+_EMPTY = (list, tuple)
 
 
 def _checked(loaded: LoadedDetector, answer: object, length: int) -> list[Span]:

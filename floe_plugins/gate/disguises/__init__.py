@@ -68,10 +68,8 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     part = text[begin:]
     if special and has_look_alikes(part):
         return None
-    if ends and begin and counts_apart(text) != counts_apart(part):
-        # Whether characters that stand apart are joined depends on how many there are.
-        return None
-    views = views_of(part)
+    # Whether characters that stand apart are joined depends on how many the whole text has.
+    views = views_of(part, of_apart=ends and begin > 0 and counts_apart(text))
     if special and views and len(part) - len(views[0].text) > _LEFT_OUT:
         return None
     if not special or not views or views[0].values_only:
@@ -81,7 +79,7 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     return begin, old if plain is None else plain.text, views
 
 
-def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
+def views_of(text: str, parent: View | None = None, *, of_apart: bool = False) -> tuple[View, ...]:
     """Return the views of a text; none for ordinary prose.
 
     Each view is made from the one before it, which undoes disguises within disguises, and only
@@ -93,6 +91,8 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
         Any text without lone surrogates.
     parent : View, optional
         The view that the text is from.
+    of_apart : bool, optional
+        As for `closed_up`.
 
     Returns
     -------
@@ -115,8 +115,10 @@ def views_of(text: str, parent: View | None = None) -> tuple[View, ...]:
         # Some texts are encoded twice, and encodings hide other disguises.
         twice = decoded(once.text, once) or once
         views.append(normalised(twice.text, twice) or twice)
-    for stage in (spelled_out, closed_up):
-        view = stage(current(), last())
-        if view is not None:
-            views.append(view.for_values())
+    spelled = spelled_out(current(), last())
+    if spelled is not None:
+        views.append(spelled.for_values())
+    closed = closed_up(current(), last(), of_apart=of_apart)
+    if closed is not None:
+        views.append(closed.for_values())
     return tuple(view for view in views if view.text != text)

@@ -11,6 +11,7 @@ import re
 from urllib.parse import unquote
 
 from floe_plugins.gate.disguises.view import Rewriting, View
+from floe_plugins.gate.growing import Memory
 from floe_plugins.gate.matching import matches_at
 
 _LEAST_CHARS = 14
@@ -84,8 +85,18 @@ def _decode_words(rewriting: Rewriting, match: re.Match[str]) -> None:
             rewriting.replace(offset + line.start(), offset + line.end(), plain)
 
 
+# Most long words are names of a program's parts, and stay in a text while it grows.
+_said_nothing: Memory[bool] = Memory()
+
+
 def _readable(word: str) -> str | None:
     """Return the text that a word encodes, or None."""
+    if not _said_nothing.of(word, lambda: _read(word) is None):
+        return _read(word)
+    return None
+
+
+def _read(word: str) -> str | None:
     if _HEX.fullmatch(word):
         text = _text(bytes.fromhex(word))
         if text is not None:

@@ -276,10 +276,15 @@ def counts_apart(text: str) -> bool:
     )
 
 
-def closed_up(text: str, parent: View | None = None) -> View | None:
+def closed_up(text: str, parent: View | None = None, *, of_apart: bool = False) -> View | None:
     """Return the view of a text in which spaced-out digits and letters are joined.
 
-    `parent` is the view that the text is from, if any.
+    Parameters
+    ----------
+    parent : View, optional
+        The view that the text is from.
+    of_apart : bool, optional
+        Whether the text is a part of one that `counts_apart`, in which all of them are joined.
 
     Returns
     -------
@@ -287,7 +292,7 @@ def closed_up(text: str, parent: View | None = None) -> View | None:
         None if nothing in the text is spaced out.
     """
     stages = [_leet] if any(map(text.__contains__, _DIGITS)) else []
-    if counts_apart(text):
+    if of_apart or counts_apart(text):
         stages += (
             [_groups, _odd] if _THREE_SINGLES.search(text) is None else [_singles, _groups, _odd]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,11 @@ from floe_plugins.gate.detectors.learned.words import (
     STREET,
     TITLES,
 )
-from floe_plugins.gate.growing import BESIDE, beginning
+from floe_plugins.gate.growing import BESIDE, Memory, beginning
 
 if TYPE_CHECKING:
     from floe_plugins.gate.detectors.learned.growth import Growth, Whole
-    from floe_plugins.gate.detectors.learned.model import Model
+    from floe_plugins.gate.detectors.learned.model import Model, Scores
 
 MODEL = Path(__file__).with_name("model.npz")
 
@@ -44,6 +45,8 @@ _WORD_SCORE = 0.03
 _LINE, _RUN = 160, 60
 # Before new text: a finding, and the line that it is in.
 _REACH = 256
+# Before new text: the words whose neighbours it may change, and more.
+_NEAR = 64
 # Characters between words of one finding, at most.
 _GAP = 20
 
@@ -96,6 +99,8 @@ class LearnedDetector:
         self._model: Model | None = None
         self._lock = threading.Lock()
         self._growth: Growth | None = None
+        # From which place on no word of a text is private.
+        self._calm: Memory[int] = Memory()
 
     def load(self) -> Model:
         """Read the model, unless it is already loaded.
@@ -119,7 +124,7 @@ class LearnedDetector:
         The score of a span is half of what the class of its best word has before "nothing", at
         most 1.
         """
-        return self._found(text, None)
+        return self._judged(text, None, *self._scored(text, None))
 
     def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
         """Return the findings of which new text is a part, and maybe others.
@@ -131,7 +136,15 @@ class LearnedDetector:
         if whole is None:
             return self.detect(text)
         begin = beginning(text, new_from - BESIDE - _REACH)
-        found = self._found(text[begin:], whole if begin else None)
+        calm = self._calm.get(text[:new_from])
+        if calm is not None and calm <= begin and self._stays_calm(text, new_from, whole):
+            self._calm.put(text, calm)
+            return []
+        part = text[begin:]
+        scored = self._scored(part, whole if begin else None)
+        if begin and not scored[2]:
+            self._calm.put(text, begin)
+        found = self._judged(part, whole if begin else None, *scored)
         return [replace(span, start=span.start + begin, end=span.end + begin) for span in found]
 
     def stays(self, text: str, new_from: int) -> bool:
@@ -146,14 +159,52 @@ class LearnedDetector:
                 self._growth = Growth()
             return self._growth.unchanged(text, new_from)
 
-    def _found(self, text: str, whole: Whole | None) -> list[Span]:
-        """Return the findings of a text, or of a part of one of which is said what it is."""
+    def _stays_calm(self, text: str, new_from: int, whole: Whole) -> bool:
+        """Return whether new text makes no word private, where none near it was before.
+
+        A score depends on the words beside it only, and on what is the same for all words.
+        """
+        from floe_plugins.gate.detectors.learned.features import tokens
+
+        begin = beginning(text, new_from - _NEAR)
+        with self._lock:
+            words, starts = tokens(text[begin:])
+            # The last word may have grown.
+            first = bisect_left(starts, new_from - begin) - 1 - _SEEN
+            if first <= _SEEN:
+                return False
+            scores = self.load().scores(words[first - _SEEN :], capitals=whole.capitals)
+        return bool(_lead(scores)[_SEEN:].max() <= _WORD_SCORE)
+
+    def _scored(
+        self, text: str, whole: Whole | None
+    ) -> tuple[list[str], list[int], dict[int, tuple[str, float]]]:
+        """Return the words of a text, or of a part of one of which is said what it is.
+
+        Returns
+        -------
+        words : list of str
+        starts : list of int
+            Where they begin.
+        scored : dict of int to tuple
+            The private ones' numbers, labels and scores.
+        """
         from floe_plugins.gate.detectors.learned.features import tokens
 
         with self._lock:
             words, starts = tokens(text)
             capitals = None if whole is None else whole.capitals
-            scored = self._scores_of(words, self.load(), capitals)
+            return words, starts, self._scores_of(words, self.load(), capitals)
+
+    def _judged(
+        self,
+        text: str,
+        whole: Whole | None,
+        words: Sequence[str],
+        starts: Sequence[int],
+        scored: Mapping[int, tuple[str, float]],
+    ) -> list[Span]:
+        """Return the findings that count; the parameters are those and the result of `_scored`."""
         if not scored:
             return []
         spoken = language(words) if whole is None else whole.language
@@ -172,13 +223,19 @@ class LearnedDetector:
             first = max(0, start - _SEEN)
             scores = model.scores(words[first : start + _WORDS + _SEEN], capitals=capitals)
             scores = scores[start - first :][:_WORDS]
-            lead = (scores[:, 1:].max(axis=1) - scores[:, 0]) / 2
+            lead = _lead(scores)
             private = (lead > _WORD_SCORE).nonzero()[0]
             best = scores[private, 1:].argmax(axis=1)
             leads = lead[private].clip(0, 1).tolist()
             for number, which, score in zip(private.tolist(), best.tolist(), leads, strict=True):
                 found[start + number] = (self.labels[which], score)
         return found
+
+
+def _lead(scores: Scores) -> Scores:
+    """Return half of what the best class of each word has before "nothing"."""
+    lead: Scores = (scores[:, 1:].max(axis=1) - scores[:, 0]) / 2
+    return lead
 
 
 def _joined(
