@@ -17,6 +17,10 @@ from vllm_logits_processor.leading_groups import leading_groups
 #: An expert of less weight, such as that of the router `host`, changes no greedy choice.
 _NEGLIGIBLE = 1e-9
 
+#: With all weight on an expert whose tail is empty, ln(tail) is -inf: the logarithm of about the
+#: smallest normal float32 replaces it, and the tail stays out of reach.
+_LEAST_TAIL = -87.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -111,9 +115,12 @@ def fused_cells(
         made the likeliest, see :mod:`vllm_logits_processor.leading_groups`. Rows in which the
         expert has next to no weight stay the host's.
     """
+    from vllm_logits_processor.alignment.part_sums import mix, take_from
+
     power, groups = weights.exponent, aligned.groups
-    part_rows = groups.part_rows
-    mixed = weights.host[part_rows] + weights.expert[part_rows] * aligned.factors**power
+    columns = groups.sizes.shape[1]
+    mixed = aligned.factors**power
+    mix(mixed, weights.host, weights.expert, groups.single_row, columns)
     leaders = None
     if (
         greedy is not None
@@ -121,11 +128,8 @@ def fused_cells(
     ):
         leaders = leading_groups(aligned, mixed ** (1 / power), led)
     # torch vectorises the logarithm of doubles, NumPy only with AVX-512.
-    gains = torch.from_numpy(mixed).log_().numpy() / power
-    # With all weight on an expert whose tail is empty, ln(tail) is -inf: the logarithm of about the
-    # smallest normal float32 replaces it, and the tail stays out of reach.
-    reference = np.maximum(groups.without_singles(gains)[0][:, -1], -87.0)
-    gains = (gains - reference[part_rows]).astype(np.float32)
+    logs, gains = torch.from_numpy(mixed).log_().numpy(), np.empty(len(mixed), np.float32)
+    take_from(logs, power, _LEAST_TAIL, groups.single_row, columns, gains)
     return FusedCells(
         Gains(
             rows=rows,

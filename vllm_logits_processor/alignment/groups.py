@@ -94,6 +94,8 @@ class ExpertTopK:
 
 def stacked(rows: list[ExpertTopK]) -> ExpertTopK:
     """Join several distributions into one `ExpertTopK`, padded to the widest."""
+    if len(rows) == 1:
+        return rows[0]
     width = max(row.token_ids.shape[1] for row in rows)
 
     def joined(arrays: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
@@ -176,7 +178,7 @@ class StepGroups:
         """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
-    @cached_property
+    @property
     def part_rows(self) -> IntArray:
         """The row of each part, shape (parts,)."""
         return np.concatenate(

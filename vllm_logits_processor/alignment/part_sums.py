@@ -17,6 +17,7 @@ from vllm_logits_processor.alignment.compiled import (
     Flags,
     Number,
     Places,
+    Row,
     Sums,
     SumTable,
     TopValues,
@@ -268,3 +269,42 @@ def signals(
         host_entropy[row] = -(pairwise_sum(plogp, begin, columns) + of_singles[0, row])
         expert_entropy[row] = -(pairwise_sum(expert, begin, columns) + of_singles[1, row])
         disagreement[row] = pairwise_sum(divergence, begin, columns) + of_singles[2, row]
+
+
+@compiled(fast=False)
+def mix(values: Sums, host: Sums, expert: Sums, single_row: Places, columns: Count) -> None:
+    """Turn each value v of a part into ``host + expert v``, with the weights of its row, in place.
+
+    Parameters
+    ----------
+    values : float64 array, shape (parts,)
+    host, expert : float64 arrays, shape (rows,)
+    columns : int
+        K + 1.
+    """
+    cells = len(host) * columns
+    for part in range(len(values)):
+        row = part // columns if part < cells else single_row[part - cells]
+        values[part] = host[row] + expert[row] * values[part]
+
+
+@compiled(fast=False)
+def take_from(
+    logs: Sums, power: Number, least: Number, single_row: Places, columns: Count, gains: Row
+) -> None:
+    """Fill `gains` with ``log / power``, less that of the row's tail, which is `least` at least.
+
+    Parameters
+    ----------
+    logs : float64 array, shape (parts,)
+    gains : float32 array, shape (parts,)
+    columns : int
+        K + 1.
+    """
+    rows = (len(logs) - len(single_row)) // columns
+    tails = np.empty(rows)
+    for row in range(rows):
+        tails[row] = max(logs[(row + 1) * columns - 1] / power, least)
+    for part in range(len(logs)):
+        row = part // columns if part < rows * columns else single_row[part - rows * columns]
+        gains[part] = np.float32(logs[part] / power - tails[row])
