@@ -201,10 +201,7 @@ def _with_held(
         groups.single_row,
         groups.single_token,
         groups.single_group,
-        rows,
-        tokens,
-        singles,
-        np.ascontiguousarray(sums),
+        *map(np.ascontiguousarray, (rows, tokens, singles, sums)),
         merged,
     )
     sizes = groups.sizes.copy()
