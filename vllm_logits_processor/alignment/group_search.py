@@ -76,6 +76,26 @@ def _note(token: Count, single_of: Entries, single_token: Places, singles: Count
 
 
 @compiled(fast=False)
+def _merge(values: Places, begin: Count, middle: Count, end: Count) -> None:
+    """Sort what is from `middle` on, which mostly is sorted, and merge it with what is before."""
+    right = values[middle:end].copy()
+    for at in range(1, len(right)):
+        if right[at] < right[at - 1]:
+            right.sort()
+            break
+    left, last = middle - 1, len(right) - 1
+    for at in range(end - 1, begin - 1, -1):
+        if last < 0:
+            break
+        if left >= begin and values[left] > right[last]:
+            values[at] = values[left]
+            left -= 1
+        else:
+            values[at] = right[last]
+            last -= 1
+
+
+@compiled(fast=False)
 def _link(
     link: Count,
     link_token: Places,
@@ -159,16 +179,18 @@ def find_groups(
         begin = singles
         for link in range(first_by_g, end_by_g):
             singles = _note(link_token[link], single_of, single_token, singles)
+        single_token[begin:singles].sort()
         link = by_g
         for each in range(len(rest_row)):
             if rest_row[each] == row:
+                middle = singles
                 for member in range(rest_size[each]):
                     link_group[link + member] = row * columns + rest_place[each]
                     link_token[link + member] = rest_tokens[link + member - by_g]
                     leaves[link + member] = member < rest_known[each]
                     singles = _note(link_token[link + member], single_of, single_token, singles)
+                _merge(single_token, begin, middle, singles)
             link += rest_size[each]
-        single_token[begin:singles].sort()
         for single in range(begin, singles):
             token = single_token[single]
             single_row[single], single_of[token] = row, single

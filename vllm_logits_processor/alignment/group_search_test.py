@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_logits_processor.alignment.group_search import with_more_singles
@@ -40,6 +40,7 @@ def some_step(seed: int) -> tuple[AlignmentMaps, ExpertTopK]:
     return maps, ExpertTopK(token_ids=ids, logprobs=logprobs, remainders=rests)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31))
 def test_groups_are_those_of_the_maps(seed: int) -> None:
     maps, top = some_step(seed)

@@ -201,6 +201,7 @@ class OpenText:
         "_crossed",
         "_crossing",
         "_likely",
+        "_longer",
         "_nodes",
         "_to_ask",
         "data",
@@ -216,6 +217,7 @@ class OpenText:
         self._to_ask: tuple[int, ...] = ()
         self._crossing: dict[tuple[int, int], bytes | None] = {}
         self._likely: dict[int, bool] = {}
+        self._longer: dict[int, tuple[int, int]] = {}
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -235,7 +237,10 @@ class OpenText:
 
     def longer(self, offset: int) -> tuple[int, int]:
         """Return the range of tokens, by bytes, that cross the end from a node."""
-        return self.texts.longer(self.data[offset:])
+        found = self._longer.get(offset)
+        if found is None:
+            found = self._longer[offset] = self.texts.longer(self.data[offset:])
+        return found
 
     def behind_the_end(self, offset: int, token: int) -> bytes | None:
         """Return the bytes after the end of a token that crosses it from a node.
@@ -278,6 +283,7 @@ class OpenText:
         for offset in offsets:
             begin, stop = self.texts.longer(self.data[offset:])
             if begin < stop:
+                self._longer[offset] = begin, stop
                 found.append(offset)
         self._crossed = tuple(found)
         return self._crossed

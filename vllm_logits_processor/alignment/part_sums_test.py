@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_logits_processor.alignment.part_sums import add_up, pairwise_sum
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(0, 5))
 def test_a_sum_has_the_bits_of_numpys(seed: int, count: int, begin: int) -> None:
     values = np.random.default_rng(seed).normal(0, 1e3, begin + count + 3)

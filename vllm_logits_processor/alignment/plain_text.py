@@ -31,6 +31,10 @@ _WORDS_ALONE = re.compile(rb" ?[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
 #: What may be part of such a text.
 _IN_WORDS = re.compile(rb"(?: ?[A-Za-z0-9])* ?")
 
+#: Words and signs, of which added tokens are no part; and what begins with a word after one space.
+_PROSE = re.compile(rb"[A-Za-z ,.;:!?'()]*")
+_NEXT_WORD = re.compile(rb" [A-Za-z][A-Za-z ,.;:!?'()]*")
+
 #: Patterns of tokenizers that split as Python does with those below, for plain text: GPT-2's, that
 #: of Llama 3 and GPT-4, and Qwen2's.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -70,6 +74,9 @@ class PlainText:
             self._reads = self._reads_bytes(spec)
         else:
             self._reads = kind == "sentencepiece" and self._reads_pieces(spec)
+        self._splits = bool(self._reads and self._patterns) and not any(
+            map(_PROSE.fullmatch, self._added)
+        )
 
     def encode(self, data: bytes) -> tuple[list[int], list[int]] | None:
         """Return the tokens of a text, and the number of each one's word; None if not plain."""
@@ -93,6 +100,18 @@ class PlainText:
             found += ids
             of_word += [number] * len(ids)
         return found, of_word
+
+    def splits_off(self, data: bytes, *, before: bytes) -> bool:
+        """Return whether `data` after `before` has its own tokens, and so has `before`.
+
+        All known patterns split a word off, with the space before it, from what is no space.
+        """
+        return (
+            self._splits
+            and _NEXT_WORD.fullmatch(data) is not None
+            and not before.endswith(b" ")
+            and _PROSE.fullmatch(before) is not None
+        )
 
     def _words(self, data: bytes) -> list[bytes]:
         first, *others = self._patterns

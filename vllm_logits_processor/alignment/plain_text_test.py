@@ -61,6 +61,29 @@ def test_known_patterns_split_the_same(pattern: str, text: str) -> None:
     assert found == (whole(vocabulary.encoder, text) if plain else None)
 
 
+@pytest.mark.parametrize("pattern", sorted(plain_text._KNOWN))
+@SHARED
+@given(before=st.lists(st.sampled_from([*PIECES, ",", "!"]), max_size=6).map("".join), data=TEXTS)
+def test_what_is_split_off_has_its_own_tokens(pattern: str, before: str, data: str) -> None:
+    vocabulary = vocabulary_of(with_pattern(pattern), "byte-level")
+    plain, data = PlainText(vocabulary.encoder, "byte-level"), f" the{data}"
+    if plain.splits_off(data.encode(), before=before.encode()):
+        apart = [*whole(vocabulary.encoder, before)[0], *whole(vocabulary.encoder, data)[0]]
+        assert whole(vocabulary.encoder, before + data)[0] == apart
+
+
+def test_a_next_word_is_split_off_where_that_is_known(
+    smollm2: ByteVocabulary, gemma: ByteVocabulary
+) -> None:
+    assert smollm2.splits_off(b" water", before=b" some")
+    assert smollm2.splits_off(b" (", before=b" some") is False
+    assert smollm2.splits_off(b"er", before=b" wat") is False
+    assert smollm2.splits_off(b" water", before=b" some ") is False
+    assert smollm2.splits_off(b" water", before=b"\n") is False
+    # Its tokens may have spaces in them.
+    assert gemma.splits_off(b" water", before=b" some") is False
+
+
 def test_every_word_of_a_long_text(smollm2: ByteVocabulary, gemma: ByteVocabulary) -> None:
     text = "\n".join(topics[name] for name in ("strings", "operator-summary", "with"))
     for vocabulary in (smollm2, gemma):

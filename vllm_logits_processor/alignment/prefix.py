@@ -140,7 +140,15 @@ class ExpertPrefix:
         """Append `data` to the text."""
         if data:
             encoded = self._encoded
-            if encoded is not None and encoded.sure and encoded.byte:
+            if encoded is None or not encoded.sure:
+                self._tail += data
+            elif self.vocabulary.splits_off(data, before=encoded.open.data):
+                # The last word is settled too: a tail of one word recurs, one of two seldom does.
+                self._front += encoded.json
+                self._front_bytes += len(self._tail)
+                self._tail = data
+                self._next_cut = _LONG
+            elif encoded.byte:
                 self._front += encoded.final_json
                 self._front_bytes += encoded.byte
                 self._tail = encoded.open.data + data

@@ -271,6 +271,13 @@ class ByteVocabulary:
         """True if a word never shares a token with the space or the words before it."""
         return len(set(self.encode_words(b"a b")[1])) > 1
 
+    def splits_off(self, data: bytes, *, before: bytes) -> bool:
+        """Return whether it is known that a text's next word shares no token with what is before.
+
+        Then `data` after `before` has the tokens that it has by itself, and so has `before`.
+        """
+        return self._plain.splits_off(data, before=before)
+
     @cached_property
     def _byte_ids(self) -> tuple[int | None, ...]:
         """Token id of each of the 256 single bytes, None where the vocabulary lacks it."""
