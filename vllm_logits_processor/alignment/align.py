@@ -201,7 +201,11 @@ def _with_held(
         groups.single_row,
         groups.single_token,
         groups.single_group,
-        *map(np.ascontiguousarray, (rows, tokens, singles, sums)),
+        # Those of a device may be views.
+        np.ascontiguousarray(rows),
+        np.ascontiguousarray(tokens),
+        np.ascontiguousarray(singles),
+        np.ascontiguousarray(sums),
         merged,
     )
     sizes = groups.sizes.copy()

@@ -69,12 +69,13 @@ def test_groups_are_those_of_the_maps(seed: int) -> None:
         tail = NOTHING if (row, token) in leaving else row * columns + columns - 1
         assert group == (row * columns + held[0] if held else tail)
     assert groups.sizes[:, -1].tolist() == new.tolist()
-    for (row, place), token in np.ndenumerate(top.token_ids):
-        begin, size = groups.begins[row, place], groups.sizes[row, place]
-        wanted = np.flatnonzero(maps.first_expert == token) if token != NOTHING else []
-        assert maps.members[begin : begin + size].tolist() == list(wanted)
-    for name, size in (("listed", len(maps.extra)), ("single_of", len(maps.first_expert))):
-        assert (scratch.array(name, size, np.int32) == -1).all()
+    for at, expert in np.ndenumerate(top.token_ids):
+        begin = groups.begins[at]
+        members = maps.members[begin : begin + groups.sizes[at]].tolist()
+        wanted = np.flatnonzero((maps.first_expert == expert) & (expert != NOTHING))
+        assert members == wanted.tolist()
+    for name, length in (("listed", len(maps.extra)), ("single_of", len(maps.first_expert))):
+        assert (scratch.array(name, length, np.int32) == -1).all()
 
 
 def test_more_singles_are_merged_in_order() -> None:

@@ -231,12 +231,12 @@ def step_groups(maps: AlignmentMaps, top: ExpertTopK) -> StepGroups:
 _NONE = np.empty(0, dtype=np.int64)
 
 
-def _flat(remainders: Sequence[Remainder]) -> tuple[IntArray, ...]:
+def _flat(
+    remainders: Sequence[Remainder],
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
     """Return rows, places, sizes and known of remainders, and all their tokens."""
     if not remainders:
-        return (_NONE,) * 5
+        return _NONE, _NONE, _NONE, _NONE, _NONE
     of_each = [(rest.row, rest.place, len(rest.tokens), rest.known) for rest in remainders]
-    return (
-        *np.array(of_each, dtype=np.int64).T.copy(),
-        np.concatenate([rest.tokens for rest in remainders]),
-    )
+    row, place, size, known = np.array(of_each, dtype=np.int64).T.copy()
+    return row, place, size, known, np.concatenate([rest.tokens for rest in remainders])

@@ -56,7 +56,7 @@ def pairwise_sum(values: Sums, begin: Count, count: Count) -> Number:
     total = ((a + b) + (c + d)) + ((e + f) + (g + h))
     for at in range(begin + whole, begin + count):
         total += values[at]
-    return total
+    return float(total)
 
 
 @compiled(fast=False)
