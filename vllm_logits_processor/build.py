@@ -22,7 +22,7 @@ from vllm_logits_processor.evidence import PromptScorer
 from vllm_logits_processor.expert.build import COMPLETIONS, build_expert
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import Expert
-from vllm_logits_processor.expert.same_tokenizer import warn_of_other_tokenizers
+from vllm_logits_processor.expert.same_tokenizer import TokenizerComparison
 from vllm_logits_processor.observe import FusionMetrics, server_of
 from vllm_logits_processor.privacy import gate_of
 from vllm_logits_processor.warm_passes import make_pass
@@ -56,6 +56,9 @@ def build_engine(
     gate = gate_of(config)
     pair = _pair(config, host_tokenizer=host_tokenizer, host_vocabulary=host_vocabulary)
     metrics = FusionMetrics(port=config.metrics_port)
+    comparison = None
+    if config.expert.kind in (None, COMPLETIONS) and config.expert.knows_tokenizer:
+        comparison = TokenizerComparison(config.expert, pair.expert)
     expert = build_expert(
         config.expert,
         vocabulary=len(pair.expert),
@@ -68,9 +71,10 @@ def build_engine(
         kinds=plugins.experts,
         plugins=config.plugins,
         tokenizer=pair.expert,
+        on_reached=comparison.reached if comparison else None,
     )
-    if config.expert.kind in (None, COMPLETIONS) and config.expert.knows_tokenizer:
-        warn_of_other_tokenizers(config.expert, pair.expert)
+    if comparison is not None:
+        comparison.begin()
     logger.info(
         "Floe fuses %d host tokens with %d of %s at %s (%s), router %s, gate %s.",
         len(pair.host),

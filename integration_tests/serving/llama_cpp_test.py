@@ -192,7 +192,7 @@ def test_the_server_is_recognised_and_what_it_lacks_is_said_once(
     vocabulary: ByteVocabulary,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="vllm_logits_processor.expert.http"):
+    with caplog.at_level(logging.INFO, logger="vllm_logits_processor.expert"):
         pool = pool_of(config_of(server), vocabulary)
         for _ in range(2):
             asked(pool, [[504, 3575]])

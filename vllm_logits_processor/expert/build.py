@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from floe_plugins.errors import ConfigError
@@ -35,6 +36,7 @@ def build_expert(
     kinds: Mapping[str, Registered[ExpertKind]] | None = None,
     plugins: Sequence[str] = (),
     tokenizer: ByteVocabulary | None = None,
+    on_reached: Callable[[str], None] | None = None,
 ) -> ExpertPool:
     """Connect to the expert's servers, load its model into this process, or have a plugin build it.
 
@@ -60,6 +62,8 @@ def build_expert(
         See `resolve`.
     tokenizer : ByteVocabulary, optional
         The expert's, for servers that give tokens by their spelling.
+    on_reached : callable, optional
+        Called with a server's URL from any thread, as `CompletionsExpert` says.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def build_expert(
             loop=loop,
             timeout_s=timeout_s,
             tokenizer=tokenizer,
+            on_reached=None if on_reached is None else partial(on_reached, url),
         )
         for url in config.urls
     }
@@ -118,6 +123,7 @@ def completions_expert(
     loop: LoopThread | None = None,
     timeout_s: float = 30.0,
     tokenizer: ByteVocabulary | None = None,
+    on_reached: Callable[[], None] | None = None,
 ) -> CompletionsExpert:
     """Connect to one of the expert's servers; `top_k` overrides the configuration's.
 
@@ -136,6 +142,7 @@ def completions_expert(
         loop=loop,
         timeout_s=timeout_s,
         sessions=config.sessions,
+        on_reached=on_reached,
     )
 
 

@@ -46,7 +46,7 @@ def fetched(url: str, ca_file: Path | None) -> str:
     return said
 
 
-#: Calls use httpcore's asynchronous interface, the doctor's requests the synchronous one.
+#: Calls for tokens, and the doctor's requests.
 Way = Callable[[str, Path | None], str]
 both_ways = pytest.mark.parametrize("way", [asked_for_tokens, fetched])
 

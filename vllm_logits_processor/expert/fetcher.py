@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import httpcore
-
+from floe_plugins.config import ApiKey
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
 from vllm_logits_processor.config import ExpertConfig
+from vllm_logits_processor.expert.protocol import ExpertError
+from vllm_logits_processor.expert.transport import Transport
 
+#: Time limit in seconds for a whole exchange.
 _TIMEOUT_S = 10.0
-_FAILURES = (*CONNECTION_ERRORS, OSError)
+_FAILURES = (*CONNECTION_ERRORS, TimeoutError, OSError)
 
 
 class Fetcher:
-    """Sends GET and POST requests; ignores the proxy settings of the environment.
+    """Sends GET and POST requests, and waits for the replies; not for use on an event loop.
 
     Parameters
     ----------
@@ -34,15 +37,12 @@ class Fetcher:
     """
 
     def __init__(self, config: ExpertConfig | None = None) -> None:
-        self._headers: list[tuple[bytes, bytes]] = []
-        ca_file = None
-        if config is not None:
-            self._headers = config.api_key().headers()
-            ca_file = config.ca_file
-        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._key = ApiKey() if config is None else config.api_key()
+        self._key.headers()
+        self._tls = ssl.create_default_context(cafile=None if config is None else config.ca_file)
 
     def get(self, url: str) -> tuple[int, str] | str:
-        """Return status and body, or the cause of a failure."""
+        """Return status and body, or the cause of a failure; of most errors the body is empty."""
         return self._request("GET", url, None)
 
     def post(self, url: str, values: Mapping[str, Any]) -> tuple[int, str] | str:
@@ -57,17 +57,19 @@ class Fetcher:
         return reply[1]
 
     def _request(self, method: str, url: str, content: bytes | None) -> tuple[int, str] | str:
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), _TIMEOUT_S)
-        kind = [(b"Content-Type", b"application/json")] if content is not None else []
         try:
-            with httpcore.ConnectionPool(ssl_context=self._tls) as pool:
-                reply = pool.request(
-                    method,
-                    url,
-                    headers=[*self._headers, *kind],
-                    content=content,
-                    extensions={"timeout": timeouts},
-                )
+            status, body = asyncio.run(self._exchange(method, url, content))
+        except ExpertError as error:
+            return str(error)
         except _FAILURES as error:
             return cause_of(error, url=url)
-        return reply.status, reply.content.decode("utf-8", errors="replace")
+        return status, body.decode("utf-8", errors="replace")
+
+    async def _exchange(self, method: str, url: str, content: bytes | None) -> tuple[int, bytes]:
+        transport = Transport(url, key=self._key, tls=self._tls)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, _, body = await transport.exchange(url, content, method=method)
+        finally:
+            await transport.close()
+        return status, body

@@ -19,14 +19,12 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import httpcore
 import msgspec
 
-from floe_plugins.config import ApiKey, ApiKeyError
+from floe_plugins.config import ApiKey
 from floe_plugins.connection_errors import CONNECTION_ERRORS, cause_of
-from floe_plugins.middleware.session_wire import CONTENT_TYPE, UNKNOWN, most_reply_bytes
+from floe_plugins.middleware.session_wire import CONTENT_TYPE, most_reply_bytes
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import TokenArray
 from vllm_logits_processor.expert.dialects.detect import (
@@ -34,9 +32,10 @@ from vllm_logits_processor.expert.dialects.detect import (
     Detected,
     Reply,
     detect,
-    make_dialect,
+    is_asked,
 )
 from vllm_logits_processor.expert.dialects.dialect import Dialect, Expected, unlisted
+from vllm_logits_processor.expert.dialects.known import KnownServer
 from vllm_logits_processor.expert.protocol import (
     Continuation,
     ExpertError,
@@ -44,7 +43,8 @@ from vllm_logits_processor.expert.protocol import (
     NoSuchModelError,
     checked_continuations,
 )
-from vllm_logits_processor.expert.sessions import Headers, SessionClient, read_said
+from vllm_logits_processor.expert.sessions import SessionClient, read_said
+from vllm_logits_processor.expert.transport import MOST_BYTES_OF_PAGE, Transport
 
 T = TypeVar("T")
 
@@ -92,9 +92,8 @@ _BYTES_PER_LOGPROB = 256
 _BYTES_PER_PROMPT = 65_536
 #: Time limit in seconds for scoring a prompt; no token waits for it.
 _SCORE_TIMEOUT_S = 30.0
-#: Time limit in seconds for finding out which dialect a server speaks, and most bytes of a page.
+#: Time limit in seconds for finding out which dialect a server speaks.
 _DECIDE_TIMEOUT_S = 10.0
-_MOST_BYTES_OF_PAGE = 1_048_576
 _SERVER = b"server"
 
 #: Requests the unfused distribution from a server that runs Floe itself. Without it, two servers
@@ -111,8 +110,8 @@ class CompletionsExpert:
 
     A dialect that the server has to be asked for is asked for at once, in the background. While the
     server has not told, each call asks first, and fails if it does not tell: no text is sent in a
-    dialect that was guessed. A server that could not be connected to is asked anew, since another
-    one may have been started.
+    dialect that was guessed. After an error, and when no connection is open any more, it is asked
+    anew, since another server may have been started there.
 
     Parameters
     ----------
@@ -141,6 +140,9 @@ class CompletionsExpert:
         Shared with other servers, and closed by its creator; by default the expert's own.
     sessions : bool
         Whether a server that keeps sessions is sent only what is new of each text.
+    on_reached : callable, optional
+        Called on the loop, which it must not block, when the server answers for the first time, and
+        for the first time after an error.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class CompletionsExpert:
         timeout_s: float = 30.0,
         loop: LoopThread | None = None,
         sessions: bool = True,
+        on_reached: Callable[[], None] | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._top_k = top_k
@@ -166,40 +169,41 @@ class CompletionsExpert:
         self._expected = Expected(
             top_k=top_k, vocabulary=vocabulary, end_ids=end_ids, tokenizer=tokenizer
         )
-        self._key = api_key or ApiKey()
         #: Whether the server accepts requests with the mark; None until it has accepted one.
         self._takes_mark: bool | None = None
         self._timeout_s = timeout_s
         self._sessions = SessionClient(top_k=top_k) if sessions else None
         self._hinted: set[int] = set()
-        self._authority = urlsplit(self._url).netloc.rpartition("@")[2].encode()
-        # One layer below httpx, which doubles the time of each call. The proxy settings of the
-        # environment do not apply to a server that the configuration names.
-        self._client = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(cafile=ca_file), max_connections=None
+        self._transport = Transport(
+            self._url,
+            key=api_key or ApiKey(),
+            tls=ssl.create_default_context(cafile=ca_file),
         )
         self._closed = False
         self._owns_loop = loop is None
         self._loop = loop or LoopThread()
-        self._known: tuple[Detected, Dialect] | None = None
-        self._deciding = asyncio.Lock()
-        #: What was said of the server last, so that it is said once.
-        self._told: Detected | None = None
-        if api == "vllm":
-            detected = Detected(api=api, why="as configured")
-            self._known = detected, make_dialect(detected, self._expected, base=model)
-        elif model is not None:
-            self._loop.submit(self._decide_early(model))
+        self._on_reached = on_reached
+        self._reached = False
+        self._server = KnownServer(
+            ask=self._detect,
+            connected=lambda: self._transport.connected,
+            server=self._transport.authority,
+            api=api,
+            expected=self._expected,
+            base=model,
+        )
+        if self._server.found is None and model is not None:
+            self._loop.submit(self._find_early(model))
 
     @property
     def scores(self) -> bool:
         """Whether prompts can be scored, as far as is known."""
-        return self._known is None or self._known[1].abilities.scores
+        return self._server.found is None or self._server.found[1].abilities.scores
 
     @property
     def context(self) -> int | None:
         """The most tokens of a text, those to come among them, if the server has said so."""
-        return None if self._known is None else self._known[0].context
+        return None if self._server.found is None else self._server.found[0].context
 
     @property
     def keeps_sessions(self) -> bool:
@@ -208,7 +212,7 @@ class CompletionsExpert:
 
     def decided(self) -> Future[tuple[Detected, Dialect]]:
         """Return the server's dialect and why, or the error for which it is not known."""
-        return self._loop.submit(self._decide(self._model or ""))
+        return self._loop.submit(self._find(self._model or ""))
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, model: str, steps: int = 1
@@ -217,23 +221,23 @@ class CompletionsExpert:
 
         Cancelling the future ends the request.
         """
-        return self._loop.submit(self._ask(prompts, model, steps))
+        return self._loop.submit(_as_expert_error(self._ask(prompts, model, steps)))
 
     def score(self, prompt: Sequence[int], *, model: str) -> Future[float]:
         """Send one request for ln p of the tokens of `prompt`; see `Expert.score`."""
-        return self._loop.submit(self._score(prompt, model))
+        return self._loop.submit(_as_expert_error(self._score(prompt, model)))
 
     def close(self) -> None:
         """Close the connections, and the thread if it is this expert's own."""
         if self._closed:
             return
         self._closed = True
-        self._loop.submit(self._client.aclose()).result(timeout=5)
+        self._loop.submit(self._transport.close()).result(timeout=5)
         if self._owns_loop:
             self._loop.close()
 
     async def _ask(self, prompts: Sequence[Sequence[int]], model: str, steps: int) -> ExpertReply:
-        _, dialect = self._known or await self._decide(model)
+        _, dialect = await self._find(model)
         by_session = await self._ask_by_session(dialect, prompts, model, steps)
         if by_session is not None:
             return by_session
@@ -281,7 +285,7 @@ class CompletionsExpert:
             return None
         limit = most_reply_bytes(prompts=len(prompts), steps=steps, top_k=self._top_k)
         url = f"{self._url}/completions"
-        send = partial(self._exchange, url, limit=limit, content_type=CONTENT_TYPE)
+        send = partial(self._transport.exchange, url, limit=limit, content_type=CONTENT_TYPE)
         async with self._in_time(self._timeout_s):
             answer = await self._sessions.ask(prompts, model=model, steps=steps, send=send)
         if answer is None:
@@ -302,48 +306,49 @@ class CompletionsExpert:
         )
 
     async def _score(self, prompt: Sequence[int], model: str) -> float:
-        _, dialect = self._known or await self._decide(model)
+        _, dialect = await self._find(model)
         values = dialect.score_body(prompt, model=model)
         limit = _BYTES_PER_PROMPT + len(prompt) * _BYTES_PER_LOGPROB
         _, received = await self._post(dialect, values, limit=limit, timeout_s=_SCORE_TIMEOUT_S)
         return dialect.read_score(received, prompt)
 
-    async def _decide_early(self, model: str) -> None:
+    async def _find_early(self, model: str) -> None:
         # The first call asks again, and its error is reported.
         with contextlib.suppress(ExpertError):
-            await self._decide(model)
+            await self._find(model)
 
-    async def _decide(self, model: str) -> tuple[Detected, Dialect]:
-        """Find out which dialect the server speaks, once; say in one line what it cannot do."""
-        async with self._deciding:
-            if self._known is not None:
-                return self._known
-            try:
-                async with asyncio.timeout(min(self._timeout_s, _DECIDE_TIMEOUT_S)):
-                    detected = await detect(
-                        self._fetch, self._url, api=self._api, model=self._model or model
-                    )
-            except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-                raise self._unanswered(error) from None
-            # Spellings of a large vocabulary take a while to collect.
-            dialect = await asyncio.to_thread(
-                make_dialect, detected, self._expected, base=self._model
+    async def _find(self, model: str) -> tuple[Detected, Dialect]:
+        """Return the server's dialect and why; ask the server first if that is in doubt."""
+        before = self._server.found
+        found = await self._server.current(model)
+        if before is not None and found is not before:
+            # Another server may refuse what that one has accepted.
+            self._takes_mark = None
+        return found
+
+    async def _detect(self, model: str) -> Detected:
+        async with self._in_time(min(self._timeout_s, _DECIDE_TIMEOUT_S)):
+            detected = await detect(
+                self._fetch, self._url, api=self._api, model=self._model or model
             )
-            if detected != self._told:
-                lacks = dialect.abilities.lacks()
-                logger.info(
-                    "The expert at %s is asked as %s (%s)%s.",
-                    self._authority.decode(),
-                    detected.api,
-                    detected.why,
-                    f": {lacks}" if lacks else "",
-                )
-            self._known, self._told = (detected, dialect), detected
-            return self._known
+        if is_asked(self._api):
+            self._note_reached()
+        return detected
+
+    def _note_reached(self) -> None:
+        if not self._reached:
+            self._reached = True
+            if self._on_reached is not None:
+                self._on_reached()
+
+    def _doubt(self) -> None:
+        """Note that another server may be there by the next call."""
+        self._reached = False
+        self._server.doubt()
 
     async def _fetch(self, method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
         body = None if values is None else request_body(values, {})
-        return await self._send(url, body, limit=_MOST_BYTES_OF_PAGE, method=method)
+        return await self._send(url, body, limit=MOST_BYTES_OF_PAGE, method=method)
 
     async def _post(
         self, dialect: Dialect, values: Mapping[str, Any], *, limit: int, timeout_s: float
@@ -381,12 +386,15 @@ class CompletionsExpert:
             async with asyncio.timeout(timeout_s):
                 yield
         except (*CONNECTION_ERRORS, TimeoutError, OSError) as error:
-            if isinstance(error, httpcore.ConnectError) and self._api != "vllm":
-                self._known = None
+            self._doubt()
             raise self._unanswered(error) from None
 
     def _check(self, status: int, hints: Mapping[int, str]) -> None:
-        if status != HTTPStatus.OK:
+        if status == HTTPStatus.OK:
+            self._note_reached()
+        else:
+            if status == HTTPStatus.NOT_FOUND or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                self._doubt()
             kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
             raise kind(self._status(status, hints))
 
@@ -398,44 +406,13 @@ class CompletionsExpert:
         self, url: str, body: bytes | None, *, limit: int, method: str = "POST"
     ) -> Reply:
         """Send a request; only the body of a successful reply is read."""
-        status, headers, received = await self._exchange(url, body, limit=limit, method=method)
+        status, headers, received = await self._transport.exchange(
+            url, body, limit=limit, method=method
+        )
         if self._sessions is not None:
             self._sessions.heard(headers)
         server = next((each for name, each in headers if name.lower() == _SERVER), b"")
         return Reply(status=status, server=server.decode("latin-1"), body=received)
-
-    async def _exchange(
-        self,
-        url: str,
-        body: bytes | None,
-        *,
-        limit: int,
-        content_type: bytes = b"application/json",
-        method: str = "POST",
-    ) -> tuple[int, Headers, bytes]:
-        """Return status, headers and body; of most errors the body is not read."""
-        headers = [(b"Host", self._authority), *self._authorization()]
-        if body is not None:
-            headers += [
-                (b"Content-Type", content_type),
-                (b"Content-Length", str(len(body)).encode()),
-            ]
-        received = bytearray()
-        async with self._client.stream(method, url, content=body, headers=headers) as response:
-            # Another request follows one for an unknown session: the connection is kept for it.
-            if response.status in (HTTPStatus.OK, UNKNOWN):
-                async for part in response.aiter_stream():
-                    received += part
-                    if len(received) > limit:
-                        raise ExpertError(f"The expert's reply is larger than {limit} bytes.")
-        return response.status, response.headers, bytes(received)
-
-    def _authorization(self) -> list[tuple[bytes, bytes]]:
-        try:
-            return self._key.headers()
-        except ApiKeyError as error:
-            # Fails like any other call: the file may exist again for the next one.
-            raise ExpertError(str(error)) from None
 
     def _status(self, status: int, hints: Mapping[int, str]) -> str:
         """Return the status as a sentence, the first time with its likely cause."""
@@ -444,6 +421,17 @@ class CompletionsExpert:
             self._hinted.add(status)
             logger.error("%s Perhaps %s.", message, hints[status])
         return message
+
+
+async def _as_expert_error(answer: Coroutine[Any, Any, T]) -> T:
+    """Return an answer; any error of reading it becomes `ExpertError`."""
+    try:
+        return await answer
+    except ExpertError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a reply may hold anything
+        reason = type(error).__name__
+    raise ExpertError(f"The expert's reply cannot be read ({reason}).")
 
 
 def request_body(values: Mapping[str, Any], mark: Mapping[str, Any]) -> bytes:

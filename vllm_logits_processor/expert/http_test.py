@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from floe_plugins.config import ApiKey
+from vllm_logits_processor.expert.dialects.vllm import VllmDialect
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, ExpertReply
 from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
@@ -254,6 +255,19 @@ def test_a_broken_reply_is_refused(
         expert.start([[1]], model="slm").result(timeout=5)
     server.answer = well
     assert expert.start([[1]], model="slm").result(timeout=5).continuations
+
+
+def test_a_reply_that_memory_does_not_hold_is_refused(
+    expert: CompletionsExpert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*args: object, **values: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(VllmDialect, "read", read)
+    monkeypatch.setattr(VllmDialect, "read_score", read)
+    for call in (expert.start([[1]], model="slm"), expert.score([1, 2], model="slm")):
+        with pytest.raises(ExpertError, match=r"cannot be read \(MemoryError\)"):
+            call.result(timeout=5)
 
 
 def test_http_errors_name_the_status(server: FakeExpert, expert: CompletionsExpert) -> None:

@@ -14,83 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
+from vllm_logits_processor.expert.breaker import CircuitBreaker
 from vllm_logits_processor.expert.http import LoopThread
+from vllm_logits_processor.expert.missing_models import KnownMissingError, MissingModels
 from vllm_logits_processor.expert.protocol import (
     Expert,
     ExpertOpenError,
     ExpertReply,
     NoSuchModelError,
 )
-
-
-@dataclass
-class CircuitBreaker:
-    """Closed while calls succeed; open after consecutive failures; then one probe per cooldown.
-
-    A probe that has not ended after a cooldown does not delay the next one: it may hang although
-    the server has recovered. An inconclusive probe, such as a reply that was slow because of a long
-    prompt, is followed by another immediately.
-
-    Parameters
-    ----------
-    threshold : int
-        Consecutive failures, including late replies, that open the breaker.
-    cooldown_s : float
-        Seconds for which an open breaker refuses all calls before it admits a probe.
-
-    Attributes
-    ----------
-    period : int
-        Increases when the breaker opens or closes: the outcome of a call from an earlier period
-        does not affect the current one.
-    """
-
-    threshold: int
-    cooldown_s: float
-    period: int = field(default=0, init=False)
-    _failures: int = field(default=0, init=False)
-    #: When the breaker opened or its last probe began; None while it is closed.
-    _since: float | None = field(default=None, init=False)
-    _probing: bool = field(default=False, init=False)
-
-    def allows(self, now: float) -> bool:
-        """Return whether a call, or a probe, may start at `now` (seconds, monotonic)."""
-        if self._since is None:
-            return True
-        if now - self._since < self.cooldown_s:
-            return False
-        self._probing, self._since = True, now
-        return True
-
-    def succeeded(self) -> None:
-        """Note a valid reply in time: the breaker closes."""
-        self.period += self._since is not None
-        self._failures, self._since, self._probing = 0, None, False
-
-    def failed(self, now: float) -> None:
-        """Note a failed or late call at `now`; enough of them in a row open the breaker.
-
-        After a failed probe the next one may start a cooldown after the probe began, not after it
-        ended: a hanging probe must not prolong the time for which a recovered server is skipped.
-        """
-        self._failures += 1
-        if self._since is None and self._failures >= self.threshold:
-            self._since = now
-            self.period += 1
-        self._probing = False
-
-    def inconclusive(self) -> None:
-        """Note a call whose outcome says nothing about the server's health."""
-        if self._probing:
-            self._since = -math.inf
-
-    @property
-    def state(self) -> str:
-        """``closed``, ``open`` or ``half-open``."""
-        if self._since is None:
-            return "closed"
-        return "half-open" if self._probing else "open"
-
 
 T = TypeVar("T")
 
@@ -116,6 +48,7 @@ class _Server:
     url: str
     expert: Expert
     breaker: CircuitBreaker
+    missing: MissingModels
     latency_s: float = 0.0
     asked_at: float = -math.inf
     reported: str = ""
@@ -175,8 +108,8 @@ class _Call(Generic[T]):
     #: False for a call whose duration says nothing about the next one's: no evidence of health.
     counts: bool
     patience: Patience = Patience()
-    #: Whether a client named the model: then its absence is no failure of a server.
-    named: bool = False
+    #: The model, if a client named it: then its absence is no failure of a server.
+    named: str | None = None
     future: Future[T] = field(default_factory=Future)
     attempts: list[_Attempt[T]] = field(default_factory=list)
     done: bool = False
@@ -220,7 +153,8 @@ class ExpertPool:
         Called as ``on_breaker(url=..., state=...)`` from any thread.
     model : str, optional
         The expert's own model. A server that lacks a different model, named by a client, still
-        counts as healthy: one client's mistake must not end fusion for all.
+        counts as healthy: one client's mistake must not end fusion for all. It is not asked for
+        that model again before `cooldown_s` have passed.
     """
 
     def __init__(
@@ -237,7 +171,12 @@ class ExpertPool:
         if not experts or (hedge_ms is not None and loop is None):
             raise ValueError("A pool needs a server, and for hedging a loop that keeps the time.")
         self._servers = [
-            _Server(url, expert, CircuitBreaker(threshold=failures, cooldown_s=cooldown_s))
+            _Server(
+                url,
+                expert,
+                CircuitBreaker(threshold=failures, cooldown_s=cooldown_s),
+                MissingModels(remembered_s=cooldown_s),
+            )
             for url, expert in experts.items()
         ]
         self._hedge_s = hedge_ms / 1000 if hedge_ms is not None and len(experts) > 1 else None
@@ -273,7 +212,8 @@ class ExpertPool:
     ) -> Future[ExpertReply]:
         """Begin a call; see `Expert.start`.
 
-        The future holds `ExpertOpenError` immediately if no server may be called.
+        The future holds `ExpertOpenError` immediately if no server may be called; that is
+        `KnownMissingError` if one has just said that it lacks the model.
 
         Parameters
         ----------
@@ -282,12 +222,11 @@ class ExpertPool:
         patience : Patience, optional
             By default a call may take any time.
         """
-        named = self._model is not None and model != self._model
         return self._begin(
             _Call(
                 lambda expert: expert.start(prompts, model=model, steps=steps),
                 counts=True,
-                named=named,
+                named=self._named(model),
                 patience=patience or Patience(),
             )
         )
@@ -303,7 +242,13 @@ class ExpertPool:
 
         Its duration and outcome do not count for a server's health.
         """
-        return self._begin(_Call(lambda expert: expert.score(prompt, model=model), counts=False))
+        return self._begin(
+            _Call(
+                lambda expert: expert.score(prompt, model=model),
+                counts=False,
+                named=self._named(model),
+            )
+        )
 
     def renew(self, future: Future[ExpertReply], *, seconds: float) -> None:
         """Let a call of `start` fail if it is not answered within `seconds` from now."""
@@ -321,11 +266,14 @@ class ExpertPool:
         if self._loop is not None:
             self._loop.close()
 
+    def _named(self, model: str) -> str | None:
+        return None if self._model is None or model == self._model else model
+
     def _begin(self, call: _Call[T]) -> Future[T]:
         self._check_time_limits()
         attempt = self._send(call)
         if attempt is None:
-            call.future.set_exception(_all_open())
+            call.future.set_exception(self._nobody(call))
             return call.future
         call.future.add_done_callback(lambda _: self._end(call))
         while attempt is not None and call.probing:
@@ -360,6 +308,8 @@ class ExpertPool:
         free = [server for server in self._servers if server not in asked]
         for server in sorted(free, key=lambda server: server.expected_s(now)):
             breaker = server.breaker
+            if call.named is not None and server.missing.said(call.named, now) is not None:
+                continue
             if not call.counts and breaker.state != "closed":
                 continue
             if breaker.allows(now):
@@ -368,6 +318,16 @@ class ExpertPool:
                 probe = breaker.state == "half-open"
                 return _Attempt(server, now, probe, breaker.period, call.patience)
         return None
+
+    def _nobody(self, call: _Call[Any]) -> ExpertOpenError:
+        """Return why no server may be called."""
+        now = time.monotonic()
+        with self._lock:
+            for server in self._servers:
+                said = None if call.named is None else server.missing.said(call.named, now)
+                if said is not None:
+                    return KnownMissingError(said)
+        return _all_open()
 
     def _probes_before(self, attempt: _Attempt[Any]) -> list[_Attempt[Any]]:
         """Return the probes of a server that are too old to continue."""
@@ -398,7 +358,9 @@ class ExpertPool:
             attempt.over = True
             self._in_flight.remove((call, attempt))
             dropped: list[_Attempt[Any]] = []
-            if call.counts and not (call.named and isinstance(error, NoSuchModelError)):
+            if call.named is not None and isinstance(error, NoSuchModelError):
+                attempt.server.missing.note(call.named, error, now)
+            elif call.counts:
                 failed = error is not None or now - attempt.begun > attempt.patience.fails_s
                 dropped = self._judge(attempt, now, failed=failed, cancelled=future.cancelled())
             wins = not call.done and error is None and not future.cancelled()

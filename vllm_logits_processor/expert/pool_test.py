@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from vllm_logits_processor.expert.http import CompletionsExpert, LoopThread
-from vllm_logits_processor.expert.pool import CircuitBreaker, ExpertPool, Patience
+from vllm_logits_processor.expert.pool import ExpertPool, Patience
 from vllm_logits_processor.expert.protocol import (
     ExpertError,
     ExpertOpenError,
@@ -105,13 +106,36 @@ def test_a_model_that_a_client_has_named_and_nobody_has_opens_no_breaker() -> No
         for _ in range(6):
             with pytest.raises(NoSuchModelError, match="HTTP 404"):
                 both.pool.start([[1]], model="mistyped").result(timeout=5)
-        assert both.asked == (6, 6)
+        # They have said so, and are not asked at each token.
+        assert both.asked == (1, 1)
         assert set(both.states) == {("first", "closed"), ("second", "closed")}
         # A missing model of the expert's own does count.
         for _ in range(2):
             with pytest.raises(NoSuchModelError):
                 both.ask()
         assert {("first", "open"), ("second", "open")} <= set(both.states)
+
+
+def test_a_model_that_one_server_lacks_is_asked_of_the_other_and_again_after_the_cooldown() -> None:
+    with servers(model="slm", cooldown_s=0.5) as both:
+        both.first.status = 404
+        ask = partial(both.pool.start, [[1]], model="new")
+        assert [token_of(ask().result(timeout=5)) for _ in range(3)] == [2, 2, 2]
+        assert both.asked == (1, 3)
+        both.second.status = 404
+        with pytest.raises(NoSuchModelError):
+            ask().result(timeout=5)
+        # No server is called: this is no failure to be logged for each token.
+        with pytest.raises(ExpertOpenError, match="HTTP 404"):
+            ask().result(timeout=5)
+        with pytest.raises(ExpertOpenError, match="HTTP 404"):
+            both.pool.score([1, 2], model="new").result(timeout=5)
+        assert both.asked == (1, 4)
+        both.first.status = both.second.status = 200
+        # Other models are asked for meanwhile.
+        assert both.ask() in (1, 2)
+        time.sleep(0.6)
+        assert token_of(ask().result(timeout=5)) in (1, 2)
 
 
 def test_a_slow_server_is_hedged_and_the_first_reply_wins() -> None:
@@ -194,69 +218,3 @@ def test_closing_ends_what_is_on_its_way() -> None:
         both.pool.close()
         assert time.monotonic() - begun < both.first.delay_s
         assert future.cancelled() or isinstance(future.exception(timeout=5), ExpertError)
-
-
-def test_opens_after_failures_in_a_row_only() -> None:
-    breaker = CircuitBreaker(threshold=2, cooldown_s=10)
-    breaker.failed(0)
-    breaker.succeeded()
-    breaker.failed(1)
-    assert breaker.allows(1)
-    assert breaker.state == "closed"
-    breaker.failed(2)
-    assert not breaker.allows(3)
-    assert breaker.state == "open"
-
-
-def test_one_probe_after_the_cooldown_decides() -> None:
-    breaker = CircuitBreaker(threshold=1, cooldown_s=10)
-    breaker.failed(0)
-    assert not breaker.allows(9.9)
-    assert breaker.allows(10)
-    assert breaker.state == "half-open"
-    assert not breaker.allows(10.1)
-    breaker.failed(11)
-    assert breaker.state == "open"
-    assert not breaker.allows(19.9)
-    assert breaker.allows(20)
-    breaker.succeeded()
-    assert breaker.allows(20.1)
-    assert breaker.state == "closed"
-
-
-def test_a_probe_that_hangs_adds_nothing_to_the_cooldown() -> None:
-    breaker = CircuitBreaker(threshold=1, cooldown_s=10)
-    breaker.failed(0)
-    assert breaker.allows(10)
-    assert not breaker.allows(19)
-    # It still hangs, and the next one may begin.
-    assert breaker.allows(20)
-    assert not breaker.allows(21)
-    # It fails at last, which does not affect what began after it.
-    breaker.failed(29)
-    assert breaker.allows(30)
-
-
-def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
-    breaker = CircuitBreaker(threshold=1, cooldown_s=10)
-    breaker.failed(0)
-    assert breaker.allows(10)
-    breaker.inconclusive()
-    assert breaker.state == "half-open"
-    assert breaker.allows(11)
-    breaker.failed(12)
-    assert not breaker.allows(20.9)
-    assert breaker.allows(21)
-
-
-def test_a_period_begins_when_it_opens_and_when_it_closes() -> None:
-    breaker = CircuitBreaker(threshold=2, cooldown_s=10)
-    periods = []
-    for change in (breaker.succeeded, lambda: breaker.failed(0), lambda: breaker.failed(1)):
-        change()
-        periods.append(breaker.period)
-    assert breaker.allows(11)
-    breaker.failed(12)
-    periods.append(breaker.period)
-    breaker.succeeded()
-    assert [*periods, breaker.period] == [0, 0, 1, 1, 2]

@@ -30,6 +30,14 @@ PROBES = (
     "def add(first, second): return first + second",
     "你好世界 — здравствуй, мир 🙂",
 )
+#: Statuses of servers that may tell later: those that load, and proxies before them.
+_FOR_NOW = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 #: Most ids of either side that a message shows.
 _SHOWN = 8
 
@@ -56,15 +64,31 @@ def tokenizer_fault(
         The difference, as a clause about the server; an empty string without one; None if the
         server does not tell.
     """
+    try:
+        return _fault(fetcher, url, model=model, vocabulary=vocabulary, echo=echo)
+    except _UnansweredError:
+        return None
+
+
+class _UnansweredError(FloeError):
+    """The server does not answer for now: it is not up, or still loads its model."""
+
+
+def _fault(
+    fetcher: Fetcher, url: str, *, model: str, vocabulary: ByteVocabulary, echo: bool = False
+) -> str | None:
     texts = list(PROBES)
     ends = vocabulary.ends
     if ends is not None and ends.ids:
         texts.append("".join(ends.spelled))
     for place, text in enumerate(texts):
-        ids = _tokenized(fetcher, url, model, text)
+        reply = _tokenize(fetcher, url, model, text)
+        ids = _ids_of(reply)
         if ids is None and echo:
             ids = _echoed(fetcher, url, model, text)
         if ids is None:
+            if isinstance(reply, str) or reply[0] in _FOR_NOW:
+                raise _UnansweredError
             return None
         if place < len(PROBES):
             expected = vocabulary.encode_words(text.encode(), begins_text=True)[0]
@@ -79,36 +103,74 @@ def tokenizer_fault(
     return ""
 
 
-def warn_of_other_tokenizers(config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
-    """Warn of servers of the expert that use another tokenizer than `vocabulary`'s.
+class TokenizerComparison:
+    """Warns of servers of the expert that use another tokenizer than the configured one.
 
-    Runs in a thread of its own. Without URLs, nothing is compared.
+    Each server is compared once, in a thread of its own. One that does not answer is named in the
+    log, once, and is compared when it does.
+
+    Parameters
+    ----------
+    config : ExpertConfig
+        Without URLs, nothing is compared.
+    vocabulary : ByteVocabulary
+        The configured tokenizer.
     """
-    if config.urls:
-        threading.Thread(
-            target=_warn, args=(config, vocabulary), name="floe-tokenizers", daemon=True
-        ).start()
 
+    def __init__(self, config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
+        self._config, self._vocabulary = config, vocabulary
+        #: A server's lock is held while it is asked.
+        self._asking = {url: threading.Lock() for url in config.urls}
+        self._compared: set[str] = set()
+        self._said: set[str] = set()
 
-def _warn(config: ExpertConfig, vocabulary: ByteVocabulary) -> None:
-    try:
-        fetcher = Fetcher(config)
-    # An unreadable file may exist by the first call, which reports it if it does not.
-    except (FloeError, OSError):
-        return
-    for url in config.urls:
-        fault = tokenizer_fault(fetcher, url, model=config.model, vocabulary=vocabulary)
+    def begin(self) -> None:
+        """Compare all servers that answer already."""
+        for url in self._config.urls:
+            self.reached(url)
+
+    def reached(self, url: str) -> None:
+        """Compare a server that has just answered, if that has not been done; returns at once."""
+        if url not in self._compared:
+            threading.Thread(
+                target=self._compare, args=(url,), name="floe-tokenizers", daemon=True
+            ).start()
+
+    def _compare(self, url: str) -> None:
+        # A thread that waits here would else miss a server that comes up while another one asks.
+        with self._asking[url]:
+            if url in self._compared:
+                return
+            try:
+                fault = _fault(
+                    Fetcher(self._config),
+                    url,
+                    model=self._config.model,
+                    vocabulary=self._vocabulary,
+                )
+            # An unreadable file may exist by the first call, which reports it if it does not.
+            except (FloeError, OSError):
+                if url not in self._said:
+                    self._said.add(url)
+                    logger.warning(
+                        "%s does not answer yet: its tokenizer is not compared with "
+                        "expert.tokenizer, %r, before it does.",
+                        server_of(url),
+                        self._config.tokenizer_reference,
+                    )
+                return
+            self._compared.add(url)
         if fault:
             logger.warning(
                 "%s has another tokenizer than expert.tokenizer, %r: %s. What it says is fused as "
                 "other text: name the tokenizer of the model that it serves.",
                 server_of(url),
-                config.tokenizer_reference,
+                self._config.tokenizer_reference,
                 fault,
             )
 
 
-def _tokenized(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] | None:
+def _tokenize(fetcher: Fetcher, url: str, model: str, text: str) -> tuple[int, str] | str:
     """Ask ``/tokenize``; vLLM reads the first three fields, llama.cpp the others."""
     values = {
         "model": model,
@@ -118,7 +180,12 @@ def _tokenized(fetcher: Fetcher, url: str, model: str, text: str) -> list[int] |
         "add_special": False,
     }
     root = url.rstrip("/").removesuffix("/v1")
-    said = _read(fetcher.post(f"{root}/tokenize", values)).get("tokens")
+    return fetcher.post(f"{root}/tokenize", values)
+
+
+def _ids_of(reply: tuple[int, str] | str) -> list[int] | None:
+    """Return the ids in a reply of ``/tokenize``, None if it has none."""
+    said = _read(reply).get("tokens")
     return said if isinstance(said, list) and all(type(each) is int for each in said) else None
 
 

@@ -24,6 +24,16 @@ from vllm_logits_processor.expert.protocol import ExpertError, NoSuchModelError
 
 #: Statuses of servers that refuse a field of the request.
 REFUSED_FIELD = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+#: The only statuses that say that a server has no such route. Others may pass: a server that is
+#: still loading answers 503.
+_NO_ROUTE = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
+#: Statuses that leave it to the completions route to say whether a server may be asked at all: keys
+#: may be for that route alone.
+_NOT_ALLOWED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,11 @@ class Detected:
     context: int | None = None
 
 
+def is_asked(api: str) -> bool:
+    """Return whether the server is asked anything with what is configured."""
+    return api not in (VllmDialect.name, OpenAiDialect.name)
+
+
 async def detect(fetch: Fetch, url: str, *, api: str, model: str) -> Detected:
     """Find out how a server is to be asked.
 
@@ -78,15 +93,18 @@ async def detect(fetch: Fetch, url: str, *, api: str, model: str) -> Detected:
     Raises
     ------
     ExpertError
-        If the reply does not tell: a status that asks for a key, or no JSON.
+        If the reply does not tell: a status that asks for a key or says that the server is still
+        loading, or no JSON.
     """
-    if api == VllmDialect.name or api == OpenAiDialect.name:
+    if not is_asked(api):
         return Detected(api=api, why="as configured")
     if api == LlamaCppDialect.name:
         return await _llama_cpp(fetch, url, why="as configured") or Detected(
             api=api, why="as configured"
         )
     models = await fetch("GET", f"{url}/models", None)
+    if models.status not in _NOT_ALLOWED:
+        _has_route(models)
     listed = _listed(models)
     owners = {str(each.get("owned_by")) for each in listed}
     if models.server == "llama.cpp" or "llamacpp" in owners:
@@ -123,13 +141,14 @@ def make_dialect(detected: Detected, expected: Expected, *, base: str | None) ->
 async def _llama_cpp(fetch: Fetch, url: str, *, why: str) -> Detected | None:
     """Return what a llama.cpp server says of its adapters and slots, None if it does not tell."""
     reply = await fetch("GET", f"{root_of(url)}/lora-adapters", None)
-    if reply.status != HTTPStatus.OK:
+    if not _has_route(reply):
         return None
     try:
         adapters = adapter_ids(_json(reply.body))
     except ExpertError:
         return None
-    slots = slots_of((await fetch("GET", f"{root_of(url)}/props", None)).body)
+    props = await fetch("GET", f"{root_of(url)}/props", None)
+    slots = slots_of(props.body) if _has_route(props) else None
     context = None if slots is None else slots.context
     return Detected(api=LlamaCppDialect.name, why=why, adapters=adapters, context=context)
 
@@ -149,8 +168,7 @@ async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
     if reply.status in REFUSED_FIELD:
         return text
     if reply.status != HTTPStatus.OK:
-        kind = NoSuchModelError if reply.status == HTTPStatus.NOT_FOUND else ExpertError
-        raise kind(f"The expert answered HTTP {reply.status}.")
+        raise _refusal(reply.status)
     said = _json(reply.body)
     try:
         logprobs = said["choices"][0]["logprobs"]
@@ -163,6 +181,22 @@ async def _by_a_question(fetch: Fetch, url: str, *, model: str) -> Detected:
     if not by_ids:
         return text
     return Detected(api="vllm", why="it gives tokens by their ids")
+
+
+def _has_route(reply: Reply) -> bool:
+    """Return whether a server has the route that it answered; raise if its status does not tell."""
+    if reply.status in _NO_ROUTE:
+        return False
+    if reply.status != HTTPStatus.OK:
+        raise _refusal(reply.status)
+    return True
+
+
+def _refusal(status: int) -> ExpertError:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return ExpertError(f"The expert is still loading (HTTP {status}).")
+    kind = NoSuchModelError if status == HTTPStatus.NOT_FOUND else ExpertError
+    return kind(f"The expert answered HTTP {status}.")
 
 
 def _listed(models: Reply) -> list[dict[str, Any]]:

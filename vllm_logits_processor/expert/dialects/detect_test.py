@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vllm_logits_processor.expert.dialects.detect import Detected, Reply, detect
+from vllm_logits_processor.expert.dialects.detect import Detected, Fetch, Reply, detect
 from vllm_logits_processor.expert.http import CompletionsExpert
 from vllm_logits_processor.expert.protocol import ExpertError, NoSuchModelError
 from vllm_logits_processor.testing.fake_expert import FakeExpert, completion, fake_expert
@@ -169,6 +170,37 @@ def test_llama_cpp_is_known_by_its_header_and_asked_for_its_adapters(api: str, w
     assert (found.api, found.why) == ("llama.cpp", why)
     assert found.adapters["one"] == 0
     assert found.context == 512
+
+
+def answering(statuses: Mapping[str, int]) -> Fetch:
+    """Return a llama.cpp server that answers its routes with these statuses."""
+
+    async def fetch(method: str, url: str, values: Mapping[str, Any] | None) -> Reply:
+        said = await _llama_cpp(method, url, values)
+        status = statuses.get(url.removeprefix("http://x"), 200)
+        return replace(said, status=status, body=said.body if status == 200 else b"")
+
+    return fetch
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_proxy_that_lacks_the_routes_of_llama_cpp_leaves_text(status: int) -> None:
+    fetch = answering({"/lora-adapters": status})
+    found = asyncio.run(detect(fetch, "http://x/v1", api="auto", model="slm"))
+    assert found.api == "openai-completions"
+    found = asyncio.run(detect(fetch, "http://x/v1", api="llama.cpp", model="slm"))
+    assert (found.api, found.adapters) == ("llama.cpp", {})
+
+
+@pytest.mark.parametrize("api", ["auto", "llama.cpp"])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(503, "still loading"), (401, "HTTP 401"), (429, "HTTP 429"), (500, "HTTP 500")],
+)
+def test_any_other_status_of_a_route_decides_nothing(api: str, status: int, reason: str) -> None:
+    for route in ("/lora-adapters", "/props"):
+        with pytest.raises(ExpertError, match=reason):
+            asyncio.run(detect(answering({route: status}), "http://x/v1", api=api, model="slm"))
 
 
 def test_vllm_says_how_long_a_text_may_be() -> None:

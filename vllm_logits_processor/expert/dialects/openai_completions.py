@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from vllm_logits_processor.expert.protocol import (
 _NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 #: How OpenAI's own server spells such a token.
 _ESCAPED = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
+#: Most bytes of one token.
+_MOST_BYTES = 256
 
 #: A spelling: bytes, or None for one that says nothing.
 _Spelled = bytes | None
@@ -264,8 +266,15 @@ def _steps_of(
 
 
 def _entry(entry: Mapping[str, Any]) -> _Spelled:
-    given: Iterable[int] | None = entry.get("bytes")
-    return _text(entry["token"]) if given is None else bytes(given) or None
+    given: object = entry.get("bytes")
+    if given is None:
+        return _text(entry["token"])
+    # bytes() of a number would be so many zeros.
+    if not isinstance(given, list) or len(given) > _MOST_BYTES:
+        raise TypeError
+    if any(type(each) is not int for each in given):
+        raise TypeError
+    return bytes(given) or None
 
 
 def _text(token: str) -> _Spelled:

@@ -147,6 +147,12 @@ def test_a_broken_reply_is_refused(body: bytes, reason: str) -> None:
         dialect_of().read(body, count=1, steps=1)
 
 
+@pytest.mark.parametrize("data", [10**15, 3, "abc", [True], [1.0], [256], [-1], [97] * 257])
+def test_bytes_that_are_no_list_of_bytes_are_refused(data: Any) -> None:
+    with pytest.raises(ExpertError, match=r"not a completion .*\((Type|Value)Error\)"):
+        read(content([("a", data, -0.5)]))
+
+
 @pytest.mark.parametrize(
     ("logprobs", "reason"),
     [
