@@ -7,7 +7,8 @@ decide: join until the deadline ─► align ─► weigh ─► the cells of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +111,7 @@ class FusionEngine:
         options: RequestOptions,
         *,
         greedy: bool = False,
+        unwanted: tuple[int, ...] = (),
     ) -> Stream | None:
         """Return the state of a request, or None if it is never fused.
 
@@ -119,9 +121,12 @@ class FusionEngine:
             Host tokens of the prompt; None for a prompt of embeddings. One that mixes both counts
             as embeddings.
         output_ids : list of int
-            The caller's own list of the answer's tokens, which is read as it grows.
+            The caller's own list of the answer's tokens, which is read as it grows. A request that
+            returns to the batch may have some already.
         greedy : bool
             True if the likeliest token of each row is taken, and none is drawn.
+        unwanted : tuple of int, optional
+            Host tokens that the expert makes no likelier.
         """
         if not self._config.fuses(options.mode):
             return None
@@ -132,19 +137,21 @@ class FusionEngine:
         opening = self._pair.conversation.opening(prompt_ids or ())
         prefix = ExpertPrefix(expert, opening.front)
         prefix.extend(opening.text)
+        text = bytearray(self._pair.host.decode(prompt_ids or ()))
         return Stream(
             host=self._pair.host,
             prompt_ids=prompt_ids,
             output_ids=output_ids,
             options=options,
-            privacy=StreamPrivacy(self._gate),
+            privacy=StreamPrivacy(self._gate, prompt_bytes=len(text)),
             prefix=prefix,
             received=ReceivedDistributions(
                 vocabulary=expert,
                 lookahead=LookAhead(most=self._config.expert.lookahead, times=self._times),
             ),
-            text=bytearray(self._pair.host.decode(prompt_ids or ())),
+            text=text,
             greedy=greedy,
+            unwanted=unwanted,
         )
 
     def begin_step(self, streams: Sequence[Stream]) -> None:
@@ -336,7 +343,8 @@ class FusionEngine:
             return FusedCells.none()
         rows = np.fromiter(distributions, dtype=np.int64)
         top = stacked_with_remainders(list(distributions.values()), self._pair.host)
-        aligned = align(logits, rows, top, self._pair.maps)
+        with _hidden(logits, {row: streams[row].unwanted for row in distributions}):
+            aligned = align(logits, rows, top, self._pair.maps)
         factors, feasible = StepFactors(aligned), aligned.feasible.tolist()
         place_of = {row: place for place, row in enumerate(distributions)}
         # Shortest first: a row's evidence continues that of the row before it.
@@ -370,6 +378,25 @@ class FusionEngine:
         stream.evidence = before.evidence.copy()
         stream.evidence.observe(factor)
         stream.evidence.follow(self._pair.host.decode([draft]))
+
+
+@contextmanager
+def _hidden(logits: torch.Tensor, tokens: Mapping[int, Sequence[int]]) -> Iterator[None]:
+    """Put some tokens of some rows at -inf for the moment, so that alignment gives them nothing.
+
+    They have their logits again when the cells are written, on this rank as on the others.
+    """
+    cells = [(row, token) for row, of_row in tokens.items() for token in of_row]
+    if not cells:
+        yield
+        return
+    places = tuple(torch.tensor(cells, device=logits.device).T)
+    before = logits[places]
+    logits[places] = -torch.inf
+    try:
+        yield
+    finally:
+        logits[places] = before
 
 
 def _look_up_factors(streams: Sequence[Stream]) -> None:

@@ -35,6 +35,44 @@ def test_the_expert_changes_the_logits(expert: Scripted) -> None:
     assert gain > 5
 
 
+def test_the_beginning_of_a_value_does_not_leave_with_a_stream_opened_anew(
+    expert: Scripted,
+) -> None:
+    """As for a request that returns from preemption with its answer so far."""
+    parts = engine(expert, gate=Gate(timeout_s=30))
+    prompt = HOST.encode(b"Please write the card number down")
+    answer = HOST.encode(b": 4111 1111 1")
+    stream = parts.new_stream(prompt, answer, FUSED)
+    assert stream is not None
+    step(parts, {0: stream})
+    assert expert.calls == []
+    assert stream.summary.tokens == {"private": 1}
+    stream.output_ids += HOST.encode(b" or so it is said")
+    step(parts, {0: stream})
+    assert len(expert.calls) == 1
+
+
+def test_the_expert_does_not_give_back_a_token_that_a_bias_forbids(expert: Scripted) -> None:
+    cat = HOST.encode(b" cat")[0]
+    logits, shares = some_logits(2), []
+    logits[:, cat] -= 30
+    for unwanted in ((), (cat,)):
+        parts = engine(expert)
+        stream = parts.new_stream(HOST.encode(b"The"), [], FUSED, unwanted=unwanted)
+        assert stream is not None
+        streams = {0: stream_of(parts, b"The"), 1: stream}
+        fused = logits.clone()
+        parts.begin_step(list(streams.values()))
+        cells = parts.decide(fused, streams)
+        assert torch.equal(fused, logits)
+        cells.write(fused)
+        shares.append(torch.softmax(fused, -1)[:, cat])
+        assert not torch.equal(fused[1], logits[1])
+    (without, _), (beside, forbidden) = shares[0].tolist(), shares[1].tolist()
+    assert without == beside > 0.1
+    assert forbidden <= torch.softmax(logits, -1)[1, cat]
+
+
 def test_one_call_per_step_and_model(expert: Scripted) -> None:
     parts = engine(expert)
     adapter = RequestOptions(mode="fused", expert_model="cluster-1")

@@ -56,9 +56,13 @@ class StreamPrivacy:
     ----------
     gate : Gate or None
         None for a trusted expert, which may see everything.
+    prompt_bytes : int
+        Bytes of the prompt at the text's beginning. The stream of a request that returns to the
+        batch opens with its answer so far, so the first text is not always a prompt.
     """
 
     gate: Gate | None
+    prompt_bytes: int = 0
     _private: bool = False
     _held: bool = False
     # Bytes that were read: complete characters, and one that may be incomplete.
@@ -76,7 +80,7 @@ class StreamPrivacy:
             return True
         if not self._private and len(text) != self._length:
             # A prompt is complete, so nothing of it is held back.
-            self._held = self._length > 0 and _begins_a_value(text)
+            self._held = len(text) > self.prompt_bytes and _begins_a_value(text)
             self._private = not self._clear(text)
             self._length = len(text)
         return not (self._private or self._held)

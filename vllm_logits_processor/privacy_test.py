@@ -54,7 +54,8 @@ def test_text_that_turns_private_latches(gate: Gate) -> None:
 
 
 def test_a_pattern_across_prompt_and_answer_is_seen(gate: Gate) -> None:
-    privacy, text = StreamPrivacy(gate), bytearray(b"The card is 4111 1111")
+    text = bytearray(b"The card is 4111 1111")
+    privacy = StreamPrivacy(gate, prompt_bytes=len(text))
     assert privacy.clears(text)
     for piece in (b" 11", b"11 1", b"111"):
         text += piece
@@ -140,9 +141,19 @@ def test_what_may_become_a_value_is_held_back_for_the_moment(
 
 
 def test_nothing_of_a_prompt_is_held_back(gate: Gate) -> None:
-    privacy = StreamPrivacy(gate)
+    privacy = StreamPrivacy(gate, prompt_bytes=len(b"What is 123456"))
     assert privacy.clears(b"What is 123456")
     assert privacy.clears(b"What is 123456")
+
+
+def test_an_answer_that_a_stream_opens_with_is_held_back_as_one_that_grew(gate: Gate) -> None:
+    prompt, answer = b"The card is ", b"4111 1111 1"
+    grown = StreamPrivacy(gate, prompt_bytes=len(prompt))
+    assert grown.clears(prompt)
+    opened = StreamPrivacy(gate, prompt_bytes=len(prompt))
+    for privacy in (grown, opened):
+        assert not privacy.clears(prompt + answer)
+        assert privacy.clears(prompt + answer + b" or so it is said")
 
 
 class Wide:

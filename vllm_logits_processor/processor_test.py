@@ -28,7 +28,7 @@ from vllm_logits_processor.fail_open import MOST_LOST
 from vllm_logits_processor.processor import _beside_drafts
 from vllm_logits_processor.runners.departures import KEPT_STEPS, MOST_TRIES
 from vllm_logits_processor.runners.rows import RowBatch
-from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.stream import UNKNOWN_TOKEN, Stream
 from vllm_logits_processor.testing.engines import EXPERT, HOST, Scripted, engine, some_logits
 
 
@@ -340,9 +340,49 @@ def test_a_preempted_request_comes_back_as_it_was(
     processor.update_state(batch(added=[added(3, b"The", output)]))
     assert stream_in(processor, 3) is stream
     assert ended == []
-    processor.update_state(batch(removed=[3], added=[added(0, b"The", list(output))]))
+    processor.update_state(batch(removed=[3], added=[added(0, b"12", list(output))]))
     assert stream_in(processor, 0).evidence.value == 0
-    assert stream_in(processor, 0).text == b"The cat"
+    assert stream_in(processor, 0).text == b"12 cat"
+
+
+def test_a_request_returns_with_a_new_list_and_goes_on(
+    processor: FloeLogitsProcessor, ended: list[Stream]
+) -> None:
+    """As with asynchronous scheduling, whose last token was not known when it left."""
+    output: list[int] = []
+    processor.update_state(batch(added=[added(0, b"The", output)]))
+    processor.apply(some_logits(4))
+    output.append(HOST.encode(b" cat")[0])
+    processor.update_state(None)
+    processor.apply(some_logits(4))
+    stream = stream_in(processor, 0)
+    output.append(UNKNOWN_TOKEN)
+    processor.update_state(batch(removed=[0]))
+    again = [*output[:-1], HOST.encode(b" 12")[0]]
+    processor.update_state(batch(added=[added(3, b"The", again)]))
+    assert stream_in(processor, 3) is stream
+    assert stream.output_ids is again
+    assert stream.text == b"The" + HOST.decode(again)
+    assert stream.evidence.observed == 2
+    assert changed_rows(processor) == [3]
+    assert stream.summary.tokens == {"fused": 3}
+    assert ended == []
+
+
+def test_a_bias_that_forbids_a_token_holds(processor: FloeLogitsProcessor) -> None:
+    cat = HOST.encode(b" cat")[0]
+    rows = [
+        added(row, b"The", [], logit_bias=bias)
+        for row, bias in enumerate(({cat: -5.0}, {cat: -30.0}))
+    ]
+    processor.update_state(batch(added=rows))
+    logits = some_logits(2)
+    # vLLM has added the bias by now.
+    logits[0, cat] -= 5
+    logits[1, cat] -= 30
+    weak, strong = torch.softmax(processor.apply(logits), -1)[:, cat].tolist()
+    assert weak > 0.1
+    assert strong < 1e-9
 
 
 def test_a_request_that_its_tokens_end_is_finished_at_once(

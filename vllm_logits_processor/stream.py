@@ -22,6 +22,14 @@ from vllm_logits_processor.step_factors import StepFactors
 UNKNOWN_TOKEN = -1
 
 
+def known_tokens(ids: list[int]) -> list[int]:
+    """Return an answer's tokens without those at its end that are not known yet."""
+    end = len(ids)
+    while end and ids[end - 1] == UNKNOWN_TOKEN:
+        end -= 1
+    return ids[:end]
+
+
 class ExpertAsked(NamedTuple):
     """The rows of a call that will hold the expert's distributions for some places of a stream."""
 
@@ -63,6 +71,8 @@ class Stream:
         Prompt and answer as bytes, as the gate sees them.
     greedy : bool
         True if the likeliest token of each row is taken.
+    unwanted : tuple of int
+        Host tokens that the expert makes no likelier.
     """
 
     host: ByteVocabulary
@@ -74,6 +84,7 @@ class Stream:
     received: ReceivedDistributions
     text: bytearray
     greedy: bool = False
+    unwanted: tuple[int, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
     summary: StreamSummary = field(default_factory=StreamSummary)
     scores: PromptScores | None = None

@@ -8,8 +8,9 @@ V2 makes no call when the last requests are aborted: `IdleWatch` checks while vL
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,8 @@ from weakref import WeakMethod
 
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
-from vllm_logits_processor.stream import Stream
+from vllm_logits_processor.request_options import RequestOptions
+from vllm_logits_processor.stream import Stream, known_tokens
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -62,6 +64,63 @@ class EndRule:
         return length >= self.most_tokens or not self.stop_ids.isdisjoint(last)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request as vLLM adds it to the batch, which may be one that was there before.
+
+    Parameters
+    ----------
+    prompt_ids, output_ids, options, greedy, unwanted
+        See :meth:`vllm_logits_processor.engine.FusionEngine.new_stream`.
+    """
+
+    prompt_ids: Sequence[int] | None
+    output_ids: list[int]
+    options: RequestOptions
+    greedy: bool
+    unwanted: tuple[int, ...] = ()
+
+    def opened(self, engine: FusionEngine) -> Stream | None:
+        """Return a new stream, or None for a request that the host answers alone."""
+        return engine.new_stream(
+            self.prompt_ids,
+            self.output_ids,
+            self.options,
+            greedy=self.greedy,
+            unwanted=self.unwanted,
+        )
+
+    def former(self, streams: Iterable[Stream]) -> Stream | None:
+        """Return the one of some streams without a row that is the request's, if any.
+
+        vLLM's synchronous scheduling keeps the answer's list; otherwise a request returns with a
+        new list of the same tokens. Of several streams that fit, such as answers to one prompt,
+        the one that knows most of the answer is taken.
+        """
+        return max(
+            filter(self._continues, streams),
+            key=lambda stream: (stream.output_ids is self.output_ids, len(stream.output_ids)),
+            default=None,
+        )
+
+    def _continues(self, stream: Stream) -> bool:
+        if stream.output_ids is self.output_ids:
+            return True
+        known, now = known_tokens(stream.output_ids), known_tokens(self.output_ids)
+        return (
+            # One without an answer is new: nothing of a stream would be of use to it.
+            bool(now)
+            and stream.options == self.options
+            and stream.greedy == self.greedy
+            and stream.unwanted == self.unwanted
+            and stream.prompt_ids is not None
+            and stream.prompt_ids == self.prompt_ids
+            and now[: len(known)] == known
+            # vLLM may have taken tokens back that the stream has read.
+            and stream.position <= len(known)
+        )
+
+
 class Departures:
     """Streams that left the batch and may return, limited in steps and number.
 
@@ -87,13 +146,12 @@ class Departures:
         stream.leave_step()
         self._away.append((self._step, stream))
 
-    def take(self, fits: Callable[[Stream], bool]) -> Stream | None:
-        """Remove and return the first kept stream that fits."""
-        for place, (_, stream) in enumerate(self._away):
-            if fits(stream):
-                del self._away[place]
-                return stream
-        return None
+    def take(self, request: Request) -> Stream | None:
+        """Remove and return the kept stream of a request, if there is one."""
+        former = request.former(stream for _, stream in self._away)
+        if former is not None:
+            self._away = [each for each in self._away if each[1] is not former]
+        return former
 
     def step(self) -> None:
         """Count a step; end streams that have been absent for too long or exceed the number."""
@@ -120,6 +178,21 @@ class Departures:
 
 #: Seconds without a step after which streams are reported as ended.
 IDLE_S = 5.0
+
+
+#: Methods of vLLM's workers between which a step begins and ends.
+_STEPS = frozenset({"execute_model", "sample_tokens"})
+
+
+def step_runs(thread: int) -> bool:
+    """Return whether a thread, by its ident, is within a step of vLLM."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if frame.f_code.co_name in _STEPS and module.startswith("vllm.v1.worker."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class IdleWatch:

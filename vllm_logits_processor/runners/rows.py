@@ -14,8 +14,8 @@ from vllm_logits_processor.cells import FusedCells
 from vllm_logits_processor.engine import FusionEngine
 from vllm_logits_processor.fail_open import FailOpen
 from vllm_logits_processor.request_options import RequestOptions
-from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule
-from vllm_logits_processor.runners.sampling import is_greedy
+from vllm_logits_processor.runners.departures import MOST_TRIES, Departures, EndRule, Request
+from vllm_logits_processor.runners.sampling import is_greedy, unwanted_of
 from vllm_logits_processor.stream import Stream
 
 
@@ -136,22 +136,25 @@ class RowBatch:
         self._fail_open.aside(partial(then, stream), stage="end")
 
     def _open(self, row: int, each: _Row) -> None:
-        """Give a request its stream: its former one if it returns with the same list object.
+        """Give a request its stream, its former one if it returns.
 
         Requests for the host alone are removed.
         """
-        stream = self._departures.take(lambda kept: kept.output_ids is each.output_ids)
+        request = Request(
+            prompt_ids=each.prompt_ids,
+            output_ids=each.output_ids,
+            options=RequestOptions.from_extra_args(each.params.extra_args),
+            greedy=is_greedy(each.params),
+            unwanted=unwanted_of(each.params),
+        )
+        stream = self._departures.take(request)
         if stream is None:
-            options = RequestOptions.from_extra_args(each.params.extra_args)
-            stream = self._engine.new_stream(
-                each.prompt_ids,
-                each.output_ids,
-                options,
-                greedy=is_greedy(each.params),
-            )
+            stream = request.opened(self._engine)
         if stream is None:
             del self._rows[row]
             return
+        # With asynchronous scheduling the request returns with a new list, which is to be read.
+        stream.output_ids = each.output_ids
         each.rule = EndRule.of(
             each.params,
             prompt_length=len(each.prompt_ids or ()),

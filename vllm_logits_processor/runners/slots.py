@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,10 @@ from vllm_logits_processor.runners.departures import (
     Departures,
     EndRule,
     IdleWatch,
+    Request,
+    step_runs,
 )
-from vllm_logits_processor.runners.sampling import is_greedy
+from vllm_logits_processor.runners.sampling import is_greedy, unwanted_of
 from vllm_logits_processor.runners.slot_tokens import TokenReader
 from vllm_logits_processor.stream import Stream
 
@@ -62,9 +64,9 @@ class SlotBatch:
     they are kept in the order in which they left.
 
     When all requests are aborted, vLLM makes no further calls. A thread of this class then reports
-    the streams as ended, `idle_s` after the last step, under the lock that every step holds. A
-    request that continues after that, such as a paused one, is fused again and reported in two
-    parts.
+    the streams as ended, `idle_s` after the last step, under the lock that every step holds; not
+    during a forward pass, however long. A request that continues after that, such as a paused one,
+    is fused again and reported in two parts.
 
     Parameters
     ----------
@@ -118,6 +120,8 @@ class SlotBatch:
         self._lock = threading.Lock()
         self._idle_s = idle_s
         self._active_at: float | None = None
+        #: The thread of a step that has begun, until `decide` has ended it.
+        self._stepping: int | None = None
         self._watch = IdleWatch(self.report_if_idle, every_s=idle_s / 2)
 
     @property
@@ -142,6 +146,7 @@ class SlotBatch:
         while the device computes the forward pass.
         """
         with self._lock:
+            self._stepping = threading.get_ident()
             self._follow()
             self._fail_open.run(self._read, otherwise=None, stage="begin", undo=self._abandon)
 
@@ -158,6 +163,7 @@ class SlotBatch:
                 undo=self._abandon,
             )
             self._note(ctx)
+            self._stepping, self._active_at = None, time.monotonic()
             return cells
 
     def abandon(self) -> None:
@@ -174,12 +180,17 @@ class SlotBatch:
             self._departures.end_all()
 
     def report_if_idle(self) -> None:
-        """Report all streams as ended if there was no step for `idle_s`."""
+        """Report all streams as ended if there was no step for `idle_s`.
+
+        A forward pass may take longer. A step without requests has none, and no `decide` either.
+        """
         if not self._lock.acquire(blocking=False):
             return  # a step is under way
         try:
             last = self._active_at
             if last is None or time.monotonic() - last < self._idle_s:
+                return
+            if self._stepping is not None and step_runs(self._stepping):
                 return
             self._active_at = None
             for stream in self.streams.values():
@@ -310,39 +321,31 @@ class SlotBatch:
     def _opened(self, slot: _Slot, tokens: list[int]) -> tuple[Stream, list[int]]:
         """Return the stream of a new or returning request, and the tokens it lacks."""
         prompt_ids, output_ids = tokens[: slot.prompt_length], tokens[slot.prompt_length :]
-        stream = self._returning(slot, prompt_ids, output_ids) if output_ids else None
+        request = Request(
+            prompt_ids=prompt_ids,
+            output_ids=output_ids,
+            options=slot.options,
+            greedy=is_greedy(slot.params),
+            unwanted=unwanted_of(slot.params),
+        )
+        stream = self._returning(request)
         if stream is not None:
             return stream, output_ids[len(stream.output_ids) :]
-        embedded = self._embeddings and _EMBEDDED in prompt_ids
-        stream = self._engine.new_stream(
-            None if embedded else prompt_ids,
-            output_ids,
-            slot.options,
-            greedy=is_greedy(slot.params),
-        )
+        if self._embeddings and _EMBEDDED in prompt_ids:
+            request = replace(request, prompt_ids=None)
+        stream = request.opened(self._engine)
         assert stream is not None  # requests for the host alone are not added
         return stream, []
 
-    def _returning(
-        self, slot: _Slot, prompt_ids: list[int], output_ids: list[int]
-    ) -> Stream | None:
-        """Find the stream of a preempted request: the same text and options, and no row."""
-
-        def fits(stream: Stream) -> bool:
-            known = stream.output_ids
-            return (
-                stream.options == slot.options
-                and stream.greedy == is_greedy(slot.params)
-                and stream.prompt_ids == prompt_ids
-                and output_ids[: len(known)] == known
-            )
-
-        for other in self._absent:
-            each = self._slots[other]
-            if each.stream is not None and fits(each.stream):
-                del self._slots[other], self._absent[other]
-                return each.stream
-        return self._departures.take(fits)
+    def _returning(self, request: Request) -> Stream | None:
+        """Find the stream of a preempted request; it has no row now."""
+        absent = {slot: self._slots[slot].stream for slot in self._absent}
+        former = request.former(stream for stream in absent.values() if stream is not None)
+        if former is None:
+            return self._departures.take(request)
+        slot = next(slot for slot, stream in absent.items() if stream is former)
+        del self._slots[slot], self._absent[slot]
+        return former
 
     def _end(self, slot: int) -> None:
         each = self._slots.pop(slot)

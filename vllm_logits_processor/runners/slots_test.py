@@ -140,6 +140,12 @@ def test_a_preempted_request_comes_back_as_it_was(runner: Runner, *, taken: bool
     assert runner.ended == []
 
 
+def test_a_bias_that_forbids_a_token_reaches_the_stream(runner: Runner) -> None:
+    runner.add(0, b"The", logit_bias={5: -100.0, 7: -1.0})
+    runner.step(0)
+    assert runner.batch.streams[0].unwanted == (5,)
+
+
 def test_a_live_twin_keeps_its_stream(runner: Runner) -> None:
     """Answers to one prompt may be equal; only one without a row can have returned."""
     runner.add(0, b"The")

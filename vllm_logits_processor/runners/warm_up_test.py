@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +13,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from vllm_logits_processor.runners.warm_up import made_up
 from vllm_logits_processor.testing.engines import HOST, Scripted
-from vllm_logits_processor.testing.runners import SLOTS, Runner
-
-
-def from_a_worker(method: str, module: str) -> Any:
-    """Return a function that calls its argument, as that method of vLLM's worker would."""
-    namespace = {"__name__": module}
-    exec(f"def {method}(call):\n    return call()", namespace)
-    made = namespace[method]
-    assert isinstance(made, FunctionType)
-    return made
+from vllm_logits_processor.testing.runners import SLOTS, Runner, from_a_worker
 
 
 def warm_up(runner: Runner, params: SamplingParams) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,15 @@ class Runner:
         before = logits.clone()
         assert self.processor.apply(logits, context) is logits
         return (logits - before).abs().sum(dim=1)
+
+
+def from_a_worker(method: str, module: str) -> Any:
+    """Return a function that calls its argument, as that method of vLLM's worker would."""
+    namespace = {"__name__": module}
+    exec(f"def {method}(call):\n    return call()", namespace)
+    made = namespace[method]
+    assert isinstance(made, FunctionType)
+    return made
 
 
 def prompts_of(call: tuple[list[list[int]], str]) -> list[list[int]]:
