@@ -126,8 +126,9 @@ class ExpertCalls:
         self._on_settled = on_settled
         self._times = times or CallTimes()
         self._unawaited: list[ExpertCall] = []
-        self._first: list[Future[ExpertReply]] = []
-        self._abandoned: list[Future[ExpertReply]] = []
+        self._first: list[ExpertCall] = []
+        #: Those in flight; each leaves when it ends, in any thread.
+        self._abandoned: set[Future[ExpertReply]] = set()
         self._lock = threading.Lock()
 
     @property
@@ -138,7 +139,6 @@ class ExpertCalls:
     @property
     def crowded(self) -> bool:
         """Whether too many abandoned calls are in flight to start another one ahead."""
-        self._abandoned = [future for future in self._abandoned if not future.done()]
         return len(self._abandoned) >= _MOST_ABANDONED
 
     def start(
@@ -165,8 +165,7 @@ class ExpertCalls:
         kind : str
             See `Kind`.
         """
-        self._first = [future for future in self._first if not future.done()]
-        if kind == "first" and len(self._first) >= _MOST_FIRST:
+        if kind == "first" and self._reading_many():
             return "busy"
         life_s = max(life_s, deadline_s)
         fails_s = deadline_s if kind == "now" else life_s
@@ -180,8 +179,6 @@ class ExpertCalls:
         self._cancel_oldest()
         if _is_open(future):
             return "open"
-        if kind == "first":
-            self._first.append(future)
         now = time.monotonic()
         probe = self._pool.probing(future)
         call = ExpertCall(
@@ -193,7 +190,9 @@ class ExpertCalls:
             kind=kind,
             probe=probe,
         )
-        if kind != "first":
+        if kind == "first":
+            self._first.append(call)
+        else:
             # Reading a text takes longer than continuing it.
             future.add_done_callback(lambda future: self._note_time(call, future))
         return call
@@ -233,7 +232,8 @@ class ExpertCalls:
     def abandon(self, call: ExpertCall) -> None:
         """Abandon a call: it is no longer awaited, and is reported when it ends."""
         if not call.future.done() and call.future not in self._abandoned:
-            self._abandoned.append(call.future)
+            self._abandoned.add(call.future)
+            call.future.add_done_callback(self._abandoned.discard)
             self._unawaited.append(call)
         call.future.add_done_callback(lambda future: self._end_alone(call, future))
 
@@ -248,6 +248,20 @@ class ExpertCalls:
             logger.warning("%s The host goes on alone for this token.", what_failed(error))
             return "failed"
         return "answered"
+
+    def _reading_many(self) -> bool:
+        """Return whether no further first call may start, after ending those past their life."""
+        self._first = [call for call in self._first if not call.future.done()]
+        if len(self._first) < _MOST_FIRST:
+            return False
+        # No call starts, and only that would show the pool that these are never answered.
+        self._pool.check_time_limits()
+        now = time.monotonic()
+        for call in self._first:
+            if call.expires < now:
+                call.future.cancel()
+        self._first = [call for call in self._first if not call.future.done()]
+        return len(self._first) >= _MOST_FIRST
 
     def _cancel_oldest(self) -> None:
         """Cancel the oldest of the calls whose replies are no longer useful."""

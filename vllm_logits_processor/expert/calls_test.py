@@ -156,6 +156,24 @@ def test_first_calls_do_not_pile_up(expert: Scripted) -> None:
     assert isinstance(first(), ExpertCall)
 
 
+def test_first_calls_that_are_never_answered_end_and_count(expert: Scripted) -> None:
+    """No other call starts meanwhile, by which the pool would find them late."""
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=5, cooldown_s=0.2))
+
+    def first() -> ExpertCall | str:
+        return calls.start([[1]], model="slm", deadline_s=0.0, life_s=0.1, kind="first")
+
+    lost = [first() for _ in range(8)]
+    assert first() == "busy"
+    time.sleep(0.15)
+    assert first() == "open"
+    assert all(isinstance(call, ExpertCall) and call.future.done() for call in lost)
+    time.sleep(0.25)
+    # The expert is asked again, by a probe.
+    assert isinstance(first(), ExpertCall)
+    assert len(expert.futures) == 9
+
+
 def test_steps_are_passed_on(calls: ExpertCalls, expert: Scripted) -> None:
     calls.start([[1]], model="slm", deadline_s=1, steps=7)
     assert expert.steps == [7]
@@ -205,6 +223,21 @@ def test_abandoned_calls_are_reported_when_they_end(expert: Scripted) -> None:
     assert calls.settle(left[2]) == "late"
     expert.futures[2].set_result(REPLY)
     assert reported[2:] == [("late", 1), ("dropped", 0)]
+
+
+def test_nothing_is_kept_of_abandoned_calls_that_have_ended(expert: Scripted) -> None:
+    """Without look-ahead nobody asks whether they are many."""
+    calls = ExpertCalls(ExpertPool({"x": expert}, failures=100, cooldown_s=60))
+    for _ in range(6):
+        call = calls.start([[1]], model="slm", deadline_s=0.0, life_s=60, kind="first")
+        assert isinstance(call, ExpertCall)
+        assert calls.settle(call) == "reading"
+        calls.abandon(call)
+        calls.abandon(call)
+    assert len(calls._abandoned) == 6
+    for place, future in enumerate(expert.futures):
+        future.cancel() if place % 2 else future.set_result(REPLY)
+    assert len(calls._abandoned) == 0
 
 
 def test_every_call_is_reported_once_and_the_bytes_of_a_late_one_when_it_ends(

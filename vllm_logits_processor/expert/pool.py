@@ -350,6 +350,8 @@ class ExpertPool:
                     ended.append(attempt)
         _cancel(ended)
 
+    check_time_limits = _check_time_limits  # for a caller that starts no call now
+
     def _ended(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
         """Process the end of an attempt: reply, error or cancellation."""
         error = None if future.cancelled() else future.exception()
