@@ -35,6 +35,7 @@ from floe_plugins.middleware.session_wire import (
     CONTENT_TYPE,
     HEADER,
     ID,
+    MOST_IDS,
     NOT_KEPT,
     UNKNOWN,
     VERSION,
@@ -53,9 +54,8 @@ VARIABLE = "FLOE_SESSIONS"
 _PATH = "/v1/completions"
 _MODELS = ("GET", "/v1/models")
 _ANNOUNCED = (HEADER, str(VERSION).encode())
-#: Most ids of all prompts that one request may have rebuilt, for few bytes may name long sessions;
-#: and most bytes of a request, for the server checks its key only behind this middleware.
-_MOST_REBUILT = 2**20
+#: Most bytes of a request, for the server checks its key only behind this middleware; `MOST_IDS`
+#: fit in.
 _LARGEST_BODY = 5 * 2**20
 
 
@@ -179,8 +179,8 @@ class ExpertSessions:
         except WireError as error:
             await refuse(send, 400, f"The request is no request of a session: {error}")
             return
-        if sum(each.offset + len(each.added) // ID for each in request.prompts) > _MOST_REBUILT:
-            await refuse(send, 413, f"The prompts have more than {_MOST_REBUILT} token ids.")
+        if sum(each.offset + len(each.added) // ID for each in request.prompts) > MOST_IDS:
+            await refuse(send, 413, f"The prompts have more than {MOST_IDS} token ids.")
             return
         rebuilt = self._rebuilt(request, _owner(scope))
         send = with_headers(send, [_ANNOUNCED])

@@ -22,6 +22,7 @@ from floe_plugins.middleware.session_wire import (
     CLIENT,
     CONTENT_TYPE,
     HEADER,
+    MOST_IDS,
     NOT_KEPT,
     UNKNOWN,
     Prompt,
@@ -232,6 +233,17 @@ def test_a_malformed_request_is_refused_in_the_ordinary_way(
     assert reply[0] == status
     assert HEADER not in dict(reply[1])
     assert b"hello" not in reply[2]
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 409), (1, 413)])
+def test_prompts_have_at_most_the_ids_that_the_format_allows(
+    client: Client, more: int, status: int
+) -> None:
+    offsets = (MOST_IDS // 2, MOST_IDS // 2 + more)
+    prompts = [
+        Prompt(session=1, base=1, offset=offset, added=b"", digest=b"8" * 8) for offset in offsets
+    ]
+    assert unknown(client, body_of(*prompts))[0] == status
 
 
 def test_a_compressed_request_is_refused(client: Client) -> None:

@@ -32,6 +32,8 @@ CLIENT = 12
 NOT_KEPT = 0
 MOST_PROMPTS = 1024
 MOST_STEPS = 64
+#: Most ids of all prompts of a request together, for few bytes may name long sessions.
+MOST_IDS = 2**20
 _MOST_MODEL = 1024
 _MOST_ID = 2**31 - 1
 

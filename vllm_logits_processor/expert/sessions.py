@@ -23,6 +23,7 @@ from floe_plugins.middleware.session_wire import (
     CLIENT,
     HEADER,
     ID,
+    MOST_IDS,
     MOST_PROMPTS,
     MOST_STEPS,
     NOT_KEPT,
@@ -268,6 +269,8 @@ class SessionClient:
             None if the call is to be made in the ordinary way.
         """
         if not self.available or len(prompts) > MOST_PROMPTS or steps > MOST_STEPS:
+            return None
+        if sum(map(len, prompts)) > MOST_IDS:
             return None
         sent = 0
         try:

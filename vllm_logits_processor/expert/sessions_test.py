@@ -19,6 +19,7 @@ from floe_plugins.middleware.session_wire import (
     CONTENT_TYPE,
     HEADER,
     ID,
+    MOST_IDS,
     NOT_KEPT,
     UNKNOWN,
     decode_request,
@@ -235,6 +236,20 @@ def test_an_error_that_says_nothing_of_sessions_is_the_calls(line: Line, status:
     assert answer is not None
     assert answer.status == status
     assert line.sessions.available
+
+
+def test_a_batch_with_too_many_ids_goes_the_ordinary_way_and_sessions_go_on(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.asks_right(PROMPT)
+    before = len(line.bodies)
+    half = [7] * (MOST_IDS // 2)
+    with caplog.at_level(logging.WARNING):
+        assert line.ask(half, half, [7]) is None
+    assert len(line.bodies) == before
+    assert caplog.records == []
+    assert line.sessions.available
+    assert line.asks_right([*PROMPT, 1]).sent_bytes == 51
 
 
 def test_an_unknown_session_is_asked_once_more_and_no_further(line: Line) -> None:
