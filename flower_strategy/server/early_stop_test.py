@@ -222,6 +222,7 @@ def test_one_device_does_not_decide_for_the_others(before: float, after: float) 
     now = {node: (loss + better, tokens) for node, (loss, tokens) in others.items()}
     best = Best(round=1, adapter=adapter, losses={**others, 9: (before, 32768)})
     change = best.change({**now, 9: (after, 32768)})
+    assert change is not None
     # It weighs as much as four of the others, and changes by a nat.
     assert change == pytest.approx((9 * better - 4 * np.sign(better)) / 13)
     assert change * better > 0
