@@ -70,6 +70,12 @@ def tokenizer_fault(
         return None
 
 
+def probes_of(vocabulary: ByteVocabulary) -> list[str]:
+    """Return the texts that a server is asked to tokenize, which say nothing of any user."""
+    ends = vocabulary.ends
+    return [*PROBES, *(["".join(ends.spelled)] if ends is not None and ends.ids else [])]
+
+
 class _UnansweredError(FloeError):
     """The server does not answer for now: it is not up, or still loads its model."""
 
@@ -77,11 +83,8 @@ class _UnansweredError(FloeError):
 def _fault(
     fetcher: Fetcher, url: str, *, model: str, vocabulary: ByteVocabulary, echo: bool = False
 ) -> str | None:
-    texts = list(PROBES)
     ends = vocabulary.ends
-    if ends is not None and ends.ids:
-        texts.append("".join(ends.spelled))
-    for place, text in enumerate(texts):
+    for place, text in enumerate(probes_of(vocabulary)):
         reply = _tokenize(fetcher, url, model, text)
         ids = _ids_of(reply)
         if ids is None and echo:
