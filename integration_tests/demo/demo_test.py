@@ -90,7 +90,8 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("demo")
-    short = ("--rounds", "1", "--max-tokens", "12", "--json", "--output", str(folder))
+    short = ["--rounds", "1", "--steps", "1", "--max-tokens", "12", "--json"]
+    short += ["--output", str(folder)]
     with demonstration(*short) as started:
         printed, said = started.process.communicate()
         assert started.process.returncode == 0, said[-3000:]
