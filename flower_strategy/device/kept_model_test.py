@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flower_strategy.adapters import int8
 from flower_strategy.adapters.adapter import AdapterState, initial_adapter
@@ -47,6 +48,13 @@ def chosen(
 ) -> KeptModel:
     measured = example_losses(base, cluster, examples, settings) if examples else None
     return choose_model(base, cluster, kept, examples, settings, measured=measured)
+
+
+def gains(spread: float) -> NDArray[np.float64]:
+    """Return gains of the examples with a mean of 1, which is 1 / spread times two errors."""
+    # 1 ± d in equal parts has the error d / sqrt(n - 1).
+    d = spread * (len(EXAMPLES) - 1) ** 0.5 / 2
+    return 1 + d * np.array([1, -1] * (len(EXAMPLES) // 2))
 
 
 def test_own_alone_is_kept_where_the_cluster_has_unlearned_it(
@@ -108,10 +116,7 @@ def test_two_standard_errors_are_the_line(
     assert kept.sent is not None
     own = stacked([(1.0, cluster), (1.0, kept.own), (-1.0, kept.sent)])
     losses = example_losses(tiny_base, own, EXAMPLES, settings)
-    # Gains of 1 ± d in equal parts have the error d / sqrt(n - 1).
-    d = spread * (len(EXAMPLES) - 1) ** 0.5 / 2
-    gains = 1 + d * np.array([1, -1] * (len(EXAMPLES) // 2))
-    measured = ExampleLosses(losses.sums - gains * losses.tokens, losses.tokens)
+    measured = ExampleLosses(losses.sums - gains(spread) * losses.tokens, losses.tokens)
     found = choose_model(tiny_base, cluster, kept, EXAMPLES, settings, measured=measured)
     assert found.name == name
 
@@ -128,9 +133,7 @@ def test_what_has_been_sent_is_measured_as_the_cluster_s(
     upload = upload_of(trained)
     kept = replace(state_of(trained), counted=upload, latest=upload)
     alone = example_losses(tiny_base, trained, EXAMPLES, settings)
-    d = spread * (len(EXAMPLES) - 1) ** 0.5 / 2
-    gains = 1 + d * np.array([1, -1] * (len(EXAMPLES) // 2))
-    measured = ExampleLosses(alone.sums + gains * alone.tokens, alone.tokens)
+    measured = ExampleLosses(alone.sums + gains(spread) * alone.tokens, alone.tokens)
     found = choose_model(tiny_base, trained, kept, EXAMPLES, settings, measured=measured)
     assert found.name == name
 

@@ -224,18 +224,19 @@ def test_a_run_in_which_all_lose_their_state_goes_on_from_its_adapter(
     assert length(third) > 0.7 * length(whole.clusters[2])
 
 
+def away_for_three_rounds(number: int, grid: LocalGrid) -> None:
+    """Have node 101 away in rounds 2 to 4, of three nodes."""
+    grid.online = {100, 102} if number in (2, 3, 4) else {100, 101, 102}
+
+
 def test_a_device_that_was_away_counts_until_it_has_missed_too_many_rounds(
     run_config: dict[str, ConfigValue],
 ) -> None:
-    def before(number: int, grid: LocalGrid) -> None:
-        away = number in (2, 3, 4)
-        grid.online = {100, 102} if away else {100, 101, 102}
-
     # It has missed two rounds once the third is counted in.
     run = Run(
         {**run_config, "rounds": 5, "keep-uploads": 2},
         3,
-        before=before,
+        before=away_for_three_rounds,
         counts=lambda number, node: node != 101 or number < 4,
     )
     assert run.checked == [1, 2, 3, 4, 5]
@@ -260,13 +261,10 @@ def test_a_device_that_is_back_after_too_many_rounds_begins_at_its_clusters_adap
 
     monkeypatch.setattr("flower_strategy.client.train_adapter", noted)
 
-    def before(number: int, grid: LocalGrid) -> None:
-        grid.online = {100, 102} if number in (2, 3, 4) else {100, 101, 102}
-
     run = Run(
         {**run_config, "rounds": 5, "keep-uploads": 1},
         3,
-        before=before,
+        before=away_for_three_rounds,
         counts=lambda number, node: node != 101 or number < 3,
     )
     assert run.checked == [1, 2, 3, 4, 5]

@@ -270,7 +270,7 @@ class ExpertPool:
         return None if self._model is None or model == self._model else model
 
     def _begin(self, call: _Call[T]) -> Future[T]:
-        self._check_time_limits()
+        self.check_time_limits()
         attempt = self._send(call)
         if attempt is None:
             call.future.set_exception(self._nobody(call))
@@ -337,7 +337,7 @@ class ExpertPool:
             each.judged = True
         return older
 
-    def _check_time_limits(self) -> None:
+    def check_time_limits(self) -> None:
         """Count calls past `fails_s` as failures, and cancel those past `life_s`."""
         now = time.monotonic()
         with self._lock:
@@ -349,8 +349,6 @@ class ExpertPool:
                 if taken > attempt.patience.life_s:
                     ended.append(attempt)
         _cancel(ended)
-
-    check_time_limits = _check_time_limits  # for a caller that starts no call now
 
     def _ended(self, call: _Call[T], attempt: _Attempt[T], future: Future[T]) -> None:
         """Process the end of an attempt: reply, error or cancellation."""

@@ -91,9 +91,12 @@ _said_nothing: Memory[bool] = Memory()
 
 def _readable(word: str) -> str | None:
     """Return the text that a word encodes, or None."""
-    if not _said_nothing.of(word, lambda: _read(word) is None):
-        return _read(word)
-    return None
+    if _said_nothing.get(word):
+        return None
+    text = _read(word)
+    if text is None:
+        _said_nothing.put(word, True)
+    return text
 
 
 def _read(word: str) -> str | None:
