@@ -54,7 +54,7 @@ def gains(spread: float) -> NDArray[np.float64]:
     """Return gains of the examples with a mean of 1, which is 1 / spread times two errors."""
     # 1 ± d in equal parts has the error d / sqrt(n - 1).
     d = spread * (len(EXAMPLES) - 1) ** 0.5 / 2
-    return 1 + d * np.array([1, -1] * (len(EXAMPLES) // 2))
+    return np.asarray(1 + d * np.array([1, -1] * (len(EXAMPLES) // 2)))
 
 
 def test_own_alone_is_kept_where_the_cluster_has_unlearned_it(
