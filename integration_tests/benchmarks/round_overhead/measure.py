@@ -9,11 +9,13 @@ from typing import Any
 
 from floe_plugins.errors import FloeError
 from floe_plugins.models import resolve
+from flower_strategy.data.embedded import make_examples
 from integration_tests.benchmarks import cli
 from integration_tests.benchmarks.round_overhead.servers import RESULT_VARIABLE
 from integration_tests.harness.flower_runs import run_flower_app
 
 SERVERS = ("floe", "fedavg")
+_TEXTS, _JOINED = 1440, 4
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -23,9 +25,10 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, float]]] = {server: [] for server in SERVERS}
     order = [server for _ in range(options.repeats) for server in SERVERS]
     with tempfile.TemporaryDirectory() as folder:
+        data = _write_data(Path(folder) / "alike.jsonl")
         for number, server in enumerate(cli.progress(order, "runs")):
             home = Path(folder) / f"{number}-{server}"
-            rounds[server] += _run(server, home, model, options)
+            rounds[server] += _run(server, home, model, data, options)
     (whole, own), (fedavg, fedavg_own) = (
         [statistics.median(one[key] for one in rounds[server]) for key in ("seconds", "server_s")]
         for server in SERVERS
@@ -42,13 +45,30 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     }
 
 
-def _run(server: str, home: Path, model: str, options: cli.Namespace) -> list[dict[str, float]]:
+def _write_data(file: Path) -> Path:
+    """Write documents that are all longer than ``max-length``.
+
+    Devices go through their data in another order with Floe than with FedAvg. A batch is as long as
+    its longest text, so with texts of different lengths they would not have the same work.
+    """
+    texts = [example.text for example in make_examples("arithmetic", count=_TEXTS, seed=0)]
+    with file.open("w", encoding="utf-8") as lines:
+        for start in range(0, _TEXTS, _JOINED):
+            document = "\n".join(texts[start : start + _JOINED])
+            lines.write(json.dumps({"text": document}) + "\n")
+    return file
+
+
+def _run(
+    server: str, home: Path, model: str, data: Path, options: cli.Namespace
+) -> list[dict[str, float]]:
     app = _write_app(home / "app", server)
     result_file = home / "rounds.json"
     run = run_flower_app(
         app,
         {
             "model": model,
+            "data": str(data),
             "rounds": options.rounds + 1,
             "local-steps": options.local_steps,
             "rank-policy": "fixed",
