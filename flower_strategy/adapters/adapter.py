@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from floe_plugins.errors import FloeError
+from flower_strategy.adapters.arrays import to_numpy
 
 Float32Array = NDArray[np.float32]
 LayerShapes = Mapping[str, tuple[int, int]]
@@ -203,7 +204,7 @@ class AdapterState:
             the shapes do not fit each other.
         """
         return AdapterState(
-            dict(_pairs({key: array.numpy() for key, array in arrays.items()})), scaling
+            dict(_pairs({key: to_numpy(array) for key, array in arrays.items()})), scaling
         )
 
     def to_peft(self) -> dict[str, Float32Array]:

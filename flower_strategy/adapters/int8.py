@@ -23,6 +23,7 @@ from flower_strategy.adapters.adapter import (
     LayerShapes,
     LoraFactors,
 )
+from flower_strategy.adapters.arrays import to_numpy
 
 SCALES_KEY = "scales"
 """Where a record has the scales; a record without it is none of these."""
@@ -60,7 +61,7 @@ def decode(arrays: ArrayRecord | Mapping[str, Array], *, scaling: float = 1.0) -
         A key is not ``<layer>.lora_A`` or ``<layer>.lora_B``, one of a pair is missing, a type or
         shape does not fit, or a scale is negative or not finite.
     """
-    found = {key: array.numpy() for key, array in arrays.items()}
+    found = {key: to_numpy(array) for key, array in arrays.items()}
     scales = found.pop(SCALES_KEY, None)
     if scales is None or scales.dtype != np.float16 or scales.ndim != 1:
         described = "none" if scales is None else f"{scales.dtype} of shape {scales.shape}"

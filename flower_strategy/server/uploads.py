@@ -31,6 +31,7 @@ from safetensors.numpy import load, save
 from floe_plugins import files
 from floe_plugins.errors import FloeError
 from flower_strategy.adapters.adapter import AdapterState
+from flower_strategy.adapters.arrays import to_numpy
 from flower_strategy.messages import read_adapter
 
 logger = logging.getLogger("flwr")
@@ -126,7 +127,9 @@ class UploadStore:
             The disk does not take it.
         """
         file = _UNSAFE.sub("-", name) + _SUFFIX
-        content = save({key: np.ascontiguousarray(array.numpy()) for key, array in arrays.items()})
+        content = save(
+            {key: np.ascontiguousarray(to_numpy(array)) for key, array in arrays.items()}
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.write_file(self.folder / file, content)
