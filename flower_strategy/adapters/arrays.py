@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -40,4 +41,6 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 @lru_cache(maxsize=1024)
 def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    return np.lib.format.read_array_header_1_0(io.BytesIO(header))
+    read: Callable[..., tuple[tuple[int, ...], bool, np.dtype[Any]]]
+    read = np.lib.format.read_array_header_1_0
+    return read(io.BytesIO(header))

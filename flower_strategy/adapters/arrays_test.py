@@ -1,5 +1,7 @@
 import io
 import tokenize
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,17 +37,22 @@ def array_of(data: bytes, *, stype: str = "numpy.ndarray") -> Array:
     return Array(dtype="float32", shape=(4,), stype=stype, data=data)
 
 
-def test_a_later_format_is_read_too() -> None:
+def written(numbers: NDArray[Any], **options: Any) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array(file, np.arange(4.0), version=(2, 0))
-    np.testing.assert_array_equal(to_numpy(array_of(file.getvalue())), np.arange(4.0))
+    write: Callable[..., None] = np.lib.format.write_array
+    write(file, numbers, **options)
+    return file.getvalue()
+
+
+def test_a_later_format_is_read_too() -> None:
+    later = written(np.arange(4.0), version=(2, 0))
+    np.testing.assert_array_equal(to_numpy(array_of(later)), np.arange(4.0))
 
 
 def test_what_cannot_be_read_is_refused() -> None:
     whole = Array(np.arange(4, dtype=np.float32)).data
-    objects = io.BytesIO()
-    np.lib.format.write_array(objects, np.array([{}], object), allow_pickle=True)
-    for data in (whole[:-1], whole[:40], whole[:9], b"", b"no array", objects.getvalue()):
+    objects = written(np.array([{}], object), allow_pickle=True)
+    for data in (whole[:-1], whole[:40], whole[:9], b"", b"no array", objects):
         with pytest.raises((ValueError, EOFError, tokenize.TokenError)):
             to_numpy(array_of(data))
     with pytest.raises(ValueError, match="buffer"):

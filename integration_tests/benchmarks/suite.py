@@ -85,7 +85,7 @@ _USUAL = {
     "federated_quality": "--seeds 0 --max-length 24 --eval-examples 8",
     "rank_latency": "--repeats 2",
     "aggregation_cost": "--clients 32 128 --repeats 2",
-    "round_overhead": "--rounds 3 --repeats 2",
+    "round_overhead": "--repeats 2",
     "answers": "--items 8 --fit 3 --max-tokens 48",
     "fusion_quality": "--reversed --limit-bytes 700",
     "decode_overlap": "--tokens 48 --repeats 2",
@@ -101,7 +101,7 @@ _QUICK = {
     "rank_latency": "--ranks 4 16 64 --repeats 1 --local-steps 2 --max-length 32",
     "task_embeddings": "--nodes 9 --texts 4 --mixed 2 --noise 0 0.05",
     "aggregation_cost": "--size 576x1536 --clients 32 --repeats 3",
-    "round_overhead": "--model {tiny} --rounds 1 --clients 2 --local-steps 1 --repeats 1",
+    "round_overhead": "--model {tiny} --rounds 2 --clients 2 --local-steps 1 --repeats 1",
     "answers": "--slm {tiny} --llm {tiny} --in-task records --out-of-task code --rounds 1 "
     "--local-steps 1 --max-length 16 --items 3 --fit 1 --timed 1 --max-tokens 12",
     "fusion_quality": "--limit-bytes 60",

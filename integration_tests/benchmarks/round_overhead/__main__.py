@@ -8,7 +8,7 @@ from integration_tests.benchmarks.round_overhead.result import result
 
 OPTIONS = cli.Options(__package__)
 OPTIONS.add("--model", SMOLLM2, "base model, a name or a folder")
-OPTIONS.add("--rounds", 4, "timed rounds per run", least=1)
+OPTIONS.add("--rounds", 4, "timed rounds per run", least=2)
 OPTIONS.add("--clients", 4, "nodes; FedAvg asks for two", least=2)
 OPTIONS.add("--rank", 8, "LoRA rank of every node", choices=EXPORT_RANKS)
 OPTIONS.add("--local-steps", 3, "optimizer steps per round", least=1)

@@ -30,7 +30,11 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
             home = Path(folder) / f"{number}-{server}"
             rounds[server] += _run(server, home, model, data, options)
     (whole, own), (fedavg, fedavg_own) = (
-        [statistics.median(one[key] for one in rounds[server]) for key in ("seconds", "server_s")]
+        [_median(rounds[server], key) for key in ("seconds", "server_s")] for server in SERVERS
+    )
+    # In a run's last round devices choose the model that they keep.
+    (last, earlier), (fedavg_last, fedavg_earlier) = (
+        [_median(each, "seconds") for each in _parted(rounds[server], options.rounds)]
         for server in SERVERS
     )
     keys = ("rounds", "repeats", "clients", "rank", "local_steps", "model")
@@ -40,9 +44,25 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
         "fedavg_server_s": fedavg_own,
         "round_s": whole,
         "fedavg_round_s": fedavg,
+        "earlier_round_s": earlier,
+        "fedavg_earlier_round_s": fedavg_earlier,
+        "last_round_s": last,
+        "fedavg_last_round_s": fedavg_last,
         **{key: getattr(options, key) for key in keys},
         "all_rounds": rounds,
     }
+
+
+def _median(rounds: list[dict[str, float]], key: str) -> float:
+    return statistics.median(one[key] for one in rounds)
+
+
+def _parted(
+    rounds: list[dict[str, float]], each: int
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Return the last rounds of the runs, and all others."""
+    last = rounds[each - 1 :: each]
+    return last, [one for place, one in enumerate(rounds, 1) if place % each]
 
 
 def _write_data(file: Path) -> Path:
