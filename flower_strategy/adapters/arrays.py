@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +40,7 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 @lru_cache(maxsize=1024)
 def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    read: Callable[..., tuple[tuple[int, ...], bool, np.dtype[Any]]]
-    read = np.lib.format.read_array_header_1_0
-    return read(io.BytesIO(header))
+    # It has no types.
+    found: Any = np.lib.format.read_array_header_1_0(io.BytesIO(header))  # type: ignore[no-untyped-call]
+    shape, in_columns, dtype = found
+    return shape, in_columns, dtype
