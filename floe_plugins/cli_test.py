@@ -99,7 +99,23 @@ def test_a_file_that_is_missing_is_said_in_a_sentence(
 ) -> None:
     code, out, err = run(capsys, "check", str(tmp_path / "absent"))
     assert (code, out) == (2, "")
-    assert err == f"floe-llm: {tmp_path / 'absent'} cannot be read: No such file or directory.\n"
+    assert err == (
+        f"floe-llm: {tmp_path / 'absent'} cannot be read: No such file or directory. It is taken "
+        "for a file; a text comes on standard input.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--port", "80001"), ("--port", "-1"), ("--port", "http"), ("--slots", "0")],
+)
+def test_slm_serve_refuses_what_cannot_be(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["slm", "serve", "embedded:smollm2-135m-instruct", f"{option}={value}"])
+    said = capsys.readouterr().err
+    assert f"argument {option}: {value!r} is not accepted; a whole number from" in said
 
 
 def test_model_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,8 @@ from prometheus_client.registry import Collector
 from floe_plugins.errors import ConfigError
 from floe_plugins.isolation import failures
 
+logger = logging.getLogger(__name__)
+
 #: The only address served: only processes on this machine may read the metrics.
 _LOOPBACK = "127.0.0.1"
 
@@ -64,6 +66,7 @@ class FusionMetrics:
 
     def __init__(self, *, port: int | None) -> None:
         self._instruments = _Instruments() if port is not None else None
+        self._left_alone: set[str] = set()
         self._server: WSGIServer | None = None
         self._thread: Thread | None = None
         if self._instruments is not None and port is not None:
@@ -103,9 +106,23 @@ class FusionMetrics:
             self._instruments.call(outcome, seconds, prompts, sent_bytes, received_bytes)
 
     def observe_breaker(self, *, url: str, state: str) -> None:
-        """Note the state of an expert's breaker: ``closed``, ``half-open`` or ``open``."""
+        """Note the state of an expert's breaker: ``closed``, ``half-open`` or ``open``.
+
+        The log says once that a server is left alone, and once that it answers again.
+        """
+        server = server_of(url)
         if self._instruments is not None:
-            self._instruments.breaker.labels(server_of(url)).state(state)
+            self._instruments.breaker.labels(server).state(state)
+        if state == "open" and server not in self._left_alone:
+            self._left_alone.add(server)
+            logger.warning(
+                "The expert at %s has failed repeatedly: the host goes on alone, and asks it now "
+                "and then whether it is back. `floe-llm doctor` finds what is wrong.",
+                server,
+            )
+        elif state == "closed" and server in self._left_alone:
+            self._left_alone.discard(server)
+            logger.info("The expert at %s answers again.", server)
 
     def observe_stream(self, summary: StreamSummary) -> None:
         """Count a stream that has ended."""
@@ -233,8 +250,6 @@ def server_of(url: str) -> str:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"{parts.hostname}:{port}{parts.path}"
 
-
-logger = logging.getLogger(__name__)
 
 #: Weights closer together than this count as equal; a router's arithmetic is in float64.
 _SAME_WEIGHT = 1e-9

@@ -129,6 +129,17 @@ def test_a_breaker_is_in_one_state_per_server(metrics: FusionMetrics, port: int)
     assert "hunter2" not in text_of(port)
 
 
+def test_the_log_says_once_that_a_server_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    silent = FusionMetrics(port=None)
+    url = "http://user:hunter2@near:8001/v1"
+    for state in ("closed", "open", "half-open", "open", "closed", "closed"):
+        silent.observe_breaker(url=url, state=state)
+    first, second = caplog.messages
+    assert first.startswith("The expert at near:8001/v1 has failed repeatedly")
+    assert second == "The expert at near:8001/v1 answers again."
+
+
 def test_streams_whose_router_stood_still_are_counted(metrics: FusionMetrics, port: int) -> None:
     for weights in [(0.5, 0.5), (0.4, 0.6)]:
         summary = StreamSummary()

@@ -100,7 +100,10 @@ def _read(file: str | None) -> str:
     try:
         content = sys.stdin.buffer.read() if file is None else Path(file).read_bytes()
     except OSError as error:
-        raise FloeError(f"{file or 'Standard input'} cannot be read: {error.strerror}.") from error
+        hint = "" if file is None else " It is taken for a file; a text comes on standard input."
+        raise FloeError(
+            f"{file or 'Standard input'} cannot be read: {error.strerror}.{hint}"
+        ) from error
     # Bytes that are not UTF-8 become lone surrogates, which the gate refuses.
     return content.decode("utf-8", errors="surrogateescape")
 

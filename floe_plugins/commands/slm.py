@@ -36,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serving.add_argument(
-        "--port", type=int, default=8081, help="port; 0 for any free one (%(default)s)"
+        "--port", type=_port, default=8081, help="port; 0 for any free one (%(default)s)"
     )
     serving.add_argument(
         "--context",
@@ -67,10 +67,21 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     serving.set_defaults(run=_serve, extras=("llama-cpp", "embedded"))
 
 
+def _port(text: str) -> int:
+    # llama.cpp takes what is left of 65536 for a larger one, and calls it by the larger one's name.
+    return _whole(text, least=0, most=65535)
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
+    return _whole(text, least=1, most=2**31 - 1)
+
+
+def _whole(text: str, *, least: int, most: int) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not accepted; a whole number from {least} to {most} is."
+        )
     return number
 
 
@@ -151,6 +162,6 @@ def _text(ready: dict[str, Any]) -> str:
     adapters = ", ".join(f"{each['id']} {each['name']}" for each in ready["adapters"])
     return (
         f"{ready['model']} is ready at {ready['url']} ({ready['slots']} texts of "
-        f"{ready['context']} tokens); adapters: {adapters or 'none'}; "
-        f"in Floe's configuration: {json.dumps(ready['config'])}"
+        f"{ready['context']} tokens); adapters: {adapters or 'none'}; with \"trusted\": true it "
+        f"also gets what the gate holds back; in Floe's configuration: {json.dumps(ready['config'])}"
     )

@@ -33,21 +33,25 @@ def resolve_gguf(name: str, *, progress: bool = True) -> Path:
         found = sorted(path.glob("*.gguf"))
         if len(found) != 1:
             raise ModelError(
-                f"The folder {name!r} holds {len(found)} files *.gguf: name one. llama.cpp's "
-                "convert_hf_to_gguf.py makes one of a checkpoint."
+                f"The folder {name!r} holds {len(found)} files *.gguf: name one, or an embedded "
+                f"model ({_embedded()}). llama.cpp's convert_hf_to_gguf.py makes one of a "
+                "checkpoint."
             )
         path = found[0]
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
     except FileNotFoundError:
-        accepted = ", ".join(f"{_SCHEME}{each}" for each in MODELS)
         raise ModelError(
             f"There is no file {name!r} ({path.absolute()}); accepted are a GGUF file, a folder "
-            f"with one, and {accepted}."
+            f"with one, and {_embedded()}."
         ) from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if magic != _MAGIC:
         raise ModelError(f"{path} is no GGUF file: it begins with {magic!r}.")
     return path.resolve()
+
+
+def _embedded() -> str:
+    return ", ".join(f"{_SCHEME}{each}" for each in MODELS)

@@ -113,7 +113,10 @@ def _reached(expert: ExpertConfig, url: str) -> Line:
         said = str(error) if isinstance(error, FloeError) else f"ca_file: {type(error).__name__}"
         return red("expert", f"{server} cannot be asked: {said}", "correct that file")
     if isinstance(reply, str):
-        advice = f"start it, such as: vllm serve MODEL --served-model-name {expert.model}"
+        advice = (
+            "start it there, or correct expert.url; `floe-llm slm serve MODEL --port PORT` starts "
+            f"llama.cpp, and vLLM: vllm serve MODEL --served-model-name {expert.model}"
+        )
         if "nobody listens" not in reply:
             advice = (
                 "correct expert.url or expert.ca_file, or what keeps that server from answering"

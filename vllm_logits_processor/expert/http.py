@@ -45,6 +45,7 @@ from vllm_logits_processor.expert.protocol import (
 )
 from vllm_logits_processor.expert.sessions import SessionClient, read_said
 from vllm_logits_processor.expert.transport import MOST_BYTES_OF_PAGE, Transport
+from vllm_logits_processor.observe import server_of
 
 T = TypeVar("T")
 
@@ -400,7 +401,8 @@ class CompletionsExpert:
 
     def _unanswered(self, error: BaseException) -> ExpertError:
         # The message is not shown: it may quote what was sent.
-        return ExpertError(f"The expert did not answer: {cause_of(error, url=self._url)}.")
+        cause = cause_of(error, url=self._url)
+        return ExpertError(f"The expert at {server_of(self._url)} did not answer: {cause}.")
 
     async def _send(
         self, url: str, body: bytes | None, *, limit: int, method: str = "POST"
