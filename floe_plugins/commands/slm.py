@@ -160,8 +160,9 @@ def _tokenizer(given: str, folder: Path | None) -> str:
 
 def _text(ready: dict[str, Any]) -> str:
     adapters = ", ".join(f"{each['id']} {each['name']}" for each in ready["adapters"])
+    config = json.dumps(ready["config"])
     return (
         f"{ready['model']} is ready at {ready['url']} ({ready['slots']} texts of "
-        f"{ready['context']} tokens); adapters: {adapters or 'none'}; with \"trusted\": true it "
-        f"also gets what the gate holds back; in Floe's configuration: {json.dumps(ready['config'])}"
+        f'{ready["context"]} tokens); adapters: {adapters or "none"}; with "trusted": true it '
+        f"also gets what the gate holds back; in Floe's configuration: {config}"
     )

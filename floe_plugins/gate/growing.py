@@ -8,12 +8,11 @@ more in that than in the whole: a scan of the whole follows any finding that cou
 from __future__ import annotations
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+from floe_plugins.caches import Recent
 from floe_plugins.gate.detector import Detector, Span
 
 BESIDE = 128
@@ -34,8 +33,7 @@ class Memory(Generic[T]):
     """Remembers something of texts by their hashes, and none of the texts; threads may share it."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, int], T] = OrderedDict()
-        self._lock = threading.Lock()
+        self._known: Recent[tuple[int, int], T] = Recent(_REMEMBERED)
 
     def of(self, text: str, find: Callable[[], T]) -> T:
         """Return what is remembered of a text, or find it and remember it."""
@@ -47,15 +45,11 @@ class Memory(Generic[T]):
 
     def get(self, text: str) -> T | None:
         """Return what is remembered of a text, or None."""
-        with self._lock:
-            return self._known.get((len(text), hash(text)))
+        return self._known.get((len(text), hash(text)))
 
     def put(self, text: str, known: T) -> None:
-        """Remember something of a text."""
-        with self._lock:
-            self._known[len(text), hash(text)] = known
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+        """Remember something of a text, which is not None."""
+        self._known.put((len(text), hash(text)), known)
 
 
 def new_findings(detector: Detector, text: str, new_from: int) -> Sequence[Span]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from floe_plugins.caches import Recent
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
-from vllm_logits_processor.caches import Recent
 
 #: Most bytes after the boundary.
 MOST_OPEN = 64

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from vllm_logits_processor.caches import Recent
+from floe_plugins.caches import Recent
 
 
 def test_what_is_used_stays_and_the_rest_goes() -> None:
