@@ -20,6 +20,9 @@ os.environ.update(
         "VLLM_LOGGING_LEVEL": "INFO",
     }
 )
+# Two processes run tests at a time. With as many threads in each as there are cores, threads wait
+# for each other in a loop, and a tiny model's training takes five times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The machine's own setting must not choose the tests' plugins.
 os.environ.pop("FLOE_LLM_PLUGINS", None)
 # Otherwise every process of a test's servers would compile all that it imports again.
