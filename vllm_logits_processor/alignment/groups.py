@@ -178,13 +178,6 @@ class StepGroups:
         """Return the table and the singles from which `with_singles` made `parts`."""
         return parts[: self.sizes.size].reshape(self.sizes.shape), parts[self.sizes.size :]
 
-    @property
-    def part_rows(self) -> IntArray:
-        """The row of each part, shape (parts,)."""
-        return np.concatenate(
-            [np.repeat(np.arange(len(self.sizes)), self.sizes.shape[1]), self.single_row]
-        )
-
 
 def runs(begins: IntArray, sizes: IntArray) -> IntArray:
     """Return the places of runs one after the other, shape (sum of `sizes`,)."""

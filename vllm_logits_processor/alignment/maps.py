@@ -35,7 +35,7 @@ from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
 from vllm_logits_processor.arrays import IntArray, TokenArray
 
 #: Changes whenever the maps of the same two tokenizers would differ.
-FORMAT = 4
+FORMAT = 5
 
 #: In `first_expert` and `first_host`: the token maps to nothing.
 NOTHING = -1
@@ -61,8 +61,6 @@ class AlignmentMaps:
         Begin of each expert token's group in `members`.
     members : int32 array, shape (host tokens that f maps,)
         Host tokens by group: the inverse of f.
-    place : int32 array, shape (host tokens,)
-        Place of each host token in its group by f; `NOTHING` where f maps it to nothing.
     extra : int32 array, shape (expert tokens,)
         g(u) where it is not in the group of `u` by f, else `NOTHING`.
     end_ids : int32 array
@@ -75,7 +73,6 @@ class AlignmentMaps:
     first_host: TokenArray
     offsets: IntArray
     members: TokenArray
-    place: TokenArray
     extra: TokenArray
     end_ids: TokenArray
 
@@ -127,15 +124,12 @@ def maps_from_firsts(
     order = np.argsort(owners, kind="stable")
     counts = np.bincount(owners, minlength=len(first_host))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    place = np.full(len(first_expert), NOTHING, dtype=np.int32)
-    place[hosts[order]] = np.arange(len(hosts)) - offsets[owners[order]]
     already = first_expert[first_host] == np.arange(len(first_host))
     return AlignmentMaps(
         first_expert=first_expert,
         first_host=first_host,
         offsets=offsets,
         members=hosts[order].astype(np.int32),
-        place=place,
         extra=np.where(already, NOTHING, first_host).astype(np.int32),
         end_ids=np.empty(0, dtype=np.int32) if end_ids is None else end_ids,
     )
