@@ -15,7 +15,7 @@ def test_a_token_waits_for_the_expert_until_the_deadline_and_no_longer(
 ) -> None:
     few = ["--tokens", "16", "--repeats", "1", "--sigma", "0"]
     # Far enough apart that a pause of the machine does not let a late reply be in time.
-    far = ["--latencies", "200", "--deadlines", "50", "600"]
+    far = ["--latencies", "600", "--deadlines", "50", "1800"]
     values = values_of(main, "--host", tiny.host, *few, *far)
     short, long = values["cells"]
     # Five late ones in a row, then the breaker is open.
