@@ -22,6 +22,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from peft import LoraConfig
 
 from flower_strategy.adapters.adapter import AdapterError, AdapterState
+from flower_strategy.adapters.arrays import to_numpy
 from flower_strategy.client import device_of
 from flower_strategy.device.hardware import Stopwatch
 from flower_strategy.messages import (
@@ -57,7 +58,7 @@ def lora_config(message: Message, *, lora_dropout: float = 0.0) -> LoraConfig:
     arrays = message.content.array_records.get(ARRAYS_KEY, ArrayRecord())
     scaling = _scaling(message)
     adapter = AdapterState.from_peft(
-        {name: array.numpy() for name, array in arrays.items()}, scaling=scaling
+        {name: to_numpy(array) for name, array in arrays.items()}, scaling=scaling
     )
     if not adapter.layers:
         raise AdapterError(
@@ -145,5 +146,5 @@ def _trained(arrays: Mapping[str, Array], sent: AdapterState) -> AdapterState:
             f"{len(differing)} differ, such as {differing[0]!r}. Make the model with "
             "flower_strategy.lora_config(message), and reply with get_peft_model_state_dict(model)."
         )
-    factors = {name: np.asarray(array.numpy(), np.float32) for name, array in arrays.items()}
+    factors = {name: np.asarray(to_numpy(array), np.float32) for name, array in arrays.items()}
     return AdapterState.from_peft(factors, scaling=sent.scaling)
