@@ -38,6 +38,7 @@ from flower_strategy.device.training_cost import (
     CostKey,
     TrainingCost,
     cached_cost,
+    longest,
     measure_training,
     training_memory,
 )
@@ -361,6 +362,7 @@ def _training_cost(
 ) -> TrainingCost:
     """Return what training costs on the device; simulated ones share their machine's cost."""
     first, second = cast(list[int], config.get("probe-ranks", [4, 32]))
+    settings = settings.changed(max_length=longest(base, examples, settings))
     machine = replace(device, slowdown=1.0)
     cost = cached_cost(
         CostKey.of(base, settings, device, probe_ranks=(first, second)),

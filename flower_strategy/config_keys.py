@@ -176,7 +176,7 @@ class TrainingKeys(Keys):
         "instructions float32 is some 20 times faster.",
     )
     max_length: int = Field(
-        default=64,
+        default=256,
         ge=8,
         le=131_072,
         description="Most tokens of an example, prompt and response together, and no more than "

@@ -68,7 +68,7 @@ class EmbeddingSettings:
     ----------
     texts : int (default: 8)
         Local texts to average over.
-    max_length : int (default: 64)
+    max_length : int (default: 256)
         Most tokens per text.
     noise : float (default: 0.0)
         Standard deviation of the Gaussian noise added to every entry of the mean of the texts' unit
@@ -78,7 +78,7 @@ class EmbeddingSettings:
     """
 
     texts: int = 8
-    max_length: int = 64
+    max_length: int = 256
     noise: float = 0.0
     template: str = "auto"
 

@@ -93,7 +93,7 @@ def embed_texts(
     base: BaseModel,
     texts: Sequence[str | Example],
     *,
-    max_length: int = 64,
+    max_length: int = 256,
     template: str = "auto",
 ) -> Float32Array:
     """Return one vector per text: the mean of the frozen model's last hidden states.
@@ -106,7 +106,7 @@ def embed_texts(
         The frozen model.
     texts : Sequence[str | Example]
         What users ask, or examples, which are answers, too.
-    max_length : int (default: 64)
+    max_length : int (default: 256)
         Most tokens of each text.
     template : str (default: "auto")
         As in the run configuration.

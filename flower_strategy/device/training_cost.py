@@ -17,6 +17,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.adapters.stacking import stacked
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel, layer_shapes
+from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.hardware import Device, Stopwatch, available_memory
 from flower_strategy.device.loss import autocast, collate, response_loss
 from flower_strategy.device.preparation import trainable
@@ -43,6 +45,9 @@ from flower_strategy.device.step_memory import AliveBytes, SavedBytes
 from flower_strategy.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
+
+#: Examples whose tokens are counted to find the longest one.
+_READ = 8
 
 COPIES_PER_FACTOR = 12
 """Copies that training holds of a factor: itself, its gradient, AdamW's two moments; the cluster's
@@ -104,10 +109,10 @@ def measure_training(
     base : BaseModel
         The frozen model.
     examples : Sequence[Example]
-        The device's examples; their texts are joined into one batch of full length, so that the
-        budget covers every example.
+        The device's examples; their texts are joined into one batch.
     settings : TrainingSettings
-        Batch size and length.
+        Batch size and length: with the device's `longest` example as the length, the budget covers
+        every example.
     device : Device
         The device whose clock is used.
     ranks : tuple[int, int]
@@ -136,6 +141,20 @@ def measure_training(
         bytes_per_rank=memory_per_rank(shapes),
         upload_per_rank=int8.bytes_per_rank(shapes),
     )
+
+
+def longest(base: BaseModel, examples: Sequence[Example], settings: TrainingSettings) -> int:
+    """Return the tokens of the longest example, in whole sixteens, at most ``max-length``.
+
+    A batch is as long as its longest text. Where all are far shorter than ``max-length``, a batch
+    of that length would say nothing of a step's time. Of the texts, those with the most characters
+    are read.
+    """
+    encoder = encoder_of(base.tokenizer, template=settings.template, max_length=settings.max_length)
+    read = nlargest(_READ, examples, key=lambda example: len(example.text))
+    tokens = max(len(encoder.encode(example).ids) for example in read)
+    # Devices with texts of like lengths share a cost.
+    return min(settings.max_length, 16 * math.ceil(tokens / 16))
 
 
 def memory_per_rank(shapes: Mapping[str, tuple[int, int]]) -> int:

@@ -12,11 +12,13 @@ import pytest
 
 from flower_strategy.data.examples import Example
 from flower_strategy.device.base_model import BaseModel
+from flower_strategy.device.encoding import Encoder
 from flower_strategy.device.hardware import Device
 from flower_strategy.device.training_cost import (
     CostKey,
     TrainingCost,
     cached_cost,
+    longest,
     machine_name,
     measure_training,
 )
@@ -187,6 +189,23 @@ def test_of_thirty_nodes_of_one_machine_that_are_asked_anew_one_measures(
         assert asked(query) == [measured[-1]] * 30
         assert len(measured) == number
     assert len({cost.step_seconds for cost in measured}) == 3
+
+
+def test_the_length_of_the_longest_example_is_what_is_timed(
+    tiny_base: BaseModel, settings: TrainingSettings
+) -> None:
+    short = [Example("ab", f" {'ab ' * count}") for count in range(1, 30)]
+    plain = settings.changed(template="none", max_length=200)
+    encoder = Encoder(tiny_base.tokenizer, template="none", max_length=200)
+    tokens = max(len(encoder.encode(example).ids) for example in short)
+    assert 16 < tokens < 184
+    found = longest(tiny_base, short, plain)
+    assert found % 16 == 0
+    assert tokens <= found < tokens + 16
+    assert longest(tiny_base, short[:5], plain) < found
+    # Where the longest is cut, its length is that of the cut.
+    assert longest(tiny_base, [*short, Example("ab", " ab" * 500)], plain) == 200
+    assert longest(tiny_base, short, plain.changed(max_length=8)) == 8
 
 
 def test_the_key_follows_the_weights_the_settings_and_the_clock(

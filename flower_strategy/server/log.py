@@ -53,7 +53,7 @@ def log_summary(
         "Training": [
             f"Model: {training.model} ({training.dtype})",
             f"{_work(training)} of {training.batch_size * training.gradient_accumulation_steps} x "
-            f"{training.max_length} tokens",
+            f"{training.max_length} tokens at most",
             f"Learning rate: {training.learning_rate:g}, {training.lr_schedule}",
         ],
         "Modules": module_lines(modules),
