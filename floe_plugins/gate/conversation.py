@@ -93,6 +93,12 @@ class Conversation:
         """Return the messages that a span of the text lies in, at least one."""
         return [self.messages[place] for place in self._places(span)]
 
+    def bounds(self, span: Span) -> tuple[int, int]:
+        """Return where the messages begin and end that a span of the text lies in."""
+        places = self._places(span)
+        last = places[-1]
+        return self._starts[places[0]], self._starts[last] + len(self.messages[last].text)
+
     def replaced(self, texts: Sequence[str]) -> "Conversation":
         """Return the conversation with other texts, one per message."""
         return Conversation(

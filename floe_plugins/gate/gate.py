@@ -22,6 +22,7 @@ from floe_plugins.gate.disguises.view import View
 from floe_plugins.gate.growing import BESIDE, beginning, reads_new
 from floe_plugins.gate.judgement import Judge, checked_thresholds
 from floe_plugins.gate.profiles import Profile, may_be_in_context
+from floe_plugins.gate.redaction import with_placeholders, with_whole_values
 from floe_plugins.gate.runner import (
     DetectorRunner,
     LoadedDetector,
@@ -259,6 +260,9 @@ class _Decision:
         messages = () if isinstance(text, str) else conversation.split([*reasons])
         if failures or self._rules.decision(private) is not Decision.REDACTED:
             return self._verdict(reasons=reasons, messages=messages, failures=failures)
+        reasons = with_whole_values(conversation, reasons)
+        private = _private(reasons)
+        messages = () if isinstance(text, str) else conversation.split([*reasons])
         redacted = self._redacted(conversation, private)
         # Text beside a placeholder may now look like something private.
         found, failures = self._scan(redacted)
@@ -393,7 +397,7 @@ class _Decision:
         split = conversation.split(self._rules.to_replace(spans))
         return conversation.replaced(
             [
-                _with_placeholders(message.text, own)
+                with_placeholders(message.text, own)
                 for message, own in zip(conversation.messages, split, strict=True)
             ]
         )
@@ -473,27 +477,3 @@ def _across(
             if (stretches[0][0], span.label) not in begun:
                 for start, end in stretches:
                     yield replace(span, start=start, end=end), kind
-
-
-def _with_placeholders(text: str, spans: Sequence[Span]) -> str:
-    """Replace spans by placeholders; overlapping spans get one, with the longest span's label."""
-    pieces: list[str] = []
-    end = 0
-    for group in _overlapping(spans):
-        longest = max(group, key=lambda span: span.end - span.start)
-        pieces += (text[end : group[0].start], f"<{longest.label}>")
-        end = max(span.end for span in group)
-    pieces.append(text[end:])
-    return "".join(pieces)
-
-
-def _overlapping(spans: Sequence[Span]) -> list[list[Span]]:
-    """Group sorted spans that overlap; spans that only touch stay apart."""
-    groups: list[list[Span]] = []
-    end = 0
-    for span in spans:
-        if not groups or span.start >= end:
-            groups.append([])
-        groups[-1].append(span)
-        end = max(end, span.end)
-    return groups

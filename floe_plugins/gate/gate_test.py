@@ -207,9 +207,9 @@ def test_redaction_replaces_by_type() -> None:
 def test_overlapping_spans_become_one_placeholder() -> None:
     spans = [Span(2, 6, "THING"), Span(4, 8, "THING"), Span(8, 9, "THING")]
     gate = Gate(
-        detectors=[Detector(lambda text: spans if text == "0123456789" else [])], policy="redact"
+        detectors=[Detector(lambda text: spans if text == "/;/;/;/;/;" else [])], policy="redact"
     )
-    assert gate.decide("0123456789").redacted_text == "01<THING><THING>9"
+    assert gate.decide("/;/;/;/;/;").redacted_text == "/;<THING><THING>;"
 
 
 def test_what_redaction_leaves_behind_is_local() -> None:

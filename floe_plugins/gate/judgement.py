@@ -49,7 +49,10 @@ THRESHOLDS_HELP = (
     "scores has 1"
 )
 
-_PLACE = attrgetter("start", "end", "label")
+PLACE = attrgetter("start", "end", "label")
+
+#: The rule of a finding that the configuration lets leave.
+ALLOWED = "in an allow list"
 
 
 class Judge:
@@ -132,7 +135,7 @@ class Judge:
             What `kinds` says of them, with their places in the conversation's text.
         """
         allowed = self._allow.allowed(conversation.text, found)
-        ordered = sorted(found, key=_PLACE)
+        ordered = sorted(found, key=PLACE)
         reasons = {span: self._reason(span, found, conversation, allowed) for span in ordered}
         if any(reason.private and self._holds(span) for span, reason in reasons.items()):
             for span, reason in reasons.items():
@@ -150,7 +153,7 @@ class Judge:
         label, kind = span.label, found[span]
         profile = self._profile_of(conversation.messages_of(span))
         if span in allowed:
-            return Reason(label, "in an allow list", profile, private=False)
+            return Reason(label, ALLOWED, profile, private=False)
         if profile == IGNORED:
             return Reason(label, "role or field that is ignored", profile, private=False)
         if self._rules.names(label):

@@ -181,6 +181,11 @@ def only_in_context(labels: Collection[str]) -> bool:
     return all(_WEAK.get(label) in (*_NAMES, "postal addresses") for label in labels)
 
 
+def is_of_an_address(label: str, rule: str) -> bool:
+    """Return whether a finding, with the rule by which it is private, is a part of an address."""
+    return rule == _POSTAL or _WEAK.get(label) == "postal addresses"
+
+
 def may_be_in_context(text: str) -> bool:
     """Return whether words or numbers of a text may make names or addresses in it private."""
     return _DIGIT.search(text) is not None or may_tell_of_life(text)

@@ -1,0 +1,256 @@
+"""Widens findings to whole values before they are replaced: a piece that stays tells the rest.
+
+Detectors find the part of an address that looks like one, "68 Hulsterdreef 100", and not what
+follows, "København K, Sweden 36018"; or a part of a word.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from floe_plugins.gate.detector import Span
+
+#: Labels of names, of which a hyphen joins two.
+_NAMES = frozenset({"ADDRESS", "LOCATION", "PERSON", "ORGANIZATION"})
+
+# Scripts that put spaces between words. In others the end of a value is no place between letters.
+_SPACED = re.compile(
+    r"[A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0300-\u07ff"
+    r"\u10a0-\u10ff\u1e00-\u1fff]"
+)
+# What joins characters to one: the zero width joiner, variation selectors, tones of skin.
+_JOINS = re.compile("[\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
+
+_TOKEN = re.compile(r"[^\W_][\w.'’/-]*")
+_GAP = re.compile(r"[ \t]{0,3}[,(–-]?[ \t]{0,3}")
+_LINE_END = re.compile(r"[ \t]*[,.;?!)]?[ \t]*(?:\n|\Z)")
+_LINE_BEGIN = re.compile(r"[>?#*|,\t ]{0,8}")
+_BLANK_LINE = re.compile(r"[ \t]*\n")
+_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]\Z")
+_LINE_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]?\n[ ]?\Z")
+_CORNER = re.compile(r"\b(?:the[ ])?corner[ ]of[ ]\Z", re.IGNORECASE)
+_POST_CODE = re.compile(r"\d{4}")
+# The post offices of the United States' forces, whose ships and units stand in the line before.
+_FORCES = re.compile(r"\s*(?:APO|FPO|DPO)\b", re.IGNORECASE)
+# Words that begin a line after an address, and none of one.
+_NO_LINE = re.compile(
+    r"(?:Thanks?|Please|Best|Kind|Warm|Yours|Sincerely|Regards|Call|Let|This|That|These|They|Then|We"
+    r"|The|It|If|You|My|Your|Our|What|When|Where|Who|How|Can|Could|Would|Should|Danke|Bitte|Merci"
+    r"|Gracias|Grazie)\b"
+)
+# Parts of an address that begin with a small letter, if a name follows them.
+_SMALL = re.compile(
+    r"and|of|the|del?|della|di|d[aoue]s?|degli|l[aeo]s?|el|[yeà]|et|am|an|de[mnr]|i[mn]|zu|ob|bei"
+    r"|und|upon|on|by|near|na[d]?|pod|v|sur|sous|en|op|aan|van"
+)
+_MOST_TOKENS, _MOST_OF_LINE, _MOST_LINES = 10, 6, 4
+_LONGEST_WORD, _CHARS_BEFORE = 32, 64
+#: A word with a full stop that is longer ends a sentence.
+_ABBREVIATION = 5
+_NAME_LETTERS = 4
+#: What stands before the text of a line.
+_LINE_SIGNS = ">?#*|,\t "
+#: Lines between a name and an address in a letter's head, and their characters.
+_MOST_BETWEEN, _LONGEST_LINE = 3, 60
+
+
+def whole_values(
+    text: str, spans: Collection[Span], *, streets: Collection[Span], bounds: tuple[int, int]
+) -> dict[Span, Span]:
+    """Return for each finding the whole value that it is a part of.
+
+    Parameters
+    ----------
+    text : str
+        The text of the findings.
+    spans : collection of Span
+        Private findings.
+    streets : collection of Span
+        Those that are a part of an address.
+    bounds : tuple of int
+        Beginning and end of what is read.
+
+    Returns
+    -------
+    dict of Span to Span
+        The same spans, or wider ones with the same labels.
+    """
+    begin, text = bounds[0], text[slice(*bounds)]
+    small = text == text.lower()
+    places = []
+    for span in spans:
+        start, end = span.start - begin, span.end - begin
+        if span in streets:
+            start, end = _before(text, start, end), _after(text, end, small)
+        places.append(_whole_words(text, start, end, hyphens=span.label in _NAMES))
+    places = _over_lines(text, places)
+    return {
+        span: replace(span, start=start + begin, end=end + begin)
+        for span, (start, end) in zip(spans, places, strict=True)
+    }
+
+
+def _after(text: str, end: int, small: bool) -> int:
+    """Return where the address ends whose beginning ends at a place."""
+    end = len(text[:end].rstrip())
+    tokens = 0
+    for token in _parts(text, end, small=small):
+        end, tokens = token.end, tokens + 1
+        if token.ends_sentence or tokens == _MOST_TOKENS:
+            return end
+    for number in range(_MOST_LINES):
+        line_end = _LINE_END.match(text, end)
+        after = (
+            None if line_end is None else _line(text, line_end.end(), small=small, later=number > 0)
+        )
+        if after is None:
+            break
+        end = after
+    return end
+
+
+def _line(text: str, begin: int, *, small: bool, later: bool) -> int | None:
+    """Return the end of what belongs to an address in the next line; None if nothing does.
+
+    One of the `later` lines may begin with a country, and go on as a sentence.
+    """
+    blank = _BLANK_LINE.match(text, begin)
+    if blank is not None:
+        begin = blank.end()
+    end = _end_of(_LINE_BEGIN, text, begin)
+    if _NO_LINE.match(text, end):
+        return None
+    code = None
+    for number, token in enumerate(_parts(text, end, small=small, line=True), 1):
+        if number > _MOST_OF_LINE:
+            return code
+        end = token.end
+        if token.is_code or (later and not small and token.is_name):
+            code = end
+        if token.ends_sentence:
+            break
+    # A line that goes on as a sentence belongs to the address up to its post code.
+    whole = _LINE_END.match(text, end) is not None and _TOKEN.search(text, begin, end) is not None
+    return end if whole and blank is None else code
+
+
+class _Part(NamedTuple):
+    """A part of an address."""
+
+    end: int
+    is_code: bool
+    is_name: bool
+    ends_sentence: bool
+
+
+def _parts(text: str, end: int, *, small: bool, line: bool = False) -> Iterator[_Part]:
+    """Yield the parts of an address behind a place, or of a line from its beginning on.
+
+    A text of `small` letters alone does not tell names by their first letters.
+    """
+    begins = line
+    after_comma = False
+    while True:
+        gap_end = end if begins else _end_of(_GAP, text, end)
+        after_comma = after_comma or "," in text[end:gap_end]
+        token = _TOKEN.match(text, gap_end)
+        begins = False
+        if token is None or len(token[0]) > _LONGEST_WORD:
+            return
+        word = token[0].rstrip(".'’/-")
+        end = token.start() + len(word)
+        if _is_part(word) or (small and (line or after_comma)):
+            code = _POST_CODE.match(word) is not None
+            stops = token[0][-1] == "." and len(word) > _ABBREVIATION
+            yield _Part(end, code, word.isalpha() and len(word) >= _NAME_LETTERS, stops)
+            after_comma = after_comma and not code
+        elif _SMALL.fullmatch(word) is None:
+            return
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
+
+
+def _is_part(word: str) -> bool:
+    """Return whether a word may be a name or a number of an address."""
+    return not word[0].islower()
+
+
+def _before(text: str, start: int, end: int) -> int:
+    """Return where the address begins of which a part stands at a place."""
+    alone = _LINE_END.match(text, end) is not None
+    at = start
+    pattern = _LINE_BEFORE if _FORCES.match(text, start) else _BEFORE
+    for _ in range(_MOST_OF_LINE):
+        found = pattern.search(text, max(0, at - _CHARS_BEFORE), at)
+        pattern = _BEFORE
+        if found is None or not (_is_part(found[1]) or _SMALL.fullmatch(found[1])):
+            break
+        whole = found[1][0].isdigit() or (alone and at == start)
+        if not whole and _begins_line(text, found.start()):
+            # The first word of a sentence has a capital letter, too.
+            break
+        at = found.start()
+        if _is_part(found[1]):
+            start = at
+    corner = _CORNER.search(text, max(0, start - _CHARS_BEFORE), start)
+    return start if corner is None else corner.start()
+
+
+def _begins_line(text: str, at: int) -> bool:
+    before = text[max(0, at - 8) : at].rstrip(" \t")
+    return not before or before[-1] in "\n.!?"
+
+
+def _over_lines(text: str, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Widen a name that is a line of its own to an address some lines below, as in a letter's head.
+
+    Between the two stand a firm or a profession, which no detector need know.
+    """
+    wider = {}
+    for (start, end), (following, _) in pairwise(sorted({*places})):
+        between = text[end:following].split("\n")
+        if (
+            2 < len(between) <= _MOST_BETWEEN + 2
+            and not between[0].strip(" \t,")
+            and not between[-1].strip(_LINE_SIGNS)
+            and not text[text.rfind("\n", 0, start) + 1 : start].strip(_LINE_SIGNS)
+            and all(len(line) <= _LONGEST_LINE for line in between)
+        ):
+            wider[start, end] = start, len(text[:following].rstrip(_LINE_SIGNS + "\n"))
+    return [wider.get(place, place) for place in places]
+
+
+def _whole_words(text: str, start: int, end: int, *, hyphens: bool) -> tuple[int, int]:
+    """Widen a place so that it ends in no word, number or character of several code points."""
+    while start > 0 and _is_one(text, start, hyphens):
+        start -= 1
+    while end < len(text) and _is_one(text, end, hyphens):
+        end += 1
+    return start, end
+
+
+def _is_one(text: str, at: int, hyphens: bool) -> bool:
+    """Return whether the characters before and after a place belong together."""
+    before, after = text[at - 1], text[at]
+    if unicodedata.combining(after) or _JOINS.match(after) or before == "\u200d":
+        return True
+    if before.isdigit() and after.isdigit():
+        return True
+    letters = _SPACED.match(before), _SPACED.match(after)
+    if all(letters):
+        return True
+    if not hyphens:
+        return False
+    behind, ahead = text[at - 2 : at - 1] if at > 1 else "", text[at + 1 : at + 2]
+    return bool(
+        (after == "-" and letters[0] and _SPACED.match(ahead))
+        or (before == "-" and letters[1] and _SPACED.match(behind))
+    )
