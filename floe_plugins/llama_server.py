@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ _PLACES = (f"*/{_ADAPTER}", "*.gguf")
 _MANIFEST = "manifest.json"
 # A line of llama.cpp's log: time, level, and the function that says it.
 _LINE = re.compile(r"^\S+ E (?:\w+ +)?(?:\w+: )?(?P<said>\S.*)$", re.M)
+
+#: In the second in which a log may still be written.
+_READS = 50
 
 
 class LlamaServerError(FloeError):
@@ -170,7 +174,7 @@ def start(settings: LlamaSettings) -> Any:
         try:
             return xllamacpp.Server(parameters)
         except RuntimeError as error:
-            raise LlamaServerError(_reason(settings, kept.read(), error)) from error
+            raise LlamaServerError(_reason(settings, kept.reason(), error)) from error
 
 
 def cores() -> int:
@@ -206,9 +210,16 @@ class _Kept:
     def __init__(self, file: Any) -> None:
         self._file = file
 
-    def read(self) -> str:
-        self._file.seek(0)
-        return str(self._file.read().decode("utf-8", "replace"))
+    def reason(self) -> str:
+        """Return the text as soon as it has an error, or after a second."""
+        # A thread of llama.cpp's writes its log, and may come to that after the error.
+        for _ in range(_READS):
+            self._file.seek(0)
+            text = str(self._file.read().decode("utf-8", "replace"))
+            if _LINE.search(text):
+                break
+            time.sleep(1 / _READS)
+        return text
 
 
 @contextlib.contextmanager
