@@ -34,12 +34,23 @@ class AdapterChoice:
         The form that the adapter was trained in.
     cosines : Mapping[str, float]
         Cluster -> cosine of its centroid and the text's embedding.
+    least_cosine : float or None
+        The least that a prompt of the cluster's task has, about; None if the run does not know.
     """
 
     name: str
     path: Path
     form: Form
     cosines: Mapping[str, float]
+    least_cosine: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the text may be of the task that the adapter was trained for.
+
+        Outside its task an adapter is sure and wrong; the model without one is the better choice.
+        """
+        return self.least_cosine is None or self.cosines[self.name] >= self.least_cosine
 
     @property
     def route(self) -> str:
@@ -103,7 +114,13 @@ def adapter_for_text(folder: Path | str, text: str) -> AdapterChoice:
     vector = embed_texts(base, [text], max_length=int(length), template=template)[0]
     cosines = _cosines(manifest, vector)
     name = _closest(cosines)
-    return AdapterChoice(name, folder / clusters[name]["adapter"], form_of(clusters[name]), cosines)
+    return AdapterChoice(
+        name,
+        folder / clusters[name]["adapter"],
+        form_of(clusters[name]),
+        cosines,
+        clusters[name].get("least_cosine"),
+    )
 
 
 def form_of(cluster: Mapping[str, Any]) -> Form:

@@ -24,6 +24,7 @@ from flower_strategy.adapters.adapter import AdapterState, initial_adapter
 from flower_strategy.adapters.stacking import is_zero, stacked
 from flower_strategy.data.examples import Example, LocalData
 from flower_strategy.device.base_model import BaseModel, load_base_model
+from flower_strategy.device.embedding import least_cosine
 from flower_strategy.device.embedding_noise import device_embedding
 from flower_strategy.device.encoding import encoder_of
 from flower_strategy.device.gpu import warn_of_idle_gpu
@@ -145,6 +146,7 @@ def profile(
         embedding=embedding.vector,
         embedding_error=embedding.error,
         embedding_noise=embedding.noise,
+        least_cosine=least_cosine(base, data.train, embedding, how),
         keeps_state=keeps_state,
         **vars(cost),
     )

@@ -73,6 +73,9 @@ class DeviceProfile:
     embedding_noise : float
         Noise in the embedding, which may be more than requested, see
         `flower_strategy.device.embedding_noise`.
+    least_cosine : float (default: -1.0)
+        The least cosine with the embedding that a prompt of the device's task has, about; -1 where
+        that is not known, see `flower_strategy.device.embedding.least_cosine`.
     keeps_state : bool (default: True)
         Whether the device keeps an adapter of its own between rounds.
     download_rank : int (default: 0)
@@ -95,6 +98,7 @@ class DeviceProfile:
     embedding: Float32Array
     embedding_error: float = 0.0
     embedding_noise: float = 0.0
+    least_cosine: float = -1.0
     keeps_state: bool = True
     download_rank: int = 0
 
@@ -114,6 +118,7 @@ class DeviceProfile:
                         "num-examples": self.num_examples,
                         "embedding-error": self.embedding_error,
                         "embedding-noise": self.embedding_noise,
+                        "least-cosine": self.least_cosine,
                     }
                 ),
                 DEVICE_KEY: ConfigRecord(
@@ -159,6 +164,7 @@ class DeviceProfile:
                 embedding=embedding.astype(np.float32),
                 embedding_error=_real(numbers, "embedding-error"),
                 embedding_noise=_real(numbers, "embedding-noise"),
+                least_cosine=_real(numbers, "least-cosine") if "least-cosine" in numbers else -1.0,
                 keeps_state=bool(words["keeps-state"]),
             )
         except KeyError as error:
@@ -190,6 +196,8 @@ class DeviceProfile:
             raise ProfileError(f"embedding-error is {self.embedding_error}; 0 to 1e6 is accepted.")
         if not 0 <= self.embedding_noise < 1e6:
             raise ProfileError(f"embedding-noise is {self.embedding_noise}; 0 to 1e6 is accepted.")
+        if not -1 <= self.least_cosine <= 1:
+            raise ProfileError(f"least-cosine is {self.least_cosine}; -1 to 1 is accepted.")
         norm = float(np.linalg.norm(self.embedding))
         if self.embedding.ndim != 1 or not math.isclose(norm, 1.0, abs_tol=1e-3):
             raise ProfileError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from floe_plugins.commands.output import add_json_option, print_json
 from floe_plugins.errors import FloeError
@@ -76,11 +77,19 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
     choice = adapter_for_text(arguments.folder, text)
     if arguments.json:
-        told = {"name": choice.name, "path": str(choice.path)}
+        told: dict[str, Any] = {"name": choice.name, "path": str(choice.path)}
         told |= {"form": choice.form, "route": choice.route}
+        told |= {"fits": choice.fits, "least_cosine": choice.least_cosine}
         print_json({**told, "cosines": dict(choice.cosines)})
     else:
         print(f"{choice.name}  {choice.path}  {choice.route}")
+        if not choice.fits:
+            print(
+                f"The text is unlike the task of {choice.name}: its cosine is "
+                f"{choice.cosines[choice.name]:.3f}, and prompts of that task have "
+                f"{choice.least_cosine:.3f} or more. Ask the model without an adapter.",
+                file=sys.stderr,
+            )
     return 0
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from flower_strategy.device.base_model import BaseModel
 
 
+#: Fewer prompts do not tell how far prompts of a task differ.
+_FEWEST_PROMPTS = 4
+
+
 @dataclass(frozen=True, eq=False)
 class TaskEmbedding:
     """A device's task embedding and its uncertainty.
@@ -154,6 +158,41 @@ def mean_embedding(
         base, texts[: settings.texts], max_length=settings.max_length, template=settings.template
     )
     return MeanEmbedding(vectors.mean(axis=0, dtype=np.float64), len(vectors))
+
+
+def least_cosine(
+    base: BaseModel,
+    examples: Sequence[Example],
+    embedding: TaskEmbedding,
+    settings: EmbeddingSettings,
+) -> float:
+    """Return the least cosine with a device's embedding that a prompt of its task has, about.
+
+    Three standard deviations below the mean of some prompts of the device: a text with less is of
+    another task. Prompts stand apart from the embedding's texts, which end with responses.
+
+    Returns
+    -------
+    float
+        From -1, which is also the answer where there is no telling: of fewer than four prompts, or
+        of an embedding with noise, whose device has not agreed to tell more.
+    """
+    prompts = [text for text in map(_prompt, examples[: settings.texts]) if text.strip()]
+    if embedding.noise or len(prompts) < _FEWEST_PROMPTS:
+        return -1.0
+    vectors = embed_texts(base, prompts, max_length=settings.max_length, template=settings.template)
+    cosines = vectors.astype(np.float64) @ embedding.vector
+    # Prompts that are all but alike say little of how the next one differs.
+    width = max(3 * float(cosines.std(ddof=1)), (1 - float(cosines.mean())) / 2)
+    return max(-1.0, float(cosines.mean()) - width)
+
+
+def _prompt(example: Example) -> str:
+    """Return what the user says first."""
+    if example.has_text:
+        return example.prompt
+    said = (message for message in example.messages if message["role"] == "user")
+    return str(next(said, {}).get("content") or "")
 
 
 def task_embedding(

@@ -32,6 +32,7 @@ A result's folder; `flower_strategy.server.result_folders` says where it is::
          "form": "chat",                                   # or "plain", see `Form`
          "members": ["1234"],                              # node ids, as text: they have 64 bits
          "centroid": [0.01, ...],                          # unit length
+         "least_cosine": 0.88,                             # of a prompt of its task; or null
          "discarded_energy": 0.02,                         # in [0, 1], of the last mean
          "loss_before": 2.1, "loss_after": 0.9,            # held-out, nats per response token
          "best_round": 3,                                  # whose adapter this is, by validation
@@ -82,6 +83,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from floe_plugins import models
@@ -169,6 +171,7 @@ def export_run(
                 "form": _form(state, cluster),
                 "members": [str(node) for node in cluster.members],
                 "centroid": cluster.centroid.tolist(),
+                "least_cosine": _least_cosine(state, cluster),
                 "discarded_energy": 1.0 - energy,
                 "loss_before": losses[0] if losses else None,
                 "loss_after": losses[-1] if losses else None,
@@ -226,6 +229,13 @@ def _form(state: RunState, cluster: Cluster) -> Form:
     for node in cluster.members:
         counts[state.profiles[node].form] += state.profiles[node].num_examples
     return counts.most_common(1)[0][0]
+
+
+def _least_cosine(state: RunState, cluster: Cluster) -> float | None:
+    """Return what the device in the middle says: one that lies moves it little."""
+    known = [state.profiles[node].least_cosine for node in cluster.members]
+    told = [cosine for cosine in known if cosine > -1]
+    return median(told) if 2 * len(told) > len(known) else None
 
 
 def _device(state: RunState, node: int) -> dict[str, Any]:

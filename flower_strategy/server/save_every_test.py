@@ -134,3 +134,21 @@ def test_an_adapter_is_asked_in_the_form_that_it_was_trained_in(
     assert (choice.form, choice.route) == (form, route)
     assert choice.path == output / "exports" / "round-0001" / choice.name
     assert (choice.path / "adapter_config.json").is_file()
+    told = {cluster["name"]: cluster["least_cosine"] for cluster in manifest["clusters"]}
+    assert choice.least_cosine == told[choice.name]
+    # A device with two examples cannot tell.
+    assert any(told.values())
+    least = told[choice.name]
+    assert choice.fits == (least is None or choice.cosines[choice.name] >= least)
+
+
+def test_a_run_that_does_not_know_how_far_its_prompts_differ_takes_any_text(
+    run_config: dict[str, ConfigValue],
+) -> None:
+    run_config |= {"rounds": 1, "embedding-noise": 0.1}
+    start_run(run_config, LocalGrid(run_config, NODES))
+    output = Path(str(run_config["output"]))
+    assert {each["least_cosine"] for each in load_manifest(output)["clusters"]} == {None}
+    choice = adapter_for_text(output, "Colourless green ideas")
+    assert choice.least_cosine is None
+    assert choice.fits

@@ -143,7 +143,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
 def _answers(
     options: argparse.Namespace, federation: Federation, folder: Path, progress: Progress
 ) -> list[Answer]:
-    adapters = federation.adapters_for(PROMPTS)
+    chosen = federation.adapters_for(PROMPTS)
+    adapters = {name: choice.name for name, choice in chosen.items()}
     check_forms({federation.forms[name] for name in adapters.values()}, resolve(CLOUD_MODEL))
     progress.step("Servers: the device's small model on llama.cpp, the cloud's large one on vLLM.")
     with pair_of_servers(

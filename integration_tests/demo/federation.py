@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_strategy import adapter_for_text, load_history, load_manifest
+from flower_strategy import AdapterChoice, adapter_for_text, load_history, load_manifest
 from flower_strategy.adapter_choice import form_of
 from flower_strategy.profile import Form
 from integration_tests.demo.prompts import Prompt
@@ -55,9 +55,9 @@ class Federation:
         """The form that each cluster's adapter was trained in."""
         return {cluster["name"]: form_of(cluster) for cluster in self.manifest["clusters"]}
 
-    def adapters_for(self, prompts: tuple[Prompt, ...]) -> dict[str, str]:
-        """Name the cluster adapter whose task is closest to each prompt."""
-        return {prompt.name: adapter_for_text(self.folder, prompt.text).name for prompt in prompts}
+    def adapters_for(self, prompts: tuple[Prompt, ...]) -> dict[str, AdapterChoice]:
+        """Choose the cluster adapter whose task is closest to each prompt."""
+        return {prompt.name: adapter_for_text(self.folder, prompt.text) for prompt in prompts}
 
 
 def federate(

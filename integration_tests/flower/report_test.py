@@ -235,3 +235,18 @@ def test_the_command_names_the_adapter_that_the_embeddings_give(
     assert (Path(chosen["path"]) / "adapter_config.json").is_file()
     # The tiny model has no chat template.
     assert (chosen["form"], chosen["route"]) == ("plain", "/v1/completions")
+    assert chosen["fits"]
+
+
+def test_the_command_says_when_no_adapter_fits(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\u00bfQu\u00e9 tal? \u4f60\u597d! 0x7f 0x7f 0x7f 0x7f"
+    assert main(["adapter", str(run_folder), text]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("cluster-")
+    assert "Ask the model without an adapter." in printed.err
+    assert main(["adapter", str(run_folder), text, "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)
+    assert not chosen["fits"]
+    assert chosen["cosines"][chosen["name"]] < chosen["least_cosine"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import httpx
 
 from integration_tests.harness.processes import end, free_port, spawn
 from integration_tests.harness.vllm_servers import Server, wait
+
+_SAID_SECONDS = 30
 
 
 def post(server: Server, route: str, values: dict[str, Any]) -> Any:
@@ -32,9 +35,14 @@ def counted(server: Server, name: str) -> int:
 
 def adapter_ids(server: Server) -> dict[str, int]:
     """Return name -> id of the adapters, from the line with which the server says it is ready."""
-    lines = server.log.read_text("utf-8").splitlines()
-    ready = json.loads(next(line for line in lines if line.startswith("{")))
-    return {each["name"]: each["id"] for each in ready["adapters"]}
+    # It listens before it says so.
+    for _ in range(_SAID_SECONDS * 10):
+        *lines, _ = server.log.read_text("utf-8").split("\n")
+        said = next((line for line in lines if line.startswith("{")), None)
+        if said is not None:
+            return {each["name"]: each["id"] for each in json.loads(said)["adapters"]}
+        time.sleep(0.1)
+    raise TimeoutError(f"The server has not said that it is ready: {server.log}")
 
 
 @contextmanager

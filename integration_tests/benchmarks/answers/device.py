@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,14 @@ class Scorer:
         for name, path in others:
             self._model.load_adapter(path, adapter_name=name)
 
-    def nats(self, ids: Sequence[int], *, adapter: str) -> float:
-        """Return -ln p of all tokens but the first."""
+    def nats(self, ids: Sequence[int], *, adapter: str | None) -> float:
+        """Return -ln p of all tokens but the first, by the model alone if `adapter` is None."""
         import torch
 
-        self._model.set_adapter(adapter)
+        if adapter is not None:
+            self._model.set_adapter(adapter)
+        alone = self._model.disable_adapter() if adapter is None else nullcontext()
         text = torch.tensor([list(ids)])
-        with torch.inference_mode():
+        with alone, torch.inference_mode():
             logprobs = self._model(text).logits[0, :-1].log_softmax(dim=-1)
         return -float(logprobs.gather(1, text[0, 1:, None]).double().sum())

@@ -134,7 +134,8 @@ def _items(tasks: Sequence[Task], federation: Federation, purpose: str) -> list[
         for task in tasks
         for row, example in enumerate(getattr(task, purpose))
     }
-    # The adapter is chosen by the question itself, whatever stands in front of it.
+    # The adapter is chosen by the question itself, whatever stands in front of it; the model
+    # answers without one where the question is unlike the task of all.
     adapters = federation.adapters_for(
         tuple(Prompt(key, example.prompt) for key, (_, example) in examples.items())
     )
@@ -145,7 +146,7 @@ def _items(tasks: Sequence[Task], federation: Federation, purpose: str) -> list[
             question=example.prompt,
             prompt=task.prompt(example),
             reference=example.response,
-            adapter=adapters[key],
+            adapter=adapters[key].name if adapters[key].fits else None,
         )
         for key, (task, example) in examples.items()
     ]
@@ -205,7 +206,12 @@ def figures(
             costs[fused] = written_costs(both, fused, alone, meter=_meter(both))
     marks = systems.marks_of(items, replies, bits=bits, threshold=threshold)
     found = systems.cells(tasks, items, marks)
-    compared = [each for each in marks if each not in (systems.HINDSIGHT, servers.FLOE)]
+    costs[systems.FITTING] = [
+        costs[servers.LLM if item.adapter is None else servers.FLOE][place]
+        for place, item in enumerate(alone)
+    ]
+    own = (systems.HINDSIGHT, servers.FLOE, systems.FITTING)
+    compared = [each for each in marks if each not in own]
     return {
         "tasks": [_told(own, replies[servers.SLM], bits, threshold) for own in by_task],
         "fitted_items": len(fitted),
@@ -271,7 +277,7 @@ def _told(
         "trained": len(task.trained) if task.in_task else 0,
         "items": len(own),
         "max_tokens": task.max_tokens,
-        "adapters": dict(Counter(item.adapter for item in own)),
+        "adapters": dict(Counter(item.adapter or systems.NO_ADAPTER for item in own)),
         "router_llm_share": to_llm / len(own),
         "cascade_llm_share": asked_twice / len(own),
     }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, TIMED
-from integration_tests.benchmarks.answers.systems import HINDSIGHT, ROUTER
+from integration_tests.benchmarks.answers.systems import FITTING, HINDSIGHT, NO_ADAPTER, ROUTER
 from integration_tests.benchmarks.cli import Namespace, Result, Values
 
 _HEADER = (
@@ -99,6 +99,10 @@ def _of_choosers(values: Values) -> list[str]:
         f"{task['name']} {task['router_llm_share']:.0%}/{task['cascade_llm_share']:.0%}"
         for task in values["tasks"]
     )
+    fitting = ", ".join(
+        f"{task['name']} {task['items'] - task['adapters'].get(NO_ADAPTER, 0)} of {task['items']}"
+        for task in values["tasks"]
+    )
     threshold = values["cascade_threshold"]
     told = "none" if threshold is None else f"{threshold:.3f} nats per token"
     fusion = values["fusion"]
@@ -106,6 +110,7 @@ def _of_choosers(values: Values) -> list[str]:
         f"Share of prompts that {ROUTER}/cascade gave to the LLM: {shares}; the cascade's "
         f"threshold, fitted on {values['fitted_items']} other items: {told}.",
         f"{HINDSIGHT} takes the better of SLM and LLM per prompt, which no router can know.",
+        f"Prompts that an adapter fits: {fitting}; {FITTING} leaves the others to the LLM alone.",
         f"Fused tokens: {fusion['fused_share']:.1%}; late calls: {fusion['late']} of "
         f"{fusion['tokens']}; mean weight of the SLM: {fusion['expert_weight']:.2f}.",
     ]

@@ -62,7 +62,8 @@ class Item:
     question: str  # the prompt without what stands in front of it, the same for the whole task
     prompt: str
     reference: str
-    adapter: str  # the cluster adapter whose task is closest to the prompt
+    #: The cluster adapter whose task is closest to the prompt; None where it fits none.
+    adapter: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,9 @@ class Servers:
             body["vllm_xargs"] = {"floe": "host"}
         elif system == self.fused:
             fused = {"floe": "fused", "floe_label": label or item.key}
-            body["vllm_xargs"] = fused | {"floe_expert_model": item.adapter}
+            if item.adapter is not None:
+                fused["floe_expert_model"] = item.adapter
+            body["vllm_xargs"] = fused
         begun = time.perf_counter()
         (choice,) = server.choices(**body)
         seconds = time.perf_counter() - begun
@@ -207,7 +210,7 @@ def _by_adapter(items: Sequence[Item]) -> list[list[Item]]:
     llama.cpp computes texts of one adapter at a time, those of its first busy slot; under a steady
     load, texts of another adapter wait for minutes.
     """
-    groups: dict[str, list[Item]] = {}
+    groups: dict[str | None, list[Item]] = {}
     for item in items:
         groups.setdefault(item.adapter, []).append(item)
     return list(groups.values())

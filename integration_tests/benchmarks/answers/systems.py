@@ -21,11 +21,15 @@ from integration_tests.benchmarks.answers.tasks import Task, token_f1
 
 _RESAMPLES = 2_000
 ROUTER, CASCADE, HINDSIGHT = "router", "cascade", "hindsight"
+#: Floe for prompts that an adapter fits, and the LLM alone for the others.
+FITTING = "floe-fitting"
+#: In the place of an adapter's name.
+NO_ADAPTER = "none"
 
-_CHOOSING = (ROUTER, CASCADE, HINDSIGHT)
+_CHOOSING = (ROUTER, CASCADE, HINDSIGHT, FITTING)
 
 #: In the order of the table; `HINDSIGHT` is not a system that could be run.
-SYSTEMS = (LLM, SLM_BASE, SLM, *_CHOOSING, *MARKED, FLOE)
+SYSTEMS = (LLM, SLM_BASE, SLM, ROUTER, CASCADE, HINDSIGHT, *MARKED, FLOE, FITTING)
 
 Marks = Mapping[str, Mapping[str, "Mark"]]  # system -> item's key -> mark
 Replies = Mapping[str, Mapping[str, Reply]]  # writer -> item's key -> answer
@@ -93,6 +97,7 @@ def marks_of(
             found[writer][item.key] = mark(item, replies[writer][item.key])
         found[ROUTER][item.key] = found[routed(bits[item.key])][item.key]
         found[CASCADE][item.key] = mark(item, _cascaded(item, replies, threshold))
+        found[FITTING][item.key] = found[LLM if item.adapter is None else FLOE][item.key]
         both = (found[SLM][item.key], found[LLM][item.key])
         found[HINDSIGHT][item.key] = max(both, key=lambda each: (each.right, each.f1))
     return found
