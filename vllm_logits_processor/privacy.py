@@ -111,9 +111,19 @@ class StreamPrivacy:
         return True
 
 
+# One of these is in the last word of a text that ends with the prefix of a key, or soon before.
+_PREFIX = re.compile(r"sk-|gh[pousr]_|glpat-|AKIA|ASIA|AIza|xox|hf_|eyJ")
+
+
 def _begins_a_value(text: bytes | bytearray) -> bool:
-    end = text[-_WORST_BYTES * _BEGUN_CHARS :].decode("utf-8", "ignore")
-    return _BEGUN.search(end[-_BEGUN_CHARS:]) is not None
+    end = text[-_WORST_BYTES * _BEGUN_CHARS :].decode("utf-8", "ignore")[-_BEGUN_CHARS:]
+    # Most text ends in none of these, which is told sooner than the pattern does.
+    return (
+        end.rstrip(" \t\n()./,_-")[-1:].isdecimal()
+        or "@" in end
+        or "-----BEGIN" in end
+        or _PREFIX.search(end, max(end.rfind(" "), end.rfind("\n")) + 1) is not None
+    ) and _BEGUN.search(end) is not None
 
 
 def _from_word(text: str, begin: int) -> str:
