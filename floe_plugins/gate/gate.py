@@ -19,7 +19,7 @@ from floe_plugins.gate.detector import Detector, Span, log_coverage
 from floe_plugins.gate.disguises import new_views, views_of
 from floe_plugins.gate.disguises.near_changes import Part, by_view, parts_of
 from floe_plugins.gate.disguises.view import View
-from floe_plugins.gate.growing import BESIDE, beginning, reads_new
+from floe_plugins.gate.growing import BESIDE, Growing, beginning, reads_new
 from floe_plugins.gate.judgement import Judge, checked_thresholds
 from floe_plugins.gate.profiles import Profile, may_be_in_context
 from floe_plugins.gate.redaction import with_placeholders, with_whole_values
@@ -27,6 +27,7 @@ from floe_plugins.gate.runner import (
     DetectorRunner,
     LoadedDetector,
     Reading,
+    in_context,
     load_detectors,
     longest_finding,
 )
@@ -152,6 +153,7 @@ class Gate:
             check_labels(table or (), self._labels, name=name)
         self._longest = longest_finding(loaded)
         self._reads_new = all(reads_new(each.detector) for each in loaded)
+        self._in_context = in_context(loaded, self._judge.needs_context)
         self._runner = DetectorRunner(loaded, least)
         weakref.finalize(self, self._runner.close)
         log_coverage(self._labels)
@@ -278,29 +280,28 @@ class _Decision:
 
     def of_new(self, text: str, new_from: int) -> Verdict:
         """Decide about a text whose beginning is clear; any doubt is decided by a whole scan."""
-        conversation = Conversation((Message(text),))
-        if self._judge.allows or self._refusal(conversation) is not None:
+        if self._judge.allows or len(text) > self._gate.max_chars or not _is_valid(text):
             return self.of(text)
-        found = self._scan_new(text, new_from)
-        reasons = None if found is None else self._judge.judge(conversation, found)
-        if reasons is None or _private(reasons):
+        found = self._scan_new(Growing(text, new_from))
+        if found is None:
             return self.of(text)
-        return self._verdict(reasons=reasons)
+        reasons = self._judge.judge(Conversation((Message(text),)), found) if found else {}
+        return self.of(text) if _private(reasons) else self._verdict(reasons=reasons)
 
-    def _scan_new(self, text: str, new_from: int) -> dict[Span, str | None] | None:
+    def _scan_new(self, grown: Growing) -> dict[Span, str | None] | None:
         """Return the findings in new text; None if they do not tell enough, or a detector fails."""
-        views = new_views(text, new_from)
+        views = new_views(grown)
         if views is None:
             return None
         begin, plain, others = views
-        found = self._ask_new(Reading(text), new_from)
+        found = self._ask_new(grown)
         if found is None:
             return None
         spans = dict(found)
         if plain:
             # Signs like a long dash are common, and what was before the new text is known.
             view, others = others[0], others[1:]
-            found = self._ask_new(Reading(view.text), len(plain))
+            found = self._ask_new(Growing(view.text, len(plain)))
             if found is None or any(found.values()):
                 return None
             _add(spans, _moved(found, view, begin))
@@ -317,25 +318,15 @@ class _Decision:
             _add(spans, _moved(found, view, begin))
         return spans
 
-    def _ask_new(self, reading: Reading, new_from: int) -> Mapping[Span, str | None] | None:
-        text = reading.text
-        near = text[max(0, new_from - 208) :]
-
-        @functools.cache
-        def is_told() -> bool:
-            return may_be_in_context(near)
+    def _ask_new(self, grown: Growing) -> Mapping[Span, str | None] | None:
+        text = grown.text
 
         def without(loaded: LoadedDetector) -> bool:
-            stays = getattr(loaded.detector, "stays", None)
-            return (
-                stays is not None
-                and self._judge.needs_context(loaded.labels)
-                and stays(text, new_from)
-                and not is_told()
-            )
+            stays = self._gate._in_context.get(loaded.detector.name)
+            return stays is not None and not may_be_in_context(grown) and stays(grown)
 
         found, failures = self._gate._runner.ask_new(
-            reading, new_from, self._started + self._gate.timeout_s, without=without
+            grown, self._started + self._gate.timeout_s, without=without
         )
         if failures:
             return None
@@ -353,11 +344,7 @@ class _Decision:
         """Return why the detectors cannot scan a text, or None."""
         if conversation.size > self._gate.max_chars:
             return Failure("gate", "floe", "too long")
-        try:
-            conversation.text.encode()
-        except UnicodeEncodeError:
-            return Failure("gate", "floe", "invalid Unicode")
-        return None
+        return None if _is_valid(conversation.text) else Failure("gate", "floe", "invalid Unicode")
 
     def _scan(
         self, conversation: Conversation
@@ -433,6 +420,13 @@ class _Decision:
             redacted_text=redacted.text if redacted else None,
             redacted_messages=texts if by_message else None,
         )
+
+
+def _is_valid(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _conversation(text: object) -> Conversation | None:

@@ -1,7 +1,8 @@
 """Searches with patterns, faster than `re` does by itself."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 # Letters that match others without regard to case, but do not become them in lower case.
 _FOLDED = re.compile("[ſİıﬅﬆ]")
@@ -54,3 +55,20 @@ def matches_at(
             if match is not None:
                 done = match.end()
                 yield match
+
+
+def any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of some words; sooner than one that lists them all."""
+    return re.compile(_from_tree(sorted(set(words))))
+
+
+def _from_tree(words: list[str]) -> str:
+    """Return a pattern for sorted words, in which those that begin alike share the beginning."""
+    if not words[0]:
+        # What begins with a word that is found says nothing more.
+        return ""
+    by_letter = groupby(words, key=lambda word: word[0])
+    branches = [
+        re.escape(letter) + _from_tree([word[1:] for word in group]) for letter, group in by_letter
+    ]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

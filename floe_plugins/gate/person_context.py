@@ -10,13 +10,18 @@ further on changes nothing about a name that is private already.
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.growing import Growing, Words
 from floe_plugins.gate.matching import in_lower
 
 REACH = 96
 """Characters before and after a name that are read."""
+
+TELLING_CHARS = 208
+"""Characters before new text in which words may tell, with it, of a name before or after them."""
 
 _MY = (
     r"(?:my|our|mein(?:e[rmns]?)?|unser(?:e[rmns]?)?|mon|ma|mes|notre|nos|mis?|nuestr[oa]s?|mi[oae]"
@@ -226,6 +231,11 @@ class _Cues:
             if not cue.first:
                 self._lines.append((number, pattern))
 
+    @property
+    def words(self) -> AbstractSet[str]:
+        """The first words of those cues that need no line of their own."""
+        return self._cores.keys()
+
     def places(self, text: str) -> list[_Place] | None:
         """Return where cores of the cues are, in order; None stands for anywhere."""
         lower = in_lower(text)
@@ -337,8 +347,26 @@ def persons_of_life(text: str, spans: Collection[Span]) -> set[Span]:
     }
 
 
-def may_tell_of_life(text: str) -> bool:
-    """Return whether words of a text may make names in it those of people of the user's life."""
+# First words of what tells of a life, except those of `_PEOPLE`; and letters that `in_lower` does
+# not take, in lower case.
+_BEGINS = re.compile(
+    r"\b(?:(?:hi|hello|hey|hallo|guten|moin|bonjour|salut|coucou|hola|buenos|ciao|buongiorno|good)\b"
+    r"|dear|sehr|geehrte|liebe|cher|chère|estimad|querid|gentil|egregi|car[oa])|:|[ſıﬅﬆ\u0307]"
+)
+
+
+def _may_begin(lower: str) -> bool:
+    return _BEGINS.search(lower) is not None or not _PEOPLE.words.isdisjoint(_WORD.findall(lower))
+
+
+_BEGINNING = Words(_may_begin, within=TELLING_CHARS)
+
+
+def may_tell_of_life(grown: Growing) -> bool:
+    """Return whether new words may make names beside them those of people of the user's life."""
+    if not _BEGINNING.near(grown):
+        return False
+    text = grown.text[max(0, grown.new_from - TELLING_CHARS) :]
     lower = in_lower(text)
     return (
         lower is None

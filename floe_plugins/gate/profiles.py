@@ -7,13 +7,14 @@ for what is private only in some contexts, by the text around it.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Literal
 
 from floe_plugins.gate.detector import CLASSES, Span
+from floe_plugins.gate.growing import Growing
 from floe_plugins.gate.person_context import (
+    TELLING_CHARS,
     births_of_life,
     may_tell_of_life,
     persons_of_letters,
@@ -51,8 +52,6 @@ PROFILE_HELP = (
 #: The least score of a finding that is private by itself under ``strict``. Chosen on labelled and
 #: ordinary prompts: below it are more ordinary words than names.
 SURE = 0.8
-
-_DIGIT = re.compile(r"\d")
 
 #: From what covers least to what covers most.
 ORDER: tuple[str, ...] = (IGNORED, *Profile)
@@ -186,9 +185,9 @@ def is_of_an_address(label: str, rule: str) -> bool:
     return rule == _POSTAL or _WEAK.get(label) == "postal addresses"
 
 
-def may_be_in_context(text: str) -> bool:
-    """Return whether words or numbers of a text may make names or addresses in it private."""
-    return _DIGIT.search(text) is not None or may_tell_of_life(text)
+def may_be_in_context(grown: Growing) -> bool:
+    """Return whether new words or numbers may make names or addresses beside them private."""
+    return grown.since_digit <= TELLING_CHARS or may_tell_of_life(grown)
 
 
 def secret_kind(label: str) -> str | None:

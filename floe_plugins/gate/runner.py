@@ -13,10 +13,12 @@ from types import MappingProxyType
 from floe_plugins.checks import is_integer, is_number
 from floe_plugins.errors import ConfigError, PluginError
 from floe_plugins.gate.detector import PROSE, Detector, Span
-from floe_plugins.gate.growing import asker
+from floe_plugins.gate.growing import Growing, asker, finder
 from floe_plugins.gate.verdict import Failure
 from floe_plugins.isolation import LATE, STUCK, InvalidAnswerError, IsolationThread, PluginCallError
 from floe_plugins.manager import BUILT_IN, plugin_manager
+
+_Ask = Callable[[str, int], Sequence[Span]]
 
 LONGEST = 1024
 """Characters that a finding may span if its detector has no attribute `longest`."""
@@ -107,6 +109,23 @@ def longest_finding(detectors: Iterable[LoadedDetector]) -> int:
         A detector's `longest` is not a whole number from 1.
     """
     return max(map(_longest, detectors))
+
+
+def in_context(
+    detectors: Iterable[LoadedDetector], needs_context: Callable[[Collection[str]], bool]
+) -> dict[str, Callable[[Growing], bool]]:
+    """Return the methods `stays` of those whose findings are private in contexts only, by name.
+
+    Such a method returns whether new text changes findings beside it only: then it need not be
+    asked while no words beside make its findings private. Only Floe's own detectors have one.
+    """
+    return {
+        each.detector.name: each.detector.stays
+        for each in detectors
+        if each.plugin == BUILT_IN
+        and hasattr(each.detector, "stays")
+        and needs_context(each.labels)
+    }
 
 
 def _load(loaded: LoadedDetector) -> None:
@@ -225,7 +244,15 @@ class DetectorRunner:
         self._detectors = tuple(detectors)
         self._thresholds = thresholds
         self._thread = IsolationThread("floe-gate")
-        self._askers = tuple(asker(each.detector) for each in self._detectors)
+        # A plugin's own method could hold up the caller's thread.
+        self._askers = tuple(
+            (
+                each,
+                asker(each.detector),
+                finder(each.detector) if each.plugin == BUILT_IN else None,
+            )
+            for each in self._detectors
+        )
         self._all_built_in = all(each.plugin == BUILT_IN for each in self._detectors)
         #: The current scan of the thread, or its last.
         self._current: Scan | None = None
@@ -259,8 +286,7 @@ class DetectorRunner:
 
     def ask_new(
         self,
-        reading: Reading,
-        new_from: int,
+        grown: Growing,
         deadline: float,
         *,
         without: Callable[[LoadedDetector], bool],
@@ -274,8 +300,11 @@ class DetectorRunner:
         without : callable
             Returns whether a detector need not be called.
         """
-        scan = Scan((reading,), deadline, here=self._all_built_in)
-        ask = partial(self._ask_all, scan, new_from, without)
+        asked = self._awake(grown, without)
+        if not asked:
+            return (), ()
+        scan = Scan((Reading(grown.text),), deadline, here=self._all_built_in)
+        ask = partial(self._ask_all, scan, grown.new_from, asked)
         try:
             asked_all = ask() if scan.here else self._thread.run(ask, deadline=deadline)
         except PluginCallError as error:
@@ -289,16 +318,29 @@ class DetectorRunner:
         """Let the thread end once it is idle."""
         self._thread.close()
 
+    def _awake(
+        self, grown: Growing, without: Callable[[LoadedDetector], bool]
+    ) -> Sequence[tuple[LoadedDetector, _Ask | None]]:
+        """Return the detectors that may find something in what is new, and how to ask them."""
+        try:
+            return [
+                (loaded, ask)
+                for loaded, ask, may_find in self._askers
+                if (may_find is None or may_find(grown)) and not without(loaded)
+            ]
+        except Exception:  # noqa: BLE001 - a detector that cannot tell is asked, as all are
+            return [(loaded, ask) for loaded, ask, _ in self._askers]
+
     def _ask_all(
         self,
         scan: Scan,
         new_from: int = 0,
-        without: Callable[[LoadedDetector], bool] | None = None,
+        asked: Sequence[tuple[LoadedDetector, _Ask | None]] = (),
     ) -> bool:
         """Call the detectors; return False if the deadline passes before the last."""
         if not scan.here:
             self._current = scan
-        for loaded, of_new in zip(self._detectors, self._askers, strict=True):
+        for loaded, of_new in asked or [(each, None) for each in self._detectors]:
             scan.asking = loaded
             if scan.late:
                 return False
@@ -306,10 +348,10 @@ class DetectorRunner:
                 for found, reading in zip(scan.spans, scan.readings, strict=True):
                     if reading.values_only and loaded.labels <= PROSE:
                         continue
-                    if without is None:
+                    if of_new is None:
                         answer: object = loaded.detector.detect(reading.text)
                     else:
-                        answer = () if without(loaded) else of_new(reading.text, new_from)
+                        answer = of_new(reading.text, new_from)
                     # Most find nothing.
                     if type(answer) not in _EMPTY or answer:
                         self._note(found, loaded, reading, answer)

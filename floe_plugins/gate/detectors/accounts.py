@@ -13,11 +13,12 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from operator import or_
+from typing import Final, NamedTuple
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors import account_words as words
-from floe_plugins.gate.growing import Memory, beginning
+from floe_plugins.gate.growing import Growing
 from floe_plugins.gate.matching import lower_in_place
 
 _WORD = re.compile(r"[a-z0-9&]+(?:['’-][a-z]+)*")
@@ -68,10 +69,6 @@ class AccountDetector:
     name = "account"
     labels: Sequence[str] = ("HEALTH", "PRIVATE_LIFE")
 
-    def __init__(self) -> None:
-        # Where the last word of a text begins, and how many words are before it.
-        self._counts: Memory[tuple[int, int]] = Memory()
-
     def detect(self, text: str) -> Sequence[Span]:
         """Return the accounts of a text."""
         lower = lower_in_place(text)
@@ -90,37 +87,43 @@ class AccountDetector:
         return list(_joined(spans))
 
     def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` that the beginning of a text does not have, or all.
-
-        Words that are evidence of nothing make no account of a stretch that was none, but they may
-        begin another stretch.
-        """
-        begin = beginning(text, new_from)
-        old = _WORD.findall(text[begin:new_from].lower())
-        new = _WORD.findall(text[begin:].lower())
-        if not any(map(_kinds_of, (*old, *new))):
-            known = text[:new_from]
-            before = self._counts.of(known, lambda: _counted(known, (0, 0)))
-            place, count = self._counts.of(text, lambda: _counted(text, before))
-            count += len(_WORD.findall(text[place:].lower()))
-            if _stretches(count) == _stretches(count - len(new) + len(old)):
-                return []
+        """Return the findings of `detect`; the length of a text decides where its stretches are."""
         return self.detect(text)
 
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make an account.
 
-def _counted(text: str, known: tuple[int, int]) -> tuple[int, int]:
-    """Return where the last word of a text begins and how many are before it.
+        Words that are evidence of nothing make none of a stretch that was none, but they may begin
+        another stretch. And a text in which nobody speaks of themselves has none at all.
+        """
+        old = _WORD.findall(grown.text[grown.start : grown.new_from].lower())
+        new = _WORD.findall(grown.text[grown.start :].lower())
+        read, known = grown.known.get(self, (0, _Counted(0, 0)))
+        before = _counted(grown.text[read : grown.start], known)
+        grown.known[self] = grown.end, _counted(grown.text[grown.start : grown.end], before)
+        kinds = functools.reduce(or_, map(_kinds_of, (*old, *new)), 0)
+        if not (before.kinds | kinds) & _SELF:
+            return False
+        return kinds != 0 or _stretches(before.words + len(new)) != _stretches(
+            before.words + len(old)
+        )
 
-    Parameters
-    ----------
-    known : tuple of int
-        The same of a beginning of the text.
-    """
-    place, count = known
-    last = max(text.rfind(" ", place), text.rfind("\n", place)) + 1
-    if last <= place:
-        return known
-    return last, count + len(_WORD.findall(text[place:last].lower()))
+
+class _Counted(NamedTuple):
+    """How many words a text has, and the kinds of evidence that are among them."""
+
+    words: int
+    kinds: int
+
+
+def _counted(text: str, before: _Counted) -> _Counted:
+    """Return the count of a text, with that of the text before it."""
+    if not text:
+        return before
+    found = _WORD.findall(text.lower())
+    return _Counted(
+        before.words + len(found), functools.reduce(or_, map(_kinds_of, found), before.kinds)
+    )
 
 
 def _stretches(count: int) -> range:

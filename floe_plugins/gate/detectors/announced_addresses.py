@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.growing import found_near
+from floe_plugins.gate.growing import Growing
 
 _WORD = r"[^\W\d_][\w.'’-]{0,24}"
 _CAPITAL = r"[^\W\da-zß-ÿ_][\w.'’-]{0,24}"
@@ -107,6 +107,8 @@ class AnnouncedAddressDetector:
 
     name = "announced-address"
     labels: Sequence[str] = ("ADDRESS",)
+    #: Characters before new text that may take part in a new finding.
+    reach = _REACH
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of a text."""
@@ -120,9 +122,9 @@ class AnnouncedAddressDetector:
             found.update(_announced(text, _GOING))
         return sorted(found)
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=_REACH, within=_AFTER_NUMBER)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= _AFTER_NUMBER
 
 
 def _announced(text: str, pattern: re.Pattern[str]) -> Iterator[Span]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector
-from floe_plugins.gate.growing import found_near
+from floe_plugins.gate.growing import Growing
 from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import is_top_level
 
@@ -118,6 +118,8 @@ class PhoneDetector:
 
     name = "phone"
     labels: Sequence[str] = ("PHONE",)
+    #: Characters before new text that may take part in a new finding.
+    reach = 128
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the telephone numbers of a text."""
@@ -132,9 +134,9 @@ class PhoneDetector:
                     matches.append(match)
         return sorted({Span(match.start(), match.end(), "PHONE") for match in matches})
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=128, within=24)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= 24
 
 
 def _long_enough(match: re.Match[str]) -> bool:
@@ -267,6 +269,8 @@ class PostalAddressDetector:
 
     name = "postal-address"
     labels: Sequence[str] = ("ADDRESS",)
+    #: Characters before new text that may take part in a new finding.
+    reach = 256
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of a text."""
@@ -279,6 +283,6 @@ class PostalAddressDetector:
         ]
         return [Span(*match.span(), "ADDRESS") for match in matches]
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=256, within=192)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= 192

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.growing import found_near
+from floe_plugins.gate.growing import LONG_WORD, Growing
 
 # Digits in groups, with at most two separators between them.
 _DIGIT_GROUPS = re.compile(r"\d++(?:[ \t\n.,/_-]{1,2}+\d++)*+")
@@ -50,6 +50,8 @@ class CardDetector:
 
     name = "card"
     labels: Sequence[str] = ("CARD",)
+    #: Characters before new text that may take part in a new finding.
+    reach = 128
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the card numbers of a text."""
@@ -59,9 +61,9 @@ class CardDetector:
                 spans.extend(_cards(run))
         return spans
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=128, within=8)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= 8
 
 
 def luhn(digits: str) -> bool:
@@ -166,6 +168,8 @@ class IbanDetector:
 
     name = "iban"
     labels: Sequence[str] = ("IBAN",)
+    #: Characters before new text that may take part in a new finding.
+    reach = 128
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the IBANs of a text."""
@@ -177,9 +181,9 @@ class IbanDetector:
                 spans.append(Span(start.start(), body.end(), "IBAN"))
         return spans
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=128, within=112)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= 112
 
 
 def iban_checks(iban: str) -> bool:
@@ -201,7 +205,6 @@ _VERSIONS = frozenset({0x00, 0x05, 0x30, 0x32, 0x1E, 0x16, 0x4C, 0x10, 0x41})
 
 # Shorter than any address.
 _LONG = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{25}")
-_LONG_RUN = re.compile(r"[A-Za-z0-9]{25}")
 _BASE58 = re.compile(r"(?<![A-Za-z0-9])[13LMDA9X7Tr][1-9A-HJ-NP-Za-km-z]{24,34}(?![A-Za-z0-9])")
 _SEGWIT = re.compile(
     r"(?<![A-Za-z0-9])(?:(?P<hrp>bc|tb|ltc)1[02-9ac-hj-np-z]{11,71}"
@@ -216,6 +219,8 @@ class CryptoDetector:
 
     name = "crypto"
     labels: Sequence[str] = ("CRYPTO",)
+    #: Characters before new text that may take part in a new finding.
+    reach = 128
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of a text."""
@@ -231,9 +236,9 @@ class CryptoDetector:
                 spans.append(Span(*match.span(), "CRYPTO"))
         return spans
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=128, within=128, wakes=_LONG_RUN)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a long word in it or near it."""
+        return LONG_WORD.near(grown, self.reach)
 
 
 def base58_checks(address: str) -> bool:

@@ -14,7 +14,7 @@ from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.id_checks import check_of
 from floe_plugins.gate.detectors.national_ids import LABELS, announced_ids
 from floe_plugins.gate.detectors.pattern import PatternDetector
-from floe_plugins.gate.growing import found_near
+from floe_plugins.gate.growing import Growing
 
 
 class Form(NamedTuple):
@@ -184,6 +184,8 @@ class NationalIdDetector:
 
     name = "national-id"
     labels: Sequence[str] = tuple(sorted({entry.form.label for entry in _COMPILED} | LABELS))
+    #: Characters before new text that may take part in a new finding.
+    reach = 192
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the national numbers of a text."""
@@ -198,9 +200,9 @@ class NationalIdDetector:
                     spans.update(_at(text, place.start()))
         return sorted(spans)
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        return found_near(self, text, new_from, reach=192, within=24)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is a digit in it or near it."""
+        return grown.since_digit <= 24
 
 
 def _at(text: str, start: int) -> Iterator[Span]:
@@ -238,5 +240,5 @@ US_SSN = PatternDetector(
     ),
     confirms=_has_separator_or_keyword,
     reach=96,
-    wakes=_DIGIT,
+    digits=True,
 )

@@ -8,8 +8,8 @@ from floe_plugins.gate.detectors.births import KEYS as BIRTHS
 from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
 from floe_plugins.gate.detectors.national_ids import with_spaces
-from floe_plugins.gate.growing import beginning, found_from
-from floe_plugins.gate.matching import in_lower, matches_at
+from floe_plugins.gate.growing import Cues, Growing, beginning, found_from
+from floe_plugins.gate.matching import any_of, in_lower, matches_at
 
 _ID_WORDS = (
     *(
@@ -183,6 +183,7 @@ _BIRTH_KEYS = (
 # Before new text: the sentence of a birth, or a cue with all groups of its value; the last digit
 # of a value; a date.
 _REACH, _DIGIT_CHARS, _DATE_CHARS = 384, 80, 12
+_BIRTH_CUES = Cues(any_of(BIRTHS).search, longest=max(map(len, BIRTHS)), within=_REACH)
 _ENDS_IN_DATE = re.compile(r"\d[/.-]\d{1,4}\Z")
 
 _OTHERS = ("DATE_TIME", "DATE_OF_BIRTH", "AGE", "COORDINATES")
@@ -244,13 +245,11 @@ class KeywordDetector:
         if _ENDS_IN_DATE.search(text, max(0, new_from - _DATE_CHARS), new_from):
             # If that becomes none, there is one less, and then the others count.
             return self.detect(text)
-        begin = beginning(text, new_from - _REACH)
-        lower = text[max(0, new_from - _REACH) :].lower()
-        if _DIGIT.search(text, max(0, new_from - _DIGIT_CHARS)) is None and not any(
-            map(lower.__contains__, BIRTHS)
-        ):
-            return []
-        return found_from(self, text, begin)
+        return found_from(self, text, beginning(text, new_from - _REACH))
+
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: a digit or a word for a birth is near it."""
+        return grown.since_digit <= _DIGIT_CHARS or _BIRTH_CUES.near(grown)
 
 
 def _near_birth(match: re.Match[str]) -> bool:

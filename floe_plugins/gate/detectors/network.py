@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector
-from floe_plugins.gate.growing import beginning, found_from
+from floe_plugins.gate.growing import Cues, Growing
 
 _HEXTETS = re.compile(r"[0-9A-Fa-f]+")
 
@@ -72,11 +72,11 @@ IP_ADDRESS = PatternDetector(
     ),
     confirms=_names_a_machine,
     reach=112,
-    wakes=re.compile(r"\d|:[0-9A-Fa-f.]{0,4}:"),
+    digits=True,
+    wakes=re.compile(r":[0-9A-Fa-f.]{0,4}:"),
 )
 
 
-_ADDRESS = re.compile(r"://|www\.", re.IGNORECASE)
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"']{3,2000}+", re.IGNORECASE)
 
 # Pages that are about one person.
@@ -96,6 +96,9 @@ _MINE = re.compile(
 _MINE_CHARS = 48
 # A page is one from so many characters on.
 _BEGUN_CHARS = 32
+_ADDRESS = Cues(
+    re.compile(r"://|www\.").search, longest=len("www."), within=2 * (_MINE_CHARS + _BEGUN_CHARS)
+)
 
 
 class PersonalUrlDetector:
@@ -103,6 +106,8 @@ class PersonalUrlDetector:
 
     name = "personal-url"
     labels: Sequence[str] = ("URL",)
+    #: Characters before new text that may take part in a new finding.
+    reach = _MINE_CHARS + _BEGUN_CHARS
 
     def detect(self, text: str) -> Sequence[Span]:
         """Return the addresses of personal pages in a text."""
@@ -113,10 +118,9 @@ class PersonalUrlDetector:
             or _MINE.search(text, max(0, match.start() - _MINE_CHARS), match.start())
         ]
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the findings of `detect` of which new text is a part, and maybe others."""
-        begin = beginning(text, new_from - _MINE_CHARS - _BEGUN_CHARS)
-        return [] if _ADDRESS.search(text, begin) is None else found_from(self, text, begin)
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: there is an address in it or near it."""
+        return _ADDRESS.near(grown)
 
 
 def _is_one_device(match: re.Match[str]) -> bool:
@@ -134,5 +138,5 @@ MAC_ADDRESS = PatternDetector(
     ),
     confirms=_is_one_device,
     reach=64,
-    wakes=re.compile(r"[0-9A-Fa-f][:.-][0-9A-Fa-f]"),
+    wakes=re.compile(r"[:.-](?<=[0-9A-Fa-f].)[0-9A-Fa-f]"),
 )

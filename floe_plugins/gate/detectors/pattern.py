@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.growing import beginning, found_from, found_near
+from floe_plugins.gate.growing import Growing
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,11 @@ class PatternDetector:
         A string that every text with a match holds; other texts are not searched.
     reach : int, optional
         Characters before new text that may take part in a new finding. Words are read whole.
+    digits : bool, optional
+        Whether a digit within that reach, or in the new text, is needed for a new finding, unless
+        `wakes` matches there.
     wakes : re.Pattern, optional
-        Matches within that reach, or in the new text, if there is a new finding.
+        Matches there if there is a new finding.
     """
 
     name: str
@@ -33,6 +36,7 @@ class PatternDetector:
     confirms: Callable[[re.Match[str]], bool] | None = None
     needs: str = ""
     reach: int = 128
+    digits: bool = False
     wakes: re.Pattern[str] | None = None
 
     @property
@@ -50,12 +54,12 @@ class PatternDetector:
             if self.confirms is None or self.confirms(match)
         ]
 
-    def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
-        """Return the confirmed matches of which new text is a part, and maybe others."""
-        if self.needs not in text:
-            return []
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding."""
+        if self.needs not in grown.text:
+            return False
+        if self.digits and grown.since_digit <= self.reach:
+            return True
         if self.wakes is None:
-            return found_from(self, text, beginning(text, new_from - self.reach))
-        return found_near(
-            self, text, new_from, reach=self.reach, wakes=self.wakes, within=self.reach
-        )
+            return not self.digits
+        return self.wakes.search(grown.text, max(0, grown.new_from - self.reach)) is not None

@@ -9,8 +9,8 @@ from floe_plugins.gate.detectors.issued_keys import HOSTS, PREFIXES, issued_keys
 from floe_plugins.gate.detectors.passwords import WORDS as PASSWORDS
 from floe_plugins.gate.detectors.passwords import passwords
 from floe_plugins.gate.detectors.placeholders import is_generated, is_placeholder, is_wordy
-from floe_plugins.gate.growing import beginning, found_from
-from floe_plugins.gate.matching import in_lower
+from floe_plugins.gate.growing import Cues, Growing, beginning, found_from
+from floe_plugins.gate.matching import any_of, in_lower
 
 # A parameter of an address that grants access.
 _IN_QUERY = re.compile(
@@ -46,10 +46,13 @@ _WORDS = ("key", "token", "secret", "bearer", "auth", "credential")
 # One of these is in every text with a finding, in lower case, unless a prefix of a key is.
 _CUES = (*_WORDS, *PASSWORDS, "sig=", "signature=", "://", "basic ", "-----begin")
 _PREFIXES = tuple(prefix for prefix in PREFIXES if prefix not in ("AC", "SK"))
-_SHORT_PREFIX = re.compile(r"(?:AC|SK)[0-9a-f]{8}")
-_OPTION = re.compile(r"\s-(?:[uUpPaw]|-\w)")
+_ANY_PREFIX = re.compile(rf"{any_of(_PREFIXES).pattern}|(?:AC|SK)[0-9a-f]{{8}}")
+_CUE, _ANY_HOST = any_of(_CUES), any_of(HOSTS)
+# It begins with what is rare, and is found many times faster.
+_OPTION = re.compile(r"-(?<=\s-)(?:[uUpPaw]|-\w)")
 # Before new text: a name, a phrase and its value; an element with its value.
 _REACH, _MARKUP_CHARS, _END_CHARS = 384, 1024, 24
+_ANY_CUE = Cues(_CUE.search, longest=max(map(len, _CUES)), within=_REACH)
 # From the name of a key to the word that is the key.
 _NAME_CHARS = 64
 
@@ -80,28 +83,45 @@ class SecretDetector:
 
     def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
         """Return the findings of `detect` of which new text is a part, and maybe others."""
-        around = max(0, new_from - _MARKUP_CHARS)
-        ends = text.find("</", max(0, new_from - _END_CHARS)) >= 0
-        if ends or text.find("value=", around) >= 0:
-            return found_from(self, text, beginning(text, around))
+        if _may_be_markup(text, new_from):
+            return found_from(self, text, beginning(text, new_from - _MARKUP_CHARS))
         begin = max(0, new_from - _REACH)
         if _OPTION.search(text, begin):
             # Whether it counts depends on the whole text.
             return self.detect(text)
-        # Keys and addresses that issuers give have no spaces.
-        start = max(text.rfind(" ", 0, new_from), text.rfind("\n", 0, new_from)) + 1
-        word = text[start:]
         # What names a key stands before its word, however long that is.
-        begin = max(0, min(begin, start - _NAME_CHARS))
-        lower = text[begin:].lower()
-        if (
-            any(map(lower.__contains__, _CUES))
-            or any(map(word.__contains__, _PREFIXES))
-            or _SHORT_PREFIX.search(word)
-            or any(map(word.lower().__contains__, HOSTS))
-        ):
-            return found_from(self, text, beginning(text, begin))
-        return []
+        return found_from(self, text, beginning(text, min(begin, _word(text, new_from)[1])))
+
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may make a finding: it belongs to what may be a secret."""
+        text, new_from = grown.text, grown.new_from
+        if _may_be_markup(text, new_from) or _OPTION.search(text, max(0, new_from - _REACH)):
+            return True
+        start, begin = _word(text, new_from)
+        word = text[start:]
+        return (
+            _ANY_CUE.near(grown)
+            or _ANY_PREFIX.search(word) is not None
+            or _ANY_HOST.search(word.lower()) is not None
+            # A cue may stand before a word that is longer than texts are read back.
+            or (begin < new_from - _REACH and _CUE.search(text[begin:].lower()) is not None)
+        )
+
+
+def _may_be_markup(text: str, new_from: int) -> bool:
+    return (
+        text.find("</", max(0, new_from - _END_CHARS)) >= 0
+        or text.find("value=", max(0, new_from - _MARKUP_CHARS)) >= 0
+    )
+
+
+def _word(text: str, new_from: int) -> tuple[int, int]:
+    """Return where the word before new text begins, and what may name a key in it.
+
+    Keys and addresses that issuers give have no spaces.
+    """
+    start = max(text.rfind(" ", 0, new_from), text.rfind("\n", 0, new_from)) + 1
+    return start, max(0, start - _NAME_CHARS)
 
 
 def _named_keys(text: str) -> Iterator[Span]:

@@ -17,7 +17,8 @@ from typing import Final
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.special_phrases import ITALIAN, OTHER_LANGUAGES
 from floe_plugins.gate.detectors.special_terms import PARTS
-from floe_plugins.gate.matching import lower_in_place
+from floe_plugins.gate.growing import Cues, Growing, Words
+from floe_plugins.gate.matching import any_of, lower_in_place
 
 # Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
 _TOKEN = re.compile(r"[^\W_]+|'[^\W_]{1,2}(?![^\W_])|[.!?;](?=\s|$)|[,:\"“”]|\n\s*\n")
@@ -52,6 +53,10 @@ _MEDICINES: tuple[str, ...] = (
 _MEDICINES += ("triptyline", "gliptin", "floxacin", "setron", "tidine", "cycline", "dronate")
 _ENDINGS = _ILLNESSES + _MEDICINES
 _SHORT = 6
+# Before new text: the words after the topic of a statement, and those of the longest rule.
+_NEAR_CHARS, _REACH = 240, 384
+# Words before new text that may be parts of a phrase with it.
+_PHRASE_CHARS = 96
 
 # Rules: label, and the signs. `{who}` is a person; `_` stands for words of one sentence that
 # neither deny nor ask about something, `-` for any words of one sentence. The group holds the
@@ -154,6 +159,7 @@ class _Parts:
 _TOPICS: Final = frozenset("cldsmiyzuvwfFOpPUgSCoejqt%~")
 _TOPICS_TOGETHER: Final = (frozenset("b"), frozenset("h"))
 _AGES: Final = frozenset("an")
+_OPENING: Final = frozenset("%")
 _PERSONS: Final = frozenset("IYETRD")
 
 
@@ -177,6 +183,20 @@ class _Keys:
         self.topics = self._of(parts, _TOPICS)
         self.together = tuple(self._of(parts, signs) for signs in _TOPICS_TOGETHER)
         self.ages = self._of(parts, _AGES)
+        #: All words of phrases.
+        self.in_phrases = frozenset(
+            word
+            for first, phrases in parts.phrases.items()
+            for rest, _ in phrases
+            for word in (first, *rest)
+        )
+        #: Words of new text, or soon before it, of which a statement needs one.
+        self.turning = Words(lambda lower: self.may_turn(_WORD.findall(lower)), within=_NEAR_CHARS)
+        opening = self._of(parts, _OPENING)
+        #: Words that any word may follow in a statement.
+        self.opening = Cues(
+            any_of(opening).search, longest=max(map(len, opening)), within=_PHRASE_CHARS
+        )
 
     def may_turn(self, words: Sequence[str]) -> bool:
         """Return whether a statement may be complete with these words."""
@@ -263,11 +283,7 @@ class StatementDetector:
 
     def detect_new(self, text: str, new_from: int) -> Sequence[Span]:
         """Return the statements of which new text is a part, and maybe others."""
-        parts, keys = _parts()
-        near = max(0, new_from - _NEAR_CHARS)
-        if not (_FIGURE.search(text, near) or keys.may_turn(_WORD.findall(text[near:].lower()))):
-            return []
-        if not _changes(text, new_from, parts):
+        if not _changes(text, new_from, _parts()[0]):
             return []
         begin = _sentence_before(text, new_from - _REACH)
         found = _statements(text[begin:])
@@ -275,13 +291,26 @@ class StatementDetector:
             return []
         return [replace(span, start=span.start + begin, end=span.end + begin) for span in found]
 
+    def may_find(self, grown: Growing) -> bool:
+        """Return whether new text may complete a statement: it says something, near a topic."""
+        keys = _parts()[1]
+        lower = _lower(grown.text[grown.start :])
+        old = _TOKEN.findall(lower[: grown.new_from - grown.start])
+        new = _TOKEN.findall(lower)
+        same = next(
+            (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other),
+            min(len(old), len(new)),
+        )
+        if (
+            len(new) >= len(old)
+            and all(map(_says_nothing, (*old[same:], *new[same:])))
+            and not keys.opening.near(grown)
+        ):
+            return False
+        return grown.since_digit <= _NEAR_CHARS or keys.turning.near(grown)
 
-# Before new text: the words after the topic of a statement, and those of the longest rule.
-_NEAR_CHARS, _REACH = 240, 384
-# Words before new text that may be parts of a phrase with it.
-_PHRASE_CHARS = 96
+
 _ANY_WORD = 6
-_FIGURE = re.compile(r"\d")
 _ENDS = (". ", "? ", "! ", ".\n", "?\n", "!\n", "\n\n")
 
 
@@ -364,6 +393,14 @@ def _read(lower: str, parts: _Parts) -> tuple[list[str], dict[int, int]]:
                     done = end
                     break
     return signs, ends
+
+
+@functools.lru_cache(maxsize=20_000)
+def _says_nothing(token: str) -> bool:
+    """Return whether a word has no part in a statement, by itself or in a phrase."""
+    return (
+        _sign_of(token) == _OTHER and token not in _parts()[1].in_phrases and token not in ITALIAN
+    )
 
 
 @functools.lru_cache(maxsize=20_000)

@@ -4,39 +4,52 @@ import re
 
 from floe_plugins.gate.disguises.characters import changes, has_look_alikes, normalised
 from floe_plugins.gate.disguises.encodings import decoded
-from floe_plugins.gate.disguises.spelled_out import closed_up, counts, counts_apart, spelled_out
+from floe_plugins.gate.disguises.spelled_out import (
+    CHINESE,
+    closed_up,
+    counted,
+    counts,
+    counts_apart,
+    spelled_out,
+)
 from floe_plugins.gate.disguises.view import View
-from floe_plugins.gate.growing import beginning
+from floe_plugins.gate.growing import LONG_WORD, Cues, Growing, Words, beginning
 
 # What a disguise ends with: a digit or single characters; or, further back, something encoded, a
 # sign or a word of a spelled-out address, a turn of a chat.
-_ENDS = re.compile(
-    r"\d|(?<![^\W_])[^\W_][\W_]{1,3}[^\W_][\W_]{1,3}[^\W_](?![^\W_])"
+_APART = (
+    r"(?<![^\W_])[^\W_][\W_]{1,3}[^\W_][\W_]{1,3}[^\W_](?![^\W_])"
     r"|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)"
 )
-_MARKS = re.compile(
+_ENDS = re.compile(rf"\d|{_APART}")
+_SHORT_MARKS = (
     r"[%&\\@]|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
-    r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase|\s(?:at|ät)\s[\w.+-]{1,64}\."
+    r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase"
     r"|\n(?:user|assistant|system|model|human)\n"
 )
-# A word that may be encoded, in lower case.
-_LONG_WORD = re.compile(r"[a-z0-9+/_-]{14}")
+_AT_DOMAIN = r"\s(?:at|ät)\s[\w.+-]{1,64}\."
+_MARKS = re.compile(rf"{_SHORT_MARKS}|{_AT_DOMAIN}")
 _END_CHARS, _MARK_CHARS = 40, 96
+# One of these is in what is new, or soon before it, if anything of what follows is. In lower case
+# one letter has such a dot, and then is two characters.
+_SIGNS = Cues(
+    re.compile(rf"{_SHORT_MARKS}|{_APART}|[\u0307{CHINESE}]").search,
+    longest=16,
+    within=_MARK_CHARS,
+)
+_AT = Cues(re.compile(_AT_DOMAIN).search, longest=72, within=_MARK_CHARS)
+_NUMBER_WORDS = Words(counted, within=_MARK_CHARS)
 #: As long as a domain may be.
 _ADDRESS_CHARS = 300
 #: Characters of a part that a view may leave out; more are a padding, which hides what is before.
 _LEFT_OUT = 64
 #: Before new text: the longest disguised value, and the longest disguised number.
 _REACH, _NUMBER_CHARS = 512, 256
+_SPECIAL = Cues(changes, longest=0, within=_REACH, lower=False)
 
 
-def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | None:
+def new_views(grown: Growing) -> tuple[int, str, tuple[View, ...]] | None:
     """Return the views of new text, and of what is before it as far as that may belong to it.
-
-    Parameters
-    ----------
-    new_from : int
-        Where the new text begins.
 
     Returns
     -------
@@ -50,13 +63,16 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     None
         In place of all, if a part says less than the whole.
     """
+    text, new_from = grown.text, grown.new_from
+    if not _may_have_views(grown):
+        return 0, "", ()
     end = text[max(0, new_from - _MARK_CHARS) :].lower()
     special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
     marked = (
         "@" in text[max(0, new_from - _ADDRESS_CHARS) :]
         or _MARKS.search(end) is not None
         or (
-            _LONG_WORD.search(end) is not None
+            LONG_WORD.near(grown, _MARK_CHARS)
             and decoded(text[beginning(text, new_from - _REACH) :]) is not None
         )
     )
@@ -77,6 +93,20 @@ def new_views(text: str, new_from: int) -> tuple[int, str, tuple[View, ...]] | N
     old = text[begin:new_from]
     plain = normalised(old)
     return begin, old if plain is None else plain.text, views
+
+
+def _may_have_views(grown: Growing) -> bool:
+    """Return whether new text, or what is soon before it, has any sign of a disguise."""
+    text = grown.text
+    return (
+        (not text.isascii() and _SPECIAL.near(grown))
+        or grown.since_digit <= _END_CHARS
+        or _SIGNS.near(grown)
+        or _AT.near(grown)
+        or LONG_WORD.near(grown, _MARK_CHARS)
+        or _NUMBER_WORDS.near(grown)
+        or text.find("@", max(0, grown.new_from - _ADDRESS_CHARS)) >= 0
+    )
 
 
 def views_of(text: str, parent: View | None = None, *, of_apart: bool = False) -> tuple[View, ...]:

@@ -39,14 +39,15 @@ _TENS = {
     )
 }
 _REPEATS = {"double": 2, "triple": 3}
-_CHINESE = "〇一二三四五六七八九"
+#: Digits in Chinese.
+CHINESE = "〇一二三四五六七八九"
 
 _ALL = "|".join(sorted({*_WORDS, *_TENS, *_REPEATS}, key=len, reverse=True))
 _ITEM = rf"(?:(?:{_ALL})(?![^\W_])|\d{{1,4}}(?!\w))"
 # Allowed between two items, line feeds included: people dictate in lists.
 _RUN = re.compile(
     rf"(?<![^\W_]){_ITEM}(?:[\s,.;:/_-]{{1,3}}+(?:and\s)?{_ITEM}){{4,}}+"
-    rf"|[{_CHINESE}零]{{7,}}+",
+    rf"|[{CHINESE}零]{{7,}}+",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"[^\W_]+")
@@ -133,7 +134,7 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
     words = apart.split()
     if list(map(len, words)).count(1) >= _LEAST_SINGLES:
         stages.append(_letters)
-    chinese = not text.isascii() and any(digit in text for digit in _CHINESE)
+    chinese = not text.isascii() and any(digit in text for digit in CHINESE)
     if chinese or sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS:
         stages.append(_digits)
     if any(hint in lower for hint in _HINTS) or _names_a_provider(text, lower):
@@ -143,10 +144,14 @@ def spelled_out(text: str, parent: View | None = None) -> View | None:
 
 def counts(text: str) -> bool:
     """Return whether so many words of a text in lower case stand for digits as a number needs."""
-    words = _TOKEN.findall(text)
-    return sum(map(_COUNTED.__contains__, words)) >= _LEAST_WORDS or (
-        not text.isascii() and any(digit in text for digit in _CHINESE)
+    return counted(text) >= _LEAST_WORDS or (
+        not text.isascii() and any(digit in text for digit in CHINESE)
     )
+
+
+def counted(text: str) -> int:
+    """Return how many words of a text in lower case stand for digits."""
+    return sum(map(_COUNTED.__contains__, _TOKEN.findall(text)))
 
 
 def _names_a_provider(text: str, lower: str) -> bool:
@@ -169,8 +174,8 @@ def _letters(text: str, parent: View | None) -> View | None:
 
 
 def _dictated(run: str) -> str | None:
-    if run[0] in _CHINESE or run[0] == "零":
-        return "".join(str(_CHINESE.find(character.replace("零", "〇"))) for character in run)
+    if run[0] in CHINESE or run[0] == "零":
+        return "".join(str(CHINESE.find(character.replace("零", "〇"))) for character in run)
     items = _TOKEN.findall(run.lower())
     if sum(not item.isdigit() for item in items) < _LEAST_WORDS:
         return None

@@ -28,7 +28,7 @@ from floe_plugins.gate.detectors.learned.words import (
     STREET,
     TITLES,
 )
-from floe_plugins.gate.growing import BESIDE, Memory, beginning
+from floe_plugins.gate.growing import BESIDE, Growing, Memory, beginning
 
 if TYPE_CHECKING:
     from floe_plugins.gate.detectors.learned.growth import Growth, Whole
@@ -132,11 +132,12 @@ class LearnedDetector:
         New text may change the language, or the use of capitals, that all words are read by. Then
         the whole text is read.
         """
-        whole = self._whole_of(text, new_from)
+        old = text[:new_from]
+        whole = self._whole_of(text, old)
         if whole is None:
             return self.detect(text)
         begin = beginning(text, new_from - BESIDE - _REACH)
-        calm = self._calm.get(text[:new_from])
+        calm = self._calm.get(old)
         if calm is not None and calm <= begin and self._stays_calm(text, new_from, whole):
             self._calm.put(text, calm)
             return []
@@ -147,17 +148,17 @@ class LearnedDetector:
         found = self._judged(part, whole if begin else None, *scored)
         return [replace(span, start=span.start + begin, end=span.end + begin) for span in found]
 
-    def stays(self, text: str, new_from: int) -> bool:
+    def stays(self, grown: Growing) -> bool:
         """Return whether new text changes findings beside it only."""
-        return self._whole_of(text, new_from) is not None
+        return self._whole_of(grown.text, grown.old) is not None
 
-    def _whole_of(self, text: str, new_from: int) -> Whole | None:
+    def _whole_of(self, text: str, old: str) -> Whole | None:
         from floe_plugins.gate.detectors.learned.growth import Growth
 
         with self._lock:
             if self._growth is None:
                 self._growth = Growth()
-            return self._growth.unchanged(text, new_from)
+            return self._growth.unchanged(text, old)
 
     def _stays_calm(self, text: str, new_from: int, whole: Whole) -> bool:
         """Return whether new text makes no word private, where none near it was before.

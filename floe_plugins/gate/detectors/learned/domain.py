@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -116,6 +117,7 @@ def counted(words: Iterable[str]) -> int:
     return sum(filter(None, map(_BY_WORD.get, map(str.lower, words))))
 
 
+@functools.lru_cache(maxsize=4096)
 def spoken(total: int) -> str:
     """Return the language of so many function words of each; empty if they say nothing."""
     counts = _COUNTERS.unpack(total.to_bytes(_COUNTERS.size, "little"))

@@ -54,15 +54,14 @@ class Growth:
     def __init__(self) -> None:
         self._known: Memory[_Known] = Memory()
 
-    def unchanged(self, text: str, new_from: int) -> Whole | None:
+    def unchanged(self, text: str, old: str) -> Whole | None:
         """Return what a text is as a whole if its beginning was the same; otherwise None.
 
         Parameters
         ----------
-        new_from : int
-            Where the beginning ends.
+        old : str
+            The beginning.
         """
-        old = text[:new_from]
         before = self._known.of(old, lambda: _grown(old, _NOTHING))
         after = self._known.of(text, lambda: _grown(text, before))
         same = after.whole == before.whole and after.whole.language
