@@ -134,20 +134,25 @@ class Cues:
     ) -> None:
         self._find, self._longest, self._within, self._lower = find, longest, within, lower
 
-    def near(self, grown: Growing, within: int | None = None) -> bool:
+    def near(self, grown: Growing, within: int | None = None, *, finds: bool = True) -> bool:
         """Return whether it is there; also for a while after it no longer is.
 
         Parameters
         ----------
         within : int, optional
             Fewer characters before new text than all that matter.
+        finds : bool, optional
+            False if it is known that there is none in the new text with what is before it.
         """
         text, length = grown.text, len(grown.text)
         first = grown.new_from - (self._within if within is None else within)
         read, last = grown.known.get(self, (grown.new_from - self._within, _NEVER))
         if read < length:
             piece = text[max(0, read - self._longest) :]
-            if self._find(piece.lower() if self._lower else piece):
+            # What was not asked about earlier steps is read now.
+            if (finds or read < grown.new_from) and self._find(
+                piece.lower() if self._lower else piece
+            ):
                 last = length
             grown.known[self] = (length, last)
         return bool(last >= first)

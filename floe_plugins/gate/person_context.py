@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.growing import Growing, Words
+from floe_plugins.gate.growing import Cues, Growing, Words
 from floe_plugins.gate.matching import in_lower
 
 REACH = 96
@@ -359,20 +359,23 @@ def _may_begin(lower: str) -> bool:
     return _BEGINS.search(lower) is not None or not _PEOPLE.words.isdisjoint(_WORD.findall(lower))
 
 
-_BEGINNING = Words(_may_begin, within=TELLING_CHARS)
-
-
 def may_tell_of_life(grown: Growing) -> bool:
     """Return whether new words may make names beside them those of people of the user's life."""
-    if not _BEGINNING.near(grown):
-        return False
-    text = grown.text[max(0, grown.new_from - TELLING_CHARS) :]
+    # Words that tell of a name are within its reach, so that no longer part must be read at once.
+    return _TELLING.near(grown, finds=_BEGINNING.near(grown))
+
+
+def _tells(text: str) -> bool:
     lower = in_lower(text)
     return (
         lower is None
         or _GREETING.search(lower) is not None
         or bool(_PEOPLE.places(text) or _LETTERS.places(text))
     )
+
+
+_BEGINNING = Words(_may_begin, within=REACH)
+_TELLING = Cues(_tells, longest=REACH, within=TELLING_CHARS, lower=False)
 
 
 def births_of_life(text: str, spans: Collection[Span]) -> set[Span]:

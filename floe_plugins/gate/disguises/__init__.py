@@ -21,7 +21,7 @@ _APART = (
     r"(?<![^\W_])[^\W_][\W_]{1,3}[^\W_][\W_]{1,3}[^\W_](?![^\W_])"
     r"|(?<!\S)\S[ \t]\S[ \t]\S(?!\S)"
 )
-_ENDS = re.compile(rf"\d|{_APART}")
+_ENDS = re.compile(_APART)
 _SHORT_MARKS = (
     r"[%&\\@]|[\[({<]\s{0,2}(?:at|ät|arroba|arobase|dot|punkt|punto|ponto|point|\.)"
     r"|dot|punkt|punto|ponto|\spoint\s|arroba|arobase"
@@ -64,19 +64,25 @@ def new_views(grown: Growing) -> tuple[int, str, tuple[View, ...]] | None:
         In place of all, if a part says less than the whole.
     """
     text, new_from = grown.text, grown.new_from
-    if not _may_have_views(grown):
-        return 0, "", ()
+    # What is told sooner of so short a part is told first.
+    signs = _SIGNS.near(grown)
     end = text[max(0, new_from - _MARK_CHARS) :].lower()
-    special = not text.isascii() and changes(text[max(0, new_from - _REACH) :])
+    special = (
+        not text.isascii() and _SPECIAL.near(grown) and changes(text[max(0, new_from - _REACH) :])
+    )
     marked = (
-        "@" in text[max(0, new_from - _ADDRESS_CHARS) :]
-        or _MARKS.search(end) is not None
+        text.find("@", max(0, new_from - _ADDRESS_CHARS)) >= 0
+        or ((signs or _AT.near(grown)) and _MARKS.search(end) is not None)
         or (
             LONG_WORD.near(grown, _MARK_CHARS)
             and decoded(text[beginning(text, new_from - _REACH) :]) is not None
         )
     )
-    ends = _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None or counts(end)
+    ends = (
+        grown.since_digit <= _END_CHARS
+        or (signs and _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None)
+        or ((signs or _NUMBER_WORDS.near(grown)) and counts(end))
+    )
     if not (special or marked or ends):
         return 0, "", ()
     # What is encoded, or has marks of its own, may be longer than a number.
@@ -93,20 +99,6 @@ def new_views(grown: Growing) -> tuple[int, str, tuple[View, ...]] | None:
     old = text[begin:new_from]
     plain = normalised(old)
     return begin, old if plain is None else plain.text, views
-
-
-def _may_have_views(grown: Growing) -> bool:
-    """Return whether new text, or what is soon before it, has any sign of a disguise."""
-    text = grown.text
-    return (
-        (not text.isascii() and _SPECIAL.near(grown))
-        or grown.since_digit <= _END_CHARS
-        or _SIGNS.near(grown)
-        or _AT.near(grown)
-        or LONG_WORD.near(grown, _MARK_CHARS)
-        or _NUMBER_WORDS.near(grown)
-        or text.find("@", max(0, grown.new_from - _ADDRESS_CHARS)) >= 0
-    )
 
 
 def views_of(text: str, parent: View | None = None, *, of_apart: bool = False) -> tuple[View, ...]:
