@@ -35,6 +35,9 @@ _DIGIT_CHARS = 256
 _UP_TO_DIGIT = re.compile(r"(?s:.*)\d")
 _NO_DIGIT = 1 << 30
 
+EVERYWHERE = 1 << 30
+"""Characters before new text, for what matters wherever it is."""
+
 # Texts of which something is remembered: some for each stream of a large batch.
 _REMEMBERED = 4096
 
@@ -64,7 +67,7 @@ class Memory(Generic[T]):
 
 # Where `Cues` and `Words` have read to, and saw something last.
 _Seen = tuple[int, int]
-_NEVER = -(1 << 30)
+_NEVER = -(1 << 31)
 _seen: Memory[dict[object, Any]] = Memory()
 
 
@@ -132,7 +135,7 @@ class Cues:
     def __init__(
         self, find: Callable[[str], object], *, longest: int, within: int, lower: bool = True
     ) -> None:
-        self._find, self._longest, self._within, self._lower = find, longest, within, lower
+        self.find, self._longest, self._within, self._lower = find, longest, within, lower
 
     def near(self, grown: Growing, within: int | None = None, *, finds: bool = True) -> bool:
         """Return whether it is there; also for a while after it no longer is.
@@ -150,7 +153,7 @@ class Cues:
         if read < length:
             piece = text[max(0, read - self._longest) :]
             # What was not asked about earlier steps is read now.
-            if (finds or read < grown.new_from) and self._find(
+            if (finds or read < grown.new_from) and self.find(
                 piece.lower() if self._lower else piece
             ):
                 last = length
@@ -170,7 +173,7 @@ class Words:
     """
 
     def __init__(self, find: Callable[[str], object], *, within: int) -> None:
-        self._find, self._within = find, within
+        self.find, self._within = find, within
 
     def near(self, grown: Growing) -> bool:
         """Return whether one of the words is there; also for a while after it no longer is."""
@@ -178,11 +181,11 @@ class Words:
         first = grown.new_from - self._within
         read, last = grown.known.get(self) or (_last_word(text, max(0, first)), _NEVER)
         if read < end:
-            if self._find(text[read:end].lower()):
+            if self.find(text[read:end].lower()):
                 last = end
             grown.known[self] = (end, last)
         # The last word may still grow to another one.
-        return last >= first or bool(self._find(text[end:].lower()))
+        return last >= first or bool(self.find(text[end:].lower()))
 
 
 LONG_WORD = Cues(re.compile(r"[a-z0-9+/_-]{14}").search, longest=14, within=128)

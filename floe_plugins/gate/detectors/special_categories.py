@@ -17,7 +17,7 @@ from typing import Final
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.special_phrases import ITALIAN, OTHER_LANGUAGES
 from floe_plugins.gate.detectors.special_terms import PARTS
-from floe_plugins.gate.growing import Cues, Growing, Words
+from floe_plugins.gate.growing import EVERYWHERE, Cues, Growing, Words
 from floe_plugins.gate.matching import any_of, lower_in_place
 
 # Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
@@ -192,6 +192,10 @@ class _Keys:
         )
         #: Words of new text, or soon before it, of which a statement needs one.
         self.turning = Words(lambda lower: self.may_turn(_WORD.findall(lower)), within=_NEAR_CHARS)
+        #: Anybody in all of a text.
+        self.anybody = Words(
+            lambda lower: not self.persons.isdisjoint(_WORD.findall(lower)), within=EVERYWHERE
+        )
         opening = self._of(parts, _OPENING)
         #: Words that any word may follow in a statement.
         self.opening = Cues(
@@ -307,7 +311,9 @@ class StatementDetector:
             and not keys.opening.near(grown)
         ):
             return False
-        return grown.since_digit <= _NEAR_CHARS or keys.turning.near(grown)
+        # An age may have no word beside it that says so: "I am 47". It stands beside new text.
+        beside = grown.since_digit <= _PHRASE_CHARS or keys.turning.near(grown)
+        return beside and keys.anybody.near(grown)
 
 
 _ANY_WORD = 6

@@ -10,6 +10,7 @@ from floe_plugins.gate.disguises.spelled_out import (
     counted,
     counts,
     counts_apart,
+    may_be_number,
     spelled_out,
 )
 from floe_plugins.gate.disguises.view import View
@@ -73,13 +74,13 @@ def new_views(grown: Growing) -> tuple[int, str, tuple[View, ...]] | None:
     marked = (
         text.find("@", max(0, new_from - _ADDRESS_CHARS)) >= 0
         or ((signs or _AT.near(grown)) and _MARKS.search(end) is not None)
-        or (
-            LONG_WORD.near(grown, _MARK_CHARS)
-            and decoded(text[beginning(text, new_from - _REACH) :]) is not None
-        )
+        or _is_encoded(grown)
     )
     ends = (
-        grown.since_digit <= _END_CHARS
+        (
+            grown.since_digit <= _END_CHARS
+            and may_be_number(text[max(0, new_from - _NUMBER_CHARS) :])
+        )
         or (signs and _ENDS.search(text, max(0, new_from - _END_CHARS)) is not None)
         or ((signs or _NUMBER_WORDS.near(grown)) and counts(end))
     )
@@ -99,6 +100,22 @@ def new_views(grown: Growing) -> tuple[int, str, tuple[View, ...]] | None:
     old = text[begin:new_from]
     plain = normalised(old)
     return begin, old if plain is None else plain.text, views
+
+
+def _is_encoded(grown: Growing) -> bool:
+    """Return whether a text may have something encoded that new text belongs to."""
+    if not LONG_WORD.near(grown, _MARK_CHARS):
+        return False
+    text, new_from = grown.text, grown.new_from
+    last = text[text.rfind(" ", 0, new_from) + 1 :]
+    # Nothing was before, and an encoded word has no space.
+    if grown.known.get(_is_encoded) == new_from and LONG_WORD.find(last.lower()) is None:
+        found = False
+    else:
+        found = decoded(text[beginning(text, new_from - _REACH) :]) is not None
+    if not found:
+        grown.known[_is_encoded] = len(text)
+    return found
 
 
 def views_of(text: str, parent: View | None = None, *, of_apart: bool = False) -> tuple[View, ...]:

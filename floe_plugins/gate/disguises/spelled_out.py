@@ -262,6 +262,8 @@ _ODD = re.compile(
 
 # Letters for digits, in words of four characters and more with a digit among them.
 _LEET = re.compile(r"(?<![^\W_])(?=[OolI]*\d)[\dOolI]{4,}+(?![^\W_])")
+_MIXED = re.compile(r"\d(?:[OolI]|(?<=[OolI]\d))")
+_NUMBER = re.compile(r"\d")
 _LETTERS_OF_DIGITS = str.maketrans("OolI", "0011")
 
 # Cheap tests: fewer digits, or single characters, cannot hide a number or address.
@@ -279,6 +281,11 @@ def counts_apart(text: str) -> bool:
         or sum(map(text.count, _DIGITS)) >= _LEAST_APART
         or _THREE_SINGLES.search(text) is not None
     )
+
+
+def may_be_number(text: str) -> bool:
+    """Return whether a text with digits may have them in groups, or letters in place of some."""
+    return len(_NUMBER.findall(text)) >= _LEAST_DIGITS or _MIXED.search(text) is not None
 
 
 def closed_up(text: str, parent: View | None = None, *, of_apart: bool = False) -> View | None:
