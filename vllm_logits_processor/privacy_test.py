@@ -7,9 +7,17 @@ import pytest
 
 from floe_plugins.errors import ConfigError
 from floe_plugins.gate import Decision, Gate, Span
+from floe_plugins.testing.detectors import ODD, PASSAGES, random_texts
 from floe_plugins.testing.gates import STRUCTURED
 from vllm_logits_processor.config import ExpertConfig, FloeConfig
-from vllm_logits_processor.privacy import WINDOW, StreamPrivacy, gate_of
+from vllm_logits_processor.privacy import (
+    _BEGUN,
+    _BEGUN_CHARS,
+    WINDOW,
+    StreamPrivacy,
+    _begins_a_value,
+    gate_of,
+)
 
 NAMES = "Yesterday Emma Johnson wrote about London."
 MAIL = "Write to emma@example.com about it."
@@ -289,3 +297,22 @@ def test_an_expert_that_may_see_everything_needs_no_gate() -> None:
 def test_another_profile_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gate_profile is 'lax'; accepted is .*personal"):
         config(gate_profile="lax")
+
+
+def test_what_tells_sooner_that_no_value_begins_tells_the_same() -> None:
+    texts = (
+        *ODD,
+        *PASSAGES,
+        *random_texts(100),
+        "an AKIA",
+        "of 12345, ",
+        "xoxb-1.a",
+        "-----BEGIN RSA",
+    )
+    begun = 0
+    for text in texts:
+        for end in range(1, len(text) + 1):
+            expected = _BEGUN.search(text[:end][-_BEGUN_CHARS:]) is not None
+            assert _begins_a_value(text[:end].encode()) is expected, text[:end]
+            begun += expected
+    assert begun > 20

@@ -9,7 +9,16 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from floe_plugins.gate import Decision, Gate, Span
-from floe_plugins.gate.growing import BESIDE, beginning, new_findings, reads_new
+from floe_plugins.gate.growing import (
+    BESIDE,
+    Cues,
+    Growing,
+    Words,
+    beginning,
+    finder,
+    new_findings,
+    reads_new,
+)
 from floe_plugins.testing.detectors import ODD, PASSAGES, random_texts
 
 PROSE = (
@@ -171,6 +180,70 @@ def test_all_of_floes_own_detectors_read_what_is_new() -> None:
     text = PROSE + "write to joe@example.org"
     found = [span for each in detectors for span in new_findings(each, text, len(text) - 3)]
     assert {text[span.start : span.end] for span in found} == {"joe@example.org"}
+
+
+def test_what_is_asked_of_the_end_of_a_growing_text() -> None:
+    grown = Growing("In 1999 they came. And then ", 23)
+    assert grown.old == "In 1999 they came. And "
+    assert grown.since_digit == 17
+    assert grown.text[grown.start :] == "And then "
+    assert grown.text[grown.end :] == "then "
+    assert Growing("It is 5", 6).since_digit < 1
+    assert Growing("no digit at all", 5).since_digit > 10_000
+    assert Growing(f"7{' ' * 999}x", 1000).since_digit > 10_000
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_cues_and_words_are_seen_wherever_a_text_is_cut(step: int) -> None:
+    read: list[str] = []
+
+    def find(piece: str) -> object:
+        read.append(piece)
+        return re.search(r"mot de|secret", piece)
+
+    cues = Cues(find, longest=6, within=20)
+    words = Words(lambda lower: "secret" in lower.split(), within=20)
+    seen = 0
+    for text in (f"A Secret of {PROSE}", f"{PROSE} le mot de passe {PROSE}", *VALUES):
+        for known in range(0, len(text) - step, step):
+            grown = Growing(text[: known + step], known)
+            near = grown.text[max(0, known - 20) :].lower()
+            if re.search(r"mot de|secret", near):
+                seen += 1
+                assert cues.near(grown), near
+            if "secret" in near.split():
+                assert words.near(grown), near
+    assert seen > 4
+    # Each character is read once, and with those that are new so many before them.
+    assert sum(map(len, read)) < sum(map(len, (PROSE, PROSE, *VALUES))) * (1.5 + 6 / step)
+
+
+def test_cues_are_read_from_where_they_were_not_asked() -> None:
+    cues = Cues(re.compile("secret").search, longest=6, within=40)
+    text = "a calm beginning, a secret and more"
+    assert not cues.near(Growing(text[:12], 8))
+    # In between nobody asks, and then nothing new is said to be there.
+    for known in range(12, 30):
+        Growing(text[: known + 1], known)
+    assert cues.near(Growing(text, 31), finds=False)
+
+
+def test_a_word_that_grows_to_another_is_forgotten() -> None:
+    words = Words(lambda lower: "so" in lower.split(), within=40)
+    assert words.near(Growing("it was so", 7))
+    assert not words.near(Growing("it was some", 9))
+
+
+def test_of_ordinary_new_text_no_detector_but_the_learned_is_asked() -> None:
+    gate = Gate()
+    text = f"{PROSE}The older boats were kept in a shed"
+    awake = [
+        each.detector.name
+        for each in gate._runner._detectors
+        if (may_find := finder(each.detector)) is None or may_find(Growing(text, len(text) - 4))
+    ]
+    assert awake == ["learned"]
+    assert gate._in_context.keys() == {"learned"}
 
 
 CALM = "The committee met at noon and looked at the plans of the new bridge once more. "

@@ -10,7 +10,6 @@ further on changes nothing about a name that is private already.
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
@@ -230,11 +229,8 @@ class _Cues:
                 self._cores.setdefault(word, []).append((number, pattern))
             if not cue.first:
                 self._lines.append((number, pattern))
-
-    @property
-    def words(self) -> AbstractSet[str]:
-        """The first words of those cues that need no line of their own."""
-        return self._cores.keys()
+        #: The first words of those cues that need no line of their own.
+        self.words = frozenset(self._cores)
 
     def places(self, text: str) -> list[_Place] | None:
         """Return where cores of the cues are, in order; None stands for anywhere."""
@@ -347,16 +343,24 @@ def persons_of_life(text: str, spans: Collection[Span]) -> set[Span]:
     }
 
 
-# First words of what tells of a life, except those of `_PEOPLE`; and letters that `in_lower` does
-# not take, in lower case.
-_BEGINS = re.compile(
-    r"\b(?:(?:hi|hello|hey|hallo|guten|moin|bonjour|salut|coucou|hola|buenos|ciao|buongiorno|good)\b"
-    r"|dear|sehr|geehrte|liebe|cher|chère|estimad|querid|gentil|egregi|car[oa])|:|[ſıﬅﬆ\u0307]"
+# First words of what tells of a life, except those of `_PEOPLE`, in lower case; fields of forms
+# have a colon. And letters that `in_lower` does not take.
+_FIRST_WORDS = frozenset(
+    "hi hello hey hallo guten moin bonjour salut coucou hola buenos ciao buongiorno good"  # noqa: SIM905
+    " dear dearest sehr geehrte geehrter geehrtes liebe lieber liebes cher chers chère chères"
+    " estimado estimada estimados estimadas querido querida queridos queridas gentile gentilissimo"
+    " gentilissima egregio egregia caro cara".split()
 )
+_OTHER_LETTERS = re.compile("[ſıﬅﬆ\u0307]")
 
 
 def _may_begin(lower: str) -> bool:
-    return _BEGINS.search(lower) is not None or not _PEOPLE.words.isdisjoint(_WORD.findall(lower))
+    words = _WORD.findall(lower)
+    return (
+        ":" in lower
+        or not (_FIRST_WORDS.isdisjoint(words) and _PEOPLE.words.isdisjoint(words))
+        or (not lower.isascii() and _OTHER_LETTERS.search(lower) is not None)
+    )
 
 
 def may_tell_of_life(grown: Growing) -> bool:

@@ -13,7 +13,6 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from operator import or_
 from typing import Final, NamedTuple
 
 from floe_plugins.gate.detector import Span
@@ -101,7 +100,7 @@ class AccountDetector:
         read, known = grown.known.get(self, (0, _Counted(0, 0)))
         before = _counted(grown.text[read : grown.start], known)
         grown.known[self] = grown.end, _counted(grown.text[grown.start : grown.end], before)
-        kinds = functools.reduce(or_, map(_kinds_of, (*old, *new)), 0)
+        kinds = _kinds_in(old, _kinds_in(new))
         if not (before.kinds | kinds) & _SELF:
             return False
         return kinds != 0 or _stretches(before.words + len(new)) != _stretches(
@@ -121,9 +120,14 @@ def _counted(text: str, before: _Counted) -> _Counted:
     if not text:
         return before
     found = _WORD.findall(text.lower())
-    return _Counted(
-        before.words + len(found), functools.reduce(or_, map(_kinds_of, found), before.kinds)
-    )
+    return _Counted(before.words + len(found), _kinds_in(found, before.kinds))
+
+
+def _kinds_in(found: Sequence[str], kinds: int = 0) -> int:
+    """Return the bits of some words, and those that are given."""
+    for word in found:
+        kinds |= _kinds_of(word)
+    return kinds
 
 
 def _stretches(count: int) -> range:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.growing import Growing
+from floe_plugins.gate.growing import Cues, Growing
+from floe_plugins.gate.matching import any_of
 
 _WORD = r"[^\W\d_][\w.'’-]{0,24}"
 _CAPITAL = r"[^\W\da-zß-ÿ_][\w.'’-]{0,24}"
@@ -94,7 +95,12 @@ _NAME_BEFORE = re.compile(rf"{_CAPITAL}[ ]\Z")
 _STREET_AFTER = re.compile(r"\.?[ ](?:street|road|avenue|st\.)(?!\w)", re.IGNORECASE)
 _LOOK_BACK, _LONGEST = 110, 24
 # Before new text: what announces an address, with the address; the last number of that.
-_REACH, _AFTER_NUMBER = 384, 192
+_REACH, _AFTER_NUMBER, _BESIDE_NUMBER = 384, 192, 32
+_CUES = Cues(
+    any_of((*_ANNOUNCING, *_SAYING_WHERE)).search,
+    longest=max(map(len, (*_ANNOUNCING, *_SAYING_WHERE))),
+    within=_REACH,
+)
 _DIGIT, _WORDS = re.compile(r"\d"), re.compile(r"[^\W\d_]{2,}")
 
 
@@ -123,8 +129,11 @@ class AnnouncedAddressDetector:
         return sorted(found)
 
     def may_find(self, grown: Growing) -> bool:
-        """Return whether new text may make a finding: there is a digit in it or near it."""
-        return grown.since_digit <= _AFTER_NUMBER
+        """Return whether new text may make a finding: a digit is in it or near it."""
+        # What is announced may go on for longer than what only its number tells.
+        return grown.since_digit <= _BESIDE_NUMBER or (
+            grown.since_digit <= _AFTER_NUMBER and _CUES.near(grown)
+        )
 
 
 def _announced(text: str, pattern: re.Pattern[str]) -> Iterator[Span]:

@@ -154,6 +154,8 @@ _AGE_KEYS = (
     ),
     *("l'âge", "a los", "l'età", "j'ai ", " ans ", " ans.", "años", " anni"),
 )
+#: One of these is in every text with an age, in lower case.
+AGES = (*_I_AM_KEYS, *_AGE_KEYS)
 _VERB_OF_ONE = re.compile(r"j'ai|tengo|\bho\b", re.IGNORECASE)
 
 

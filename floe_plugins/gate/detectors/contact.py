@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.pattern import PatternDetector
-from floe_plugins.gate.growing import Growing
+from floe_plugins.gate.growing import Growing, Words
 from floe_plugins.gate.matching import matches_at
 from floe_plugins.gate.top_level import is_top_level
 
@@ -262,6 +262,17 @@ _CODES = re.compile(
 _NAME_STARTS = re.compile(r"[^\W\dbd-oq-tv-zß-ÿ_](?<![\w.].)")
 _DIGITS = re.compile(r"\d\d*")
 _CAPITALS = re.compile(r"[A-Z][A-Z]*")
+_WORDS = re.compile(r"[^\W\d_]+")
+# Before new text: the last digit of an address; that of one with a word for a street in new text.
+_BESIDE_NUMBER, _BEFORE_STREET = 64, 192
+_STREET_WORDS = frozenset(
+    "street str st avenue ave road rd lane ln drive dr boulevard blvd court ct place pl square sq"  # noqa: SIM905
+    " terrace ter parkway pkwy highway hwy circle cir crescent close grove mews row walk trail way"
+    " rue av bd quai allée chemin impasse cours route".split()
+)
+_STREETS = Words(
+    lambda lower: not _STREET_WORDS.isdisjoint(_WORDS.findall(lower)), within=_BESIDE_NUMBER
+)
 
 
 class PostalAddressDetector:
@@ -284,5 +295,8 @@ class PostalAddressDetector:
         return [Span(*match.span(), "ADDRESS") for match in matches]
 
     def may_find(self, grown: Growing) -> bool:
-        """Return whether new text may make a finding: there is a digit in it or near it."""
-        return grown.since_digit <= 192
+        """Return whether new text may make a finding: a digit is in it or near it."""
+        # A number may come before words of a street's name, and then one for a street.
+        return grown.since_digit <= _BESIDE_NUMBER or (
+            grown.since_digit <= _BEFORE_STREET and _STREETS.near(grown)
+        )

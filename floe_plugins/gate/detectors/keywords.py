@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.detectors.births import AGES, ages, births
 from floe_plugins.gate.detectors.births import KEYS as BIRTHS
-from floe_plugins.gate.detectors.births import ages, births
 from floe_plugins.gate.detectors.coordinates import coordinates
 from floe_plugins.gate.detectors.national_ids import with_spaces
 from floe_plugins.gate.growing import Cues, Growing, beginning, found_from
@@ -184,6 +184,19 @@ _BIRTH_KEYS = (
 # of a value; a date.
 _REACH, _DIGIT_CHARS, _DATE_CHARS = 384, 80, 12
 _BIRTH_CUES = Cues(any_of(BIRTHS).search, longest=max(map(len, BIRTHS)), within=_REACH)
+# A date or a coordinate, or its beginning.
+_VALUE = re.compile(r"\d(?:[/.-]\d|°)")
+_KEYS = (*"|".join(keys for *_, keys in _CUES).split("|"), *_BIRTH_KEYS, *BIRTHS, *AGES)
+_ANY_KEY = any_of(_KEYS)
+
+
+def _has_key(lower: str) -> bool:
+    # Some keys are whole words, with any sign before them.
+    spaced = with_spaces(lower)
+    return _ANY_KEY.search(lower) is not None or _ANY_KEY.search(spaced) is not None
+
+
+_ANY_CUES = Cues(_has_key, longest=max(map(len, _KEYS)), within=_REACH)
 _ENDS_IN_DATE = re.compile(r"\d[/.-]\d{1,4}\Z")
 
 _OTHERS = ("DATE_TIME", "DATE_OF_BIRTH", "AGE", "COORDINATES")
@@ -248,8 +261,14 @@ class KeywordDetector:
         return found_from(self, text, beginning(text, new_from - _REACH))
 
     def may_find(self, grown: Growing) -> bool:
-        """Return whether new text may make a finding: a digit or a word for a birth is near it."""
-        return grown.since_digit <= _DIGIT_CHARS or _BIRTH_CUES.near(grown)
+        """Return whether new text may make a finding: a value, or a word for a birth, is near it.
+
+        A value has a digit, and a word before it or a form of its own.
+        """
+        if grown.since_digit > _DIGIT_CHARS:
+            return _BIRTH_CUES.near(grown)
+        begin = max(0, grown.new_from - _DIGIT_CHARS)
+        return _VALUE.search(grown.text, begin) is not None or _ANY_CUES.near(grown)
 
 
 def _near_birth(match: re.Match[str]) -> bool:

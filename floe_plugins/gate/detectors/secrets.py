@@ -102,7 +102,7 @@ class SecretDetector:
         return (
             _ANY_CUE.near(grown)
             or _ANY_PREFIX.search(word) is not None
-            or _ANY_HOST.search(word.lower()) is not None
+            or ("/" in word and _ANY_HOST.search(word.lower()) is not None)
             # A cue may stand before a word that is longer than texts are read back.
             or (begin < new_from - _REACH and _CUE.search(text[begin:].lower()) is not None)
         )

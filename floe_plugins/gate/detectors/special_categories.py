@@ -17,8 +17,8 @@ from typing import Final
 from floe_plugins.gate.detector import Span
 from floe_plugins.gate.detectors.special_phrases import ITALIAN, OTHER_LANGUAGES
 from floe_plugins.gate.detectors.special_terms import PARTS
-from floe_plugins.gate.growing import EVERYWHERE, Cues, Growing, Words
-from floe_plugins.gate.matching import any_of, lower_in_place
+from floe_plugins.gate.growing import EVERYWHERE, Growing, Words
+from floe_plugins.gate.matching import lower_in_place
 
 # Shortened words such as "'ve" stand alone; a blank line ends a sentence like a full stop does.
 _TOKEN = re.compile(r"[^\W_]+|'[^\W_]{1,2}(?![^\W_])|[.!?;](?=\s|$)|[,:\"“”]|\n\s*\n")
@@ -196,11 +196,8 @@ class _Keys:
         self.anybody = Words(
             lambda lower: not self.persons.isdisjoint(_WORD.findall(lower)), within=EVERYWHERE
         )
-        opening = self._of(parts, _OPENING)
         #: Words that any word may follow in a statement.
-        self.opening = Cues(
-            any_of(opening).search, longest=max(map(len, opening)), within=_PHRASE_CHARS
-        )
+        self.opening = tuple(self._of(parts, _OPENING))
 
     def may_turn(self, words: Sequence[str]) -> bool:
         """Return whether a statement may be complete with these words."""
@@ -301,14 +298,17 @@ class StatementDetector:
         lower = _lower(grown.text[grown.start :])
         old = _TOKEN.findall(lower[: grown.new_from - grown.start])
         new = _TOKEN.findall(lower)
-        same = next(
-            (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other),
-            min(len(old), len(new)),
-        )
+        same = 0
+        for one, other in zip(old, new, strict=False):
+            if one != other:
+                break
+            same += 1
+        near = _lower(grown.text[max(0, grown.new_from - _PHRASE_CHARS) :])
         if (
             len(new) >= len(old)
-            and all(map(_says_nothing, (*old[same:], *new[same:])))
-            and not keys.opening.near(grown)
+            and all(map(_says_nothing, old[same:]))
+            and all(map(_says_nothing, new[same:]))
+            and not any(map(near.__contains__, keys.opening))
         ):
             return False
         # An age may have no word beside it that says so: "I am 47". It stands beside new text.

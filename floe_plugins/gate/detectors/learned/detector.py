@@ -153,10 +153,10 @@ class LearnedDetector:
         return self._whole_of(grown.text, grown.old) is not None
 
     def _whole_of(self, text: str, old: str) -> Whole | None:
-        from floe_plugins.gate.detectors.learned.growth import Growth
-
         with self._lock:
             if self._growth is None:
+                from floe_plugins.gate.detectors.learned.growth import Growth
+
                 self._growth = Growth()
             return self._growth.unchanged(text, old)
 
