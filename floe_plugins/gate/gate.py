@@ -285,7 +285,10 @@ class _Decision:
         found = self._scan_new(Growing(text, new_from))
         if found is None:
             return self.of(text)
-        reasons = self._judge.judge(Conversation((Message(text),)), found) if found else {}
+        if not found:
+            milliseconds = (time.monotonic() - self._started) * 1e3
+            return Verdict.of_calm(self._gate.detectors, str(self._judge.profile), milliseconds)
+        reasons = self._judge.judge(Conversation((Message(text),)), found)
         return self.of(text) if _private(reasons) else self._verdict(reasons=reasons)
 
     def _scan_new(self, grown: Growing) -> dict[Span, str | None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -244,6 +245,14 @@ def test_of_ordinary_new_text_no_detector_but_the_learned_is_asked() -> None:
     ]
     assert awake == ["learned"]
     assert gate._in_context.keys() == {"learned"}
+
+
+def test_the_verdict_on_calm_new_text_is_that_on_the_whole() -> None:
+    for gate in (Gate(), Gate(profile="strict"), Gate(policy="labels", actions={"EMAIL": "local"})):
+        text = f"{PROSE}The older boats were kept in a shed"
+        whole, new = gate.decide(text), gate.decide(text, new_from=len(text) - 4)
+        assert new.milliseconds >= 0
+        assert replace(new, milliseconds=0) == replace(whole, milliseconds=0)
 
 
 CALM = "The committee met at noon and looked at the plans of the new bridge once more. "

@@ -113,6 +113,11 @@ class Verdict:
     redacted_text: str | None = field(default=None, repr=False)
     redacted_messages: tuple[str, ...] | None = field(default=None, repr=False)
 
+    @classmethod
+    def of_calm(cls, detectors: tuple[str, ...], profile: str, milliseconds: float) -> "Verdict":
+        """Return the verdict on a text in which nothing is found."""
+        return cls(Decision.CLEAR, (), (), True, detectors, milliseconds, profile=profile)
+
     @property
     def why(self) -> str:
         """Why the text may leave or not, in one line without any of the text."""

@@ -312,8 +312,9 @@ class StatementDetector:
         ):
             return False
         # An age may have no word beside it that says so: "I am 47". It stands beside new text.
-        beside = grown.since_digit <= _PHRASE_CHARS or keys.turning.near(grown)
-        return beside and keys.anybody.near(grown)
+        return keys.anybody.near(grown) and (
+            grown.since_digit <= _PHRASE_CHARS or keys.turning.near(grown)
+        )
 
 
 _ANY_WORD = 6
