@@ -303,25 +303,32 @@ class OpenText:
             if exact:
                 paths[offset] = ids
         shared = min((_shared(own, ids) for ids in paths.values()), default=len(own))
+        token_bytes = vocabulary.token_bytes
+        first = len(vocabulary.decode(own[:shared]))
         nodes: dict[int, Node] = {}
         reached: dict[int, tuple[int, ...]] = {}
         for ids in (own, *paths.values()):
-            before, offset = NOTHING, len(vocabulary.decode(ids[:shared]))
+            before, offset = NOTHING, first
             for count in range(shared, len(ids) + 1):
+                token = NOTHING
                 if count > shared:
-                    offset += len(vocabulary.token_bytes[ids[count - 1]] or b"")
-                path = ids[:count]
-                # The tokenizer takes only one path to a place.
-                if reached.setdefault(offset, path) != path:
+                    token = ids[count - 1]
+                    offset += len(token_bytes[token] or b"")
+                path, known = ids[:count], reached.get(offset)
+                if known is None:
+                    reached[offset] = path
+                    nodes[offset] = Node(
+                        offset,
+                        before,
+                        token,
+                        extends=offset in paths,
+                        to_end=path == own[:count],
+                        # Where a token may cross the end, the tokens up to there are known.
+                        askable=(paths.get(offset) or texts.ids(data[:offset], begins)) == path,
+                    )
+                elif known != path:
+                    # The tokenizer takes only one path to a place.
                     break
-                nodes[offset] = Node(
-                    offset=offset,
-                    begin=before,
-                    token=ids[count - 1] if count > shared else NOTHING,
-                    extends=offset in paths,
-                    to_end=path == own[:count],
-                    askable=texts.ids(data[:offset], begins) == path,
-                )
                 before = offset
         return tuple(nodes[offset] for offset in sorted(nodes))
 

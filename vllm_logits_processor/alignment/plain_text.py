@@ -31,6 +31,9 @@ _WORDS_ALONE = re.compile(rb" ?[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
 #: What may be part of such a text.
 _IN_WORDS = re.compile(rb"(?: ?[A-Za-z0-9])* ?")
 
+#: One word to all known patterns.
+_WORD = re.compile(rb" ?[A-Za-z]+")
+
 #: Words and signs, of which added tokens are no part; and what begins with a word after one space.
 _PROSE = re.compile(rb"[A-Za-z ,.;:!?'()]*")
 _NEXT_WORD = re.compile(rb" [A-Za-z][A-Za-z ,.;:!?'()]*")
@@ -66,6 +69,9 @@ class PlainText:
         self._model = encoder.model
         self._tokens = lru_cache(maxsize=_MOST_WORDS)(self._new_tokens)
         self._added = [token["content"].encode() for token in spec["added_tokens"]]
+        shared = frozenset.intersection(*map(frozenset, self._added)) if self._added else ()
+        #: A byte that all added tokens have, such as "<"; None if there is none.
+        self._mark: int | None = min(shared, default=None)
         self._patterns: list[re.Pattern[bytes]] = []
         self._spaces: str | None = None
         if spec["model"].get("type") != "BPE" or spec["model"].get("dropout"):
@@ -82,6 +88,9 @@ class PlainText:
         """Return the tokens of a text, and the number of each one's word; None if not plain."""
         if not self._reads or len(data) > _LONGEST:
             return None
+        if self._splits and _WORD.fullmatch(data):
+            ids = self._tokens(data)
+            return ids[:], [0] * len(ids)
         if self._spaces is not None:
             if not _WORDS_ALONE.fullmatch(data):
                 return None
@@ -89,9 +98,8 @@ class PlainText:
         else:
             if not _PLAIN.fullmatch(data):
                 return None
-            for added in self._added:
-                if added in data:
-                    return None
+            if self._may_have_added(data):
+                return None
             words = self._words(data)
         found: list[int] = []
         of_word: list[int] = []
@@ -112,6 +120,12 @@ class PlainText:
             and not before.endswith(b" ")
             and _PROSE.fullmatch(before) is not None
         )
+
+    def _may_have_added(self, data: bytes) -> bool:
+        """Return whether an added token may be in `data`."""
+        if self._mark is not None and self._mark not in data:
+            return False
+        return any(added in data for added in self._added)
 
     def _words(self, data: bytes) -> list[bytes]:
         first, *others = self._patterns
