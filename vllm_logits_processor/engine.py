@@ -18,7 +18,7 @@ from floe_plugins.errors import FloeError
 from floe_plugins.gate import Gate
 from floe_plugins.routers import Router
 from vllm_logits_processor.alignment.align import align
-from vllm_logits_processor.alignment.covers import Covered, prepare
+from vllm_logits_processor.alignment.covers import Covered, covered_of_all
 from vllm_logits_processor.alignment.maps import AlignmentMaps
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.prompt import Conversation
@@ -297,10 +297,12 @@ class FusionEngine:
 
     def _distributions(self, at: Mapping[int, Stream]) -> dict[int, Covered]:
         """Return the expert's distributions for the rows that have one."""
-        if self._requests.covers:
-            prepare((stream.prefix, stream.received.rows) for stream in at.values())
-        found = {row: stream.distribution() for row, stream in at.items()}
-        return {row: each for row, each in found.items() if each is not None}
+        have = {row: stream for row, stream in at.items() if stream.has_distribution}
+        found = covered_of_all(
+            [(stream.prefix, stream.received.rows) for stream in have.values()],
+            [stream.admits for stream in have.values()],
+        )
+        return dict(zip(have, found, strict=True))
 
     def _ask_where_unsure(self, logits: torch.Tensor, at: Mapping[int, Stream]) -> None:
         open_rows = [row for row, stream in at.items() if stream.undecided]

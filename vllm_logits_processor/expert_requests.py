@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vllm_logits_processor.alignment.covers import lacks_covers, prepare
+from vllm_logits_processor.alignment.covers import wanted_of_all
 from vllm_logits_processor.alignment.prefix import TokenIds
 from vllm_logits_processor.alignment.unknown import is_text
 from vllm_logits_processor.config import FloeConfig
@@ -82,17 +82,15 @@ class ExpertRequests:
         # Decoding comes first: if a breaker admits one call, this kind tells most about the server.
         longest = self._longest()
         batches: dict[Kind, dict[str, _Batch]] = {"now": {}, "first": {}}
-        if self.covers:
-            prepare(
-                (stream.prefix, stream.received.rows)
-                for stream in streams
-                if lacks_covers(stream.prefix, stream.received.rows)
-            )
-        for stream in streams:
+        offsets_of = wanted_of_all(
+            [(stream.prefix, stream.received.rows) for stream in streams], most=self.covers
+        )
+        for stream, offsets in zip(streams, offsets_of, strict=True):
             kind: Kind = "now" if stream.read else "first"
             model = stream.options.expert_model or self._config.expert.model
             batch = batches[kind].setdefault(model, _Batch())
-            wanted = stream.wanted(most_covers=self.covers)
+            prefix = stream.prefix
+            wanted = [Place(offset, prefix.token_ids_to(offset)) for offset in offsets]
             if not wanted:
                 stream.ready = stream.prefix.length in stream.received.rows
                 # An expert cannot continue an empty text without a BOS token.

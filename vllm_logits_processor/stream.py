@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from vllm_logits_processor.alignment.covers import Covered, covered, wanted_offsets
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.alignment.remainders import HostTail
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
@@ -163,14 +162,6 @@ class Stream:
         self.reopen()
         self.torn = False
 
-    def wanted(self, *, most_covers: int) -> list[Place]:
-        """Return the places of the text whose distributions must still be requested.
-
-        The end of the text comes first, if needed; besides it, at most `most_covers` places.
-        """
-        offsets = wanted_offsets(self.prefix, self.received.rows, most=most_covers)
-        return [Place(offset, self.prefix.token_ids_to(offset)) for offset in offsets]
-
     def meets_ahead(self, wanted: Sequence[Place]) -> bool:
         """Make the call that was started ahead the pending one, if it is for `wanted`."""
         if self.ahead is None or len(wanted) != 1:
@@ -181,13 +172,12 @@ class Stream:
         self.pending, self.ahead = ExpertAsked(self.ahead.call, ((wanted[0], row),)), None
         return True
 
-    def distribution(self) -> Covered | None:
-        """Return the expert's distribution for the current position, or None."""
-        if self.declined or self.prefix.length not in self.received.rows:
-            return None
-        return covered(self.prefix, self.received.rows, admits=self._admits)
+    @property
+    def has_distribution(self) -> bool:
+        """True if the expert's distribution for the current position is there, and counts."""
+        return not self.declined and self.prefix.length in self.received.rows
 
-    def _admits(self, rest: bytes) -> bool:
+    def admits(self, rest: bytes) -> bool:
         """Return whether the text may continue with `rest` after the host's tokens."""
         known = self._host_tail
         if known is None or known[0] != len(self.output_ids):

@@ -29,7 +29,7 @@ def make_pass(device: torch.device | None = None, *, columns: int = 1) -> None:
     ConfigError
         If the device is not a CPU, and there is no Triton for it.
     """
-    for name in ("group_search", "part_sums", "cpu_pass"):
+    for name in ("cover_sums", "group_search", "part_sums", "cpu_pass"):
         import_module(f"vllm_logits_processor.alignment.{name}")
     if device is None or device.type == "cpu":
         return

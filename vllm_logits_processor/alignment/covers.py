@@ -27,17 +27,24 @@ were received at earlier steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from vllm_logits_processor.alignment.groups import ExpertTopK
-from vllm_logits_processor.alignment.maps import NOTHING
-from vllm_logits_processor.alignment.open_text import MOST_TRIED, Node, OpenText
+from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
+from vllm_logits_processor.alignment.open_text import OpenText
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
-from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import Float64Array, IntArray
+
+#: A text, and what was received of it: one row by byte offset, which is the expert's distribution
+#: after ``prefix.token_ids_to(offset)``.
+Text: TypeAlias = tuple[ExpertPrefix, Mapping[int, ExpertTopK]]
+
+#: Tells whether a text may continue with some bytes.
+Admits: TypeAlias = Callable[[bytes], bool]
 
 #: A node's distribution is requested if this share of the mass may go through it.
 _WORTH = 1e-2
@@ -45,9 +52,6 @@ _WORTH = 1e-2
 #: Assumed share of the mass that crosses the end, for a node off the path to the end: such a node
 #: is mostly a whole word, after which the text continued differently.
 _GOES_ON = 0.05
-
-#: A complete row may sum to this much less than one.
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,326 +75,277 @@ class Covered:
     unexpanded: float = 0.0
 
 
-class _Weight(NamedTuple):
-    """The weight of a node: between `least` and `most`, estimated as `value`."""
+class _Nodes:
+    """The nodes of some texts and what was received at them, in arrays."""
 
-    least: float
-    value: float
-    most: float
+    def __init__(self, texts: Sequence[Text]) -> None:
+        from vllm_logits_processor.alignment.cover_sums import weigh_nodes
 
-    @property
-    def error(self) -> float:
-        return max(self.most - self.value, self.value - self.least)
+        self.texts: list[OpenText] = []
+        row_of: list[int] = []
+        rows: list[ExpertTopK] = []
+        for prefix, received in texts:
+            text, boundary = prefix.open_text(), prefix.boundary()
+            self.texts.append(text)
+            for offset in text.to_ask:
+                top = None if offset is None else received.get(boundary + offset)
+                if top is None:
+                    row_of.append(-1)
+                else:
+                    row_of.append(len(rows))
+                    rows.append(top)
+            # The end's own distribution weighs nothing.
+            row_of.append(-1)
+        tables = [text.table for text in self.texts]
+        self.table: IntArray = np.concatenate(tables)
+        self.first: IntArray = np.zeros(len(tables) + 1, dtype=np.int64)
+        np.cumsum([len(table) for table in tables], out=self.first[1:])
+        self.row_of: IntArray = np.array(row_of, dtype=np.int64)
+        self.ids, logprobs = _joined(rows)
+        self.masses: Float64Array = np.exp(logprobs)
+        self.weights: Float64Array = np.empty((len(row_of), 3))
+        self.missing: Float64Array = np.empty(len(rows))
+        self.unlisted: Float64Array = np.empty(len(rows))
+        weigh_nodes(
+            self.table,
+            self.first,
+            self.row_of,
+            self.ids,
+            self.masses,
+            self.weights,
+            self.missing,
+            self.unlisted,
+        )
 
-    def times(self, factor: float) -> _Weight:
-        return _Weight(self.least * factor, self.value * factor, self.most * factor)
+    def wanted(self) -> list[list[int]]:
+        """Return the offsets after each text's boundary to ask for, those on its path first."""
+        found: list[list[tuple[bool, int]]] = [[] for _ in self.texts]
+        # What the totals are at least: most nodes weigh too little for any.
+        totals = self.weights[self.first[1:] - 1, 1]
+        marked = self._worth(totals)
+        if len(marked):
+            of_texts = np.zeros(len(self.texts), dtype=np.bool_)
+            of_texts[self._text_of(marked)] = True
+            crossing = _Crossing(self, of_texts)
+            added = (self.weights[crossing.node, 1] * crossing.mass).tolist()
+            for text, rest, value in zip(crossing.text, crossing.rests, added, strict=True):
+                if rest is not None:
+                    totals[text] += value
+            marked = self._worth(totals)
+        for place, at in zip(marked.tolist(), self._text_of(marked).tolist(), strict=True):
+            text = self.texts[at]
+            node = text.nodes[place - int(self.first[at])]
+            if node.to_end or text.leads_over(node):
+                found[at].append((not node.to_end, node.offset))
+        return [[offset for _, offset in sorted(each)] for each in found]
 
-    def up_to(self, factor: float) -> _Weight:
-        """Return the product with a factor of which only the upper bound is known."""
-        return _Weight(0.0, self.value * factor / 2, self.most * factor)
+    def covered(self, ends: Sequence[ExpertTopK], admits: Sequence[Admits]) -> list[Covered]:
+        """Return the expert's distributions over what follows the texts."""
+        from vllm_logits_processor.alignment.cover_sums import add_up
+
+        crossing = _Crossing(self, np.ones(len(self.texts), dtype=np.bool_))
+        weights = self.weights[crossing.node]
+        values = weights[:, 1]
+        wrong = np.maximum(weights[:, 2] - values, values - weights[:, 0]) * crossing.mass
+        added: list[dict[bytes, float]] = [{} for _ in ends]
+        errors, own = [0.0] * len(ends), [0] * len(self.table)
+        for at, node, rest, value, error in zip(
+            crossing.text,
+            crossing.node.tolist(),
+            crossing.rests,
+            (values * crossing.mass).tolist(),
+            wrong.tolist(),
+            strict=True,
+        ):
+            if rest is not None:
+                own[node] += 1
+                if admits[at](rest):
+                    masses = added[at]
+                    masses[rest] = masses.get(rest, 0.0) + value
+                    errors[at] += error
+        totals = np.array([sum(masses.values()) for masses in added], dtype=np.float64)
+        bounds, tried = np.array(errors), np.empty(len(own), dtype=np.bool_)
+        if add_up(
+            self.table,
+            self.first,
+            self.row_of,
+            self.weights,
+            self.missing,
+            self.unlisted,
+            np.array(own),
+            _WORTH,
+            totals,
+            bounds,
+            tried,
+        ):
+            places = np.flatnonzero(tried)
+            of_text = self._text_of(places).tolist()
+            for place, at in zip(places.tolist(), of_text, strict=True):
+                if self.texts[at].likely_extends(int(self.table[place, 0])):
+                    bounds[at] += self.weights[place, 2]
+        return [
+            _covered(*each)
+            for each in zip(
+                ends,
+                added,
+                totals.tolist(),
+                bounds.tolist(),
+                self.weights[self.first[1:] - 1].tolist(),
+                strict=True,
+            )
+        ]
+
+    def _worth(self, totals: Float64Array) -> IntArray:
+        """Return the nodes whose distributions may matter, given the mass at the texts' ends."""
+        from vllm_logits_processor.alignment.cover_sums import mark_worth
+
+        marked = np.empty(len(self.table), dtype=np.bool_)
+        mark_worth(
+            self.table, self.first, self.row_of, self.weights, totals, _WORTH, _GOES_ON, marked
+        )
+        return np.flatnonzero(marked)
+
+    def _text_of(self, nodes: IntArray) -> IntArray:
+        return np.searchsorted(self.first, nodes, side="right") - 1
 
 
-_ONE = _Weight(1.0, 1.0, 1.0)
+class _Crossing:
+    """The tokens that cross the ends of some texts: where they are, and what is behind the end.
 
-
-class _Row(NamedTuple):
-    """One distribution in which tokens can be looked up.
-
-    `missing` is what the masses lack to one, `unlisted` an upper bound on the probability of a
-    token that is not listed, and `ranks` the tokens' places by bytes.
+    `rests` has None for a token that the tokenizer itself would not write there.
     """
 
-    top: ExpertTopK
-    ids: list[int]
-    masses: list[float]
-    ranks: list[int]
-    missing: float
-    unlisted: float
+    def __init__(self, nodes: _Nodes, of_texts: npt.NDArray[np.bool_]) -> None:
+        from vllm_logits_processor.alignment.cover_sums import crossing
 
-    def weight_of(self, token: int, begin: _Weight) -> _Weight:
-        """Return the weight of the node to which `token` leads from a node that weighs `begin`."""
-        if token in self.ids:
-            return begin.times(self.masses[self.ids.index(token)])
-        return begin.up_to(self.unlisted)
-
-
-class _OverTheEnd(NamedTuple):
-    """The tokens of a row that cross the end: what they add behind it, their masses, the sum."""
-
-    row: _Row
-    rests: list[bytes]
-    masses: list[float]
-    total: float
+        ranks = nodes.texts[0].texts.vocabulary.ranks
+        found = crossing(nodes.table, nodes.first, nodes.row_of, nodes.ids, ranks, of_texts)
+        self.node: IntArray = found[:, 1]
+        self.mass: Float64Array = nodes.masses[found[:, 2], found[:, 3]]
+        self.text: list[int] = found[:, 0].tolist()
+        self.rests = [
+            nodes.texts[text].behind_the_end(offset, token)
+            for text, offset, token in zip(
+                self.text,
+                nodes.table[self.node, 0].tolist(),
+                found[:, 4].tolist(),
+                strict=True,
+            )
+        ]
 
 
-class _Open:
-    """The text after the boundary, and what was received at its nodes.
-
-    What is wanted, asked for and used of one text is found out once, and rows are kept while the
-    text grows by the same word.
-    """
-
-    __slots__ = ("_over", "_weights", "boundary", "length", "rows", "text")
-
-    def __init__(self, prefix: ExpertPrefix, before: _Open | None) -> None:
-        self.length, self.boundary = prefix.length, prefix.boundary()
-        self.text: OpenText = prefix.open_text()
-        kept: dict[int, _Row] = before.rows if before else {}
-        self.rows: dict[int, _Row] = {at: row for at, row in kept.items() if at >= self.boundary}
-        self._weights: tuple[dict[int, _Row], dict[int, _Weight]] | None = None
-        self._over: dict[int, _OverTheEnd] = {}
-
-    @staticmethod
-    def of(prefix: ExpertPrefix) -> _Open:
-        found = prefix.remembered
-        before = found if isinstance(found, _Open) else None
-        # A text only grows: one of the same length is the same.
-        if before is None or before.length != prefix.length:
-            before = prefix.remembered = _Open(prefix, before)
-        return before
-
-    def new_rows(self, received: Mapping[int, ExpertTopK]) -> list[tuple[int, ExpertTopK]]:
-        """Return what was received at the nodes before the end and has no row yet."""
-        new = []
-        for offset in self.text.to_ask:
-            at = self.boundary + offset
-            top = received.get(at)
-            if top is not None:
-                row = self.rows.get(at)
-                if row is None or row.top is not top:
-                    new.append((at, top))
-        return new
-
-    def received(self, received: Mapping[int, ExpertTopK]) -> dict[int, _Row]:
-        """Return what was received at the nodes before the end, by offset after the boundary."""
-        if new := self.new_rows(received):
-            made = _rows([top for _, top in new], self.text.texts.vocabulary)
-            self.rows.update(zip([at for at, _ in new], made, strict=True))
-        boundary, rows = self.boundary, self.rows
-        return {
-            offset: rows[boundary + offset]
-            for offset in self.text.to_ask
-            if boundary + offset in received
-        }
-
-    def weights(self, rows: dict[int, _Row]) -> dict[int, _Weight]:
-        known = self._weights
-        # The same rows are the same objects.
-        if known is None or list(map(id, known[0].values())) != list(map(id, rows.values())):
-            known = self._weights = rows, _weights(self.text.nodes, rows)
-        return known[1]
-
-    def over_the_end(self, node: Node, row: _Row) -> _OverTheEnd:
-        found = self._over.get(node.offset)
-        if found is None or found.row is not row:
-            begin, stop = self.text.longer(node.offset) if node.extends else (0, 0)
-            rests, masses = [], []
-            for at, rank in enumerate(row.ranks):
-                if begin <= rank < stop:
-                    rest = self.text.behind_the_end(node.offset, row.ids[at])
-                    if rest is not None:
-                        rests.append(rest)
-                        masses.append(row.masses[at])
-            found = self._over[node.offset] = _OverTheEnd(row, rests, masses, sum(masses))
-        return found
-
-
-def prepare(texts: Iterable[tuple[ExpertPrefix, Mapping[int, ExpertTopK]]]) -> None:
-    """Read what was received of several texts at once, which is quicker than one by one.
+def wanted_of_all(texts: Sequence[Text], *, most: int) -> list[list[int]]:
+    """Return for each text the byte offsets at which distributions must still be requested.
 
     Parameters
     ----------
-    texts : iterable of pairs
-        Texts and what was received of them, as :func:`wanted_offsets` takes them.
+    texts : sequence of Text
+        Of one vocabulary.
+    most : int
+        Most offsets of a text, not counting its end.
+
+    Returns
+    -------
+    list of lists of int
+        The end of the text first, if it has not been received. Empty at the beginning of a text
+        without a front, where there is no token to send.
     """
-    found: list[tuple[_Open, int, ExpertTopK]] = []
-    for prefix, received in texts:
-        if received and prefix.open_text().to_ask:
-            open_text = _Open.of(prefix)
-            found += [(open_text, at, top) for at, top in open_text.new_rows(received)]
-    if found:
-        vocabulary = found[0][0].text.texts.vocabulary
-        made = _rows([top for _, _, top in found], vocabulary)
-        for (open_text, at, _), row in zip(found, made, strict=True):
-            open_text.rows[at] = row
-
-
-def lacks_covers(prefix: ExpertPrefix, received: Mapping[int, ExpertTopK]) -> bool:
-    """Return whether anything may be wanted of a text besides its end; see `wanted_offsets`."""
-    to_ask = prefix.open_text().to_ask
-    if to_ask:
-        boundary = prefix.boundary()
-        for offset in to_ask:
-            if boundary + offset not in received:
-                return True
-    return False
+    found = [
+        [] if prefix.length in received or not prefix.has_tokens else [prefix.length]
+        for prefix, received in texts
+    ]
+    lacking = [at for at, text in enumerate(texts) if _lacks_covers(*text)] if most else []
+    if lacking:
+        wanted = _Nodes([texts[at] for at in lacking]).wanted()
+        for at, offsets in zip(lacking, wanted, strict=True):
+            if offsets:
+                prefix = texts[at][0]
+                places = [prefix.boundary() + offset for offset in offsets]
+                found[at] += [place for place in places if prefix.token_ids_to(place)][:most]
+    return found
 
 
 def wanted_offsets(
     prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], *, most: int
 ) -> list[int]:
-    """Return the byte offsets of the text at which distributions must still be requested.
+    """Return what `wanted_of_all` returns for one text."""
+    return wanted_of_all([(prefix, received)], most=most)[0]
+
+
+def _lacks_covers(prefix: ExpertPrefix, received: Mapping[int, ExpertTopK]) -> bool:
+    """Return whether anything may be wanted of a text besides its end."""
+    to_ask = prefix.open_text().to_ask
+    if to_ask:
+        boundary = prefix.boundary()
+        for offset in to_ask:
+            if offset is not None and boundary + offset not in received:
+                return True
+    return False
+
+
+def covered_of_all(texts: Sequence[Text], admits: Sequence[Admits]) -> list[Covered]:
+    """Return the expert's distributions over what follows some texts.
 
     Parameters
     ----------
-    prefix : ExpertPrefix
-        The text so far.
-    received : mapping of int to ExpertTopK
-        Byte offset to one row: the expert's distribution after ``prefix.token_ids_to(offset)``.
-    most : int
-        Most offsets, not counting the end of the text.
+    texts : sequence of Text
+        Of one vocabulary; the end of each has been received. The results bound the errors of other
+        missing offsets.
+    admits : sequence of callables
+        Of each text. Excluded bytes do not count, like texts that differ from this one.
 
-    Returns
-    -------
-    list of int
-        The end of the text first, if it has not been received. Empty at the beginning of a text
-        without a front, where there is no token to send.
+    Raises
+    ------
+    KeyError
+        The end of a text has not been received.
     """
-    length = prefix.length
-    wanted = [] if length in received or not prefix.has_tokens else [length]
-    if most and lacks_covers(prefix, received):
-        wanted += _wanted_covers(prefix, received, most)
-    return wanted
-
-
-def _wanted_covers(
-    prefix: ExpertPrefix, received: Mapping[int, ExpertTopK], most: int
-) -> list[int]:
-    open_text = _Open.of(prefix)
-    text, boundary = open_text.text, open_text.boundary
-    nodes = text.nodes
-    rows = open_text.received(received)
-    weights = open_text.weights(rows)
-    # What the total is at least: most nodes weigh too little for any.
-    total = weights[nodes[-1].offset].value
-    missing = [
-        node
-        for node in nodes[:-1]
-        if node.askable and node.offset not in rows and _is_worth(node, weights[node.offset], total)
-    ]
-    if not missing:
-        return []
-    total += sum(
-        weights[node.offset].value * open_text.over_the_end(node, rows[node.offset]).total
-        for node in nodes[:-1]
-        if node.offset in rows
+    ends = [received[prefix.length] for prefix, received in texts]
+    several = [at for at, (prefix, _) in enumerate(texts) if prefix.open_text().to_ask]
+    if not several:
+        return [Covered(top=end) for end in ends]
+    found = _Nodes([texts[at] for at in several]).covered(
+        [ends[at] for at in several], [admits[at] for at in several]
     )
-    worth = [
-        (not node.to_end, node.offset)
-        for node in missing
-        if _is_worth(node, weights[node.offset], total)
-        and (node.to_end or text.leads_over(node))
-        and prefix.token_ids_to(boundary + node.offset)
-    ]
-    return [boundary + offset for _, offset in sorted(worth)[:most]]
-
-
-def _is_worth(node: Node, weight: _Weight, total: float) -> bool:
-    """Return whether a node's distribution may matter, given all mass at the end of the text."""
-    if node.to_end:
-        return weight.value >= _WORTH * total
-    # Off the path to the end, only nodes that are likely to matter are requested.
-    return weight.least > 0 and weight.least * _GOES_ON >= _WORTH * total
+    if len(several) == len(ends):
+        return found
+    by_place = dict(zip(several, found, strict=True))
+    return [by_place.get(at) or Covered(top=end) for at, end in enumerate(ends)]
 
 
 def covered(
     prefix: ExpertPrefix,
     received: Mapping[int, ExpertTopK],
     *,
-    admits: Callable[[bytes], bool] = lambda rest: True,
+    admits: Admits = lambda rest: True,
 ) -> Covered:
-    """Return the expert's distribution over what follows the text.
+    """Return what `covered_of_all` returns for one text."""
+    return covered_of_all([(prefix, received)], [admits])[0]
 
-    Parameters
-    ----------
-    prefix, received
-        As for :func:`wanted_offsets`; the end of the text is among them. The result bounds the
-        error of other missing offsets.
-    admits : callable, optional
-        Returns whether the text may continue with some bytes. Excluded bytes do not count, like
-        texts that differ from this one.
 
-    Raises
-    ------
-    KeyError
-        The end of the text has not been received.
-    """
-    end = received[prefix.length]
-    text = prefix.open_text()
-    nodes = text.nodes
-    if len(nodes) == 1:
-        return Covered(top=end)
-    open_text = _Open.of(prefix)
-    rows = open_text.received(received)
-    weights = open_text.weights(rows)
-    masses: dict[bytes, float] = {}
-    unanswered: list[Node] = []
-    error = 0.0
-    for node in nodes[:-1]:
-        weight = weights[node.offset]
-        if not node.extends:
-            continue
-        if node.offset not in rows:
-            unanswered.append(node)
-            continue
-        row = rows[node.offset]
-        over = open_text.over_the_end(node, row)
-        for rest, mass in zip(over.rests, over.masses, strict=True):
-            if admits(rest):
-                masses[rest] = masses.get(rest, 0.0) + weight.value * mass
-                error += weight.error * mass
-        begin, stop = text.longer(node.offset)
-        error += weight.most * min(row.missing, row.unlisted * (stop - begin - len(over.rests)))
-    weight = weights[nodes[-1].offset]
-    total = weight.value + sum(masses.values())
-    for node in unanswered:
-        most = weights[node.offset].most
-        # Trying tokens costs time, so only where it may change much.
-        begin, stop = text.longer(node.offset)
-        tried = most > _WORTH * total and stop - begin <= MOST_TRIED
-        if not tried or text.likely_extends(node.offset):
-            error += most
-    if not masses and not error:
+def _covered(
+    end: ExpertTopK, added: dict[bytes, float], total: float, error: float, weight: list[float]
+) -> Covered:
+    """Return a distribution of which `total` is known, `weight` of it at the end of the text."""
+    if not added and not error:
         return Covered(top=end)
     if total <= 0:
         return Covered(top=end, unexpanded=1.0)
-    share = weight.value / total
-    logprobs = end.logprobs + (math.log(share) if share > 0 else -math.inf)
+    least, value, most = weight
+    logprobs = end.logprobs + (math.log(value / total) if value / total > 0 else -math.inf)
     return Covered(
         top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
-        remainders={rest: mass / total for rest, mass in masses.items()},
-        unexpanded=min(1.0, (error + weight.error) / total),
+        remainders={rest: mass / total for rest, mass in added.items()},
+        unexpanded=min(1.0, (error + max(most - value, value - least)) / total),
     )
 
 
-def _weights(nodes: tuple[Node, ...], rows: Mapping[int, _Row]) -> dict[int, _Weight]:
-    weights = {nodes[0].offset: _ONE}
-    for node in nodes[1:]:
-        begin = weights[node.begin]
-        if node.begin in rows:
-            weights[node.offset] = rows[node.begin].weight_of(node.token, begin)
-        else:
-            weights[node.offset] = begin.up_to(1.0)
-    return weights
-
-
-def _rows(tops: list[ExpertTopK], vocabulary: ByteVocabulary) -> list[_Row]:
-    """Read distributions of one row each."""
-    if len({top.token_ids.shape[1] for top in tops}) > 1:
-        return [row for top in tops for row in _rows([top], vocabulary)]
-    ids = np.concatenate([top.token_ids for top in tops])
-    known = ids != NOTHING
-    masses = np.exp(np.concatenate([top.logprobs for top in tops]))
-    if known.all():
-        ranks, least = vocabulary.ranks[ids], masses.min(axis=1, initial=1.0)
-    else:
-        masses = np.where(known, masses, 0.0)
-        ranks = np.where(known, vocabulary.ranks[ids], -1)
-        least = np.where(known, masses, 1.0).min(axis=1, initial=1.0)
-    missing = 1.0 - masses.sum(axis=1)
-    missing[missing <= _ROUNDING] = 0.0
-    columns = (ids, masses, ranks, missing, np.minimum(missing, least))
-    return [
-        _Row(top, *found)
-        for top, *found in zip(tops, *(column.tolist() for column in columns), strict=True)
-    ]
+def _joined(rows: Sequence[ExpertTopK]) -> tuple[IntArray, Float64Array]:
+    """Return the tokens of some distributions of one row each, and their logarithms."""
+    if not rows:
+        return np.empty((0, 0), dtype=np.int64), np.empty((0, 0))
+    widths = {row.token_ids.shape[1] for row in rows}
+    if len(widths) > 1:
+        both = stacked(list(rows))
+        return both.token_ids, both.logprobs
+    ids = np.concatenate([row.token_ids for row in rows])
+    return ids, np.concatenate([row.logprobs for row in rows])

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from floe_plugins.caches import Recent
 from vllm_logits_processor.alignment.maps import NOTHING
 from vllm_logits_processor.alignment.vocabulary import ByteVocabulary
+from vllm_logits_processor.arrays import IntArray
 
 #: Most bytes after the boundary.
 MOST_OPEN = 64
@@ -26,6 +29,11 @@ _MOST_TEXTS, _MOST_PIECES = 8192, 32_768
 
 #: Most tokens crossing the end of the text that are tried for whether the tokenizer writes them.
 MOST_TRIED = 16
+
+#: Columns of `OpenText.table`: of a node its place in the text, the number of the node at which its
+#: token begins, and its token; the range of the tokens, by bytes, that cross the end from it; the
+#: flags of `Node`.
+OFFSET, BEGIN, TOKEN, FIRST, BEHIND, EXTENDS, TO_END, ASKABLE = range(8)
 
 #: What a text ends with, and whether nothing is before it, where that matters.
 _Key = tuple[bytes, bool]
@@ -203,6 +211,7 @@ class OpenText:
         "_likely",
         "_longer",
         "_nodes",
+        "_table",
         "_to_ask",
         "data",
         "texts",
@@ -214,7 +223,8 @@ class OpenText:
         self.texts, self.data, self._begins_text, self._before = texts, data, begins_text, before
         self._crossed: tuple[int, ...] = ()
         self._nodes: tuple[Node, ...] | None = None
-        self._to_ask: tuple[int, ...] = ()
+        self._to_ask: tuple[int | None, ...] = ()
+        self._table: IntArray | None = None
         self._crossing: dict[tuple[int, int], bytes | None] = {}
         self._likely: dict[int, bool] = {}
         self._longer: dict[int, tuple[int, int]] = {}
@@ -223,17 +233,39 @@ class OpenText:
     def nodes(self) -> tuple[Node, ...]:
         """The relevant nodes by offset; first the start, last the end."""
         if self._nodes is None:
-            self._nodes = self._found_nodes()
-            self._to_ask = tuple(node.offset for node in self._nodes[:-1] if node.askable)
+            *found, _ = self._nodes = self._found_nodes()
+            self._to_ask = tuple([node.offset if node.askable else None for node in found])
         return self._nodes
 
     @property
-    def to_ask(self) -> tuple[int, ...]:
-        """Offsets of the nodes before the end for which the expert can be asked."""
+    def to_ask(self) -> tuple[int | None, ...]:
+        """Offsets of the nodes before the end; None where the expert cannot be asked."""
         if self._nodes is None:
             # The nodes tell.
             assert self.nodes
         return self._to_ask
+
+    @property
+    def table(self) -> IntArray:
+        """The nodes as int64 array, shape (nodes, 8); see `OFFSET` and what is next to it."""
+        if self._table is None:
+            place_of = {node.offset: place for place, node in enumerate(self.nodes)}
+            self._table = np.array(
+                [
+                    (
+                        node.offset,
+                        place_of.get(node.begin, NOTHING),
+                        node.token,
+                        *(self.longer(node.offset) if node.extends else (0, 0)),
+                        node.extends,
+                        node.to_end,
+                        node.askable,
+                    )
+                    for node in self.nodes
+                ],
+                dtype=np.int64,
+            )
+        return self._table
 
     def longer(self, offset: int) -> tuple[int, int]:
         """Return the range of tokens, by bytes, that cross the end from a node."""

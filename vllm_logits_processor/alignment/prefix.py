@@ -123,8 +123,6 @@ class ExpertPrefix:
         self._tail = b""
         self._encoded: Tail | None = None
         self._next_cut = _LONG
-        #: What another module has found out about the open text, for it to find it again.
-        self.remembered: object | None = None
 
     @property
     def length(self) -> int:
