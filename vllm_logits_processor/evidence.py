@@ -111,10 +111,9 @@ class Evidence:
         self.observed += 1
         at = self.context
         if at is not None:
-            sums, counts = [*self.sums], [*self.counts]
-            sums[at] = self.decay * sums[at] + observed
-            counts[at] = self.decay * counts[at] + 1.0
-            self.sums, self.counts = tuple(sums), tuple(counts)
+            sums, counts, decay = self.sums, self.counts, self.decay
+            self.sums = (*sums[:at], decay * sums[at] + observed, *sums[at + 1 :])
+            self.counts = (*counts[:at], decay * counts[at] + 1.0, *counts[at + 1 :])
 
     def follow(self, data: bytes) -> None:
         """Note that the text has grown by `data`: the prompt, or a token, observed or not."""

@@ -29,9 +29,9 @@ class _Batch:
     def add(self, stream: Stream, places: Sequence[Place], *, ahead: bool = False) -> None:
         rows = tuple([(place, self._row(place.token_ids)) for place in places])
         (self.later if ahead else self.now).append((stream, rows))
-        steps = stream.received.lookahead.steps
-        if steps > self.steps:
-            self.steps = steps
+        lookahead = stream.received.lookahead
+        if lookahead.most > 1:
+            self.steps = max(self.steps, lookahead.steps)
 
     def _row(self, prompt: TokenIds) -> int:
         """Return the row of a prompt; drafts and samples of one prompt share a row."""
@@ -88,7 +88,9 @@ class ExpertRequests:
         for stream, offsets in zip(streams, offsets_of, strict=True):
             kind: Kind = "now" if stream.read else "first"
             model = stream.options.expert_model or self._config.expert.model
-            batch = batches[kind].setdefault(model, _Batch())
+            batch = batches[kind].get(model)
+            if batch is None:
+                batch = batches[kind][model] = _Batch()
             prefix = stream.prefix
             wanted = [Place(offset, prefix.token_ids_to(offset)) for offset in offsets]
             if not wanted:
@@ -146,8 +148,8 @@ class ExpertRequests:
             stream.declined = None if stream.ready else outcome
             self._note_skipped(stream, outcome)
             return waited_ms, 0, 0
-        stream.read = True
-        reply = pending.call.future.result()
+        stream.read, reply = True, pending.call.reply
+        assert reply is not None  # it is there once a call is answered
         # The end of the text comes last: its continuation is the one to follow.
         for place, row in reversed(pending.rows):
             stream.received.receive(place, reply.continuations[row])

@@ -294,7 +294,8 @@ class StreamSummary:
         """Count one row."""
         count = self.tokens[line.outcome] = self.tokens.get(line.outcome, 0) + 1
         self.waited_ms += line.waited_ms
-        self.longest_wait_ms = max(self.longest_wait_ms, line.waited_ms)
+        if line.waited_ms > self.longest_wait_ms:
+            self.longest_wait_ms = line.waited_ms
         self.sent_bytes += line.sent_bytes
         self.received_bytes += line.received_bytes
         if line.outcome == "fused":

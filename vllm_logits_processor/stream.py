@@ -244,16 +244,22 @@ class Stream:
 
     def _judge(self, new: Sequence[int], pieces: Sequence[bytes]) -> None:
         """Turn kept factors of tokens that are now known into evidence, all or nothing."""
-        evidence = self.evidence.copy()
+        factors: list[float | None] = []
         for at, token in enumerate(new):
             before = tuple(new[:at])
             # The last factors of a position count: chunks of a prompt share a position.
             for each in reversed(self._weighed):
                 if each.drafts == before:
-                    evidence.observe(each.of(token))
+                    factors.append(each.of(token))
                     break
-            evidence.follow(pieces[at])
-        self.evidence, self._weighed = evidence, []
+            else:
+                factors.append(None)
+        # Only to look up factors may fail.
+        self._weighed = []
+        for factor, piece in zip(factors, pieces, strict=True):
+            if factor is not None:
+                self.evidence.observe(factor)
+            self.evidence.follow(piece)
 
     def _append(self, data: bytes) -> None:
         self.text += data

@@ -147,7 +147,8 @@ class Texts:
 
     def _new_piece(self, data: bytes, begins_text: bool) -> Piece:
         ids, _ = self._encoded(data, begins_text)
-        return Piece(tuple(ids), self.vocabulary.decode(ids) == data)
+        token_bytes = self.vocabulary.token_bytes
+        return Piece(tuple(ids), b"".join([token_bytes[token] or b"" for token in ids]) == data)
 
     def _encoded(self, data: bytes, begins_text: bool) -> tuple[list[int], list[int]]:
         return self.vocabulary.encode_words(data, begins_text=begins_text, word_follows=True)

@@ -27,9 +27,9 @@ _MOST_WORDS = 32_768
 #: characters are white space to some patterns and not to others.
 _PLAIN = re.compile(rb"[ -~\t\n\r]*")
 #: Of a tokenizer without words, only this: its added tokens are tags and runs of white space.
-_WORDS_ALONE = re.compile(rb" ?[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+_WORDS_ALONE = re.compile(rb" ?[!-;=-Z\\\]-~]+(?: [!-;=-Z\\\]-~]+)*")
 #: What may be part of such a text.
-_IN_WORDS = re.compile(rb"(?: ?[A-Za-z0-9])* ?")
+_IN_WORDS = re.compile(rb"(?: ?[!-;=-Z\\\]-~])* ?")
 
 #: One word to all known patterns.
 _WORD = re.compile(rb" ?[A-Za-z]+")
@@ -136,7 +136,10 @@ class PlainText:
 
     def _new_tokens(self, word: bytes) -> list[int]:
         text = word.decode()
-        text = text.replace(" ", self._spaces) if self._spaces else text.translate(_SPELLING)
+        if self._spaces or text.isprintable():
+            text = text.replace(" ", self._spaces or BYTE_TO_CHAR[ord(" ")])
+        else:
+            text = text.translate(_SPELLING)
         return [token.id for token in self._model.tokenize(text)]
 
     def _reads_bytes(self, spec: dict[str, Any]) -> bool:

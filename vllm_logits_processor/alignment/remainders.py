@@ -74,13 +74,18 @@ def _last_word(vocabulary: ByteVocabulary, token_ids: Sequence[int]) -> tuple[in
 
 @lru_cache(maxsize=16384)
 def _admits(vocabulary: ByteVocabulary, tokens: tuple[int, ...], rest: bytes) -> bool:
-    before = vocabulary.decode(tokens)
-    if tuple(vocabulary.encode(before)) != tokens:
-        return True
-    return any(
+    before = _own_text(vocabulary, tokens)
+    return before is None or any(
         tuple(vocabulary.encode(before + rest + more)[: len(tokens)]) == tokens
         for more in _GOING_ON
     )
+
+
+@lru_cache(maxsize=4096)
+def _own_text(vocabulary: ByteVocabulary, tokens: tuple[int, ...]) -> bytes | None:
+    """Return the text of some tokens; None if the tokenizer would write it as others."""
+    data = vocabulary.decode(tokens)
+    return data if tuple(vocabulary.encode(data)) == tokens else None
 
 
 #: Less likely remainders go to the tail: their groups may have thousands of members.

@@ -286,8 +286,9 @@ class ByteVocabulary:
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """Return the bytes that `token_ids` add to a text; special tokens add none."""
-        size = len(self.token_bytes)
-        return b"".join(self.token_bytes[token] or b"" for token in token_ids if 0 <= token < size)
+        table = self.token_bytes
+        size = len(table)
+        return b"".join([table[token] or b"" for token in token_ids if 0 <= token < size])
 
     def encode(self, data: bytes) -> list[int]:
         """Tokenize bytes as in the middle of a text: no special tokens, no leading space.
@@ -349,7 +350,7 @@ class ByteVocabulary:
         """
         pieces = [self.token_bytes[token] or b"" for token in ids]
         if b"".join(pieces) == data:
-            return [0, *accumulate(len(piece) for piece in pieces)][:-1]
+            return [0, *accumulate(map(len, pieces))][:-1]
         starts: list[int] = []
         begin = 0
         for text, rest in valid_and_rest(data):

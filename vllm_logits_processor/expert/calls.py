@@ -68,6 +68,8 @@ class ExpertCall:
         Whether it only tests if a server has recovered; it is not awaited.
     outcome : str or None
         ``answered``, ``late``, ``failed`` or ``open``, once settled.
+    reply : ExpertReply or None
+        Once it is settled as ``answered``.
     reported : bool
         Whether `OnSettled` has received it.
     """
@@ -80,6 +82,7 @@ class ExpertCall:
     kind: Kind = "now"
     probe: bool = False
     outcome: str | None = None
+    reply: ExpertReply | None = None
     reported: bool = False
     _begun: float = field(default_factory=time.monotonic)
     _ended: float | None = None
@@ -210,8 +213,8 @@ class ExpertCalls:
             if outcome == "late" and time.monotonic() < call.expires:
                 return "open" if call.probe else "reading"
             call.outcome = outcome
-            reply = call.future.result() if outcome == "answered" else None
-            first = self._report_once(call, "failed" if outcome == "open" else outcome, reply)
+            call.reply = call.future.result() if outcome == "answered" else None
+            first = self._report_once(call, "failed" if outcome == "open" else outcome, call.reply)
             if outcome == "late" and first:
                 # It continues: it warms the expert's prefix cache, so that later calls are in time.
                 self._unawaited.append(call)
