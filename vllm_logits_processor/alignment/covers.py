@@ -54,14 +54,17 @@ _WORTH = 1e-2
 _GOES_ON = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True)
 class Covered:
     """The expert's distribution over what follows a text.
 
     Attributes
     ----------
     top : ExpertTopK
-        One row, at the end of the text; a token stands for text that begins with its bytes.
+        One row, at the end of the text, as received; a token stands for text that begins with its
+        bytes.
+    log_share : float
+        The logarithm of the share of the mass that these tokens have.
     remainders : mapping of bytes to float
         The bytes after the text of tokens that began in it, and their probability. No token stands
         for them: any tokens may spell these bytes.
@@ -73,6 +76,12 @@ class Covered:
     top: ExpertTopK
     remainders: Mapping[bytes, float] = field(default_factory=dict)
     unexpanded: float = 0.0
+    log_share: float = 0.0
+
+    @property
+    def logprobs(self) -> Float64Array:
+        """Logarithms of the probabilities of the tokens of `top`."""
+        return self.top.logprobs + self.log_share if self.log_share else self.top.logprobs
 
 
 class _Nodes:
@@ -331,11 +340,12 @@ def _covered(
     if total <= 0:
         return Covered(top=end, unexpanded=1.0)
     least, value, most = weight
-    logprobs = end.logprobs + (math.log(value / total) if value / total > 0 else -math.inf)
+    share = value / total
     return Covered(
-        top=ExpertTopK(token_ids=end.token_ids, logprobs=logprobs),
-        remainders={rest: mass / total for rest, mass in added.items()},
-        unexpanded=min(1.0, (error + max(most - value, value - least)) / total),
+        end,
+        {rest: mass / total for rest, mass in added.items()},
+        min(1.0, (error + max(most - value, value - least)) / total),
+        math.log(share) if share > 0 else -math.inf,
     )
 
 

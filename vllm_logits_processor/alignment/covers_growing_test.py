@@ -22,7 +22,7 @@ def plain(found: Covered) -> tuple[object, ...]:
     """Return a distribution in values that can be compared."""
     return (
         found.top.token_ids.tolist(),
-        found.top.logprobs.tolist(),
+        found.logprobs.tolist(),
         dict(found.remainders),
         found.unexpanded,
     )

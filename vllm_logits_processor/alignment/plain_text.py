@@ -34,8 +34,8 @@ _IN_WORDS = re.compile(rb"(?: ?[!-;=-Z\\\]-~])* ?")
 #: One word to all known patterns.
 _WORD = re.compile(rb" ?[A-Za-z]+")
 
-#: Words and signs, of which added tokens are no part; and what begins with a word after one space.
-_PROSE = re.compile(rb"[A-Za-z ,.;:!?'()]*")
+#: What added tokens are no part of; and what begins with a word after one space.
+_PROSE = re.compile(rb"[ -;=-Z\\\]-~]*")
 _NEXT_WORD = re.compile(rb" [A-Za-z][A-Za-z ,.;:!?'()]*")
 
 #: Patterns of tokenizers that split as Python does with those below, for plain text: GPT-2's, that

@@ -63,7 +63,7 @@ def test_known_patterns_split_the_same(pattern: str, text: str) -> None:
 
 @pytest.mark.parametrize("pattern", sorted(plain_text._KNOWN))
 @SHARED
-@given(before=st.lists(st.sampled_from([*PIECES, ",", "!"]), max_size=6).map("".join), data=TEXTS)
+@given(before=st.lists(st.sampled_from([*PIECES, *',!7-_"']), max_size=6).map("".join), data=TEXTS)
 def test_what_is_split_off_has_its_own_tokens(pattern: str, before: str, data: str) -> None:
     vocabulary = vocabulary_of(with_pattern(pattern), "byte-level")
     plain, data = PlainText(vocabulary.encoder, "byte-level"), f" the{data}"

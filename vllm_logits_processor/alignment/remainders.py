@@ -104,13 +104,15 @@ def with_remainders(covered: Covered, host: ByteVocabulary) -> ExpertTopK:
         return _grouped(covered.top, host)
     remainders = {rest: mass for rest, mass in covered.remainders.items() if mass >= _LEAST}
     if not remainders:
-        return covered.top
+        if not covered.log_share:
+            return covered.top
+        return ExpertTopK(token_ids=covered.top.token_ids, logprobs=covered.logprobs)
     width = covered.top.token_ids.shape[1]
     return ExpertTopK(
         token_ids=np.concatenate(
             [covered.top.token_ids, np.full((1, len(remainders)), NOTHING)], axis=1
         ),
-        logprobs=np.append(covered.top.logprobs, np.log(list(remainders.values()))[None], axis=1),
+        logprobs=np.append(covered.logprobs, np.log(list(remainders.values()))[None], axis=1),
         remainders=tuple(
             Remainder(row=0, place=width + at, tokens=_beginning_with(host, rest))
             for at, rest in enumerate(remainders)
@@ -135,6 +137,7 @@ def stacked_with_remainders(covered: Sequence[Covered], host: ByteVocabulary) ->
                 place += 1
     ids = np.concatenate([each.top.token_ids for each in covered])
     logprobs = np.concatenate([each.top.logprobs for each in covered])
+    logprobs += np.array([each.log_share for each in covered])[:, None]
     if not rests:
         return ExpertTopK(token_ids=ids, logprobs=logprobs)
     shape = len(covered), max(place for _, place in places) + 1
