@@ -5,7 +5,7 @@ Import this module where it is used, not at the top of a file: see
 
 Nodes are the rows of `OpenText.table`, text by text. ``first`` has the place of each text's first
 node and at last the number of nodes, and ``row_of`` has the distribution that was received at a
-node, or -1. A weight is `LEAST`, `VALUE` and `MOST`: bounds, and the estimate between them.
+node, or -1.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vllm_logits_processor.alignment.compiled import (
     TopIds,
     compiled,
 )
+from vllm_logits_processor.alignment.covers import LEAST, MOST, VALUE
 from vllm_logits_processor.alignment.open_text import (
     ASKABLE,
     BEGIN,
@@ -35,8 +36,6 @@ from vllm_logits_processor.alignment.open_text import (
     TOKEN,
 )
 from vllm_logits_processor.alignment.part_sums import pairwise_sum
-
-LEAST, VALUE, MOST = 0, 1, 2
 
 #: A complete row may sum to this much less than one.
 _ROUNDING = 1e-12

@@ -35,9 +35,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
-from vllm_logits_processor.alignment.open_text import OpenText
+from vllm_logits_processor.alignment.open_text import OFFSET, OpenText
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.arrays import Float64Array, IntArray
+
+#: Columns of nodes' weights: bounds, and the estimate between them.
+LEAST, VALUE, MOST = range(3)
 
 #: A text, and what was received of it: one row by byte offset, which is the expert's distribution
 #: after ``prefix.token_ids_to(offset)``.
@@ -130,13 +133,13 @@ class _Nodes:
         """Return the offsets after each text's boundary to ask for, those on its path first."""
         found: list[list[tuple[bool, int]]] = [[] for _ in self.texts]
         # What the totals are at least: most nodes weigh too little for any.
-        totals = self.weights[self.first[1:] - 1, 1]
+        totals = self.weights[self.first[1:] - 1, VALUE]
         marked = self._worth(totals)
         if len(marked):
             of_texts = np.zeros(len(self.texts), dtype=np.bool_)
             of_texts[self._text_of(marked)] = True
             crossing = _Crossing(self, of_texts)
-            added = (self.weights[crossing.node, 1] * crossing.mass).tolist()
+            added = (self.weights[crossing.node, VALUE] * crossing.mass).tolist()
             for text, rest, value in zip(crossing.text, crossing.rests, added, strict=True):
                 if rest is not None:
                     totals[text] += value
@@ -154,8 +157,8 @@ class _Nodes:
 
         crossing = _Crossing(self, np.ones(len(self.texts), dtype=np.bool_))
         weights = self.weights[crossing.node]
-        values = weights[:, 1]
-        wrong = np.maximum(weights[:, 2] - values, values - weights[:, 0]) * crossing.mass
+        values = weights[:, VALUE]
+        errors_of = np.maximum(weights[:, MOST] - values, values - weights[:, LEAST])
         added: list[dict[bytes, float]] = [{} for _ in ends]
         errors, own = [0.0] * len(ends), [0] * len(self.table)
         for at, node, rest, value, error in zip(
@@ -163,7 +166,7 @@ class _Nodes:
             crossing.node.tolist(),
             crossing.rests,
             (values * crossing.mass).tolist(),
-            wrong.tolist(),
+            (errors_of * crossing.mass).tolist(),
             strict=True,
         ):
             if rest is not None:
@@ -190,8 +193,8 @@ class _Nodes:
             places = np.flatnonzero(tried)
             of_text = self._text_of(places).tolist()
             for place, at in zip(places.tolist(), of_text, strict=True):
-                if self.texts[at].likely_extends(int(self.table[place, 0])):
-                    bounds[at] += self.weights[place, 2]
+                if self.texts[at].likely_extends(int(self.table[place, OFFSET])):
+                    bounds[at] += self.weights[place, MOST]
         return [
             _covered(*each)
             for each in zip(
@@ -236,7 +239,7 @@ class _Crossing:
             nodes.texts[text].behind_the_end(offset, token)
             for text, offset, token in zip(
                 self.text,
-                nodes.table[self.node, 0].tolist(),
+                nodes.table[self.node, OFFSET].tolist(),
                 found[:, 4].tolist(),
                 strict=True,
             )
