@@ -19,8 +19,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from floe_plugins.cli import main
 from flower_strategy.config import ConfigValue
+from flower_strategy.data.embedded import make_examples
 from flower_strategy.testing.grids import LocalGrid, start_run
 from flower_strategy.testing.models import tiny_model
+from integration_tests.harness.markdown import blocks_of
 
 __all__ = ["tiny_model"]
 
@@ -36,6 +38,8 @@ FIGURES = (
     "layers",
 )
 
+
+SERVING = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "serve.md"
 
 #: What Vega-Lite draws for a value: markers, bars and cells; the description is the tooltip.
 MARK = "path[aria-label]"
@@ -221,7 +225,6 @@ def test_the_command_names_the_adapter_that_the_embeddings_give(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flower_strategy import choose_adapter, embed_texts, load_base_model, load_manifest
-    from flower_strategy.data.embedded import make_examples
 
     manifest = load_manifest(run_folder)
     base = load_base_model(manifest["model"])
@@ -250,3 +253,12 @@ def test_the_command_says_when_no_adapter_fits(
     chosen = json.loads(capsys.readouterr().out)
     assert not chosen["fits"]
     assert chosen["cosines"][chosen["name"]] < chosen["least_cosine"]
+    (block,) = [each for each in blocks_of(SERVING) if "choice.fits" in each.code]
+    code = block.code.replace('"floe-run"', repr(str(run_folder)))
+    space: dict[str, Any] = {"prompt": text}
+    exec(code, space)
+    assert space["body"] == {"vllm_xargs": {"floe": "host"}}
+    (example,) = make_examples("records", count=1, seed=5)
+    space = {"prompt": example.text}
+    exec(code, space)
+    assert space["body"]["vllm_xargs"]["floe_expert_model"].startswith("cluster-")
