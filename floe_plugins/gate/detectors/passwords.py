@@ -210,7 +210,7 @@ def _is_expression(value: str, following: str) -> bool:
     return bool(
         _CALL.match(value + following)
         or _ATTRIBUTE.fullmatch(value.rstrip(_TRAILING))
-        or value[0] in "([{&@#"
+        or value[:1] in "([{&@#"
     )
 
 

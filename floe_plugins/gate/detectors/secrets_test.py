@@ -166,3 +166,10 @@ def test_hostile_texts_take_linear_time(unit: str) -> None:
     seconds(1000)
     # Quadratic time would be a factor of 64.
     assert seconds(100_000) < 24 * max(seconds(12_500), 0.02)
+
+
+@pytest.mark.parametrize("text", ["GET /login?/password=&password= HTTP", "password=", "pwd:;pwd:"])
+def test_a_password_without_a_value_is_none(text: str) -> None:
+    verdict = Gate(detectors=["secret"]).decide(text)
+    assert verdict.decision is Decision.CLEAR
+    assert not verdict.failures
