@@ -106,9 +106,7 @@ def test_redaction_takes_the_whole_address_and_leaves_other_messages_alone() -> 
     verdict = gate.decide(text)
     assert verdict.decision is Decision.REDACTED
     assert verdict.redacted_text == "Please return it to <ADDRESS> in case of an issue."
-    both = gate.decide(
-        [Message("Ship it to 12 Main Street, Springfield"), Message("Monday 9")]
-    )
+    both = gate.decide([Message("Ship it to 12 Main Street, Springfield"), Message("Monday 9")])
     assert both.redacted_messages is not None
     assert both.redacted_messages[0] == "Ship it to <ADDRESS>"
     assert both.redacted_messages[1] == "Monday 9"
