@@ -24,16 +24,18 @@ from vllm_logits_processor.alignment.compiled import (
     TopIds,
     compiled,
 )
-from vllm_logits_processor.alignment.covers import LEAST, MOST, VALUE
 from vllm_logits_processor.alignment.open_text import (
     ASKABLE,
     BEGIN,
     BEHIND,
     EXTENDS,
     FIRST,
+    LEAST,
+    MOST,
     MOST_TRIED,
     TO_END,
     TOKEN,
+    VALUE,
 )
 from vllm_logits_processor.alignment.part_sums import pairwise_sum
 

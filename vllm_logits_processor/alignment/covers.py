@@ -35,12 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_logits_processor.alignment.groups import ExpertTopK, stacked
-from vllm_logits_processor.alignment.open_text import OFFSET, OpenText
+from vllm_logits_processor.alignment.open_text import LEAST, MOST, OFFSET, VALUE, OpenText
 from vllm_logits_processor.alignment.prefix import ExpertPrefix
 from vllm_logits_processor.arrays import Float64Array, IntArray
-
-#: Columns of nodes' weights: bounds, and the estimate between them.
-LEAST, VALUE, MOST = range(3)
 
 #: A text, and what was received of it: one row by byte offset, which is the expert's distribution
 #: after ``prefix.token_ids_to(offset)``.

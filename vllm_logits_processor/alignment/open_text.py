@@ -35,6 +35,9 @@ MOST_TRIED = 16
 #: flags of `Node`.
 OFFSET, BEGIN, TOKEN, FIRST, BEHIND, EXTENDS, TO_END, ASKABLE = range(8)
 
+#: Columns of nodes' weights: bounds, and the estimate between them.
+LEAST, VALUE, MOST = range(3)
+
 #: What a text ends with, and whether nothing is before it, where that matters.
 _Key = tuple[bytes, bool]
 
