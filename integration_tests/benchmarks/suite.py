@@ -117,7 +117,8 @@ _QUICK = {
     "scale": "--devices 200 400 --terms 64 --streams 1 100 --k 20 100 --calls 1 --repeats 5",
 }
 _FULL = {
-    "answers": "--items 100 --fit 10 --trained 600 --rounds 4 --local-steps 6 --max-tokens 96",
+    "answers": "--items 100 --fit 10 --trained 600 --rounds 8 --local-steps 8 --max-length 128 "
+    "--max-tokens 128",
 }
 _LARGER = {"answers": "--llm", "fusion_quality": "--further-hosts"}
 _TASKS: Kind = "tasks"

@@ -101,6 +101,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
                 "rounds": options.rounds,
                 "local-steps": options.steps,
                 "eval-examples": EVALUATED,
+                # All of a record and of a sum; of the code its beginning, for the sake of time.
+                "max-length": 96,
             },
             on_line=lambda line: progress.note(text) if (text := readable(line)) else None,
         )

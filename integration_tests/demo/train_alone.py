@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,8 @@ def train_alone(federation: Federation) -> Losses:
     Parameters
     ----------
     federation : Federation
-        A run on the app's default data, in which all devices have trained.
+        A run on the app's default data. A device that never trained in it, since no reply of it
+        arrived, is not compared.
 
     Returns
     -------
@@ -77,8 +78,9 @@ def train_alone(federation: Federation) -> Losses:
     """
     settings = TrainingSettings(**federation.manifest["training"])
     lones = {
-        device["node"]: _lone(federation, settings, device)
+        device["node"]: _lone(federation, settings, device, trained)
         for device in federation.manifest["devices"]
+        if (trained := _trained(federation, device["node"]))
     }
     # Forks share the model, and what has been imported.
     context = multiprocessing.get_context("fork")
@@ -97,7 +99,8 @@ def train_alone(federation: Federation) -> Losses:
                 for losses, tokens in (
                     zip(*devices, strict=True)
                     for devices in zip(
-                        *(measured[node] for node in cluster["members"]), strict=True
+                        *(measured[node] for node in cluster["members"] if node in measured),
+                        strict=True,
                     )
                 )
             ),
@@ -108,13 +111,19 @@ def train_alone(federation: Federation) -> Losses:
     return found
 
 
-def _lone(federation: Federation, settings: TrainingSettings, device: Mapping[str, Any]) -> _Lone:
+def _trained(federation: Federation, node: str) -> list[dict[str, Any]]:
+    """Return what the history says of the rounds in which a device trained."""
     rounds = [entry for entry in federation.history["rounds"] if entry["round"]]
-    trained = [
-        entry["devices"][device["node"]]
-        for entry in rounds
-        if entry["devices"].get(device["node"], {}).get("steps")
-    ]
+    told = [entry["devices"].get(node, {}) for entry in rounds]
+    return [entry for entry in told if entry.get("steps")]
+
+
+def _lone(
+    federation: Federation,
+    settings: TrainingSettings,
+    device: Mapping[str, Any],
+    trained: Sequence[Mapping[str, Any]],
+) -> _Lone:
     rank = trained[0]["rank"]
     training = sum(entry["observed_seconds"] - entry["transfer_seconds"] for entry in trained)
     seconds = training / sum(entry["steps"] for entry in trained)
@@ -141,7 +150,7 @@ def _lone(federation: Federation, settings: TrainingSettings, device: Mapping[st
                 deadline=now - sum(steps) * seconds,
                 taken=sum(steps),
                 server_round=number,
-                num_rounds=len(rounds),
+                num_rounds=sum(entry["round"] > 0 for entry in federation.history["rounds"]),
             )
         )
     return _Lone(int(device["identity"].removeprefix("partition:")), rank, steps)
