@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 
 import httpx
 
+from integration_tests.harness.deployment import wait_for
 from integration_tests.harness.processes import end, free_port, spawn
 from integration_tests.harness.vllm_servers import Server, wait
-
-_SAID_SECONDS = 30
 
 
 def post(server: Server, route: str, values: dict[str, Any]) -> Any:
@@ -35,14 +33,16 @@ def counted(server: Server, name: str) -> int:
 
 def adapter_ids(server: Server) -> dict[str, int]:
     """Return name -> id of the adapters, from the line with which the server says it is ready."""
-    # It listens before it says so.
-    for _ in range(_SAID_SECONDS * 10):
+
+    def said() -> str | None:
         *lines, _ = server.log.read_text("utf-8").split("\n")
-        said = next((line for line in lines if line.startswith("{")), None)
-        if said is not None:
-            return {each["name"]: each["id"] for each in json.loads(said)["adapters"]}
-        time.sleep(0.1)
-    raise TimeoutError(f"The server has not said that it is ready: {server.log}")
+        return next((line for line in lines if line.startswith("{")), None)
+
+    # It listens before it says so.
+    ready = json.loads(
+        wait_for(said, seconds=30, why=lambda: f"it has not said that it is ready: {server.log}")
+    )
+    return {each["name"]: each["id"] for each in ready["adapters"]}
 
 
 @contextmanager
