@@ -176,8 +176,8 @@ class Action(StrEnum):
 
 POLICY_HELP = (
     "what becomes of private findings. `strict`: the text is local. `redact`: they are replaced by "
-    "placeholders such as `<EMAIL>`, whole words and whole addresses with town, post code and "
-    "country, and what is left is scanned again. `labels`: as `actions` says"
+    "placeholders such as `<EMAIL>`, whole words and whole addresses with town, post code, country "
+    "and who is there, and what is left is scanned again. `labels`: as `actions` says"
 )
 ACTIONS_HELP = (
     "for `labels`: what to do with a label; `*` for all others that are private, which are `local` "

@@ -35,6 +35,10 @@ _BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]\Z")
 _LINE_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]?\n[ ]?\Z")
 _CORNER = re.compile(r"\b(?:the[ ])?corner[ ]of[ ]\Z", re.IGNORECASE)
 _POST_CODE = re.compile(r"\d{4}")
+_CODE_AFTER = re.compile(r"[ ]{1,2}\d{4,6}\b")
+# A region's abbreviation may be written small where an address ends.
+_REGION = 4
+_ENDS = re.compile(r"[ \t]*(?:[.?!,][ \t]*)?(?:\n|\Z)|[.?!][ ]")
 # The post offices of the United States' forces, whose ships and units stand in the line before.
 _FORCES = re.compile(r"\s*(?:APO|FPO|DPO)\b", re.IGNORECASE)
 # Words that begin a line after an address, and none of one.
@@ -46,7 +50,13 @@ _NO_LINE = re.compile(
 # Parts of an address that begin with a small letter, if a name follows them.
 _SMALL = re.compile(
     r"and|of|the|del?|della|di|d[aoue]s?|degli|l[aeo]s?|el|[yeà]|et|am|an|de[mnr]|i[mn]|zu|ob|bei"
-    r"|und|upon|on|by|near|na[d]?|pod|v|sur|sous|en|op|aan|van"
+    r"|und|upon|on|by|near|na[d]?|pod|u|v|sur|sous|en|op|aan|van"
+)
+# Words after an address in a text without capital letters.
+_GOES_ON = re.compile(
+    r"a|an|and|as|at|because|before|after|but|by|if|for|from|in|is|it|i|my|now|on|or|please|since"
+    r"|so|that|the|then|there|this|to|today|tomorrow|until|was|we|when|where|which|who|why|will"
+    r"|with|you|your|do|does|can|are|has|have|had|last|next|just|thanks|und|oder|ist|im|mit|für"
 )
 _MOST_TOKENS, _MOST_OF_LINE, _MOST_LINES = 10, 6, 4
 _LONGEST_WORD, _CHARS_BEFORE = 32, 64
@@ -164,11 +174,17 @@ def _parts(text: str, end: int, *, small: bool, line: bool = False) -> Iterator[
             return
         word = token[0].rstrip(".'’/-")
         end = token.start() + len(word)
-        if _is_part(word) or (small and (line or after_comma)):
+        if _is_part(word) or (small and (line or after_comma or not _GOES_ON.fullmatch(word))):
             code = _POST_CODE.match(word) is not None
             stops = token[0][-1] == "." and len(word) > _ABBREVIATION
             yield _Part(end, code, word.isalpha() and len(word) >= _NAME_LETTERS, stops)
             after_comma = after_comma and not code
+        elif _CODE_AFTER.match(text, end):
+            # A small word before a post code belongs to the address, whatever it is.
+            yield _Part(end, is_code=False, is_name=False, ends_sentence=False)
+        elif word.isalpha() and len(word) <= _REGION and _ENDS.match(text, end):
+            yield _Part(end, is_code=False, is_name=False, ends_sentence=token[0][-1] == ".")
+            return
         elif _SMALL.fullmatch(word) is None:
             return
 

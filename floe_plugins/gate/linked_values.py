@@ -1,0 +1,241 @@
+"""Finds what belongs to private findings and no detector knows, before they are replaced.
+
+Who lives at an address, or which firm has its office there, is told by how the text is built: by
+the line above, or by "'s address:". Whether a text may leave does not depend on this. It makes
+sure that redaction leaves no piece beside a placeholder that tells the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from floe_plugins.gate.detector import Span
+
+#: Characters before and after a finding that are read.
+NEAR = 200
+
+_NAME = r"(?:[^\W\d_a-zß-öø-ÿ][\w'’-]*)"
+_NAMES = rf"{_NAME}(?:[ ]{_NAME}){{0,2}}"
+_FIRM = r"(?:[\w&'’+-]+[.,]?[ ]){0,5}[\w&'’+-]+\.?"
+_TITLE = r"(?:[Mm](?:rs?|s|iss|x)|[Dd]r|[Pp]rof|Herrn?|Frau|Mme|Mlle|Sig(?:\.ra|ra)?|Sra?)"
+_TITLE_BEFORE = re.compile(rf"(?<!\w){_TITLE}\.?[ ]\Z")
+_PLACES = r"(?:office|shop|store|branch|clinic|practice|headquarters|school)"
+_CONTACT = (
+    r"(?:address|phone|mobile|number|e-?mail|house|home|place|flat|apartment|birthday|card|account)"
+)
+
+# Before an address, a number or the like: who has it.
+_OWNERS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    (
+        "ORGANIZATION",
+        re.compile(rf"\b[Tt]he[ ]({_FIRM})[ ]{_PLACES}[ ]is[ ](?:now[ ])?(?:at|in)\s+\Z"),
+    ),
+    (
+        "ORGANIZATION",
+        re.compile(rf"\b(?:address|office|headquarters)[ ]of[ ](?:the[ ])?({_FIRM})[ ]is:?\s+\Z"),
+    ),
+    (
+        "PERSON",
+        re.compile(
+            rf"([^\W\d_][\w-]*)['’]s?[ ](?:\w+[ ]){{0,2}}{_CONTACT}(?:[ ]is)?[ ]?:?\s+\Z",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "PERSON",
+        re.compile(rf"\b({_NAME})[ ](?:had[ ])?(?:given|gave|sent|told|shown)\b[^.\n]{{0,40}}\Z"),
+    ),
+    (
+        "PERSON",
+        re.compile(
+            rf"\b(?:given|gave|sent|told|shown)[ ]({_NAME})[ ](?:his|her|their|the)[ ]{_CONTACT}\b"
+            r"[^.\n]{0,12}\Z"
+        ),
+    ),
+)
+# Around any finding: people and places of whom the text speaks.
+_BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("PERSON", re.compile(rf"(?<!\w){_TITLE}\.?[ ]({_NAMES})")),
+    ("PERSON", re.compile(rf"\bcalls?[ ]me[ ]({_NAME})")),
+    (
+        "LOCATION",
+        re.compile(
+            r"\b(?:I(?:['’]m|[ ]am)|gr[eo]wn?[ ]up|born|raised|live[sd]?|based|stay(?:s|ed|ing)?)"
+            rf"[ ]in[ ]({_NAMES})"
+        ),
+    ),
+)
+# An appointment: "Sunday at the Blue Door, 5 Elm Street".
+_DAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|[Tt]oday|[Tt]omorrow|[Tt]onight)"
+_APPOINTMENT = re.compile(rf"\b{_DAY}[ ]at[ ](?:{_FIRM}(?:,[ ]?|[ ]and[ ]|[ ]))?\Z", re.IGNORECASE)
+_POST_CODE = re.compile(r"[ ,]{1,3}\d{4,6}\b(?![.,:/-]?\d)")
+_NUMBER_BEFORE = re.compile(
+    rf"(?<!\S)\d{{1,4}}[ ](?:(?:{_NAME}|[^\W\d_]{{1,4}}\.?)[ ]){{1,3}}(?:\d{{1,4}}\.?)?\s*\Z"
+)
+_CORNER = re.compile(rf"[ ]and[ ](?:{_NAME}[ ]){{1,3}}\d{{1,4}}\b")
+_JOINED = re.compile(rf"[.,]?[ ](?:{_NAME}[ ])?(?:and|und|et|e|y)[ ]")
+# A field of a form, and what a date and time look like there.
+_DATE_FIELD = re.compile(
+    r"^[ \t]*[^\W\d_][\w ]{0,20}:[ \t]*"
+    r"(\d{4}-\d\d-\d\d(?:[ T][\d:.]{4,12})?|\d\d?[./]\d\d?[./]\d{2,4})",
+    re.MULTILINE,
+)
+_FIELD_BEFORE = re.compile(r"(?:^|\n)[ \t]*[^\W\d_][\w ]{0,20}:[ \t]*\Z")
+
+# The head of a letter: signs before a line, and what its lines do not begin or end with.
+_SIGNS = "?>#*|, \t"
+_NO_HEAD = re.compile(
+    r"(?:Hello|Hi|Hey|Dear|Thanks?|Please|I|We|You|My|Your|Our|This|That|It|If|What|Where|Who|How"
+    r"|Send|Ship|Return|Deliver|Address|From|To)\b",
+    re.IGNORECASE,
+)
+_SMALL = re.compile(
+    r"(?:and|of|the|for|de|la|und|y|e|&|n['’]|inc\.?|ltd\.?|llc|gmbh)\Z", re.IGNORECASE
+)
+_MOST_LINES, _MOST_WORDS, _MOST_CHARS = 4, 6, 60
+# Of a text without capital letters: it may as well be a sentence.
+_MOST_SMALL = 3
+
+#: Labels of what an address begins or goes on with.
+_NAMES_OF = ("ADDRESS", "LOCATION", "ORGANIZATION", "PERSON")
+
+
+def linked_values(
+    text: str, spans: Collection[Span], *, streets: Collection[Span], bounds: tuple[int, int]
+) -> Iterator[Span]:
+    """Yield what belongs to private findings, by its places in the text.
+
+    Parameters
+    ----------
+    text : str
+        The text of the findings.
+    spans : collection of Span
+        Private findings that are whole values.
+    streets : collection of Span
+        Those that are a part of an address.
+    bounds : tuple of int
+        Beginning and end of what is read.
+
+    Yields
+    ------
+    Span
+        With a label of names, or that of the finding to which it belongs.
+    """
+    begin, text = bounds[0], text[slice(*bounds)]
+    places = _apart(
+        (span.start - begin, span.end - begin, span.label, span in streets) for span in spans
+    )
+    joined = [
+        _Place(one.start, other.end, other.label, one.street or other.street)
+        for one, other in pairwise(places)
+        if _JOINED.fullmatch(text, one.end, other.start)
+    ]
+    for place in joined:
+        yield Span(place.start + begin, place.end + begin, place.label)
+    small = text == text.lower()
+    for place in (*places, *joined):
+        for label, start, end in _of(text, place, small=small):
+            yield Span(start + begin, end + begin, label)
+
+
+class _Place(NamedTuple):
+    """Where one finding is, or several that overlap."""
+
+    start: int
+    end: int
+    label: str
+    street: bool
+
+
+def _apart(places: Iterable[tuple[int, int, str, bool]]) -> list[_Place]:
+    """Return places that do not overlap, in order, each with the label of its longest one."""
+    found: list[list[_Place]] = []
+    end = 0
+    for place in map(_Place._make, sorted(places)):
+        if not found or place.start >= end:
+            found.append([])
+        found[-1].append(place)
+        end = max(end, place.end)
+    return [
+        _Place(
+            group[0].start,
+            max(place.end for place in group),
+            max(group, key=lambda place: place.end - place.start).label,
+            any(place.street for place in group),
+        )
+        for group in found
+    ]
+
+
+def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, int]]:
+    """Yield label, beginning and end of what belongs to the finding at a place."""
+    start, end, label, street = place
+    least, most = max(0, start - NEAR), min(len(text), end + NEAR)
+    title = _TITLE_BEFORE.search(text, max(0, start - 8), start)
+    if title is not None:
+        yield label, title.start(), end
+    for name, pattern in _OWNERS:
+        owner = pattern.search(text, least, start)
+        if owner is not None:
+            yield name, *owner.span(1)
+    for name, pattern in _BESIDE:
+        yield from ((name, *found.span(1)) for found in pattern.finditer(text, least, most))
+    if _FIELD_BEFORE.search(text, max(0, start - 40), start):
+        for date in _DATE_FIELD.finditer(text, text.rfind("\n", 0, least) + 1, most):
+            yield "DATE_TIME", *date.span(1)
+    if not street and label not in _NAMES_OF:
+        return
+    appointment = _APPOINTMENT.search(text, max(0, start - 80), start)
+    if appointment is not None:
+        yield label, appointment.start(), end
+    for pattern in (_CORNER, _POST_CODE):
+        after = pattern.match(text, end)
+        if after is not None:
+            yield label, start, after.end()
+    if street:
+        number = _NUMBER_BEFORE.search(text, max(0, start - 32), start)
+        if number is not None:
+            yield label, number.start(), end
+        head = _head(text, start, small=small)
+        if head is not None:
+            yield label, head, end
+
+
+def _head(text: str, start: int, *, small: bool) -> int | None:
+    """Return where the lines begin that name who has the address below them; None for none."""
+    begin = text.rfind("\n", 0, start) + 1
+    if text[begin:start].strip(_SIGNS):
+        return None
+    found = None
+    blanks = 0
+    for _ in range(_MOST_LINES + 1):
+        if begin == 0:
+            break
+        above = text.rfind("\n", 0, begin - 1) + 1
+        line = text[above : begin - 1].strip(_SIGNS)
+        begin = above
+        if not line:
+            blanks += 1
+            if blanks > 1 or found is not None:
+                break
+            continue
+        words = line.split()
+        if (
+            len(words) > _MOST_WORDS
+            or len(line) > _MOST_CHARS
+            or line[-1] in ":;!?"
+            or _NO_HEAD.match(line)
+        ):
+            break
+        if (small and len(words) <= _MOST_SMALL) or _names_somebody(words):
+            found = above + text[above:].find(line)
+    return found
+
+
+def _names_somebody(words: list[str]) -> bool:
+    return not words[0][0].islower() and all(
+        not word[0].islower() or _SMALL.match(word) for word in words
+    )

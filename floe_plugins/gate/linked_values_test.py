@@ -1,0 +1,101 @@
+import time
+
+import pytest
+
+from floe_plugins.gate import Decision, Gate
+from floe_plugins.gate.detector import Span
+from floe_plugins.gate.linked_values import linked_values
+
+STREET = "12 Main Street"
+
+
+def left(text: str, found: str = STREET, label: str = "ADDRESS", *, street: bool = True) -> str:
+    """Return what is left of a text without a finding in it and what belongs to that."""
+    span = Span(text.index(found), text.index(found) + len(found), label)
+    streets = {span} if street else set()
+    linked = linked_values(text, [span], streets=streets, bounds=(0, len(text)))
+    kept = list(text)
+    for each in [span, *linked]:
+        assert 0 <= each.start < each.end <= len(text)
+        kept[each.start : each.end] = [""] * (each.end - each.start)
+    return "".join(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("The Blue Kettle office is at 12 Main Street", "The  office is at "),
+        ("The address of Blue Kettle is 12 Main Street.", "The address of  is ."),
+        ("Here is Tibor's home address:\n12 Main Street", "Here is 's home address:\n"),
+        ("Tibor had given Ilka his address: 12 Main Street", " had given  his address: "),
+        ("See you Friday at Blue Kettle, 12 Main Street", "See you "),
+        ("Mrs. 12 Main Street", ""),
+        ("Send it to 12 Main Street 90210.", "Send it to ."),
+        ("Send it to 4 Alta u. 12 Main Street", "Send it to "),
+        ("Turn at 12 Main Street and Ring Road 7 soon", "Turn at  soon"),
+        ("Blue Kettle\n\n12 Main Street", ""),
+        ("> Tibor Varga\n> Blue Kettle and Sons\n> 12 Main Street", "> "),
+        # No name: a sentence, a salutation, the title of what follows.
+        ("I moved last year\n12 Main Street", "I moved last year\n"),
+        ("Dear Sir,\n12 Main Street", "Dear Sir,\n"),
+        ("Where To Send:\n12 Main Street", "Where To Send:\n"),
+        ("Blue Kettle\n\n\n12 Main Street", "Blue Kettle\n\n\n"),
+    ],
+)
+def test_who_has_an_address_goes_with_it(text: str, kept: str) -> None:
+    assert left(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Call 0170 5551234, I am in Ulm until May", "Call , I am in  until May"),
+        ("Mr. Varga is on 0170 5551234", "Mr.  is on "),
+        ("But all call me Ilka, 0170 5551234", "But all call me , "),
+        ("Date: 2001-02-03 10:11:12\nPhone: 0170 5551234", "Date: \nPhone: "),
+        ("Released 2001-02-03, call 0170 5551234", "Released 2001-02-03, call "),
+        ("It is written in Python, call 0170 5551234", "It is written in Python, call "),
+        ("Mr. Varga " + "x " * 150 + "0170 5551234", "Mr. Varga " + "x " * 150),
+    ],
+)
+def test_people_and_places_beside_a_finding_go_with_it(text: str, kept: str) -> None:
+    assert left(text, "0170 5551234", "PHONE", street=False) == kept
+
+
+def test_what_joins_two_findings_goes_with_them() -> None:
+    text = "at Ring Road and Mill Lane now"
+    spans = [Span(3, 12, "LOCATION"), Span(17, 26, "ADDRESS")]
+    linked = list(linked_values(text, spans, streets=set(), bounds=(0, len(text))))
+    assert Span(3, 26, "ADDRESS") in linked
+
+
+def test_nothing_is_read_outside_the_bounds() -> None:
+    text = "The Blue Kettle office is at 12 Main Street"
+    span = Span(text.index(STREET), len(text), "ADDRESS")
+    for begin in range(span.start + 1):
+        for each in linked_values(text, [span], streets={span}, bounds=(begin, len(text))):
+            assert each.start >= begin
+
+
+def test_redaction_says_by_which_rule() -> None:
+    gate = Gate(policy="redact")
+    text = "The Blue Kettle office is at 12 Main Street, Springfield."
+    verdict = gate.decide(text)
+    assert verdict.decision is Decision.REDACTED
+    assert verdict.redacted_text == "The <ORGANIZATION> office is at <ADDRESS>."
+    assert "belongs to a finding" in {reason.rule for reason in verdict.reasons}
+    # By itself it may leave, as before.
+    assert gate.decide("The Blue Kettle office is closed.").decision is Decision.CLEAR
+
+
+@pytest.mark.parametrize(
+    "piece", ["A ", "1 ", "\n", "and ", "A\n", "12 Main Street\n", "Mr. A ", "a"]
+)
+def test_time_does_not_grow_faster_than_the_text(piece: str) -> None:
+    text = (piece * 20_000)[:200_000] + "\n" + STREET
+    places = range(0, len(text), 2_000)
+    spans = [Span(start, min(start + 9, len(text)), "ADDRESS") for start in places]
+    begun = time.process_time()
+    for _ in linked_values(text, spans, streets={*spans}, bounds=(0, len(text))):
+        pass
+    assert time.process_time() - begun < 1.0
