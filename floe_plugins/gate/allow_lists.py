@@ -90,7 +90,7 @@ class AllowLists:
         """
         if not self.any:
             return set()
-        stretches = [] if self.values is None else [m.span() for m in self.values.finditer(text)]
+        stretches = self.places(text)
         stretches += [
             (span.start, span.end)
             for span in spans
@@ -105,6 +105,10 @@ class AllowLists:
             for span in spans
             if (place := bisect_right(starts, span.start)) and span.end <= ends[place - 1]
         }
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Return where allowed values stand in a text."""
+        return [] if self.values is None else [m.span() for m in self.values.finditer(text)]
 
     def _is_allowed(self, value: str) -> bool:
         if len(value) > _MOST_CHARS:

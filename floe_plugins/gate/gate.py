@@ -262,7 +262,7 @@ class _Decision:
         messages = () if isinstance(text, str) else conversation.split([*reasons])
         if failures or self._rules.decision(private) is not Decision.REDACTED:
             return self._verdict(reasons=reasons, messages=messages, failures=failures)
-        reasons = with_whole_values(conversation, reasons)
+        reasons = with_whole_values(conversation, reasons, self._rules, self._judge)
         private = _private(reasons)
         messages = () if isinstance(text, str) else conversation.split([*reasons])
         redacted = self._redacted(conversation, private)

@@ -113,6 +113,14 @@ class Judge:
         """Whether there are allow lists."""
         return self._allow.any
 
+    def allowed(self, text: str, spans: Collection[Span]) -> set[Span]:
+        """Return the spans in a text that the allow lists name."""
+        return self._allow.allowed(text, spans)
+
+    def allowed_values(self, text: str) -> list[tuple[int, int]]:
+        """Return where the values of the allow lists stand in a text, found or not."""
+        return self._allow.places(text)
+
     def needs_context(self, labels: Collection[str]) -> bool:
         """Return whether a user's names and addresses, with these labels, are private in contexts.
 

@@ -99,3 +99,37 @@ def test_time_does_not_grow_faster_than_the_text(piece: str) -> None:
     for _ in linked_values(text, spans, streets={*spans}, bounds=(0, len(text))):
         pass
     assert time.process_time() - begun < 1.0
+
+
+KETTLE = "The Blue Kettle office is at 12 Main Street, Springfield."
+
+
+@pytest.mark.parametrize("allow", [{"values": ["blue kettle"]}, {"patterns": ["Blue .*"]}])
+def test_what_an_allow_list_names_belongs_to_no_finding(allow: dict[str, list[str]]) -> None:
+    verdict = Gate(policy="redact", allow=allow).decide(KETTLE)
+    assert verdict.redacted_text == "The Blue Kettle office is at <ADDRESS>."
+    assert verdict.labels == ("ADDRESS",)
+
+
+def test_under_secrets_names_stay_beside_a_secret() -> None:
+    gate = Gate(policy="redact", profile="secrets")
+    verdict = gate.decide("Mr. Varga has the card 4111 1111 1111 1111, all call me Ilka")
+    assert verdict.redacted_text == "Mr. Varga has the card <CARD>, all call me Ilka"
+
+
+@pytest.mark.parametrize(
+    ("action", "firm"),
+    [("clear", "Blue Kettle"), ("redact", "<ORGANIZATION>"), ("local", "<ORGANIZATION>")],
+)
+def test_a_table_of_actions_says_what_stays_with_a_finding(action: str, firm: str) -> None:
+    table = {"ADDRESS": "redact", "LOCATION": "redact", "ORGANIZATION": action}
+    verdict = Gate(policy="labels", actions=table).decide(KETTLE)
+    assert verdict.decision is Decision.REDACTED
+    assert verdict.redacted_text == f"The {firm} office is at <ADDRESS>."
+
+
+def test_nothing_belongs_to_a_finding_that_may_leave() -> None:
+    table = {"PHONE": "clear", "EMAIL": "redact", "ORGANIZATION": "redact"}
+    text = "joe@example.org, " + "x " * 150 + "the address of Blue Kettle is 0170 5551234"
+    verdict = Gate(policy="labels", actions=table).decide(text)
+    assert verdict.redacted_text == text.replace("joe@example.org", "<EMAIL>")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
 from floe_plugins.gate.conversation import Conversation
 from floe_plugins.gate.detector import Span
-from floe_plugins.gate.judgement import ALLOWED, PLACE
+from floe_plugins.gate.judgement import ALLOWED, PLACE, Judge
 from floe_plugins.gate.linked_values import linked_values
-from floe_plugins.gate.profiles import is_of_an_address
-from floe_plugins.gate.verdict import Reason
+from floe_plugins.gate.profiles import Profile, is_of_an_address
+from floe_plugins.gate.verdict import Reason, Rules
 from floe_plugins.gate.whole_values import whole_values
 
 #: The rule by which something is replaced that no detector finds.
@@ -17,35 +18,56 @@ LINKED = "belongs to a finding"
 
 
 def with_whole_values(
-    conversation: Conversation, reasons: Mapping[Span, Reason]
+    conversation: Conversation, reasons: Mapping[Span, Reason], rules: Rules, judge: Judge
 ) -> dict[Span, Reason]:
     """Widen the private findings to whole values, in their messages and up to what may stay.
 
-    What belongs to them is added: see `linked_values`.
+    What belongs to those that are replaced is added: see `linked_values`.
     """
-    stays = [span for span, reason in reasons.items() if reason.rule == ALLOWED]
     found = {span: reason for span, reason in reasons.items() if not reason.private}
-    groups: dict[tuple[int, int], list[Span]] = {}
-    for span in (span for span, reason in reasons.items() if reason.private):
-        start, end = conversation.bounds(span)
-        start = max([start, *(each.end for each in stays if each.end <= span.start)])
-        end = min([end, *(each.start for each in stays if each.start >= span.end)])
-        groups.setdefault((start, end), []).append(span)
-    for bounds, spans in groups.items():
+    private = [span for span, reason in reasons.items() if reason.private]
+    replaced = {*rules.to_replace(private)}
+    linked: dict[Span, Reason] = {}
+    for bounds, spans in _by_bounds(conversation, reasons, private, judge).items():
         streets = {span for span in spans if is_of_an_address(span.label, reasons[span].rule)}
         whole = whole_values(conversation.text, spans, streets=streets, bounds=bounds)
         found.update((whole[span], reasons[span]) for span in spans)
-        linked = linked_values(
+        more = linked_values(
             conversation.text,
-            [*whole.values()],
+            [whole[span] for span in spans if span in replaced],
             streets={whole[span] for span in streets},
             bounds=bounds,
         )
         profile = reasons[spans[0]].profile
-        for span in linked:
-            if span not in found or not found[span].private:
-                found[span] = Reason(span.label, LINKED, profile, private=True)
+        labels = {span.label for span in spans}
+        for span in more:
+            # Where names are not private, they are not beside something private either.
+            if profile != Profile.SECRETS or span.label in labels:
+                linked[span] = Reason(span.label, LINKED, profile, private=True)
+    for span in linked.keys() - judge.allowed(conversation.text, linked):
+        if span not in found or not found[span].private:
+            found[span] = linked[span]
     return {span: found[span] for span in sorted(found, key=PLACE)}
+
+
+def _by_bounds(
+    conversation: Conversation,
+    reasons: Mapping[Span, Reason],
+    private: Sequence[Span],
+    judge: Judge,
+) -> dict[tuple[int, int], list[Span]]:
+    """Group private findings by where what they may be widened to begins and ends."""
+    stays = [(span.start, span.end) for span, reason in reasons.items() if reason.rule == ALLOWED]
+    stays += judge.allowed_values(conversation.text)
+    starts, ends = sorted(start for start, _ in stays), sorted(end for _, end in stays)
+    groups: dict[tuple[int, int], list[Span]] = {}
+    for span in private:
+        start, end = conversation.bounds(span)
+        before, after = bisect_right(ends, span.start), bisect_left(starts, span.end)
+        start = max(start, ends[before - 1]) if before else start
+        end = min(end, starts[after]) if after < len(starts) else end
+        groups.setdefault((start, end), []).append(span)
+    return groups
 
 
 def with_placeholders(text: str, spans: Sequence[Span]) -> str:

@@ -240,8 +240,11 @@ class Rules:
         return Decision.REDACTED if Action.REDACT in actions else Decision.CLEAR
 
     def to_replace(self, spans: Iterable[Span]) -> list[Span]:
-        """Return the findings that placeholders replace."""
-        return [span for span in spans if self.action(span.label) is Action.REDACT]
+        """Return the findings that placeholders replace, of a text that need not stay local.
+
+        What belongs to a finding alone does not make the text local, but is no more to leave.
+        """
+        return [span for span in spans if self.action(span.label) is not Action.CLEAR]
 
 
 def check_labels(table: Iterable[str], known: Iterable[str], *, name: str) -> None:
