@@ -20,8 +20,9 @@ NEAR = 200
 _NAME = r"(?:[^\W\d_a-zß-öø-ÿ][\w'’-]*)"
 _NAMES = rf"{_NAME}(?:[ ]{_NAME}){{0,2}}"
 _FIRM = r"(?:[\w&'’+-]+[.,]?[ ]){0,5}[\w&'’+-]+\.?"
-_TITLE = r"(?:[Mm](?:rs?|s|iss|x)|[Dd]r|[Pp]rof|Herrn?|Frau|Mme|Mlle|Sig(?:\.ra|ra)?|Sra?)"
-_TITLE_BEFORE = re.compile(rf"(?<!\w){_TITLE}\.?[ ]\Z")
+# Written small, "ms", "miss" and "dr" are more often a unit, a verb and a street.
+_TITLE = r"(?:[Mm]rs?|M(?:s|iss|x)|Dr|Prof|Herrn?|Frau|Mme|Mlle|Sig(?:\.ra|ra)?|Sra?)"
+_TITLE_BEFORE = re.compile(rf"(?<!\w){_TITLE}\.?[ ]\Z", re.IGNORECASE)
 _PLACES = r"(?:office|shop|store|branch|clinic|practice|headquarters|school)"
 _CONTACT = (
     r"(?:address|phone|mobile|number|e-?mail|house|home|place|flat|apartment|birthday|card|account)"
@@ -40,7 +41,7 @@ _OWNERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "PERSON",
         re.compile(
-            rf"([^\W\d_][\w-]*)['’]s?[ ](?:\w+[ ]){{0,2}}{_CONTACT}(?:[ ]is)?[ ]?:?\s+\Z",
+            rf"(?<![\w-])([^\W\d_][\w-]*)['’]s?[ ](?:\w+[ ]){{0,2}}{_CONTACT}(?:[ ]is)?[ ]?:?\s+\Z",
             re.IGNORECASE,
         ),
     ),
@@ -63,10 +64,27 @@ _BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "LOCATION",
         re.compile(
-            r"\b(?:I(?:['’]m|[ ]am)|gr[eo]wn?[ ]up|born|raised|live[sd]?|based|stay(?:s|ed|ing)?)"
+            r"\b(?:I(?:['’]m|[ ]am)|gr[eo]wn?[ ]up|born|(?:and|was|were)[ ]raised|live[sd]?|based"
+            r"|stay(?:s|ed|ing)?)"
             rf"[ ]in[ ]({_NAMES})"
         ),
     ),
+)
+# Words with a capital letter that name nobody, and what people are "in" that is no place.
+_NO_NAME = re.compile(
+    r"I|you|he|she|it|we|they|who|one|some(?:one|body)|every(?:one|body)|no(?:body)?|any(?:one|body)"
+    r"|here|there|this|that|these|those|what|where|when|how|why|let|the|an?|my|your|our|his|her"
+    r"|their|its|and|but|or|so|if|then|in|on|at|for|please|yes|not|also|back|maybe"
+    r"|customer|client|user|company|today|tomorrow|tonight|yesterday|now|later"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|software|senior|staff|data|product|project|sales"
+    r"|developer|engineer|manager|analyst|consultant|director|designer|excel",
+    re.IGNORECASE,
+)
+_NO_PLACE = re.compile(
+    r"january|february|march|april|may|june|july|august|september|october|november|december|spring"
+    r"|summer|autumn|winter|python|java(?:script)?|typescript|rust|go|sql|bash|word|html|css|class"
+    r"|grade|chapter|section|part|year|step|line|phase|charge|touch|hr",
+    re.IGNORECASE,
 )
 # An appointment: "Sunday at the Blue Door, 5 Elm Street".
 _DAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|[Tt]oday|[Tt]omorrow|[Tt]onight)"
@@ -174,15 +192,18 @@ def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, in
     """Yield label, beginning and end of what belongs to the finding at a place."""
     start, end, label, street = place
     least, most = max(0, start - NEAR), min(len(text), end + NEAR)
-    title = _TITLE_BEFORE.search(text, max(0, start - 8), start)
-    if title is not None:
-        yield label, title.start(), end
+    if label in _NAMES_OF:
+        title = _TITLE_BEFORE.search(text, max(0, start - 8), start)
+        if title is not None:
+            yield label, title.start(), end
     for name, pattern in _OWNERS:
         owner = pattern.search(text, least, start)
-        if owner is not None:
+        if owner is not None and _may_be(name, owner[1], small=small):
             yield name, *owner.span(1)
     for name, pattern in _BESIDE:
-        yield from ((name, *found.span(1)) for found in pattern.finditer(text, least, most))
+        for found in pattern.finditer(text, least, most):
+            if _may_be(name, found[1], small=small):
+                yield name, *found.span(1)
     if _FIELD_BEFORE.search(text, max(0, start - 40), start):
         for date in _DATE_FIELD.finditer(text, text.rfind("\n", 0, least) + 1, most):
             yield "DATE_TIME", *date.span(1)
@@ -202,6 +223,14 @@ def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, in
         head = _head(text, start, small=small)
         if head is not None:
             yield label, head, end
+
+
+def _may_be(label: str, words: str, *, small: bool) -> bool:
+    """Return whether words at the place of a name, or of where somebody is, may be that."""
+    first = words.split()[0]
+    if _NO_NAME.fullmatch(first) or (label == "LOCATION" and _NO_PLACE.fullmatch(first)):
+        return False
+    return small or not words[0].islower()
 
 
 def _head(text: str, start: int, *, small: bool) -> int | None:

@@ -51,6 +51,9 @@ def test_who_has_an_address_goes_with_it(text: str, kept: str) -> None:
     [
         ("Call 0170 5551234, I am in Ulm until May", "Call , I am in  until May"),
         ("Mr. Varga is on 0170 5551234", "Mr.  is on "),
+        ("Mrs. May is on 0170 5551234", "Mrs.  is on "),
+        ("June's number: 0170 5551234", "'s number: "),
+        ("so tibor's number: 0170 5551234", "so 's number: "),
         ("But all call me Ilka, 0170 5551234", "But all call me , "),
         ("Date: 2001-02-03 10:11:12\nPhone: 0170 5551234", "Date: \nPhone: "),
         ("Released 2001-02-03, call 0170 5551234", "Released 2001-02-03, call "),
@@ -60,6 +63,29 @@ def test_who_has_an_address_goes_with_it(text: str, kept: str) -> None:
 )
 def test_people_and_places_beside_a_finding_go_with_it(text: str, kept: str) -> None:
     assert left(text, "0170 5551234", "PHONE", street=False) == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I sent the mail to 0170 5551234",
+        "He told me to call 0170 5551234",
+        "Here's my phone number: 0170 5551234",
+        "What's the address 0170 5551234",
+        "The user's number: 0170 5551234",
+        "It took 200 ms. The rest: 0170 5551234",
+        "We miss London, 0170 5551234",
+        "20 ms 0170 5551234",
+        "Sr. Software Engineer, 0170 5551234",
+        "Call me Tomorrow, 0170 5551234",
+        "I am in Python now, 0170 5551234",
+        "An error is raised in Parser, 0170 5551234",
+        "I was born in March, 0170 5551234",
+        "The main office is at 0170 5551234",
+    ],
+)
+def test_ordinary_words_beside_a_finding_stay(text: str) -> None:
+    assert left(text, "0170 5551234", "PHONE", street=False) == text.replace("0170 5551234", "")
 
 
 def test_what_joins_two_findings_goes_with_them() -> None:
