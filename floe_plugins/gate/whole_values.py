@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -41,16 +41,29 @@ _REGION = 4
 _ENDS = re.compile(r"[ \t]*(?:[.?!,][ \t]*)?(?:\n|\Z)|[.?!][ ]")
 # The post offices of the United States' forces, whose ships and units stand in the line before.
 _FORCES = re.compile(r"\s*(?:APO|FPO|DPO)\b", re.IGNORECASE)
+#: Words that begin what somebody asks for, and no name or address.
+REQUESTS = (
+    r"Add|Answer|Ask|Buy|Calculate|Check|Compare|Convert|Create|Describe|Draft|Edit|Explain|Find"
+    r"|Fix|Generate|Give|Help|Improve|List|Make|Pay|Read|Rewrite|Show|Solve|Suggest|Summari[sz]e"
+    r"|Tell|Translate|Use|Write|Can[ ](?:you|we|I)|Could|Would|Should|What|When|Where|Who|Why|How"
+    r"|Which|Please|Let|Question|Note|Subject|Betreff|Bitte|Schreibe?n?|Erkläre?n?|Übersetzen?"
+    r"|Objet|Écri[rsv]\w*|Expliquez?|Traduis\w*|Asunto|Por[ ]favor|Escrib[ae]|Expli(?:ca|que)"
+    r"|Traduce|Oggetto|Scrivi|Spiega|Traduci|Per[ ]favore"
+)
 # Words that begin a line after an address, and none of one.
 _NO_LINE = re.compile(
-    r"(?:Thanks?|Please|Best|Kind|Warm|Yours|Sincerely|Regards|Call|Let|This|That|These|They|Then|We"
-    r"|The|It|If|You|My|Your|Our|What|When|Where|Who|How|Can|Could|Would|Should|Danke|Bitte|Merci"
-    r"|Gracias|Grazie)\b"
+    rf"(?:{REQUESTS}|Thanks?|Best|Kind|Warm|Yours|Sincerely|Regards|Call|This|That|These|They|Then"
+    r"|We|The|It|If|You|My|Your|Our|Danke|Merci|Gracias|Grazie)\b"
 )
 # Parts of an address that begin with a small letter, if a name follows them.
 _SMALL = re.compile(
     r"and|of|the|del?|della|di|d[aoue]s?|degli|l[aeo]s?|el|[yeà]|et|am|an|de[mnr]|i[mn]|zu|ob|bei"
     r"|und|upon|on|by|near|na[d]?|pod|u|v|sur|sous|en|op|aan|van"
+)
+# Parts of the name of a person or a firm that begin with a small letter.
+_OF_FIRMS = re.compile(
+    r"and|of|the|for|di|da|do|des?|del|la|van|von|und|y|e|&|n['’]|inc\.?|ltd\.?|llc|gmbh",
+    re.IGNORECASE,
 )
 # Words after an address in a text without capital letters.
 _GOES_ON = re.compile(
@@ -65,8 +78,8 @@ _ABBREVIATION = 5
 _NAME_LETTERS = 4
 #: What stands before the text of a line.
 _LINE_SIGNS = ">?#*|,\t "
-#: Lines between a name and an address in a letter's head, and their characters.
-_MOST_BETWEEN, _LONGEST_LINE = 3, 60
+#: Lines between a name and an address in a letter's head, their characters and words.
+_MOST_BETWEEN, _LONGEST_LINE, _MOST_WORDS = 3, 60, 6
 
 
 def whole_values(
@@ -98,7 +111,8 @@ def whole_values(
         if span in streets:
             start, end = _before(text, start, end), _after(text, end, small)
         places.append(_whole_words(text, start, end, hyphens=span.label in _NAMES))
-    places = _over_lines(text, places)
+    heads = {place for span, place in zip(spans, places, strict=True) if span in streets}
+    places = _over_lines(text, places, heads)
     return {
         span: replace(span, start=start + begin, end=end + begin)
         for span, (start, end) in zip(spans, places, strict=True)
@@ -107,7 +121,8 @@ def whole_values(
 
 def _after(text: str, end: int, small: bool) -> int:
     """Return where the address ends whose beginning ends at a place."""
-    end = len(text[:end].rstrip())
+    while end > 0 and text[end - 1].isspace():
+        end -= 1
     tokens = 0
     for token in _parts(text, end, small=small):
         end, tokens = token.end, tokens + 1
@@ -225,23 +240,53 @@ def _begins_line(text: str, at: int) -> bool:
     return not before or before[-1] in "\n.!?"
 
 
-def _over_lines(text: str, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Widen a name that is a line of its own to an address some lines below, as in a letter's head.
+def _over_lines(
+    text: str, places: Sequence[tuple[int, int]], addresses: Set[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Widen a name that is a line of its own to what is found some lines below, as in a letter.
 
-    Between the two stand a firm or a profession, which no detector need know.
+    Between a name and its address, or an address and its telephone number, stand a firm, a
+    profession or a town, which no detector need know. Between others only what is written as a
+    name: the lines of a chat stay.
     """
     wider = {}
-    for (start, end), (following, _) in pairwise(sorted({*places})):
+    for place, below in pairwise(sorted({*places})):
+        (start, end), following = place, below[0]
         between = text[end:following].split("\n")
         if (
             2 < len(between) <= _MOST_BETWEEN + 2
             and not between[0].strip(" \t,")
             and not between[-1].strip(_LINE_SIGNS)
             and not text[text.rfind("\n", 0, start) + 1 : start].strip(_LINE_SIGNS)
-            and all(len(line) <= _LONGEST_LINE for line in between)
+            and all(map(_is_of_a_head, between))
+            and (not addresses.isdisjoint((place, below)) or all(map(_is_name, between)))
         ):
-            wider[start, end] = start, len(text[:following].rstrip(_LINE_SIGNS + "\n"))
+            last = text[start:following].rstrip(_LINE_SIGNS + "\n")
+            wider[start, end] = start, start + len(last)
     return [wider.get(place, place) for place in places]
+
+
+def _is_of_a_head(line: str) -> bool:
+    """Return whether a line may name a firm or a profession, and is no sentence."""
+    line = line.strip(_LINE_SIGNS)
+    return (
+        len(line) <= _LONGEST_LINE
+        and len(line.split()) <= _MOST_WORDS
+        and not line.endswith(("?", "!", ":", ";", "{", "}", ")"))
+        and not _NO_LINE.match(line)
+    )
+
+
+def _is_name(line: str) -> bool:
+    words = line.strip(_LINE_SIGNS).split()
+    return not words or names_somebody(words)
+
+
+def names_somebody(words: Sequence[str]) -> bool:
+    """Return whether all words of a line are written as in the name of a person or a firm."""
+    return not words[0][0].islower() and all(
+        not word[0].islower() or _OF_FIRMS.fullmatch(word) for word in words
+    )
 
 
 def _whole_words(text: str, start: int, end: int, *, hyphens: bool) -> tuple[int, int]:

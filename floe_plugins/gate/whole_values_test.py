@@ -126,3 +126,44 @@ def test_time_does_not_grow_faster_than_the_text(piece: str) -> None:
     begun = time.process_time()
     widened(text, "5 Elm Street")
     assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "Explain Quicksort",
+        "Write It In Python",
+        "Can you help?",
+        "Bitte Kurz",
+        "Scrivi Una Lettera",
+    ],
+)
+def test_what_is_asked_for_below_an_address_is_none_of_it(request_line: str) -> None:
+    text = f"I live at 5 Elm Street\n{request_line}\nUse Python"
+    assert widened(text, "5 Elm Street") == "5 Elm Street"
+
+
+@pytest.mark.parametrize(
+    ("between", "found", "taken"),
+    [
+        ("Acme and Sons", "0170 5551234", True),
+        ("Acme and Sons", "12 Main Street", True),
+        ("head of payroll", "12 Main Street", True),
+        # A chat, in which names stand above what people say.
+        ("head of payroll", "0170 5551234", False),
+        ("How do I sort a list?", "Ben Carter", False),
+        ("Use sorted() for this", "Ben Carter", False),
+        ("How do I get there?", "12 Main Street", False),
+        ("please be so kind as to send it", "12 Main Street", False),
+        ("Translate this", "12 Main Street", False),
+    ],
+)
+def test_between_two_findings_names_go_and_what_somebody_says_stays(
+    between: str, found: str, taken: bool
+) -> None:
+    text = f"Dana Moss\n{between}\n{found}"
+    spans = [Span(0, 9, "PERSON"), Span(text.index(found), len(text), "ADDRESS")]
+    streets = {spans[1]} if "Street" in found else set()
+    whole = whole_values(text, spans, streets=streets, bounds=(0, len(text)))[spans[0]]
+    assert (text[whole.start : whole.end] == f"Dana Moss\n{between}") == taken
+    assert whole == spans[0] or taken
