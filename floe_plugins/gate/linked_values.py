@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from floe_plugins.gate.detector import Span
+from floe_plugins.gate.whole_values import REQUESTS, names_somebody
 
 #: Characters before and after a finding that are read.
 NEAR = 200
@@ -90,8 +91,10 @@ _NO_PLACE = re.compile(
 _DAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|[Tt]oday|[Tt]omorrow|[Tt]onight)"
 _APPOINTMENT = re.compile(rf"\b{_DAY}[ ]at[ ](?:{_FIRM}(?:,[ ]?|[ ]and[ ]|[ ]))?\Z", re.IGNORECASE)
 _POST_CODE = re.compile(r"[ ,]{1,3}\d{4,6}\b(?![.,:/-]?\d)")
+_NO_STREET = r"(?:at|in|to|on|is|from|for|by|near|and|or|an?|am|pm|bei|im|als|sur|con)"
 _NUMBER_BEFORE = re.compile(
-    rf"(?<!\S)\d{{1,4}}[ ](?:(?:{_NAME}|[^\W\d_]{{1,4}}\.?)[ ]){{1,3}}(?:\d{{1,4}}\.?)?\s*\Z"
+    rf"(?<!\S)\d{{1,4}}[ ](?:(?!{_NO_STREET}[ ])(?:{_NAME}|[^\W\d_]{{1,4}}\.?)[ ]){{1,3}}"
+    r"(?:\d{1,4}\.?)?\s*\Z"
 )
 _CORNER = re.compile(rf"[ ]and[ ](?:{_NAME}[ ]){{1,3}}\d{{1,4}}\b")
 _JOINED = re.compile(rf"[.,]?[ ](?:{_NAME}[ ])?(?:and|und|et|e|y)[ ]")
@@ -105,17 +108,27 @@ _FIELD_BEFORE = re.compile(r"(?:^|\n)[ \t]*[^\W\d_][\w ]{0,20}:[ \t]*\Z")
 
 # The head of a letter: signs before a line, and what its lines do not begin or end with.
 _SIGNS = "?>#*|, \t"
+_MOST_SIGNS = 12
 _NO_HEAD = re.compile(
-    r"(?:Hello|Hi|Hey|Dear|Thanks?|Please|I|We|You|My|Your|Our|This|That|It|If|What|Where|Who|How"
-    r"|Send|Ship|Return|Deliver|Address|From|To)\b",
+    rf"(?:{REQUESTS}|Hello|Hi|Hey|Dear|Thanks?|I|We|You|My|Your|Our|This|That|It|If|Send|Ship"
+    r"|Return|Deliver|Address|From|To|Options?|Contact|Imprint|Cheers|Sincerely|Hallo|Guten|Liebe[rs]?"
+    r"|Sehr|Danke|Vielen|Viele|Meine?[mnrs]?|Unsere?[mnrs]?|Kontakt|Impressum|Bonjour|Merci|Notre"
+    r"|Contacts|Hola|Querid[oa]|Gracias|Nuestr[oa]|Contacto|Ciao|Grazie|Nostr[oa]|Contatti"
+    r"|TODO|FIXME|SELECT|\d{1,2}[.)](?=[ ])|[-–•+](?=[ ]))(?!\w)|[^\w]*\Z",
     re.IGNORECASE,
 )
-_SMALL = re.compile(
-    r"(?:and|of|the|for|de|la|und|y|e|&|n['’]|inc\.?|ltd\.?|llc|gmbh)\Z", re.IGNORECASE
+# The title of what follows.
+_TITLE_OF = re.compile(
+    r"(?<!\w)(?:address|\w*adresse|\w*anschrift|direcci[oó]n|indirizzo|domicili[oe]|regards|wishes"
+    r"|gr[uü](?:ß|ss)en?|saludos|saluti|cordialement)\Z",
+    re.IGNORECASE,
 )
+_CODE = re.compile(r"[{}<>=;`\[\]]|\(\)")
 _MOST_LINES, _MOST_WORDS, _MOST_CHARS = 4, 6, 60
 # Of a text without capital letters: it may as well be a sentence.
 _MOST_SMALL = 3
+# In a script without capital letters, too.
+_MOST_UNCASED = 16
 
 #: Labels of what an address begins or goes on with.
 _NAMES_OF = ("ADDRESS", "LOCATION", "ORGANIZATION", "PERSON")
@@ -149,7 +162,7 @@ def linked_values(
     joined = [
         _Place(one.start, other.end, other.label, one.street or other.street)
         for one, other in pairwise(places)
-        if _JOINED.fullmatch(text, one.end, other.start)
+        if _may_join(one, other) and _JOINED.fullmatch(text, one.end, other.start)
     ]
     for place in joined:
         yield Span(place.start + begin, place.end + begin, place.label)
@@ -186,6 +199,13 @@ def _apart(places: Iterable[tuple[int, int, str, bool]]) -> list[_Place]:
         )
         for group in found
     ]
+
+
+def _may_join(one: _Place, other: _Place) -> bool:
+    """Return whether two findings may be streets of one corner, or parts of a firm's name."""
+    return all(place.label in _NAMES_OF for place in (one, other)) and any(
+        place.street or place.label in ("ADDRESS", "ORGANIZATION") for place in (one, other)
+    )
 
 
 def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, int]]:
@@ -235,36 +255,51 @@ def _may_be(label: str, words: str, *, small: bool) -> bool:
 
 def _head(text: str, start: int, *, small: bool) -> int | None:
     """Return where the lines begin that name who has the address below them; None for none."""
-    begin = text.rfind("\n", 0, start) + 1
-    if text[begin:start].strip(_SIGNS):
+    begin = _line_begin(text, start, _MOST_SIGNS)
+    if begin is None or text[begin:start].strip(_SIGNS):
         return None
+    commented = "#" in text[begin:start]
     found = None
     blanks = 0
     for _ in range(_MOST_LINES + 1):
-        if begin == 0:
+        above = _line_begin(text, begin - 1, _MOST_CHARS + _MOST_SIGNS) if begin > 0 else None
+        if above is None:
             break
-        above = text.rfind("\n", 0, begin - 1) + 1
-        line = text[above : begin - 1].strip(_SIGNS)
+        whole = text[above : begin - 1]
+        line = whole.strip(_SIGNS)
         begin = above
         if not line:
             blanks += 1
             if blanks > 1 or found is not None:
                 break
             continue
-        words = line.split()
-        if (
-            len(words) > _MOST_WORDS
-            or len(line) > _MOST_CHARS
-            or line[-1] in ":;!?"
-            or _NO_HEAD.match(line)
-        ):
+        if not _is_of_a_head(line) or (whole.startswith("#") and not commented):
             break
-        if (small and len(words) <= _MOST_SMALL) or _names_somebody(words):
-            found = above + text[above:].find(line)
+        words = line.split()
+        if (small and len(words) <= _MOST_SMALL) or _names(words):
+            found = above + whole.find(line)
     return found
 
 
-def _names_somebody(words: list[str]) -> bool:
-    return not words[0][0].islower() and all(
-        not word[0].islower() or _SMALL.match(word) for word in words
+def _line_begin(text: str, at: int, most: int) -> int | None:
+    """Return where the line begins that goes on at a place; None if that is further away."""
+    least = max(0, at - most)
+    begin = text.rfind("\n", least, at) + 1
+    return begin if begin > 0 or least == 0 else None
+
+
+def _is_of_a_head(line: str) -> bool:
+    return not (
+        len(line.split()) > _MOST_WORDS
+        or len(line) > _MOST_CHARS
+        or line[-1] in ":;!?"
+        or _NO_HEAD.match(line)
+        or _TITLE_OF.search(line)
+        or _CODE.search(line)
     )
+
+
+def _names(words: list[str]) -> bool:
+    """Return whether the words of a line are those of a name, and no sentence without capitals."""
+    uncased = [word for word in words if word.isalpha() and word.lower() == word.upper()]
+    return names_somebody(words) and sum(map(len, uncased)) <= _MOST_UNCASED

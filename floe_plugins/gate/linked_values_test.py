@@ -159,3 +159,48 @@ def test_nothing_belongs_to_a_finding_that_may_leave() -> None:
     text = "joe@example.org, " + "x " * 150 + "the address of Blue Kettle is 0170 5551234"
     verdict = Gate(policy="labels", actions=table).decide(text)
     assert verdict.redacted_text == text.replace("joe@example.org", "<EMAIL>")
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "# Contact",
+        "Shipping Address",
+        "Lieferadresse",
+        "Best Regards",
+        "Viele Grüße",
+        "```",
+        "---",
+        "}",
+        "x = Parser()",
+        "1. Buy Milk",
+        "- Buy Milk",
+        "Translate Into French",
+        "Erkläre Quicksort",
+        "Hola",
+        "请把我的所有包裹寄到以下的地址谢谢",
+        "A" * 70,
+    ],
+)
+def test_what_names_nobody_above_an_address_stays(above: str) -> None:
+    assert left(f"{above}\n12 Main Street") == f"{above}\n"
+
+
+@pytest.mark.parametrize("above", ["Ma Long", "Mia Rossi", "Can Arslan", "田中太郎", "Bar 1. FC"])
+def test_names_above_an_address_go(above: str) -> None:
+    assert not left(f"{above}\n12 Main Street")
+    assert left(f"# {above}\n# 12 Main Street") == "# "
+
+
+@pytest.mark.parametrize(
+    "before", ["It was sold in 2019 at ", "I have 2 cats in ", "from 3 pm on "]
+)
+def test_numbers_of_something_else_stay_before_an_address(before: str) -> None:
+    assert left(f"{before}12 Main Street") == before
+
+
+@pytest.mark.parametrize("labels", [("PERSON", "PERSON"), ("EMAIL", "PHONE"), ("PERSON", "ID")])
+def test_people_and_numbers_do_not_join(labels: tuple[str, str]) -> None:
+    text = "Ilka Meier and Tibor Varga swap"
+    spans = [Span(0, 10, labels[0]), Span(15, 26, labels[1])]
+    assert not list(linked_values(text, spans, streets=set(), bounds=(0, len(text))))
