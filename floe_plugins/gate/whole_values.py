@@ -35,6 +35,10 @@ _BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]\Z")
 _LINE_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]?\n[ ]?\Z")
 _CORNER = re.compile(r"\b(?:the[ ])?corner[ ]of[ ]\Z", re.IGNORECASE)
 _POST_CODE = re.compile(r"\d{4}")
+# A post code; a number of five digits at the beginning of an address may be a house's.
+_CODED = re.compile(r"(?:[,\n][ ]?|[^\W\d_][ ])\d{5}\b|[,\n][ ]?\d{4}[ ][^\W\d_]{2}")
+# A date begins the letter that follows a blank line.
+_YEAR_LINE = re.compile(r"[^\n]{0,40}\b(?:19|20)\d\d[ \t]*(?:\n|\Z)")
 _CODE_AFTER = re.compile(r"[ ]{1,2}\d{4,6}\b")
 # A region's abbreviation may be written small where an address ends.
 _REGION = 4
@@ -53,7 +57,9 @@ REQUESTS = (
 # Words that begin a line after an address, and none of one.
 _NO_LINE = re.compile(
     rf"(?:{REQUESTS}|Thanks?|Best|Kind|Warm|Yours|Sincerely|Regards|Call|This|That|These|They|Then"
-    r"|We|The|It|If|You|My|Your|Our|Danke|Merci|Gracias|Grazie)\b"
+    r"|We|The|It|If|You|My|Your|Our|Danke|Merci|Gracias|Grazie|Dear|Hello|Hi|Hey|Sehr|Liebe[rs]?"
+    r"|Hallo|Guten|Mit|Viele|Ch[eè]re?s?|Bonjour|Cordialement|Estimad[oa]s?|Querid[oa]s?|Hola|Buen[oa]s"
+    r"|Saludos|Atentamente|Car[oaie]|Gentile|Gent|Egregio|Spett|Ciao|Buongiorno|Cordiali|Distinti)\b"
 )
 # Parts of an address that begin with a small letter, if a name follows them.
 _SMALL = re.compile(
@@ -71,10 +77,16 @@ _GOES_ON = re.compile(
     r"|so|that|the|then|there|this|to|today|tomorrow|until|was|we|when|where|which|who|why|will"
     r"|with|you|your|do|does|can|are|has|have|had|last|next|just|thanks|und|oder|ist|im|mit|für"
 )
-_MOST_TOKENS, _MOST_OF_LINE, _MOST_LINES = 10, 6, 4
+_MOST_TOKENS, _MOST_OF_LINE, _MOST_LINES, _MOST_OF_COUNTRY = 10, 6, 4, 2
 _LONGEST_WORD, _CHARS_BEFORE = 32, 64
 #: A word with a full stop that is longer ends a sentence.
 _ABBREVIATION = 5
+# What a full stop does not end, if it stands in an address.
+_SHORTENED = re.compile(
+    r"(?:Apto?|App|Bldg|Bât|Rés|Esc|Fl|Int|No|Nr|Pl|Pta|Rm|Sc|Stg|Ste|Top|Tür|Wg|Whg)\."
+    r"(?=[ ]?(?:\d|\w{1,2}\b))",
+    re.IGNORECASE,
+)
 _NAME_LETTERS = 4
 #: What stands before the text of a line.
 _LINE_SIGNS = ">?#*|,\t "
@@ -109,7 +121,7 @@ def whole_values(
     for span in spans:
         start, end = span.start - begin, span.end - begin
         if span in streets:
-            start, end = _before(text, start, end), _after(text, end, small)
+            start, end = _before(text, start, end), _after(text, start, end, small)
         places.append(_whole_words(text, start, end, hyphens=span.label in _NAMES))
     heads = {place for span, place in zip(spans, places, strict=True) if span in streets}
     places = _over_lines(text, places, heads)
@@ -119,15 +131,19 @@ def whole_values(
     }
 
 
-def _after(text: str, end: int, small: bool) -> int:
-    """Return where the address ends whose beginning ends at a place."""
-    while end > 0 and text[end - 1].isspace():
+def _after(text: str, start: int, end: int, small: bool) -> int:
+    """Return where the address ends of which a part stands at a place.
+
+    Below the last line with a post code there is the country at most.
+    """
+    while end > start and text[end - 1].isspace():
         end -= 1
     tokens = 0
     for token in _parts(text, end, small=small):
         end, tokens = token.end, tokens + 1
         if token.ends_sentence or tokens == _MOST_TOKENS:
             return end
+    begin = start
     for number in range(_MOST_LINES):
         line_end = _LINE_END.match(text, end)
         after = (
@@ -135,7 +151,12 @@ def _after(text: str, end: int, small: bool) -> int:
         )
         if after is None:
             break
-        end = after
+        coded = _CODED.search(text, begin, end) and not _CODED.search(text, end, after)
+        if coded and len(text[end:after].split()) > _MOST_OF_COUNTRY:
+            break
+        begin, end = end, after
+        if coded:
+            break
     return end
 
 
@@ -148,14 +169,14 @@ def _line(text: str, begin: int, *, small: bool, later: bool) -> int | None:
     if blank is not None:
         begin = blank.end()
     end = _end_of(_LINE_BEGIN, text, begin)
-    if _NO_LINE.match(text, end):
+    if _NO_LINE.match(text, end) or (blank is not None and _YEAR_LINE.match(text, end)):
         return None
     code = None
     for number, token in enumerate(_parts(text, end, small=small, line=True), 1):
         if number > _MOST_OF_LINE:
             return code
         end = token.end
-        if token.is_code or (later and not small and token.is_name):
+        if token.is_code or (later and blank is None and not small and token.is_name):
             code = end
         if token.ends_sentence:
             break
@@ -194,11 +215,14 @@ def _parts(text: str, end: int, *, small: bool, line: bool = False) -> Iterator[
             stops = token[0][-1] == "." and len(word) > _ABBREVIATION
             yield _Part(end, code, word.isalpha() and len(word) >= _NAME_LETTERS, stops)
             after_comma = after_comma and not code
+            if _SHORTENED.match(text, token.start()):
+                end = token.end()
         elif _CODE_AFTER.match(text, end):
             # A small word before a post code belongs to the address, whatever it is.
             yield _Part(end, is_code=False, is_name=False, ends_sentence=False)
         elif word.isalpha() and len(word) <= _REGION and _ENDS.match(text, end):
-            yield _Part(end, is_code=False, is_name=False, ends_sentence=token[0][-1] == ".")
+            ends = token[0][-1] == "." and text[end + 1 : end + 2] == " "
+            yield _Part(end, is_code=False, is_name=False, ends_sentence=ends)
             return
         elif _SMALL.fullmatch(word) is None:
             return

@@ -167,3 +167,36 @@ def test_between_two_findings_names_go_and_what_somebody_says_stays(
     whole = whole_values(text, spans, streets=streets, bounds=(0, len(text)))[spans[0]]
     assert (text[whole.start : whole.end] == f"Dana Moss\n{between}") == taken
     assert whole == spans[0] or taken
+
+
+@pytest.mark.parametrize(
+    ("below", "gap"),
+    [
+        *[(line, gap) for line in ("Dear Tibor,", "Sehr geehrte Frau") for gap in ("\n", "\n\n")],
+        *[(line, gap) for line in ("Chère Claire", "Cara Lucia") for gap in ("\n", "\n\n")],
+        ("Invoice No 45", "\n"),
+        ("To Whom It May Concern", "\n"),
+        ("Cover Letter", "\n\n"),
+        ("# Task", "\n\n"),
+        ("3 March 2021", "\n\n"),
+    ],
+)
+def test_the_letter_below_an_address_stays(below: str, gap: str) -> None:
+    address = "12 Main Street\nSpringfield, IL 62701"
+    assert widened(f"{address}{gap}{below}\nit is", "12 Main Street") == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "12 Main Street\nSpringfield, IL 62701\nUSA",
+        "12 Main Street\nSpringfield\n\nIL 62702",
+        "12 Main Street\nLes Pins, Bât. B\n69003 Lyon",
+        "12 Main Street, Apt. 33, Lyon",
+        "12 Main Street, 3º izq.\n28013 Madrid\nEspaña",
+        "12345 Main Street\nVille Haute Of Namur\n5000 Belgium",
+    ],
+)
+def test_abbreviations_codes_and_countries_are_of_an_address(address: str) -> None:
+    found = address.split("Main")[0] + "Main Street"
+    assert widened(f"{address}\n\nthen it is", found) == address
