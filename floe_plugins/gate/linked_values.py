@@ -1,7 +1,7 @@
 """Finds what belongs to private findings and no detector knows, before they are replaced.
 
 Who lives at an address, or which firm has its office there, is told by how the text is built: by
-the line above, or by "'s address:". Whether a text may leave does not depend on this. It makes
+the line above, by "'s address:", or by another field of the same form. Whether a text may leave does not depend on this. It makes
 sure that redaction leaves no piece beside a placeholder that tells the rest.
 """
 
@@ -29,15 +29,30 @@ _CONTACT = (
     r"(?:address|phone|mobile|number|e-?mail|house|home|place|flat|apartment|birthday|card|account)"
 )
 
+# What separates the name of a field from its value in a form or in code, and what a value is.
+_IS = r"[\"']?[ \t]?[:=][ \t]{0,8}[\"']?"
+_VALUE = rf"({_NAME}(?:[ -](?:{_NAME}|&|and|und|et|y|of|de|der|am)){{0,4}})(?![\w(.\[<=:])"
+_IN_FORM = r"(?:^|(?<=[\n\"'{,;(|>])|(?<=[\n\"'{,;(|>][ ]))"
+
 # Before an address, a number or the like: who has it.
 _OWNERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "ORGANIZATION",
-        re.compile(rf"\b[Tt]he[ ]({_FIRM})[ ]{_PLACES}[ ]is[ ](?:now[ ])?(?:at|in)\s+\Z"),
+        re.compile(
+            rf"\b[Tt]he[ ]({_FIRM})[ ]{_PLACES}[ ](?:is|was|has|moved|now)[ ]"
+            r"(?:now[ ]|moved[ ]|located[ ]){0,2}(?:(?:at|in|to)\s+)?\Z"
+        ),
     ),
     (
         "ORGANIZATION",
         re.compile(rf"\b(?:address|office|headquarters)[ ]of[ ](?:the[ ])?({_FIRM})[ ]is:?\s+\Z"),
+    ),
+    (
+        "PERSON",
+        re.compile(
+            rf"(?:^|[\n>\])][ ]?)({_NAME}(?:[ ]{_NAME})?):[ ](?:\w+[ ]){{0,3}}"
+            r"(?:my|I(?:['’]m)?|meine?|ich|mon|ma|mi|mio|mia)\b[^\n]{0,60}\Z"
+        ),
     ),
     (
         "PERSON",
@@ -61,6 +76,33 @@ _OWNERS: tuple[tuple[str, re.Pattern[str]], ...] = (
 # Around any finding: people and places of whom the text speaks.
 _BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("PERSON", re.compile(rf"(?<!\w){_TITLE}\.?[ ]({_NAMES})")),
+    (
+        "ORGANIZATION",
+        re.compile(
+            rf"{_IN_FORM}(?i:employer|company|firma|arbeitgeber|soci[ée]t[ée]|employeur|entreprise"
+            rf"|empresa|azienda|ditta){_IS}{_VALUE}"
+        ),
+    ),
+    (
+        "LOCATION",
+        re.compile(
+            rf"{_IN_FORM}(?i:city|town|ort|wohnort|stadt|ville|ciudad|citt[àa]|comune){_IS}{_VALUE}"
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            rf"{_IN_FORM}(?:CAP|(?i:zip(?:[ _-]?code)?|plz|postleitzahl|post(?:al)?[ _-]?code"
+            rf"|code[ ]postal|c[óo]digo[ ]postal)){_IS}(\d[\d -]{{2,8}}\d)\b"
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            rf"{_IN_FORM}(?i:house[ _-]?(?:no\.?|number)|hausnummer|hausnr\.?|haus-nr\.?){_IS}"
+            r"(\d{1,5}[ ]?[a-z]?)\b"
+        ),
+    ),
     ("PERSON", re.compile(rf"\bcalls?[ ]me[ ]({_NAME})")),
     (
         "LOCATION",
@@ -76,7 +118,11 @@ _NO_NAME = re.compile(
     r"I|you|he|she|it|we|they|who|one|some(?:one|body)|every(?:one|body)|no(?:body)?|any(?:one|body)"
     r"|here|there|this|that|these|those|what|where|when|how|why|let|the|an?|my|your|our|his|her"
     r"|their|its|and|but|or|so|if|then|in|on|at|for|please|yes|not|also|back|maybe"
-    r"|customer|client|user|company|today|tomorrow|tonight|yesterday|now|later"
+    r"|customer|client|user|human|assistant|system|bot|agent|company|noon|home|work|night|re|ps|me"
+    r"|question|note|answer|task|context|summary|role|goal|background|prompt|input|output|request"
+    r"|problem|issue|instructions?|example|hint|reminder|update|fyi|info|details|story|message|text"
+    r"|title|bio|about|objective|aufgabe|kontext|rolle|ziel|hinweis|frage|antwort|contexte|objectif"
+    r"|tâche|contexto|tarea|contesto|compito|today|tomorrow|tonight|yesterday|now|later"
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|software|senior|staff|data|product|project|sales"
     r"|developer|engineer|manager|analyst|consultant|director|designer|excel",
     re.IGNORECASE,
@@ -84,12 +130,15 @@ _NO_NAME = re.compile(
 _NO_PLACE = re.compile(
     r"january|february|march|april|may|june|july|august|september|october|november|december|spring"
     r"|summer|autumn|winter|python|java(?:script)?|typescript|rust|go|sql|bash|word|html|css|class"
-    r"|grade|chapter|section|part|year|step|line|phase|charge|touch|hr",
+    r"|grade|chapter|section|part|year|step|line|phase|charge|touch|love|trouble|hr|str(?:ing)?"
+    r"|text|varchar|int|none|null|true|false|optional|any|name|city|state|unknown",
     re.IGNORECASE,
 )
 # An appointment: "Sunday at the Blue Door, 5 Elm Street".
 _DAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|[Tt]oday|[Tt]omorrow|[Tt]onight)"
 _APPOINTMENT = re.compile(rf"\b{_DAY}[ ]at[ ](?:{_FIRM}(?:,[ ]?|[ ]and[ ]|[ ]))?\Z", re.IGNORECASE)
+# Where the address is: "at the Blue Door, 5 Elm Street".
+_VENUE = re.compile(rf"\bat[ ](?:the[ ])?({_NAME}(?:[ ]{_NAME}){{0,3}}),[ ]?\Z")
 _POST_CODE = re.compile(r"[ ,]{1,3}\d{4,6}\b(?![.,:/-]?\d)")
 _NO_STREET = r"(?:at|in|to|on|is|from|for|by|near|and|or|an?|am|pm|bei|im|als|sur|con)"
 _NUMBER_BEFORE = re.compile(
@@ -167,9 +216,9 @@ def linked_values(
     for place in joined:
         yield Span(place.start + begin, place.end + begin, place.label)
     small = text == text.lower()
-    for place in (*places, *joined):
-        for label, start, end in _of(text, place, small=small):
-            yield Span(start + begin, end + begin, label)
+    found = [each for place in (*places, *joined) for each in _of(text, place, small=small)]
+    for label, start, end in (*found, *_beside(text, places, small=small)):
+        yield Span(start + begin, end + begin, label)
 
 
 class _Place(NamedTuple):
@@ -220,10 +269,6 @@ def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, in
         owner = pattern.search(text, least, start)
         if owner is not None and _may_be(name, owner[1], small=small):
             yield name, *owner.span(1)
-    for name, pattern in _BESIDE:
-        for found in pattern.finditer(text, least, most):
-            if _may_be(name, found[1], small=small):
-                yield name, *found.span(1)
     if _FIELD_BEFORE.search(text, max(0, start - 40), start):
         for date in _DATE_FIELD.finditer(text, text.rfind("\n", 0, least) + 1, most):
             yield "DATE_TIME", *date.span(1)
@@ -240,14 +285,33 @@ def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, in
         number = _NUMBER_BEFORE.search(text, max(0, start - 32), start)
         if number is not None:
             yield label, number.start(), end
+        venue = _VENUE.search(text, max(0, start - 80), start)
+        if venue is not None and _may_be("ORGANIZATION", venue[1], small=small):
+            yield "ORGANIZATION", *venue.span(1)
         head = _head(text, start, small=small)
         if head is not None:
             yield label, head, end
 
 
+def _beside(text: str, places: Iterable[_Place], *, small: bool) -> Iterator[tuple[str, int, int]]:
+    """Yield label, beginning and end of people, firms and places around findings."""
+    around: list[tuple[int, int]] = []
+    for place in places:
+        least, most = max(0, place.start - NEAR), min(len(text), place.end + NEAR)
+        if around and least <= around[-1][1]:
+            least, _ = around.pop()
+        around.append((least, most))
+    for least, most in around:
+        for label, pattern in _BESIDE:
+            for found in pattern.finditer(text, least, most):
+                if _may_be(label, found[1], small=small):
+                    yield label, *found.span(1)
+
+
 def _may_be(label: str, words: str, *, small: bool) -> bool:
     """Return whether words at the place of a name, or of where somebody is, may be that."""
-    first = words.split()[0]
+    # A firm may be named "Home Depot".
+    first = words if label == "ORGANIZATION" else words.split()[0]
     if _NO_NAME.fullmatch(first) or (label == "LOCATION" and _NO_PLACE.fullmatch(first)):
         return False
     return small or not words[0].islower()

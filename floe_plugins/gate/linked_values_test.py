@@ -35,6 +35,13 @@ def left(text: str, found: str = STREET, label: str = "ADDRESS", *, street: bool
         ("Turn at 12 Main Street and Ring Road 7 soon", "Turn at  soon"),
         ("Blue Kettle\n\n12 Main Street", ""),
         ("> Tibor Varga\n> Blue Kettle and Sons\n> 12 Main Street", "> "),
+        ("The Blue Kettle's office moved to 12 Main Street", "The  office moved to "),
+        ("The Home Depot store is at 12 Main Street", "The  store is at "),
+        ("We met at the Blue Kettle, 12 Main Street", "We met at the , "),
+        ("We met at Noon, 12 Main Street", "We met at Noon, "),
+        ("[10:01] Tibor: my address is 12 Main Street", "[10:01] : my address is "),
+        ("User: my address is 12 Main Street", "User: my address is "),
+        ("Task: I live at 12 Main Street", "Task: I live at "),
         # No name: a sentence, a salutation, the title of what follows.
         ("I moved last year\n12 Main Street", "I moved last year\n"),
         ("Dear Sir,\n12 Main Street", "Dear Sir,\n"),
@@ -86,6 +93,28 @@ def test_people_and_places_beside_a_finding_go_with_it(text: str, kept: str) -> 
 )
 def test_ordinary_words_beside_a_finding_stay(text: str) -> None:
     assert left(text, "0170 5551234", "PHONE", street=False) == text.replace("0170 5551234", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "kept"),
+    [
+        ("Employer: Blue Kettle and Sons GmbH", "Employer: "),
+        ("Ort: Bad Tölz", "Ort: "),
+        ('{"zip": "10115", "city": "Ulm"', '{"zip": "", "city": ""'),
+        ("Hausnummer: 12 b", "Hausnummer: "),
+        ("PLZ: 10115", "PLZ: "),
+        # Nobody's: code, gaps of a form, prose.
+        ("city: String", "city: String"),
+        ("company: Column(Text)", "company: Column(Text)"),
+        ("cap = 5000", "cap = 5000"),
+        ("Company: [Your Company]", "Company: [Your Company]"),
+        ("City: unknown", "City: unknown"),
+        ("in a city: Paris or so", "in a city: Paris or so"),
+    ],
+)
+def test_fields_of_a_form_go_with_a_finding(field: str, kept: str) -> None:
+    text = f"{field}\nTel: 0170 5551234"
+    assert left(text, "0170 5551234", "PHONE", street=False) == f"{kept}\nTel: "
 
 
 def test_what_joins_two_findings_goes_with_them() -> None:

@@ -76,7 +76,8 @@ class Verdict:
         The labels found, sorted, each once.
     spans : tuple of Span
         The findings, private or not, sorted by position; offsets into the original text, or into
-        the messages joined by line feeds.
+        the messages joined by line feeds. Where something is replaced: whole values, and what
+        belongs to them, which may overlap.
     scanned_all : bool
         Whether every detector gave a valid answer on the whole text. If not, the decision is
         ``local``.
@@ -94,8 +95,8 @@ class Verdict:
         For a conversation: the spans message by message, with offsets into each. If a value is
         split over messages, each of them has its part.
     redacted_text : str or None
-        The text with a placeholder such as ``<EMAIL>`` for every span, if the decision is
-        ``redacted``. Not in the representation.
+        The text with a placeholder such as ``<EMAIL>`` for the private spans, one for those that
+        overlap, if the decision is ``redacted``. Not in the representation.
     redacted_messages : tuple of str or None
         The same message by message, for a conversation. Not in the representation.
     """
