@@ -1,8 +1,9 @@
 """Finds what belongs to private findings and no detector knows, before they are replaced.
 
 Who lives at an address, or which firm has its office there, is told by how the text is built: by
-the line above, by "'s address:", or by another field of the same form. Whether a text may leave does not depend on this. It makes
-sure that redaction leaves no piece beside a placeholder that tells the rest.
+the line above, by "'s address:", or by another field of the same form. Whether a text may leave
+does not depend on this. It makes sure that redaction leaves no piece beside a placeholder that
+tells the rest.
 """
 
 from __future__ import annotations
@@ -139,6 +140,15 @@ _DAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|[Tt]oday|[Tt]omorrow|[Tt]
 _APPOINTMENT = re.compile(rf"\b{_DAY}[ ]at[ ](?:{_FIRM}(?:,[ ]?|[ ]and[ ]|[ ]))?\Z", re.IGNORECASE)
 # Where the address is: "at the Blue Door, 5 Elm Street".
 _VENUE = re.compile(rf"\bat[ ](?:the[ ])?({_NAME}(?:[ ]{_NAME}){{0,3}}),[ ]?\Z")
+# A first name before a found name, in a sentence: "with Bob" before "Carter". What an article or
+# "my" precedes is what somebody is, as "mein Chef".
+_FIRST_NAME = re.compile(
+    r"(?:(?<!\w)(?!(?:the|an?|my|our|your|his|her|their|d(?:er|ie|as|e[mns])|(?:m|d|s)?eine?[mnrs]?"
+    r"|ihre?[mnrs]?|unsere?[mnrs]?|l[aeo]s?|el|il|une?|una|mon|ma|mi|su|mi[oa]|su[oa])[ ])"
+    r"[a-zß-öø-ÿ]{1,24},?|\d[.)])[ ]"
+    r"(?!(?:C[EFT]O|President|Chancellor|King|Queen|Pope|Minister|Senator|Governor|Captain|Uncle"
+    rf"|Aunt|Onkel|Tante|Doctor|Professor|Dear)[ ])({_NAME})[ ]\Z"
+)
 _POST_CODE = re.compile(r"[ ,]{1,3}\d{4,6}\b(?![.,:/-]?\d)")
 _NO_STREET = r"(?:at|in|to|on|is|from|for|by|near|and|or|an?|am|pm|bei|im|als|sur|con)"
 _NUMBER_BEFORE = re.compile(
@@ -261,6 +271,10 @@ def _of(text: str, place: _Place, *, small: bool) -> Iterator[tuple[str, int, in
     """Yield label, beginning and end of what belongs to the finding at a place."""
     start, end, label, street = place
     least, most = max(0, start - NEAR), min(len(text), end + NEAR)
+    if label == "PERSON":
+        first = _FIRST_NAME.search(text, max(0, start - 64), start)
+        if first is not None and _may_be(label, first[1], small=small):
+            yield label, first.start(1), end
     if label in _NAMES_OF:
         title = _TITLE_BEFORE.search(text, max(0, start - 8), start)
         if title is not None:

@@ -117,6 +117,22 @@ def test_fields_of_a_form_go_with_a_finding(field: str, kept: str) -> None:
     assert left(text, "0170 5551234", "PHONE", street=False) == f"{kept}\nTel: "
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("I met Bob Carter in town", "I met  in town"),
+        ("we, Ilka and Bob Carter, met", "we, Ilka and , met"),
+        ("1. Bob Carter", "1. "),
+        ("It is so. Does Carter lie", "It is so. Does  lie"),
+        ("I met Uncle Carter", "I met Uncle "),
+        ("our Manager Carter", "our Manager "),
+        ("mit meiner Nachbarin Carter", "mit meiner Nachbarin "),
+    ],
+)
+def test_a_first_name_goes_with_a_name(text: str, kept: str) -> None:
+    assert left(text, "Carter", "PERSON", street=False) == kept
+
+
 def test_what_joins_two_findings_goes_with_them() -> None:
     text = "at Ring Road and Mill Lane now"
     spans = [Span(3, 12, "LOCATION"), Span(17, 26, "ADDRESS")]
