@@ -119,7 +119,8 @@ def whole_values(
     small = text == text.lower()
     places = []
     for span in spans:
-        start, end = span.start - begin, span.end - begin
+        # A finding may end in what separates messages.
+        start, end = span.start - begin, min(span.end - begin, len(text))
         if span in streets:
             start, end = _before(text, start, end), _after(text, start, end, small)
         places.append(_whole_words(text, start, end, hyphens=span.label in _NAMES))

@@ -200,3 +200,11 @@ def test_the_letter_below_an_address_stays(below: str, gap: str) -> None:
 def test_abbreviations_codes_and_countries_are_of_an_address(address: str) -> None:
     found = address.split("Main")[0] + "Main Street"
     assert widened(f"{address}\n\nthen it is", found) == address
+
+
+def test_a_finding_may_end_behind_its_message() -> None:
+    text = "Ship it to 12 Main Street \nSpringfield"
+    span = Span(text.index("12"), text.index("Spring"), "ADDRESS")
+    bounds = (0, text.index("\n"))
+    found = whole_values(text, [span], streets={span}, bounds=bounds)[span]
+    assert text[found.start : found.end] == "12 Main Street"
