@@ -166,7 +166,7 @@ _DATE_FIELD = re.compile(
 _FIELD_BEFORE = re.compile(r"(?:^|\n)[ \t]*[^\W\d_][\w ]{0,20}:[ \t]*\Z")
 
 # The head of a letter: signs before a line, and what its lines do not begin or end with.
-_SIGNS = "?>#*|, \t"
+_SIGNS = "?>#*|, \t\r\xa0"
 _MOST_SIGNS = 12
 _NO_HEAD = re.compile(
     rf"(?:{REQUESTS}|Hello|Hi|Hey|Dear|Thanks?|I|We|You|My|Your|Our|This|That|It|If|Send|Ship"

@@ -249,3 +249,16 @@ def test_people_and_numbers_do_not_join(labels: tuple[str, str]) -> None:
     text = "Ilka Meier and Tibor Varga swap"
     spans = [Span(0, 10, labels[0]), Span(15, 26, labels[1])]
     assert not list(linked_values(text, spans, streets=set(), bounds=(0, len(text))))
+
+
+@pytest.mark.parametrize("blank", ["\r\n", "\xa0\n", "\u3000\n", "\x0b\n"])
+def test_lines_of_other_white_space_above_an_address_raise_no_error(blank: str) -> None:
+    assert left(f"so it is\n{blank}12 Main Street") == f"so it is\n{blank}"
+
+
+def test_a_letter_with_carriage_returns_is_read_as_any_other() -> None:
+    text = "Tibor Varga\nBlue Kettle\n12 Main Street\nSpringfield\nIL 62701\n\nDear Ilka,\nit is"
+    gate = Gate(policy="redact")
+    assert gate.decide(text).redacted_text == "<ADDRESS>\n\nDear <PERSON>,\nit is"
+    found = gate.decide(text.replace("\n", "\r\n")).redacted_text
+    assert found == "<ADDRESS>\r\n\r\nDear <PERSON>,\r\nit is"

@@ -28,21 +28,21 @@ _JOINS = re.compile("[\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
 
 _TOKEN = re.compile(r"[^\W_][\w.'’/-]*")
 _GAP = re.compile(r"[ \t]{0,3}[,(–-]?[ \t]{0,3}")
-_LINE_END = re.compile(r"[ \t]*[,.;?!)]?[ \t]*(?:\n|\Z)")
+_LINE_END = re.compile(r"[ \t]*[,.;?!)]?[ \t]*(?:\r?\n|\Z)")
 _LINE_BEGIN = re.compile(r"[>?#*|,\t ]{0,8}")
-_BLANK_LINE = re.compile(r"[ \t]*\n")
+_BLANK_LINE = re.compile(r"[ \t]*\r?\n")
 _BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]\Z")
-_LINE_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]?\n[ ]?\Z")
+_LINE_BEFORE = re.compile(r"([^\W_][\w.'’/-]*)[ ]?\r?\n[ ]?\Z")
 _CORNER = re.compile(r"\b(?:the[ ])?corner[ ]of[ ]\Z", re.IGNORECASE)
 _POST_CODE = re.compile(r"\d{4}")
 # A post code; a number of five digits at the beginning of an address may be a house's.
 _CODED = re.compile(r"(?:[,\n][ ]?|[^\W\d_][ ])\d{5}\b|[,\n][ ]?\d{4}[ ][^\W\d_]{2}")
 # A date begins the letter that follows a blank line.
-_YEAR_LINE = re.compile(r"[^\n]{0,40}\b(?:19|20)\d\d[ \t]*(?:\n|\Z)")
+_YEAR_LINE = re.compile(r"[^\n]{0,40}\b(?:19|20)\d\d[ \t\r]*(?:\n|\Z)")
 _CODE_AFTER = re.compile(r"[ ]{1,2}\d{4,6}\b")
 # A region's abbreviation may be written small where an address ends.
 _REGION = 4
-_ENDS = re.compile(r"[ \t]*(?:[.?!,][ \t]*)?(?:\n|\Z)|[.?!][ ]")
+_ENDS = re.compile(r"[ \t]*(?:[.?!,][ \t]*)?(?:\r?\n|\Z)|[.?!][ ]")
 # The post offices of the United States' forces, whose ships and units stand in the line before.
 _FORCES = re.compile(r"\s*(?:APO|FPO|DPO)\b", re.IGNORECASE)
 #: Words that begin what somebody asks for, and no name or address.
@@ -89,7 +89,7 @@ _SHORTENED = re.compile(
 )
 _NAME_LETTERS = 4
 #: What stands before the text of a line.
-_LINE_SIGNS = ">?#*|,\t "
+_LINE_SIGNS = ">?#*|,\t\r "
 #: Lines between a name and an address in a letter's head, their characters and words.
 _MOST_BETWEEN, _LONGEST_LINE, _MOST_WORDS = 3, 60, 6
 
@@ -280,7 +280,7 @@ def _over_lines(
         between = text[end:following].split("\n")
         if (
             2 < len(between) <= _MOST_BETWEEN + 2
-            and not between[0].strip(" \t,")
+            and not between[0].strip(" \t\r,")
             and not between[-1].strip(_LINE_SIGNS)
             and not text[text.rfind("\n", 0, start) + 1 : start].strip(_LINE_SIGNS)
             and all(map(_is_of_a_head, between))
