@@ -33,12 +33,22 @@ Main = Callable[..., int]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """A further table of a result."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """The printed result of a benchmark: a table, and the lines under it."""
+    """The printed result of a benchmark: a table, the lines under it, and tables under these."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     remarks: Sequence[str]
+    others: Sequence[Table] = ()
 
 
 class Options(argparse.ArgumentParser):
@@ -175,18 +185,26 @@ def cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
 def show(values: Values, result: Result, *, as_json: bool) -> None:
     """Print a result: the table and its remarks, or one JSON object.
 
-    To the JSON are added ``table`` and ``remarks`` as they are printed, the ``run`` (command,
-    seconds since the process began) and the ``machine``.
+    To the JSON are added ``table``, ``remarks`` and ``other_tables`` as they are printed, the
+    ``run`` (command, seconds since the process began) and the ``machine``.
     """
     header, rows, remarks = list(result.header), cells(result.rows), list(result.remarks)
+    others = [(each.caption, list(each.header), cells(each.rows)) for each in result.others]
     found = machine()
     if as_json:
         seconds = round(time.time() - psutil.Process().create_time(), 1)
         run = {"command": _command(), "seconds": seconds}
         table = {"header": header, "rows": rows}
-        print_json({**values, "table": table, "remarks": remarks, "run": run, "machine": found})
+        printed: dict[str, Any] = {"table": table, "remarks": remarks}
+        if others:
+            keys = ("caption", "header", "rows")
+            printed["other_tables"] = [dict(zip(keys, each, strict=True)) for each in others]
+        print_json({**values, **printed, "run": run, "machine": found})
         return
     print_table(header, rows)
+    for caption, columns, lines in others:
+        print("", caption, sep="\n")
+        print_table(columns, lines)
     print("", *remarks, machine_line(found), sep="\n")
 
 

@@ -34,12 +34,15 @@ def write_page(benchmark: Benchmark, values: Values, *, frame: Path, page: Path)
 
 
 def result(benchmark: Benchmark, values: Values) -> str:
-    """Return figure, table, remarks and circumstances as Markdown."""
+    """Return figure, table, remarks, further tables and circumstances as Markdown."""
     name, run = benchmark.name, values["run"]
     lines = [f"![{benchmark.title}]({name}.png)", ""]
     lines += markdown_table(values["table"]["header"], values["table"]["rows"])
     # A list that begins right below a table would be taken for a row of it.
     lines += ["", *(f"- {_escaped(remark)}" for remark in values["remarks"]), ""]
+    for other in values.get("other_tables", ()):
+        lines += [_escaped(other["caption"]), ""]
+        lines += [*markdown_table(other["header"], other["rows"]), ""]
     lines += [f"Command: `{run['command']}`, {run['seconds']:.0f} seconds.  "]
     lines += [f"{_seeds(values)}  ", machine_line(values["machine"])]
     return "\n".join([*lines, f"All figures: [{name}.json]({name}.json).", ""])

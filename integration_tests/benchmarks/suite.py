@@ -118,7 +118,7 @@ _QUICK = {
 }
 _FULL = {
     "answers": "--items 100 --fit 10 --trained 600 --rounds 8 --local-steps 8 --max-length 128 "
-    "--max-tokens 128",
+    "--max-tokens 128 --shots 2 0",
 }
 _LARGER = {"answers": "--llm", "fusion_quality": "--further-hosts"}
 _TASKS: Kind = "tasks"

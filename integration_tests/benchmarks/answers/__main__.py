@@ -18,6 +18,8 @@ OPTIONS.add("--out-of-task", help="that it is not trained for; '' for none", typ
 OPTIONS.add("--data", tests_or_embedded(), "JSONL files, or 'embedded'; each file is a task")
 OPTIONS.add("--slm", SMOLLM2, "the SLM: embedded:NAME, a folder or a hub id")
 OPTIONS.add("--llm", CLOUD_MODEL, "the LLM, likewise")
+OPTIONS.add("--other-llms", help="more LLMs, without costs, separated by commas", type=names)
+OPTIONS.add("--other-items", 40, "asked of these per task", least=1)
 OPTIONS.add(
     "--further",
     FURTHER,
@@ -28,7 +30,9 @@ OPTIONS.add("--items", 12, "asked per task", least=1, dest="asked")
 OPTIONS.add("--fit", 4, "for the cascade, per task", least=1, dest="fitted")
 OPTIONS.add("--timed", 1, "asked alone, per task", least=1)
 OPTIONS.add("--trained", 192, "for training, per task", least=1)
-OPTIONS.add("--shots", 2, "solved examples before each prompt", least=0)
+OPTIONS.add(
+    "--shots", (2,), "solved examples before each prompt; of several, the first has costs", least=0
+)
 OPTIONS.add("--prompt-characters", 600, "longer ones are cut in front", least=1)
 OPTIONS.add("--max-tokens", 72, "of an answer", least=1)
 OPTIONS.add("--rounds", 2, "federated rounds", least=1)

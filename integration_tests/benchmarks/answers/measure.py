@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from integration_tests.benchmarks.answers.costs import (
 )
 from integration_tests.benchmarks.answers.device import Scorer, device_server
 from integration_tests.benchmarks.answers.journal import Journal
+from integration_tests.benchmarks.answers.servers import TIMED
 from integration_tests.benchmarks.answers.tasks import Sizes, Task, default_tasks, make_tasks
 from integration_tests.benchmarks.data import shown
 from integration_tests.demo.federation import Federation
@@ -51,51 +53,61 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
             f"--further {unknown[0]!r} is not known; accepted are {', '.join(servers.FURTHER)}, or "
             "'' for none."
         )
-    sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
-    tasks = _tasks(options, sizes)
+    first, *others = _comparisons(options)
     if options.run is None:
         alike = ("rounds", "local_steps", "max_length", "export_rank", "seed")
         config = {key.replace("_", "-"): getattr(options, key) for key in alike}
         config |= {"model": options.slm, "eval-examples": 4, "mix": 0.0}
-        federation = servers.federate(folder, tasks, config=config)
+        federation = servers.federate(folder, first.tasks, config=config)
     else:
-        federation = servers.federation_in(options.run.resolve(), tasks)
+        federation = servers.federation_in(options.run.resolve(), first.tasks)
     trained_s = time.monotonic() - begun
-    items, fitted = (_items(tasks, federation, purpose) for purpose in ("asked", "fitted"))
     cli.note("the device's server and the cloud's")
     waiting = Progress().waiting
     slm = str(federation.manifest["model"])
-    settings = {"slm": slm, "llm": options.llm, "seed": options.seed, **vars(sizes)}
-    settings["tasks"] = [task.name for task in tasks]
-    settings["adapters"] = {name: _digest(path) for name, path in federation.adapters.items()}
-    journal = Journal(folder / "answers.jsonl", settings=settings)
     scorer = Scorer(resolve(slm), federation.adapters)
     with device_server(federation, folder, waiting=waiting) as device:
 
-        def cloud(fused: str) -> AbstractContextManager[servers.Servers]:
-            return servers.both_servers(
+        def compared(one: Comparison, *, timed: int) -> dict[str, Any]:
+            own = folder / one.name
+            own.mkdir(exist_ok=True)
+            servers.check_untrained(one.tasks, federation)
+            settings = {"slm": slm, "llm": one.llm, "seed": options.seed, **vars(one.sizes)}
+            settings["tasks"] = [task.name for task in one.tasks]
+            settings["adapters"] = {name: _digest(at) for name, at in federation.adapters.items()}
+            cloud = partial(
+                servers.both_servers,
                 device,
                 scorer,
                 federation,
-                folder,
-                llm=options.llm,
-                fused=fused,
-                journal=journal,
+                own,
+                llm=one.llm,
+                journal=Journal(own / "answers.jsonl", settings=settings),
                 waiting=waiting,
             )
+            items, fitted = (
+                _items(one.tasks, federation, purpose) for purpose in ("asked", "fitted")
+            )
+            return {
+                "llm": shown(one.llm),
+                "shots": one.sizes.shots,
+                **figures(
+                    lambda fused: cloud(fused=fused),
+                    items,
+                    fitted,
+                    further=[each for each in options.further if timed or each not in TIMED],
+                    timed=timed,
+                    seed=options.seed,
+                ),
+            }
 
-        found = figures(
-            cloud, items, fitted, further=options.further, timed=options.timed, seed=options.seed
-        )
+        found = compared(first, timed=options.timed)
+        found["others"] = [compared(other, timed=0) for other in others]
         engine = device.engine
     return {
         "seed": options.seed,
-        "models": {
-            "slm": shown(str(federation.manifest["model"])),
-            "llm": shown(options.llm),
-            "slm_server": engine,
-        },
-        "sizes": vars(sizes),
+        "models": {"slm": shown(slm), "llm": shown(options.llm), "slm_server": engine},
+        "sizes": vars(first.sizes),
         "federation": {
             "reused": options.run is not None,
             "rank": federation.manifest["rank"],
@@ -106,6 +118,31 @@ def _measured(options: cli.Namespace, folder: Path) -> dict[str, Any]:
         **found,
         "seconds_in_all": round(time.monotonic() - begun, 1),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One LLM, and one form of the prompts."""
+
+    name: str  # of its folder in the output; empty for the first, whose costs are measured too
+    llm: str
+    sizes: Sizes
+    tasks: Sequence[Task]
+
+
+def _comparisons(options: cli.Namespace) -> list[Comparison]:
+    given = {field.name: getattr(options, field.name) for field in fields(Sizes)}
+    first, *others = (Sizes(**{**given, "shots": shots}) for shots in options.shots)
+    fewer = replace(first, asked=options.other_items)
+    asked = [
+        ("", options.llm, first),
+        *((f"shots-{each.shots}", options.llm, each) for each in others),
+        *((f"llm-{place}", llm, fewer) for place, llm in enumerate(options.other_llms or (), 2)),
+    ]
+    return [
+        Comparison(name=name, llm=llm, sizes=sizes, tasks=_tasks(options, sizes))
+        for name, llm, sizes in asked
+    ]
 
 
 def _digest(adapter: Path) -> str:
@@ -175,7 +212,7 @@ def figures(
     further : sequence of str
         Of `servers.FURTHER`.
     timed : int
-        Items per task that are asked once more, one at a time.
+        Items per task that are asked once more, one at a time; 0 for figures without costs.
     seed : int
         Of the bootstrap.
     """
@@ -183,18 +220,19 @@ def figures(
     by_task = [[item for item in items if item.task.name == task.name] for task in tasks]
     alone = [item for own in by_task for item in own[:timed]]
     costs: dict[str, list[Cost]] = {}
+    idle: dict[str, float] = {}
     with cloud(servers.FLOE) as both:
-        idle = idle_share(_meter(both), [both.device.server.name, both.cloud.name])
+        if alone:
+            idle = idle_share(_meter(both), [both.device.server.name, both.cloud.name])
         replies = _replies_alone(both, items, fitted)
         replies[servers.FLOE] = both.answers(servers.FLOE, items)
         bits = both.all_prompt_bits(items)
         threshold = systems.fitted_threshold(fitted, replies)
-        costs |= measured_costs(both, alone, meter=_meter(both), threshold=threshold)
+        if alone:
+            costs |= measured_costs(both, alone, meter=_meter(both), threshold=threshold)
         if servers.SLM_BASE in further:
             replies[servers.SLM_BASE] = both.answers(servers.SLM_BASE, items)
-            costs[servers.SLM_BASE] = written_costs(
-                both, servers.SLM_BASE, alone, meter=_meter(both)
-            )
+            _price(costs, servers.SLM_BASE, both, alone)
         lines = lines_by_label(both.trace)
         rows = [row for item in items for row in lines[item.key]]
     for fused in further:
@@ -203,13 +241,14 @@ def figures(
         with cloud(fused) as both:
             if fused in servers.MARKED:
                 replies[fused] = both.answers(fused, items)
-            costs[fused] = written_costs(both, fused, alone, meter=_meter(both))
+            _price(costs, fused, both, alone)
     marks = systems.marks_of(items, replies, bits=bits, threshold=threshold)
     found = systems.cells(tasks, items, marks)
-    costs[systems.FITTING] = [
-        costs[servers.LLM if item.adapter is None else servers.FLOE][place]
-        for place, item in enumerate(alone)
-    ]
+    if alone:
+        costs[systems.FITTING] = [
+            costs[servers.LLM if item.adapter is None else servers.FLOE][place]
+            for place, item in enumerate(alone)
+        ]
     own = (systems.HINDSIGHT, servers.FLOE, systems.FITTING)
     compared = [each for each in marks if each not in own]
     return {
@@ -220,9 +259,16 @@ def figures(
         "cells": found,
         "totals": systems.totals(items, marks),
         "means": systems.means(found),
-        "paired": [systems.paired(items, marks, other, seed=seed) for other in compared],
+        "paired": [
+            systems.paired(items, marks, servers.FLOE, other, seed=seed) for other in compared
+        ],
         "against_better": [
-            {"task": own[0].task.name, **systems.against_better(own, marks, seed=seed)}
+            {
+                "task": own[0].task.name,
+                "system": system,
+                **systems.against_better(own, marks, system, seed=seed),
+            }
+            for system in (servers.FLOE, systems.FITTING)
             for own in by_task
         ],
         "costs": {system: averaged(each) for system, each in costs.items()},
@@ -244,6 +290,13 @@ def figures(
             for item in items
         ],
     }
+
+
+def _price(
+    costs: dict[str, list[Cost]], writer: str, both: servers.Servers, alone: Sequence[servers.Item]
+) -> None:
+    if alone:
+        costs[writer] = written_costs(both, writer, alone, meter=_meter(both))
 
 
 def _meter(both: servers.Servers) -> Meter:

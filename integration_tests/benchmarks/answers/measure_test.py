@@ -241,6 +241,7 @@ def test_a_whole_run_from_training_to_the_figure(
     short = ["--rounds", "1", "--local-steps", "1", "--max-length", "16"]
     which = ["--in-task", "records", "--out-of-task", "arithmetic", "--data", "embedded"]
     which += ["--further", f"{SLM_BASE},{RANDOM},{ASKING}"]
+    which += ["--shots", "1", "0", "--other-llms", tiny.host, "--other-items", "2"]
     output = tmp_path / "output"
     kept = ["--output", str(output), "--slm", tiny.host, "--llm", tiny.host]
     values = values_of(main, *few, *short, *which, *kept)
@@ -271,11 +272,21 @@ def test_a_whole_run_from_training_to_the_figure(
     assert values["fusion"]["fused_share"] > 0.9
     for each in values["against_better"]:
         best = max(cells[each["task"], writer]["right"] for writer in (LLM, SLM))
-        own = cells[each["task"], "floe"]["right"]
-        assert own - best == each["floe_only"] - each["other_only"]
+        own = cells[each["task"], each["system"]]["right"]
+        assert own - best == each["system_only"] - each["other_only"]
     texts = [answer["texts"] for answer in values["answers"]]
     assert all(set(each) == {*ALONE, SLM_BASE, RANDOM, FLOE} for each in texts)
     assert len({each["llm"] for each in texts}) > 1
+
+    assert [(each["shots"], each["cells"][0]["n"]) for each in values["others"]] == [(0, 3), (1, 2)]
+    assert [each["costs"] for each in values["others"]] == [{}, {}]
+    (right,) = values["other_tables"]
+    # Per comparison a row per task, and one for all.
+    assert [row[2:4] for row in right["rows"]] == [
+        [task, str(items)]
+        for each in (3, 3, 2)
+        for task, items in (("records", each), ("arithmetic", each), ("all", 2 * each))
+    ]
 
     draw("answers", values, tmp_path / "answers.png")
     assert (tmp_path / "answers.png").read_bytes()[:4] == b"\x89PNG"

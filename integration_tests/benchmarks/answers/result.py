@@ -1,10 +1,11 @@
 """The table, and what the figures say."""
 
+from pathlib import Path
 from typing import Any
 
 from integration_tests.benchmarks.answers.servers import FLOE, LLM, SLM, TIMED
 from integration_tests.benchmarks.answers.systems import FITTING, HINDSIGHT, NO_ADAPTER, ROUTER
-from integration_tests.benchmarks.cli import Namespace, Result, Values
+from integration_tests.benchmarks.cli import Namespace, Result, Table, Values
 
 _HEADER = (
     *("system", "task", "n", "exact match", "95 % interval", "token F1"),
@@ -17,7 +18,48 @@ def result(values: Values, _: Namespace) -> Result:
 
     What an answer costs is known over all tasks only: of each, few items are asked alone.
     """
-    return Result(header=_HEADER, rows=_rows(values), remarks=_remarks(values))
+    return Result(
+        header=_HEADER,
+        rows=_rows(values),
+        remarks=_remarks(values),
+        others=[_right(values)] if values["others"] else [],
+    )
+
+
+def _right(values: Values) -> Table:
+    """Return the right answers of every LLM and every form of the prompts, a row per task."""
+    systems = list(dict.fromkeys(cell["system"] for cell in values["cells"]))
+    tested = (FLOE, FITTING)
+    header = ["LLM", "shots", "task", "n", *systems]
+    header += [f"{system} : better of llm and slm" for system in tested]
+    rows = []
+    for one in (values, *values["others"]):
+        right = {(cell["system"], cell["task"]): cell for cell in one["cells"]}
+        pairs = {(pair["system"], pair["task"]): pair for pair in one["against_better"]}
+        about = [Path(one["llm"]).name, one["shots"]]
+        for task in one["tasks"]:
+            name = task["name"]
+            rows.append(
+                [
+                    *(*about, name, task["items"]),
+                    *(right[system, name]["right"] for system in systems),
+                    *(_sign_test(pairs[system, name]) for system in tested),
+                ]
+            )
+        totals = {total["system"]: total for total in one["totals"]}
+        items = totals[FLOE]["n"]
+        rows.append([*about, "all", items, *(totals[each]["right"] for each in systems), "", ""])
+    return Table(
+        caption="Right answers by LLM and by the number of solved examples before each prompt. The "
+        "last columns count items that the system or the better of LLM and SLM alone has right, "
+        "with the p-value of a sign test.",
+        header=header,
+        rows=rows,
+    )
+
+
+def _sign_test(pair: Values) -> str:
+    return f"{pair['system_only']} : {pair['other_only']}, p {pair['p_value']:.2g}"
 
 
 def _rows(values: Values) -> list[list[Any]]:
@@ -69,9 +111,10 @@ def _remarks(values: Values) -> list[str]:
 def _against_better(values: Values) -> str:
     return (
         "; ".join(
-            f"{each['task']} ({each['other']}) {each['floe_only']} to {each['other_only']} of "
+            f"{each['task']} ({each['other']}) {each['system_only']} to {each['other_only']} of "
             f"{each['items']}, p = {each['p_value']:.2g}"
             for each in values["against_better"]
+            if each["system"] == FLOE
         )
         + " (items that one alone has right, sign test)."
     )
@@ -88,7 +131,7 @@ def _place(floe: float, slm: float, llm: float) -> str:
 def _compared(pair: Values) -> str:
     return (
         f"Against {pair['other']}, over {pair['items']} items: Floe alone right on "
-        f"{pair['floe_only']}, {pair['other']} alone on {pair['other_only']} (sign test, "
+        f"{pair['system_only']}, {pair['other']} alone on {pair['other_only']} (sign test, "
         f"p = {pair['p_value']:.2g}); token F1 {pair['f1_difference']:+.3f}, 95 % interval "
         f"{pair['f1_low']:+.3f} to {pair['f1_high']:+.3f}."
     )

@@ -301,6 +301,11 @@ def federation_in(folder: Path, tasks: Sequence[Task]) -> Federation:
     return Federation.read(run)
 
 
+def check_untrained(tasks: Sequence[Task], federation: Federation) -> None:
+    """Refuse items that a device of this run could have trained on."""
+    check_disjoint(tasks, federation.folder.parent / _DATA)
+
+
 def federate(folder: Path, tasks: Sequence[Task], *, config: Mapping[str, Any]) -> Federation:
     """Train the SLM for the in-task tasks on six simulated devices; all files go to `folder`."""
     write_training(tasks, folder / _DATA)

@@ -156,32 +156,36 @@ def means(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str,
     return found
 
 
-def against_better(items: Sequence[Item], marks: Marks, *, seed: int) -> dict[str, Any]:
-    """Compare Floe with the one of LLM and SLM that is right more often on these items."""
+def against_better(
+    items: Sequence[Item], marks: Marks, system: str, *, seed: int
+) -> dict[str, Any]:
+    """Compare a system with the one of LLM and SLM that is right more often on these items."""
     better = max((LLM, SLM), key=lambda each: sum(marks[each][item.key].right for item in items))
-    return paired(items, marks, better, seed=seed)
+    return paired(items, marks, system, better, seed=seed)
 
 
-def paired(items: Sequence[Item], marks: Marks, other: str, *, seed: int) -> dict[str, Any]:
-    """Compare Floe with another system, item by item.
+def paired(
+    items: Sequence[Item], marks: Marks, system: str, other: str, *, seed: int
+) -> dict[str, Any]:
+    """Compare two systems, item by item.
 
-    ``floe_only`` and ``other_only`` are items that one alone had right, ``p_value`` that of the
-    sign test on these, two-sided; ``f1_difference`` is Floe's mean less the other's, with its 95 %
-    interval by a bootstrap over items.
+    ``system_only`` and ``other_only`` are items that one alone had right, ``p_value`` that of the
+    sign test on these, two-sided; ``f1_difference`` is the mean of `system` less that of `other`,
+    with its 95 % interval by a bootstrap over items.
     """
-    pairs = [(marks[FLOE][item.key], marks[other][item.key]) for item in items]
-    floe_only = sum(mine.right and not theirs.right for mine, theirs in pairs)
+    pairs = [(marks[system][item.key], marks[other][item.key]) for item in items]
+    system_only = sum(mine.right and not theirs.right for mine, theirs in pairs)
     other_only = sum(theirs.right and not mine.right for mine, theirs in pairs)
-    apart = floe_only + other_only
+    apart = system_only + other_only
     differences = np.array([mine.f1 - theirs.f1 for mine, theirs in pairs])
     rows = np.random.default_rng(seed).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
     low, high = np.quantile(differences[rows].mean(axis=1), (0.025, 0.975))
     return {
         "other": other,
         "items": len(pairs),
-        "floe_only": floe_only,
+        "system_only": system_only,
         "other_only": other_only,
-        "p_value": float(binomtest(floe_only, apart).pvalue) if apart else 1.0,
+        "p_value": float(binomtest(system_only, apart).pvalue) if apart else 1.0,
         "f1_difference": float(differences.mean()),
         "f1_low": float(low),
         "f1_high": float(high),
