@@ -280,10 +280,12 @@ class _Decision:
 
     def of_new(self, text: str, new_from: int) -> Verdict:
         """Decide about a text whose beginning is clear; any doubt is decided by a whole scan."""
-        if self._judge.allows or len(text) > self._gate.max_chars or not _is_valid(text):
+        if len(text) > self._gate.max_chars or not _is_valid(text):
             return self.of(text)
         found = self._scan_new(Growing(text, new_from))
-        if found is None:
+        # What goes on without a space may make of an allowed value another one.
+        apart = text[new_from : new_from + 1].isspace()
+        if found is None or (self._judge.allows and (found or not apart)):
             return self.of(text)
         if not found:
             milliseconds = (time.monotonic() - self._started) * 1e3

@@ -87,6 +87,31 @@ def test_a_growing_text_is_decided_as_the_whole_at_every_piece(profile: str, bef
     assert private >= 20
 
 
+def test_what_an_allow_list_names_is_decided_as_the_whole_while_it_grows() -> None:
+    allow = {
+        "values": ["joe.bloggs@example.org", "Anna Miller", "4111 1111 1111 1111"],
+        "domains": ["example.com"],
+        "patterns": [r".*7946.*"],
+    }
+    gate = Gate(profile="strict", allow=allow, timeout_s=30)
+    longer = (
+        "Mail joe.bloggs@example.org, or joe.bloggs@example.organic",
+        "Mail a@example.com, or also a@example.com.example.net",
+        "My wife Anna Miller-Smith came. Anna Miller did. Anna Miller.Son and Anna Miller@home too",
+        "It is 4111 1111 1111 1111 and 4111 1111 1111 1111-2, or 4111 1111 1111 1111.5",
+    )
+    private = 0
+    for value in (*longer, *VALUES):
+        for known, text in steps("The list: ", value):
+            whole = gate.decide(text).decision
+            assert gate.decide(text, new_from=known).decision is whole, text[-120:]
+            if whole is not Decision.CLEAR:
+                private += 1
+                break
+    assert private >= 10
+    assert gate.decide("Mail joe.bloggs@example.org to Anna Miller.").decision is Decision.CLEAR
+
+
 class Noting:
     """A detector that notes what it is asked."""
 
