@@ -33,7 +33,9 @@ from floe_plugins.config import (
     is_url,
 )
 from floe_plugins.errors import ConfigError
+from floe_plugins.gate.allow_lists import ALLOW_HELP
 from floe_plugins.gate.gate import MOST_TIMEOUT_S, TIMEOUT_S
+from floe_plugins.gate.judgement import THRESHOLDS_HELP
 from floe_plugins.gate.profiles import PROFILE_HELP
 from vllm_logits_processor.config_file import SECTION, merged, read_config_file
 
@@ -53,6 +55,9 @@ Api = Literal["auto", "vllm", "llama.cpp", "openai-completions"]
 Ask = Literal["always", "unsure", "margin"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 GateProfile = Literal["secrets", "personal", "strict"]
+#: Nothing is redacted here: host and expert would continue different texts.
+GateAction = Literal["clear", "local"]
+AllowList = Literal["values", "domains", "patterns"]
 Mode = Literal["auto", "host", "fused"]
 MODES: tuple[str, ...] = get_args(Mode)
 #: In `expert.tokenizer`: nobody knows it.
@@ -331,6 +336,23 @@ class FloeConfig(Settings):
         "[that must be named](detectors.md#asked-only-where-they-are-named) if not given",
     )
     gate_profile: GateProfile = Field(default="personal", description=PROFILE_HELP)
+    gate_actions: Annotated[
+        Mapping[str, GateAction] | None,
+        Words(accepted="a table from label to `clear` or `local`"),
+    ] = Field(
+        default=None,
+        description="what becomes of findings with a label: with `local` the expert does not see "
+        "the text; `*` for all others that are private, which are `local` without it. A label that "
+        "is named counts under every profile",
+    )
+    gate_allow: Annotated[
+        Mapping[AllowList, Names] | None,
+        Words(accepted="an object with `values`, `domains`, `patterns`, each a list of texts"),
+    ] = Field(default=None, description=ALLOW_HELP)
+    gate_thresholds: Annotated[
+        Mapping[str, Annotated[float, Field(ge=0, le=1)]] | None,
+        Words(accepted="a table from label to a number from 0 to 1"),
+    ] = Field(default=None, description=THRESHOLDS_HELP)
     gate_timeout_s: Annotated[float, Field(gt=0, le=MOST_TIMEOUT_S)] = Field(
         default=TIMEOUT_S,
         description="seconds that the privacy gate may take for one text; a text that takes "

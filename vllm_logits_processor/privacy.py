@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from floe_plugins.gate import Decision, Gate
+from floe_plugins.gate.verdict import Policy
 from vllm_logits_processor.config import FloeConfig
 
 #: Fewest characters before new text that are scanned again with it. The longest structured value is
@@ -38,6 +39,10 @@ def gate_of(config: FloeConfig) -> Gate | None:
     # Detectors by name, so that the log names the plugin of one that fails.
     return Gate(
         profile=config.gate_profile,
+        policy=Policy.LABELS if config.gate_actions else Policy.STRICT,
+        actions=config.gate_actions,
+        allow={str(key): values for key, values in (config.gate_allow or {}).items()},
+        thresholds=config.gate_thresholds,
         detectors=config.detectors,
         plugins=config.plugins,
         timeout_s=config.gate_timeout_s,

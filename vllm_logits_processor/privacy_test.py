@@ -281,6 +281,10 @@ def config(*, trusted: bool = False, **keys: Any) -> FloeConfig:
         ({}, [NAMES]),
         ({"gate_profile": "secrets"}, [NAMES, MAIL]),
         ({"gate_profile": "strict"}, []),
+        ({"gate_actions": {"PERSON": "local"}}, []),
+        ({"gate_actions": {"EMAIL": "clear"}}, [NAMES, MAIL]),
+        ({"gate_allow": {"domains": ["example.com"]}}, [NAMES, MAIL]),
+        ({"gate_thresholds": {"PASSWORD": 1.0, "EMAIL": 1.0}}, [NAMES]),
     ],
 )
 def test_the_profile_says_what_the_expert_may_see(keys: dict[str, Any], cleared: list[str]) -> None:
@@ -294,9 +298,36 @@ def test_an_expert_that_may_see_everything_needs_no_gate() -> None:
     assert gate_of(config(trusted=True)) is None
 
 
-def test_another_profile_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gate_profile is 'lax'; accepted is .*personal"):
-        config(gate_profile="lax")
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"gate_profile": "lax"}, r"gate_profile is 'lax'; accepted is .*personal"),
+        ({"gate_actions": {"EMAIL": "redact"}}, r"gate_actions.*redact.*`clear` or `local`"),
+        ({"gate_actions": "local"}, r"gate_actions.*'local'.*a table from label"),
+        ({"gate_allow": {"names": ["Acme"]}}, r"gate_allow.*names.*`values`, `domains`"),
+        ({"gate_thresholds": {"EMAIL": 2}}, r"gate_thresholds.*2.*from 0 to 1"),
+    ],
+)
+def test_other_settings_of_the_gate_are_refused(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config(**keys)
+
+
+def test_a_label_that_no_detector_gives_is_refused_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="actions name the label 'EMIAL'"):
+        gate_of(config(gate_actions={"EMIAL": "clear"}))
+
+
+def test_what_an_allow_list_names_may_leave_as_it_is_written() -> None:
+    gate = gate_of(config(gate_allow={"values": ["support@example.com"]}))
+    privacy, text = StreamPrivacy(gate, prompt_bytes=4), bytearray(b"Mail")
+    assert privacy.clears(text)
+    for piece in (" to", " support", "@example.com", " for", " help"):
+        text += piece.encode()
+        cleared = privacy.clears(text)
+    assert cleared
+    text += b", or joe@example.com, or"
+    assert not privacy.clears(text)
 
 
 def test_what_tells_sooner_that_no_value_begins_tells_the_same() -> None:
