@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -121,10 +122,13 @@ def _tenths(watch: fleet.Watch, delivered: Sequence[fleet.Delivery]) -> list[dic
     """Return seconds and resident memory of the replies, tenth by tenth."""
     found, count = [], len(delivered)
     edges = [at * count // _PARTS for at in range(_PARTS + 1)]
+    times = [at for at, _ in watch.samples]
     for begin, end in pairwise(edges):
         first, last = delivered[begin], delivered[max(begin, end - 1)]
         took = last.server_seconds - first.server_seconds
-        memory = [mib for at, mib in watch.samples if first.at <= at <= last.at]
+        # A short tenth may lie between two samples: the one before it counts, too.
+        sampled = slice(max(0, bisect_left(times, first.at) - 1), bisect_right(times, last.at))
+        memory = [mib for _, mib in watch.samples[sampled]]
         if took and memory:
             each = took / (end - begin)
             found.append({"replies": end, "seconds_each": each, "resident_mib": max(memory)})
