@@ -1,5 +1,6 @@
 """Runs steps of many streams along a text, and times what the serving process does in each."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ def measure(options: cli.Namespace) -> dict[str, Any]:
     for _ in cli.progress(range(options.seen // (_SEEN_ROWS * steps)), "text seen before"):
         pieces = list(islice(found, _SEEN_ROWS))
         run(pair, next(iter(experts.values())), pieces, gate=None, warm_up=options.warm_up)
+    # As vLLM does once a model is loaded: collections pass over what is there by then.
+    gc.collect()
+    gc.freeze()
     cases, wanted = [], []
     shapes = list(product((False, True), options.k, options.rows))
     for gated, k, rows in cli.progress(shapes, "cases"):
