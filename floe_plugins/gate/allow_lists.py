@@ -23,6 +23,8 @@ _DOMAIN = re.compile(
     r"(?:https?://(?:[^/\s@]*@)?|[^\s@]+@|(?=www\.))(?P<domain>[\w.-]+?)\.?(?::\d+)?(?:[/?#]\S*)?",
     re.IGNORECASE,
 )
+# A domain, in lower case.
+_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 # An expression of the configuration is not tried on longer findings: it may be slow.
 _MOST_CHARS = 256
 
@@ -69,9 +71,15 @@ class AllowLists:
                 isinstance(each, str) and each.strip() for each in listed
             ):
                 raise ConfigError(
-                    f"The gate's allow.{key} is {listed!r}; accepted is a list of texts."
+                    f"The gate's allow.{key} is {listed!r}; accepted is a list of texts, none of "
+                    "them empty."
                 )
-        domains = (each.lower().strip(".") for each in table.get("domains", ()))
+        domains = [each.lower().strip(".") for each in table.get("domains", ())]
+        if wrong := [each for each in domains if not _NAME.fullmatch(each)]:
+            raise ConfigError(
+                f"The gate's allow.domains has {wrong[0]!r}; accepted is a domain alone, such as "
+                "'example.com'."
+            )
         return cls(
             _any_of(table.get("values", ())),
             frozenset(domains),

@@ -248,8 +248,12 @@ class Rules:
         return [span for span in spans if self.action(span.label) is not Action.CLEAR]
 
 
-def check_labels(table: Iterable[str], known: Iterable[str], *, name: str) -> None:
+def check_labels(
+    table: Iterable[str], known: Iterable[str], *, name: str, others: bool = False
+) -> None:
     """Refuse a table with a label that no detector gives: it may be misspelt.
+
+    `others` tells whether the table may have `OTHERS`.
 
     Raises
     ------
@@ -257,7 +261,7 @@ def check_labels(table: Iterable[str], known: Iterable[str], *, name: str) -> No
     """
     accepted = sorted(known)
     for label in table:
-        if label != OTHERS and label not in accepted:
+        if label not in accepted and not (others and label == OTHERS):
             raise ConfigError(
                 f"The gate's {name} name the label {label!r}; the detectors give "
                 f"{', '.join(accepted)}."

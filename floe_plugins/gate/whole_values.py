@@ -27,7 +27,12 @@ _SPACED = re.compile(
 _JOINS = re.compile("[\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
 
 _TOKEN = re.compile(r"[^\W_][\w.'’/-]*")
-_GAP = re.compile(r"[ \t]{0,3}[,(–-]?[ \t]{0,3}")
+_GAP = re.compile(
+    r"\.[ ](?=(?:Stock|Stiege|Etage|OG|Obergeschoss|Floor)\b)|[ \t]{0,3}[,(–-]?[ \t]{0,3}"
+)
+# Initials before a name, and the last digits of a telephone number.
+_INITIALS = re.compile(r"(?<!\w)(?:[^\W\d_a-zß-öø-ÿ]\.?[ ]?){1,3}\Z")
+_MORE_DIGITS = re.compile(r"(?:[ /-]\d{1,4}){1,4}\b(?![.,:]?\d)")
 _LINE_END = re.compile(r"[ \t]*[,.;?!)]?[ \t]*(?:\r?\n|\Z)")
 _LINE_BEGIN = re.compile(r"[>?#*|,\t ]{0,8}")
 _BLANK_LINE = re.compile(r"[ \t]*\r?\n")
@@ -39,7 +44,7 @@ _POST_CODE = re.compile(r"\d{4}")
 _CODED = re.compile(r"(?:[,\n][ ]?|[^\W\d_][ ])\d{5}\b|[,\n][ ]?\d{4}[ ][^\W\d_]{2}")
 # A date begins the letter that follows a blank line.
 _YEAR_LINE = re.compile(r"[^\n]{0,40}\b(?:19|20)\d\d[ \t\r]*(?:\n|\Z)")
-_CODE_AFTER = re.compile(r"[ ]{1,2}\d{4,6}\b")
+_CODE_AFTER = re.compile(r"(?:,[ ]?|[ ]{1,2})\d{4,6}\b")
 # A region's abbreviation may be written small where an address ends.
 _REGION = 4
 _ENDS = re.compile(r"[ \t]*(?:[.?!,][ \t]*)?(?:\r?\n|\Z)|[.?!][ ]")
@@ -123,7 +128,12 @@ def whole_values(
         start, end = span.start - begin, min(span.end - begin, len(text))
         if span in streets:
             start, end = _before(text, start, end), _after(text, start, end, small)
-        places.append(_whole_words(text, start, end, hyphens=span.label in _NAMES))
+        start, end = _whole_words(text, start, end, hyphens=span.label in _NAMES)
+        if span.label == "PERSON":
+            start = _with_initials(text, start)
+        elif span.label == "PHONE":
+            end = _end_of(_MORE_DIGITS, text, end)
+        places.append((start, end))
     heads = {place for span, place in zip(spans, places, strict=True) if span in streets}
     places = _over_lines(text, places, heads)
     return {
@@ -321,6 +331,12 @@ def _whole_words(text: str, start: int, end: int, *, hyphens: bool) -> tuple[int
     while end < len(text) and _is_one(text, end, hyphens):
         end += 1
     return start, end
+
+
+def _with_initials(text: str, start: int) -> int:
+    """Return where a name begins that is found from its second initial or full stop on."""
+    found = _INITIALS.search(text, max(0, start - _CHARS_BEFORE), start)
+    return start if found is None or "." not in text[found.start() : start + 2] else found.start()
 
 
 def _is_one(text: str, at: int, hyphens: bool) -> bool:

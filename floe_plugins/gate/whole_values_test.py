@@ -50,6 +50,11 @@ def widened(text: str, found: str, label: str = "ADDRESS", *, street: bool = Tru
             "7 torvegade 12, ribe, denmark 6760",
         ),
         ("Lives in 10 Main Street\n\nThe next part.", "10 Main Street", "10 Main Street"),
+        (
+            "Wohnung Lindenstraße 27, 3. Stock links, 50674 Köln ist frei",
+            "Lindenstraße 27",
+            "Lindenstraße 27, 3. Stock links, 50674 Köln",
+        ),
     ],
 )
 def test_an_address_is_whole(text: str, found: str, whole: str) -> None:
@@ -83,6 +88,10 @@ def test_between_a_name_and_its_address_no_line_stays() -> None:
         ("電話は03-1234-5678です", "03-1234-5678", "PHONE", "03-1234-5678"),
         ("key=ab12;x", "ab12", "API_KEY", "ab12"),
         ("well-known Ann", "Ann", "PERSON", "Ann"),
+        ("Yours\nJ. Ashworth", ". Ashworth", "PERSON", "J. Ashworth"),
+        ("for J.R. Ashworth, please", "Ashworth", "PERSON", "J.R. Ashworth"),
+        ("Here I Ashworth", "Ashworth", "PERSON", "Ashworth"),
+        ("call 0221 / 98 76 54 3.", "0221 / 98 76 54", "PHONE", "0221 / 98 76 54 3"),
     ],
 )
 def test_a_value_ends_in_no_word_number_or_character(
