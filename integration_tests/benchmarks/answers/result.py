@@ -50,9 +50,10 @@ def _right(values: Values) -> Table:
         items = totals[FLOE]["n"]
         rows.append([*about, "all", items, *(totals[each]["right"] for each in systems), "", ""])
     return Table(
-        caption="Right answers by LLM and by the number of solved examples before each prompt. The "
-        "last columns count items that the system or the better of LLM and SLM alone has right, "
-        "with the p-value of a sign test.",
+        caption="Right answers by LLM and by the number of solved examples before each prompt. In "
+        "the last columns, 6 : 0 says that the system has 6 items right that the better of LLM and "
+        "SLM on this task has not, and this one none that the system has not; with the p-value of "
+        "a sign test.",
         header=header,
         rows=rows,
     )
