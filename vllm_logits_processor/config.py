@@ -33,9 +33,9 @@ from floe_plugins.config import (
     is_url,
 )
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.allow_lists import ALLOW_HELP
+from floe_plugins.gate.allow_lists import ALLOW_ACCEPTED, ALLOW_HELP
 from floe_plugins.gate.gate import MOST_TIMEOUT_S, TIMEOUT_S
-from floe_plugins.gate.judgement import THRESHOLDS_HELP
+from floe_plugins.gate.judgement import THRESHOLDS_ACCEPTED, THRESHOLDS_HELP
 from floe_plugins.gate.profiles import PROFILE_HELP
 from vllm_logits_processor.config_file import SECTION, merged, read_config_file
 
@@ -347,11 +347,11 @@ class FloeConfig(Settings):
     )
     gate_allow: Annotated[
         Mapping[AllowList, Names] | None,
-        Words(accepted="an object with `values`, `domains`, `patterns`, each a list of texts"),
+        Words(accepted=ALLOW_ACCEPTED),
     ] = Field(default=None, description=ALLOW_HELP)
     gate_thresholds: Annotated[
         Mapping[str, Annotated[float, Field(ge=0, le=1)]] | None,
-        Words(accepted="a table from label to a number from 0 to 1"),
+        Words(accepted=THRESHOLDS_ACCEPTED),
     ] = Field(default=None, description=THRESHOLDS_HELP)
     gate_timeout_s: Annotated[float, Field(gt=0, le=MOST_TIMEOUT_S)] = Field(
         default=TIMEOUT_S,

@@ -16,6 +16,7 @@ ALLOW_HELP = (
     "support address. `domains`: mail addresses and pages of a domain and those below it. "
     "`patterns`: regular expressions that match a whole finding"
 )
+ALLOW_ACCEPTED = "an object with `values`, `domains`, `patterns`, each a list of texts"
 _KEYS = ("values", "domains", "patterns")
 
 # The domain of a mail address or a page.

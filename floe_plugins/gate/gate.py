@@ -149,8 +149,8 @@ class Gate:
         loaded = load_detectors(detectors, plugins)
         self._detectors = tuple(each.detector.name for each in loaded)
         self._labels = frozenset().union(*(each.labels for each in loaded))
-        for table, name in ((self._rules.actions, "actions"), (least, "thresholds")):
-            check_labels(table or (), self._labels, name=name, others=name == "actions")
+        check_labels(self._rules.actions or (), self._labels, name="actions", others=True)
+        check_labels(least or (), self._labels, name="thresholds")
         self._longest = longest_finding(loaded)
         self._reads_new = all(reads_new(each.detector) for each in loaded)
         self._in_context = in_context(loaded, self._judge.needs_context)

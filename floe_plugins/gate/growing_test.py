@@ -70,21 +70,26 @@ def steps(before: str, text: str) -> Iterator[tuple[int, str]]:
         known = piece.end()
 
 
-@pytest.mark.parametrize(
-    ("profile", "before"), [("personal", PROSE), ("personal", GERMAN), ("strict", CODE)]
-)
-def test_a_growing_text_is_decided_as_the_whole_at_every_piece(profile: str, before: str) -> None:
-    gate = Gate(profile=profile, timeout_s=30)
-    assert gate.decide(before).decision is Decision.CLEAR
+def private_of(gate: Gate, before: str, values: Sequence[str]) -> int:
+    """Let each value grow until it is private, decided as the whole is; return how many are."""
     private = 0
-    for value in VALUES:
+    for value in values:
         for known, text in steps(before, value):
             whole = gate.decide(text).decision
             assert gate.decide(text, new_from=known).decision is whole, text[-120:]
             if whole is not Decision.CLEAR:
                 private += 1
                 break
-    assert private >= 20
+    return private
+
+
+@pytest.mark.parametrize(
+    ("profile", "before"), [("personal", PROSE), ("personal", GERMAN), ("strict", CODE)]
+)
+def test_a_growing_text_is_decided_as_the_whole_at_every_piece(profile: str, before: str) -> None:
+    gate = Gate(profile=profile, timeout_s=30)
+    assert gate.decide(before).decision is Decision.CLEAR
+    assert private_of(gate, before, VALUES) >= 20
 
 
 def test_what_an_allow_list_names_is_decided_as_the_whole_while_it_grows() -> None:
@@ -100,15 +105,7 @@ def test_what_an_allow_list_names_is_decided_as_the_whole_while_it_grows() -> No
         "My wife Anna Miller-Smith came. Anna Miller did. Anna Miller.Son and Anna Miller@home too",
         "It is 4111 1111 1111 1111 and 4111 1111 1111 1111-2, or 4111 1111 1111 1111.5",
     )
-    private = 0
-    for value in (*longer, *VALUES):
-        for known, text in steps("The list: ", value):
-            whole = gate.decide(text).decision
-            assert gate.decide(text, new_from=known).decision is whole, text[-120:]
-            if whole is not Decision.CLEAR:
-                private += 1
-                break
-    assert private >= 10
+    assert private_of(gate, "The list: ", (*longer, *VALUES)) >= 10
     assert gate.decide("Mail joe.bloggs@example.org to Anna Miller.").decision is Decision.CLEAR
 
 

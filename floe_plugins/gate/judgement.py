@@ -48,6 +48,7 @@ THRESHOLDS_HELP = (
     "the least score, from 0 to 1, of a label's findings; a finding of a detector that gives no "
     "scores has 1"
 )
+THRESHOLDS_ACCEPTED = "a table from label to a number from 0 to 1"
 
 PLACE = attrgetter("start", "end", "label")
 

@@ -12,9 +12,14 @@ from pydantic import Field, SkipValidation
 
 from floe_plugins.config import Names, ServerAccess, Settings, Url, Wording, Words
 from floe_plugins.errors import ConfigError
-from floe_plugins.gate.allow_lists import ALLOW_HELP
+from floe_plugins.gate.allow_lists import ALLOW_ACCEPTED, ALLOW_HELP
 from floe_plugins.gate.gate import MAX_CHARS, MOST_TIMEOUT_S, TIMEOUT_S, VARIABLE, Gate
-from floe_plugins.gate.judgement import FIELDS_HELP, ROLES_HELP, THRESHOLDS_HELP
+from floe_plugins.gate.judgement import (
+    FIELDS_HELP,
+    ROLES_HELP,
+    THRESHOLDS_ACCEPTED,
+    THRESHOLDS_HELP,
+)
 from floe_plugins.gate.profiles import PROFILE_HELP, Judged, Profile
 from floe_plugins.gate.verdict import ACTIONS_HELP, POLICY_HELP, Action, Policy
 
@@ -85,11 +90,11 @@ class GateSettings(Settings):
     ] = Field(default=None, description=ACTIONS_HELP)
     allow: Annotated[
         SkipValidation[Mapping[str, Sequence[str]] | None],
-        Words(accepted="an object with `values`, `domains`, `patterns`, each a list of texts"),
+        Words(accepted=ALLOW_ACCEPTED),
     ] = Field(default=None, description=ALLOW_HELP)
     thresholds: Annotated[
         SkipValidation[Mapping[str, float] | None],
-        Words(accepted="a table from label to a number from 0 to 1"),
+        Words(accepted=THRESHOLDS_ACCEPTED),
     ] = Field(default=None, description=THRESHOLDS_HELP)
     roles: Annotated[SkipValidation[Mapping[str, Judged] | None], _BY_PROFILE] = Field(
         default=None, description=ROLES_HELP

@@ -10,7 +10,7 @@ import sys
 import time
 from argparse import Namespace as Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import distributions
 from operator import ge, gt, le, lt
@@ -189,7 +189,7 @@ def show(values: Values, result: Result, *, as_json: bool) -> None:
     ``run`` (command, seconds since the process began) and the ``machine``.
     """
     header, rows, remarks = list(result.header), cells(result.rows), list(result.remarks)
-    others = [(each.caption, list(each.header), cells(each.rows)) for each in result.others]
+    others = [replace(each, rows=cells(each.rows)) for each in result.others]
     found = machine()
     if as_json:
         seconds = round(time.time() - psutil.Process().create_time(), 1)
@@ -197,14 +197,13 @@ def show(values: Values, result: Result, *, as_json: bool) -> None:
         table = {"header": header, "rows": rows}
         printed: dict[str, Any] = {"table": table, "remarks": remarks}
         if others:
-            keys = ("caption", "header", "rows")
-            printed["other_tables"] = [dict(zip(keys, each, strict=True)) for each in others]
+            printed["other_tables"] = [vars(each) for each in others]
         print_json({**values, **printed, "run": run, "machine": found})
         return
     print_table(header, rows)
-    for caption, columns, lines in others:
-        print("", caption, sep="\n")
-        print_table(columns, lines)
+    for other in others:
+        print("", other.caption, sep="\n")
+        print_table(other.header, other.rows)
     print("", *remarks, machine_line(found), sep="\n")
 
 
